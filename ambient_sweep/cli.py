@@ -1,0 +1,343 @@
+"""The command line: one command per verb. Heavy imports happen inside the verbs, so that --help is instant.
+
+Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard error.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ambient_sweep import __version__
+from ambient_sweep.config import build_config, dump, knobs, load_config, parse_overrides, read_yaml, write_config
+from ambient_sweep.errors import AmbientSweepError, UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli.main(standalone_mode=False)
+    except AmbientSweepError as error:
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _fail(error.format_message() + hint, 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; the same command goes on from the last saved state", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+storage_option = click.option(
+    "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="Folder of all runs; on a cluster an absolute path that every node sees.",
+)  # fmt: skip
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+view_option = click.option(
+    "--view", type=click.Choice(["checkpoints", "full-length", "per-trial"]), default="checkpoints", show_default=True,
+    help="Which evaluations compete: all, those at full length, or one per trial.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ambient-sweep")
+def cli() -> None:
+    """Find how much noise protects your training images, and what it costs.
+
+    Trains many ambient diffusion models on a Ray cluster, measures the fidelity and the memorization of each, and hands
+    over the frontier, the table behind it and the config to train for good.
+    """
+
+
+# -- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_argument
+@as_json
+def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a sweep or a config FILE, every corner of its space included, without starting anything."""
+    if "space" not in read_yaml(file):
+        config = load_config(file, parse_overrides(overrides))
+        lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
+        _tell({"kind": "config", "config": dump(config)}, lines, as_json)
+        return
+    from ambient_sweep.sweep.space import check_corners, load_sweep
+
+    sweep = load_sweep(file, parse_overrides(overrides))
+    corners = check_corners(sweep)
+    fixed = sweep.fixed_trials()
+    result = {
+        "kind": "sweep",
+        "name": sweep.name,
+        "configs_checked": corners,
+        "searched_trials": sweep.search.trials,
+        "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
+        "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
+    }
+    names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
+    lines = [
+        f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
+        f"{sweep.search.trials} searched trials over {', '.join(sweep.space)}",
+        f"{len(fixed)} fixed trials: {names}",
+    ]
+    _tell(result, lines, as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_argument
+@storage_option
+@click.option("--name", help="Name of the run; by default the sweep's.")
+@as_json
+def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
+    """Run the sweep in FILE and write <storage>/<name>/: tables, frontier, report, checkpoints, TensorBoard events.
+
+    KEY=VALUE changes the sweep's base or its search, as in training.images=50000 or search.trials=8. Runs on the cluster
+    that RAY_ADDRESS names, as inside `ray job submit`, else on this machine.
+    """
+    from ambient_sweep.sweep.run import run_sweep
+    from ambient_sweep.sweep.space import load_sweep
+
+    changes = parse_overrides(overrides) | ({"name": name} if name else {})
+    _summary(run_sweep(load_sweep(file, changes), storage, echo=_echo(as_json)), as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+def resume(folder: Path, as_json: bool) -> None:
+    """Go on with the sweep in FOLDER (<storage>/<name>): what was finished is kept."""
+    from ambient_sweep.sweep.run import resume_sweep
+
+    _summary(resume_sweep(folder, echo=_echo(as_json)), as_json)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--rule", default="knee", show_default=True,
+    help="knee; max-memorization=C: the best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
+)  # fmt: skip
+@view_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write the config that `ambient-sweep train` takes.")
+@as_json
+def best(source: Path, rule: str, view: str, out: Path | None, as_json: bool) -> None:
+    """Pick a config and its training length from SOURCE, a run's folder or its evaluations.parquet."""
+    from ambient_sweep.results.select import best_config, select
+    from ambient_sweep.results.table import read_table
+
+    choice = select(read_table(_evaluations_file(source)), rule, view)
+    config = best_config(choice)
+    row = choice.row
+    lines = [f"{rule}: {choice.reason}", f"best       {_point(row)}"]
+    if choice.runner_up is not None:
+        lines.append(f"runner-up  {_point(choice.runner_up)}")
+    lines.append(
+        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
+    )
+    if out is not None:
+        _write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{_point(row)}"))
+        lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
+    result = {
+        "rule": rule, "view": view, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
+        "images": row["images"], "config": dump(config), "out": None if out is None else str(out),
+    }  # fmt: skip
+    _tell(result, lines, as_json)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+def report(folder: Path, as_json: bool) -> None:
+    """Write tables, frontier.png, best.yaml and report.html of the run in FOLDER anew from its trials' records."""
+    from ambient_sweep.sweep.run import summarize
+
+    if not (folder / "trials").is_dir():
+        raise UserError(f"{folder}: holds no trials; give the folder of a run, as in runs/digits")
+    _summary(summarize(folder.absolute()), as_json)
+
+
+# -- single models --------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_argument
+@storage_option
+@click.option("--name", help="Name of the run; by default that of FILE.")
+@as_json
+def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
+    """Train and evaluate the one config in FILE, such as `best` writes; called again, it goes on where it stopped."""
+    from ambient_sweep.sweep.single import train_single
+
+    config = load_config(file, parse_overrides(overrides))
+    root = storage.expanduser().absolute() / (name or file.stem)
+    record, evaluations = train_single(config, root, echo=_echo(as_json))
+    result = {
+        "folder": str(root), "status": record.status, "images": record.images_done,
+        "evaluations": [_evaluation(e) for e in evaluations],
+    }  # fmt: skip
+    _tell(result, [f"trained {record.images_done:,} images; all is in {root}"], as_json)
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--count", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Number of images.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the samples.")
+@click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the PNG files.")
+@as_json
+def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
+    """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
+    from ambient_sweep.results.images import write_images
+    from ambient_sweep.training.state import load_model
+    from ambient_sweep.trial import device_of, generate, use_threads
+
+    model, config, meta = load_model(checkpoint)
+    chosen = endpoint or config.main_endpoint()
+    if chosen not in config.endpoints():
+        raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} is there already and is not an empty folder")
+    use_threads(config)
+    device = device_of(config)
+    channels, height, width = meta["shape"]
+    images = generate(config, model.to(device), (channels, height, width), count, seed, device=device)[chosen]
+    try:
+        write_images(images, out)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
+    result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
+    _tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
+
+
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@overrides_argument
+@as_json
+def evaluate(checkpoint: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Measure CHECKPOINT by its config's evaluation; KEY=VALUE may change evaluation.* and data.path."""
+    from ambient_sweep.training.state import load_model
+    from ambient_sweep.trial import evaluate_model
+
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if not (key.startswith(("evaluation.", "resources.")) or key == "data.path"):
+            raise UserError(f"{key}: evaluate may change evaluation.*, resources.* and data.path only")
+    model, config, meta = load_model(checkpoint)
+    config = build_config(dump(config), changes, where=str(checkpoint))
+    results = evaluate_model(model, config, meta["data_fingerprint"])
+    lines = [f"{checkpoint}: {meta['images']:,} images trained"]
+    for endpoint, measures in results.items():
+        lines.append(f"sampled to {endpoint}, seed {config.evaluation.seed}:")
+        for name, m in measures.items():
+            lines.append(f"  {name:<14} {m.value:>10.4f}   95 % [{m.low:.4f}, {m.high:.4f}]   n={m.n}")
+    values = {endpoint: {name: vars(m) for name, m in measures.items()} for endpoint, measures in results.items()}
+    _tell(
+        {"checkpoint": str(checkpoint), "images": meta["images"], "seed": config.evaluation.seed, "measures": values},
+        lines,
+        as_json,
+    )
+
+
+@cli.command(name="knobs")
+@as_json
+def knobs_command(as_json: bool) -> None:
+    """List every config key with its default and what it does."""
+    rows = {key: {"default": default, "help": field.description} for key, (field, default) in knobs().items()}
+    lines = [f"{key:<28} {_short(row['default']):<24} {row['help']}" for key, row in rows.items()]
+    _tell(rows, lines, as_json)
+
+
+# -- printing -------------------------------------------------------------------------------------------------------
+
+
+def _echo(as_json: bool) -> Callable[[str], None]:
+    """Progress lines: on standard output, or on standard error where standard output is for JSON."""
+
+    def echo(line: str) -> None:
+        click.echo(line, err=as_json)
+        (sys.stderr if as_json else sys.stdout).flush()
+
+    return echo
+
+
+def _tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_plain(result), indent=1, allow_nan=False, default=str))
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def _plain(tree: Any) -> Any:
+    """Non-finite floats as null, mappings with string keys."""
+    if isinstance(tree, dict):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _short(value: Any) -> str:
+    return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _point(row: dict[str, Any]) -> str:
+    """One row of the evaluations table on a line."""
+    return (
+        f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
+        f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "
+        f"{row['memorization_measure']} {row['memorization']:.4g}"
+    )
+
+
+def _evaluation(record: Any) -> dict[str, Any]:
+    return {
+        "images": record.images, "fraction": record.fraction, "endpoint": record.endpoint,
+        "checkpoint": record.checkpoint, "measures": {name: vars(m) for name, m in record.measures.items()},
+    }  # fmt: skip
+
+
+def _summary(summary: Any, as_json: bool) -> None:
+    counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
+    lines = [f"trials: {counts}", "frontier:", *(f"  {_point(row)}" for row in summary.frontier)]
+    lines += ["best: " + summary.best_reason, *([f"  {_point(summary.best)}"] if summary.best else [])]
+    lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
+    lines.append(f"{'TensorBoard':<20} tensorboard --logdir {summary.root / 'trials'}")
+    result = {
+        "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
+        "reason": summary.best_reason, "files": {name: str(path) for name, path in summary.files.items()},
+        "seconds": summary.seconds,
+    }  # fmt: skip
+    _tell(result, lines, as_json)
+
+
+def _evaluations_file(source: Path) -> Path:
+    return source / "evaluations.parquet" if source.is_dir() else source
+
+
+def _write_new(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file that is not there yet, beside its place and then moved. Raises UserError where it cannot."""
+    if path.exists():
+        raise UserError(f"{path}: is there already; remove it or give another --out")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

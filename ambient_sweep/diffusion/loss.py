@@ -1,0 +1,105 @@
+"""The losses of ambient diffusion, each as its equation: a value per sample [N], noise given from outside.
+
+Sources: Daras et al., *Consistent Diffusion Meets Tweedie*, arXiv 2404.10177; Karras et al., *EDM*, arXiv 2206.00364.
+A denoiser is any function (x [N,C,H,W], sigma [N]) -> [N,C,H,W]. docs/objectives.md derives the equations.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from ambient_sweep.diffusion.noise import expand
+
+DenoiserFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+MIN_ONE_MINUS_R = 1e-3
+
+
+def mean_over_pixels(x: torch.Tensor) -> torch.Tensor:
+    """[N,C,H,W] to [N]."""
+    return x.flatten(1).mean(1)
+
+
+def denoising_loss(
+    denoiser: DenoiserFn, x0: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """w || D(x_0 + sigma n, sigma) - x_0 ||^2 (EDM, equation 2). weight [N]."""
+    xt = x0 + expand(sigma) * noise
+    return weight * mean_over_pixels((denoiser(xt, sigma) - x0) ** 2)
+
+
+def ambient_loss(
+    denoiser: DenoiserFn,
+    y: torch.Tensor,
+    sigma_n: torch.Tensor,
+    sigma: torch.Tensor,
+    noise: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
+    """w / (1 - r) || (1 - r) D(x_t, sigma) + r x_t - y ||^2 with r = sigma_n^2 / sigma^2 (2404.10177, theorem 4.1).
+
+    y = x_0 + sigma_n eps is the observation and x_t = y + sqrt(sigma^2 - sigma_n^2) n, so that
+    E[y | x_t] = (1 - r) E[x_0 | x_t] + r x_t: the minimiser is E[x_0 | x_t] although no x_0 is seen. For
+    sigma_n = 0 it is `denoising_loss`. sigma >= sigma_n, all [N]; 1 - r is held above 1e-3 in the weight.
+    """
+    added = (sigma**2 - sigma_n**2).clamp_min(0).sqrt()
+    xt = y + expand(added) * noise
+    r = (sigma_n / sigma) ** 2
+    residual = expand(1 - r) * denoiser(xt, sigma) + expand(r) * xt - y
+    return weight / (1 - r).clamp_min(MIN_ONE_MINUS_R) * mean_over_pixels(residual**2)
+
+
+def reverse_step(
+    x: torch.Tensor, x0: torch.Tensor, sigma: torch.Tensor, lower: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """A draw from q(x_lower | x_sigma = x, x_0), the reverse step of the variance exploding process.
+
+    Mean (lower/sigma)^2 x + (1 - (lower/sigma)^2) x_0, variance lower^2 (1 - (lower/sigma)^2).
+    """
+    q = expand((lower / sigma) ** 2)
+    spread = expand(lower) * (1 - q).clamp_min(0).sqrt()
+    return q * x + (1 - q) * x0 + spread * noise
+
+
+def roll_out(denoiser: DenoiserFn, x: torch.Tensor, levels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """x at levels[:, 0] carried down to levels[:, -1] by reverse steps with x_0 = D(x, level).
+
+    levels [N,K+1] descending, noise [N,K,C,H,W].
+    """
+    for k in range(levels.shape[1] - 1):
+        x = reverse_step(x, denoiser(x, levels[:, k]), levels[:, k], levels[:, k + 1], noise[:, k])
+    return x
+
+
+def consistency_loss(
+    denoiser: DenoiserFn,
+    x: torch.Tensor,
+    levels: torch.Tensor,
+    noise: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    branch: int,
+    rollout_gradient: bool = False,
+) -> torch.Tensor:
+    """w < D(x', s') - sg[D(x, s)], D(x'', s') - sg[D(x, s)] > (2404.10177, section 4.2, in its unbiased form).
+
+    x [N,C,H,W] lies at levels[:, 0]; levels [N,K+1] descend to s' = levels[:, -1]. A chain without gradient leads to
+    s = levels[:, branch]; from there two *independent* chains lead to x' and x''. sg: no gradient.
+    noise [N, branch + 2 (K - branch), C,H,W]. The product of two independent draws is an unbiased estimate of
+    || E[D(x', s') | x] - D(x, s) ||^2 and negative in about half of the draws; squaring one draw, or the mean of
+    several, would add their variance.
+    """
+    steps = levels.shape[1] - 1 - branch
+    with torch.no_grad():
+        x = roll_out(denoiser, x, levels[:, : branch + 1], noise[:, :branch])
+        target = denoiser(x, levels[:, branch])
+        first = reverse_step(x, target, levels[:, branch], levels[:, branch + 1], noise[:, branch])
+        second = reverse_step(x, target, levels[:, branch], levels[:, branch + 1], noise[:, branch + steps])
+    both = torch.cat([first, second])
+    rest = torch.cat([noise[:, branch + 1 : branch + steps], noise[:, branch + steps + 1 :]])
+    lower = levels[:, branch + 1 :].repeat(2, 1)
+    with torch.set_grad_enabled(rollout_gradient and torch.is_grad_enabled()):
+        both = roll_out(denoiser, both, lower, rest)
+    error = denoiser(both, lower[:, -1]) - torch.cat([target, target])
+    left, right = error.chunk(2)
+    return weight * mean_over_pixels(left * right)

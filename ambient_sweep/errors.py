@@ -1,0 +1,17 @@
+"""The two ways a command ends badly, each with one line for the user."""
+
+
+class AmbientSweepError(Exception):
+    """A failure with a message fit to be shown as it is; exit code 1."""
+
+    exit_code = 1
+
+
+class UserError(AmbientSweepError):
+    """Bad input: the message names the key, file or value and says what to do; exit code 2."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(AmbientSweepError):
+    """The loss or a weight is no longer finite."""

@@ -1,0 +1,32 @@
+"""A measured value with its 95 % interval and its number of samples."""
+
+import math
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value, the ends of its 95 % interval (None where there is none) and the number of samples behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which `count` of `n` were seen (Wilson 1927, score interval).
+
+    Raises ValueError unless 0 <= count <= n and n >= 1.
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"wilson: {count} of {n} is no share")
+    share = count / n
+    scale = 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / scale
+    half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    low = 0.0 if count == 0 else max(0.0, centre - half)
+    high = 1.0 if count == n else min(1.0, centre + half)
+    return low, high

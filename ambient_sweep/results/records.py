@@ -1,0 +1,172 @@
+"""What a trial leaves behind, as JSON files: the source from which the tables are made.
+
+<root>/trials/<trial_id>/trial.json
+<root>/trials/<trial_id>/evaluations/images-000038400-zero.json
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.results.files import write_atomic
+
+ROLES = ("search", "baseline", "control")
+STATUSES = ("running", "completed", "stopped", "failed")
+ENDPOINTS = ("zero", "observed")
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial: what was asked, how far it came, on what. Raises ValueError for an unknown role or status."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    trial_id: str
+    role: str  # one of ROLES
+    status: str  # one of STATUSES
+    reason: str | None  # why it failed or was stopped
+    config: dict[str, Any]  # dotted keys, as config.dump gives them
+    images_asked: int
+    images_done: int  # logical training position
+    images_executed: int  # really trained, counting repeats after a restart
+    device_seconds: float  # training and evaluation, wall seconds times workers
+    parameters: int
+    device: str
+    started: str  # ISO 8601, UTC
+    finished: str | None
+    data_fingerprint: str
+    reference_key: str
+    versions: dict[str, str]  # package -> version
+    code_revision: str | None
+
+    def __post_init__(self) -> None:
+        _one_of("role", self.role, ROLES)
+        _one_of("status", self.status, STATUSES)
+        for name, time in (("started", self.started), ("finished", self.finished)):
+            if time is not None and datetime.fromisoformat(time).tzinfo is None:
+                raise ValueError(f"{name}: {time!r} has no time zone; write UTC, as in 2026-01-31T12:00:00+00:00")
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One model at one length and endpoint, measured in full. Raises ValueError for an objective not measured."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    trial_id: str
+    images: int
+    fraction: float
+    endpoint: str  # one of ENDPOINTS
+    main_endpoint: bool  # whether the objective was made for this endpoint
+    samples: int
+    seed: int
+    seconds: float
+    measures: dict[str, Measure]
+    fidelity: str  # which measure is the first objective
+    memorization: str  # which measure is the second objective
+    checkpoint: str  # relative to root
+
+    def __post_init__(self) -> None:
+        _one_of("endpoint", self.endpoint, ENDPOINTS)
+        _one_of("fidelity", self.fidelity, tuple(self.measures))
+        _one_of("memorization", self.memorization, tuple(self.measures))
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+
+
+Record = TypeVar("Record", TrialRecord, EvaluationRecord)
+_TRIAL, _EVALUATION = TypeAdapter(TrialRecord), TypeAdapter(EvaluationRecord)
+
+
+def trial_folder(root: Path, trial_id: str) -> Path:
+    """The folder of one trial."""
+    return root / "trials" / trial_id
+
+
+def trial_path(root: Path, trial_id: str) -> Path:
+    """Where a trial's record lies."""
+    return trial_folder(root, trial_id) / "trial.json"
+
+
+def evaluation_path(root: Path, trial_id: str, images: int, endpoint: str, suffix: str = ".json") -> Path:
+    """Where an evaluation's record (or, with suffix `.png`, its picture) lies."""
+    return trial_folder(root, trial_id) / "evaluations" / f"images-{images:09d}-{endpoint}{suffix}"
+
+
+def write_trial(root: Path, record: TrialRecord) -> None:
+    """Writes or replaces trial.json, atomically."""
+    write_json(trial_path(root, record.trial_id), asdict(record))
+
+
+def write_evaluation(root: Path, record: EvaluationRecord) -> None:
+    """Writes or replaces an evaluation's JSON file, atomically."""
+    write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
+
+
+def read_trial(root: Path, trial_id: str) -> TrialRecord:
+    """One trial's record. Raises UserError naming the file where it is missing or damaged."""
+    return _read(trial_path(root, trial_id), trial_id, _TRIAL)
+
+
+def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of a trial. Raises UserError naming the file where it is missing or damaged."""
+    return _read(path, trial_id, _EVALUATION)
+
+
+def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
+    """One trial's evaluations, shortest first. Raises UserError naming a damaged file."""
+    paths = sorted((trial_folder(root, trial_id) / "evaluations").glob("images-*.json"))
+    return [read_evaluation(path, trial_id) for path in paths]
+
+
+def read_trials(root: Path) -> list[TrialRecord]:
+    """All trial.json under root, ordered by trial id. Raises UserError naming a damaged file."""
+    paths = sorted(root.glob("trials/*/trial.json"))
+    return [_read(path, path.parent.name, _TRIAL) for path in paths]
+
+
+def read_evaluations(root: Path) -> list[EvaluationRecord]:
+    """All evaluations under root, ordered by trial id, length and endpoint. Raises UserError naming a damaged file."""
+    paths = sorted(root.glob("trials/*/evaluations/images-*.json"))
+    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes `tree` as strict JSON, atomically; floats that are not finite become strings ("nan", "inf", "-inf")."""
+    text = json.dumps(_plain(tree), indent=1, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
+    """One record. Pydantic checks every field's type and reads "nan" and "inf" as floats."""
+    try:
+        record = adapter.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise UserError(
+            f"{path}: damaged or of another version ({where}{first['msg']}); restore or remove it"
+        ) from None
+    if record.trial_id != trial_id:
+        raise UserError(f"{path}: is the record of trial {record.trial_id}; move it back or remove it")
+    return record

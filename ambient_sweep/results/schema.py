@@ -1,0 +1,169 @@
+"""The two tables' columns: every name once, and the Arrow schemas that the Parquet files declare.
+
+Times are UTC and stored without a zone (hence `_utc`), and versions as a JSON object in a string: so pandas, Polars and
+DuckDB all read them without a further package. Config columns bear the dotted keys of the config.
+"""
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pyarrow as pa
+
+from ambient_sweep.config import Distance, Memorization, knobs
+
+VERSION = 1  # raise it when a column is added, removed, renamed or changes its type or meaning
+
+# -- in both tables
+TRIAL_ID = "trial_id"
+ROLE = "role"  # search | baseline | control
+IMAGES_ASKED = "images_asked"  # training length that was asked for, in images
+DATA_FINGERPRINT = "data_fingerprint"
+REFERENCE_KEY = "reference_key"  # what the measures were taken against; only equal ones compare
+FIDELITY = "fidelity"  # the first objective, lower is better
+MEMORIZATION = "memorization"  # the second objective, lower is better
+FIDELITY_MEASURE = "fidelity_measure"
+MEMORIZATION_MEASURE = "memorization_measure"
+
+# -- trials
+STATUS = "status"  # running | completed | stopped | failed
+REASON = "reason"
+IMAGES_DONE = "images_done"  # logical training position
+IMAGES_EXECUTED = "images_executed"  # really trained, with repeats after a restart
+DEVICE_SECONDS = "device_seconds"
+PARAMETERS = "parameters"
+DEVICE = "device"
+STARTED = "started_utc"
+FINISHED = "finished_utc"
+VERSIONS = "versions"  # JSON object: package -> version
+CODE_REVISION = "code_revision"
+FOLDER = "folder"  # relative to the sweep's folder
+RUNG = "rung"
+STAGE = "stage"
+
+# -- evaluations
+TRIAL_STATUS = "trial_status"
+IMAGES = "images"
+FRACTION = "fraction"
+ENDPOINT = "endpoint"
+MAIN_ENDPOINT = "main_endpoint"
+SAMPLES = "samples"
+EVALUATION_SEED = "evaluation_seed"
+SECONDS = "seconds"
+CHECKPOINT = "checkpoint"  # relative to the sweep's folder
+ON_FRONT = "on_front"  # on the frontier over all candidates
+
+# -- config columns that others read by name
+SIGMA = "observed.sigma"
+OBJECTIVE = "objective.kind"
+WEIGHT = "consistency.weight"
+
+MEASURES: tuple[str, ...] = (*get_args(Distance), *get_args(Memorization))
+
+TABLE_KEY = b"ambient_sweep.table"
+VERSION_KEY = b"ambient_sweep.schema_version"
+
+
+def low(name: str) -> str:
+    """Column of the lower end of a measure's 95 % interval."""
+    return f"{name}_low"
+
+
+def high(name: str) -> str:
+    """Column of the upper end of a measure's 95 % interval."""
+    return f"{name}_high"
+
+
+def count(name: str) -> str:
+    """Column of the number of samples behind a measure."""
+    return f"{name}_n"
+
+
+def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
+    """Arrow type and nullability of a knob's annotation. Raises TypeError for one that has no column type."""
+    scalars = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in scalars:
+        return scalars[annotation], False
+    if origin is Annotated:
+        return arrow_type(arguments[0])
+    if origin is Literal:
+        kinds = {type(value) for value in arguments}
+        if len(kinds) == 1:
+            return arrow_type(kinds.pop())
+    if origin in (Union, types.UnionType) and len(arguments) == 2 and types.NoneType in arguments:
+        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
+        return arrow_type(inner)[0], True
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return pa.list_(arrow_type(arguments[0])[0]), False
+    raise TypeError(f"no column type for the annotation {annotation!r}")
+
+
+def config_fields() -> list[pa.Field]:
+    """A typed field per knob, under its dotted key."""
+    fields = []
+    for key, (knob, _) in knobs().items():
+        kind, nullable = arrow_type(knob.annotation)
+        fields.append(pa.field(key, kind, nullable, metadata={"description": knob.description or ""}))
+    return fields
+
+
+def _fields(kind: pa.DataType, *names: str, nullable: bool = False) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable) for name in names]
+
+
+def _interval(name: str) -> list[pa.Field]:
+    return _fields(pa.float64(), name, low(name), high(name), nullable=True)
+
+
+def _measure(name: str) -> list[pa.Field]:
+    return [*_interval(name), *_fields(pa.int64(), count(name), nullable=True)]
+
+
+def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={TABLE_KEY: table.encode(), VERSION_KEY: str(VERSION).encode()})
+
+
+TEXT, WHOLE, REAL, TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us")
+
+TRIALS: pa.Schema = _schema(
+    "trials",
+    [
+        *_fields(TEXT, TRIAL_ID, ROLE, STATUS),
+        *_fields(TEXT, REASON, nullable=True),
+        *_interval(FIDELITY),
+        *_interval(MEMORIZATION),
+        *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
+        *_fields(WHOLE, IMAGES_ASKED, IMAGES_DONE, IMAGES_EXECUTED),
+        *_fields(REAL, DEVICE_SECONDS),
+        *_fields(WHOLE, PARAMETERS),
+        *_fields(TEXT, DEVICE),
+        *_fields(TIME, STARTED),
+        *_fields(TIME, FINISHED, nullable=True),
+        *_fields(TEXT, DATA_FINGERPRINT, REFERENCE_KEY, VERSIONS),
+        *_fields(TEXT, CODE_REVISION, nullable=True),
+        *_fields(TEXT, FOLDER),
+        *_fields(WHOLE, RUNG, nullable=True),
+        *_fields(TEXT, STAGE, nullable=True),
+        *config_fields(),
+    ],
+)
+
+EVALUATIONS: pa.Schema = _schema(
+    "evaluations",
+    [
+        *_fields(TEXT, TRIAL_ID, ROLE, TRIAL_STATUS),
+        *_fields(WHOLE, IMAGES),
+        *_fields(REAL, FRACTION),
+        *_fields(WHOLE, IMAGES_ASKED),
+        *_fields(TEXT, ENDPOINT),
+        *_fields(pa.bool_(), MAIN_ENDPOINT, ON_FRONT),
+        *_interval(FIDELITY),
+        *_interval(MEMORIZATION),
+        *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
+        *_fields(WHOLE, SAMPLES, EVALUATION_SEED),
+        *_fields(REAL, SECONDS),
+        *_fields(TEXT, CHECKPOINT, DATA_FINGERPRINT, REFERENCE_KEY),
+        *(field for name in MEASURES for field in _measure(name)),
+        *config_fields(),
+    ],
+)

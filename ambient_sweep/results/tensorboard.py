@@ -1,0 +1,80 @@
+"""A trial's TensorBoard events: scalars, image grids, and hyperparameters with both objectives."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from ambient_sweep.config import Config, dump, knobs
+from ambient_sweep.results.schema import arrow_type
+
+FIDELITY_TAG = "objective/fidelity"
+MEMORIZATION_TAG = "objective/memorization"
+
+
+class TrialBoard:
+    """Writes event files into the trial's own folder; steps are images. A context manager.
+
+    `resume_at`: the position in images from which training goes on; events written there or later by a run that was cut
+    off are hidden. Raises OSError where the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, config: Config, *, resume_at: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._config = config
+        self._writer = SummaryWriter(str(folder), purge_step=resume_at)
+
+    def scalars(self, images: int, values: Mapping[str, float]) -> None:
+        """One point on each named curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, images)
+        self._writer.flush()
+
+    def grid(self, images: int, name: str, pixels: Any) -> None:
+        """One picture: uint8 [height, width, 3] or [height, width], an array or a tensor."""
+        layout = "HW" if pixels.ndim == 2 else "HWC"
+        self._writer.add_image(name, pixels, images, dataformats=layout)
+        self._writer.flush()
+
+    def hparams(self, images: int, fidelity: float, memorization: float) -> None:
+        """The config and both objectives, for the HPARAMS tab; call it at each evaluation of the main endpoint.
+
+        The protos go into the trial's own run (SummaryWriter.add_hparams would make a further run below it), and the
+        metrics are the scalars of the same tags, so the tab shows the newest values.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = {FIDELITY_TAG: fidelity, MEMORIZATION_TAG: memorization}
+        for summary in hparams(hparam_values(self._config), metrics):  # type: ignore[no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary, images)  # type: ignore[no-untyped-call]
+        self.scalars(images, metrics)
+
+    def close(self) -> None:
+        """Writes what is pending and closes the file."""
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def hparam_values(config: Config) -> dict[str, float | str]:
+    """All config values as numbers or strings, each key with one type in every trial: TensorBoard hides runs that differ.
+
+    Lists and values that may be None become strings ("zero, observed", "none"), and so do booleans.
+    """
+    values = dump(config)
+    return {key: _hparam(values[key], knob.annotation) for key, (knob, _) in knobs().items()}
+
+
+def _hparam(value: Any, annotation: Any) -> float | str:
+    kind, nullable = arrow_type(annotation)
+    if pa.types.is_list(kind):
+        return ", ".join(str(item) for item in value)
+    if nullable or pa.types.is_boolean(kind):
+        return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value) if pa.types.is_string(kind) else float(value)

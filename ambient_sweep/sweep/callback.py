@@ -1,0 +1,116 @@
+"""What happens in the driver while Tune runs: records of lost trials, tables, progress."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune.experiment import Trial
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.results.table import export_tables
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, mark
+from ambient_sweep.sweep.progress import Progress
+from ambient_sweep.sweep.searcher import FAILED
+from ambient_sweep.sweep.space import Sweep
+
+EXPORT_SECONDS = 5.0
+EXPORT_SHARE = 0.05  # of the driver's time at most
+
+
+class SweepCallback(tune.Callback):
+    """Keeps the records true, the tables fresh and the user informed. Trials are known by the searcher's ids."""
+
+    def __init__(self, sweep: Sweep, root: Path, progress: Progress) -> None:
+        self._sweep, self._root, self._progress = sweep, root, progress
+        self._changed = False
+        self._next_export = 0.0
+        self._running: dict[str, dict[str, Any]] = {}  # suggestions of the trials that did not end yet
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._running[trial.config["trial_id"]] = trial.config
+        self._progress.trial_started(trial.config["trial_id"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._changed = True
+        if result["evaluated"]:
+            point = (result["fidelity"], result["memorization"])
+            self._progress.evaluated(trial.config["trial_id"], _name(trial.config), result["fraction"], point)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial, (trial.last_result or {}).get(FAILED))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        failures = trial.run_metadata.num_failures
+        allowed = self._sweep.search.max_failures
+        self._progress.trial_lost(trial.config["trial_id"], _name(trial.config), failures, allowed)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        suggestion = trial.config
+        attempts = self._sweep.search.max_failures + 1
+        reason = f"{LOST}, after {attempts} attempts: {describe_error(trial.get_error())}"
+        config = self._sweep.config_for(suggestion["values"])
+        mark(self._root, suggestion["trial_id"], suggestion["role"], config, "failed", reason)
+        self._end(trial, reason)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._progress.status()
+        if self._changed and time.monotonic() >= self._next_export:
+            self._export()
+
+    def mark_interrupted(self) -> None:
+        """Writes into the records of the trials that did not end that they were interrupted."""
+        for trial_id, suggestion in self._running.items():
+            config = self._sweep.config_for(suggestion["values"])
+            mark(
+                self._root, trial_id, suggestion["role"], config, "stopped", f"{INTERRUPTED}; `resume` goes on with it"
+            )
+
+    def _end(self, trial: Trial, reason: str | None) -> None:
+        self._changed = True
+        self._running.pop(trial.config["trial_id"], None)
+        self._progress.trial_ended(trial.config["trial_id"], _name(trial.config), reason)
+
+    def _export(self) -> None:
+        start = time.monotonic()
+        try:
+            export_tables(self._root)
+            self._changed = False
+        except (UserError, OSError) as error:  # the sweep goes on; the last export, after its end, raises
+            self._progress.note(f"the tables could not be written: {error}")
+        seconds = time.monotonic() - start
+        self._next_export = time.monotonic() + max(EXPORT_SECONDS, seconds / EXPORT_SHARE)
+
+
+def describe_error(error: BaseException | None) -> str:
+    """An error that ended a trial's process, as one line."""
+    cause: BaseException | None = error
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+    failures = getattr(cause, "worker_failures", None)
+    if failures:
+        cause = next(iter(failures.values()))
+    if isinstance(cause, OutOfMemoryError):
+        return "the worker ran out of memory"
+    if isinstance(cause, RayActorError):
+        return "the worker process died (killed, or out of memory)"
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[-1].strip()}"
+
+
+def _name(suggestion: dict[str, Any]) -> str:
+    """What a trial is, in short: the last parts of its keys where those tell them apart."""
+    values = suggestion["values"]
+    if suggestion["role"] != "search":
+        label = suggestion["label"]
+        return f"{label} (seed {values['seed']})" if "seed" in values else str(label)
+    names = [key.rpartition(".")[2] for key in values]
+    keys = names if len(set(names)) == len(names) else list(values)
+    return ", ".join(f"{key}={_short(value)}" for key, value in zip(keys, values.values(), strict=True))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

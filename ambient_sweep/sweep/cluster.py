@@ -1,0 +1,110 @@
+"""Ray and the operating system around a sweep: connecting, quiet settings, signals, one driver per folder."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import ray
+
+from ambient_sweep.errors import AmbientSweepError, UserError
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in one line, and recorded
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `stop_signals`
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_session(*, dashboard: bool) -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names (as `ray job submit` sets it), or starts Ray on this machine; ends
+    what it began. A Ray that runs in this process already is used and left alone.
+
+    The dashboard frees the workers of a trial that is stopped, so sweeps with several workers per trial need it. Raises
+    AmbientSweepError where Ray cannot be reached or started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = f"at RAY_ADDRESS={address}" if address else "on this machine"
+        raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Tune's settings for a sweep, and its log kept to itself (it advises to use its own commands)."""
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(SETTINGS)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM makes Tune come to an orderly end; the second ends the process at once.
+
+    `ray job stop` sends SIGTERM and kills after 3 seconds; Tune itself heeds only SIGINT and SIGUSR1. Yields an event
+    that says whether a signal came. Outside of the main thread there are no signals to handle.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in (*names, signal.SIGUSR1)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        for name in names:
+            signal.signal(name, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    for name in names:
+        signal.signal(name, stop)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune sets its own handler
+    try:
+        yield stopped
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def only_driver(root: Path) -> Iterator[None]:
+    """Holds the sweep's folder for this process. Raises UserError if another one has it."""
+    with (root / ".driver.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{root}: another process runs this sweep now; wait for it, or end it first") from None
+        yield

@@ -1,0 +1,116 @@
+"""Lines by which a person follows a sweep: one per evaluation, and now and then how the whole stands."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from ambient_sweep.pareto import pareto_mask
+
+FRONTIER_POINTS = 5
+Point = tuple[float, float]
+
+
+class Progress:
+    """Counts trials, collects the frontier, and tells both through `echo`.
+
+    `total` trials are to be run in this session and before; `done` and `failed` were before; `names` are the two
+    objectives' names; `points` are known values of both.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        names: tuple[str, str],
+        echo: Callable[[str], None],
+        *,
+        done: int = 0,
+        failed: int = 0,
+        points: Iterable[Point] = (),
+        status_every: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.names = total, names
+        self.done, self.failed = done, failed
+        self._echo, self._clock, self._every = echo, clock, status_every
+        self._points = list(points)
+        self._fractions: dict[str, float] = {}  # of the trials that run
+        self._start = self._last = clock()
+        self._before = done + failed
+
+    def trial_started(self, trial_id: str) -> None:
+        """A trial started, or started again."""
+        self._fractions.setdefault(trial_id, 0.0)
+
+    def evaluated(self, trial_id: str, name: str, fraction: float, point: Point) -> None:
+        """A trial was evaluated at its main endpoint after `fraction` of its training."""
+        self._fractions[trial_id] = fraction
+        self._points.append(point)
+        self._say(f"{trial_id} {name}: {fraction:.0%} trained, {self._named(point)}")
+
+    def trial_ended(self, trial_id: str, name: str, reason: str | None) -> None:
+        """A trial came to its end; `reason` if it failed."""
+        self._fractions.pop(trial_id, None)
+        if reason is None:
+            self.done += 1
+        else:
+            self.failed += 1
+            self._say(f"{trial_id} {name}: FAILED: {reason}")
+
+    def trial_lost(self, trial_id: str, name: str, failures: int, allowed: int) -> None:
+        """A trial's worker died and the trial starts again."""
+        self._say(
+            f"{trial_id} {name}: its worker failed; it goes on from its last state (restart {failures} of {allowed})"
+        )
+
+    def note(self, text: str) -> None:
+        """Any other line."""
+        self._say(text)
+
+    def status(self, *, force: bool = False) -> None:
+        """How the whole stands, if it is time to say so."""
+        now = self._clock()
+        if force or now - self._last >= self._every:
+            self._last = now
+            self._say(self.status_line())
+
+    def status_line(self) -> str:
+        """Trials, the frontier so far, the time left."""
+        parts = [f"{self.done} of {self.total} trials done, {len(self._fractions)} running, {self.failed} failed"]
+        front = self.frontier()
+        if front:
+            shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)
+            parts.append(f"frontier ({self.names[0]}/{self.names[1]}): {shown}")
+        left = self.seconds_left()
+        if left is not None:
+            parts.append(f"about {_minutes(left)} left")
+        return "; ".join(parts)
+
+    def frontier(self) -> list[Point]:
+        """A few of the points so far that no other beats in both objectives, by rising memorization."""
+        if not self._points:
+            return []
+        mask = pareto_mask(self._points)
+        front = sorted({p for p, on in zip(self._points, mask, strict=True) if on}, key=lambda p: (p[1], p[0]))
+        if len(front) <= FRONTIER_POINTS:
+            return front
+        return [front[round(i * (len(front) - 1) / (FRONTIER_POINTS - 1))] for i in range(FRONTIER_POINTS)]
+
+    def seconds_left(self) -> float | None:
+        """From the pace of this session, each trial counting alike; None before there is one."""
+        ended = self.done + self.failed
+        worked = ended + sum(self._fractions.values()) - self._before
+        if worked <= 0:
+            return None
+        remaining = max(0.0, self.total - self._before - worked)
+        return (self._clock() - self._start) * remaining / worked
+
+    def _named(self, point: Point) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, point, strict=True))
+
+    def _say(self, text: str) -> None:
+        self._echo(f"[{_minutes(self._clock() - self._start)}] {text}")
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

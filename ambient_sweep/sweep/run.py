@@ -1,0 +1,239 @@
+"""Runs a sweep from its start to its report, or goes on with one that was interrupted.
+
+The folder of a sweep holds its whole state: `sweep.yaml`, Optuna's journal and the trials' own records and training
+states. `resume_sweep` starts from these and not from Tune's snapshots, which lag behind, are pickles, and when damaged
+make Tune start the whole experiment again without a word.
+"""
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ambient_sweep.config import Config, write_config
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.results import schema
+from ambient_sweep.results.plot import frontier_png
+from ambient_sweep.results.records import read_evaluations, read_trials
+from ambient_sweep.results.report import write_report
+from ambient_sweep.results.select import best_config, candidates, frontier, select
+from ambient_sweep.results.table import export_tables
+from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep, write_sweep
+
+Echo = Callable[[str], None]
+SWEEP_FILE, JOURNAL, BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = (
+    "sweep.yaml",
+    "study.journal",
+    "best.yaml",
+    "frontier.png",
+    "ray",
+)
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep came to. Rows are those of the evaluations table."""
+
+    root: Path
+    counts: dict[str, int]  # trials by status
+    frontier: list[dict[str, Any]]  # by rising memorization
+    best: dict[str, Any] | None  # the knee; None where nothing was measured
+    best_reason: str
+    files: dict[str, Path]  # what was written, by name
+    seconds: float
+
+
+def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummary:
+    """Runs a new sweep in `<storage>/<name>`.
+
+    The folder must be seen under the same path by every node of the cluster, since trials write there; it is made
+    absolute, as the workers' working directory is another. Raises UserError, before any training, for a config that fails
+    at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
+    small; AmbientSweepError if it was interrupted or every trial failed.
+    """
+    check_corners(sweep)
+    root = claim(storage.expanduser().absolute(), sweep.name)
+    started = False
+
+    def start() -> None:
+        nonlocal started
+        started = True
+
+    try:
+        write_sweep(sweep, root / SWEEP_FILE)
+        return _run(sweep, root, echo, start)
+    finally:
+        if not started:  # nothing is lost with it, and the name is free again
+            shutil.rmtree(root)
+
+
+def resume_sweep(root: Path, *, echo: Echo = print) -> SweepSummary:
+    """Goes on with the sweep in `root`.
+
+    Trials that ended are kept, interrupted ones and those whose worker failed go on from their last training state, the
+    rest is trained. A finished sweep only gets its tables and report anew. Raises as `run_sweep`.
+    """
+    root = root.expanduser().absolute()
+    if not (root / SWEEP_FILE).is_file():
+        raise UserError(f"{root}: holds no {SWEEP_FILE}, so no sweep was begun there; give the folder of a sweep")
+    return _run(load_sweep(root / SWEEP_FILE), root, echo, lambda: None)
+
+
+def claim(storage: Path, name: str) -> Path:
+    """Makes the folder of a new sweep. Raises UserError where it is there already, or cannot be written."""
+    root = storage / name
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        root.mkdir()
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except FileExistsError:
+        if not storage.is_dir():
+            raise UserError(f"{storage}: is not a folder; give another --storage") from None
+        raise UserError(
+            f"{root}: a run of this name is there already; `ambient-sweep resume {root}` goes on with it, "
+            "name=... starts another"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+    return root
+
+
+def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
+    from ambient_sweep.sweep.cluster import (
+        only_driver,
+        quiet_tune,
+        ray_session,
+        stop_signals,
+    )
+    from ambient_sweep.sweep.outcomes import read_outcomes
+    from ambient_sweep.sweep.searcher import SweepSearcher
+
+    begun = time.monotonic()
+    with only_driver(root):
+        outcomes = read_outcomes(root)
+        if SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes).finished:
+            echo(f"{root}: this sweep is finished; its tables and report are made anew")
+            return summarize(root, time.monotonic() - begun)
+        config = sweep.some_config()
+        if not config.resources.gpus:
+            prepare_images(config, str(root))  # before Ray starts: bad images are told at once
+        with quiet_tune(), ray_session(dashboard=config.resources.workers > 1), stop_signals() as stopped:
+            _tune(sweep, root, echo, start)
+            interrupted = stopped.is_set()
+        summary = summarize(root, time.monotonic() - begun)
+    if interrupted:
+        raise AmbientSweepError(f"interrupted; `ambient-sweep resume {root}` goes on from here")
+    return summary
+
+
+def prepare_images(config: Config, root: str) -> None:
+    """Writes what all trials share: the split and the evaluator's reference."""
+    from ambient_sweep.trial import prepare
+
+    prepare(config, Path(root))
+
+
+def _prepare_on_gpu(config: Config, root: Path) -> None:
+    """As `prepare_images`, on a node that has the GPU; the driver's node may have none."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    need = config.resources
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(prepare_images)
+    try:
+        ray.get(task.remote(config, str(root)))
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _tune(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> None:
+    import ray
+    from ray import tune
+
+    from ambient_sweep.sweep.callback import SweepCallback
+    from ambient_sweep.sweep.outcomes import read_outcomes
+    from ambient_sweep.sweep.resources import preflight, ray_nodes
+    from ambient_sweep.sweep.searcher import SweepSearcher
+    from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+
+    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+    plan = preflight(sweep, nodes, root)
+    for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
+        echo(line)
+    if sweep.baseline is None:
+        echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
+    config = sweep.some_config()
+    if config.resources.gpus:
+        _prepare_on_gpu(config, root)
+    outcomes = read_outcomes(root)
+    searcher = SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, concurrent=plan.concurrent)
+    progress = _progress(sweep, root, plan.trials, echo)
+    callback = SweepCallback(sweep, root, progress)
+    sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
+    start()
+    tune.run(
+        make_trainable(sweep, root),
+        name=f"session-{sessions + 1}",
+        storage_path=str(root / TUNE_FOLDER),
+        search_alg=searcher,
+        num_samples=-1,  # the searcher says when it is finished
+        max_concurrent_trials=plan.concurrent,
+        resources_per_trial=trial_bundles(config.resources),
+        max_failures=sweep.search.max_failures,
+        raise_on_failed_trial=False,
+        reuse_actors=config.resources.workers == 1,  # a stopped trial of several workers cannot be reused
+        trial_dirname_creator=_trial_dirname,
+        callbacks=[callback],
+        verbose=0,
+    )
+    progress.status(force=True)
+    callback.mark_interrupted()
+
+
+def _trial_dirname(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo) -> Any:
+    from ambient_sweep.sweep.outcomes import LOST, objectives
+    from ambient_sweep.sweep.progress import Progress
+
+    ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith(LOST))
+    points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
+    names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
+    return Progress(trials, names, echo, done=ended["completed"], failed=ended["failed"], points=points)
+
+
+def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:
+    """Writes tables, picture, report and the knee's config from the trials' records, and says what there is.
+
+    Raises AmbientSweepError, naming the first reason, if there are trials and every one failed.
+    """
+    tables = export_tables(root)
+    trials = read_trials(root)
+    counts = Counter(trial.status for trial in trials)
+    failed = [trial for trial in trials if trial.status == "failed"]
+    files = {name: root / name for name in ("trials.parquet", "evaluations.parquet")}
+    if candidates(tables.evaluations).num_rows == 0:
+        if trials and len(failed) == len(trials):
+            first = min(failed, key=lambda trial: trial.started)
+            raise AmbientSweepError(
+                f"{root}: all {len(trials)} trials failed, the first ({first.trial_id}): {first.reason}"
+            )
+        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files, seconds)
+    frontier_png(tables.evaluations, root / FRONTIER_FILE)
+    choice = select(tables.evaluations, "knee")
+    header = f"{choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
+    write_config(best_config(choice), root / BEST_FILE, header)
+    files |= {
+        FRONTIER_FILE: root / FRONTIER_FILE,
+        BEST_FILE: root / BEST_FILE,
+        "report.html": write_report(root, tables),
+    }
+    rows = frontier(tables.evaluations).to_pylist()
+    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files, seconds)

@@ -1,0 +1,239 @@
+"""The sweep file: what is fixed, what is searched, what runs beside the search.
+
+name: digits                               # default: the file's name
+base: {data: {source: digits}, ...}        # config keys, nested or dotted
+space:
+  observed.sigma: {uniform: [0.1, 0.5]}    # uniform, loguniform, int, logint: both ends included
+  consistency.ramp: {choice: [step, linear]}
+points: [{observed.sigma: 0.2}]            # tried first; keys left out are sampled
+controls: [{label: no consistency, seeds: [0, 1], set: {objective.kind: ambient}}]
+baseline: {seeds: [0]}                     # ordinary training on clean images
+search: {trials: 24, sampler: tpe, seed: 0}
+"""
+
+import difflib
+import itertools
+import math
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.definition import Baseline, Control, FixedTrial, Search, Sweep, values_text
+from ambient_sweep.sweep.distributions import Distribution, read_distribution
+
+__all__ = ["Baseline", "Control", "Distribution", "FixedTrial", "Search", "Sweep"]
+__all__ += ["check_corners", "load_sweep", "write_sweep"]
+
+CORNER_CAP = 4096  # above this many corners, single-axis extremes and a sample of corners are checked
+SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search")
+SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
+SHARED_KEYS = ("observed.base_sigma", "observed.seed")
+PATH_KEYS = ("data.path", "evaluation.inception_weights")  # trials run in another working directory
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+S = TypeVar("S", bound=Section)
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+    """The sweep in a YAML file, with `overrides` on config keys of its base and on its `search.*`, `name`,
+    `baseline.seeds`.
+
+    Raises UserError, one line that names the file and the key.
+    """
+    tree = read_yaml(path)
+    where = str(path)
+    for name in tree:
+        if name not in SECTIONS:
+            near = difflib.get_close_matches(str(name), SECTIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"a sweep has {', '.join(SECTIONS)}"
+            raise UserError(f"{where}: unknown key {name!r}; {hint}")
+    space = _read_space(tree.get("space"), where)
+    tree = {"name": path.stem, **tree}
+    base = flatten(_mapping(tree.get("base"), f"{where}: base"))
+    for key, value in flatten(overrides or {}).items():
+        section, _, inner = key.partition(".")
+        if section in ("search", "baseline") and inner:
+            tree[section] = {**_mapping(tree.get(section), f"{where}: {section}"), inner: value}
+        elif key == "name":
+            tree["name"] = value
+        elif key in space:
+            raise UserError(f"{key}: this sweep searches it (space in {where}), so {key}={value} would change nothing")
+        else:
+            base[key] = value
+    return _build(tree, base, space, where)
+
+
+def write_sweep(sweep: Sweep, path: Path) -> None:
+    """The resolved sweep as YAML; written beside and then moved, so that a reader never sees a part."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(yaml.safe_dump(sweep.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _build(tree: Mapping[str, Any], base: dict[str, Any], space: dict[str, Distribution], where: str) -> Sweep:
+    name = tree["name"]
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"{where}: name: {name!r} cannot name a folder; use letters, digits and . _ - only")
+    check_keys(base, f"{where}: base")
+    for key in PATH_KEYS:
+        if isinstance(base.get(key), str):
+            base[key] = str(Path(base[key]).expanduser().absolute())
+    base = {key: _plain(default) for key, (_, default) in knobs().items()} | {k: _plain(v) for k, v in base.items()}
+    controls = _read_controls(tree.get("controls"), where)
+    search = _section(Search, tree.get("search"), f"{where}: search")
+    points = _read_points(tree.get("points"), space, where)
+    if len(points) > search.trials:
+        raise UserError(
+            f"{where}: points: {len(points)} of them, but search.trials={search.trials}; raise search.trials"
+        )
+    base_sigma = base["observed.base_sigma"]
+    baseline: Baseline | None = None
+    if base_sigma == 0:
+        baseline = _section(Baseline, tree.get("baseline", {"seeds": [base["seed"]]}), f"{where}: baseline")
+    elif tree.get("baseline") is not None:
+        raise UserError(
+            f"{where}: baseline: needs clean images, but observed.base_sigma={base_sigma}; remove the baseline"
+        )
+    return Sweep(name, base, space, points, controls, baseline, search)
+
+
+def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
+    if not isinstance(tree, Mapping) or not tree:
+        raise UserError(
+            f"{where}: space: missing; give at least one key, as in observed.sigma: {{uniform: [0.1, 0.5]}}"
+        )
+    space = {str(key): read_distribution(spec, f"{where}: space.{key}") for key, spec in tree.items()}
+    check_keys(space, f"{where}: space")
+    _refuse_shared(space, f"{where}: space", "searched")
+    return space
+
+
+def _read_points(tree: Any, space: Mapping[str, Distribution], where: str) -> tuple[dict[str, Any], ...]:
+    points = []
+    for index, point in enumerate(_sequence(tree, f"{where}: points")):
+        place = f"{where}: points[{index}]"
+        values = flatten(_mapping(point, place))
+        read = {}
+        for key, value in values.items():
+            if key not in space:
+                raise UserError(f"{place}: {key!r} is not searched; a point may name {', '.join(space)}")
+            try:
+                read[key] = space[key].read(value)
+            except ValueError as error:
+                raise UserError(f"{place}: {key}: {value!r} {error}") from None
+        if not read:
+            raise UserError(f"{place}: is empty; name at least one key of the space, or remove it")
+        points.append(read)
+    return tuple(points)
+
+
+def _read_controls(tree: Any, where: str) -> tuple[Control, ...]:
+    controls = []
+    for index, item in enumerate(_sequence(tree, f"{where}: controls")):
+        place = f"{where}: controls[{index}]"
+        values = dict(_mapping(item, place))
+        changes = {key: _plain(value) for key, value in flatten(_mapping(values.get("set"), f"{place}.set")).items()}
+        check_keys(changes, f"{place}.set")
+        _refuse_shared(changes, f"{place}.set", "set per control")
+        if "seed" in changes and "seeds" in values:
+            raise UserError(f"{place}: set.seed contradicts seeds; keep one")
+        controls.append(_section(Control, values | {"set": changes}, place))
+    return tuple(controls)
+
+
+def _refuse_shared(keys: Iterable[str], where: str, what: str) -> None:
+    for key in keys:
+        if key.startswith(SHARED) or key in SHARED_KEYS:
+            raise UserError(
+                f"{where}: {key} may not be {what}: the trials of a sweep are compared with each other; put it in base"
+            )
+
+
+def _section(kind: type[S], tree: Any, where: str) -> S:
+    try:
+        return kind.model_validate(dict(_mapping(tree, where)))
+    except ValidationError as error:
+        known = list(kind.model_fields)
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        if unknown:
+            raise UserError(f"{where}: unknown key {unknown[0]!r}; it has {', '.join(known)}") from None
+        raise UserError(f"{where}.{describe(error)}") from None
+
+
+def _mapping(tree: Any, where: str) -> Mapping[str, Any]:
+    if tree is None:
+        return {}
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: expected a mapping of keys to values, not {tree!r}")
+    return tree
+
+
+def _sequence(tree: Any, where: str) -> list[Any]:
+    if tree is None:
+        return []
+    if not isinstance(tree, list):
+        raise UserError(f"{where}: expected a list, not {tree!r}")
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+# -- corners --------------------------------------------------------------------------------------------------------
+
+
+def check_corners(sweep: Sweep) -> int:
+    """Builds the config at every corner of the space, every control and every point; returns how many.
+
+    Raises one UserError that names the first failing values and the complaint.
+    """
+    count = 0
+    try:
+        sweep.config_for({})
+        base_complaint = None
+    except UserError as error:
+        base_complaint = str(error)
+    for label, values in itertools.chain(_fixed_and_points(sweep), _corners(sweep.space)):
+        try:
+            sweep.config_for(values)
+        except UserError as error:
+            if str(error) == base_complaint:
+                raise
+            complaint = str(error).removeprefix(f"{sweep.name}: ")
+            raise UserError(f"{sweep.name}: {label or values_text(values)}: {complaint}") from None
+        count += 1
+    return count
+
+
+def _fixed_and_points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
+    for trial in sweep.fixed_trials():
+        label = "baseline" if trial.role == "baseline" else f"control {trial.label!r}"
+        yield label, trial.values
+    lowest = {key: distribution.values[0] for key, distribution in sweep.space.items()}
+    for index, point in enumerate(sweep.points):
+        yield f"points[{index}] ({values_text(point)})", lowest | point
+
+
+def _corners(space: Mapping[str, Distribution]) -> Iterator[tuple[None, dict[str, Any]]]:
+    axes = [distribution.values for distribution in space.values()]
+    if math.prod(len(axis) for axis in axes) <= CORNER_CAP:
+        corners: Iterable[tuple[Any, ...]] = itertools.product(*axes)
+    else:
+        lowest = tuple(axis[0] for axis in axes)
+        single = ((*lowest[:i], value, *lowest[i + 1 :]) for i, axis in enumerate(axes) for value in axis)
+        draw = random.Random(0)
+        sample = (tuple(draw.choice(axis) for axis in axes) for _ in range(CORNER_CAP))
+        corners = itertools.chain(single, sample)
+    for corner in corners:
+        yield None, dict(zip(space, corner, strict=True))

@@ -1,0 +1,170 @@
+"""The Tune trainable: one suggestion of the searcher, trained and evaluated.
+
+With one worker, training runs in the trial's own process. With more, the trial starts Ray Train's `TorchTrainer` and
+watches the trial's folder, where rank 0 writes every evaluation: the folder is the only channel, so nothing is lost
+with a process.
+
+A trial that cannot succeed (its training diverged, its config is bad) ends normally and reports why, since Tune would
+start an errored one again. A worker that dies makes the trial fail, and Tune start it again: `run_trial` goes on from
+the trial's own training state.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.results.records import EvaluationRecord, read_trial, read_trial_evaluations
+from ambient_sweep.sweep.outcomes import (
+    full_length_objectives,
+    mark,
+    objectives,
+)
+from ambient_sweep.sweep.resources import DRIVER_MEMORY
+from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
+from ambient_sweep.sweep.space import Sweep
+
+POLL_SECONDS = 1.0
+
+
+def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune calls with a suggestion. Ray must run: the sweep goes to its object store."""
+    trainable: Callable[[dict[str, Any]], None] = tune.with_parameters(train_suggestion, sweep=sweep, root=root)
+    return trainable
+
+
+def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial; the workers of a trial with several reserve their own."""
+    if resources.workers > 1:
+        return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
+    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    return tune.PlacementGroupFactory([bundle])
+
+
+def train_suggestion(suggestion: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
+    """Trains one suggestion and reports each evaluation at its main endpoint, then how it ended."""
+    trial_id, role = suggestion["trial_id"], suggestion["role"]
+    config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
+    try:
+        config = sweep.config_for(suggestion["values"])
+        run = _in_process if config.resources.workers == 1 else _with_workers
+        run(config, root, trial_id, role)
+        trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
+    except AmbientSweepError as error:
+        mark(root, trial_id, role, config, "failed", str(error))
+        tune.report(result(failed=str(error)))
+        return
+    values = full_length_objectives(trial, evaluations)
+    last = evaluations[-1] if evaluations else None
+    tune.report(result(last, values=values, full_length=trial.status == "completed"))
+
+
+def result(
+    evaluation: EvaluationRecord | None = None,
+    *,
+    values: tuple[float, float] | None = None,
+    full_length: bool = False,
+    failed: str | None = None,
+) -> dict[str, Any]:
+    """What is reported to Tune: always the same keys. `evaluated` is False in the last report, which repeats values."""
+    if values is None and evaluation is not None and not full_length:
+        values = objectives(evaluation)
+    fidelity, memorization = values or (math.nan, math.nan)
+    return {
+        "fidelity": fidelity,
+        "memorization": memorization,
+        "images": evaluation.images if evaluation else 0,
+        "fraction": evaluation.fraction if evaluation else 0.0,
+        "endpoint": evaluation.endpoint if evaluation else "",
+        "evaluated": evaluation is not None and not full_length,
+        FULL_LENGTH: full_length,
+        FAILED: failed,
+    }
+
+
+# -- one worker -----------------------------------------------------------------------------------------------------
+
+
+def _in_process(config: Config, root: Path, trial_id: str, role: str) -> None:
+    from ambient_sweep.trial import Report, run_trial
+
+    def forward(report: Report) -> None:
+        if report.evaluation is not None and report.evaluation.main_endpoint:
+            tune.report(result(report.evaluation))
+
+    run_trial(config, root, trial_id, role=role, on_report=forward)
+
+
+# -- several workers ------------------------------------------------------------------------------------------------
+
+
+def _with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            fit_with_workers(config, root, trial_id, role)
+        except BaseException as error:  # noqa: BLE001 (handed to the trial's own thread, which raises it)
+            failure.append(error)
+
+    seen = len(read_trial_evaluations(root, trial_id))  # an earlier attempt's
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        evaluations = read_trial_evaluations(root, trial_id)
+        for evaluation in evaluations[seen:]:
+            if evaluation.main_endpoint:
+                tune.report(result(evaluation))
+        seen = len(evaluations)
+    if failure:
+        raise failure[0]
+
+
+def fit_with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
+    """Trains and evaluates `config` with `resources.workers` workers, in or outside of a Tune trial; blocks until the end.
+
+    Raises the workers' own AmbientSweepError if there was one, else what Ray Train raises.
+    """
+    from ray.train import WorkerGroupError
+
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
+    task = {"config": dump(config), "root": str(root), "trial_id": trial_id, "role": role}
+    try:
+        _trainer(config.resources, task).fit()
+    except WorkerGroupError as error:
+        ours = [failure for failure in error.worker_failures.values() if isinstance(failure, AmbientSweepError)]
+        if not ours:
+            raise
+        raise ours[0] from None
+
+
+def _trainer(resources: ResourcesConfig, task: dict[str, Any]) -> Any:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    each = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=task,
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=each
+        ),
+        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+        run_config=RunConfig(name=f"workers-{task['trial_id']}", storage_path=str(Path(task["root"]) / "ray")),
+    )
+
+
+def train_worker(task: dict[str, Any]) -> None:
+    """One of a trial's workers; the process group stands when Ray Train calls it."""
+    from ambient_sweep.training.group import Group
+    from ambient_sweep.trial import run_trial
+
+    config = build_config(task["config"], where=task["trial_id"])
+    run_trial(config, Path(task["root"]), task["trial_id"], role=task["role"], group=Group.distributed())

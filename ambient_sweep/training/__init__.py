@@ -1,0 +1,1 @@
+"""Training: schedules, the state that resume needs, the loop that yields records. Knows neither Ray nor evaluation."""

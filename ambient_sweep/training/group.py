@@ -1,0 +1,65 @@
+"""The workers that train one model together; a single process is a group of one."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among `size` workers."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def distributed(cls) -> "Group":
+        """The group of the initialised torch.distributed process group."""
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def share(self, count: int) -> range:
+        """This worker's contiguous part of range(count); the parts differ by at most one."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replaces every gradient by its sum over the workers, in one reduction."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a small tensor over the workers."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+        """The workers' parts (made for `share(count)`, along the first axis) joined in order, on every worker."""
+        if self.size == 1:
+            return rows
+        longest = -(-count // self.size)
+        padded = rows.new_zeros((longest, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        sizes = [len(Group(rank, self.size).share(count)) for rank in range(self.size)]
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's Python object, on every worker."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+SINGLE = Group()

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.measure import wilson
+from ambient_sweep.evaluation.memorization import mem_excess, mem_ratio, null_threshold, thumbnails
+
+
+def test_thumbnails_are_area_means() -> None:
+    images = torch.randint(0, 256, (3, 3, 48, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = (images.double() / 127.5 - 1).reshape(3, 3, 16, 3, 16, 2).mean((3, 5))
+    torch.testing.assert_close(thumbnails(images), expected.float())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((8, 8), (8, 8)), ((16, 16), (16, 16)), ((20, 9), (16, 9)), ((37, 51), (16, 16))]
+)
+def test_thumbnails_of_any_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    images = torch.full((300, 1, *size), 51, dtype=torch.uint8)
+    result = thumbnails(images)
+    assert result.shape == (300, 1, *expected)
+    torch.testing.assert_close(result, torch.full_like(result, -0.6))
+
+
+def test_small_images_keep_their_pixels() -> None:
+    images = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    torch.testing.assert_close(thumbnails(images), images.float() / 127.5 - 1)
+
+
+def test_mem_ratio_by_hand() -> None:
+    distances = torch.tensor(
+        [
+            [0.0, 1.0],  # an exact copy
+            [0.0, 0.0],  # an exact copy of an image that is there twice
+            [0.33, 1.0],  # a copy
+            [0.34, 1.0],  # none
+            [1.0, 3.0],  # at the border: none
+            [0.2, 0.2],  # none: as near to both
+        ],
+        dtype=torch.float64,
+    )
+    measure = mem_ratio(distances)
+    assert (measure.value, measure.n) == (0.5, 6)
+    assert (measure.low, measure.high) == wilson(3, 6)
+
+
+def test_mem_excess_by_hand() -> None:
+    distances = torch.tensor([0.0, 0.5, 0.99, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], dtype=torch.float64)
+    measure = mem_excess(distances, threshold=1.0, quantile=0.01)
+    low, high = wilson(3, 10)
+    assert (measure.value, measure.low, measure.high) == pytest.approx((0.29, low - 0.01, high - 0.01))
+    assert measure.n == 10
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(100, 0.01), (150, 0.013), (20, 0.1)])
+def test_fresh_images_fall_below_the_threshold_as_often_as_the_quantile_says(count: int, quantile: float) -> None:
+    draws = np.random.default_rng(0).exponential(size=(4000, count))
+    shares = [1 - np.exp(-null_threshold(torch.from_numpy(row), quantile)) for row in draws]
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert abs(np.mean(shares) - quantile) < 4 * error + 0.02 * quantile
+    usual = [1 - np.exp(-np.quantile(row, quantile)) for row in draws]  # numpy's default gives false alarms
+    assert np.mean(usual) > quantile + 4 * error + 0.02 * quantile
+
+
+def test_too_few_held_out_images_for_the_quantile() -> None:
+    ninety_eight = torch.linspace(1, 2, 98, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"evaluation.quantile: 0\.01 needs at least 99 held-out images, there are 98"):
+        null_threshold(ninety_eight, 0.01)
+    assert null_threshold(torch.linspace(1, 2, 99, dtype=torch.float64), 0.01) == 1
+
+
+def test_held_out_images_that_are_training_images_do_not_hide_copies() -> None:
+    distances = torch.linspace(1, 2, 199, dtype=torch.float64)
+    twins = torch.cat([torch.zeros(50, dtype=torch.float64), distances])
+    assert null_threshold(twins, 0.01) == null_threshold(distances, 0.01) > 1
+    with pytest.raises(UserError, match=r"there are 0 \(and 50 more that are training images"):
+        null_threshold(twins[:50], 0.01)
