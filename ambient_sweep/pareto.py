@@ -18,7 +18,7 @@ def nondominated_rank(values: ArrayLike) -> NDArray[np.int64]:
     """
     matrix = _matrix(values)
     finite = np.isfinite(matrix).all(axis=1)
-    # Sorted lexicographically, a row can be dominated by earlier rows only; without duplicates, <= everywhere dominates.
+    # Sorted, a row can be dominated by earlier rows only; without duplicates, <= everywhere means dominated.
     unique, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
     ranks = np.zeros(len(unique), dtype=np.int64)
     for i in range(1, len(unique)):
@@ -30,7 +30,7 @@ def nondominated_rank(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def pareto_mask(values: ArrayLike) -> NDArray[np.bool_]:
-    """Which rows are on the front: finite, and dominated by no other row. values [N, M] -> bool [N]; equal rows agree."""
+    """Which rows are on the front: finite and dominated by no other. values [N, M] -> bool [N]; equal rows agree."""
     return np.asarray(nondominated_rank(values) == 0)
 
 
@@ -65,8 +65,8 @@ def knee(values: ArrayLike) -> int:
     """Index of the front's knee: the row farthest below the line between the front's two ends.
 
     values [N, 2], dominated rows allowed. See `knee_distance`. Rows at the same distance (both ends, where no row lies
-    below the line) are told apart by the smaller second objective, then the smaller index. Raises ValueError if no row is
-    finite.
+    below the line) are told apart by the smaller second objective, then the smaller index. Raises ValueError if no row
+    is finite.
     """
     matrix = _matrix(values)
     distance = knee_distance(matrix)
@@ -79,8 +79,9 @@ def knee(values: ArrayLike) -> int:
 def knee_distance(values: ArrayLike) -> Floats:
     """Distance of each row of the front to the line between its ends, after min-max scaling over the front.
 
-    values [N, 2] -> float [N]. Positive towards the ideal point, negative on the far side of the line, 0 at the ends (and
-    on a front of one point or two), -inf for rows not on the front. Raises ValueError for any other number of objectives.
+    values [N, 2] -> float [N]. Positive towards the ideal point, negative on the far side of the line, 0 at the ends
+    (and on a front of one point or two), -inf for rows not on the front. Raises ValueError for any other number of
+    objectives.
     """
     matrix = _matrix(values)
     if matrix.shape[1] != 2:
@@ -108,4 +109,4 @@ def _matrix(values: ArrayLike) -> Floats:
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"values: expected a matrix, a row per point and a column per objective, not {matrix.shape}")
-    return matrix + 0.0  # -0.0 becomes 0.0, so that equal rows are also equal to np.unique
+    return matrix

@@ -127,7 +127,8 @@ def test_knee_is_the_point_farthest_from_the_line_between_the_ends() -> None:
             height = (offset[0] * along[1] - offset[1] * along[0]) / max(np.hypot(*along), 1e-300)
             if best is None or height > best[0] + 1e-12 or (abs(height - best[0]) <= 1e-12 and values[i, 1] < best[1]):
                 best = (height, values[i, 1], i)
-        assert best is not None and pareto.knee(values) == best[2]
+        assert best is not None
+        assert pareto.knee(values) == best[2]
 
 
 def test_knee_does_not_change_with_order_scale_or_shift() -> None:

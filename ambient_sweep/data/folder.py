@@ -48,16 +48,16 @@ def read_image(file: Path, image_size: int, channels: int) -> NDArray[np.float32
         np.asarray(Image.fromarray(square[..., c]).resize((image_size, image_size), Image.Resampling.BOX))
         for c in range(channels)
     ]
-    return np.clip(np.stack(planes, axis=-1), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(np.stack(planes, axis=-1), 0, 1), dtype=np.float32)
 
 
 def _pixels(image: Image.Image, channels: int) -> NDArray[np.float32]:
     """float32 [H, W, channels] in [0, 1]; 16-bit grey keeps its depth."""
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.asarray(image, dtype=np.float32)[..., None] / 65535
-        return np.repeat(grey, channels, axis=-1).astype(np.float32)
+        return np.asarray(np.repeat(grey, channels, axis=-1), dtype=np.float32)
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     converted = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    return converted.reshape(*converted.shape[:2], channels).astype(np.float32)
+    return np.asarray(converted.reshape(*converted.shape[:2], channels), dtype=np.float32)

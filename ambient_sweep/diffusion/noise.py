@@ -35,4 +35,5 @@ def karras(start: torch.Tensor, end: torch.Tensor, steps: int, rho: float = 7.0)
     t = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)
     a, b = start[..., None] ** (1 / rho), end[..., None] ** (1 / rho)
     levels: torch.Tensor = (a + t * (b - a)) ** rho
+    levels[..., 0], levels[..., -1] = start, end  # which rounding would miss
     return levels

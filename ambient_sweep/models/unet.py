@@ -82,6 +82,7 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(_groups(current), current)
         self.outlet = nn.Conv2d(current, channels, 3, padding=1)
         nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
         embedding = self.embedding(c_noise)

@@ -18,8 +18,8 @@ BACKGROUND = 255
 def image_grid(samples: Any, neighbours: Any, path: Path) -> NDArray[np.uint8]:
     """Writes the pairs as a PNG file, atomically, and returns its pixels, [height, width, 3].
 
-    samples and neighbours [N, C, H, W] in [-1, 1], arrays or CPU tensors, C = 1 or 3. Raises ValueError for other shapes
-    and OSError where the file cannot be written.
+    samples and neighbours [N, C, H, W] in [-1, 1], arrays or CPU tensors, C = 1 or 3. Raises ValueError for other
+    shapes and OSError where the file cannot be written.
     """
     pixels = pair_grid(samples, neighbours)
     buffer = io.BytesIO()

@@ -30,7 +30,7 @@ NUMBERED = 20  # frontier points that get their number
 
 
 def frontier_png(table: pa.Table, path: Path) -> None:
-    """Writes the frontier of an evaluations table as PNG, atomically. Raises UserError for a table of mixed measures."""
+    """Writes the frontier of an evaluations table as PNG, atomically. Raises UserError where measures are mixed."""
     write_atomic(path, frontier_image(table))
 
 

@@ -147,7 +147,7 @@ def _baseline(rows: Sequence[Row], front: Sequence[Row]) -> str:
         f"Of the {len(front)} points of the frontier, {len(on_front)} are clean training stopped somewhere"
         + (": " + ", ".join(f"{row[schema.IMAGES]:,} images" for row in on_front) if on_front else "")
         + f"; the other {len(front) - len(on_front)} are not.",
-        f"{len(beaten)} of the {len(clean)} evaluated checkpoints of clean training are beaten in both objectives at once.",
+        f"{len(beaten)} of the {len(clean)} checkpoints of clean training are beaten in both objectives at once.",
     ]
     notes = "".join(f"<li>{fact}</li>" for fact in facts)
     return f"<ul>{notes}</ul>{_at_no_more_memorization(clean, others)}"
@@ -207,11 +207,11 @@ def _spread(n: int, k: int) -> list[int]:
 
 def _commands(root: Path) -> str:
     lines = [
-        f"ambient-sweep best {shlex.quote(str(root))} --rule knee",
-        f"ambient-sweep train {shlex.quote(str(root / 'best.yaml'))}",
+        f"ambient-sweep best {shlex.quote(str(root))} --rule knee --out picked.yaml",
+        "ambient-sweep train picked.yaml",
     ]
     return (
-        f"<p>The first command writes the picked config with its training length, the second trains it.</p>"
+        "<p>The first command writes the picked config with its training length, the second trains it.</p>"
         f"<pre>{escaped(chr(10).join(lines))}</pre>"
     )
 

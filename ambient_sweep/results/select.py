@@ -1,7 +1,7 @@
 """From the evaluations table to the frontier and to one config: candidates, views and named rules.
 
-Every evaluated checkpoint is a candidate, so training length and sampling endpoint are chosen with the config. Values of
-different measures, references or numbers of samples are never ranked together.
+Every evaluated checkpoint is a candidate, so training length and sampling endpoint are chosen with the config. Values
+of different measures, references or numbers of samples are never ranked together.
 """
 
 import math
@@ -38,8 +38,8 @@ class Choice:
 def candidates(table: pa.Table) -> pa.Table:
     """The rows that may be ranked: both objectives finite, measured on as many samples as any such row.
 
-    The role does not matter (the baseline competes), nor how the trial ended (a checkpoint outlives it). Raises UserError
-    for a table that mixes measures or references.
+    The role does not matter (the baseline competes), nor how the trial ended (a checkpoint outlives it). Raises
+    UserError for a table that mixes measures or references.
     """
     for name in COMPARABLE:
         values = sorted(set(table[name].to_pylist()))
@@ -66,8 +66,8 @@ def front_mask(table: pa.Table) -> Mask:
 def frontier(table: pa.Table, view: str = "checkpoints") -> pa.Table:
     """The candidates of `view` that no other one beats in both objectives, by rising memorization.
 
-    Views: `checkpoints`: all; `full-length`: those at their trial's full length; `per-trial`: of each trial, the longest
-    at its main endpoint. Raises UserError as `candidates`, and for an unknown view.
+    Views: `checkpoints`: all; `full-length`: those at their trial's full length; `per-trial`: of each trial, the
+    longest at its main endpoint. Raises UserError as `candidates`, and for an unknown view.
     """
     rows = _viewed(candidates(table), view)
     front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
@@ -78,9 +78,9 @@ def select(table: pa.Table, rule: str, view: str = "checkpoints") -> Choice:
     """The row of the evaluations table that `rule` picks, with the runner-up.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
-    memorization <= C; `chebyshev=W`: least max(W * fidelity, (1 - W) * memorization), scaled over the frontier. Ties go to
-    the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown rule or a number
-    out of range, and where no row qualifies.
+    memorization <= C; `chebyshev=W`: least max(W * fidelity, (1 - W) * memorization), scaled over the frontier. Ties go
+    to the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown rule or a
+    number out of range, and where no row qualifies.
     """
     name, _, text = rule.partition("=")
     rows = _viewed(candidates(table), view)

@@ -67,7 +67,7 @@ def build_tables(root: Path) -> Tables:
 
 
 def export_tables(root: Path) -> Tables:
-    """Writes trials.parquet and evaluations.parquet under `root` from the records, each atomically, and returns them."""
+    """Writes trials.parquet and evaluations.parquet under `root` from the records, each atomically; returns them."""
     tables = build_tables(root)
     for name, table in ((TRIALS_FILE, tables.trials), (EVALUATIONS_FILE, tables.evaluations)):
         buffer = io.BytesIO()

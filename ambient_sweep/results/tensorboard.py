@@ -63,7 +63,7 @@ class TrialBoard:
 
 
 def hparam_values(config: Config) -> dict[str, float | str]:
-    """All config values as numbers or strings, each key with one type in every trial: TensorBoard hides runs that differ.
+    """All config values as numbers or strings, each key with one type in all trials, else TensorBoard hides runs.
 
     Lists and values that may be None become strings ("zero, observed", "none"), and so do booleans.
     """

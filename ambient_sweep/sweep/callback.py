@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 
 from ambient_sweep.errors import UserError
@@ -51,7 +50,8 @@ class SweepCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         suggestion = trial.config
         attempts = self._sweep.search.max_failures + 1
-        reason = f"{LOST}, after {attempts} attempts: {describe_error(trial.get_error())}"
+        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        reason = f"{LOST}, after {tried}: {describe_error(_error_log(trial))}"
         config = self._sweep.config_for(suggestion["values"])
         mark(self._root, suggestion["trial_id"], suggestion["role"], config, "failed", reason)
         self._end(trial, reason)
@@ -85,20 +85,20 @@ class SweepCallback(tune.Callback):
         self._next_export = time.monotonic() + max(EXPORT_SECONDS, seconds / EXPORT_SHARE)
 
 
-def describe_error(error: BaseException | None) -> str:
-    """An error that ended a trial's process, as one line."""
-    cause: BaseException | None = error
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-    failures = getattr(cause, "worker_failures", None)
-    if failures:
-        cause = next(iter(failures.values()))
-    if isinstance(cause, OutOfMemoryError):
-        return "the worker ran out of memory"
-    if isinstance(cause, RayActorError):
+def _error_log(trial: Trial) -> str:
+    path = trial.error_file  # in the driver's own folder; the copy in storage may come later
+    return Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+
+
+def describe_error(log: str) -> str:
+    """The last failure in Tune's error log of a trial, as one line."""
+    last = log.rpartition("Failure # ")[2]
+    if "ActorDiedError" in last or "actor died" in last or "actor is dead" in last:
         return "the worker process died (killed, or out of memory)"
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[-1].strip()}"
+    if "OutOfMemoryError" in last and "memory on the node" in last:
+        return "the worker ran out of memory"
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    return lines[-1] if lines else "for a reason that Ray does not tell"
 
 
 def _name(suggestion: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ import fcntl
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -48,6 +49,23 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_output_to(path: Path, echo: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Keeps out of standard output what Ray prints there unasked (a page when a worker dies), and appends it to `path`.
+
+    Yields `echo` as it was before. Only Python's own stdout is turned aside, not the file descriptor.
+    """
+    stdout = sys.stdout
+
+    def to_stdout(text: str) -> None:
+        with contextlib.redirect_stdout(stdout):
+            echo(text)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield to_stdout
 
 
 @contextlib.contextmanager

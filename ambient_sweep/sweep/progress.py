@@ -95,12 +95,14 @@ class Progress:
         return [front[round(i * (len(front) - 1) / (FRONTIER_POINTS - 1))] for i in range(FRONTIER_POINTS)]
 
     def seconds_left(self) -> float | None:
-        """From the pace of this session, each trial counting alike; None before there is one."""
+        """From the pace of this session, each trial counting alike; None before there is one, and when nothing is left."""
         ended = self.done + self.failed
         worked = ended + sum(self._fractions.values()) - self._before
         if worked <= 0:
             return None
         remaining = max(0.0, self.total - self._before - worked)
+        if remaining == 0:
+            return None
         return (self._clock() - self._start) * remaining / worked
 
     def _named(self, point: Point) -> str:

@@ -107,6 +107,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
     from ambient_sweep.sweep.cluster import (
         only_driver,
         quiet_tune,
+        ray_output_to,
         ray_session,
         stop_signals,
     )
@@ -122,8 +123,13 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
         config = sweep.some_config()
         if not config.resources.gpus:
             prepare_images(config, str(root))  # before Ray starts: bad images are told at once
-        with quiet_tune(), ray_session(dashboard=config.resources.workers > 1), stop_signals() as stopped:
-            _tune(sweep, root, echo, start)
+        with (
+            ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
+            quiet_tune(),
+            ray_session(dashboard=config.resources.workers > 1),
+            stop_signals() as stopped,
+        ):
+            _tune(sweep, root, say, start)
             interrupted = stopped.is_set()
         summary = summarize(root, time.monotonic() - begun)
     if interrupted:

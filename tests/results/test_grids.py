@@ -14,7 +14,8 @@ def test_each_sample_stands_over_its_neighbour(tmp_path: Path) -> None:
     path = tmp_path / "new" / "grid.png"
     returned = image_grid(torch.tensor(samples / 127.5 - 1), neighbours / 127.5 - 1, path)
     grid = np.asarray(Image.open(path))
-    assert np.array_equal(grid, returned) and [p.name for p in path.parent.iterdir()] == ["grid.png"]
+    assert np.array_equal(grid, returned)
+    assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
     tile, gap = 40, 10  # 8x8 is enlarged five times
     for i in range(20):
         top, left = gap + i // 16 * (2 * tile + gap), gap + i % 16 * (tile + gap)
@@ -23,14 +24,16 @@ def test_each_sample_stands_over_its_neighbour(tmp_path: Path) -> None:
             assert np.array_equal(cell, np.kron(images[i, 0], np.ones((5, 5), int))[..., None].repeat(3, axis=2))
     outside = grid.copy()
     outside[gap : gap + 2 * tile, gap : gap + 16 * (tile + gap) - gap] = 255
-    assert (grid[:gap] == 255).all() and (outside[: gap + 2 * tile] == 255).all()
+    assert (grid[:gap] == 255).all()
+    assert (outside[: gap + 2 * tile] == 255).all()
 
 
 def test_colours_are_clipped_and_large_images_keep_their_size(tmp_path: Path) -> None:
     samples = np.full((1, 3, 64, 64), 7.0)
     neighbours = np.stack([np.full((64, 64), value) for value in (-9.0, 0.0, 1.0)])[None]
     grid = image_grid(samples, neighbours, tmp_path / "grid.png")
-    assert grid.shape == (64 * 2 + 8, 64 + 8, 3) and grid.dtype == np.uint8
+    assert grid.shape == (64 * 2 + 8, 64 + 8, 3)
+    assert grid.dtype == np.uint8
     assert (grid[4:68, 4:68] == 255).all()
     assert (grid[68:132, 4:68] == [0, 128, 255]).all()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from made_up_sweeps import add
+from made_up_sweeps import add, fill
 from PIL import Image
 
 from ambient_sweep.results.plot import frontier_image, frontier_png
@@ -23,7 +23,8 @@ def test_the_picture_is_written_and_readable(sweep: Path) -> None:
     table = export_tables(sweep).evaluations
     frontier_png(table, sweep / "frontier.png")
     image = pixels((sweep / "frontier.png").read_bytes())
-    assert image.shape[1] > 1000 and image.shape[0] > 600
+    assert image.shape[1] > 1000
+    assert image.shape[0] > 600
     assert not list(sweep.glob(".*"))
     assert count(image, (0xD1, 0x49, 0x5B)) > 200, "the baseline has its colour"
 
@@ -45,8 +46,8 @@ def test_odd_tables_are_drawn_too(tmp_path: Path) -> None:
     assert min(len(np.unique(pixels(png))) for png in (empty, one, two)) > 10
 
 
-def test_drawing_uses_no_state_shared_between_threads(sweep: Path) -> None:
-    table = export_tables(sweep).evaluations
+def test_drawing_uses_no_state_shared_between_threads(tmp_path: Path) -> None:
+    table = export_tables(fill(tmp_path, trials=2)).evaluations
     expected, pictures = frontier_image(table), []
     threads = [threading.Thread(target=lambda: pictures.append(frontier_image(table))) for _ in range(2)]
     for thread in threads:

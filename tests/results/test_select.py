@@ -105,7 +105,8 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     for rule, (first, second) in expected.items():
         choice = select(table, rule)
         assert (choice.row["trial_id"], choice.runner_up and choice.runner_up["trial_id"]) == (first, second)
-        assert choice.rule == rule and choice.reason
+        assert choice.rule == rule
+        assert choice.reason
     assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in select(table, "max-memorization=0.3").reason
 
 
@@ -117,7 +118,8 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
     for rule in ("knee", "max-memorization=0.5", "chebyshev=0.5"):
         choice = select(table, rule)
         assert (choice.row["memorization"], choice.row["fraction"]) == (0.1, 0.5)
-        assert choice.runner_up is not None and choice.runner_up["fraction"] == 1.0
+        assert choice.runner_up is not None
+        assert choice.runner_up["fraction"] == 1.0
         assert select(table.take(list(range(table.num_rows))[::-1]), rule) == choice
 
 
@@ -128,7 +130,8 @@ def test_the_baseline_competes_like_all_others(tmp_path: Path) -> None:
     table = export_tables(tmp_path).evaluations
     assert names(frontier(table)) == [("clean", 200_000, "zero")]
     choice = select(table, "knee")
-    assert choice.row["trial_id"] == "clean" and choice.runner_up is None
+    assert choice.row["trial_id"] == "clean"
+    assert choice.runner_up is None
 
 
 @pytest.mark.parametrize(

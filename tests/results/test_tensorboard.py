@@ -68,7 +68,8 @@ def test_the_hparams_tab_shows_every_trial_with_both_objectives(tmp_path: Path) 
     plugin = load(tmp_path / "trial-0").PluginTagToContent("hparams")
     start = metadata.parse_session_start_info_plugin_data(plugin[metadata.SESSION_START_INFO_TAG])
     assert start.hparams["observed.sigma"].number_value == 0.2
-    assert metadata.EXPERIMENT_TAG in plugin and metadata.SESSION_END_INFO_TAG in plugin
+    assert metadata.EXPERIMENT_TAG in plugin
+    assert metadata.SESSION_END_INFO_TAG in plugin
 
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     multiplexer.Reload()
@@ -117,5 +118,5 @@ def test_every_value_is_shown_with_one_type_in_all_trials() -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(FileExistsError):
         TrialBoard(tmp_path / "file", CONFIGS[0])

@@ -1,0 +1,133 @@
+"""The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from runs import small_sweep
+
+from ambient_sweep.results.records import TrialRecord, read_evaluations, read_trials
+from ambient_sweep.results.table import read_tables
+from ambient_sweep.sweep.space import write_sweep
+from ambient_sweep.sweep.study import open_study
+
+DRIVER = """
+import sys
+from pathlib import Path
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.space import load_sweep
+
+verb, path, storage = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+try:
+    if verb == "run":
+        run_sweep(load_sweep(path), storage)
+    else:
+        resume_sweep(storage / "small")
+except AmbientSweepError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a driver in a session of its own; whatever is left of those sessions at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(verb: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", DRIVER, verb, str(tmp_path / "in.yaml"), str(tmp_path / "runs")]
+        with (tmp_path / f"{len(started)}.out").open("w") as out, (tmp_path / f"{len(started)}.err").open("w") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        wait_until(lambda pid=process.pid: not session_of(pid), 30)
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session that are alive, by /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.05)
+
+
+def completed(root: Path) -> list[TrialRecord]:
+    return [trial for trial in read_trials(root) if trial.status == "completed"]
+
+
+def half_way(root: Path) -> bool:
+    """One trial has ended and another has a state to go on from."""
+    ended = {trial.trial_id for trial in completed(root)}
+    states = {path.parents[1].name for path in root.glob("trials/*/state/images-*")}
+    return bool(ended) and bool(states - ended)
+
+
+def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
+    sweep = small_sweep(tmp_path, search__trials=4, training__images=96_000)
+    write_sweep(sweep, tmp_path / "in.yaml")
+    root = tmp_path / "runs" / "small"
+
+    first = start("run")
+    wait_until(lambda: half_way(root))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 1
+    error = (tmp_path / "0.err").read_text().strip().splitlines()
+    assert error[-1] == f"interrupted; `ambient-sweep resume {root}` goes on from here"
+    kept = {trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)}
+    assert kept
+    stopped = [trial for trial in read_trials(root) if trial.status == "stopped"]
+    assert all("interrupted" in str(trial.reason) for trial in stopped)
+    assert {trial.status for trial in read_trials(root)} == {"completed", "stopped"}
+    assert set(read_tables(root).trials["status"].to_pylist()) == {"completed", "stopped"}
+
+    second = start("resume")
+    known = len(completed(root))
+    wait_until(lambda: len(completed(root)) > known and half_way(root))
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+    wait_until(lambda: not session_of(second.pid), 60)  # Ray's processes end with their driver
+    assert {trial.status for trial in read_trials(root)} >= {"completed", "running"}
+    kept |= {
+        trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)
+    }
+
+    assert start("resume").wait(120) == 0
+    trials = {trial.trial_id: trial for trial in read_trials(root)}
+    assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 4
+    assert {t.status for t in trials.values()} == {"completed"}
+    for trial_id, content in kept.items():
+        assert (root / "trials" / trial_id / "trial.json").read_bytes() == content
+    study = open_study(root / "study.journal", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+    assert len({tuple(t.params.values()) for t in study.trials}) == 4
+    assert {t.user_attrs["trial_id"] for t in study.trials} == {i for i, t in trials.items() if t.role == "search"}
+    assert len(read_evaluations(root)) == 4 * 2 * 2 + 2

@@ -1,0 +1,80 @@
+"""The lines that a person follows, with a clock of our own."""
+
+from ambient_sweep.sweep.callback import describe_error
+from ambient_sweep.sweep.progress import Progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(total: int = 4, **more: object) -> tuple[Progress, list[str], Clock]:
+    lines: list[str] = []
+    clock = Clock()
+    progress = Progress(total, ("fd", "mem"), lines.append, clock=clock, status_every=30, **more)  # type: ignore[arg-type]
+    return progress, lines, clock
+
+
+def test_an_evaluation_is_one_short_line() -> None:
+    progress, lines, clock = make()
+    clock.now += 61
+    progress.evaluated("t1", "sigma=0.2", 0.5, (33.25, 0.012))
+    assert lines == ["[1:01] t1 sigma=0.2: 50% trained, fd 33.25, mem 0.012"]
+
+
+def test_the_status_comes_regularly_and_counts() -> None:
+    progress, lines, clock = make()
+    for trial in ("a", "b", "c"):
+        progress.trial_started(trial)
+    progress.trial_ended("a", "", None)
+    progress.trial_ended("b", "sigma=0.3", "the loss is not finite")
+    progress.status()
+    assert lines == ["[0:00] b sigma=0.3: FAILED: the loss is not finite"]
+    clock.now += 30
+    progress.status()
+    progress.status()
+    assert lines[1:] == ["[0:30] 1 of 4 trials done, 1 running, 1 failed; about 0:30 left"]
+
+
+def test_the_time_left_is_the_pace_times_what_remains() -> None:
+    progress, _, clock = make(total=10, done=4)
+    assert progress.seconds_left() is None
+    progress.trial_started("a")
+    progress.evaluated("a", "", 0.5, (1, 1))
+    clock.now += 20  # half a trial in 20 seconds; five and a half remain
+    assert progress.seconds_left() == 5.5 * 40
+
+
+def test_the_frontier_holds_what_no_other_point_beats() -> None:
+    progress, _, _ = make(points=[(10.0, 0.5), (20.0, 0.1)])
+    progress.evaluated("a", "", 1.0, (15.0, 0.6))  # beaten by the first
+    progress.evaluated("b", "", 1.0, (15.0, 0.3))
+    progress.evaluated("c", "", 1.0, (float("nan"), 0.0))
+    assert progress.frontier() == [(20.0, 0.1), (15.0, 0.3), (10.0, 0.5)]
+    assert "frontier (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.status_line()
+
+
+def test_a_long_frontier_is_shown_by_five_points_with_its_ends() -> None:
+    points = [(float(100 - i), i / 100) for i in range(50)]
+    progress, _, _ = make(points=points)
+    shown = progress.frontier()
+    assert len(shown) == 5
+    assert (shown[0], shown[-1]) == (points[0], points[-1])
+
+
+def test_ray_s_error_texts_become_one_line() -> None:
+    died = (
+        "Failure # 1 (occurred at x)\nValueError: old\n"
+        "Failure # 2 (occurred at y)\nThe actor died unexpectedly\n\tpid: 3\n"
+    )
+    assert describe_error(died) == "the worker process died (killed, or out of memory)"
+    raised = (
+        "Failure # 1 (occurred at x)\n\x1b[36mray::f()\x1b[39m (pid=3)\n"
+        "  File 'a.py'\nOSError: No space left on device\n"
+    )
+    assert describe_error(raised) == "OSError: No space left on device"
+    assert describe_error("") == "for a reason that Ray does not tell"

@@ -1,0 +1,249 @@
+"""Real sweeps on a real Ray, all in one Ray instance: one worker per trial, two, killed, diverged, stopped."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+import torch
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from ray import tune
+from runs import small_sweep
+from safetensors.torch import load_file
+
+from ambient_sweep.config import build_config, dump, load_config
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.results.records import read_evaluations, read_trial, read_trials
+from ambient_sweep.sweep.cluster import quiet_tune, ray_session
+from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.study import open_study
+from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+from ambient_sweep.trial import prepare, run_trial
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with ray_session(dashboard=True):
+        yield
+
+
+def weights(root: Path, trial_id: str) -> dict[str, torch.Tensor]:
+    newest = max((root / "trials" / trial_id / "checkpoints").iterdir())
+    return load_file(newest / "model.safetensors")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.02)
+
+
+def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
+    """Search, baseline, a control, and a control that diverges: the last is recorded and the sweep goes on."""
+    controls = """
+    controls:
+      - {label: plain, set: {objective.kind: ambient}}
+      - {label: wild, set: {optimizer: {lr: 1, weight_decay: 10, schedule: constant, warmup: 0}}}
+    """
+    sweep = small_sweep(tmp_path, controls)
+    lines: list[str] = []
+    summary = run_sweep(sweep, tmp_path / "runs", echo=lines.append)
+    root = tmp_path / "runs" / "small"
+    assert summary.root == root
+    assert summary.counts == {"completed": 4, "failed": 1}
+
+    trials = {trial.trial_id: trial for trial in read_trials(root)}
+    assert sorted(t.role for t in trials.values()) == ["baseline", "control", "control", "search", "search"]
+    (failed,) = [t for t in trials.values() if t.status == "failed"]
+    assert failed.role == "control"
+    assert failed.config["optimizer.weight_decay"] == 10
+    assert "finite" in str(failed.reason)
+
+    table = pd.read_parquet(root / "evaluations.parquet")
+    assert len(table) == 3 * 2 * 2 + 2 + 0  # noisy: two lengths, two endpoints; clean: one endpoint; failed: none
+    assert set(pd.read_parquet(root / "trials.parquet")["status"]) == {"completed", "failed"}
+    for name in ("frontier.png", "report.html", "best.yaml", "sweep.yaml", "split.json"):
+        assert (root / name).stat().st_size > 0
+    assert summary.best is not None
+    assert load_config(root / "best.yaml").observed.sigma == summary.best["observed.sigma"]
+    front = table[table["on_front"]]
+    assert sorted(row["fidelity"] for row in summary.frontier) == sorted(front["fidelity"])
+
+    study = open_study(root / "study.journal", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
+    for told in study.trials:
+        trial = trials[told.user_attrs["trial_id"]]
+        (last,) = [
+            e for e in read_evaluations(root)
+            if e.trial_id == trial.trial_id and e.main_endpoint and e.images == trial.images_asked
+        ]  # fmt: skip
+        assert told.values == [last.measures["fd_pixels"].value, last.measures["mem_excess"].value]
+        assert trial.config["observed.sigma"] == told.params["observed.sigma"]
+
+    assert lines[1] == "trials: 5 (2 searched, 3 fixed), 2 at once"
+    assert sum("50% trained, fd_pixels" in line for line in lines) == 4
+    assert sum("FAILED" in line and "wild" in line for line in lines) == 1
+    assert "4 of 5 trials done, 0 running, 1 failed; frontier (fd_pixels/mem_excess)" in lines[-1]
+    assert all("\n" not in line for line in lines)
+
+    # A row holds all that is needed to train the model again and get the same numbers.
+    again = next(t for t in trials.values() if t.role == "search")
+    prepare(build_config(again.config), tmp_path / "again")
+    run_trial(build_config(again.config), tmp_path / "again", again.trial_id)
+    for name, tensor in weights(tmp_path / "again", again.trial_id).items():
+        assert torch.equal(tensor, weights(root, again.trial_id)[name]), name
+
+    before = {path: path.read_bytes() for path in root.glob("trials/*/*.json")}
+    lines.clear()
+    assert resume_sweep(root, echo=lines.append).counts == summary.counts
+    assert "this sweep is finished" in lines[0]
+    assert {path: path.read_bytes() for path in root.glob("trials/*/*.json")} == before
+    with pytest.raises(UserError, match=r"a run of this name is there already; `ambient-sweep resume "):
+        run_sweep(sweep, tmp_path / "runs", echo=lines.append)
+
+
+def test_a_killed_trial_process_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "training__images": 64_000}
+    sweep = small_sweep(tmp_path, **noisy)
+    root = tmp_path / "runs" / "small"
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        wait_until(lambda: list(root.glob("trials/*/state/images-*")))
+        (events,) = root.glob("trials/*/events.out.tfevents.*")  # their name holds the writer's process id
+        killed.append(int(events.name.split(".")[-2]))
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_once)
+    thread.start()
+    lines: list[str] = []
+    summary = run_sweep(sweep, tmp_path / "runs", echo=lines.append)
+    thread.join()
+    assert killed != [os.getpid()]
+    assert summary.counts == {"completed": 1}
+    assert sum("its worker failed; it goes on from its last state (restart 1 of 2)" in line for line in lines) == 1
+    (trial,) = read_trials(root)
+    assert trial.images_done == trial.images_asked == 64_000
+    study = open_study(root / "study.journal", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE]
+
+    prepare(build_config(trial.config), tmp_path / "whole")
+    run_trial(build_config(trial.config), tmp_path / "whole", trial.trial_id)
+    for name, tensor in weights(tmp_path / "whole", trial.trial_id).items():
+        assert torch.equal(tensor, weights(root, trial.trial_id)[name]), name
+
+
+def test_a_trial_whose_process_always_dies_fails_and_resume_tries_it_again(tmp_path: Path) -> None:
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "training__images": 64_000}
+    sweep = small_sweep(tmp_path, search__max_failures=0, **noisy)
+    root = tmp_path / "runs" / "small"
+
+    def kill() -> None:
+        wait_until(lambda: list(root.glob("trials/*/state/images-*")))
+        (events,) = root.glob("trials/*/events.out.tfevents.*")
+        os.kill(int(events.name.split(".")[-2]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(
+        AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): worker failed, after 1 attempt: "
+    ):
+        run_sweep(sweep, tmp_path / "runs", echo=lambda line: None)
+    thread.join()
+    (trial,) = read_trials(root)
+    assert trial.reason == "worker failed, after 1 attempt: the worker process died (killed, or out of memory)"
+    summary = resume_sweep(root, echo=lambda line: None)
+    assert summary.counts == {"completed": 1}
+    assert [t.trial_id for t in read_trials(root)] == [trial.trial_id]
+    study = open_study(root / "study.journal", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_two_workers_train_what_one_trains(tmp_path: Path) -> None:
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2}
+    lines: list[str] = []
+    summary = run_sweep(small_sweep(tmp_path, **noisy), tmp_path / "runs", echo=lines.append)
+    assert summary.counts == {"completed": 1}
+    assert sum("trained, fd_pixels" in line for line in lines) == 2
+    root = tmp_path / "runs" / "small"
+    (trial,) = read_trials(root)
+    config = build_config(trial.config, {"resources.workers": 1})
+    prepare(config, tmp_path / "one")
+    run_trial(config, tmp_path / "one", trial.trial_id)
+    for name, tensor in weights(tmp_path / "one", trial.trial_id).items():
+        torch.testing.assert_close(weights(root, trial.trial_id)[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert dump(build_config(trial.config))["resources.workers"] == 2
+
+
+def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> None:
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2, "training__images": 640_000}
+    sweep = small_sweep(tmp_path, evaluation__lengths=[0.05, 1.0], **noisy)
+    config = sweep.some_config()
+    prepare(config, tmp_path)
+    searcher = SweepSearcher(sweep, tmp_path / "j")
+    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+    with quiet_tune():
+        tune.run(
+            make_trainable(sweep, tmp_path), name="stopped", storage_path=str(tmp_path / "ray"), search_alg=searcher,
+            num_samples=1, resources_per_trial=trial_bundles(config.resources), stop={"training_iteration": 1},
+            verbose=0, raise_on_failed_trial=False,
+        )  # fmt: skip
+    (trial,) = read_trials(tmp_path)
+    assert 0 < trial.images_done < trial.images_asked
+    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+    study = open_study(tmp_path / "j", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.PRUNED]
+    done = read_trial(tmp_path, trial.trial_id).images_done
+    time.sleep(2)
+    assert read_trial(tmp_path, trial.trial_id).images_done == done  # nobody trains on
+
+
+def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> None:
+    wild = {
+        "optimizer__lr": 1,
+        "optimizer__weight_decay": 10,
+        "optimizer__schedule": "constant",
+        "optimizer__warmup": 0,
+    }
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2}
+    with pytest.raises(AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): .*finite"):
+        run_sweep(small_sweep(tmp_path, **wild, **noisy), tmp_path / "runs", echo=lambda line: None)
+    study = open_study(tmp_path / "runs" / "small" / "study.journal", "small", RandomSampler())
+    assert [t.state for t in study.trials] == [TrialState.FAIL]
+
+
+# -- refused before the start ---------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_cannot_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    for overrides, complaint in (
+        ({"resources__cpus": 4096 // 8}, "a worker needs 512 CPUs, which no node of the cluster has"),
+        ({"resources__workers": 64}, "a trial needs 64 workers of 1 CPUs, but the cluster holds"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run_sweep(small_sweep(tmp_path, **overrides), tmp_path / "runs", echo=lambda line: None)
+        assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_bad_images_and_bad_storage_are_told_before_anything_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    missing = small_sweep(tmp_path, data__source="folder", data__path=str(folder))
+    with pytest.raises(UserError, match=str(folder)):
+        run_sweep(missing, tmp_path / "runs", echo=lambda line: None)
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file: is not a folder|file/small: cannot be written"):
+        run_sweep(small_sweep(tmp_path), tmp_path / "file", echo=lambda line: None)
+    with pytest.raises(UserError, match=r"small: cannot be written \("):
+        run_sweep(small_sweep(tmp_path), Path("/proc/nowhere"), echo=lambda line: None)
+    with pytest.raises(UserError, match=r"holds no sweep\.yaml"):
+        resume_sweep(tmp_path, echo=lambda line: None)

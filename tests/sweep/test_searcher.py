@@ -1,0 +1,286 @@
+"""What the study is told, and what a resumed search remembers; with real Optuna studies, without Ray processes."""
+
+import itertools
+import math
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
+from ambient_sweep.sweep.space import Search, Sweep, load_sweep
+from ambient_sweep.sweep.study import build_sampler, open_study, optuna_distribution
+
+REAL = """
+space:
+  observed.sigma: {uniform: [0.1, 0.5]}
+  consistency.weight: {loguniform: [0.1, 10]}
+  consistency.chain_steps: {int: [1, 8]}
+points: [{observed.sigma: 0.25}]
+controls: [{label: plain, seeds: [0, 1], set: {objective.kind: ambient}}]
+search: {trials: 6, seed: 3}
+"""
+FINITE = """
+space:
+  consistency.ramp: {choice: [step, linear, cosine]}
+  data_free: null
+search: {trials: 50}
+"""
+
+
+def sweep_of(folder: Path, text: str, **overrides: Any) -> Sweep:
+    path = folder / "s.yaml"
+    path.write_text(text)
+    return load_sweep(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def study_of(journal: Path, name: str = "s") -> optuna.Study:
+    """The study as another process sees it."""
+    return open_study(journal, name, optuna.samplers.RandomSampler())
+
+
+def full(fidelity: Any, memorization: Any, **more: Any) -> dict[str, Any]:
+    return {"fidelity": fidelity, "memorization": memorization, "done_full_length": True, "failed": None, **more}
+
+
+@pytest.fixture
+def ids() -> Iterator[str]:
+    return (f"tune{i:02d}" for i in itertools.count())
+
+
+def ask_all(searcher: Searcher, ids: Iterator[str]) -> dict[str, dict[str, Any]]:
+    suggestions = {}
+    for trial_id in ids:
+        suggestion = searcher.suggest(trial_id)
+        if suggestion == Searcher.FINISHED:
+            break
+        suggestions[trial_id] = suggestion
+    return suggestions
+
+
+def test_fixed_trials_come_first_and_stay_outside_the_study(tmp_path: Path, ids: Iterator[str]) -> None:
+    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+    given = ask_all(searcher, ids)
+    assert [s["role"] for s in given.values()] == ["baseline", "control", "control"] + ["search"] * 6
+    assert next(iter(given)) == given["tune00"]["trial_id"]
+    for trial_id in list(given)[:3]:
+        searcher.on_trial_complete(trial_id, full(1.0, 0.1))
+    study = study_of(tmp_path / "j")
+    assert [t.user_attrs["trial_id"] for t in study.trials] == list(given)[3:]
+    assert {t.state for t in study.trials} == {TrialState.RUNNING}
+
+
+def test_values_keep_their_flat_dotted_keys_and_points_come_first(tmp_path: Path, ids: Iterator[str]) -> None:
+    sweep = sweep_of(tmp_path, REAL)
+    searched = list(ask_all(SweepSearcher(sweep, tmp_path / "j"), ids).values())[3:]
+    assert all(set(s["values"]) == set(sweep.space) for s in searched)
+    assert searched[0]["values"]["observed.sigma"] == 0.25
+    for suggestion in searched:
+        config = sweep.config_for(suggestion["values"])
+        assert config.observed.sigma == suggestion["values"]["observed.sigma"]
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state", "values"),
+    [
+        (full(30.0, 0.1), False, TrialState.COMPLETE, [30.0, 0.1]),
+        (full(30.0, 0.1, done_full_length=False), False, TrialState.PRUNED, None),
+        ({"fidelity": 30.0, "memorization": 0.1}, False, TrialState.PRUNED, None),
+        (None, False, TrialState.PRUNED, None),
+        (None, True, TrialState.FAIL, None),
+        (full(30.0, 0.1), True, TrialState.FAIL, None),
+        (full(30.0, 0.1, failed="diverged"), False, TrialState.FAIL, None),
+        (full(math.nan, math.nan, failed="diverged", done_full_length=False), False, TrialState.FAIL, None),
+        (full(math.nan, 0.1), False, TrialState.FAIL, None),
+        (full(30.0, math.inf), False, TrialState.FAIL, None),
+        (full(-math.inf, 0.1), False, TrialState.FAIL, None),
+        (full(30.0, None), False, TrialState.FAIL, None),
+        ({"done_full_length": True, "failed": None}, False, TrialState.FAIL, None),
+    ],
+)
+def test_what_the_study_is_told(
+    tmp_path: Path, ids: Iterator[str], result: Any, error: bool, state: TrialState, values: Any
+) -> None:
+    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+    trial_id = list(ask_all(searcher, ids))[3]
+    searcher.on_trial_result(trial_id, full(1.0, 0.2, done_full_length=False))  # no intermediate value either
+    searcher.on_trial_complete(trial_id, result, error=error)
+    trial = study_of(tmp_path / "j").trials[0]
+    assert (trial.state, trial.values) == (state, values)
+    assert trial.intermediate_values == {}
+
+
+def test_optuna_search_itself_takes_a_stopped_trial_for_a_complete_one(tmp_path: Path) -> None:
+    """Why there is a subclass. Should this fail one day, the subclass may have become needless."""
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    plain = OptunaSearch(space, metric=["fidelity", "memorization"], mode=["min", "min"])
+    plain.suggest("a")
+    plain.on_trial_complete("a", full(30.0, math.inf, done_full_length=False))
+    assert plain._ot_study.trials[0].state == TrialState.COMPLETE
+
+
+def test_the_sampler_goes_on_after_pruned_and_failed_trials(tmp_path: Path, ids: Iterator[str]) -> None:
+    for sampler in ("tpe", "nsga2", "random", "qmc"):
+        sweep = sweep_of(tmp_path, REAL, search__trials=16, search__sampler=sampler, search__startup_trials=4)
+        searcher = SweepSearcher(sweep, tmp_path / sampler, concurrent=2)
+        endings = itertools.cycle([full(1.0, 0.5), None, full(math.nan, 1.0), full(2.0, 0.25)])
+        for trial_id in (f"{sampler}{i}" for i in itertools.count()):
+            if searcher.suggest(trial_id) == Searcher.FINISHED:
+                break
+            searcher.on_trial_complete(trial_id, next(endings))
+        trials = study_of(tmp_path / sampler).trials  # NSGA-II also draws children that equal a parent
+        states = [t.state for t in trials if "trial_id" in t.user_attrs]
+        assert len(states) == 16
+        assert TrialState.RUNNING not in states
+        assert TrialState.COMPLETE in states
+
+
+def test_the_limit_of_concurrency_works_around_it(tmp_path: Path, ids: Iterator[str]) -> None:
+    limited = ConcurrencyLimiter(SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j"), max_concurrent=2)
+    first, second = next(ids), next(ids)
+    assert limited.suggest(first)
+    assert limited.suggest(second)
+    assert limited.suggest(next(ids)) is None
+    limited.on_trial_complete(first, full(1.0, 1.0))
+    assert limited.suggest(next(ids))
+
+
+# -- resuming -------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_search_keeps_what_ended_and_hands_out_the_rest(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
+    first = SweepSearcher(sweep, journal)
+    given = {trial_id: first.suggest(trial_id) for trial_id in ("b", "c0", "c1", "s0", "s1", "s2", "s3")}
+    first.on_trial_complete("s0", full(3.0, 0.5))
+    # The driver is killed. s1 had come to its end without being told, s2 failed, c1 and s3 run.
+    outcomes = {
+        "b": Outcome(True, (9.0, 0.9)), "c0": Outcome(True), "c1": Outcome(False), "s0": Outcome(True, (3.0, 0.5)),
+        "s1": Outcome(True, (2.0, 0.75)), "s2": Outcome(True), "s3": Outcome(False),
+    }  # fmt: skip
+    second = SweepSearcher(sweep, journal, outcomes=outcomes)
+    assert not second.finished
+    again = ask_all(second, (f"new{i}" for i in itertools.count()))
+    assert [s["trial_id"] for s in again.values()] == ["c1", "s3", "new2", "new3"]
+    assert again["new0"] == given["c1"]
+    assert again["new1"] == given["s3"]
+    for tune_id in again:
+        second.on_trial_complete(tune_id, full(1.0, 1.0))
+    states = {t.user_attrs["trial_id"]: (t.state, t.values) for t in study_of(journal).trials}
+    assert states == {
+        "s0": (TrialState.COMPLETE, [3.0, 0.5]), "s1": (TrialState.COMPLETE, [2.0, 0.75]),
+        "s2": (TrialState.FAIL, None), "s3": (TrialState.COMPLETE, [1.0, 1.0]),
+        "new2": (TrialState.COMPLETE, [1.0, 1.0]), "new3": (TrialState.COMPLETE, [1.0, 1.0]),
+    }  # fmt: skip
+    everything = outcomes | {trial_id: Outcome(True) for trial_id in ("c1", "s3", "new2", "new3")}
+    assert SweepSearcher(sweep, journal, outcomes=everything).finished
+
+
+def test_a_trial_that_failed_and_then_came_through_counts(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, REAL.replace("controls", "# controls")), tmp_path / "j"
+    first = SweepSearcher(sweep, journal)
+    first.suggest("b")
+    values = first.suggest("s0")["values"]
+    first.on_trial_complete("s0", error=True)  # its worker was lost too often
+    second = SweepSearcher(sweep, journal, outcomes={"b": Outcome(True), "s0": Outcome(False)})
+    assert second.suggest("new")["values"] == values
+    second.on_trial_complete("new", full(5.0, 0.5))
+    done = [t for t in study_of(journal).trials if t.state == TrialState.COMPLETE]
+    assert [(t.params, t.values) for t in done] == [(values, [5.0, 0.5])]
+    third = SweepSearcher(sweep, journal, outcomes={"b": Outcome(True), "s0": Outcome(True)})
+    assert len(ask_all(third, (f"t{i}" for i in itertools.count()))) == sweep.search.trials - 1
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc"])
+def test_a_resumed_search_does_not_repeat_its_draws(tmp_path: Path, sampler: str) -> None:
+    sweep = sweep_of(tmp_path, REAL.replace("points", "# points"), search__trials=8, search__sampler=sampler)
+    journal = tmp_path / "j"
+    first = SweepSearcher(sweep, journal)
+    ended: dict[str, Outcome] = {}
+    drawn = []
+    for session in range(2):
+        searcher = first if session == 0 else SweepSearcher(sweep, journal, outcomes=ended)
+        for i in range(7 if session == 0 else 4):
+            suggestion = searcher.suggest(f"{session}.{i}")
+            searcher.on_trial_complete(f"{session}.{i}", full(1.0, 1.0))
+            ended[f"{session}.{i}"] = Outcome(True, (1.0, 1.0))
+            if suggestion["role"] == "search":
+                drawn.append(tuple(suggestion["values"].values()))
+    assert len(drawn) == 8
+    assert len(set(drawn)) == 8
+
+
+def test_a_seed_that_is_not_moved_on_would_repeat() -> None:
+    """The check above can fail: the same seed draws the same values."""
+    search = Search(sampler="random", seed=1)
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+
+    def draw(seen: int) -> float:
+        study = optuna.create_study(sampler=build_sampler(search, seen=seen))
+        return float(study.ask(space).params["x"])
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(3)
+
+
+def test_a_finite_space_is_searched_once_to_its_end(tmp_path: Path, ids: Iterator[str]) -> None:
+    text = FINITE.replace("data_free: null", "consistency.chain_steps: {int: [1, 4]}")
+    for sampler in ("tpe", "random"):
+        sweep = sweep_of(tmp_path, text, search__sampler=sampler)
+        searcher = SweepSearcher(sweep, tmp_path / sampler)
+        given = []
+        for trial_id in (f"{sampler}{i}" for i in itertools.count()):
+            suggestion = searcher.suggest(trial_id)
+            if suggestion == Searcher.FINISHED:
+                break
+            searcher.on_trial_complete(trial_id, full(1.0, 0.5))
+            given.append(suggestion)
+        searched = [tuple(s["values"].values()) for s in given if s["role"] == "search"]
+        assert len(searched) == len(set(searched)) == 12
+        assert searcher.finished
+        rejected = [t for t in study_of(tmp_path / sampler).trials if "trial_id" not in t.user_attrs]
+        assert {t.state for t in rejected} == {TrialState.FAIL}
+        assert all("same values" in t.user_attrs["why"] for t in rejected)
+
+
+def test_a_torn_last_line_does_not_lose_the_study(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
+    searcher = SweepSearcher(sweep, journal)
+    for trial_id in ("b", "c0", "c1", "s0"):
+        searcher.suggest(trial_id)
+    searcher.on_trial_complete("s0", full(3.0, 0.5))
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"work')
+    assert [t.values for t in study_of(journal).trials if t.state == TrialState.COMPLETE] == [[3.0, 0.5]]
+    SweepSearcher(sweep, journal, outcomes={name: Outcome(True) for name in ("b", "c0", "c1", "s0")}).suggest("s1")
+    assert len([t for t in study_of(journal).trials if "trial_id" in t.user_attrs]) == 2
+
+
+def test_a_damaged_study_is_named(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"what is this\nand this\n")
+    with pytest.raises(UserError, match=r"j: damaged"):
+        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+
+
+def test_tunes_snapshot_of_it_is_a_note_and_no_pickle(tmp_path: Path) -> None:
+    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+    searcher.save(str(tmp_path / "snapshot"))
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads((tmp_path / "snapshot").read_bytes())  # noqa: S301
+    searcher.restore(str(tmp_path / "snapshot"))
+    assert searcher.suggest("b")["role"] == "baseline"
+
+
+def test_distributions_become_optunas(tmp_path: Path) -> None:
+    space = sweep_of(tmp_path, REAL.replace("int: [1", "logint: [1")).space
+    floats = optuna.distributions.FloatDistribution
+    assert optuna_distribution(space["observed.sigma"]) == floats(0.1, 0.5)
+    assert optuna_distribution(space["consistency.weight"]) == floats(0.1, 10, log=True)
+    assert optuna_distribution(space["consistency.chain_steps"]) == optuna.distributions.IntDistribution(1, 8, log=True)

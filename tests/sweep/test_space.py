@@ -1,0 +1,223 @@
+"""The sweep file: what is accepted, what is refused and in which words, and the way back from its dump."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ambient_sweep.config import knobs
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep import space as space_module
+from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.sweep.space import check_corners, load_sweep, write_sweep
+
+GOOD = """
+base:
+  model: {kind: mlp, width: 64}
+  training.images: 5000
+  optimizer: {lr: 1e-2}
+space:
+  observed.sigma: {uniform: [0.1, 0.5]}
+  consistency.weight: {loguniform: [1e-1, 10]}
+  consistency.chain_steps: {int: [1, 8]}
+  training.batch_size: {logint: [16, 64]}
+  consistency.ramp: {choice: [step, linear]}
+points:
+  - {observed.sigma: 0.2, consistency.ramp: linear}
+  - {consistency: {weight: 3}}
+controls:
+  - {label: plain, seeds: [0, 1], set: {objective.kind: ambient}}
+  - {set: {observed.sigma: 0.3, consistency: {weight: 0}}}
+baseline: {seeds: [0, 1, 2]}
+search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2, startup_trials: 6}
+"""
+MINIMAL = "space: {observed.sigma: {uniform: [0.1, 0.5]}}\n"
+
+
+def write(folder: Path, text: str, name: str = "small.yaml") -> Path:
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_a_full_file_is_read(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, GOOD))
+    assert sweep.name == "small"
+    assert sweep.base["model.kind"] == "mlp"
+    assert set(sweep.base) == set(knobs())  # every knob, so that the dump does not depend on a later default
+    assert sweep.space["observed.sigma"] == Distribution("uniform", (0.1, 0.5))
+    assert sweep.space["consistency.weight"].values == (0.1, 10.0)  # YAML reads 1e-1 as a word
+    assert sweep.points == ({"observed.sigma": 0.2, "consistency.ramp": "linear"}, {"consistency.weight": 3.0})
+    assert [(t.role, t.label) for t in sweep.fixed_trials()] == [
+        ("baseline", "baseline"), ("baseline", "baseline"), ("baseline", "baseline"),
+        ("control", "plain"), ("control", "plain"), ("control", "observed.sigma=0.3, consistency.weight=0"),
+    ]  # fmt: skip
+    assert sweep.config_for(sweep.fixed_trials()[4].values).seed == 1
+    config = sweep.config_for({"observed.sigma": 0.25, "consistency.ramp": "linear"})
+    assert (config.observed.sigma, config.consistency.ramp, config.optimizer.lr) == (0.25, "linear", 0.01)
+
+
+def test_the_baseline_is_ordinary_training_on_clean_images(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, MINIMAL), {"seed": 7})
+    (trial,) = sweep.fixed_trials()
+    config = sweep.config_for(trial.values)
+    assert (config.objective.kind, config.observed.sigma, config.seed) == ("denoising", 0, 7)
+
+
+def test_noisy_base_copies_leave_no_baseline(tmp_path: Path) -> None:
+    noisy = {"observed.base_sigma": 0.1}
+    assert load_sweep(write(tmp_path, MINIMAL), noisy).fixed_trials() == ()
+    path = write(tmp_path, MINIMAL + "baseline: {seeds: [0]}")
+    with pytest.raises(UserError, match=r"baseline: needs clean images, but observed\.base_sigma=0\.1; remove"):
+        load_sweep(path, noisy)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"observed.base_sigma": 0.05}, {"search.trials": 4}])
+@pytest.mark.parametrize("text", [GOOD.replace("baseline: {seeds: [0, 1, 2]}\n", ""), MINIMAL])
+def test_the_dump_reads_back_to_an_equal_sweep(tmp_path: Path, text: str, overrides: dict[str, Any]) -> None:
+    sweep = load_sweep(write(tmp_path, text), overrides)
+    write_sweep(sweep, tmp_path / "sweep.yaml")
+    assert load_sweep(tmp_path / "sweep.yaml") == sweep
+
+
+def test_overrides_reach_base_search_and_name(tmp_path: Path) -> None:
+    changes = {"search.trials": 9, "training.images": 640, "name": "other", "baseline.seeds": [5]}
+    sweep = load_sweep(write(tmp_path, GOOD), changes)
+    assert (sweep.search.trials, sweep.search.sampler) == (9, "nsga2")
+    assert sweep.base["training.images"] == 640
+    assert (sweep.name, sweep.fixed_trials()[0].values["seed"]) == ("other", 5)
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = load_sweep(write(tmp_path, MINIMAL), {"data.source": "folder", "data.path": "images"})
+    assert sweep.base["data.path"] == str(tmp_path / "images")
+
+
+BAD = {
+    "unknown section": ("spaces: {}\n" + MINIMAL, "unknown key 'spaces'; did you mean 'space'?"),
+    "no space": ("base: {seed: 1}\n", "space: missing"),
+    "unknown searched key": ("space: {observed.sigmas: {uniform: [0, 1]}}", "space: unknown key 'observed.sigmas'; did"),
+    "unknown base key": ("base: {modle.kind: mlp}\n" + MINIMAL, "base: unknown key 'modle.kind'; did you mean"),
+    "base twice": ("base: {seed: 1, 'seed': 2}\n" + MINIMAL, "key 'seed' is given twice"),
+    "base dotted and nested": ("base: {model: {kind: mlp}, model.kind: unet}\n" + MINIMAL, "model.kind: given twice"),
+    "no distribution": ("space: {observed.sigma: 0.2}", "space.observed.sigma: expected one of uniform,"),
+    "unknown distribution": ("space: {observed.sigma: {normal: [0, 1]}}", "space.observed.sigma: expected one of"),
+    "reversed": ("space: {observed.sigma: {uniform: [0.5, 0.1]}}", "the lower first, not [0.5, 0.1]"),
+    "three ends": ("space: {observed.sigma: {uniform: [1, 2, 3]}}", "needs its lower and its upper end"),
+    "log of zero": ("space: {consistency.weight: {loguniform: [0, 1]}}", "loguniform needs ends above 0"),
+    "half an int": ("space: {consistency.chain_steps: {int: [1.5, 3]}}", "1.5 is not a whole number"),
+    "infinite": ("space: {observed.sigma: {uniform: [0.1, .inf]}}", "inf is not finite"),
+    "word for a number": ("space: {observed.sigma: {uniform: [low, high]}}", "'low' is not a number"),
+    "true for a number": ("space: {observed.sigma: {uniform: [false, true]}}", "False is not a number"),
+    "one choice": ("space: {consistency.ramp: {choice: [step]}}", "at least two different values"),
+    "same choice": ("space: {consistency.ramp: {choice: [step, step]}}", "at least two different values"),
+    "list choice": ("space: {consistency.ramp: {choice: [[step], linear]}}", "a choice must be a number, a word"),
+    "searched data": ("space: {data.train_size: {int: [50, 90]}}", "data.train_size may not be searched"),
+    "searched evaluation": ("space: {evaluation.samples: {int: [50, 90]}}", "evaluation.samples may not be searched"),
+    "searched resources": ("space: {resources.workers: {int: [1, 2]}}", "resources.workers may not be searched"),
+    "searched base noise": ("space: {observed.base_sigma: {uniform: [0, 1]}}", "observed.base_sigma may not be"),
+    "searched noise seed": ("space: {observed.seed: {int: [0, 1]}}", "observed.seed may not be searched"),
+    "control on data": (MINIMAL + "controls: [{set: {data.split_seed: 1}}]", "data.split_seed may not be set per"),
+    "control on nothing": (MINIMAL + "controls: [{set: {sigma: 1}}]", "controls[0].set: unknown key 'sigma'"),
+    "control's own key": (MINIMAL + "controls: [{name: a}]", "controls[0]: unknown key 'name'; it has label, seeds,"),
+    "control without seeds": (MINIMAL + "controls: [{seeds: []}]", "controls[0].seeds: tuple should have at least 1"),
+    "two seeds": (MINIMAL + "controls: [{seeds: [1], set: {seed: 2}}]", "set.seed contradicts seeds"),
+    "controls no list": (MINIMAL + "controls: {set: {seed: 2}}", "controls: expected a list"),
+    "point elsewhere": (MINIMAL + "points: [{seed: 2}]", "points[0]: 'seed' is not searched; a point may name"),
+    "point outside": (MINIMAL + "points: [{observed.sigma: 0.9}]", "points[0]: observed.sigma: 0.9 lies outside of"),
+    "empty point": (MINIMAL + "points: [{}]", "points[0]: is empty"),
+    "points over trials": (
+        MINIMAL + "points: [{observed.sigma: 0.2}, {observed.sigma: 0.3}]\nsearch: {trials: 1}",
+        "points: 2 of them, but search.trials=1",
+    ),
+    "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
+    "unknown sampler": (MINIMAL + "search: {sampler: grid}", "search.sampler: input should be 'tpe',"),
+    "unknown search key": (MINIMAL + "search: {trial: 3}", "search: unknown key 'trial'; it has trials,"),
+    "baseline without seeds": (MINIMAL + "baseline: {seeds: []}", "baseline.seeds: tuple should have at least 1"),
+    "baseline off": (MINIMAL + "baseline: null", "baseline.seeds: field required"),
+    "unsafe name": (MINIMAL + "name: ../up", "name: '../up' cannot name a folder"),
+    "no mapping": ("- 1", "expected a mapping"),
+    "not YAML": ("space: {", "line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "complaint"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, complaint: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_sweep(path)
+    message = str(caught.value)
+    assert complaint in message
+    assert "\n" not in message
+    if not message.startswith("model.kind: given twice"):
+        assert message.startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"observed.sigma": 0.3}, "observed.sigma: this sweep searches it"),
+        ({"search.trails": 3}, "search: unknown key 'trails'"),
+        ({"observed.sgima": 0.3}, "base: unknown key 'observed.sgima'"),
+        ({"search.trials": "many"}, "search.trials: input should be a valid integer"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_sweep(write(tmp_path, MINIMAL), overrides)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- corners --------------------------------------------------------------------------------------------------------
+
+
+def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
+    assert check_corners(load_sweep(write(tmp_path, GOOD))) == 2**5 + 2 + 6
+
+
+def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
+    text = "space: {observed.sigma: {uniform: [0.1, 90]}, seed: {int: [0, 1]}}\n"
+    with pytest.raises(UserError) as caught:
+        check_corners(load_sweep(write(tmp_path, text)))
+    assert str(caught.value) == (
+        "small: observed.sigma=90.0, seed=0: sampling.sigma_max: 80.0 is not above observed.sigma=90.0"
+    )
+
+
+def test_a_value_out_of_a_knobs_range_is_found(tmp_path: Path) -> None:
+    text = "space: {consistency.batch_share: {uniform: [0.5, 1.5]}}\n"
+    with pytest.raises(
+        UserError, match=r"small: consistency\.batch_share=1\.5: consistency\.batch_share: input should"
+    ):
+        check_corners(load_sweep(write(tmp_path, text)))
+
+
+def test_a_bad_base_is_not_blamed_on_a_corner(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^small: optimizer\.lr: input should be greater than 0"):
+        check_corners(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
+
+
+def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_path: Path) -> None:
+    control = "controls: [{label: loud, set: {observed.sigma: 99}}]\n"
+    with pytest.raises(UserError, match=r"small: control 'loud': sampling\.sigma_max"):
+        check_corners(load_sweep(write(tmp_path, MINIMAL + control)))
+    # Searched only, the batch is always a multiple of the workers; the baseline takes the base's.
+    text = "base: {resources.workers: 3}\nspace: {training.batch_size: {choice: [30, 60]}}\n"
+    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 cannot be shared evenly"):
+        check_corners(load_sweep(write(tmp_path, text)))
+
+
+def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space_module, "CORNER_CAP", 3)
+    text = """
+    space:
+      seed: {int: [0, 1]}
+      consistency.weight: {uniform: [0, 1]}
+      consistency.start: {uniform: [0, 1]}
+      observed.sigma: {uniform: [0.1, 90]}
+    """
+    with pytest.raises(UserError, match=r"observed\.sigma=90\.0: sampling\.sigma_max"):
+        check_corners(load_sweep(write(tmp_path, text)))
