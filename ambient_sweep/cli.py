@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard e
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
     try:
         cli.main(standalone_mode=False)
     except AmbientSweepError as error:

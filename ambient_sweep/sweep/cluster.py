@@ -125,4 +125,18 @@ def only_driver(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{root}: another process runs this sweep now; wait for it, or end it first") from None
+        except OSError as error:
+            raise UserError(
+                f"{root}: its file system has no locks ({error.strerror}); give another --storage"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def only_trainer(folder: Path) -> Iterator[None]:
+    """Holds a trial's folder for this process, and waits for one that still has it: a trial's process outlives a killed
+    driver by some seconds, and would write beside its successor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".trainer.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -9,6 +9,7 @@ start an errored one again. A worker that dies makes the trial fail, and Tune st
 the trial's own training state.
 """
 
+import contextlib
 import math
 import os
 import threading
@@ -20,7 +21,8 @@ from ray import tune
 
 from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.results.records import EvaluationRecord, read_trial, read_trial_evaluations
+from ambient_sweep.results.records import EvaluationRecord, read_trial, read_trial_evaluations, trial_folder
+from ambient_sweep.sweep.cluster import only_trainer
 from ambient_sweep.sweep.outcomes import (
     full_length_objectives,
     mark,
@@ -98,7 +100,8 @@ def _in_process(config: Config, root: Path, trial_id: str, role: str) -> None:
         if report.evaluation is not None and report.evaluation.main_endpoint:
             tune.report(result(report.evaluation))
 
-    run_trial(config, root, trial_id, role=role, on_report=forward)
+    with only_trainer(trial_folder(root, trial_id)):
+        run_trial(config, root, trial_id, role=role, on_report=forward)
 
 
 # -- several workers ------------------------------------------------------------------------------------------------
@@ -167,4 +170,7 @@ def train_worker(task: dict[str, Any]) -> None:
     from ambient_sweep.trial import run_trial
 
     config = build_config(task["config"], where=task["trial_id"])
-    run_trial(config, Path(task["root"]), task["trial_id"], role=task["role"], group=Group.distributed())
+    root, trial_id, group = Path(task["root"]), task["trial_id"], Group.distributed()
+    with only_trainer(trial_folder(root, trial_id)) if group.rank == 0 else contextlib.nullcontext():
+        group.broadcast(None)  # the others wait here for rank 0's lock
+        run_trial(config, root, trial_id, role=task["role"], group=group)

@@ -1,5 +1,6 @@
 """The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,7 +57,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
             process.wait()
-        wait_until(lambda pid=process.pid: not session_of(pid), 30)
+        for pid in session_of(process.pid):  # two agents of Ray's outlive a killed driver by a minute
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def session_of(leader: int) -> list[int]:
@@ -114,7 +117,6 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     wait_until(lambda: len(completed(root)) > known and half_way(root))
     os.kill(second.pid, signal.SIGKILL)
     second.wait()
-    wait_until(lambda: not session_of(second.pid), 60)  # Ray's processes end with their driver
     assert {trial.status for trial in read_trials(root)} >= {"completed", "running"}
     kept |= {
         trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)

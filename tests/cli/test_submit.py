@@ -1,0 +1,95 @@
+"""`ray job submit` of a sweep to a head node with token auth, as the README describes it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def status(url: str, token: str | None) -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A head node of our own; ended with all its processes, and nobody else's."""
+    port, address = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    options = ["--port", str(address), "--dashboard-port", str(port), "--num-cpus", "2"]
+    options += ["--dashboard-agent-listen-port", str(free_port())]  # the default may be another Ray's
+    log = (tmp_path / "head.log").open("w")
+    command = [ROOT / "cluster" / "head.sh", *options]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        token = (tmp_path / "token").read_text() if (tmp_path / "token").exists() else None
+        if token and status(url, token) == 200:
+            break
+        time.sleep(0.5)
+    else:
+        pytest.fail((tmp_path / "head.log").read_text())
+    yield environment, url, token
+    process.terminate()  # `ray start --block` ends its node's processes
+    process.wait(timeout=60)
+    log.close()
+
+
+def submit(words, environment):
+    """Submits; for the first seconds of its life a head says that no agent is there yet to take a job."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            [ROOT / "cluster" / "submit.sh", *words],
+            env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
+
+
+def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
+    environment, url, token = head
+    assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+    assert status(url, None) in (401, 403)  # no token, no entry
+    assert status(url, "wrong") in (401, 403)
+    storage = tmp_path / "storage"
+    changes = "training.images=3200 model.width=16 evaluation.samples=32 sampling.steps=4 search.trials=1".split()
+    changes += ["evaluation.distances=[fd_classifier]", "baseline.seeds=[0]", "evaluation.lengths=[0.5,1.0]"]
+    words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
+    done = submit(words, environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert str(storage / "digits" / "report.html") in done.stdout
+    trials = pd.read_parquet(storage / "digits" / "trials.parquet")
+    assert len(trials) == 1 + 1 + 7  # searched, baseline, controls
+    assert set(trials["status"]) == {"completed"}

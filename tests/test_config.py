@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ambient_sweep.config import (
+    Config,
+    build_config,
+    dump,
+    flatten,
+    knobs,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    write_config,
+)
+from ambient_sweep.errors import UserError
+
+SMALL = {"evaluation.lengths": [1.0]}
+
+
+def complaint(*layers):
+    with pytest.raises(UserError) as caught:
+        build_config(*layers)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_later_layers_win_whether_nested_or_dotted():
+    config = build_config({"observed": {"sigma": 0.1}, "seed": 3}, {"observed.sigma": 0.2}, {"observed": {"seed": 7}})
+    assert (config.observed.sigma, config.observed.seed, config.seed) == (0.2, 7, 3)
+
+
+def test_every_knob_has_a_line_of_help_and_a_range_or_choice():
+    for key, (field, _) in knobs().items():
+        assert field.description, key
+        unlimited = field.annotation in (int, float) and not field.metadata
+        assert not unlimited, f"{key} has no range"
+
+
+def test_a_written_config_reads_back_equal(tmp_path):
+    config = build_config({"observed.sigma": 0.123456789012345, "evaluation.lengths": [0.1, 1.0], "optimizer.lr": 1e-7})
+    write_config(config, tmp_path / "c.yaml", "a note\nof two lines")
+    assert load_config(tmp_path / "c.yaml") == config
+    assert build_config(dump(config)) == config
+    assert config.fingerprint() == load_config(tmp_path / "c.yaml").fingerprint()
+    assert config.fingerprint() != build_config(dump(config), {"seed": 1}).fingerprint()
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"observed.sigm": 1}, ["unknown key 'observed.sigm'", "did you mean 'observed.sigma'"]),
+        ({"xyzzy": 1}, ["unknown key 'xyzzy'"]),
+        ({"observed": 0.3}, ["unknown key 'observed'"]),
+        ({"observed.sigma": -0.1}, ["observed.sigma", "greater than or equal to 0", "-0.1"]),
+        ({"observed.sigma": "much"}, ["observed.sigma", "valid number", "'much'"]),
+        ({"observed.sigma": float("inf")}, ["observed.sigma", "finite"]),
+        ({"objective.kind": "magic"}, ["objective.kind", "'ambient_consistency'", "'magic'"]),
+        ({"observed.sigma": 0}, ["observed.sigma", "objective.kind=ambient_consistency"]),
+        ({"observed.sigma": 0.1, "observed.base_sigma": 0.2}, ["observed.sigma", "base_sigma=0.2"]),
+        ({"objective.kind": "ambient_high_clean_low", "observed.base_sigma": 0.1}, ["observed.base_sigma", "clean"]),
+        ({"data.image_size": 16}, ["data.image_size", "8x8"]),
+        ({"data.source": "folder"}, ["data.path"]),
+        ({"data.path": "x"}, ["data.path", "folder"]),
+        ({"resources.workers": 3}, ["training.batch_size", "resources.workers=3"]),
+        ({"sampling.sigma_max": 0.2}, ["sampling.sigma_max", "observed.sigma"]),
+        ({"evaluation.fidelity": "fid"}, ["evaluation.fidelity", "evaluation.distances"]),
+        ({"evaluation.lengths": [0.5]}, ["evaluation.lengths", "1.0"]),
+        ({"evaluation.lengths": [0.5, 0.2, 1.0]}, ["evaluation.lengths", "rise"]),
+        ({"evaluation.distances": ["fd_pixels", "fd_pixels"]}, ["evaluation.distances", "twice"]),
+        ({"training.images": 100}, ["evaluation.lengths", "same step"]),
+        ({"evaluation.inception_weights": "w.pt"}, ["evaluation.inception_weights", "fid"]),
+        ({"model.levels": 5}, ["model.levels", "16"]),
+    ],
+)
+def test_bad_values_are_refused_in_one_line_that_names_the_key(values, words):
+    message = complaint(values)
+    for word in words:
+        assert word in message
+
+
+def test_one_key_given_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"observed.sigma: given twice"):
+        flatten({"observed": {"sigma": 1}, "observed.sigma": 2})
+    (tmp_path / "c.yaml").write_text("seed: 1\ndata: {train_size: 3}\nseed: 2\n")
+    with pytest.raises(UserError, match=r"c.yaml: line 3: key 'seed' is given twice"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "\x00", "a: !!python/object:os.system {}", ""])
+def test_files_that_are_not_a_mapping_are_refused_by_name(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"c.yaml") as caught:
+        load_config(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_read_as_yaml():
+    assert parse_overrides(["a.b=1e-3", "c=[0.5, 1.0]", "d=null", "e=x=y"]) == {
+        "a.b": "1e-3",  # YAML 1.1 takes it for a word; the config makes it a number
+        "c": [0.5, 1.0],
+        "d": None,
+        "e": "x=y",
+    }
+    assert build_config(parse_overrides(["optimizer.lr=1e-3"])).optimizer.lr == 1e-3
+    with pytest.raises(UserError, match="key=value"):
+        parse_overrides(["observed.sigma"])
+
+
+def test_lengths_fall_on_steps():
+    config = build_config({"training.images": 1000, "training.batch_size": 64})
+    assert config.steps == 16
+    assert [config.images_at(f) for f in (0.25, 0.5, 1.0)] == [256, 512, 1024]
+    assert config.images_at(1e-9) == 64
+
+
+def test_endpoints_are_those_that_differ():
+    assert build_config({}).endpoints() == ("zero", "observed")
+    assert build_config({"objective.kind": "denoising", "observed.sigma": 0}).endpoints() == ("zero",)
+    assert build_config({"objective.kind": "ambient"}).main_endpoint() == "observed"
+    assert build_config({"objective.kind": "ambient", "evaluation.endpoints": ["zero"]}).main_endpoint() == "zero"
+    assert build_config({"evaluation.endpoints": ["observed"]}).main_endpoint() == "observed"
+
+
+SEARCH_SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
+
+
+def test_there_are_search_spaces():
+    assert SEARCH_SPACES
+
+
+@pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda p: p.name)
+def test_every_search_space_is_valid_and_opens_with_its_command(path):
+    from ambient_sweep.sweep.space import check_corners, load_sweep
+
+    assert path.read_text().splitlines()[0].startswith(f"# ambient-sweep run search_spaces/{path.name}")
+    assert check_corners(load_sweep(path)) > 1
+    assert yaml.safe_load(path.read_text()).keys() >= {"base", "space", "search"}
