@@ -41,8 +41,9 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+            # "local": without it, Ray joins any cluster that was once started on this machine, or waits for a dead one
+            ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
     try:

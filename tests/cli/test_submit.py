@@ -62,6 +62,9 @@ def head(tmp_path):
     process.terminate()  # `ray start --block` ends its node's processes
     process.wait(timeout=60)
     log.close()
+    current = Path("/tmp/ray/ray_current_cluster")  # Ray leaves it; a plain ray.init() would wait for the dead head
+    if current.exists() and current.read_text().endswith(f":{address}"):
+        current.unlink()
 
 
 def submit(words, environment):

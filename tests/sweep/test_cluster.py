@@ -21,9 +21,8 @@ from ambient_sweep.sweep.cluster import (
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
-    with only_driver(tmp_path):
-        with pytest.raises(UserError, match="another process runs this sweep now"):
-            only_driver(tmp_path).__enter__()
+    with only_driver(tmp_path), pytest.raises(UserError, match="another process runs this sweep now"):
+        only_driver(tmp_path).__enter__()
     with only_driver(tmp_path):
         pass
 
