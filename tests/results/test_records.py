@@ -11,7 +11,10 @@ from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results.files import write_atomic
 from ambient_sweep.results.records import (
     evaluation_path,
+    read_evaluation,
     read_evaluations,
+    read_trial,
+    read_trial_evaluations,
     read_trials,
     trial_path,
     write_evaluation,
@@ -35,6 +38,18 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
     assert path == evaluation_path(tmp_path, "a", 49984, "zero")
     tree = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert tree["measures"]["fd_pixels"]["value"] == "inf"
+
+
+def test_one_trial_can_be_read_alone(tmp_path: Path) -> None:
+    later = make_evaluation("a", Config(), 31.0, 0.1, 0.5)
+    for record in (later, EVALUATION, make_evaluation("b", Config(), 30.0, 0.1)):
+        write_evaluation(tmp_path, record)
+    write_trial(tmp_path, TRIAL)
+    assert read_trial(tmp_path, "a") == TRIAL
+    assert read_trial_evaluations(tmp_path, "a") == [EVALUATION, later]
+    assert read_evaluation(evaluation_path(tmp_path, "a", later.images, "zero"), "a") == later
+    with pytest.raises(UserError, match=r"trials/b/trial\.json: cannot be read"):
+        read_trial(tmp_path, "b")
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
