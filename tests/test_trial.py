@@ -58,7 +58,7 @@ def test_the_folder_of_a_trial(tmp_path):
         assert set(e.measures) == {"fd_pixels", "mem_excess", "mem_ratio"}
         assert all(m.n == 40 and m.low <= m.value <= m.high for m in e.measures.values())
         assert (folder / "evaluations" / f"images-{e.images:09d}-{e.endpoint}.png").exists()
-        model, again, meta = load_model(tmp_path / e.checkpoint)
+        _, again, meta = load_model(tmp_path / e.checkpoint)
         assert again == config
         assert meta["images"] == e.images
     split = json.loads((tmp_path / "split.json").read_text())
@@ -79,7 +79,7 @@ def test_equal_configs_give_equal_numbers_and_evaluate_repeats_them(tmp_path):
 
 def test_stopping_earlier_passes_through_the_same_models(tmp_path):
     """`best` hands over a config and a length: trained again, it gives the numbers of the table."""
-    _, whole = finished(tmp_path / "a")
+    finished(tmp_path / "a")
     config, part = finished(tmp_path / "b", **{"training.stop": 0.5, "evaluation.endpoints": ["observed"]})
     assert part.images_done == 1600
     assert evaluated_lengths(config) == {1600: 0.5}
@@ -153,7 +153,10 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(
 
 def test_other_data_or_other_evaluation_settings_are_refused(tmp_path):
     config, _ = finished(tmp_path)
-    for changes, words in (({"data.split_seed": 1}, "other images"), ({"evaluation.quantile": 0.05}, "other evaluation")):
+    for changes, words in (
+        ({"data.split_seed": 1}, "other images"),
+        ({"evaluation.quantile": 0.05}, "other evaluation"),
+    ):
         with pytest.raises(UserError, match=words):
             run_trial(build_config(SMALL, changes), tmp_path, "u")
     model, _, _ = load_model(tmp_path / "trials" / "t" / "checkpoints" / "images-000003200")
@@ -185,7 +188,9 @@ def test_tensorboard_sees_scalars_pictures_and_both_objectives(tmp_path):
     events = EventAccumulator(str(tmp_path / "trials" / "t"))
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/lr", "zero/fd_pixels", "observed/mem_excess", "objective/fidelity"} <= set(tags["scalars"])
+    assert {"train/loss", "train/lr", "zero/fd_pixels", "observed/mem_excess", "objective/fidelity"} <= set(
+        tags["scalars"]
+    )
     assert [s.step for s in events.Scalars("zero/fd_pixels")] == [1600, 3200]
     assert {"samples above nearest training images/zero", "samples above nearest training images/observed"} <= set(
         tags["images"]

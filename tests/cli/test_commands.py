@@ -28,6 +28,9 @@ SWEEP = {
 }
 
 
+FID = {"distances": ["fid"], "fidelity": "fid", "inception_weights": "/no/file.pt"}
+
+
 def ambient_sweep(*words, cwd=ROOT):
     command = [sys.executable, "-m", "ambient_sweep", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
@@ -168,7 +171,7 @@ def written(path: Path, tree) -> Path:
         ({"base": {"data": {"train_size": 5000}}}, ["train_size=5000", "1797"]),
         ({"base": {"data": {"source": "folder", "path": "/no/such/folder", "train_size": 5}}}, ["/no/such/folder"]),
         ({"base": {"resources.workers": 32, "training.batch_size": 64}}, ["32", "workers"]),
-        ({"base": {"evaluation": {"distances": ["fid"], "fidelity": "fid", "inception_weights": "/no/file.pt"}}}, ["file.pt"]),
+        ({"base": {"evaluation": FID}}, ["file.pt"]),
     ],
 )
 def test_bad_sweeps_end_in_one_line_and_leave_nothing(tmp_path, changes, words):

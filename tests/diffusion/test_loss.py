@@ -76,7 +76,11 @@ def test_naive_denoising_of_observations_is_minimised_elsewhere(generator):
 def test_without_observation_noise_it_is_the_denoising_loss(generator):
     mixture = two_modes()
     x0, noise = mixture.draw(50, generator), normal((50, 1, 1, 2), generator)
-    sigma, zero, weight = torch.rand(50, dtype=torch.float64) + 0.1, torch.zeros(50, dtype=torch.float64), torch.rand(50)
+    sigma, zero, weight = (
+        torch.rand(50, dtype=torch.float64) + 0.1,
+        torch.zeros(50, dtype=torch.float64),
+        torch.rand(50),
+    )
     ambient = ambient_loss(mixture.posterior_mean, x0, zero, sigma, noise, weight)
     torch.testing.assert_close(ambient, denoising_loss(mixture.posterior_mean, x0, sigma, noise, weight))
 

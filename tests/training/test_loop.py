@@ -84,7 +84,7 @@ def test_before_its_start_a_run_does_not_depend_on_consistency():
         other, records = run(build_config(BASE, half, changes), observations())
         assert_same_bits(plain, other)
         assert all(r.consistency == 0 and r.consistency_weight == 0 for r in records)
-    full, records = run(build_config(BASE), observations())
+    _, records = run(build_config(BASE), observations())
     assert records[-1].consistency != 0
 
 
