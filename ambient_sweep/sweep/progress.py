@@ -78,7 +78,7 @@ class Progress:
         front = self.frontier()
         if front:
             shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)
-            parts.append(f"frontier ({self.names[0]}/{self.names[1]}): {shown}")
+            parts.append(f"frontier so far at main endpoints ({self.names[0]}/{self.names[1]}): {shown}")
         left = self.seconds_left()
         if left is not None:
             parts.append(f"about {_minutes(left)} left")

@@ -19,6 +19,17 @@ def count(image: np.ndarray, color: tuple[int, int, int]) -> int:
     return int((np.abs(image - color).max(axis=2) < 12).sum())
 
 
+def solid(image: np.ndarray, color: tuple[int, int, int], side: int) -> list[tuple[int, int]]:
+    """Where squares of one colour lie, one for all squares that are near each other."""
+    match = np.abs(image - color).max(axis=2) < 12
+    squares = np.argwhere(np.lib.stride_tricks.sliding_window_view(match, (side, side)).all(axis=(2, 3)))
+    found: list[tuple[int, int]] = []
+    for y, x in squares.tolist():
+        if all(max(abs(y - v), abs(x - u)) > 12 for v, u in found):
+            found.append((y, x))
+    return found
+
+
 def test_the_picture_is_written_and_readable(sweep: Path) -> None:
     table = export_tables(sweep).evaluations
     frontier_png(table, sweep / "frontier.png")
@@ -26,7 +37,8 @@ def test_the_picture_is_written_and_readable(sweep: Path) -> None:
     assert image.shape[1] > 1000
     assert image.shape[0] > 600
     assert not list(sweep.glob(".*"))
-    assert count(image, (0xD1, 0x49, 0x5B)) > 200, "the baseline has its colour"
+    discs = len(solid(image, (0xD1, 0x49, 0x5B), side=7))
+    assert discs == 5, "the baseline's four lengths and the legend's mark; its dashes are thinner"
 
 
 def test_the_baseline_is_drawn_only_where_there_is_one(sweep: Path) -> None:

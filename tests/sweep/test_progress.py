@@ -55,7 +55,7 @@ def test_the_frontier_holds_what_no_other_point_beats() -> None:
     progress.evaluated("b", "", 1.0, (15.0, 0.3))
     progress.evaluated("c", "", 1.0, (float("nan"), 0.0))
     assert progress.frontier() == [(20.0, 0.1), (15.0, 0.3), (10.0, 0.5)]
-    assert "frontier (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.status_line()
+    assert "frontier so far at main endpoints (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.status_line()
 
 
 def test_a_long_frontier_is_shown_by_five_points_with_its_ends() -> None:
