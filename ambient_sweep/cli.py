@@ -27,13 +27,18 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except AmbientSweepError as error:
         _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         _fail(error.format_message() + hint, 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; the same command goes on from the last saved state", 1)
+        _fail("interrupted; `train` and `resume` go on from the last saved state", 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -142,7 +147,10 @@ def best(source: Path, rule: str, view: str, out: Path | None, as_json: bool) ->
     from ambient_sweep.results.select import best_config, select
     from ambient_sweep.results.table import read_table
 
-    choice = select(read_table(_evaluations_file(source)), rule, view)
+    table = read_table(_evaluations_file(source))
+    if "on_front" not in table.column_names:
+        raise UserError(f"{source}: is no table of evaluations; give evaluations.parquet or the folder of a run")
+    choice = select(table, rule, view)
     config = best_config(choice)
     row = choice.row
     lines = [f"{rule}: {choice.reason}", f"best       {_point(row)}"]
@@ -187,6 +195,8 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
     from ambient_sweep.sweep.single import train_single
 
     config = load_config(file, parse_overrides(overrides))
+    if name is not None and Path(name).name != name:
+        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
     root = storage.expanduser().absolute() / (name or file.stem)
     record, evaluations = train_single(config, root, echo=_echo(as_json))
     result = {

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ambient_sweep.errors import UserError
 
+PATH_KEYS = ("data.path", "evaluation.inception_weights")  # workers run in another working directory
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Distance = Literal["fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid"]
 Memorization = Literal["mem_excess", "mem_ratio"]
@@ -34,14 +36,14 @@ class DataConfig(Section):
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
     train_size: int = Field(150, ge=2, description="images for training")
     heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
-    split_seed: int = Field(0, ge=0, description="seed of the split into training and held-out images")
+    split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split into training and held-out images")
     flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
 
 
 class ObservedConfig(Section):
     sigma: float = Field(0.3, ge=0, le=100, description="noise level of the observed images, data in [-1, 1]")
     base_sigma: float = Field(0.0, ge=0, le=100, description="noise level of the copies that all levels are made from")
-    seed: int = Field(0, ge=0, description="seed of the one fixed noise draw per image")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the one fixed noise draw per image")
 
 
 class ObjectiveConfig(Section):
@@ -111,7 +113,7 @@ class EvaluationConfig(Section):
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in sampling and encoding")
-    seed: int = Field(0, ge=0, description="seed of the samples")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
     endpoints: tuple[Endpoint, ...] = Field(
         ("zero", "observed"), min_length=1, description="sampling down to 0, and stopped at the observed level"
     )
@@ -131,7 +133,7 @@ class ResourcesConfig(Section):
 class Config(Section):
     """One training run with its evaluation; frozen. Equal configs train equal models."""
 
-    seed: int = Field(0, ge=0, description="seed of initial weights and of all draws in training")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights and of all draws in training")
     data: DataConfig = DataConfig()
     observed: ObservedConfig = ObservedConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -277,8 +279,13 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
     for layer in layers:
         values.update(flatten(layer))
     check_keys(values, where)
+    fields = knobs()
     nested: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, bool) and fields[key][0].annotation is not bool:
+            raise UserError(
+                f"{where}: {key}: {str(value).lower()} is neither a number nor a word; quote it if it is one"
+            )
         section, _, name = key.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[name] = value
     try:
@@ -343,8 +350,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The config in a YAML file, overlaid by `overrides`."""
-    return build_config(read_yaml(path), overrides or {}, where=str(path))
+    """The config in a YAML file, overlaid by `overrides`; relative paths in it become absolute."""
+    values = flatten(read_yaml(path)) | flatten(overrides or {})
+    if "space" in {key.partition(".")[0] for key in values}:
+        raise UserError(f"{path}: is a sweep, not the config of one run; use `ambient-sweep run`")
+    for key in PATH_KEYS:
+        if isinstance(values.get(key), str):
+            values[key] = str(Path(values[key]).expanduser().absolute())
+    return build_config(values, where=str(path))
 
 
 def write_config(config: Config, path: Path, header: str = "") -> None:

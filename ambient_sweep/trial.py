@@ -47,6 +47,7 @@ from ambient_sweep.training.state import TrainState, save_model
 
 GRID_SAMPLES = 32
 REFERENCE = "reference"
+REMOVE_STATE = "remove the state and the trial begins again"
 
 cached_data = functools.lru_cache(maxsize=1)(load_data)
 
@@ -357,4 +358,8 @@ def _newest_state(folder: Path, config: Config, shape: Shape, device: str, group
     name = group.broadcast(saved[-1].name if saved else None)
     if name is None:
         return TrainState.create(config, shape, device)
-    return TrainState.load(folder / "state" / name, config, shape, device)
+    newest = folder / "state" / name
+    try:
+        return TrainState.load(newest, config, shape, device)
+    except UserError as error:
+        raise UserError(f"{error}; {REMOVE_STATE}: {newest}") from None

@@ -213,5 +213,5 @@ def test_sigterm_during_training_leaves_a_folder_to_go_on_from(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.strip().splitlines() == ["error: interrupted; the same command goes on from the last saved state"]
+    assert errors.strip().splitlines() == ["error: interrupted; `train` and `resume` go on from the last saved state"]
     assert read_trial(tmp_path / "c", "train").status == "stopped"

@@ -1,5 +1,7 @@
 """Images from a folder tree of PNG and JPEG files."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ambient_sweep.errors import UserError
 
+# What Pillow's readers raise on damaged files
+BROKEN = (
+    OSError, UnidentifiedImageError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError,
+    ZeroDivisionError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -37,7 +44,7 @@ def read_image(file: Path, image_size: int, channels: int) -> NDArray[np.float32
         with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)
             upright.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise UserError(f"{file}: cannot be read as an image ({error}); remove or replace it") from None
     pixels = _pixels(upright, channels)
     height, width = pixels.shape[:2]

@@ -37,6 +37,8 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    in_main = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -46,6 +48,8 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
+    if in_main:
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from ambient_sweep.results.records import (
     write_trial,
 )
 from ambient_sweep.sweep.searcher import Outcome
+from ambient_sweep.trial import REMOVE_STATE
 
 LOST = "worker failed"  # such a trial is tried again by `resume`; any other failure would only repeat itself
 INTERRUPTED = "interrupted"  # so is such a one
@@ -32,7 +33,11 @@ def outcome(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> Outcome:
     """How a trial ended, from its record and its evaluations."""
     if trial.status == "completed":
         return Outcome(True, full_length_objectives(trial, evaluations))
-    again = trial.status == "running" or (trial.reason or "").startswith((LOST, INTERRUPTED))
+    again = (
+        trial.status == "running"
+        or (trial.reason or "").startswith((LOST, INTERRUPTED))
+        or REMOVE_STATE in (trial.reason or "")
+    )
     return Outcome(not again, stopped=trial.status == "stopped")
 
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
+from ambient_sweep.config import PATH_KEYS, Section, check_keys, describe, flatten, knobs, read_yaml
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.definition import Baseline, Control, FixedTrial, Search, Sweep, values_text
 from ambient_sweep.sweep.distributions import Distribution, read_distribution
@@ -36,7 +36,7 @@ CORNER_CAP = 4096  # above this many corners, single-axis extremes and a sample 
 SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search")
 SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
 SHARED_KEYS = ("observed.base_sigma", "observed.seed")
-PATH_KEYS = ("data.path", "evaluation.inception_weights")  # trials run in another working directory
+INTERIOR_CAP = 64  # whole numbers inside a range that are checked too, from its lower end
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 S = TypeVar("S", bound=Section)
 
@@ -227,13 +227,21 @@ def _fixed_and_points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _corners(space: Mapping[str, Distribution]) -> Iterator[tuple[None, dict[str, Any]]]:
     axes = [distribution.values for distribution in space.values()]
+    lowest = tuple(axis[0] for axis in axes)
     if math.prod(len(axis) for axis in axes) <= CORNER_CAP:
         corners: Iterable[tuple[Any, ...]] = itertools.product(*axes)
     else:
-        lowest = tuple(axis[0] for axis in axes)
         single = ((*lowest[:i], value, *lowest[i + 1 :]) for i, axis in enumerate(axes) for value in axis)
         draw = random.Random(0)
         sample = (tuple(draw.choice(axis) for axis in axes) for _ in range(CORNER_CAP))
         corners = itertools.chain(single, sample)
-    for corner in corners:
+    within = (  # a knob may want multiples, which the ends alone would not show
+        (*lowest[:i], value, *lowest[i + 1 :])
+        for i, distribution in enumerate(space.values())
+        if distribution.kind in ("int", "logint")
+        for value in range(
+            distribution.values[0] + 1, min(distribution.values[1], distribution.values[0] + INTERIOR_CAP)
+        )
+    )
+    for corner in itertools.chain(corners, within):
         yield None, dict(zip(space, corner, strict=True))

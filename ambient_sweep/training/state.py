@@ -57,7 +57,7 @@ class TrainState:
     @classmethod
     def load(cls, folder: Path, config: Config, shape: Shape, device: str = "cpu") -> "TrainState":
         """The state saved in `folder`. Raises UserError if it is damaged or of another config."""
-        tensors, meta = read_tensors(folder, "state", device)
+        tensors, meta = read_tensors(folder, "state", device, needs=("images", "config"))
         if meta["config"] != config.model_dump(mode="json"):
             raise UserError(f"{folder}: was saved by another config; use that config or another folder")
         state = cls.create(config, shape, device)
@@ -81,7 +81,8 @@ def save_model(
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:
     """The denoiser of a checkpoint folder, its config and its notes. Raises UserError if it is missing or damaged."""
-    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
+    needs = ("images", "shape", "config", "data_fingerprint")
+    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint", needs=needs)
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]
     denoiser = build_model(config.model, (channels, height, width), config.seed).to(device)
@@ -108,7 +109,7 @@ def write_tensors(
 
 
 def read_tensors(
-    folder: Path, name: str, device: str, meta_name: str | None = None
+    folder: Path, name: str, device: str, meta_name: str | None = None, needs: tuple[str, ...] = ()
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises UserError that names a missing, damaged or newer file."""
     file, meta_file = folder / f"{name}.safetensors", folder / f"{meta_name or name}.json"
@@ -119,6 +120,9 @@ def read_tensors(
         raise UserError(f"{folder}: not a readable {meta_name or name} ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(f"{meta_file}: format {meta.get('format') if isinstance(meta, dict) else None} is not {FORMAT}")
+    for key in needs:
+        if key not in meta:
+            raise UserError(f"{meta_file}: damaged ({key} is missing)")
     if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
         raise UserError(f"{file}: damaged (its sha256 is not the one in {meta_file.name})")
     try:

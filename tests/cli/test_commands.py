@@ -212,3 +212,55 @@ def test_a_diverging_run_fails_with_its_reason(tmp_path):
     message = bad("train", config, "--storage", tmp_path, code=1)
     assert "not finite" in message
     assert pd.read_parquet(tmp_path / "c" / "trials.parquet")["status"].tolist() == ["failed"]
+
+
+def test_train_keeps_to_its_storage_and_leaves_nothing_after_bad_input(tmp_path):
+    config = written(tmp_path / "c.yaml", {"data": {"train_size": 5000}})
+    assert "cannot name a folder" in bad("train", config, "--storage", tmp_path / "runs", "--name", "../out")
+    assert "train_size=5000" in bad("train", config, "--storage", tmp_path / "runs")
+    assert not (tmp_path / "runs" / "c").exists()
+    assert not (tmp_path / "out").exists()
+    assert "is a sweep" in bad("train", "search_spaces/digits.yaml", "--storage", tmp_path / "runs")
+    assert "workers" in bad(
+        "train", written(tmp_path / "w.yaml", {"resources.workers": 64}), "--storage", tmp_path / "runs"
+    )
+
+
+def test_whole_numbers_inside_a_range_are_validated(tmp_path):
+    space = SWEEP | {"space": {"model.width": {"int": [16, 64]}}, "points": []}
+    assert "multiple of 8" in bad("validate", written(tmp_path / "w.yaml", space))
+
+
+def test_odd_values_and_tables_are_refused_in_one_line(sweep, tmp_path):
+    root, _ = sweep
+    assert "no table of evaluations" in bad("best", root / "trials.parquet")
+    config = written(tmp_path / "c.yaml", {"observed": {"sigma": True}})
+    assert "observed.sigma" in bad("validate", config)
+    assert "seed" in bad("validate", written(tmp_path / "d.yaml", {"seed": 10**23}))
+
+
+def test_a_relative_path_of_images_works_from_anywhere(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / f"{i}.png")
+    data = {"source": "folder", "path": "photos", "train_size": 2}
+    small = {
+        "data": data,
+        "model": {"kind": "mlp", "width": 8, "blocks": 1},
+        "training.images": 128,
+        "sampling.steps": 2,
+    }
+    file = written(tmp_path / "c.yaml", small | {"evaluation": {"samples": 8, "lengths": [1.0], "quantile": 0.2}})
+    done = ambient_sweep("train", file, "--storage", tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    good("evaluate", tmp_path / "runs" / "c" / "trials" / "train" / "checkpoints" / "images-000000128")
+
+
+def test_a_damaged_note_of_a_checkpoint_is_named(sweep, tmp_path):
+    root, _ = sweep
+    checkpoint = next((root / "trials").glob("*/checkpoints/*"))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in checkpoint.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes().replace(b'"shape"', b'"shapf"'))
+    assert "shape is missing" in bad("evaluate", copy)

@@ -175,7 +175,9 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
-    assert check_corners(load_sweep(write(tmp_path, GOOD))) == 2**5 + 2 + 6
+    assert (
+        check_corners(load_sweep(write(tmp_path, GOOD))) == 2**5 + 2 + 6 + 6 + 47
+    )  # and the whole numbers inside both ranges
 
 
 def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
