@@ -92,7 +92,9 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert lines[1] == "trials: 5 (2 searched, 3 fixed), 2 at once"
     assert sum("50% trained, fd_pixels" in line for line in lines) == 4
     assert sum("FAILED" in line and "wild" in line for line in lines) == 1
-    assert "4 of 5 trials done, 0 running, 1 failed; frontier so far at main endpoints (fd_pixels/mem_excess)" in lines[-1]
+    assert (
+        "4 of 5 trials done, 0 running, 1 failed; frontier so far at main endpoints (fd_pixels/mem_excess)" in lines[-1]
+    )
     assert all("\n" not in line for line in lines)
 
     # A row holds all that is needed to train the model again and get the same numbers.

@@ -122,9 +122,10 @@ def test_the_number_of_workers_does_not_change_what_is_trained(size):
     config = build_config(BASE)
     ThreadGroup.shared = {"box": {}, "barrier": threading.Barrier(size)}
     results: dict = {}
+    states = [TrainState.create(config, SHAPE) for _ in range(size)]  # not in the threads: layers share a generator
 
     def worker(rank):
-        results[rank] = run(config, observed, group=ThreadGroup(rank, size))
+        results[rank] = run(config, observed, states[rank], group=ThreadGroup(rank, size))
 
     threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(size)]
     for thread in threads:
