@@ -6,6 +6,7 @@ the TensorBoard events. Called again on the same folder, a trial goes on from th
 
 import dataclasses
 import functools
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -193,7 +194,7 @@ class _Book:
             code_revision=code_revision(),
         )
         self._before = self.record
-        self._last: EvaluationRecord | None = None
+        self._has_objectives = False
         if self.writes:
             folder = trial_folder(root, trial_id)
             folder.mkdir(parents=True, exist_ok=True)
@@ -220,6 +221,7 @@ class _Book:
                 evaluation.measures[m].value for m in (evaluation.fidelity, evaluation.memorization)
             )
             self._board.hparams(evaluation.images, fidelity, memorization)
+            self._has_objectives = True
         on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
@@ -231,6 +233,8 @@ class _Book:
     def end(self, status: str, reason: str | None) -> TrialRecord:
         self._update(status=status, reason=reason, finished=_now())
         if self.writes:
+            if status == "failed" and not self._has_objectives:  # else the HPARAMS tab would not show the trial
+                self._board.hparams(self.record.images_done, math.nan, math.nan)
             self._board.close()
         return self.record
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ambient_sweep import trial as trial_module
 from ambient_sweep.config import build_config, dump
@@ -149,6 +150,9 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(
     assert record.status == "failed"
     assert "not finite at 320 images" in record.reason
     assert not (tmp_path / "trials" / "t" / "state").exists()
+    events = EventAccumulator(str(tmp_path / "trials" / "t"))
+    events.Reload()
+    assert math.isnan(events.Scalars("objective/memorization")[-1].value)  # so HPARAMS shows it
 
 
 def test_other_data_or_other_evaluation_settings_are_refused(tmp_path):
@@ -182,8 +186,6 @@ def test_sample_i_depends_on_the_seed_and_i_alone():
 
 
 def test_tensorboard_sees_scalars_pictures_and_both_objectives(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     finished(tmp_path)
     events = EventAccumulator(str(tmp_path / "trials" / "t"))
     events.Reload()
