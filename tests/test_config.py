@@ -68,7 +68,7 @@ def test_a_config_is_frozen():
         ({"objective.kind": "ambient_high_clean_low", "observed.base_sigma": 0.1}, ["observed.base_sigma", "clean"]),
         ({"data.image_size": 16}, ["data.image_size", "8x8"]),
         ({"data.source": "folder"}, ["data.path"]),
-        ({"data.path": "x"}, ["data.path", "folder"]),
+        ({"data.path": "x"}, ["data.path", "digits"]),
         ({"resources.workers": 3}, ["training.batch_size", "resources.workers=3"]),
         ({"sampling.sigma_max": 0.2}, ["sampling.sigma_max", "observed.sigma"]),
         ({"evaluation.fidelity": "fid"}, ["evaluation.fidelity", "evaluation.distances"]),

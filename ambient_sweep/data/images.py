@@ -57,16 +57,17 @@ def load_data(config: DataConfig) -> ImageData:
     """Reads the source and splits it. Raises UserError for a bad folder or file, or where images are too few."""
     source = _digits() if config.source == "digits" else read_source(config)
     count = len(source.names)
-    heldout_size = count - config.train_size if config.heldout_size is None else config.heldout_size
-    if config.train_size + max(heldout_size, MIN_HELDOUT) > count:
-        wanted = f"data.train_size={config.train_size}"
+    train_size = config.train_size or (count - config.heldout_size if config.heldout_size else count * 9 // 10)
+    heldout_size = count - train_size if config.heldout_size is None else config.heldout_size
+    if train_size + max(heldout_size, MIN_HELDOUT) > count:
+        wanted = f"data.train_size={train_size}"
         wanted += f" and {MIN_HELDOUT} held out" if config.heldout_size is None else f" and {heldout_size} held out"
         raise UserError(
             f"{config.path or config.source}: {count} images are fewer than {wanted}; lower data.train_size"
         )
     order = rng.permutation("data.split", config.split_seed, 0, count)
-    train_index = torch.from_numpy(order[: config.train_size].copy())
-    heldout_index = torch.from_numpy(order[config.train_size : config.train_size + heldout_size].copy())
+    train_index = torch.from_numpy(order[:train_size].copy())
+    heldout_index = torch.from_numpy(order[count - heldout_size :].copy())
     images = torch.from_numpy(source.images).permute(0, 3, 1, 2).contiguous() * 2 - 1
     labels = None if source.labels is None else torch.from_numpy(source.labels)
     train, heldout = images[train_index], images[heldout_index]

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import ObservedConfig
 from ambient_sweep.data.images import ImageData
+
+Observation = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,18 @@ class ObservedImages:
     images: torch.Tensor
     sigma: torch.Tensor
     clean: torch.Tensor | None = None  # x_0, for the one objective that asks for it
+    labels: torch.Tensor | None = None  # int64 [N]
+    classes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: NDArray[np.int64]) -> Observation:
+        """y, sigma_n, x_0 if it is kept, and labels if there are any, of the images at `rows`."""
+        index = torch.from_numpy(rows)
+        clean = None if self.clean is None else self.clean[index]
+        labels = None if self.labels is None else self.labels[index]
+        return self.images[index], self.sigma[index], clean, labels
 
 
 def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> ObservedImages:

@@ -11,9 +11,10 @@ from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.diffusion.ema import ema_decay, ema_update
 from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.objective import Stream, consistency_term, main_loss, takes_part
+from ambient_sweep.training.objective import consistency_term, draw, main_loss, takes_part
 from ambient_sweep.training.schedules import consistency_weight, learning_rate
 from ambient_sweep.training.state import TrainState
+from ambient_sweep.training.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,19 @@ def train(
     state.denoiser.train()
     for step in range(state.images // batch_size, last):
         batch = stream.batch(step * batch_size + part.start, len(part))
-        main = main_loss(config, state.denoiser, batch, device)
-        loss = main.sum() / batch_size
         weight = consistency_weight(config.consistency, step / steps)
+        if config.objective.kind != "ambient_consistency":
+            weight = 0.0
+        draws = draw(config, batch, consistency=weight > 0).to(device)
+        main = main_loss(state.denoiser, draws)
+        loss = main.sum() / batch_size
         consistency = torch.zeros(())
-        if config.objective.kind == "ambient_consistency" and weight > 0:
+        if draws.consistency is not None:
             share = takes_part(step * batch_size, batch_size, config.consistency.batch_share).sum()
-            consistency = consistency_term(config, state.denoiser, batch, device).sum() / max(int(share), 1)
+            teacher = state.average if config.consistency.target == "ema" else None
+            consistency = consistency_term(config, state.denoiser, draws.consistency, teacher).sum() / max(
+                int(share), 1
+            )
             loss = loss + weight * consistency
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

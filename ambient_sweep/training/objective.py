@@ -1,61 +1,64 @@
-"""What a config trains on: which images, noise levels and losses, and the random draws of each position."""
+"""What a config trains on: the noise levels and random draws of each position, and the losses as functions of them."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ambient_sweep import rng
-from ambient_sweep.config import Config
-from ambient_sweep.data.observed import ObservedImages
+from ambient_sweep.config import Config, ConsistencyConfig
 from ambient_sweep.diffusion.denoiser import edm_weight
 from ambient_sweep.diffusion.loss import DenoiserFn, ambient_loss, consistency_loss
 from ambient_sweep.diffusion.noise import karras, truncated_lognormal
+from ambient_sweep.training.stream import Batch
 
-LOWEST_SHARE = 0.02  # consistency reaches down to this share of sigma_n
+T = TypeVar("T", bound="_OnDevice")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The images at positions start .. start + len of the training stream."""
+class _OnDevice:
+    def to(self: T, device: str, non_blocking: bool = False) -> T:
+        """The same on another device."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor | _OnDevice)
+        }
+        return dataclasses.replace(self, **moved)
 
-    start: int
-    y: torch.Tensor  # [N,C,H,W]
-    sigma_n: torch.Tensor  # [N]
-    clean: torch.Tensor | None
+
+@dataclass(frozen=True)
+class ConsistencyDraws(_OnDevice):
+    """What `consistency_term` is a function of; M images that take part."""
+
+    x: torch.Tensor  # [M,C,H,W], at levels[:, 0]
+    levels: torch.Tensor  # [M,K+1]
+    noise: torch.Tensor  # [M, branch + draws (K - branch), C,H,W]
+    weight: torch.Tensor  # [M]
+    labels: torch.Tensor | None  # [M]
+
+
+@dataclass(frozen=True)
+class Draws(_OnDevice):
+    """What the losses at some positions of the training stream are functions of, besides the denoiser."""
+
+    y: torch.Tensor  # [N,C,H,W], observed or, where known is 0, taken for clean
+    known: torch.Tensor  # noise level in y, [N]
+    sigma: torch.Tensor  # noise level trained at, [N]
+    noise: torch.Tensor  # [N,C,H,W]
+    weight: torch.Tensor  # [N]
+    labels: torch.Tensor | None  # [N]
+    consistency: ConsistencyDraws | None
 
     def __len__(self) -> int:
         return len(self.y)
 
 
-class Stream:
-    """The endless, shuffled stream of training images: an epoch is a keyed permutation, a position an image."""
-
-    def __init__(self, observed: ObservedImages, seed: int, flip: bool) -> None:
-        self.observed, self.seed, self.flip = observed, seed, flip
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-
-    def batch(self, start: int, count: int) -> Batch:
-        index = torch.from_numpy(np.array([self._at(p) for p in range(start, start + count)]))
-        o = self.observed
-        y, clean = o.images[index], None if o.clean is None else o.clean[index]
-        if self.flip:
-            mirrored = torch.from_numpy(rng.uniform("train.flip", self.seed, start, count)[:, 0] < 0.5)
-            y = torch.where(mirrored[:, None, None, None], y.flip(3), y)
-            clean = None if clean is None else torch.where(mirrored[:, None, None, None], clean.flip(3), clean)
-        return Batch(start, y, o.sigma[index], clean)
-
-    def _at(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self.observed.images))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = rng.permutation("train.epoch", self.seed, epoch, len(self.observed.images))
-        return int(self._order[offset])
-
-
-def main_loss(config: Config, denoiser: DenoiserFn, batch: Batch, device: str) -> torch.Tensor:
-    """The loss above (or regardless of) the observed level, [N].
+def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
+    """The random draws for `batch`, functions of the config and the positions alone; those for consistency if asked for.
 
     denoising takes y for x_0; ambient draws sigma above sigma_n; ambient_high_clean_low draws it anywhere and takes the
     clean image below. All are `ambient_loss`, whose sigma_n is 0 where an image is taken for clean.
@@ -77,8 +80,25 @@ def main_loss(config: Config, denoiser: DenoiserFn, batch: Batch, device: str) -
     sigma = torch.maximum(sigma, known)
     noise = rng.normal("train.noise", config.seed, batch.start, count, y.shape[1:])
     weight = edm_weight(sigma, config.model.sigma_data)
-    y, known, sigma, noise, weight = (t.to(device) for t in (y, known, sigma, noise, weight))
-    return ambient_loss(denoiser, y, known, sigma, noise, weight)
+    labels = _labels(config, batch)
+    chains = _consistency_draws(config, batch, labels, noise) if consistency else None
+    return Draws(y, known, sigma, noise, weight, labels, chains)
+
+
+def _labels(config: Config, batch: Batch) -> torch.Tensor | None:
+    """The labels that the network is given, some hidden: number `classes` stands for none."""
+    if batch.labels is None or not config.model.conditional:
+        return None
+    u = torch.from_numpy(rng.uniform("train.label", config.seed, batch.start, len(batch))[:, 0])
+    return torch.where(u < config.model.label_dropout, torch.full_like(batch.labels, batch.classes), batch.labels)
+
+
+def main_loss(denoiser: DenoiserFn, draws: Draws) -> torch.Tensor:
+    """The loss above (or regardless of) the observed level, [N]."""
+    return ambient_loss(denoiser, draws.y, draws.known, draws.sigma, draws.noise, draws.weight)
+
+
+# -- consistency ----------------------------------------------------------------------------------------------------
 
 
 def takes_part(start: int, count: int, share: float) -> NDArray[np.bool_]:
@@ -87,23 +107,73 @@ def takes_part(start: int, count: int, share: float) -> NDArray[np.bool_]:
     return np.asarray(np.diff(np.floor(position * share + 1e-9)).astype(bool))
 
 
-def consistency_term(config: Config, denoiser: DenoiserFn, batch: Batch, device: str) -> torch.Tensor:
-    """The consistency loss of the images that take part and are noisy, [M].
+def _consistency_draws(
+    config: Config, batch: Batch, labels: torch.Tensor | None, noise: torch.Tensor
+) -> ConsistencyDraws | None:
+    """Chains of the images that take part and are noisy; None where there are none.
 
-    The chain starts at the observation itself, which is a draw at level sigma_n, and descends to a level uniform below
-    it. The weight is lambda(sigma_n) at every level: the size of what the denoiser has still to resolve at sigma_n.
+    They begin at the observation itself, which is a draw at level sigma_n; with origin=everywhere, at x_t where the
+    training distribution gives a level above sigma_n.
     """
     c = config.consistency
     chosen = torch.from_numpy(takes_part(batch.start, len(batch), c.batch_share)) & (batch.sigma_n > 0)
-    y, sigma_n = batch.y[chosen], batch.sigma_n[chosen].double()
-    if len(y) == 0:
-        return torch.zeros(0, device=device)
-    u = rng.uniform("train.consistency.level", config.seed, batch.start, len(batch))[chosen.numpy(), 0]
-    last = sigma_n * torch.from_numpy(LOWEST_SHARE + (1 - LOWEST_SHARE) * u)
-    levels = karras(sigma_n, last, c.chain_steps)
-    branch = 0 if c.branch == "boundary" else c.chain_steps - 1
-    draws = branch + 2 * (c.chain_steps - branch)
-    noise = rng.normal("train.consistency.noise", config.seed, batch.start, len(batch), (draws, *y.shape[1:]))[chosen]
-    weight = edm_weight(sigma_n, config.model.sigma_data)
-    y, levels, noise, weight = (t.float().to(device) for t in (y, levels, noise, weight))
-    return consistency_loss(denoiser, y, levels, noise, weight, branch=branch, rollout_gradient=c.rollout_gradient)
+    if not chosen.any():
+        return None
+    positions = (batch.start + torch.nonzero(chosen)[:, 0]).tolist()
+    u = rng.uniform("train.consistency.level", config.seed, batch.start, len(batch), 2)[chosen.numpy()]
+    x, sigma_n = batch.y[chosen], batch.sigma_n[chosen].double()
+    first = sigma_n
+    if c.origin == "everywhere":
+        drawn = truncated_lognormal(u[:, 1], config.noise.mean, config.noise.std)
+        first = torch.maximum(sigma_n, torch.from_numpy(drawn))
+        x = x + (first**2 - sigma_n**2).sqrt().float()[:, None, None, None] * noise[chosen]
+    levels = chain_levels(c, first, u[:, 0], config.noise.mean, config.noise.std)
+    branch = branch_of(c)
+    count = branch + c.draws * (c.chain_steps - branch)
+    chain_noise = rng.normal_at("train.consistency.noise", config.seed, positions, (count, *x.shape[1:]))
+    weight = edm_weight(first if c.level_weight == "boundary" else levels[:, -1], config.model.sigma_data)
+    return ConsistencyDraws(x, levels.float(), chain_noise, weight.float(), None if labels is None else labels[chosen])
+
+
+def branch_of(c: ConsistencyConfig) -> int:
+    """The index of the level at which the draws part."""
+    return 0 if c.branch == "boundary" else c.chain_steps - 1
+
+
+def chain_levels(
+    c: ConsistencyConfig, first: torch.Tensor, u: NDArray[np.float64], mean: float, std: float
+) -> torch.Tensor:
+    """Levels [M,K+1] from `first` [M] down to one drawn below it by `u` [M], the last step at most `largest_gap`."""
+    begin = first.numpy()
+    if c.levels == "uniform":
+        last = begin * (c.lowest + (1 - c.lowest) * u)
+    elif c.levels == "loguniform":
+        last = begin * c.lowest**u
+    else:
+        last = truncated_lognormal(u, mean, std, above=c.lowest * begin, below=begin)
+    if c.chain_steps == 1:
+        last = np.maximum(last, begin * (1 - c.largest_gap))
+    levels = karras(first, torch.from_numpy(last), c.chain_steps)
+    if c.chain_steps > 1 and c.largest_gap < 1:
+        nearest = (levels[:, -1] / (1 - c.largest_gap)).clamp_max(first)
+        shorter = karras(first, torch.minimum(levels[:, -2], nearest), c.chain_steps - 1)
+        levels = torch.cat([shorter, levels[:, -1:]], dim=1)
+    return levels
+
+
+def consistency_term(
+    config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws, teacher: DenoiserFn | None = None
+) -> torch.Tensor:
+    """The consistency loss, [M]. `teacher` gives chain and target where consistency.target=ema asks for one."""
+    c = config.consistency
+    return consistency_loss(
+        denoiser,
+        draws.x,
+        draws.levels,
+        draws.noise,
+        draws.weight,
+        branch=branch_of(c),
+        draws=c.draws,
+        teacher=teacher,
+        rollout_gradient=c.gradient == "rollout",
+    )

@@ -12,8 +12,9 @@ from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import Stream, takes_part
+from ambient_sweep.training.objective import takes_part
 from ambient_sweep.training.state import TrainState, load_model, save_model
+from ambient_sweep.training.stream import Stream
 
 SHAPE = (1, 1, 2)
 BASE = {

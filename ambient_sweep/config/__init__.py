@@ -1,0 +1,71 @@
+"""The config of one training run.
+
+One dotted key per knob (`observed.sigma`), and one path for file, command line and sampler:
+`defaults < base in the YAML < key=value < the trial's values`.
+"""
+
+from ambient_sweep.config.files import (
+    PATH_KEYS,
+    build_config,
+    check_keys,
+    describe,
+    dump,
+    flatten,
+    knobs,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    write_config,
+)
+from ambient_sweep.config.sections import (
+    ComputeConfig,
+    Config,
+    ConsistencyConfig,
+    DataConfig,
+    Distance,
+    EmaConfig,
+    Endpoint,
+    EvaluationConfig,
+    Memorization,
+    ModelConfig,
+    NoiseConfig,
+    ObjectiveConfig,
+    ObservedConfig,
+    OptimizerConfig,
+    ResourcesConfig,
+    SamplingConfig,
+    Section,
+    TrainingConfig,
+)
+
+__all__ = [
+    "PATH_KEYS",
+    "ComputeConfig",
+    "Config",
+    "ConsistencyConfig",
+    "DataConfig",
+    "Distance",
+    "EmaConfig",
+    "Endpoint",
+    "EvaluationConfig",
+    "Memorization",
+    "ModelConfig",
+    "NoiseConfig",
+    "ObjectiveConfig",
+    "ObservedConfig",
+    "OptimizerConfig",
+    "ResourcesConfig",
+    "SamplingConfig",
+    "Section",
+    "TrainingConfig",
+    "build_config",
+    "check_keys",
+    "describe",
+    "dump",
+    "flatten",
+    "knobs",
+    "load_config",
+    "parse_overrides",
+    "read_yaml",
+    "write_config",
+]

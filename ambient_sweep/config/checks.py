@@ -1,0 +1,105 @@
+"""Settings that contradict each other, each as one line that names the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ambient_sweep.config.sections import Config
+
+
+def contradictions(c: Config) -> Iterator[str]:
+    """One line for each contradiction, the most telling first."""
+    yield from _of_data(c)
+    yield from _of_model(c)
+    yield from _of_training(c)
+    yield from _of_evaluation(c)
+
+
+def _of_data(c: Config) -> Iterator[str]:
+    if c.data.source == "digits" and (c.data.image_size, c.data.channels) != (8, 1):
+        yield "data.image_size, data.channels: the digits are 8x8 and grey; use 8 and 1, or data.source=folder"
+    if c.data.source != "digits" and c.data.path is None:
+        yield f"data.path: missing; data.source={c.data.source} needs the place of the images"
+    if c.data.source == "digits" and c.data.path is not None:
+        yield "data.path: data.source=digits reads no path; remove it or change data.source"
+    if c.evaluation.path is not None and c.data.source != "store":
+        yield "evaluation.path: goes with data.source=store, where data.path may hold noisy observations alone"
+    if c.observed.sigma < c.observed.base_sigma:
+        yield (
+            f"observed.sigma: {c.observed.sigma} is below observed.base_sigma={c.observed.base_sigma}; "
+            "noise can be added to the base, not removed"
+        )
+    if c.objective.kind in ("ambient", "ambient_consistency", "ambient_high_clean_low") and c.observed.sigma == 0:
+        yield (
+            f"observed.sigma: 0 contradicts objective.kind={c.objective.kind}, which needs noise; "
+            "use objective.kind=denoising for training on clean images"
+        )
+    if c.objective.kind == "ambient_high_clean_low" and c.observed.base_sigma > 0:
+        yield "observed.base_sigma: objective.kind=ambient_high_clean_low reads clean images; it needs base_sigma=0"
+    if c.observed.clean_fraction == 1 and c.objective.kind != "denoising":
+        yield (
+            f"observed.clean_fraction: 1 leaves no noisy image for objective.kind={c.objective.kind}; "
+            "use objective.kind=denoising with observed.sigma=0"
+        )
+
+
+def _of_model(c: Config) -> Iterator[str]:
+    m = c.model
+    divisor = 2 ** (m.levels - 1)
+    if m.kind == "unet" and c.data.image_size % divisor:
+        yield (
+            f"model.levels: {m.levels} resolutions need data.image_size to be a multiple of {divisor}, "
+            f"not {c.data.image_size}"
+        )
+    if m.kind == "unet" and m.multipliers and len(m.multipliers) != m.levels:
+        yield f"model.multipliers: has {len(m.multipliers)} values for model.levels={m.levels}; give one per resolution"
+    if m.kind == "unet":
+        sides = [c.data.image_size // 2**level for level in range(m.levels)]
+        strangers = [side for side in m.attention if side not in sides]
+        if strangers:
+            yield f"model.attention: {strangers[0]} is no side of this U-Net; it has {', '.join(map(str, sides))}"
+    if m.kind == "dit" and c.data.image_size % m.patch:
+        yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
+    if m.kind == "dit" and m.width % m.head_width:
+        yield f"model.head_width: {m.head_width} does not divide model.width={m.width}"
+    if c.sampling.guidance > 1 and not (m.conditional and m.label_dropout > 0):
+        yield "sampling.guidance: above 1 it needs model.conditional=true and model.label_dropout above 0"
+
+
+def _of_training(c: Config) -> Iterator[str]:
+    if c.training.batch_size % c.resources.workers:
+        yield (
+            f"training.batch_size: {c.training.batch_size} cannot be shared evenly by "
+            f"resources.workers={c.resources.workers}; use a multiple"
+        )
+    elif c.training.batch_size // c.resources.workers % c.compute.accumulate:
+        yield (
+            f"compute.accumulate: {c.compute.accumulate} parts do not divide a worker's batch of "
+            f"{c.training.batch_size // c.resources.workers}; use a divisor"
+        )
+    if c.compute.parallel == "fsdp" and c.resources.workers == 1:
+        yield "compute.parallel: fsdp shards the weights over workers; set resources.workers above 1, or use ddp"
+    if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
+        yield "ema.tracked: the two lengths must rise, as in [0.05, 0.1]"
+
+
+def _of_evaluation(c: Config) -> Iterator[str]:
+    if c.observed.sigma >= c.sampling.sigma_max:
+        yield f"sampling.sigma_max: {c.sampling.sigma_max} is not above observed.sigma={c.observed.sigma}"
+    if c.sampling.sigma_min >= c.sampling.sigma_max:
+        yield f"sampling.sigma_min: {c.sampling.sigma_min} is not below sampling.sigma_max={c.sampling.sigma_max}"
+    if c.evaluation.fidelity not in c.evaluation.distances:
+        yield f"evaluation.fidelity: {c.evaluation.fidelity} is not among evaluation.distances"
+    for name, values in (
+        ("lengths", c.evaluation.lengths), ("distances", c.evaluation.distances), ("endpoints", c.evaluation.endpoints)
+    ):  # fmt: skip
+        if len(set(values)) != len(values):
+            yield f"evaluation.{name}: has a value twice"
+    if list(c.evaluation.lengths) != sorted(c.evaluation.lengths) or c.evaluation.lengths[-1] != 1:
+        yield "evaluation.lengths: must rise and end with 1.0, the full length"
+    if len({c.images_at(f) for f in c.evaluation.lengths}) != len(c.evaluation.lengths):
+        yield f"evaluation.lengths: two of them fall on the same step of {c.steps}; train longer or evaluate less often"
+    if "fid" not in c.evaluation.distances and c.evaluation.inception_weights is not None:
+        yield "evaluation.inception_weights: only the distance fid reads it; add fid to evaluation.distances"

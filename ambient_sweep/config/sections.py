@@ -1,0 +1,240 @@
+"""Every knob once: its range, its default and a line of help."""
+
+import hashlib
+import json
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ambient_sweep.config.checks import contradictions
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Distance = Literal["fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid"]
+Memorization = Literal["mem_excess", "mem_ratio"]
+Endpoint = Literal["zero", "observed"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    source: Literal["digits", "folder", "zip", "parquet", "array", "cifar10", "store"] = Field(
+        "digits", description="where the images come from: see docs/data.md"
+    )
+    path: str | None = Field(None, description="folder, zip, Parquet file or folder, npy/npz, CIFAR-10 folder, store")
+    image_size: int = Field(8, ge=4, le=1024, description="side in pixels; images are resized by area")
+    channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
+    image_column: str = Field("image", description="where a Parquet or npz file holds the images")
+    label_column: str | None = Field("label", description="where a Parquet or npz file holds class numbers, if it does")
+    sigma_column: str | None = Field(None, description="where a Parquet or npz file holds an own noise level per image")
+    train_size: int | None = Field(
+        None, ge=2, description="images for training; by default a store's own split, elsewhere nine tenths"
+    )
+    heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
+    split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split into training and held-out images")
+    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what a file that cannot be read leads to")
+    flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
+
+
+class ObservedConfig(Section):
+    sigma: float = Field(0.3, ge=0, le=100, description="noise level of the observed images, data in [-1, 1]")
+    base_sigma: float = Field(0.0, ge=0, le=100, description="noise level of the copies that all levels are made from")
+    clean_fraction: Fraction = Field(0.0, description="share of the training images that are observed without noise")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the one fixed noise draw per image")
+
+
+class ObjectiveConfig(Section):
+    kind: Literal["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"] = Field(
+        "ambient_consistency", description="what is trained: see docs/objectives.md"
+    )
+
+
+class NoiseConfig(Section):
+    mean: float = Field(-1.2, ge=-10, le=10, description="mean of log sigma in training (EDM's P_mean)")
+    std: float = Field(1.2, gt=0, le=10, description="standard deviation of log sigma in training (EDM's P_std)")
+
+
+class ConsistencyConfig(Section):
+    preset: Literal["default", "tweedie-2404.10177", "noisy-worth-2411.02780"] = Field(
+        "default", description="sets the other consistency keys that are not given beside it: docs/consistency.md"
+    )
+    weight: float = Field(0.3, ge=0, le=1000, description="weight of the consistency loss")
+    start: Fraction = Field(0.75, description="fraction of training before which the weight is 0")
+    ramp: Literal["step", "linear", "cosine"] = Field("step", description="how the weight rises after start")
+    ramp_fraction: Fraction = Field(0.1, description="fraction of training over which it rises")
+    batch_share: float = Field(0.5, gt=0, le=1, description="share of the batch that gets the consistency loss")
+    origin: Literal["boundary", "everywhere"] = Field(
+        "boundary", description="where chains begin: at the observation, or at any level above it as well as below"
+    )
+    chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the first level down to the last level")
+    branch: Literal["boundary", "last"] = Field(
+        "boundary", description="where the draws part: at the chain's first level, or before its last step"
+    )
+    levels: Literal["uniform", "loguniform", "lognormal"] = Field(
+        "uniform", description="distribution of the last level, below the observed one"
+    )
+    lowest: float = Field(0.02, gt=0, lt=1, description="lowest last level, as a share of the observed level")
+    largest_gap: float = Field(1.0, gt=0, le=1, description="largest last step, as a share of the level it begins at")
+    draws: int = Field(2, ge=2, le=16, description="independent draws of the last level per image")
+    target: Literal["live", "ema"] = Field("live", description="whose weights give the target and the chain")
+    gradient: Literal["last", "rollout"] = Field(
+        "last", description="the gradient reaches the last level only, or the steps after the branch too"
+    )
+    level_weight: Literal["boundary", "last"] = Field(
+        "boundary", description="lambda is taken at the chain's first level, or at its last"
+    )
+
+
+class ModelConfig(Section):
+    preset: Literal["custom", "unet-8", "unet-32", "unet-64", "unet-256", "dit-8", "dit-32", "dit-64", "dit-256"] = (
+        Field("custom", description="sets the other model keys that are not given beside it: docs/networks.md")
+    )
+    kind: Literal["mlp", "unet", "dit"] = Field("unet", description="residual MLP, U-Net or diffusion transformer")
+    width: int = Field(64, ge=8, le=4096, multiple_of=8, description="hidden width (mlp, dit), base channels (unet)")
+    blocks: int = Field(2, ge=1, le=64, description="blocks (mlp, dit), residual blocks per resolution (unet)")
+    levels: int = Field(2, ge=1, le=6, description="resolutions of the U-Net")
+    multipliers: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
+        (), description="width per resolution (unet) in units of width; 1, 2, 4, 4, ... by default"
+    )
+    attention: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (), description="sides in pixels at which the U-Net has self-attention, besides its middle"
+    )
+    head_width: int = Field(64, ge=8, le=256, multiple_of=8, description="channels per attention head")
+    patch: int = Field(2, ge=1, le=64, description="side of a patch in pixels (dit)")
+    conditional: bool = Field(False, description="give the network the class labels of the images")
+    label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden in training, for guidance")
+    sigma_data: float = Field(0.5, gt=0, le=10, description="standard deviation of the clean data (EDM)")
+
+
+class OptimizerConfig(Section):
+    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
+    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second moment decay")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class EmaConfig(Section):
+    kind: Literal["halflife", "power"] = Field(
+        "halflife", description="one exponential average, or EDM2's power function"
+    )
+    halflife: int = Field(10_000, ge=0, description="half-life of the weights' moving average, in images; 0: off")
+    rampup: float = Field(0.1, gt=0, le=1, description="half-life is at most this share of the images seen so far")
+    length: float = Field(0.1, ge=0.005, le=0.28, description="length (EDM2's sigma_rel) evaluated, for kind=power")
+    tracked: tuple[Annotated[float, Field(ge=0.005, le=0.28)], Annotated[float, Field(ge=0.005, le=0.28)]] = Field(
+        (0.05, 0.1), description="the two lengths tracked in training, for kind=power"
+    )
+    snapshots: int = Field(16, ge=1, le=1000, description="snapshots of the tracked averages, evenly over the run")
+
+
+class TrainingConfig(Section):
+    images: int = Field(200_000, ge=1, description="training length in images; the horizon of every schedule")
+    batch_size: int = Field(64, ge=1, le=65536, description="images per step over all workers")
+    stop: float = Field(1.0, gt=0, le=1, description="fraction of the run at which training ends; no schedule changes")
+    checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
+    records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
+    on_nan: Literal["stop", "rewind"] = Field(
+        "stop", description="a loss that is not finite, or a spike: end the trial, or go back to the last state"
+    )
+    rewinds: int = Field(3, ge=1, le=100, description="most times a trial goes back, for on_nan=rewind")
+    spike: float | None = Field(
+        None, gt=1, description="a loss above this many times its running median counts as a spike; null: none does"
+    )
+
+
+class ComputeConfig(Section):
+    """How steps are computed; each keeps the numbers within the tolerance in docs/training.md."""
+
+    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network")
+    compile: bool = Field(False, description="torch.compile the network")
+    channels_last: bool = Field(False, description="memory layout of convolutions")
+    accumulate: int = Field(1, ge=1, le=4096, description="parts a worker's batch is computed in, one after another")
+    activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    prefetch: int = Field(2, ge=0, le=64, description="batches prepared ahead by a thread of their own")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several workers: each holds all weights, or a shard")
+
+
+class SamplingConfig(Section):
+    steps: int = Field(18, ge=2, le=1000, description="Heun steps from sigma_max to 0")
+    sigma_min: float = Field(0.002, gt=0, le=1, description="last nonzero noise level")
+    sigma_max: float = Field(80.0, gt=0, le=10_000, description="first noise level")
+    rho: float = Field(7.0, ge=1, le=100, description="spacing of the noise levels (EDM)")
+    guidance: float = Field(1.0, ge=1, le=20, description="scale of classifier-free guidance, for conditional models")
+
+
+class EvaluationConfig(Section):
+    lengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.25, 0.5, 0.75, 1.0), min_length=1, description="fractions of training with a full evaluation"
+    )
+    samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
+    batch_size: int = Field(500, ge=1, le=65536, description="images per batch in sampling and encoding")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
+    endpoints: tuple[Endpoint, ...] = Field(
+        ("zero", "observed"), min_length=1, description="sampling down to 0, and stopped at the observed level"
+    )
+    distances: tuple[Distance, ...] = Field(("fd_pixels",), min_length=1, description="Frechet distances to measure")
+    fidelity: Distance = Field("fd_pixels", description="the distance that is the first objective")
+    memorization: Memorization = Field("mem_excess", description="the second objective")
+    quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
+    inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
+    path: str | None = Field(
+        None, description="store of the clean images, which only the evaluator reads, where data.path holds noisy ones"
+    )
+
+
+class ResourcesConfig(Section):
+    workers: int = Field(1, ge=1, le=1024, description="workers per trial")
+    cpus: float = Field(1.0, gt=0, le=1024, description="CPU cores per worker")
+    gpus: float = Field(0.0, ge=0, le=8, description="GPUs per worker")
+
+
+class Config(Section):
+    """One training run with its evaluation; frozen. Equal configs train equal models."""
+
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights and of all draws in training")
+    data: DataConfig = DataConfig()
+    observed: ObservedConfig = ObservedConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    noise: NoiseConfig = NoiseConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    training: TrainingConfig = TrainingConfig()
+    compute: ComputeConfig = ComputeConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> "Config":
+        problem = next(contradictions(self), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return math.ceil(self.training.images / self.training.batch_size)
+
+    def images_at(self, fraction: float) -> int:
+        """Images after the step that ends nearest to `fraction` of the run; at least one step."""
+        return max(1, round(fraction * self.steps)) * self.training.batch_size
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints of sampling that differ for this config: at observed.sigma = 0 there is only one."""
+        return self.evaluation.endpoints if self.observed.sigma > 0 else ("zero",)
+
+    def main_endpoint(self) -> Endpoint:
+        """The endpoint the objective is made for: `ambient` trains nothing below the observed level."""
+        wanted: Endpoint = "observed" if self.objective.kind == "ambient" else "zero"
+        return wanted if wanted in self.endpoints() else self.endpoints()[0]
+
+    def fingerprint(self) -> str:
+        """A hash of all values, 16 hex digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
