@@ -1,0 +1,159 @@
+"""Power-function averages: closed forms against quadrature, the update against the integral, the solve on a fine grid."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from ambient_sweep.diffusion.power_ema import (
+    LONGEST,
+    SHORTEST,
+    coefficients,
+    decay,
+    gamma_from_length,
+    inner_products,
+    length_from_gamma,
+)
+
+
+def profile(tau, gamma, t):
+    return np.where(tau <= t, (gamma + 1) / t * (tau / t) ** gamma, 0.0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.17, 1.0, 6.94, 16.97, 197.0])
+def test_the_length_is_the_spread_of_the_profile(gamma):
+    """Its standard deviation, by quadrature."""
+    moments = [quad(lambda tau, k=k: tau**k * profile(tau, gamma, 1.0), 0, 1)[0] for k in range(3)]
+    assert moments[0] == pytest.approx(1)
+    assert length_from_gamma(gamma) == pytest.approx((moments[2] - moments[1] ** 2) ** 0.5)
+
+
+def test_lengths_and_exponents_belong_together():
+    for length in [*np.geomspace(SHORTEST, LONGEST, 50), 0.001, 12**-0.5]:
+        gamma = gamma_from_length(length)
+        assert gamma >= 0
+        assert length_from_gamma(gamma) == pytest.approx(length, rel=1e-12)
+    assert gamma_from_length(0.05) == pytest.approx(16.97, abs=0.005)  # the pairs that the paper prints
+    assert gamma_from_length(0.10) == pytest.approx(6.94, abs=0.005)
+    assert gamma_from_length(12**-0.5) == pytest.approx(0, abs=1e-12)  # the plain mean
+
+
+@pytest.mark.parametrize("length", [0.0, -0.1, 0.2887, 1.0, float("nan")])
+def test_lengths_that_no_average_has_are_refused(length):
+    with pytest.raises(ValueError, match="is no length"):
+        gamma_from_length(length)
+
+
+def test_inner_products_agree_with_quadrature():
+    gammas, times = [0.2, 3.0, 6.94, 16.97, 41.0], [100.0, 64.0, 250.0, 250.0, 1000.0]
+    mine = inner_products(gammas, times, gammas, times)
+    for i, (ga, ta) in enumerate(zip(gammas, times, strict=True)):
+        for j, (gb, tb) in enumerate(zip(gammas, times, strict=True)):
+            brute = quad(lambda tau: profile(tau, ga, ta) * profile(tau, gb, tb), 0, min(ta, tb))[0]  # noqa: B023
+            assert mine[i, j] == pytest.approx(brute, rel=1e-7, abs=1e-15)
+    assert np.array_equal(mine, mine.T)
+    assert inner_products(gammas[:2], times[:2], gammas, times).shape == (2, 5)
+
+
+def exact(weights, ends, gamma):
+    """(gamma + 1) / t^(gamma + 1) integral of tau^gamma theta(tau), for theta constant between the `ends` of steps."""
+    starts, t = np.append(0, ends[:-1]), ends[-1]
+    parts = [quad(profile, a, b, args=(gamma, t))[0] for a, b in zip(starts, ends, strict=True)]
+    return np.array(parts) @ weights
+
+
+def updated(weights, ends, gamma, rule=decay):
+    average = np.full(weights.shape[1], 7.0)  # whatever it begins with, the first step replaces it
+    for before, after, theta in zip([0, *ends[:-1]], ends, weights, strict=True):
+        beta = rule(int(before), int(after), gamma)
+        average = beta * average + (1 - beta) * theta
+    return average
+
+
+@pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.25])
+def test_the_update_gives_the_integral_for_any_batch_sizes(length):
+    """A random walk in double precision, steps of uneven size; the rule with another exponent is told apart."""
+    generator = np.random.default_rng(0)
+    ends = np.cumsum(generator.integers(1, 200, 60))
+    weights = generator.normal(size=(60, 5)).cumsum(0)
+    gamma = gamma_from_length(length)
+    brute = exact(weights, ends, gamma)
+    np.testing.assert_allclose(updated(weights, ends, gamma), brute, rtol=1e-7, atol=1e-9)
+    wrong_exponent = updated(weights, ends, gamma, lambda before, after, g: decay(before, after, g - 1))
+    counts_steps = updated(weights, ends, gamma, lambda before, after, g: (1 - 1 / (list(ends).index(after) + 1)) ** g)
+    assert np.abs(wrong_exponent - brute).max() > 5e-4
+    assert np.abs(counts_steps - brute).max() > 5e-4
+
+
+def test_one_step_of_a_batch_is_as_many_steps_of_one_image():
+    generator = np.random.default_rng(1)
+    weights, gamma = generator.normal(size=(50, 3)), gamma_from_length(0.1)
+    batches = updated(weights, 64 * np.arange(1, 51), gamma)
+    singles = updated(np.repeat(weights, 64, 0), np.arange(1, 50 * 64 + 1), gamma)
+    np.testing.assert_allclose(batches, singles, rtol=1e-10)
+
+
+def test_steps_that_lead_nowhere_are_refused():
+    assert decay(0, 64, 6.94) == 0
+    for before, after in ((64, 64), (65, 64), (-1, 64)):
+        with pytest.raises(ValueError, match="no step leads"):
+            decay(before, after, 6.94)
+
+
+def on_a_grid(length, t, lengths, positions, count=100_000):
+    """The constrained least squares problem with profiles as vectors, solved in another way: weights, relative error."""
+    tau = (np.arange(count) + 0.5) / count * t
+    basis = np.stack([profile(tau, gamma_from_length(v), p) for v, p in zip(lengths, positions, strict=True)], 1) * t
+    wanted = profile(tau, gamma_from_length(length), t) * t
+    start = np.full(len(lengths), 1 / len(lengths))
+    directions = np.linalg.svd(np.ones((1, len(lengths))))[2][1:].T  # those along which the sum does not change
+    step = np.linalg.lstsq(basis @ directions, wanted - basis @ start, rcond=None)[0]
+    weights = start + directions @ step
+    return weights, np.linalg.norm(basis @ weights - wanted) / np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("length", [0.03, 0.07, 0.15, 0.25])
+def test_the_coefficients_solve_the_least_squares_problem(length):
+    positions = [1000, 1000, 2000, 2000, 3100, 3100, 4000, 4000]
+    lengths = [0.05, 0.1] * 4
+    mine = coefficients(length, 4000, lengths, positions)
+    weights, residual = on_a_grid(length, 4000, lengths, positions)
+    assert mine.weights.sum() == pytest.approx(1, abs=1e-12)
+    assert mine.residual == pytest.approx(residual, rel=1e-2)
+    np.testing.assert_allclose(mine.weights, weights, atol=1e-2 * np.abs(weights).max())
+
+
+def test_more_snapshots_leave_less_and_a_second_tracked_length_is_worth_many():
+    def residual(length, count, tracked=(0.05, 0.1)):
+        positions = np.repeat(np.arange(1, count + 1), len(tracked)) * 64
+        return coefficients(length, count * 64, np.tile(tracked, count), positions).residual
+
+    for length in (0.03, 0.07, 0.15, 0.2):
+        few, some, many = (residual(length, count) for count in (4, 16, 64))
+        assert few > 3 * some > 9 * many
+        assert residual(length, 16, (0.1,)) > 5 * some
+    assert residual(0.07, 16) < 0.004
+    assert residual(0.15, 16) < 0.01
+    assert residual(0.1, 1000) == 0
+
+
+def test_an_average_that_is_stored_is_taken_as_it_is():
+    mix = coefficients(0.1, 128, [0.05, 0.1, 0.05, 0.1], [64, 64, 128, 128])
+    assert mix.residual == 0
+    assert mix.weights.tolist() == [0, 0, 0, 1]
+    earlier = coefficients(0.1, 128, [0.05, 0.1], [64, 64])  # the same length at another time is not it
+    assert earlier.residual > 0.1
+
+
+def test_a_single_average_is_given_back_with_its_error():
+    mix = coefficients(0.1, 64, [0.05], [64])
+    assert mix.weights.tolist() == [1.0]
+    assert mix.residual > 0.3
+    with pytest.raises(ValueError, match="no stored average"):
+        coefficients(0.1, 64, [], [])
+
+
+def test_the_unit_of_time_does_not_matter():
+    first = coefficients(0.15, 4, [0.05, 0.1] * 4, np.repeat([1, 2, 3, 4], 2))
+    second = coefficients(0.15, 4 * 10**9, [0.05, 0.1] * 4, np.repeat([1, 2, 3, 4], 2) * 10**9)
+    np.testing.assert_allclose(first.weights, second.weights, rtol=1e-9)
+    assert first.residual == pytest.approx(second.residual)

@@ -1,0 +1,181 @@
+"""The averages that training carries along: against the weighted sum of all past weights, in place, to the bit."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from ambient_sweep.config import EmaConfig
+from ambient_sweep.diffusion.power_ema import gamma_from_length
+from ambient_sweep.errors import UserError
+from ambient_sweep.training.averages import Averages, average_names, part
+
+POWER = EmaConfig(kind="power", tracked=(0.05, 0.1), length=0.1)
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 7), nn.SiLU(), nn.Linear(7, 3))
+
+
+def walk(model, steps, generator, size=0.05):
+    """A random walk of the weights: all of them after each step, as lists in the order of parameters()."""
+    for _ in range(steps):
+        with torch.no_grad():
+            for p in model.parameters():
+                p += size * torch.randn(p.shape, generator=generator)
+        yield [p.detach().clone() for p in model.parameters()]
+
+
+def test_power_averages_are_the_weighted_sum_of_all_past_weights(generator):
+    model = network()
+    averages = Averages.create(POWER, model)
+    ends = torch.randint(1, 100, (300,), generator=generator).cumsum(0).tolist()
+    history, before = [], 0
+    for images, weights in zip(ends, walk(model, 300, generator), strict=True):
+        averages.update(list(model.parameters()), before, images)
+        history.append(weights)
+        before = images
+    borders = torch.tensor([0, *ends], dtype=torch.float64) / ends[-1]
+    for length in POWER.tracked:
+        shares = borders.pow(gamma_from_length(length) + 1).diff()
+        for i, mine in enumerate(averages.models[str(length)]):
+            brute = torch.einsum("k,k...->...", shares, torch.stack([w[i].double() for w in history]))
+            torch.testing.assert_close(mine.double(), brute, rtol=1e-5, atol=1e-6)
+            assert float((mine - history[-1][i]).abs().max()) > 0.02  # the weights themselves are elsewhere
+
+
+@pytest.mark.parametrize("config", [EmaConfig(), EmaConfig(halflife=500, rampup=1.0), EmaConfig(halflife=0)])
+def test_the_half_life_average_is_what_it_was(generator, config):
+    model = network()
+    averages = Averages.create(config, model)
+    mine = [p.detach().clone() for p in model.parameters()]
+    for step, weights in enumerate(walk(model, 50, generator), 1):
+        averages.update(list(model.parameters()), 64 * (step - 1), 64 * step)
+        length = min(float(config.halflife), 64 * step * config.rampup)
+        decay = 0.5 ** (64 / length) if length > 0 else 0.0
+        mine = [a.lerp(w, 1 - decay) for a, w in zip(mine, weights, strict=True)]
+    assert list(averages.models) == ["halflife"]
+    assert all(torch.equal(a, b) for a, b in zip(averages.models["halflife"], mine, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(averages.main().values(), mine, strict=True))
+
+
+@pytest.mark.parametrize("config", [POWER, EmaConfig(halflife=1000)])
+def test_constant_weights_stay_constant_to_the_bit(config):
+    model = network()
+    averages = Averages.create(config, model)
+    for step in range(1, 200):
+        averages.update(list(model.parameters()), 37 * (step - 1), 37 * step)
+    for stored in averages.models.values():
+        assert all(torch.equal(a, p) for a, p in zip(stored, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("config", [POWER, EmaConfig(halflife=1000)])
+def test_saved_and_loaded_they_go_on_with_the_same_bits(tmp_path, config):
+    def run(averages, generator, first, last):
+        model = network(1)
+        for step, _ in enumerate(walk(model, last, generator), 1):
+            if step > first:
+                averages.update(list(model.parameters()), 64 * (step - 1), 64 * step)
+        return averages
+
+    generator = torch.Generator()
+    whole = run(Averages.create(config, network()), generator.manual_seed(3), 0, 40)
+    half = run(Averages.create(config, network()), generator.manual_seed(3), 0, 17)
+    save_file(half.tensors(), tmp_path / "state.safetensors")
+    again = Averages.create(config, network(5))
+    again.load(load_file(tmp_path / "state.safetensors"))
+    run(again, generator.manual_seed(3), 17, 40)
+    assert list(whole.tensors()) == list(again.tensors())
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
+
+
+def test_updates_and_loads_keep_the_tensors_in_place():
+    model = network()
+    averages = Averages.create(POWER, model)
+    places = {key: tensor.data_ptr() for key, tensor in averages.tensors().items()}
+    assert len(set(places.values())) == len(places)
+    assert not {p.data_ptr() for p in model.parameters()} & set(places.values())
+    averages.update(list(model.parameters()), 0, 64)
+    averages.load({key: torch.zeros_like(tensor) for key, tensor in averages.tensors().items()})
+    assert {key: tensor.data_ptr() for key, tensor in averages.tensors().items()} == places
+    assert all(not t.any() and not t.requires_grad and t.dtype == torch.float32 for t in averages.tensors().values())
+
+
+def test_names_in_a_file_are_the_average_and_the_parameter():
+    averages = Averages.create(POWER, network())
+    assert average_names(POWER) == ("0.05", "0.1")
+    assert list(averages.tensors())[:2] == ["0.05.0.weight", "0.05.0.bias"]
+    assert list(part(averages.tensors(), "0.1")) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert average_names(EmaConfig()) == ("halflife",)
+
+
+def test_tensors_of_another_config_are_refused():
+    averages = Averages.create(POWER, network())
+    tensors = averages.tensors()
+    with pytest.raises(UserError, match=r"the average 0\.05\.0\.weight is missing or has another shape"):
+        averages.load(Averages.create(EmaConfig(), network()).tensors())
+    with pytest.raises(UserError, match=r"0\.1\.2\.bias"):
+        averages.load({**tensors, "0.1.2.bias": torch.zeros(4)})
+
+
+def test_which_average_is_evaluated():
+    model = network()
+
+    def made(length):
+        averages = Averages.create(EmaConfig(kind="power", tracked=(0.05, 0.1), length=length), model)
+        for tensor in averages.models["0.1"]:
+            tensor.zero_()
+        return averages
+
+    assert not any(t.any() for t in made(0.1).main().values())
+    assert all(torch.equal(t, p) for t, p in zip(made(0.05).main().values(), model.parameters(), strict=True))
+    assert not made(0.1).needs_rebuild
+    between = made(0.09)
+    assert between.needs_rebuild
+    assert not any(t.any() for t in between.nearest().values())
+    assert all(torch.equal(t, p) for t, p in zip(made(0.02).nearest().values(), model.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"ema\.length: 0\.09 is not among ema\.tracked"):
+        between.main()
+
+
+def test_a_shard_of_the_weights_is_averaged_as_the_whole_is(generator):
+    model = network()
+    whole = Averages.create(POWER, model)
+    shards = Averages(POWER, whole.names, {k: [t[:2].clone() for t in v] for k, v in whole.models.items()})
+    for step, weights in enumerate(walk(model, 30, generator), 1):
+        whole.update(weights, 64 * (step - 1), 64 * step)
+        shards.update([w[:2] for w in weights], 64 * (step - 1), 64 * step)
+    for name, tensors in whole.models.items():
+        for a, b in zip(tensors, shards.models[name], strict=True):
+            torch.testing.assert_close(a[:2], b, rtol=1e-6, atol=0)
+
+
+@pytest.fixture
+def mesh():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_parameters_keep_their_kind_and_load_whole_tensors(mesh, generator):
+    plain, sharded = network(), network()
+    for module in sharded.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])))
+    first, second = Averages.create(POWER, plain), Averages.create(POWER, sharded)
+    assert all(isinstance(t, DTensor) for t in second.tensors().values())
+    for step, weights in enumerate(walk(plain, 5, generator), 1):
+        first.update(weights, 64 * (step - 1), 64 * step)
+        second.update(weights, 64 * (step - 1), 64 * step)  # a worker's local shards: here there is one
+    second.update(list(sharded.parameters()), 320, 384)
+    first.update([p.to_local() for p in sharded.parameters()], 320, 384)
+    for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True):
+        assert torch.equal(a, b.full_tensor())
+    second.load({key: tensor + 1 for key, tensor in first.tensors().items()})
+    for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True):
+        assert torch.equal(a + 1, b.full_tensor())
