@@ -1,15 +1,19 @@
-"""EDM preconditioning (arXiv 2206.00364, section 5, table 1) around any network."""
+"""EDM preconditioning (arXiv 2206.00364, section 5, table 1) around any network, and denoisers bound to class labels."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.noise import expand
 
 
 class Denoiser(nn.Module):
     """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), an estimate of E[x_0 | x_t = x].
 
-    `network(x [N,C,H,W], c_noise [N]) -> [N,C,H,W]`. At sigma = 0, D(x, 0) = x exactly.
+    `network(x [N,C,H,W], c_noise [N]) -> [N,C,H,W]`, with labels [N] as a third argument where they are given. At sigma = 0,
+    D(x, 0) = x exactly. The scalings are computed in the precision of x and sigma, whatever the network computes in.
     """
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
@@ -17,17 +21,55 @@ class Denoiser(nn.Module):
         self.network = network
         self.sigma_data = sigma_data
 
-    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """x [N,C,H,W] and sigma [N] to the denoised image [N,C,H,W]."""
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """x [N,C,H,W], sigma [N] and labels int64 [N] (None: no label for all) to the denoised image [N,C,H,W]."""
         s = expand(sigma)
         total = (s**2 + self.sigma_data**2).sqrt()
-        c_skip = self.sigma_data**2 / total**2
+        c_skip = 1 / (1 + (s / self.sigma_data) ** 2)  # to the bit 1 at sigma = 0, which sigma_data^2 / total^2 may miss
         c_out = s * self.sigma_data / total
         c_noise = sigma.clamp_min(1e-20).log() / 4
-        output: torch.Tensor = c_skip * x + c_out * self.network(x / total, c_noise)
+        inputs = (x / total, c_noise) if labels is None else (x / total, c_noise, labels)
+        output: torch.Tensor = c_skip * x + c_out * self.network(*inputs).to(x.dtype)
         return output
 
 
 def edm_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
     """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (EDM, table 1), [N]."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def given(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor | None) -> DenoiserFn:
+    """D(x, sigma) of images with these labels, int64 [N] or None.
+
+    x may be several copies of the N images, one after another; ValueError if it is no such stack.
+    """
+    if labels is None:
+        return denoiser
+
+    def bound(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return denoiser(x, sigma, _repeated(labels, len(x)))
+
+    return bound
+
+
+def guided(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor, scale: float, none: int) -> DenoiserFn:
+    """Classifier-free guidance (arXiv 2207.12598, equation 6): D_none + scale (D_label - D_none), `none` being "no label".
+
+    scale = 1 is the conditional denoiser itself; above it both are computed as one batch of twice the size.
+    """
+    if scale == 1:
+        return given(denoiser, labels)
+
+    def bound(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        own = _repeated(labels, len(x))
+        both = denoiser(x.repeat(2, 1, 1, 1), sigma.repeat(2), torch.cat([own, torch.full_like(own, none)]))
+        labelled, unlabelled = both.chunk(2)
+        return unlabelled + scale * (labelled - unlabelled)
+
+    return bound
+
+
+def _repeated(labels: torch.Tensor, count: int) -> torch.Tensor:
+    if len(labels) == 0 or count % len(labels):
+        raise ValueError(f"{count} images are no stack of copies of the {len(labels)} that the labels are of")
+    return labels.repeat(count // len(labels))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ambient_sweep.models.embedding import NoiseEmbedding
+from ambient_sweep.models.network import Network, zero_
 
 
 class _Block(nn.Module):
@@ -15,8 +16,7 @@ class _Block(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.up = nn.Linear(width, 2 * width)
         self.down = nn.Linear(2 * width, width)
-        nn.init.zeros_(self.down.weight)
-        nn.init.zeros_(self.down.bias)
+        zero_(self.down)
 
     def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
@@ -25,23 +25,25 @@ class _Block(nn.Module):
         return output
 
 
-class ResidualMLP(nn.Module):
-    """x [N,C,H,W], c_noise [N] -> [N,C,H,W]; `blocks` residual blocks of `width`, modulated by the noise level."""
+class ResidualMLP(Network):
+    """A Network of `blocks` residual blocks of `width`, modulated by the noise level and class."""
 
-    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, classes: int = 0) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.embedding = NoiseEmbedding(width)
+        self.embedding = NoiseEmbedding(width, classes)
         self.inlet = nn.Linear(size, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.outlet = nn.Linear(width, size)
-        nn.init.zeros_(self.outlet.weight)
-        nn.init.zeros_(self.outlet.bias)
+        zero_(self.outlet)
 
-    def forward(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
-        embedding = self.embedding(c_noise)
+    def blocks_to_wrap(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        embedding = self.embedding(c_noise, labels)
         h = self.inlet(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        output: torch.Tensor = self.outlet(h).view_as(x)
+        output: torch.Tensor = self.outlet(h).view(x.shape)
         return output

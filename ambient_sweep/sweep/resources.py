@@ -123,7 +123,7 @@ def parameters(config: Config) -> int:
 
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     with torch.device("meta"):  # shapes only
-        return count_parameters(build_model(config.model, shape, 0))
+        return count_parameters(build_model(config.model, shape, 0, classes=1000 if config.model.conditional else 0))
 
 
 def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:

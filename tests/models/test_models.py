@@ -1,55 +1,150 @@
+"""What every kind of network must do."""
+
+import copy
+
 import pytest
 import torch
+from networks import CLASSES, CONDITIONAL, SHAPE, SMALL, awake, normal
 
-from ambient_sweep.config import ModelConfig
+from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model, count_parameters
 
-SMALL = {
-    "mlp": ModelConfig(kind="mlp", width=32, blocks=2),
-    "unet": ModelConfig(kind="unet", width=16, blocks=1, levels=2),
-}
+KINDS = list(SMALL)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16)])
 def test_shapes_and_preconditioning(kind, shape):
     denoiser = build_model(SMALL[kind], shape, 0)
-    x, sigma = torch.randn(4, *shape), torch.tensor([0.0, 0.01, 1.0, 80.0])
+    x, sigma = normal(4, *shape), torch.tensor([0.0, 0.01, 1.0, 80.0])
     y = denoiser(x, sigma)
     assert y.shape == x.shape
-    torch.testing.assert_close(y[0], x[0])  # D(x, 0) = x
+    assert torch.equal(y[0], x[0])  # D(x, 0) = x
     # the outlet starts at 0, so D = c_skip x exactly
     skip = 0.25 / (sigma**2 + 0.25)
     torch.testing.assert_close(y, skip[:, None, None, None] * x)
+    assert torch.equal(awake(denoiser)(x, sigma)[0], x[0])
+    assert not torch.allclose(denoiser(x, sigma)[1:], y[1:])
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_every_weight_is_trained_and_the_noise_level_matters(kind):
-    denoiser = build_model(SMALL[kind], (1, 8, 8), 0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_is_trained_and_noise_level_and_label_matter(kind):
+    denoiser = build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES)
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=0.1)
-    x = torch.randn(8, 1, 8, 8)
-    for _ in range(3):  # outlets that start at 0 let gradients through from the second step on
+    x, labels = normal(8, *SHAPE), torch.arange(8) % (CLASSES + 1)
+    for _ in range(3):  # branches that start at 0 let gradients through from the second step on
         optimizer.zero_grad()
-        ((denoiser(x, torch.rand(8) + 0.1) - 1) ** 2).mean().backward()
+        ((denoiser(x, torch.linspace(0.1, 1, 8), labels) - 1) ** 2).mean().backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.parameters())
     network = denoiser.network
-    assert not torch.equal(network(x, torch.full((8,), -1.0)), network(x, torch.full((8,), 0.5)))
+    level = torch.full((8,), -1.0)
+    assert not torch.equal(network(x, level), network(x, level + 0.1))
+    outputs = [network(x, level, torch.full((8,), label)) for label in range(CLASSES + 1)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(outputs) for b in outputs[:i])
+    assert torch.equal(network(x, level), outputs[-1])  # the last label is "none"
+    assert torch.equal(network(x, level, labels)[5], network(x, level, torch.full((8,), 5 % (CLASSES + 1)))[5])
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_weights_depend_on_the_seed_alone_and_leave_the_global_generator(kind):
+def test_labels_that_cannot_be():
+    with pytest.raises(UserError, match=r"^model\.conditional: the images have no class labels"):
+        build_model(CONDITIONAL["mlp"], SHAPE, 0)
+    for kind in KINDS:
+        denoiser = build_model(SMALL[kind], SHAPE, 0, CLASSES)
+        assert count_parameters(denoiser) == count_parameters(build_model(SMALL[kind], SHAPE, 0))
+        with pytest.raises(ValueError, match="without classes"):
+            denoiser(normal(2, *SHAPE), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+        denoiser, unknown = build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES), torch.full((2,), CLASSES + 1)
+        with pytest.raises(IndexError):
+            denoiser(normal(2, *SHAPE), torch.ones(2), unknown)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("configs", [SMALL, CONDITIONAL])
+def test_weights_depend_on_the_seed_alone_and_nothing_touches_the_global_generator(kind, configs):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again, other = (build_model(SMALL[kind], (1, 8, 8), seed) for seed in (0, 0, 1))
+    first, other = (build_model(configs[kind], SHAPE, seed, CLASSES) for seed in (0, 1))
+    first.train()(normal(2, *SHAPE), torch.ones(2)).sum().backward()  # no dropout either
     assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    again = build_model(configs[kind], SHAPE, 0, CLASSES)
     pairs = list(zip(first.parameters(), again.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert any(not torch.equal(a, c) for a, _, c in pairs)
-    assert count_parameters(first) == sum(p.numel() for p in first.parameters())
 
 
-@pytest.mark.parametrize(("width", "levels", "size"), [(8, 1, 5), (24, 3, 12), (40, 2, 8), (64, 4, 32)])
-def test_unets_of_odd_widths_and_sizes(width, levels, size):
-    denoiser = build_model(ModelConfig(width=width, blocks=1, levels=levels), (3, size, size), 0)
-    assert denoiser(torch.randn(2, 3, size, size), torch.ones(2)).shape == (2, 3, size, size)
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_of_their_own(kind):
+    denoiser = build_model(SMALL[kind], SHAPE, 0)
+    twin = copy.deepcopy(denoiser)
+    x = normal(2, *SHAPE)
+    before = denoiser(x, torch.ones(2))
+    assert not torch.equal(awake(twin)(x, torch.ones(2)), before)
+    assert torch.equal(denoiser(x, torch.ones(2)), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_autocast_is_close_and_keeps_the_noise_level_in_float32(kind):
+    denoiser = awake(build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES))
+    seen = []
+    denoiser.network.embedding.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    x, sigma, labels = normal(16, *SHAPE), torch.logspace(-2, 1.5, 16), torch.arange(16) % CLASSES
+    c_noise = sigma.log() / 4
+    plain, exact = denoiser.network(x, c_noise, labels), denoiser(x, sigma, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, output = denoiser.network(x, c_noise, labels), denoiser(x, sigma, labels)
+    assert rough.dtype == torch.bfloat16
+    assert output.dtype == torch.float32
+    assert 0 < (rough - plain).norm() < 0.02 * plain.norm()
+    assert (output - exact).norm() < 0.01 * exact.norm()
+    assert seen[2].dtype == torch.float32
+    assert torch.equal(seen[0], seen[2])  # with and without autocast, to the bit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_in_bf16_throughout_run(kind):
+    network = build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES).network.bfloat16()
+    assert network(normal(2, *SHAPE).bfloat16(), torch.zeros(2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_last_gives_the_same(kind):
+    network = awake(build_model(SMALL[kind], SHAPE, 0).network)
+    x, c_noise = normal(3, *SHAPE), torch.tensor([-1.0, 0.0, 0.5])
+    want = network(x, c_noise)
+    got = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), c_noise)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_compile_without_a_graph_break(kind):
+    network = awake(build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES).network)
+    torch.compiler.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    x, c_noise, labels = normal(2, *SHAPE), torch.tensor([-1.0, 0.5]), torch.tensor([0, 2])
+    torch.testing.assert_close(compiled(x, c_noise, labels), network(x, c_noise, labels))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(x, c_noise), network(x, c_noise))
+
+
+@pytest.mark.parametrize(("kind", "width", "steps"), [("mlp", 128, 150), ("unet", 16, 80), ("dit", 32, 220)])
+def test_a_network_learns_to_tell_two_images_apart(kind, width, steps):
+    shape, last = (1, 8, 8), 20
+    denoiser = build_model(SMALL[kind].model_copy(update={"width": width}), shape, 0)
+    images = normal(2, *shape, seed=3).sign() * 0.5
+    x0, sigma = images.repeat(8, 1, 1, 1), torch.tensor([0.2, 0.5, 1.0, 2.0]).repeat_interleave(4)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
+    errors, best = [], []
+    for step in range(steps):
+        noisy = x0 + sigma[:, None, None, None] * normal(*x0.shape, seed=step)
+        error = ((denoiser(noisy, sigma) - x0) ** 2).mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+        distance = ((noisy[:, None] - images) ** 2).flatten(2).sum(2)
+        share = torch.softmax(-distance / (2 * sigma[:, None] ** 2), 1)
+        best.append((((share @ images.flatten(1)).view_as(x0) - x0) ** 2).mean().item())  # of E[x_0 | x_t]
+    linear = (0.25 * sigma**2 / (sigma**2 + 0.25)).mean().item()  # the best estimate pixel by pixel
+    assert sum(errors[-last:]) < sum(best[-last:]) + last * linear / 3

@@ -1,0 +1,49 @@
+"""What every network here has in common: its signature, its repeated blocks, and how their activations are recomputed."""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Network(nn.Module):
+    """F in EDM's preconditioning: (x [N,C,H,W], c_noise [N], labels int64 [N] or None) -> [N,C,H,W].
+
+    A network that knows `classes` classes takes labels 0..classes, where the last stands for "no label"; None means that for
+    all images. One with classes = 0 takes None alone, and raises ValueError otherwise.
+    """
+
+    def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def blocks_to_wrap(self) -> list[nn.Module]:
+        """The repeated blocks, in the order of their use: what sharding and checkpointing work on."""
+        raise NotImplementedError
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Lets each repeated block forget its activations, and compute them again in the backward pass; twice is as once.
+
+    Keeps the names of the weights. No generator state is restored, for no block draws. To be called before torch.compile.
+    Raises TypeError for a module that is not one of the networks here.
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"{type(network).__name__} is no Network: call this before the network is compiled or wrapped")
+    for block in network.blocks_to_wrap():
+        # an attribute of the instance: hooks, as FSDP's that gather the weights, stay outside of what is run twice
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def unit_(layer: nn.Conv2d | nn.Linear) -> None:
+    """Weights that keep the variance (standard deviation 1 / sqrt(fan-in)), no bias."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def zero_(layer: nn.Conv2d | nn.Linear) -> None:
+    """Weights and bias 0: a branch that begins as nothing."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,90 @@
+"""Activations forgotten and computed again: the same gradients from less memory."""
+
+import copy
+
+import pytest
+import torch
+from networks import CLASSES, CONDITIONAL, SHAPE, SMALL, awake, normal
+from torch import nn
+
+from ambient_sweep.models import build_model, checkpoint_activations
+
+
+def gradients(network, bf16=False):
+    """The gradient of every weight, and how many numbers the graph held for the backward pass."""
+    held = {}
+
+    def pack(tensor):
+        held[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    x, c_noise, labels = normal(4, *SHAPE), torch.linspace(-1, 0.5, 4), torch.tensor([0, 1, 2, 3])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", enabled=bf16):
+        loss = (network(x, c_noise, labels) ** 2).mean()
+    loss.backward()
+    weights = {p.data_ptr() for p in network.parameters()}
+    return [p.grad for p in network.parameters()], sum(n for at, n in held.items() if at not in weights)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_gradients_are_the_same_to_the_bit_and_fewer_tensors_are_held(kind, bf16):
+    plain = awake(build_model(CONDITIONAL[kind], SHAPE, 0, CLASSES).network)
+    lean = copy.deepcopy(plain)
+    checkpoint_activations(lean)
+    assert list(lean.state_dict()) == list(plain.state_dict())
+    want, much = gradients(plain, bf16)
+    got, little = gradients(lean, bf16)
+    assert all(g.abs().sum() > 0 for g in want)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert little < 0.5 * much
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_each_repeated_block_runs_twice_and_not_more(kind):
+    network = build_model(SMALL[kind], SHAPE, 0).network
+    blocks = network.blocks_to_wrap()
+    runs = []
+    for block in blocks:
+        block.modulation.register_forward_hook(lambda module, _i, _o: runs.append(module))
+    checkpoint_activations(network)
+    checkpoint_activations(network)  # twice is as once
+    network(normal(2, *SHAPE), torch.zeros(2)).sum().backward()
+    order = [block.modulation for block in blocks]
+    assert runs == order + order[::-1]
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_blocks_to_wrap_hold_most_weights_each_once(kind):
+    network = build_model(SMALL[kind].model_copy(update={"width": 64}), SHAPE, 0).network
+    inside = [p for block in network.blocks_to_wrap() for p in block.parameters()]
+    assert len({id(p) for p in inside}) == len(inside)
+    assert sum(p.numel() for p in inside) > 0.75 * sum(p.numel() for p in network.parameters())
+
+
+def test_a_copy_of_a_checkpointed_network_uses_its_own_weights():
+    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
+    checkpoint_activations(network)
+    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
+    before = network(x, c_noise)
+    assert not torch.equal(awake(copy.deepcopy(network))(x, c_noise), before)
+    assert torch.equal(network(x, c_noise), before)
+
+
+def test_checkpointed_networks_compile_without_a_graph_break():
+    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
+    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
+    want = network(x, c_noise)
+    checkpoint_activations(network)
+    torch.compiler.reset()
+    got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, c_noise)
+    torch.testing.assert_close(got, want)
+    got.sum().backward()
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(TypeError, match="Linear is no Network"):
+        checkpoint_activations(nn.Linear(2, 2))
+    compiled = torch.compile(build_model(SMALL["mlp"], SHAPE, 0).network, backend="eager")
+    with pytest.raises(TypeError, match="before the network is compiled"):
+        checkpoint_activations(compiled)

@@ -1,0 +1,136 @@
+"""Weights and operations against closed forms, and the presets against the table in docs/networks.md."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from networks import CLASSES, CONDITIONAL, SHAPE, SMALL
+
+from ambient_sweep.config import ModelConfig, build_config
+from ambient_sweep.config.presets import MODEL
+from ambient_sweep.models import build_model, count_flops, count_parameters, describe
+from ambient_sweep.models.size import _short
+
+PRESETS = [name for name in MODEL if name != "custom"]
+FREQUENCIES = 16  # of the noise embedding
+
+
+def embedding_flops(width):
+    return 2 * (2 * FREQUENCIES * width + width**2)
+
+
+def embedding_weights(width, classes=0):
+    return 2 * FREQUENCIES * width + width + width**2 + width + ((classes + 1) * width if classes else 0)
+
+
+def test_mlp_by_hand():
+    config = ModelConfig(kind="mlp", width=16, blocks=3)
+    size, w = 2 * 4 * 4, 16
+    per_block = w * 2 * w + w * 2 * w + 2 * w * w  # modulation, up, down
+    assert count_flops(config, (2, 4, 4)) == embedding_flops(w) + 2 * (size * w + 3 * per_block + w * size)
+    biases = w + 3 * (2 * w + 2 * w + w) + size
+    weights = embedding_weights(w) + size * w + 3 * per_block + w * size + biases
+    assert count_parameters(build_model(config, (2, 4, 4), 0)) == weights
+    labelled = build_model(config.model_copy(update={"conditional": True}), (2, 4, 4), 0, 10)
+    assert count_parameters(labelled) == weights + 11 * w
+
+
+def test_unet_of_one_level_by_hand():
+    w, c, side = 16, 3, 6
+    config = ModelConfig(kind="unet", width=w, blocks=1, levels=1, head_width=8)
+    pixels = side**2
+
+    def block(a, b):
+        skip = 0 if a == b else a * b
+        return pixels * (9 * a * b + 9 * b * b + skip) + w * 2 * b
+
+    attention = pixels * 4 * w * w + 2 * pixels**2 * w  # qkv and out; q k and the weighted sum of v
+    convolutions = block(w, w) + 2 * block(w, w) + 2 * block(2 * w, w)  # down, middle, up
+    products = pixels * 9 * c * w + convolutions + attention + pixels * 9 * w * c
+    assert count_flops(config, (c, side, side)) == embedding_flops(w) + 2 * products
+
+
+@pytest.mark.parametrize(("width", "blocks", "patch", "heads"), [(64, 3, 2, 16), (96, 1, 4, 32)])
+def test_dit_by_closed_form(width, blocks, patch, heads):
+    config = ModelConfig(kind="dit", width=width, blocks=blocks, patch=patch, head_width=heads)
+    d, tokens, values = width, (16 // patch) ** 2, 3 * patch**2
+    per_block = 24 * tokens * d**2 + 4 * tokens**2 * d + 12 * d**2  # linears, attention, modulation
+    ends = 2 * 2 * tokens * values * d + 4 * d**2
+    assert count_flops(config, (3, 16, 16)) == embedding_flops(d) + blocks * per_block + ends
+    per_block = 12 * d**2 + 6 * d**2 + (3 + 1 + 4 + 1 + 6) * d
+    ends = 2 * values * d + d + values + 2 * d**2 + 2 * d
+    weights = embedding_weights(d) + blocks * per_block + ends
+    assert count_parameters(build_model(config, (3, 16, 16), 0)) == weights
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_operations_scale_with_blocks_and_ignore_labels_and_heads(kind):
+    config = SMALL[kind]
+    flops = count_flops(config, SHAPE)
+    assert count_flops(CONDITIONAL[kind], SHAPE, CLASSES) == flops
+    assert count_flops(config.model_copy(update={"head_width": 32}), SHAPE) == flops
+    more = [count_flops(config.model_copy(update={"blocks": n}), SHAPE) for n in (4, 5, 6)]
+    assert more[2] - more[1] == more[1] - more[0] > 0
+
+
+def test_counting_takes_no_weights_and_no_random_numbers():
+    before = torch.get_rng_state()
+    huge = ModelConfig(kind="dit", width=4096, blocks=64, patch=2)  # 80 GB of weights
+    assert count_flops(huge, (3, 32, 32)) > 64 * 24 * 256 * 4096**2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_description():
+    config = ModelConfig(kind="mlp", width=256, blocks=2, conditional=True)
+    parameters, flops = count_parameters(build_model(config, (1, 8, 8), 0, 10)), count_flops(config, (1, 8, 8), 10)
+    assert (parameters, flops) == (899_136, 1_785_856)
+    assert describe(config, (1, 8, 8), 10) == "mlp 899 k parameters, 1.79 MFLOPs per image forward"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (99_960, "100 k"),
+        (999_400, "999 k"), (999_600, "1.00 M"), (55_733_891, "55.7 M"), (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
+    ],
+)  # fmt: skip
+def test_three_digits_and_a_unit(count, text):
+    assert _short(count) == text
+
+
+# -- presets ----------------------------------------------------------------------------------------------------------
+
+
+def shape_of(preset):
+    side = int(preset.split("-")[1])
+    return (1 if side == 8 else 3, side, side)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_complete_and_fit_their_images(preset):
+    keys = {"kind", "width", "blocks", "levels", "multipliers", "attention", "head_width", "patch"}
+    assert set(MODEL[preset]) == keys
+    assert preset.startswith(MODEL[preset]["kind"])
+    channels, side, _ = shape_of(preset)
+    data = {"image_size": side, "channels": channels} | ({} if side == 8 else {"source": "folder", "path": "images"})
+    config = build_config({"data": data, "model": {"preset": preset}})
+    assert config.model.model_dump(mode="json", include=keys) == MODEL[preset]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_table_in_the_docs_holds_what_is_counted(preset):
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| `{preset}` \|(.*)\|$", text, re.MULTILINE)
+    assert row, f"docs/networks.md has no row for {preset}"
+    cells = [cell.strip() for cell in row[1].split("|")]
+    line = describe(ModelConfig(**MODEL[preset]), shape_of(preset))
+    parameters, flops = re.search(r"\w+ (.*) parameters, (.*)FLOPs", line).groups()
+    assert cells[-3:-1] == [parameters, flops]
+
+
+@pytest.mark.parametrize(("preset", "anchor"), [("unet-32", 55.7e6), ("unet-64", 61.8e6), ("dit-32", 33e6)])
+def test_presets_are_as_large_as_the_networks_they_follow(preset, anchor):
+    with torch.device("meta"):
+        model = build_model(ModelConfig(**MODEL[preset]), shape_of(preset), 0)
+    assert count_parameters(model) == pytest.approx(anchor, rel=0.02)
