@@ -31,6 +31,24 @@ def two_modes() -> Mixture:
     return Mixture(torch.tensor([[0.6, -0.3], [-0.5, 0.4]], dtype=torch.float64), 0.25)
 
 
+def six_modes() -> Mixture:
+    """Six well separated modes in eight dimensions."""
+    generator = torch.Generator().manual_seed(7)
+    return Mixture(torch.rand(6, 8, generator=generator, dtype=torch.float64) * 1.4 - 0.7, 0.15)
+
+
+def denoising_error(denoiser, mixture: Mixture, sigma: float, count: int = 4000) -> float:
+    """E || D(x_t, sigma) - E[x_0 | x_t] ||^2 over the posterior variance E || x_0 - E[x_0 | x_t] ||^2."""
+    generator = torch.Generator().manual_seed(9)
+    x0 = mixture.draw(count, generator)
+    x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    level = torch.full((count,), sigma, dtype=x0.dtype)
+    exact = mixture.posterior_mean(x, level)
+    with torch.no_grad():
+        estimate = denoiser(x.float(), level.float())
+    return float(((estimate - exact) ** 2).mean() / ((x0 - exact) ** 2).mean())
+
+
 def gaussian(std: float = 0.5) -> Mixture:
     return Mixture(torch.zeros(1, 2, dtype=torch.float64), std)
 

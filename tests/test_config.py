@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -6,6 +7,7 @@ import yaml
 from ambient_sweep.config import (
     Config,
     build_config,
+    check_keys,
     dump,
     flatten,
     knobs,
@@ -14,6 +16,7 @@ from ambient_sweep.config import (
     read_yaml,
     write_config,
 )
+from ambient_sweep.config.presets import PRESETS
 from ambient_sweep.errors import UserError
 
 SMALL = {"evaluation.lengths": [1.0]}
@@ -143,3 +146,29 @@ def test_every_search_space_is_valid_and_opens_with_its_command(path):
     assert path.read_text().splitlines()[0].startswith(f"# ambient-sweep run search_spaces/{path.name}")
     assert check_corners(load_sweep(path)) > 1
     assert yaml.safe_load(path.read_text()).keys() >= {"base", "space", "search"}
+
+
+def test_presets_set_what_is_not_given_beside_them():
+    paper = build_config({"consistency.preset": "noisy-worth-2411.02780", "consistency.weight": 3})
+    assert paper.consistency.draws == 6
+    assert paper.consistency.weight == 3
+    again = build_config(dump(paper))
+    assert again == paper
+    later = build_config(dump(paper), {"consistency.draws": 4})  # a later layer without a preset changes that key alone
+    assert (later.consistency.draws, later.consistency.chain_steps) == (4, paper.consistency.chain_steps)
+    back = build_config(dump(paper), {"consistency.preset": "default"})
+    assert back.consistency == build_config({}).consistency
+
+
+def test_the_default_preset_is_the_defaults():
+    assert build_config({"consistency.preset": "default"}) == build_config({})
+
+
+@pytest.mark.parametrize("section", PRESETS)
+def test_every_preset_is_offered_and_complete(section):
+    field = knobs()[f"{section}.preset"][0]
+    assert set(get_args(field.annotation)) == set(PRESETS[section])
+    complete = set.union(*(set(values) for values in PRESETS[section].values()))
+    for name, values in PRESETS[section].items():
+        assert name == "custom" or set(values) == complete
+        check_keys(f"{section}.{key}" for key in values)

@@ -47,7 +47,7 @@ class ObservedConfig(Section):
 
 class ObjectiveConfig(Section):
     kind: Literal["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"] = Field(
-        "ambient_consistency", description="what is trained: see docs/objectives.md"
+        "ambient_consistency", description="what is trained: see docs/math.md"
     )
 
 
@@ -60,11 +60,11 @@ class ConsistencyConfig(Section):
     preset: Literal["default", "tweedie-2404.10177", "noisy-worth-2411.02780"] = Field(
         "default", description="sets the other consistency keys that are not given beside it: docs/consistency.md"
     )
-    weight: float = Field(0.3, ge=0, le=1000, description="weight of the consistency loss")
-    start: Fraction = Field(0.75, description="fraction of training before which the weight is 0")
+    weight: float = Field(1.0, ge=0, le=1000, description="weight of the consistency loss")
+    start: Fraction = Field(0.5, description="fraction of training before which the weight is 0")
     ramp: Literal["step", "linear", "cosine"] = Field("step", description="how the weight rises after start")
     ramp_fraction: Fraction = Field(0.1, description="fraction of training over which it rises")
-    batch_share: float = Field(0.5, gt=0, le=1, description="share of the batch that gets the consistency loss")
+    batch_share: float = Field(0.15, gt=0, le=1, description="share of the batch that gets the consistency loss")
     origin: Literal["boundary", "everywhere"] = Field(
         "boundary", description="where chains begin: at the observation, or at any level above it as well as below"
     )
@@ -73,7 +73,7 @@ class ConsistencyConfig(Section):
         "boundary", description="where the draws part: at the chain's first level, or before its last step"
     )
     levels: Literal["uniform", "loguniform", "lognormal"] = Field(
-        "uniform", description="distribution of the last level, below the observed one"
+        "loguniform", description="distribution of the last level, below the observed one"
     )
     lowest: float = Field(0.02, gt=0, lt=1, description="lowest last level, as a share of the observed level")
     largest_gap: float = Field(1.0, gt=0, le=1, description="largest last step, as a share of the level it begins at")
@@ -125,7 +125,7 @@ class EmaConfig(Section):
     rampup: float = Field(0.1, gt=0, le=1, description="half-life is at most this share of the images seen so far")
     length: float = Field(0.1, ge=0.005, le=0.28, description="length (EDM2's sigma_rel) evaluated, for kind=power")
     tracked: tuple[Annotated[float, Field(ge=0.005, le=0.28)], Annotated[float, Field(ge=0.005, le=0.28)]] = Field(
-        (0.05, 0.1), description="the two lengths tracked in training, for kind=power"
+        (0.1, 0.2), description="the two lengths tracked in training, for kind=power"
     )
     snapshots: int = Field(16, ge=1, le=1000, description="snapshots of the tracked averages, evenly over the run")
 

@@ -1,7 +1,7 @@
 """The losses of ambient diffusion, each as its equation: a value per sample [N], noise given from outside.
 
 Sources: Daras et al., *Consistent Diffusion Meets Tweedie*, arXiv 2404.10177; Karras et al., *EDM*, arXiv 2206.00364.
-A denoiser is any function (x [N,C,H,W], sigma [N]) -> [N,C,H,W]. docs/objectives.md derives the equations.
+A denoiser is any function (x [N,C,H,W], sigma [N]) -> [N,C,H,W]. docs/math.md derives the equations.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ambient_sweep.config import Distance, Memorization, knobs
 
-VERSION = 1  # raise it when a column is added, removed, renamed or changes its type or meaning
+VERSION = 2  # raise it when a column is added, removed, renamed or changes its type or meaning
 
 # -- in both tables
 TRIAL_ID = "trial_id"
@@ -93,8 +93,10 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
     if origin in (Union, types.UnionType) and len(arguments) == 2 and types.NoneType in arguments:
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return arrow_type(inner)[0], True
-    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        return pa.list_(arrow_type(arguments[0])[0]), False
+    if origin is tuple:
+        kinds = {arrow_type(argument)[0] for argument in arguments if argument is not Ellipsis}
+        if len(kinds) == 1:
+            return pa.list_(kinds.pop()), False
     raise TypeError(f"no column type for the annotation {annotation!r}")
 
 

@@ -177,3 +177,11 @@ def consistency_term(
         teacher=teacher,
         rollout_gradient=c.gradient == "rollout",
     )
+
+
+def step_cost(config: Config) -> float:
+    """Network passes of a step with consistency over those of one without; a backward pass counts as two forward ones."""
+    c = config.consistency
+    before, after = branch_of(c), c.draws * (c.chain_steps - branch_of(c) - 1)
+    per_image = before + 1 + after * (3 if c.gradient == "rollout" else 1) + 3 * c.draws
+    return 1 + c.batch_share * per_image / 3

@@ -1,0 +1,175 @@
+"""Conformance: what is learnt from noisy data alone, against E[x_0 | x_t] in closed form, and the known mistakes.
+
+Mixtures of Gaussians in 2 and 8 dimensions, observed at sigma_n = 0.3. Errors are relative to the posterior variance:
+0 is the exact denoiser, 1 one that knows no more than x_t's own noise. Levels 0.05, 0.1, 0.2 lie below sigma_n, where
+nothing is observed; 0.3 and 0.6 at and above it.
+"""
+
+import math
+
+import pytest
+import torch
+from closed_forms import denoising_error, six_modes, two_modes
+
+from ambient_sweep import rng
+from ambient_sweep.config import build_config
+from ambient_sweep.data.observed import ObservedImages
+from ambient_sweep.diffusion.loss import ambient_loss, mean_over_pixels, reverse_step
+from ambient_sweep.training import objective
+from ambient_sweep.training.loop import train
+from ambient_sweep.training.state import TrainState
+from ambient_sweep.training.stream import Stream
+
+SIGMA_N = 0.3
+BELOW, ABOVE = (0.05, 0.1, 0.2), (0.3, 0.6)
+MIXTURES = {"2d": two_modes(), "8d": six_modes()}
+BATCH, STEPS = 128, 750
+CONFIG = {
+    "model": {"kind": "mlp", "width": 64, "blocks": 2},
+    "noise": {"mean": -0.5, "std": 1.0},
+    "training": {"images": BATCH * STEPS, "batch_size": BATCH},
+    "optimizer": {"lr": 3e-3},
+    "ema": {"halflife": 15_000, "rampup": 1.0},
+    "consistency": {"start": 0.4, "weight": 1.0},
+    "observed.sigma": SIGMA_N,
+    "evaluation.lengths": [1.0],
+}
+
+
+def observations(mixture, sigma):
+    generator = torch.Generator().manual_seed(0)
+    x0 = mixture.draw(20_000, generator).float()
+    y = x0 + sigma * torch.randn(x0.shape, generator=generator)
+    return ObservedImages(y, torch.full((len(x0),), sigma))
+
+
+def learn(name, **changes):
+    """Errors by level of the averaged model trained with CONFIG and `changes`."""
+    mixture = MIXTURES[name]
+    config = build_config(CONFIG, changes)
+    state = TrainState.create(config, (1, 1, mixture.means.shape[1]))
+    for _ in train(config, observations(mixture, config.observed.sigma), state):
+        pass
+    return {level: denoising_error(state.average, mixture, level) for level in BELOW + ABOVE}
+
+
+def mean(errors, levels):
+    """Geometric mean: levels of very different difficulty count alike."""
+    return math.exp(sum(math.log(errors[level]) for level in levels) / len(levels))
+
+
+@pytest.fixture(scope="module")
+def right():
+    return {name: learn(name) for name in MIXTURES}
+
+
+@pytest.fixture(scope="module")
+def ambient():
+    return {name: learn(name, **{"objective.kind": "ambient"}) for name in MIXTURES}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_ambient_and_consistency_learn_the_posterior_mean_above_and_below_the_observed_level(name, right, ambient):
+    """From noisy data alone; beside it the naive way from the same data, and training on the clean images."""
+    naive = learn(name, **{"objective.kind": "denoising"})
+    clean = learn(name, **{"objective.kind": "denoising", "observed.sigma": 0.0})
+    assert mean(right[name], BELOW) < 0.6 * mean(ambient[name], BELOW)
+    assert mean(right[name], BELOW) < 0.6 * mean(naive, BELOW)
+    for errors in (right[name], ambient[name]):
+        assert mean(errors, ABOVE) < 0.5 * mean(naive, ABOVE)  # the naive way learns E[y | x_t]
+    assert mean(right[name], ABOVE) < 1.5 * mean(ambient[name], ABOVE)  # the term below does no harm above
+    assert mean(clean, BELOW) < mean(right[name], BELOW) < {"2d": 0.04, "8d": 0.13}[name]
+
+
+# -- the known mistakes, each of which the right way must be told from ---------------------------------------------
+
+
+def squared_mean_loss(denoiser, x, levels, noise, weight, *, branch, draws, teacher, rollout_gradient):
+    """The mistake: the mean of two draws, squared; it adds half of their variance."""
+    target, ends = two_draws(denoiser, x, levels, noise)
+    mean_error = torch.stack([denoiser(end, levels[:, -1]) for end in ends]).mean(0) - target.detach()
+    return weight * mean_over_pixels(mean_error**2)
+
+
+def loss_without_stop(denoiser, x, levels, noise, weight, *, branch, draws, teacher, rollout_gradient):
+    """The mistake: the gradient reaches the denoiser at the observed level too."""
+    target, ends = two_draws(denoiser, x, levels, noise)
+    left, right = (denoiser(end, levels[:, -1]) - target for end in ends)
+    return weight * mean_over_pixels(left * right)
+
+
+def two_draws(denoiser, x, levels, noise):
+    """The target with gradient, and two independent chains of two steps without."""
+    target = denoiser(x, levels[:, 0])
+    ends = []
+    with torch.no_grad():
+        for first, second in ((0, 1), (2, 3)):
+            middle = reverse_step(x, target, levels[:, 0], levels[:, 1], noise[:, first])
+            estimate = denoiser(middle, levels[:, 1])
+            ends.append(reverse_step(middle, estimate, levels[:, 1], levels[:, 2], noise[:, second]))
+    return target, ends
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_squaring_the_mean_of_two_draws_is_told_from_the_product(name, right, monkeypatch):
+    monkeypatch.setattr(objective, "consistency_loss", squared_mean_loss)
+    assert mean(learn(name), BELOW) > 1.5 * mean(right[name], BELOW)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_consistency_without_the_stop_gradient_is_told_from_it(name, right, monkeypatch):
+    monkeypatch.setattr(objective, "consistency_loss", loss_without_stop)
+    assert mean(learn(name), BELOW) > 1.5 * mean(right[name], BELOW)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_an_averaged_teacher_is_told_from_the_live_one(name, right):
+    """Its weights are stale below the observed level: with an average over a third of the run, plainly so."""
+    errors = learn(name, **{"consistency.target": "ema"})
+    assert errors[0.2] > 1.3 * right[name][0.2]
+
+
+def test_truncated_levels_are_told_from_clamped_ones():
+    """Clamping gives a large share of the batch a loss of exactly zero; truncation none."""
+    u = rng.uniform("test", 0, 0, 20_000)[:, 0]
+    y, sigma_n = torch.zeros(20_000, 1, 1, 1), torch.full((20_000,), 0.2)
+
+    def silent(sigma):
+        loss = ambient_loss(lambda x, s: x + 1, y, sigma_n, sigma, torch.ones_like(y), torch.ones_like(sigma_n))
+        return float((loss == 0).float().mean())
+
+    truncated = objective.truncated_lognormal(u, -1.2, 1.2, above=0.2)
+    clamped = objective.truncated_lognormal(u, -1.2, 1.2).clip(min=0.2)
+    assert silent(torch.from_numpy(truncated).float()) < 0.001
+    assert silent(torch.from_numpy(clamped).float()) == pytest.approx(0.367, abs=0.02)
+
+
+def test_one_draw_per_image_is_told_from_fresh_noise():
+    """What fifty epochs show of each image: its one observation, or nearly the image itself."""
+    observed = observations(MIXTURES["2d"], SIGMA_N)
+    few = ObservedImages(observed.images[:64], observed.sigma[:64])
+    assert spread_over_epochs(Stream(few, 0, False)) == 0
+    generator = torch.Generator().manual_seed(1)
+
+    class Fresh(Stream):
+        def batch(self, start, count):
+            batch = super().batch(start, count)
+            noise = torch.randn(batch.y.shape, generator=generator)
+            return type(batch)(start, batch.y + SIGMA_N * noise, batch.sigma_n, None)
+
+    assert spread_over_epochs(Fresh(few, 0, False)) == pytest.approx(SIGMA_N, rel=0.1)
+
+
+def spread_over_epochs(stream, epochs=50):
+    """The standard deviation, over epochs, of what is seen of an image."""
+    seen = torch.stack([in_place(stream, epoch) for epoch in range(epochs)])
+    return float(seen.std(0).mean())
+
+
+def in_place(stream, epoch):
+    """The images of one epoch, each in the place where the first epoch's permutation has it."""
+    n = len(stream.observed)
+    rows = torch.from_numpy(rng.permutation("train.epoch", stream.seed, epoch, n))
+    images = torch.empty_like(stream.observed.images)
+    images[rows] = stream.batch(epoch * n, n).y
+    return images
