@@ -1,8 +1,15 @@
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 import torch
 from scipy import stats
+from scipy.special import ndtri
 
 from ambient_sweep import rng
+
+SIZES = [1, 2, 3, 5, 7, 17, 64, 65, 192, 3072, 40_001]
 
 
 def test_numbers_of_an_index_do_not_depend_on_the_batch():
@@ -10,6 +17,73 @@ def test_numbers_of_an_index_do_not_depend_on_the_batch():
     parts = torch.cat([rng.normal("a", 7, 100, 3, (3, 5)), rng.normal("a", 7, 103, 7, (3, 5))])
     assert torch.equal(whole, parts)
     assert torch.equal(rng.normal_at("a", 7, [105, 100], (3, 5)), whole[[5, 0]])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_normal_numbers_are_the_same_bits_in_every_split(size):
+    """Whatever the batch, the order, the place in the batch and the number of threads."""
+    count = 23 if size < 10_000 else 5
+    whole = rng.normal("a", 7, 1000, count, (size,))
+    assert whole.shape == (count, size)
+    for cut in (1, 2, 3, count - 1):
+        parts = [rng.normal("a", 7, 1000 + k, min(cut, count - k), (size,)) for k in range(0, count, cut)]
+        assert torch.equal(torch.cat(parts), whole)
+    order = np.random.default_rng(size).permutation(count)
+    assert torch.equal(rng.normal_at("a", 7, 1000 + order, (size,)), whole[order])
+    assert torch.equal(rng.normal_at("a", 7, [1002, 1002, 1000], (size,)), whole[[2, 2, 0]])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(rng.normal("a", 7, 1000, count, (size,)), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_noise_is_added_to_the_bit_as_it_is_drawn(size):
+    indices = np.random.default_rng(size).permutation(40)[:9]
+    scale = np.linspace(0, 2, 9, dtype=np.float32)
+    values = np.random.default_rng(0).random((9, size, 1), dtype=np.float32)
+    expected = values + scale[:, None, None] * rng.normal_at("a", 7, indices, (size, 1)).numpy()
+    rng.add_normal_at(values, scale, "a", 7, indices)
+    assert np.array_equal(values, expected)
+    with pytest.raises(ValueError, match="not contiguous"):
+        rng.add_normal_at(np.zeros((9, 2 * size), np.float32)[:, ::2], scale, "a", 7, indices)
+
+
+def test_many_threads_draw_the_same_numbers():
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda k: rng.normal("a", 3, 50 * k, 50, (3, 32, 32)), range(8)))
+    assert torch.equal(torch.cat(drawn), rng.normal("a", 3, 0, 400, (3, 32, 32)))
+
+
+def test_normal_numbers_are_the_quantiles_of_the_bits_to_the_tails():
+    """Against scipy in double precision, for bits from the generator and for the outermost and innermost ones."""
+    raw = np.random.Philox(key=5).random_raw(2**20).view("<i4")
+    ends = [bits for e in range(32) for d in (-3, -2, -1, 0, 1, 2) for bits in (2**e + d, d - 2**e)]
+    bits = np.concatenate([raw, np.array([b for b in ends if -(2**31) <= b < 2**31], dtype=np.int32)])
+    found = np.empty(len(bits), dtype=np.float32)
+    rng._quantiles(bits, found, np.empty((3, len(bits)), dtype=np.float32))
+    expected = ndtri(0.5 + (bits | 1) / 2**32)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, rtol=5e-7, atol=0)
+    assert found.max() == -found.min() > 6.2
+
+
+def test_normal_numbers_use_the_bits_that_belong_to_their_index():
+    """Philox's own words at the counters of index 77, whose 20 numbers take 10 words, so 3 counters."""
+    raw = rng._generator("a", 7, 0)
+    raw.advance(3 * 77)
+    bits = raw.random_raw(12).view("<i4")[:20]
+    np.testing.assert_allclose(rng.normal("a", 7, 77, 1, (20,))[0], ndtri(0.5 + (bits | 1) / 2**32), rtol=5e-7)
+
+
+def test_the_bits_are_those_of_every_machine_and_version():
+    numbers = [rng.normal("pinned", 3, 12345, 64, (3, 32, 32)).numpy(), rng.uniform("pinned", 3, 12345, 1000, 3)]
+    digests = [
+        hashlib.sha256(values.astype(values.dtype.newbyteorder("<")).tobytes()).hexdigest()[:16] for values in numbers
+    ]
+    assert digests == ["dddfe41ef0fb8212", "0ba63ba624414c8b"]
 
 
 def test_purposes_seeds_and_indices_are_independent():
@@ -22,7 +96,11 @@ def test_distributions():
     u = rng.uniform("u", 0, 0, 20_000, 5).ravel()
     assert ((u > 0) & (u < 1)).all()
     assert stats.kstest(u, "uniform").pvalue > 1e-3
-    assert stats.kstest(rng.normal("n", 0, 0, 20_000, (5,)).numpy().ravel(), "norm").pvalue > 1e-3
+    normal = rng.normal("n", 0, 0, 200_000, (5,)).numpy().ravel()
+    assert stats.kstest(normal, "norm").pvalue > 1e-3
+    for level in (3, 4, 4.5):  # the tails, where a wrong transform shows: Poisson within 5 standard deviations
+        expected = 2 * stats.norm.sf(level) * len(normal)
+        assert abs((abs(normal) > level).sum() - expected) < 5 * expected**0.5
 
 
 def test_indices_beyond_64_bits_of_counters_do_not_collide():

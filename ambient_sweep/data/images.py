@@ -1,117 +1,198 @@
 """A source of images, split by seed into training and held-out images."""
 
-import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ambient_sweep import rng
-from ambient_sweep.config import DataConfig
-from ambient_sweep.data.folder import read_folder
+from ambient_sweep.config import Config, DataConfig
+from ambient_sweep.data.pixels import Array, Encoding, Pixels
+from ambient_sweep.data.sources import Source, open_source
+from ambient_sweep.data.split import (
+    ContentHash,
+    block_size,
+    channels_first,
+    check_corrupt,
+    fingerprint_of,
+    good_rows,
+    split_index,
+)
+from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
-MIN_HELDOUT = 2
-
-
-@dataclass(frozen=True)
-class Source:
-    """All images of a source, float32 [N, H, W, C] in [0, 1], in an order that does not depend on the machine."""
-
-    images: NDArray[np.float32]
-    names: list[str]
-    labels: NDArray[np.int64] | None  # [N]
+MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """The clean images of a run; float32 NCHW in [-1, 1]. `*_index` is an image's place in its source."""
+    """The images of a run. `*_index` is an image's place in its source, [N] int64."""
 
-    train: torch.Tensor
-    heldout: torch.Tensor
+    train: Pixels
+    heldout: Pixels
     train_index: torch.Tensor
     heldout_index: torch.Tensor
-    train_labels: torch.Tensor | None
+    train_labels: torch.Tensor | None  # int64 [N]
     heldout_labels: torch.Tensor | None
-    names: list[str]  # of the whole source
-    fingerprint: str  # of pixels and split
+    names: Sequence[str] | None  # of the whole source, by place; None in a store
+    fingerprint: str  # of pixels and split; the same in a source, its store and its noisy observations
+    class_names: tuple[str, ...] = ()
+    train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
+    observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
+    store: Store | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.train.shape[1:]
-        return channels, height, width
+        return self.train.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        return len(self.class_names)
+
+    def name(self, index: int) -> str:
+        """What to call the image at this place in the source."""
+        if self.store is None:
+            return f"image {index}" if self.names is None else self.names[index]
+        names = self.store.names
+        return f"image {index}" if names is None else names[int(self.store.rows(np.array([index]))[0])]
 
     def split(self) -> dict[str, Any]:
-        """Which image trains and which is held out, by name and place in the source, as plain JSON types."""
+        """Which image trains and which is held out, by name and place in the source, as plain JSON types.
+
+        A store holds its split itself; of that the path, the sizes and the fingerprint are told.
+        """
+        if self.store is not None:
+            sizes = {"train_size": len(self.train), "heldout_size": len(self.heldout_index)}
+            return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
         return {
             "fingerprint": self.fingerprint,
-            "train": [{"index": i, "name": self.names[i]} for i in self.train_index.tolist()],
-            "heldout": [{"index": i, "name": self.names[i]} for i in self.heldout_index.tolist()],
+            "train": [{"index": i, "name": self.name(i)} for i in self.train_index.tolist()],
+            "heldout": [{"index": i, "name": self.name(i)} for i in self.heldout_index.tolist()],
         }
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """Reads the source and splits it. Raises UserError for a bad folder or file, or where images are too few."""
-    source = _digits() if config.source == "digits" else read_source(config)
-    count = len(source.names)
-    train_size = config.train_size or (count - config.heldout_size if config.heldout_size else count * 9 // 10)
-    heldout_size = count - train_size if config.heldout_size is None else config.heldout_size
-    if train_size + max(heldout_size, MIN_HELDOUT) > count:
-        wanted = f"data.train_size={train_size}"
-        wanted += f" and {MIN_HELDOUT} held out" if config.heldout_size is None else f" and {heldout_size} held out"
+    """The images that `config` names, split: decoded into memory, or those of a store, which stay on the disk.
+
+    Raises UserError for a bad source or store, for images that cannot be read, and where images are too few.
+    """
+    return _from_store(config) if config.source == "store" else _from_source(config, open_source(config))
+
+
+def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_data) -> ImageData:
+    """The clean images that evaluation compares with: the store `evaluation.path` where it is given, else the data.
+
+    Raises UserError where there are none, or where those of `evaluation.path` are not the images observed.
+    """
+    data = load(config.data)
+    if config.evaluation.path is not None:
+        clean = load(config.data.model_copy(update={"path": config.evaluation.path}))
+        if clean.observed is not None:
+            raise UserError(f"evaluation.path: {config.evaluation.path} holds noisy observations; give the clean store")
+        if clean.fingerprint != data.fingerprint:
+            raise UserError(
+                f"evaluation.path: {config.evaluation.path} holds other images, or split otherwise, than data.path "
+                f"{config.data.path} was made of; export the observations from it with `ambient-sweep prepare --from`"
+            )
+        return clean
+    if data.observed is not None:
         raise UserError(
-            f"{config.path or config.source}: {count} images are fewer than {wanted}; lower data.train_size"
+            f"data.path: {config.data.path} holds noisy observations alone: give evaluation.path=..., a store of the "
+            "clean images"
         )
-    order = rng.permutation("data.split", config.split_seed, 0, count)
-    train_index = torch.from_numpy(order[:train_size].copy())
-    heldout_index = torch.from_numpy(order[count - heldout_size :].copy())
-    images = torch.from_numpy(source.images).permute(0, 3, 1, 2).contiguous() * 2 - 1
-    labels = None if source.labels is None else torch.from_numpy(source.labels)
-    train, heldout = images[train_index], images[heldout_index]
+    return data
+
+
+# -- from a source --------------------------------------------------------------------------------------------------
+
+
+def _from_source(config: DataConfig, source: Source) -> ImageData:
+    size = (config.channels, config.image_size, config.image_size)
+    needed = len(source) * int(np.prod(size)) * (1 if source.depth8 else 4)
+    if needed > MOST_IN_MEMORY:
+        raise UserError(
+            f"data.path: {config.path} holds {len(source):,} images, {needed / 2**30:.1f} GiB at this size; run "
+            "`ambient-sweep prepare` once and train with data.source=store"
+        )
+    array: Array = np.empty((len(source), *size), dtype=np.uint8 if source.depth8 else np.float32)
+    content = ContentHash()
+    corrupt: list[tuple[int, str]] = []
+    for block in source.blocks(block_size(size)):
+        images = channels_first(block)
+        array[block.start : block.start + len(images)] = images
+        content.update(images, good_rows(block))
+        corrupt += block.corrupt
+    check_corrupt(config, source, corrupt)
+    train_index, heldout_index = split_index(config, len(source), corrupt)
+    encoding: Encoding = "uint8" if source.depth8 else "unit"
     return ImageData(
-        train=train,
-        heldout=heldout,
-        train_index=train_index,
-        heldout_index=heldout_index,
-        train_labels=None if labels is None else labels[train_index],
-        heldout_labels=None if labels is None else labels[heldout_index],
+        train=Pixels(array, encoding, train_index),
+        heldout=Pixels(array, encoding, heldout_index),
+        train_index=torch.from_numpy(train_index),
+        heldout_index=torch.from_numpy(heldout_index),
+        train_labels=_at(source.labels, train_index),
+        heldout_labels=_at(source.labels, heldout_index),
         names=source.names,
-        fingerprint=_fingerprint(train, heldout, train_index, heldout_index),
+        fingerprint=fingerprint_of(content.hexdigest(), size, train_index, heldout_index),
+        class_names=source.classes,
+        train_sigma=None if source.sigma is None else source.sigma[train_index],
     )
 
 
-def read_source(config: DataConfig) -> Source:
-    """The folder source of `config`."""
+def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tensor | None:
+    return None if labels is None else torch.from_numpy(labels[rows])
+
+
+# -- from a store ---------------------------------------------------------------------------------------------------
+
+
+def _from_store(config: DataConfig) -> ImageData:
     if config.path is None:
-        raise UserError("data.path: missing; data.source=folder needs the folder of the images")
-    images, names = read_folder(config.path, config.image_size, config.channels)
-    return Source(images, names, folder_labels(names))
+        raise UserError("data.path: missing; data.source=store needs the folder that `ambient-sweep prepare` wrote")
+    store = open_store(Path(config.path).expanduser())
+    info = store.info
+    _check_form(config, store)
+    train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), store)]
+    held = _size(config.heldout_size, "heldout", len(store.heldout_index), store)
+    heldout_index = store.heldout_index[len(store.heldout_index) - held :]
+    train_rows = store.rows(train_index)
+    heldout_rows = store.rows(heldout_index) if info.observed is None else np.empty(0, dtype=np.int64)
+    return ImageData(
+        train=Pixels(store.images, info.encoding, train_rows),
+        heldout=Pixels(store.images, info.encoding, heldout_rows),
+        train_index=torch.from_numpy(train_index.copy()),
+        heldout_index=torch.from_numpy(heldout_index.copy()),
+        train_labels=_at(store.labels, train_rows),
+        heldout_labels=_at(store.labels, heldout_rows),
+        names=None,
+        fingerprint=fingerprint_of(info.content_sha256, info.shape, train_index, heldout_index),
+        class_names=info.classes,
+        train_sigma=None if store.sigma is None else store.sigma[train_rows],
+        observed=info.observed,
+        store=store,
+    )
 
 
-def folder_labels(names: list[str]) -> NDArray[np.int64] | None:
-    """Class numbers from the first subfolder, where every image lies in one and there are at least two; else None."""
-    if not all("/" in name for name in names):
-        return None
-    classes = [name.split("/", 1)[0] for name in names]
-    numbers = {name: number for number, name in enumerate(sorted(set(classes)))}
-    return np.array([numbers[name] for name in classes], dtype=np.int64) if len(numbers) > 1 else None
+def _check_form(config: DataConfig, store: Store) -> None:
+    """Raises UserError where the config names another size, number of channels or split than the store has."""
+    channels, side, _ = store.info.shape
+    wanted = (config.image_size, config.channels, config.split_seed)
+    found = (side, channels, store.info.split.seed)
+    if wanted != found:
+        raise UserError(
+            f"data.image_size={wanted[0]}, data.channels={wanted[1]}, data.split_seed={wanted[2]}: the store "
+            f"{config.path} has others; set data.image_size={found[0]} data.channels={found[1]} data.split_seed={found[2]}"
+        )
 
 
-def _digits() -> Source:
-    """The 1,797 handwritten digits of scikit-learn, 8x8, with 17 grey levels (UCI, Alpaydin and Kaynak 1998)."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = (bunch.images / 16).astype(np.float32)[..., None]
-    return Source(images, [f"digit-{i:04d}" for i in range(len(images))], bunch.target.astype(np.int64))
-
-
-def _fingerprint(*tensors: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _size(asked: int | None, part: str, there: int, store: Store) -> int:
+    if asked is not None and asked > there:
+        raise UserError(
+            f"data.{part}_size: {asked} is more than the {there} in {store.path}; lower it or prepare a larger store"
+        )
+    return there if asked is None else asked

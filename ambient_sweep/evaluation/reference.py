@@ -27,6 +27,7 @@ from ambient_sweep.evaluation.neighbours import nearest
 FORMAT = 1  # of the files and of what they hold; raised whenever an encoder or a measure changes its values
 SETTINGS_FILE = "reference.json"
 TENSORS_FILE = "reference.safetensors"
+READ_AT_ONCE = 1024  # images
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,17 @@ class Reference:
                 f"data: evaluation needs at least 2 training and 2 held-out images, there are {len(data.train)} and "
                 f"{len(data.heldout)}; add images or change data.train_size"
             )
-        heldout = to_uint8(data.heldout)
-        train = thumbnails(to_uint8(data.train))
+        heldout = torch.cat([to_uint8(images) for images in data.heldout.blocks(READ_AT_ONCE)])
+        train = torch.cat([thumbnails(to_uint8(images)) for images in data.train.blocks(READ_AT_ONCE)])
         nulls = nearest(thumbnails(heldout).to(device), train.to(device), 1)[0][:, 0].cpu()
         null_threshold(nulls, config.quantile)  # too few held-out images: say so before the costly part
         classifier = None
         if "fd_classifier" in config.distances:
             classifier = train_classifier(heldout, data.heldout_labels)
-        channels, height, width = data.train.shape[1:]
         settings = Settings(
             key=reference_key(data, config),
             data_fingerprint=data.fingerprint,
-            shape=(channels, height, width),
+            shape=data.shape,
             distances=config.distances,
             quantile=config.quantile,
             batch_size=config.batch_size,

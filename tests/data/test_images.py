@@ -1,31 +1,21 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from made_up import MadeUp, pictures, use
 from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.folder import read_image
+from ambient_sweep.data import images as images_module
+from ambient_sweep.data import split as split_module
 from ambient_sweep.data.images import load_data
 from ambient_sweep.errors import UserError
 
 
-def photo(path, colour=(200, 100, 50), size=(20, 10), mode="RGB", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, colour).convert(mode)
-    image.save(path, **options)
-    return path
-
-
-def folder_config(path, **changes):
-    values = {"source": "folder", "path": str(path), "image_size": 4, "channels": 3, "train_size": 2} | changes
-    return DataConfig(**values)
-
-
 def test_digits_are_the_real_ones_split_without_overlap():
     data = load_data(DataConfig(train_size=150))
-    assert data.train.shape == (150, 1, 8, 8)
-    assert data.heldout.shape == (1647, 1, 8, 8)
+    assert (len(data.train), len(data.heldout), data.shape, data.classes) == (150, 1647, (1, 8, 8), 10)
     index = torch.cat([data.train_index, data.heldout_index])
     assert sorted(index.tolist()) == list(range(1797))
     real = load_digits()
@@ -33,7 +23,7 @@ def test_digits_are_the_real_ones_split_without_overlap():
         (data.train, data.train_labels, data.train_index),
         (data.heldout, data.heldout_labels, data.heldout_index),
     ):
-        np.testing.assert_allclose(images[:, 0].numpy(), real.images[where] / 8 - 1, atol=1e-6)
+        np.testing.assert_allclose(images.all()[:, 0].numpy(), real.images[where] / 8 - 1, atol=1e-6)
         np.testing.assert_array_equal(labels, real.target[where])
 
 
@@ -44,89 +34,108 @@ def test_the_split_is_seeded_and_told():
     assert not torch.equal(first.train_index, other.train_index)
     split = first.split()
     assert [row["index"] for row in split["train"]] == first.train_index.tolist()
-    assert split["train"][0]["name"] == f"digit-{first.train_index[0]:04d}"
+    assert split["train"][0]["name"] == first.name(int(first.train_index[0])) == f"digit-{first.train_index[0]:04d}"
 
 
-def test_heldout_can_be_limited():
-    assert len(load_data(DataConfig(train_size=100, heldout_size=200)).heldout) == 200
+def test_heldout_images_do_not_depend_on_the_number_of_training_images():
+    small, large = (load_data(DataConfig(train_size=size, heldout_size=200)) for size in (100, 1000))
+    assert torch.equal(small.heldout_index, large.heldout_index)
+    assert torch.equal(small.train_index, large.train_index[:100])
+    assert torch.equal(small.heldout.all(), large.heldout.all())
+    fewer = load_data(DataConfig(train_size=100, heldout_size=50))
+    assert torch.equal(fewer.heldout_index, large.heldout_index[-50:])
 
 
-def test_a_folder_tree_is_read_in_the_order_of_names(tmp_path):
-    photo(tmp_path / "b" / "2.PNG", (255, 0, 0))
-    photo(tmp_path / "a" / "deep" / "1.jpeg", (0, 0, 255))
-    photo(tmp_path / "b" / "1.jpg", (0, 255, 0))
-    photo(tmp_path / "c.png")
-    (tmp_path / "notes.txt").write_text("not an image")
-    (tmp_path / ".hidden.png").write_text("not an image either")
-    data = load_data(folder_config(tmp_path))
-    assert data.names == ["a/deep/1.jpeg", "b/1.jpg", "b/2.PNG", "c.png"]
-    assert data.shape == (3, 4, 4)
-    assert data.train_labels is None  # c.png lies in no class's folder
-    (tmp_path / "c.png").unlink()
-    photo(tmp_path / "b" / "3.png")
-    labels = load_data(folder_config(tmp_path))
-    every = dict(
-        zip(
-            torch.cat([labels.train_index, labels.heldout_index]).tolist(),
-            torch.cat([labels.train_labels, labels.heldout_labels]).tolist(),
-            strict=True,
-        )
+def test_sizes_left_out_are_all_the_others_or_nine_tenths():
+    assert len(load_data(DataConfig(heldout_size=97)).train) == 1700
+    data = load_data(DataConfig())
+    assert (len(data.train), len(data.heldout)) == (1617, 180)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_source_is_read_in_blocks_and_keeps_its_depth(monkeypatch, dtype):
+    source = MadeUp(pictures(50, dtype=dtype), labels=np.arange(50) % 3, classes=("a", "b", "c"))
+    config = use(monkeypatch, source, train_size=30)
+    monkeypatch.setattr(split_module, "BLOCK_BYTES", 7 * 8 * 8 * 3)
+    data = load_data(config)
+    assert (data.shape, data.classes, data.train_sigma) == ((3, 8, 8), 3, None)
+    assert data.train._array.dtype == dtype
+    scale = 255 if dtype == np.uint8 else 1
+    for part, index, labels in (
+        (data.train, data.train_index, data.train_labels), (data.heldout, data.heldout_index, data.heldout_labels)
+    ):  # fmt: skip
+        expected = source.images[index].transpose(0, 3, 1, 2) / scale * 2 - 1
+        np.testing.assert_allclose(part.all().numpy(), expected, atol=1e-6)
+        assert torch.equal(labels, index % 3)
+
+
+def test_the_fingerprint_is_of_pixels_and_split_and_of_nothing_else(monkeypatch):
+    source = MadeUp(pictures(40))
+    config = use(monkeypatch, source, train_size=20)
+    first = load_data(config).fingerprint
+    monkeypatch.setattr(split_module, "BLOCK_BYTES", 3 * 8 * 8 * 3)
+    assert load_data(config).fingerprint == first
+    others = [load_data(config.model_copy(update=change)).fingerprint for change in (
+        {"train_size": 21}, {"split_seed": 1}, {"heldout_size": 10}
+    )]  # fmt: skip
+    source.images[39, 7, 7, 2] ^= 1
+    others.append(load_data(config).fingerprint)
+    assert len({first, *others}) == 5
+
+
+def test_images_that_cannot_be_read_are_named_and_refused(monkeypatch):
+    corrupt = {3: "cut off", 17: "not an image", 18: "the file is empty", 30: "cut off"}
+    config = use(monkeypatch, MadeUp(pictures(40), corrupt=corrupt), train_size=20)
+    with pytest.raises(UserError) as caught:
+        load_data(config)
+    assert str(caught.value) == (
+        "/photos: 4 of 40 images cannot be read (photo 003.png: cut off; photo 017.png: not an image; photo 018.png: "
+        "the file is empty; and 1 more); remove or replace them, or set data.on_corrupt=skip"
     )
-    assert [every[i] for i in range(4)] == [0, 1, 1, 1]
 
 
-def test_images_are_cropped_to_the_middle_and_averaged_by_area(tmp_path):
-    """Against averages taken by hand."""
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    middle = pixels[:, 2:10] / 255
-    expected = middle.reshape(4, 2, 4, 2, 3).mean((1, 3))
-    np.testing.assert_allclose(read_image(tmp_path / "x.png", 4, 3), expected, atol=1e-6)
+def test_images_that_cannot_be_read_may_be_skipped(monkeypatch):
+    """The split is that of the whole source with them left out, and their pixels count for nothing."""
+    source = MadeUp(pictures(40), corrupt={3: "cut off", 17: "cut off"})
+    config = use(monkeypatch, source, train_size=20, on_corrupt="skip")
+    data = load_data(config)
+    assert sorted(torch.cat([data.train_index, data.heldout_index]).tolist()) == [
+        *range(3),
+        *range(4, 17),
+        *range(18, 40),
+    ]
+    source.corrupt = {}
+    whole = torch.cat([(w := load_data(config)).train_index, w.heldout_index])
+    assert torch.equal(torch.cat([data.train_index, data.heldout_index]), whole[(whole != 3) & (whole != 17)])
+    assert data.fingerprint != w.fingerprint
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_is_read(tmp_path, mode, channels):
-    suffix = ".jpg" if mode == "CMYK" else ".png"
-    result = read_image(photo(tmp_path / f"x{suffix}", (255, 255, 255), mode=mode), 4, channels)
-    assert result.shape == (4, 4, channels)
-    np.testing.assert_allclose(result, 1, atol=0.02)
-
-
-def test_sixteen_bit_grey_keeps_its_depth(tmp_path):
-    Image.fromarray(np.full((6, 6), 1000, dtype=np.uint16)).save(tmp_path / "x.png")
-    np.testing.assert_allclose(read_image(tmp_path / "x.png", 4, 1), 1000 / 65535, rtol=1e-5)
-
-
-def test_transparent_parts_are_white_and_cameras_may_lie_on_their_side(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    np.testing.assert_allclose(read_image(tmp_path / "clear.png", 4, 3), 1)
-    side = Image.fromarray(np.repeat(np.array([[0, 255]], dtype=np.uint8), 2, axis=0))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    side.save(tmp_path / "side.png", exif=exif)
-    upright = read_image(tmp_path / "side.png", 4, 1)[..., 0]
-    assert upright[0, 0] == upright[0, -1] != upright[-1, 0]
-
-
-def test_bad_folders_and_files_are_named_in_one_line(tmp_path):
-    def complaint(config):
-        with pytest.raises(UserError) as caught:
+def test_too_few_images_are_refused(monkeypatch):
+    source = MadeUp(pictures(10), corrupt={1: "cut off"})
+    for changes, message in (
+        ({"train_size": 9}, r"/photos: 9 images are fewer than data\.train_size=9 and 2 held out"),
+        ({"train_size": 5, "heldout_size": 5}, r"9 images are fewer than data\.train_size=5 and 5 held out"),
+        ({"heldout_size": 9}, r"9 images are fewer than data\.train_size=1 and 9 held out"),
+    ):
+        config = use(monkeypatch, source, on_corrupt="skip", **changes)
+        with pytest.raises(UserError, match=message):
             load_data(config)
-        message = str(caught.value)
-        assert "\n" not in message
-        return message
+    with pytest.raises(UserError, match="1 images are fewer than"):
+        load_data(use(monkeypatch, MadeUp(pictures(1))))
 
-    assert "missing-folder is not a folder" in complaint(folder_config(tmp_path / "missing-folder"))
-    assert "holds no image" in complaint(folder_config(tmp_path))
-    for name in "abc":
-        photo(tmp_path / f"{name}.png")
-    assert "3 images are fewer than data.train_size=9" in complaint(folder_config(tmp_path, train_size=9))
-    assert "fewer than data.train_size=2 and 2 held out" in complaint(folder_config(tmp_path))
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
-    assert "b.png: cannot be read as an image" in complaint(folder_config(tmp_path, train_size=1 + 1))
-    (tmp_path / "b.png").write_text("plain text")
-    assert "b.png: cannot be read as an image" in complaint(folder_config(tmp_path))
-    (tmp_path / "b.png").write_bytes(b"")
-    assert "b.png: cannot be read as an image" in complaint(folder_config(tmp_path))
+
+def test_a_source_too_large_for_memory_is_sent_to_prepare(monkeypatch):
+    monkeypatch.setattr(images_module, "MOST_IN_MEMORY", 40 * 8 * 8 * 3 - 1)
+    source = MadeUp(pictures(40))
+    with pytest.raises(UserError, match=r"/photos holds 40 images, 0\.0 GiB at this size; run `ambient-sweep prepare`"):
+        load_data(use(monkeypatch, source))
+    assert source.readings == 0
+    load_data(use(monkeypatch, MadeUp(pictures(39))))
+
+
+def test_the_content_hash_is_the_hash_of_the_good_images():
+    images = pictures(6).transpose(0, 3, 1, 2)
+    content = split_module.ContentHash()
+    content.update(images[:4], np.array([True, False, True, True]))
+    content.update(images[4:], np.array([True, True]))
+    assert content.hexdigest() == hashlib.sha256(images[[0, 2, 3, 4, 5]].tobytes()).hexdigest()

@@ -122,9 +122,9 @@ def test_a_missing_package_is_named(
 def test_classifier_knows_digits_that_it_has_not_seen(digits: ImageData, reference: Reference) -> None:
     assert reference.classifier is not None
     assert digits.train_labels is not None
-    logits = reference.classifier(classifier_pixels(to_uint8(digits.train)))
+    logits = reference.classifier(classifier_pixels(to_uint8(digits.train.all())))
     assert (logits.argmax(1) == digits.train_labels).float().mean() > 0.96
-    features = reference.encode("fd_classifier", to_uint8(digits.train))
+    features = reference.encode("fd_classifier", to_uint8(digits.train.all()))
     assert features.shape == (500, 64)
 
 

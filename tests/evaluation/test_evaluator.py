@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 
@@ -68,13 +69,13 @@ def test_lost_classes_raise_the_distances_beyond_their_intervals(digits: ImageDa
 
 
 def test_the_real_images_themselves_are_at_distance_zero(digits: ImageData, reference: Reference) -> None:
-    measures = evaluate(digits.heldout, reference)
+    measures = evaluate(digits.heldout.all(), reference)
     for distance in DISTANCES:
         assert measures[distance].value < 1e-4
 
 
 def test_a_training_image_that_is_there_twice_does_not_hide_its_exact_copies(digits: ImageData) -> None:
-    twice = torch.cat([digits.train, digits.train])
+    twice = Pixels.of(torch.cat([digits.train.all(), digits.train.all()]))
     reference = Reference.build(dataclasses.replace(digits, train=twice), EvaluationConfig())
     samples = torch.cat([digits.train[:30], digits.heldout[:70]])
     measures = evaluate(samples, reference)
@@ -92,7 +93,7 @@ def test_larger_colour_images() -> None:
     generator = torch.Generator().manual_seed(0)
     scenes = torch.nn.functional.interpolate(torch.rand(140, 3, 5, 4, generator=generator) * 2 - 1, (40, 30))
     index = torch.arange(20), torch.arange(120)
-    data = ImageData(scenes[:20], scenes[20:], *index, None, None, [], "scenes")
+    data = ImageData(Pixels.of(scenes[:20]), Pixels.of(scenes[20:]), *index, None, None, [], "scenes")
     config = EvaluationConfig(distances=("fd_lite0@32", "fd_pixels"))
     reference = Reference.build(data, config)
     assert reference.train.shape == (20, 3, 16, 16)

@@ -7,6 +7,7 @@ import torch
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference, evaluate, nearest, reference_key
 from ambient_sweep.evaluation.reference import SETTINGS_FILE, TENSORS_FILE, to_uint8
@@ -117,7 +118,8 @@ def test_key_changes_with_what_determines_the_values_and_with_nothing_else(digit
 def test_null_is_the_held_out_images_distances(digits: ImageData) -> None:
     reference = Reference.build(digits, PIXELS)
     eight_bits = [
-        (to_uint8(images).float() / 127.5 - 1).flatten(1).double() for images in (digits.heldout, digits.train)
+        (to_uint8(images).float() / 127.5 - 1).flatten(1).double()
+        for images in (digits.heldout.all(), digits.train.all())
     ]
     expected = torch.cdist(*eight_bits, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
     torch.testing.assert_close(reference.heldout_distances, expected, rtol=1e-6, atol=0)
@@ -130,13 +132,13 @@ def test_nearest_train_finds_the_image(digits: ImageData) -> None:
     distances, indices = reference.nearest_train(to_uint8(digits.train[[7, 3]]), 2)
     assert indices[:, 0].tolist() == [7, 3]
     assert (distances[:, 0] == 0).all()
-    assert torch.equal(indices, nearest(digits.train[[7, 3]], digits.train, 2)[1])
+    assert torch.equal(indices, nearest(digits.train[[7, 3]], digits.train.all(), 2)[1])
 
 
 def test_images_on_both_sides_of_the_split_are_counted(digits: ImageData) -> None:
     clean = Reference.build(digits, PIXELS)
     assert clean.overlap == 0
-    heldout = torch.cat([digits.train[:40], digits.heldout])
+    heldout = Pixels.of(torch.cat([digits.train[:40], digits.heldout.all()]))
     dirty = Reference.build(replace(digits, heldout=heldout), PIXELS)
     assert dirty.overlap == 40
     assert dirty.threshold == clean.threshold
@@ -144,11 +146,11 @@ def test_images_on_both_sides_of_the_split_are_counted(digits: ImageData) -> Non
 
 def test_too_few_images(digits: ImageData) -> None:
     with pytest.raises(UserError, match="at least 2 training and 2 held-out images, there are 500 and 1"):
-        Reference.build(replace(digits, heldout=digits.heldout[:1]), PIXELS)
+        Reference.build(replace(digits, heldout=Pixels.of(digits.heldout[:1])), PIXELS)
     with pytest.raises(UserError, match="there are 1 and 1297"):
-        Reference.build(replace(digits, train=digits.train[:1]), PIXELS)
+        Reference.build(replace(digits, train=Pixels.of(digits.train[:1])), PIXELS)
     with pytest.raises(UserError, match=r"evaluation.quantile: 0\.01 needs at least 99 held-out images, there are 50"):
-        Reference.build(replace(digits, heldout=digits.heldout[:50]), PIXELS)
+        Reference.build(replace(digits, heldout=Pixels.of(digits.heldout[:50])), PIXELS)
 
 
 def test_classifier_distance_without_labels(digits: ImageData) -> None:

@@ -1,0 +1,202 @@
+"""Images that are there twice: the same to the byte, or nearly (another brightness, size or compression, a little noise).
+
+Near duplicates are found by small grey pictures of at most 16x16, shifted to mean 0 and scaled to length 1, so that two of
+them lie at the distance sqrt(2 - 2 r), r their correlation: independent of brightness, contrast and size. Candidates come
+from a k-d tree of their first principal components, in which no distance grows, and are confirmed by the pictures
+themselves and, in colour, by how far they differ in hue. Time grows as N log N; memory is some 500 bytes an image.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from ambient_sweep.data.pixels import Array, Encoding, decoded
+
+NEAR = 0.1  # largest distance of near duplicates; see docs/data.md
+SIDE, COLOUR_SIDE = 16, 4
+COLOUR = 0.5  # largest root mean square difference in colour, in units of the grey picture's standard deviation
+FLAT = 16 / 255  # standard deviation, on [-1, 1], below which a picture has nothing to compare but its exact pixels
+COMPONENTS, NEIGHBOURS = 10, 16
+GROUPS_TOLD = 100
+_STEP = 24  # a grey picture of standard deviation 1 is kept as int8 in steps of 1 / 24
+_SAMPLE, _BLOCK = 20_000, 20_000
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+class Looks:
+    """What is kept of every image of a source: a hash of its pixels and a small picture."""
+
+    def __init__(self, count: int, shape: tuple[int, int, int]) -> None:
+        self.side = min(SIDE, shape[1])
+        self.digest = np.zeros((count, 2), dtype=np.uint64)
+        self.grey = np.zeros((count, self.side**2), dtype=np.int8)
+        self.colour = np.zeros((count, 2 * COLOUR_SIDE**2 if shape[0] == 3 else 0), dtype=np.float16)
+        self.flat = np.ones(count, dtype=bool)
+
+    def put(self, start: int, images: Array, encoding: Encoding) -> None:
+        """Takes the images from row `start` on, [n, C, H, W]."""
+        rows = slice(start, start + len(images))
+        for row, image in zip(self.digest[rows], np.ascontiguousarray(images), strict=True):
+            row[:] = np.frombuffer(hashlib.blake2b(image.data, digest_size=16).digest(), dtype=np.uint64)
+        pixels = decoded(images, encoding)
+        luma = np.einsum("nchw,c->nhw", pixels, _LUMA) if pixels.shape[1] == 3 else pixels[:, 0]
+        small = _shrunk(luma, self.side).reshape(len(images), -1)
+        small -= small.mean(axis=1, keepdims=True)
+        deviation = np.sqrt(np.square(small).mean(axis=1, keepdims=True))
+        self.flat[rows] = deviation[:, 0] < FLAT
+        unit = np.maximum(deviation, FLAT)
+        self.grey[rows] = np.clip(np.rint(small / unit * _STEP), -127, 127)
+        if self.colour.size:
+            hue = (_shrunk(pixels[:, band] - luma, COLOUR_SIDE).reshape(len(images), -1) for band in (0, 2))
+            self.colour[rows] = np.concatenate(list(hue), axis=1) / unit
+
+
+def _shrunk(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Averages by area, [n, H, W] to [n, side, side]."""
+    edges = np.linspace(0, images.shape[-1], side + 1)
+    pixel = np.arange(images.shape[-1])
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    weights = (np.clip(overlap, 0, None) / (edges[1] - edges[0])).astype(np.float32)
+    return np.asarray(weights @ images @ weights.T)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images that are copies of earlier ones; positions count the training images in their order, then the held-out."""
+
+    train: int  # number of training images
+    first: NDArray[np.int64]  # per position, the first of its group; itself, where it has no copy before it
+    exact: NDArray[np.bool_]  # per position, whether the same pixels come before it
+    flat: int  # images without enough contrast for the search for near duplicates
+
+    @property
+    def in_train(self) -> NDArray[np.bool_]:
+        """Per training image, whether it is a copy of an earlier one."""
+        return self.first[: self.train] < np.arange(self.train)
+
+    @property
+    def in_heldout(self) -> NDArray[np.bool_]:
+        """Per held-out image, whether it is a copy of a training image."""
+        return self.first[self.train :] < self.train
+
+    def counts(self) -> dict[str, int]:
+        """How many copies there are, exact and near."""
+        exact_train, exact_heldout = self.exact[: self.train], self.exact[self.train :]
+        return {
+            "train_exact": int((self.in_train & exact_train).sum()),
+            "train_near": int((self.in_train & ~exact_train).sum()),
+            "heldout_exact": int((self.in_heldout & exact_heldout).sum()),
+            "heldout_near": int((self.in_heldout & ~exact_heldout).sum()),
+            "flat": self.flat,
+        }
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        """The positions that belong together, in the order of their first image."""
+        several = np.flatnonzero(np.bincount(self.first)[self.first] > 1)
+        order = several[np.argsort(self.first[several], kind="stable")]
+        parts = np.split(order, np.flatnonzero(np.diff(self.first[order])) + 1)
+        return [part for part in parts if len(part)]
+
+
+def find_duplicates(
+    looks: Looks, train: NDArray[np.int64], heldout: NDArray[np.int64], near: float = NEAR, flips: bool = False
+) -> Duplicates:
+    """The duplicates among the training and the held-out images, given as rows of `looks`.
+
+    near: largest distance of near duplicates, 0 for exact ones only. flips: a mirrored copy is a copy. Who is a copy of
+    a copy belongs to the same group.
+    """
+    rows = np.concatenate([train, heldout])
+    same = np.unique(looks.digest[rows], axis=0, return_index=True, return_inverse=True)
+    original = same[1][same[2].reshape(-1)]  # per position, the first with the same pixels
+    position = np.arange(len(rows))
+    unique = np.flatnonzero((original == position) & ~looks.flat[rows])
+    pairs = unique[_near_pairs(looks, rows[unique], near, flips)] if near > 0 else np.empty((0, 2), dtype=np.int64)
+    links = np.concatenate([np.stack([position, original], axis=1), pairs])
+    graph = coo_array((np.ones(len(links), dtype=bool), (links[:, 0], links[:, 1])), shape=(len(rows), len(rows)))
+    group = connected_components(graph, directed=False)[1]
+    first = np.full(group.max(initial=-1) + 1, len(rows))
+    np.minimum.at(first, group, position)
+    earlier = np.where(position < len(train), original < position, original < len(train))
+    return Duplicates(len(train), first[group], earlier, int(looks.flat[rows].sum()))
+
+
+def _near_pairs(looks: Looks, rows: NDArray[np.int64], near: float, flips: bool) -> NDArray[np.int64]:
+    """Pairs [p, 2] of places in `rows` whose pictures lie within `near`; of a crowd enough pairs to connect it."""
+    if len(rows) < 2:
+        return np.empty((0, 2), dtype=np.int64)
+    sample = _pictures(looks, rows[:: -(-len(rows) // _SAMPLE)])
+    basis = np.linalg.svd(sample - sample.mean(axis=0), full_matrices=False)[2][:COMPONENTS].T
+    blocks = range(0, len(rows), _BLOCK)
+    tree = cKDTree(np.concatenate([_pictures(looks, rows[b : b + _BLOCK]) @ basis for b in blocks]))
+    pairs = []
+    for start in blocks:
+        part = rows[start : start + _BLOCK]
+        for mirrored in (False, True) if flips else (False,):
+            pictures = _pictures(looks, part, mirrored)
+            found = tree.query(
+                pictures @ basis, k=min(NEIGHBOURS, len(rows)), distance_upper_bound=near * 1.001, workers=-1
+            )[1]
+            mine, theirs = np.nonzero(found < len(rows))
+            other = found[mine, theirs]
+            different = other != start + mine
+            pairs.append(_confirmed(looks, rows, start, mine[different], other[different], pictures, near, mirrored))
+    return np.concatenate(pairs)
+
+
+def _confirmed(
+    looks: Looks, rows: NDArray[np.int64], start: int, mine: NDArray[np.int64], other: NDArray[np.int64],
+    pictures: NDArray[np.float32], near: float, mirrored: bool,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Those of the candidate pairs (start + mine, other) that are near by their whole pictures and their colours."""
+    kept = []
+    for b in range(0, len(mine), _BLOCK):
+        i, j = mine[b : b + _BLOCK], other[b : b + _BLOCK]
+        distance = np.linalg.norm(pictures[i] - _pictures(looks, rows[j]), axis=1)
+        hue = _hues(looks, rows[start + i], mirrored) - _hues(looks, rows[j])
+        alike = distance <= near
+        if hue.shape[1]:
+            alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
+        kept.append(np.stack([start + i[alike], j[alike]], axis=1))
+    return np.concatenate(kept) if kept else np.empty((0, 2), dtype=np.int64)
+
+
+def _pictures(looks: Looks, rows: NDArray[np.int64], mirrored: bool = False) -> NDArray[np.float32]:
+    """Grey pictures of length 1, [n, side * side]."""
+    grey = looks.grey[rows].astype(np.float32)
+    grey /= np.linalg.norm(grey, axis=1, keepdims=True)
+    if mirrored:
+        grey = grey.reshape(-1, looks.side, looks.side)[:, :, ::-1].reshape(grey.shape)
+    return grey
+
+
+def _hues(looks: Looks, rows: NDArray[np.int64], mirrored: bool = False) -> NDArray[np.float32]:
+    hues = looks.colour[rows].astype(np.float32)
+    if mirrored and hues.size:
+        hues = hues.reshape(-1, COLOUR_SIDE, COLOUR_SIDE)[:, :, ::-1].reshape(hues.shape)
+    return hues
+
+
+def describe_groups(
+    duplicates: Duplicates, rows: NDArray[np.int64], place: NDArray[np.int64], names: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """The first groups as plain JSON types: the images' places in the source, and names where `names` has them by row.
+
+    rows: of the source, per position. place: in the source that is named, per row.
+    """
+    told = []
+    for group in duplicates.groups()[:GROUPS_TOLD]:
+        entry: dict[str, Any] = {"train": [], "heldout": []}
+        for position in group.tolist():
+            row = int(rows[position])
+            image = int(place[row]) if names is None else {"index": int(place[row]), "name": names[row]}
+            entry["train" if position < duplicates.train else "heldout"].append(image)
+        told.append(entry)
+    return told

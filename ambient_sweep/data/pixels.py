@@ -1,0 +1,71 @@
+"""Images that stay where they are, in memory or in a memory-mapped file, until they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# How numbers stand for pixels: uint8 in 0..255, float32 in [0, 1], or float32 in [-1, 1] and, with noise, beyond
+Encoding = Literal["uint8", "unit", "signed"]
+Array = NDArray[Any]  # uint8 or float32
+Index = slice | Sequence[int] | NDArray[np.int64] | NDArray[np.bool_] | torch.Tensor
+
+
+def decoded(array: Array, encoding: Encoding) -> NDArray[np.float32]:
+    """Stored numbers as float32 pixels in [-1, 1], a new array: v / 127.5 - 1, or 2 v - 1, or v as it is."""
+    values = array.astype(np.float32)
+    if encoding == "uint8":
+        values /= np.float32(127.5)
+        values -= np.float32(1)
+    elif encoding == "unit":
+        values *= np.float32(2)
+        values -= np.float32(1)
+    return values
+
+
+class Pixels:
+    """The images `array[rows]`, of [M, C, H, W] in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads.
+
+    Reading takes memory for the images asked for, whatever the size of the array.
+    """
+
+    def __init__(self, array: Array, encoding: Encoding, rows: NDArray[np.int64] | None = None) -> None:
+        self._array = np.asarray(array)  # of a memory map a plain view, which is indexed faster
+        self._encoding: Encoding = encoding
+        self._rows = rows
+        self._owner = array  # keeps a memory map open
+
+    @classmethod
+    def of(cls, images: torch.Tensor) -> "Pixels":
+        """Images float32 [N, C, H, W] in memory, as they are."""
+        return cls(images.numpy(), "signed")
+
+    def __len__(self) -> int:
+        return len(self._array) if self._rows is None else len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        channels, height, width = self._array.shape[1:]
+        return channels, height, width
+
+    def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """The images at `rows`, float32 [n, C, H, W] in [-1, 1]."""
+        picked = self._array[rows if self._rows is None else self._rows[rows]]
+        return torch.from_numpy(decoded(picked, self._encoding))
+
+    def __getitem__(self, index: Index) -> torch.Tensor:
+        """As `read`, with an index as a tensor would take it."""
+        places = index.numpy() if isinstance(index, torch.Tensor) else index
+        return self.read(np.arange(len(self))[places])
+
+    def blocks(self, size: int) -> Iterator[torch.Tensor]:
+        """All images in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(np.arange(start, min(start + size, len(self))))
+
+    def all(self) -> torch.Tensor:
+        """All images in one tensor: for small sets."""
+        return self.read(np.arange(len(self)))

@@ -1,0 +1,92 @@
+"""Which images of a source train and which are held out, and the fingerprint of images and split."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ambient_sweep import rng
+from ambient_sweep.config import DataConfig
+from ambient_sweep.data.pixels import Array
+from ambient_sweep.data.sources import Block, Source
+from ambient_sweep.errors import UserError
+
+MIN_HELDOUT = 2
+BLOCK_BYTES = 2**24  # of decoded images, read at once
+
+
+def block_size(shape: tuple[int, int, int]) -> int:
+    """How many images of [C, H, W] to read at once."""
+    return max(1, min(4096, BLOCK_BYTES // int(np.prod(shape))))
+
+
+def channels_first(block: Block) -> Array:
+    """The images of a block, [n, C, H, W]."""
+    return np.ascontiguousarray(block.images.transpose(0, 3, 1, 2))
+
+
+def good_rows(block: Block) -> NDArray[np.bool_]:
+    """[n], False where an image of the block is corrupt."""
+    good = np.ones(len(block.images), dtype=bool)
+    good[[row - block.start for row, _ in block.corrupt]] = False
+    return good
+
+
+class ContentHash:
+    """A hash of the images of a source in their order, corrupt ones left out; whatever the size of the blocks."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, images: Array, good: NDArray[np.bool_]) -> None:
+        """Takes the next images, [n, C, H, W], of which those that are `good` count."""
+        self._digest.update(np.ascontiguousarray(images if good.all() else images[good]).data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
+    """Raises UserError for corrupt images, unless data.on_corrupt=skip: how many, and the first three by name."""
+    if not corrupt or config.on_corrupt == "skip":
+        return
+    first = "; ".join(f"{source.names[row]}: {reason}" for row, reason in corrupt[:3])
+    more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+    raise UserError(
+        f"{config.path or config.source}: {len(corrupt)} of {len(source)} images cannot be read ({first}{more}); "
+        "remove or replace them, or set data.on_corrupt=skip"
+    )
+
+
+def split_index(
+    config: DataConfig, count: int, corrupt: Sequence[tuple[int, str]] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training and the held-out images, by their place in a source of `count`.
+
+    Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
+    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. Raises
+    UserError where images are too few.
+    """
+    order = rng.permutation("data.split", config.split_seed, 0, count)
+    if corrupt:
+        order = order[~np.isin(order, [row for row, _ in corrupt])]
+    good = len(order)
+    train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
+    heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
+    if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
+        wanted = f"data.train_size={max(train_size, 1)}"
+        wanted += f" and {MIN_HELDOUT} held out" if config.heldout_size is None else f" and {heldout_size} held out"
+        raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
+    return order[:train_size].copy(), order[good - heldout_size :].copy()
+
+
+def fingerprint_of(
+    content_sha256: str, shape: tuple[int, int, int], train_index: NDArray[np.int64], heldout_index: NDArray[np.int64]
+) -> str:
+    """A hash, 16 hex digits, of the pixels of a source and of its split."""
+    digest = hashlib.sha256(json.dumps([content_sha256, *shape, len(train_index), len(heldout_index)]).encode())
+    for index in (train_index, heldout_index):
+        digest.update(index.astype("<i8").data)
+    return digest.hexdigest()[:16]
