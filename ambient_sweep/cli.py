@@ -228,7 +228,8 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     use_threads(config)
     device = device_of(config)
     channels, height, width = meta["shape"]
-    images = generate(config, model.to(device), (channels, height, width), count, seed, device=device)[chosen]
+    shape, counts = (channels, height, width), tuple(meta.get("class_counts", ()))
+    images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
     try:
         write_images(images, out)
     except OSError as error:
@@ -264,6 +265,116 @@ def evaluate(checkpoint: Path, overrides: tuple[str, ...], as_json: bool) -> Non
         lines,
         as_json,
     )
+
+
+@cli.command()
+@click.argument("trial_folder", type=click.Path(path_type=Path))
+@click.option(
+    "--length", "lengths", type=float, multiple=True, required=True,
+    help="Length of the average (EDM2's sigma_rel), 0.005 to 0.28; several with --evaluate.",
+)  # fmt: skip
+@click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
+@click.option("--evaluate", "by_evaluation", is_flag=True, help="Measure every length, and keep the best in fidelity.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the checkpoint.")
+@as_json
+def average(
+    trial_folder: Path, lengths: tuple[float, ...], images: int | None, by_evaluation: bool, out: Path, as_json: bool
+) -> None:
+    """Rebuild the weights' average of any length from the snapshots in TRIAL_FOLDER, runs/NAME/trials/ID; no training.
+
+    Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
+    """
+    from ambient_sweep.training.rebuild import as_denoiser, rebuild, save_rebuilt
+
+    if len(lengths) > 1 and not by_evaluation:
+        raise UserError("--length: several lengths need --evaluate, which chooses among them; or give one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} is there already and is not an empty folder")
+    rows: list[dict[str, Any]] = []
+    best: dict[str, Any] = {}
+    for length in dict.fromkeys(lengths):
+        tensors, rebuilt = rebuild(trial_folder, length, images)
+        row: dict[str, Any] = {"length": length, "residual": rebuilt.residual, "poor": rebuilt.poor}
+        if by_evaluation:
+            from ambient_sweep.trial import evaluate_model
+
+            config, fingerprint = rebuilt.config, rebuilt.notes["data_fingerprint"]
+            measures = evaluate_model(as_denoiser(tensors, rebuilt), config, fingerprint)[config.main_endpoint()]
+            row |= {"endpoint": config.main_endpoint(), "measures": {name: vars(m) for name, m in measures.items()}}
+            row["fidelity"] = measures[config.evaluation.fidelity].value
+        rows.append(row)
+        if not best or row["fidelity"] < best["row"]["fidelity"]:
+            best = {"row": row, "tensors": tensors, "rebuilt": rebuilt}
+    save_rebuilt(out.absolute(), best["tensors"], best["rebuilt"])
+    _tell(
+        {"trial": str(trial_folder), "images": best["rebuilt"].images, "snapshots": best["rebuilt"].snapshots,
+         "lengths": rows, "length": best["row"]["length"], "out": str(out)},
+        _average_lines(trial_folder, best["rebuilt"], rows, out),
+        as_json,
+    )  # fmt: skip
+
+
+# -- images ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@overrides_argument
+@click.option(
+    "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
+    help="Write the noisy observations of the training images alone, at this level, and no clean image.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), help="Draw that noise as observed.seed does; by default in secret."
+)
+@click.option("--from", "origin", type=click.Path(path_type=Path), help="Take the images of this store of clean ones.")
+@click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, there and held out.")
+@click.option(
+    "--near", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+    help="Largest distance at which images count as near duplicates; 0: exact ones only.",
+)  # fmt: skip
+@click.option("--flips", is_flag=True, help="Count a mirrored copy as a copy.")
+@click.option(
+    "--verify", type=click.Path(path_type=Path), metavar="STORE", help="Only read STORE and check every byte."
+)
+@as_json
+def prepare(
+    out: Path | None, overrides: tuple[str, ...], sigma: float | None, seed: int | None, origin: Path | None,
+    drop_duplicates: bool, near: float, flips: bool, verify: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Decode a set of images once into the new folder OUT, a store that training maps into memory.
+
+    KEY=VALUE are data.* keys, as in data.source=folder data.path=photos data.image_size=64 data.channels=3.
+    """
+    from ambient_sweep.data.origin import store_keys
+    from ambient_sweep.data.prepare import Options, summary
+    from ambient_sweep.data.prepare import prepare as write
+    from ambient_sweep.data.store import verify_store
+
+    if verify is not None:
+        if out is not None:
+            raise UserError("--verify: reads a store and writes none; leave OUT out")
+        info = verify_store(verify)
+        _tell({"store": str(verify), **info.model_dump()}, [f"{verify}: whole", *summary(verify, info)], as_json)
+        return
+    if out is None or "=" in str(out):
+        raise UserError("OUT: missing; give the new folder of the store before any KEY=VALUE")
+    if seed is not None and sigma is None:
+        raise UserError("--seed: is that of --observed-only; data.split_seed is that of the split")
+    values = parse_overrides(overrides)
+    allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
+    for key in values:
+        if not key.startswith(allowed):
+            raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
+    if origin is None and values.get("data.source") == "store":
+        raise UserError("data.source: to prepare from a store, give it as --from")
+    config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
+    options = Options(sigma, seed, drop_duplicates, near, flips)
+    try:
+        info = write(out, config, options, _echo(as_json))
+    except KeyboardInterrupt:
+        raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
+    _tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)
 
 
 @cli.command(name="knobs")
@@ -316,6 +427,30 @@ def _point(row: dict[str, Any]) -> str:
         f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "
         f"{row['memorization_measure']} {row['memorization']:.4g}"
     )
+
+
+def _average_lines(trial_folder: Path, best: Any, rows: list[dict[str, Any]], out: Path) -> list[str]:
+    """The table that `average` prints; `best` is what it rebuilt and kept."""
+    lines = [f"{trial_folder}: {best.snapshots} snapshots up to {best.images:,} images"]
+    if "measures" in rows[0]:
+        e = best.config.evaluation
+        lines[0] += f"; sampled to {rows[0]['endpoint']}, seed {e.seed}"
+        lines.append(f"{'length':<8} {'residual':>9} {e.fidelity:>14}   {'95 %':<22} {e.memorization:>12}")
+        for row in rows:
+            m = row["measures"][e.fidelity]
+            interval = f"[{m['low']:.4g}, {m['high']:.4g}]" if m["low"] is not None else "-"
+            memorization = row["measures"][e.memorization]["value"]
+            lines.append(
+                f"{row['length']:<8g} {row['residual']:>9.1e} {m['value']:>14.4f}   {interval:<22} {memorization:>12.4f}"
+            )
+        lines.append(f"best by {e.fidelity}: length {best.length:g}")
+    else:
+        lines.append(f"length {best.length:g}: residual {best.residual:.1e}")
+    for row in rows:
+        if row["poor"]:
+            hint = "train with more ema.snapshots, or with ema.tracked nearer to it"
+            lines.append(f"length {row['length']:g} is poorly represented (residual {row['residual']:.2f}): {hint}")
+    return [*lines, f"checkpoint: {out}"]
 
 
 def _evaluation(record: Any) -> dict[str, Any]:

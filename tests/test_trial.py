@@ -1,25 +1,37 @@
 """One trial in its folder: complete, resumable after a kill, and the same numbers every time."""
 
+import errno
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ambient_sweep import trial as trial_module
 from ambient_sweep.config import build_config, dump
 from ambient_sweep.errors import TrainingDiverged, UserError
+from ambient_sweep.models import describe
 from ambient_sweep.results.records import read_trial, read_trial_evaluations
-from ambient_sweep.training.state import load_model
-from ambient_sweep.trial import evaluate_model, evaluated_lengths, generate, prepare, run_trial
+from ambient_sweep.sweep import trainable
+from ambient_sweep.sweep.signals import stop_requests
+from ambient_sweep.sweep.trainable import stop_file, train_worker
+from ambient_sweep.training import files as files_module
+from ambient_sweep.training import objective
+from ambient_sweep.training.rebuild import rebuild, snapshots_at
+from ambient_sweep.training.state import load_model, read_state
+from ambient_sweep.trial import Interrupted, evaluate_model, evaluated_lengths, generate, prepare, run_trial
+from ambient_sweep.trial import run as run_module
+from ambient_sweep.trial.samples import sampled_labels
 
 SMALL = {
+    "data.train_size": 150,
     "model": {"kind": "mlp", "width": 32, "blocks": 1},
     "training": {"images": 3200, "batch_size": 32, "records": 10, "checkpoints": 10},
     "evaluation": {"samples": 40, "lengths": [0.5, 1.0], "batch_size": 16},
@@ -38,6 +50,24 @@ def values(root, name="t"):
     return {
         (e.images, e.endpoint): {k: m.value for k, m in e.measures.items()} for e in read_trial_evaluations(root, name)
     }
+
+
+def saved(root, name="t"):
+    """The names of the states, the newest first."""
+    return sorted((p.name for p in (root / "trials" / name).glob("state/images-*")), reverse=True)
+
+
+def assert_same_state(root, other):
+    """The newest states and the last models are the same bytes."""
+    for name in (f"state/{saved(other)[0]}/state", "checkpoints/images-000003200/model"):
+        file = f"trials/t/{name}.safetensors"
+        assert (root / file).read_bytes() == (other / file).read_bytes()
+
+
+def scalars(root, tag):
+    events = EventAccumulator(str(root / "trials" / "t"))
+    events.Reload()
+    return events.Scalars(tag)
 
 
 def test_the_folder_of_a_trial(tmp_path):
@@ -65,7 +95,9 @@ def test_the_folder_of_a_trial(tmp_path):
     split = json.loads((tmp_path / "split.json").read_text())
     assert len(split["train"]) == 150
     assert not {i["index"] for i in split["train"]} & {i["index"] for i in split["heldout"]}
-    assert len(list((folder / "state").iterdir())) == 1
+    assert sorted(p.name for p in (folder / "state").iterdir()) == ["images-000002880", "images-000003200"]
+    (line,) = (folder / "log.txt").read_text().splitlines()
+    assert line.endswith(" " + describe(config.model, (1, 8, 8)))
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".part"))]
 
 
@@ -110,40 +142,112 @@ run_trial(build_config({SMALL!r}), Path({str(tmp_path / "cut")!r}), "t", on_repo
     assert record.images_executed == 2240 + 3200 - 1920
     assert record.started == before.started
     assert values(tmp_path / "cut") == values(tmp_path / "whole")
-    for name in ("checkpoints/images-000003200/model", "state/images-000003200/state"):
-        file = f"trials/t/{name}.safetensors"
-        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert_same_state(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_an_interrupted_trial_says_so_and_a_finished_one_does_nothing_more(tmp_path):
-    config = build_config(SMALL)
-    prepare(config, tmp_path)
+def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_more(tmp_path):
+    config, _ = finished(tmp_path / "whole")
+    root = tmp_path / "cut"
+    prepare(config, root)
+    asked, seen = [], []
 
-    def stop(report):
+    def watch(report):
+        seen.append(report.images)
         if report.images == 960:
-            raise KeyboardInterrupt
+            asked.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(config, tmp_path, "t", on_report=stop)
-    assert (read_trial(tmp_path, "t").status, read_trial(tmp_path, "t").reason) == ("stopped", "interrupted")
-    run_trial(config, tmp_path, "t")
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "trials").rglob("*.safetensors")}
-    again = run_trial(config, tmp_path, "t")
+    words = "interrupted at 992 images; state saved; run the same command to go on"
+    with pytest.raises(Interrupted, match=f"^{words}$") as caught:
+        run_trial(config, root, "t", on_report=watch, interrupted=lambda: bool(asked))
+    assert caught.value.exit_code == 1
+    assert (read_trial(root, "t").status, read_trial(root, "t").reason) == ("stopped", words)
+    assert seen[-2:] == [960, 992]  # the step that was begun, and no more
+    assert saved(root)[0] == "images-000000992"
+    record = run_trial(config, root, "t")
+    assert (record.status, record.images_executed) == ("completed", 3200)
+    assert values(root) == values(tmp_path / "whole")
+    assert_same_state(root, tmp_path / "whole")
+    files = {p: p.stat().st_mtime_ns for p in (root / "trials").rglob("*.safetensors")}
+    again = run_trial(config, root, "t", on_report=pytest.fail)
     assert again.status == "completed"
-    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "trials").rglob("*.safetensors")}
+    assert files == {p: p.stat().st_mtime_ns for p in (root / "trials").rglob("*.safetensors")}
+
+
+def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(tmp_path):
+    config, _ = finished(tmp_path / "whole")
+    prepare(config, tmp_path)
+    calls = []
+
+    def in_the_second_batch():
+        calls.append(True)
+        return len(calls) == 1600 / 32 + 2  # asked after each step, then before each batch of samples
+
+    with pytest.raises(Interrupted, match="interrupted at 1,600 images; state saved"):
+        run_trial(config, tmp_path, "t", interrupted=in_the_second_batch)
+    assert not read_trial_evaluations(tmp_path, "t")
+    seen = []
+    run_trial(config, tmp_path, "t", on_report=seen.append)
+    assert seen[0].evaluation.images == 1600
+    assert values(tmp_path) == values(tmp_path / "whole")
+
+
+def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(tmp_path):
+    config, _ = finished(tmp_path / "whole")
+    root = tmp_path / "cut"
+    prepare(config, root)
+    with pytest.raises(Interrupted):
+        run_trial(config, root, "t", interrupted=lambda: len(saved(root)) == 2)
+    newest, before = saved(root)
+    (root / "trials" / "t" / "state" / newest / "state.safetensors").write_bytes(b"damaged")
+    (root / "trials" / "t" / "state" / ".images-000009999.1.tmp").mkdir()
+    lines = []
+    record = run_trial(config, root, "t", echo=lines.append)
+    assert lines[1:] == [f"state {newest}: damaged (its sha256 is not the one in state.json); going on from {before}"]
+    assert lines[1] in (root / "trials" / "t" / "log.txt").read_text()
+    assert record.status == "completed"
+    assert record.images_executed > 3200
+    assert_same_state(root, tmp_path / "whole")
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(tmp_path, monkeypatch):
+    config, _ = finished(tmp_path / "whole")
+    root = tmp_path / "cut"
+    prepare(config, root)
+    save = files_module.save_file
+
+    def full(tensors, file):
+        if len(saved(root)) == 2 and "state" in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(tensors, file)
+
+    monkeypatch.setattr(files_module, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run_trial(config, root, "t")
+    place = root / "trials" / "t" / "state"
+    assert caught.value.filename == str(place / "images-000000960")
+    assert [p.name for p in sorted(place.iterdir())] == ["images-000000320", "images-000000640"]
+    reason = f"interrupted: {place / 'images-000000960'}: No space left on device"
+    assert (read_trial(root, "t").status, read_trial(root, "t").reason) == ("stopped", reason)
+    monkeypatch.undo()
+    run_trial(config, root, "t")
+    assert_same_state(root, tmp_path / "whole")
+
+
+# -- divergence -------------------------------------------------------------------------------------------------------
 
 
 def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(tmp_path, monkeypatch):
     config = build_config(SMALL)
     prepare(config, tmp_path)
-    observe = trial_module.observe
+    observe = run_module.observe
 
     def broken(*args):
         observed = observe(*args)
         observed.images[0] = math.nan
         return observed
 
-    monkeypatch.setattr(trial_module, "observe", broken)
+    monkeypatch.setattr(run_module, "observe", broken)
     with pytest.raises(TrainingDiverged):
         run_trial(config, tmp_path, "t")
     record = read_trial(tmp_path, "t")
@@ -153,6 +257,160 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(
     events = EventAccumulator(str(tmp_path / "trials" / "t"))
     events.Reload()
     assert math.isnan(events.Scalars("objective/memorization")[-1].value)  # so HPARAMS shows it
+
+
+def planted(monkeypatch, at, times, value=math.nan):
+    """The loss of the batch that begins at `at` is multiplied by `value` for so many times that it is trained on."""
+    draw, losses, marked = objective.draw, objective.main_loss, []
+
+    def drawn(config, batch, consistency):
+        draws = draw(config, batch, consistency)
+        if batch.start == at:
+            marked.append(draws)
+        return draws
+
+    def loss(denoiser, draws):
+        bad = any(draws is one for one in marked[:times])
+        return losses(denoiser, draws) * (value if bad else 1)
+
+    monkeypatch.setattr(objective, "draw", drawn)
+    monkeypatch.setattr(objective, "main_loss", loss)
+
+
+REWIND = {"training.on_nan": "rewind"}
+
+
+def test_a_trial_goes_back_once_and_trains_on_more_slowly(tmp_path, monkeypatch):
+    planted(monkeypatch, 1920 + 64, times=1)
+    config = build_config(SMALL, REWIND)
+    prepare(config, tmp_path)
+    lines, rates = [], {}
+
+    def watch(report):
+        if "train/lr" in report.scalars:
+            rates.setdefault(report.images, []).append(report.scalars["train/lr"])
+
+    record = run_trial(config, tmp_path, "t", echo=lines.append, on_report=watch)
+    assert record.status == "completed"
+    assert lines[1] == (
+        "the loss is not finite at 2240 images (nan); lower optimizer.lr or consistency.weight: went back to 1,920 images "
+        "(1 of 3 times); learning rate now times 0.5"
+    )
+    assert record.images_executed == 3200 + 320
+    assert saved(tmp_path)[0] == "images-000003200-rewind-1"
+    _, meta = read_state(tmp_path / "trials" / "t" / "state" / "images-000003200-rewind-1")
+    assert meta["rewinds"] == 1
+    finished(tmp_path / "whole")
+    plain = {r.step: r.value for r in scalars(tmp_path / "whole", "train/lr")}
+    mine = {r.step: r.value for r in scalars(tmp_path, "train/lr")}
+    assert mine.keys() == plain.keys()  # each once: the events of what was trained in vain are gone
+    assert all(mine[n] == pytest.approx(plain[n] * (0.5 if n > 1920 else 1), rel=1e-6) for n in plain)
+
+
+def test_going_back_may_lead_to_the_start_and_a_killed_trial_remembers_it(tmp_path, monkeypatch):
+    """Bits after a kill are those without one, also where the learning rate was lowered."""
+    planted(monkeypatch, 64, times=1)
+    config = build_config(SMALL, REWIND)
+    for name in ("whole", "cut"):
+        prepare(config, tmp_path / name)
+    run_trial(config, tmp_path / "whole", "t")
+    planted(monkeypatch, 64, times=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(config, tmp_path / "cut", "t", on_report=lambda report: raise_at(report, 1280))
+    assert saved(tmp_path / "cut") == ["images-000000960-rewind-1", "images-000000640-rewind-1"]
+    record = run_trial(config, tmp_path / "cut", "t")
+    assert record.images_executed == 320 + 1280 + 3200 - 960
+    assert_same_state(tmp_path / "cut", tmp_path / "whole")
+    assert values(tmp_path / "cut") == values(tmp_path / "whole")
+
+
+def raise_at(report, images):
+    if report.images == images:
+        raise KeyboardInterrupt
+
+
+def test_a_trial_that_diverges_again_and_again_ends_with_the_reason(tmp_path, monkeypatch):
+    planted(monkeypatch, 1984, times=100)
+    config = build_config(SMALL, REWIND, {"training.rewinds": 2})
+    prepare(config, tmp_path)
+    with pytest.raises(
+        TrainingDiverged, match=r"not finite at 2240 images .* \(after going back 2 times, training.rew"
+    ):
+        run_trial(config, tmp_path, "t")
+    record = read_trial(tmp_path, "t")
+    assert record.status == "failed"
+    assert record.images_executed == 1920 + 2 * 320 + 320
+    assert saved(tmp_path) == ["images-000001920-rewind-2", "images-000001920-rewind-1"]
+    assert [e.images for e in read_trial_evaluations(tmp_path, "t")] == [1600, 1600]
+
+
+def test_going_back_removes_the_evaluations_of_what_is_trained_anew(tmp_path, monkeypatch):
+    """Both states after an evaluation are lost, and what follows is trained at another learning rate."""
+    planted(monkeypatch, 1984, times=1)
+    config = build_config(SMALL, REWIND, {"training.checkpoints": 2, "evaluation.lengths": [0.25, 0.5, 1.0]})
+    prepare(config, tmp_path)
+    place, old = tmp_path / "trials" / "t" / "state", []
+
+    def spoil(report):
+        if report.images == 1920:
+            old.append(values(tmp_path)[1600, "zero"])
+            (place / "images-000001600" / "state.json").unlink(missing_ok=True)
+
+    record = run_trial(config, tmp_path, "t", on_report=spoil)
+    assert (record.status, record.images_executed) == ("completed", 2240 + 3200 - 800)
+    assert sorted({images for images, _ in values(tmp_path)}) == [800, 1600, 3200]
+    assert values(tmp_path)[1600, "zero"] != old[0]
+
+
+# -- power averages and classes ---------------------------------------------------------------------------------------
+
+
+def test_power_averages_leave_snapshots_from_which_what_was_evaluated_is_rebuilt(tmp_path):
+    power = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.08, "ema.snapshots": 5}
+    finished(tmp_path, **power)
+    folder = tmp_path / "trials" / "t"
+    assert snapshots_at(folder) == [640, 1280, 1600, 1920, 2560, 3200]
+    for images in (1600, 3200):
+        weights, _ = rebuild(folder, 0.08, images)
+        model, _, _ = load_model(folder / "checkpoints" / f"images-{images:09d}")
+        assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
+    tracked, _ = rebuild(folder, 0.1)
+    assert any(not torch.equal(value, weights[name]) for name, value in tracked.items())
+
+
+def test_a_conditional_model_is_sampled_with_the_classes_it_was_trained_on(tmp_path):
+    conditional = {"model.conditional": True, "model.label_dropout": 0.2, "sampling.guidance": 1.5}
+    config, _ = finished(tmp_path, **conditional)
+    model, _, meta = load_model(tmp_path / "trials" / "t" / "checkpoints" / "images-000003200")
+    counts = meta["class_counts"]
+    assert meta["classes"] == len(counts) == 10
+    assert sum(counts) == 150
+    again = evaluate_model(model, config, meta["data_fingerprint"])
+    assert {k: m.value for k, m in again["zero"].items()} == values(tmp_path)[3200, "zero"]
+    assert values(tmp_path)[3200, "zero"] != unguided(model, config, meta)
+
+
+def unguided(model, config, meta):
+    plain = build_config(dump(config), {"sampling.guidance": 1.0})
+    return {k: m.value for k, m in evaluate_model(model, plain, meta["data_fingerprint"])["zero"].items()}
+
+
+def test_labels_of_samples_follow_the_counts_and_depend_on_the_seed_and_index_alone():
+    counts = (600, 0, 300, 100)
+    labels = sampled_labels(counts, 3, 0, 20_000)
+    share = torch.bincount(labels, minlength=4) / 20_000
+    assert share[1] == 0
+    for found, expected in zip(share.tolist(), (0.6, 0, 0.3, 0.1), strict=True):
+        assert found == pytest.approx(expected, abs=4 * (0.6 * 0.4 / 20_000) ** 0.5)
+    assert torch.equal(sampled_labels(counts, 3, 700, 50), labels[700:750])
+    assert not torch.equal(sampled_labels(counts, 4, 0, 50), labels[:50])
+    config = build_config(SMALL, {"model.conditional": True, "evaluation.batch_size": 7})
+    denoise = lambda x, s, y: 0.5 * x + y[:, None, None, None]  # noqa: E731
+    parts = generate(config, denoise, (1, 8, 8), 20, 3, counts=counts)
+    whole = generate(build_config(SMALL, {"model.conditional": True}), denoise, (1, 8, 8), 20, 3, counts=counts)
+    assert torch.equal(parts["zero"], whole["zero"])
+    with pytest.raises(ValueError, match="counts of its classes"):
+        generate(config, denoise, (1, 8, 8), 20, 3)
 
 
 def test_other_data_or_other_evaluation_settings_are_refused(tmp_path):
@@ -202,18 +460,88 @@ def test_tensorboard_sees_scalars_pictures_and_both_objectives(tmp_path):
     )
 
 
-def test_sigterm_during_training_leaves_a_folder_to_go_on_from(tmp_path):
-    """The command line turns SIGTERM into an orderly end; here a real process gets it."""
+def started(tmp_path):
+    """`ambient-sweep train` in a process of its own, which has saved a state and has much left to train."""
     file = tmp_path / "c.yaml"
-    file.write_text(json.dumps(SMALL | {"training": SMALL["training"] | {"images": 32 * 20_000, "checkpoints": 1000}}))
+    training = SMALL["training"] | {"images": 32 * 50_000, "checkpoints": 1000}
+    file.write_text(json.dumps(SMALL | {"training": training}))
     command = [sys.executable, "-m", "ambient_sweep", "train", str(file), "--storage", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    state = tmp_path / "c" / "trials" / "train" / "state"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "c" / "trials" / "train" / "state").exists() and process.poll() is None:
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGTERM)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_leaves(tmp_path, number):
+    process = started(tmp_path)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.strip().splitlines() == ["error: interrupted; `train` and `resume` go on from the last saved state"]
-    assert read_trial(tmp_path / "c", "train").status == "stopped"
+    record = read_trial(tmp_path / "c", "train")
+    (line,) = errors.strip().splitlines()
+    assert line == f"error: interrupted at {record.images_done:,} images; state saved; run the same command to go on"
+    assert record.status == "stopped"
+    newest = saved(tmp_path / "c", "train")[0]
+    assert newest == f"images-{record.images_done:09d}"
+    assert read_state(tmp_path / "c" / "trials" / "train" / "state" / newest)[1]["images"] == record.images_done
+
+
+def test_stop_requests_count_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requests() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+    answers = []
+
+    def elsewhere():
+        with stop_requests() as asked:
+            answers.append(asked())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert answers == [False]
+
+
+# -- workers of a trial with several, without Ray -----------------------------------------------------------------------
+
+
+def test_a_worker_heeds_the_stop_file(tmp_path):
+    config = build_config(SMALL)
+    prepare(config, tmp_path)
+    stop_file(tmp_path, "t").parent.mkdir(parents=True)
+    stop_file(tmp_path, "t").touch()
+    task = {"config": dump(config), "root": str(tmp_path), "trial_id": "t", "role": "control"}
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
+            train_worker(task)
+        stop_file(tmp_path, "t").unlink()
+        train_worker(task)
+    finally:
+        dist.destroy_process_group()
+    assert read_trial(tmp_path, "t").status == "completed"
+
+
+def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
+    config = build_config(SMALL)
+
+    def wait_for_the_file(config, root, trial_id, role):
+        deadline = time.monotonic() + 60
+        while not stop_file(root, trial_id).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise Interrupted("told to")
+
+    monkeypatch.setattr(trainable, "fit_with_workers", wait_for_the_file)
+    monkeypatch.setattr(trainable, "POLL_SECONDS", 0.01)
+    stop_file(tmp_path, "t").parent.mkdir(parents=True)
+    watch = trainable.fit_watched(config, tmp_path, "t", "control")
+    next(watch)
+    stop_file(tmp_path, "t").touch()
+    with pytest.raises(Interrupted, match="told to"):
+        list(watch)

@@ -79,6 +79,10 @@ def _of_training(c: Config) -> Iterator[str]:
             f"compute.accumulate: {c.compute.accumulate} parts do not divide a worker's batch of "
             f"{c.training.batch_size // c.resources.workers}; use a divisor"
         )
+    if c.compute.channels_last and c.model.kind != "unet":
+        yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
+    if c.compute.channels_last and c.compute.parallel == "fsdp":
+        yield "compute.channels_last: compute.parallel=fsdp shards plain layouts only; use false, or ddp"
     if c.compute.parallel == "fsdp" and c.resources.workers == 1:
         yield "compute.parallel: fsdp shards the weights over workers; set resources.workers above 1, or use ddp"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:

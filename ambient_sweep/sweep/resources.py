@@ -17,7 +17,8 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import Sweep
 
 DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
-STATE_COPIES = 2  # training states on disk at once: the newest, and the one being written
+STATE_COPIES = 3  # training states on disk at once: the two newest, and the one being written
+CLASSES = 1000  # taken for the number of classes, which only the images tell; it hardly matters
 PICTURE_BYTES = 300_000  # an evaluation's picture, record and events
 GIB = 2**30
 
@@ -41,6 +42,7 @@ class Plan:
     images: int  # images to train over all trials, at most
     disk_bytes: int  # at most
     free_bytes: int
+    networks: tuple[str, ...]  # the smallest and the largest
 
     def lines(self) -> list[str]:
         """For people, before the start."""
@@ -49,6 +51,7 @@ class Plan:
             f"trials: {self.trials} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
             f"to train: at most {self.images:,} images",
             f"disk: at most {gib:.2f} GiB of {self.free_bytes / GIB:.1f} GiB free",
+            f"network: {' to '.join(self.networks)}",
         ]
 
 
@@ -104,15 +107,19 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
             f"{storage}: {trials} trials write up to {disk / GIB:.1f} GiB of checkpoints, but {free / GIB:.1f} GiB are "
             "free; evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    return Plan(trials, searched, slots, min(concurrent, trials), images, disk, free)
+    networks = tuple(network(config) for config in {c.model: c for c in largest}.values())
+    return Plan(trials, searched, slots, min(concurrent, trials), images, disk, free, networks)
 
 
 def trial_bytes(config: Config) -> int:
-    """Bytes that a trial leaves on disk, at most: averaged weights per evaluated length, training state, records."""
+    """Bytes that a trial leaves on disk, at most: averaged weights per evaluated length, states, snapshots, records."""
     weights = 4 * parameters(config)
     lengths = len(config.evaluation.lengths)
-    state = 4 * weights  # weights, their average, two moments
-    return weights * lengths + STATE_COPIES * state + PICTURE_BYTES * lengths * len(config.endpoints())
+    averages = 2 if config.ema.kind == "power" else 1
+    snapshots = averages * (config.ema.snapshots + lengths + 1) if config.ema.kind == "power" else 0
+    state = (3 + averages) * weights  # weights, two moments, averages
+    pictures = PICTURE_BYTES * lengths * len(config.endpoints())
+    return weights * (lengths + snapshots) + STATE_COPIES * state + pictures
 
 
 def parameters(config: Config) -> int:
@@ -121,9 +128,23 @@ def parameters(config: Config) -> int:
 
     from ambient_sweep.models import build_model, count_parameters
 
-    shape = (config.data.channels, config.data.image_size, config.data.image_size)
     with torch.device("meta"):  # shapes only
-        return count_parameters(build_model(config.model, shape, 0, classes=1000 if config.model.conditional else 0))
+        return count_parameters(build_model(config.model, _shape(config), 0, _classes(config)))
+
+
+def network(config: Config) -> str:
+    """The config's network, its parameters and FLOPs, in words."""
+    from ambient_sweep.models import describe
+
+    return describe(config.model, _shape(config), _classes(config))
+
+
+def _shape(config: Config) -> tuple[int, int, int]:
+    return config.data.channels, config.data.image_size, config.data.image_size
+
+
+def _classes(config: Config) -> int:
+    return CLASSES if config.model.conditional else 0
 
 
 def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:

@@ -14,8 +14,10 @@ from ambient_sweep.results.records import (
     trial_folder,
 )
 from ambient_sweep.results.table import export_tables
+from ambient_sweep.sweep.signals import stop_requests
 from ambient_sweep.sweep.space import NAME
-from ambient_sweep.trial import Report, prepare, run_trial
+from ambient_sweep.training.state import trained_config
+from ambient_sweep.trial import LOG, Report, prepare, run_trial
 
 TRIAL = "train"
 
@@ -25,7 +27,8 @@ def train_single(
 ) -> tuple[TrialRecord, list[EvaluationRecord]]:
     """Trains and evaluates `config` in `root`, or goes on there, and writes the tables.
 
-    Raises UserError where `root` holds another config or a sweep, or cannot be written; TrainingDiverged.
+    Raises UserError where `root` holds another config or a sweep, or cannot be written; TrainingDiverged; Interrupted, with
+    the state saved, after a SIGINT or SIGTERM.
     """
     new = _claim(config, root)
     try:
@@ -36,9 +39,9 @@ def train_single(
         raise
     try:
         if config.resources.workers == 1:
-            run_trial(config, root, TRIAL, role="control", on_report=lambda report: _tell(report, echo))
+            _run_here(config, root, echo)
         else:
-            _run_with_workers(config, root)
+            _run_with_workers(config, root, echo)
     finally:
         export_tables(root)
     return read_trial(root, TRIAL), read_trial_evaluations(root, TRIAL)
@@ -52,7 +55,8 @@ def _claim(config: Config, root: Path) -> bool:
         raise UserError(f"{root}: holds a sweep; give another --name")
     file = trial_folder(root, TRIAL) / "config.yaml"
     if file.exists():
-        if load_config(file) != config:
+        mine, theirs = (trained_config(each.model_dump(mode="json")) for each in (config, load_config(file)))
+        if mine != theirs:
             raise UserError(f"{root}: holds a run of another config; give another --name")
         return False
     try:
@@ -66,20 +70,44 @@ def _claim(config: Config, root: Path) -> bool:
     return True
 
 
-def _run_with_workers(config: Config, root: Path) -> None:
+def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
+    def tell(report: Report) -> None:
+        if report.evaluation is not None:
+            _tell(report.evaluation, echo)
+
+    with stop_requests() as asked:
+        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=asked)
+
+
+def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
+    """Trains with Ray Train; a signal becomes a file that the workers look for, and their log and evaluations are told."""
     import ray
 
     from ambient_sweep.sweep.cluster import ray_session
     from ambient_sweep.sweep.resources import concurrent_trials, ray_nodes
-    from ambient_sweep.sweep.trainable import fit_with_workers
+    from ambient_sweep.sweep.trainable import fit_watched, stop_file
 
-    with ray_session(dashboard=True):
+    stop, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
+    stop.unlink(missing_ok=True)
+    told, seen = len(_lines(log)), len(read_trial_evaluations(root, TRIAL))
+    with ray_session(dashboard=True), stop_requests() as asked:
         # refuses what would wait for ever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
-        fit_with_workers(config, root, TRIAL, "control")
+        for _ in fit_watched(config, root, TRIAL, "control"):
+            if asked():
+                stop.touch()
+            lines, evaluations = _lines(log), read_trial_evaluations(root, TRIAL)
+            for line in lines[told:]:
+                echo(line.partition(" ")[2])  # without its time
+            for evaluation in evaluations[seen:]:
+                _tell(evaluation, echo)
+            told, seen = len(lines), len(evaluations)
 
 
-def _tell(report: Report, echo: Callable[[str], None]) -> None:
-    if report.evaluation is not None:
-        measures = ", ".join(f"{name} {m.value:.4g}" for name, m in report.evaluation.measures.items())
-        echo(f"{report.images:,} images, sampled to {report.evaluation.endpoint}: {measures}")
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+def _tell(evaluation: EvaluationRecord, echo: Callable[[str], None]) -> None:
+    measures = ", ".join(f"{name} {m.value:.4g}" for name, m in evaluation.measures.items())
+    echo(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")

@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 
 POLL_SECONDS = 1.0
+EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
 
 
 def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]:
@@ -108,26 +109,37 @@ def _in_process(config: Config, root: Path, trial_id: str, role: str) -> None:
 
 
 def _with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            fit_with_workers(config, root, trial_id, role)
-        except BaseException as error:  # noqa: BLE001 (handed to the trial's own thread, which raises it)
-            failure.append(error)
-
     seen = len(read_trial_evaluations(root, trial_id))  # an earlier attempt's
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
+    for _ in fit_watched(config, root, trial_id, role):
         evaluations = read_trial_evaluations(root, trial_id)
         for evaluation in evaluations[seen:]:
             if evaluation.main_endpoint:
                 tune.report(result(evaluation))
         seen = len(evaluations)
+
+
+def fit_watched(config: Config, root: Path, trial_id: str, role: str) -> Iterator[None]:
+    """`fit_with_workers` in a thread; yields now and then while it trains and once after it, then raises what it raised."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            fit_with_workers(config, root, trial_id, role)
+        except BaseException as error:  # noqa: BLE001 (handed to the caller's own thread, which raises it)
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        yield
     if failure:
         raise failure[0]
+
+
+def stop_file(root: Path, trial_id: str) -> Path:
+    """The file that asks a trial's workers, wherever they run, to save their state and leave."""
+    return trial_folder(root, trial_id) / "stop"
 
 
 def fit_with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
@@ -159,7 +171,8 @@ def _trainer(resources: ResourcesConfig, task: dict[str, Any]) -> Any:
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=each
         ),
-        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+        # the others wait for rank 0, which evaluates alone
+        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=EVALUATION_SECONDS),
         run_config=RunConfig(name=f"workers-{task['trial_id']}", storage_path=str(Path(task["root"]) / "ray")),
     )
 
@@ -167,10 +180,12 @@ def _trainer(resources: ResourcesConfig, task: dict[str, Any]) -> Any:
 def train_worker(task: dict[str, Any]) -> None:
     """One of a trial's workers; the process group stands when Ray Train calls it."""
     from ambient_sweep.training.group import Group
+    from ambient_sweep.training.loop import never
     from ambient_sweep.trial import run_trial
 
     config = build_config(task["config"], where=task["trial_id"])
     root, trial_id, group = Path(task["root"]), task["trial_id"], Group.distributed()
     with only_trainer(trial_folder(root, trial_id)) if group.rank == 0 else contextlib.nullcontext():
         group.broadcast(None)  # the others wait here for rank 0's lock
-        run_trial(config, root, trial_id, role=task["role"], group=group)
+        told = stop_file(root, trial_id).exists if group.rank == 0 else never
+        run_trial(config, root, trial_id, role=task["role"], group=group, interrupted=told)

@@ -25,20 +25,16 @@ class Group:
         """This worker's contiguous part of range(count); the parts differ by at most one."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def sum_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replaces every gradient by its sum over the workers, in one reduction."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of a small tensor over the workers."""
+        """The sum of a small tensor over the workers, in its place."""
         if self.size > 1:
             dist.all_reduce(values)
+        return values
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        """The largest of each value of a small tensor over the workers, in its place."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
     def gather(self, rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,25 +1,26 @@
 """The training loop: a generator of records. The caller owns logging, checkpoints and evaluation."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.diffusion.ema import ema_decay, ema_update
-from ambient_sweep.errors import TrainingDiverged
-from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.objective import consistency_term, draw, main_loss, takes_part
-from ambient_sweep.training.schedules import consistency_weight, learning_rate
+from ambient_sweep.data.observed import Observed
+from ambient_sweep.training.group import Group
+from ambient_sweep.training.health import check_finite, check_spike
+from ambient_sweep.training.loader import batches, weight_at
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.stream import Stream
+from ambient_sweep.training.step import CONSISTENCY, MAIN, NORM, Stepper
+
+AGREE_SECONDS = 2.0  # between the workers' agreements on whether to stop
 
 
 @dataclass(frozen=True)
 class Record:
-    """Means since the record before, over all workers."""
+    """Means over all workers since the last regular record, however often training was stopped or saved in between."""
 
     images: int
     loss: float
@@ -30,68 +31,79 @@ class Record:
     images_per_second: float
 
 
+def never() -> bool:
+    """The caller that does not interrupt."""
+    return False
+
+
 def train(
     config: Config,
-    observed: ObservedImages,
+    observed: Observed,
     state: TrainState,
     *,
     stops: frozenset[int] = frozenset(),
-    group: Group = SINGLE,
-    device: str = "cpu",
-) -> Iterator[Record]:
+    interrupted: Callable[[], bool] = never,
+) -> Generator[Record, None, None]:
     """Trains from `state.images` to config.training.stop, in place, and yields a record now and then.
 
-    A record falls on every image count in `stops` (multiples of the batch size) and config.training.records times over
-    the run. What is trained depends on the config and the position alone: neither on the number of workers nor on how
-    often the run was interrupted. Raises TrainingDiverged when a loss is not finite.
+    A record falls on every image count in `stops` (multiples of the batch size) and, regularly, config.training.records
+    times over the run. When `interrupted` says so on any worker, a last record follows at the end of the step, and training
+    ends there. What is trained depends on the config and the position alone: neither on the number of workers nor on how
+    often the run was interrupted. Every worker of state.group calls it. Raises TrainingDiverged when a loss or gradient is
+    not finite, or a loss is a spike by training.spike: no state with such a value is ever yielded.
     """
+    state.config = config
     batch_size, steps = config.training.batch_size, config.steps
-    last = config.images_at(config.training.stop) // batch_size
-    record_every = max(1, steps // config.training.records)
-    stream = Stream(observed, config.seed, config.data.flip)
-    part = group.share(batch_size)
-    parameters = list(state.denoiser.parameters())
-    average, live = list(state.average.parameters()), [p.detach() for p in parameters]
-    sums = torch.zeros(4, dtype=torch.float64)  # main loss, consistency loss, gradient norm, steps
+    ahead = range(state.images // batch_size, config.images_at(config.training.stop) // batch_size)
+    if not ahead:
+        return
+    every = max(1, steps // config.training.records)
+    stepper = Stepper(state, labels=state.classes > 0)
+    stop = _Stop(state.group, state.device, interrupted)
     began, counted = time.perf_counter(), 0
-    state.denoiser.train()
-    for step in range(state.images // batch_size, last):
-        batch = stream.batch(step * batch_size + part.start, len(part))
-        weight = consistency_weight(config.consistency, step / steps)
-        if config.objective.kind != "ambient_consistency":
-            weight = 0.0
-        draws = draw(config, batch, consistency=weight > 0).to(device)
-        main = main_loss(state.denoiser, draws)
-        loss = main.sum() / batch_size
-        consistency = torch.zeros(())
-        if draws.consistency is not None:
-            share = takes_part(step * batch_size, batch_size, config.consistency.batch_share).sum()
-            teacher = state.average if config.consistency.target == "ema" else None
-            consistency = consistency_term(config, state.denoiser, draws.consistency, teacher).sum() / max(
-                int(share), 1
-            )
-            loss = loss + weight * consistency
-        state.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        group.sum_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
-        lr = learning_rate(config.optimizer, (step + 1) / steps)
-        state.optimizer.param_groups[0]["lr"] = lr
-        state.optimizer.step()
-        state.images = (step + 1) * batch_size
-        decay = ema_decay(state.images, batch_size, config.ema.halflife, config.ema.rampup)
-        ema_update(average, live, decay)
-        sums += torch.stack([main.detach().sum().cpu() / batch_size, consistency.detach().cpu(),
-                             norm.cpu() / group.size, torch.tensor(1 / group.size)])  # fmt: skip
-        counted += batch_size
-        if state.images in stops or (step + 1) % record_every == 0 or step + 1 == last:
-            total = group.sum(sums)
-            mean = (total / total[3]).tolist()
-            if not torch.isfinite(total).all():
-                raise TrainingDiverged(
-                    f"the loss is not finite at {state.images} images; lower optimizer.lr or consistency.weight"
-                )
-            seconds = max(time.perf_counter() - began, 1e-9)
-            yield Record(state.images, mean[0], mean[1], weight, mean[2], lr, counted / seconds)
-            sums.zero_()
+    with closing(batches(config, observed, ahead, state.group, state.device)) as source:
+        for step, pieces in zip(ahead, source, strict=True):
+            weight = weight_at(config, step)
+            lr = stepper.step(step, pieces, weight)
+            counted += batch_size
+            stopping, regular = stop(), (step + 1) % every == 0 or step + 1 == ahead.stop
+            if not (stopping or regular or state.images in stops):
+                continue
+            mean = _means(state, step % every + 1)
+            check_finite(state.images, mean[MAIN], mean[CONSISTENCY], mean[NORM])
+            if regular:
+                check_spike(state.images, mean[MAIN], state.losses, config.training.spike)
+                state.sums.zero_()
+            pace = counted / max(time.perf_counter() - began, 1e-9)
+            yield Record(state.images, mean[MAIN], mean[CONSISTENCY], weight, mean[NORM], lr, pace)
             began, counted = time.perf_counter(), 0
+            if stopping:
+                return
+
+
+def _means(state: TrainState, steps: int) -> list[float]:
+    """The means of state.sums over `steps` and all workers; rank 0 keeps the total, which may be saved."""
+    total = state.group.sum(state.sums.clone())
+    state.sums.copy_(total if state.group.rank == 0 else torch.zeros_like(total))
+    means: list[float] = (total / steps).tolist()
+    return means
+
+
+class _Stop:
+    """Whether to stop after this step, the same on all workers, which agree every few seconds."""
+
+    def __init__(self, group: Group, device: torch.device, interrupted: Callable[[], bool]) -> None:
+        self._group, self._device, self._interrupted = group, device, interrupted
+        self._steps, self._next, self._began = 0, 1, time.perf_counter()
+
+    def __call__(self) -> bool:
+        if self._group.size == 1:
+            return self._interrupted()
+        self._steps += 1
+        if self._steps < self._next:
+            return False
+        pace = (time.perf_counter() - self._began) / self._steps
+        mine = torch.tensor([float(self._interrupted()), pace], device=self._device)
+        stop, slowest = self._group.max(mine).tolist()
+        self._next = self._steps + max(1, int(AGREE_SECONDS / max(slowest, 1e-6)))
+        return bool(stop > 0)

@@ -1,80 +1,216 @@
-"""All that resuming needs, and its files: safetensors and JSON, never pickle."""
+"""All that resuming needs, and the models that are sampled from."""
 
-import copy
-import hashlib
-import json
-import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import Shape, build_model
+from ambient_sweep.training.averages import Averages
+from ambient_sweep.training.compute import fit_out
+from ambient_sweep.training.files import FORMAT, read_tensors, write_tensors
+from ambient_sweep.training.group import SINGLE, Group
 
-FORMAT = 1
+STATE_FORMAT = 2  # 1: a single average, no tracker
+NEEDS = ("images", "rewinds", "losses", "config", "notes_sha256")
+FUSED = ("cpu", "cuda")  # devices whose AdamW is one kernel
+
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class TrainState:
-    """The live weights, their average, the optimizer, and the training position in images.
+    """The live weights, their averages, the optimizer, the position in images, and what judges the health of a run.
 
-    There is no generator state: all randomness is a function of the seed and the position.
+    There is no generator state: all randomness is a function of the seed and the position. With compute.parallel=fsdp each
+    worker holds its shard of the weights, averages and moments (DTensors); files always hold the whole.
     """
 
+    config: Config
+    shape: Shape
+    classes: int
+    group: Group
     denoiser: Denoiser
-    average: Denoiser
+    averages: Averages
     optimizer: torch.optim.AdamW
     images: int = 0
+    rewinds: int = 0  # how often training went back after it had diverged
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last record
+    losses: list[float] = field(default_factory=list)  # of the last records
 
     @classmethod
-    def create(cls, config: Config, shape: Shape, device: str = "cpu") -> "TrainState":
-        denoiser = build_model(config.model, shape, config.seed).to(device)
-        average = copy.deepcopy(denoiser).requires_grad_(False)
-        o = config.optimizer
+    def create(
+        cls, config: Config, shape: Shape, device: str = "cpu", classes: int = 0, group: Group = SINGLE
+    ) -> "TrainState":
+        """The state before the first step; the same on every worker."""
+        denoiser = build_model(config.model, shape, config.seed, classes).to(device)
+        fit_out(denoiser, config.compute, group)
+        o, fused = config.optimizer, torch.device(device).type in FUSED
         optimizer = torch.optim.AdamW(
-            denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
+            denoiser.parameters(),
+            lr=o.lr,
+            betas=(0.9, o.beta2),
+            weight_decay=o.weight_decay,
+            fused=fused,
+            foreach=not fused,
         )
-        return cls(denoiser, average, optimizer)
+        averages = Averages.create(config.ema, denoiser)
+        state = cls(config, shape, classes, group, denoiser, averages, optimizer)
+        state.sums = state.sums.to(device)
+        return state
 
-    def save(self, folder: Path, config: Config) -> None:
-        """Writes state.safetensors and state.json to `folder`, all or nothing."""
-        tensors = {f"model.{k}": v for k, v in self.denoiser.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+    @property
+    def device(self) -> torch.device:
+        return self.sums.device
+
+    # -- weights to evaluate ----------------------------------------------------------------------------------------
+
+    @property
+    def average(self) -> Denoiser:
+        """A denoiser of its own with the averaged weights, on every worker; raises UserError as `Averages.main` does."""
+        return self.with_weights(self.averages.main())
+
+    def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
+        """A new denoiser in evaluation mode with `weights` by parameter name; shards are made whole."""
+        denoiser = build_model(self.config.model, self.shape, self.config.seed, self.classes).to(self.device)
+        with torch.no_grad():
+            for name, parameter in denoiser.named_parameters():
+                parameter.copy_(whole(weights[name]))
+        return denoiser.requires_grad_(False).eval()
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> Tensors:
+        """Everything but numbers, whole and on the CPU on rank 0; every worker calls it, and the others get nothing."""
+        named = {f"model.{name}": parameter.detach() for name, parameter in self.denoiser.named_parameters()}
+        named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
         for name, parameter in self.denoiser.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        meta = {"format": FORMAT, "images": self.images, "config": config.model_dump(mode="json")}
-        write_tensors(folder, "state", tensors, meta)
+                named[f"optimizer.{key}.{name}"] = value
+        return gathered(named | {"sums": self.sums}, self.group)
+
+    def save(self, folder: Path) -> None:
+        """Writes state.safetensors and state.json to `folder`, all or nothing. Every worker calls it, rank 0 writes.
+
+        Raises OSError that names the folder where it cannot be written.
+        """
+        tensors = self.tensors()
+        meta = {
+            "format": STATE_FORMAT,
+            "images": self.images,
+            "rewinds": self.rewinds,
+            "losses": self.losses,
+            "config": self.config.model_dump(mode="json"),
+        }
+        if self.group.rank == 0:
+            write_tensors(folder, "state", tensors, meta)
 
     @classmethod
-    def load(cls, folder: Path, config: Config, shape: Shape, device: str = "cpu") -> "TrainState":
-        """The state saved in `folder`. Raises UserError if it is damaged or of another config."""
-        tensors, meta = read_tensors(folder, "state", device, needs=("images", "config"))
-        if meta["config"] != config.model_dump(mode="json"):
-            raise UserError(f"{folder}: was saved by another config; use that config or another folder")
-        state = cls.create(config, shape, device)
-        state.denoiser.load_state_dict(_part(tensors, "model."))
-        state.average.load_state_dict(_part(tensors, "average."))
-        for name, parameter in state.denoiser.named_parameters():
-            slots = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(value is not None for value in slots.values()):
-                state.optimizer.state[parameter] = slots
-        state.images = meta["images"]
+    def load(
+        cls,
+        folder: Path,
+        config: Config,
+        shape: Shape,
+        device: str = "cpu",
+        classes: int = 0,
+        group: Group = SINGLE,
+    ) -> "TrainState":
+        """The state saved in `folder`, by any number of workers. Raises what `read_state` and `restore` raise."""
+        state = cls.create(config, shape, device, classes, group)
+        state.restore(folder, *read_state(folder))
         return state
+
+    @torch.no_grad()
+    def restore(self, folder: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Takes over what `read_state(folder)` gave. Raises UserError where another config saved it."""
+        if trained_config(meta["config"]) != trained_config(self.config.model_dump(mode="json")):
+            raise UserError(f"{folder}: was saved by another config; use that config or another folder")
+        self.averages.load(_part(tensors, "average."))
+        for name, parameter in self.denoiser.named_parameters():
+            _take_over(parameter, tensors[f"model.{name}"])
+            slots = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {
+                key: value.to(self.device) if key == "step" else _take_over(torch.empty_like(parameter), value)
+                for key, value in slots.items()
+                if value is not None
+            }
+        self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
+        self.images, self.rewinds, self.losses = meta["images"], meta["rewinds"], list(meta["losses"])
+
+    def restart(self) -> None:
+        """Back to before the first step; the count of rewinds stays."""
+        fresh = build_model(self.config.model, self.shape, self.config.seed, self.classes)
+        weights = {name: parameter.detach() for name, parameter in fresh.named_parameters()}
+        with torch.no_grad():
+            for name, parameter in self.denoiser.named_parameters():
+                _take_over(parameter, weights[name])
+        self.averages.load({f"{a}.{name}": weight for a in self.averages.models for name, weight in weights.items()})
+        self.optimizer.state.clear()
+        self.sums.zero_()
+        self.images, self.losses = 0, []
+
+
+def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another version's."""
+    return read_tensors(folder, "state", "cpu", needs=NEEDS, expects=STATE_FORMAT)
+
+
+def trained_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of what is trained, without how and on what it is computed: a run may go on elsewhere."""
+    return {section: values for section, values in config.items() if section not in ("compute", "resources")}
+
+
+# -- whole tensors and shards -----------------------------------------------------------------------------------------
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor of which each worker holds a shard; every worker calls it."""
+    full: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full
+
+
+def gathered(tensors: Mapping[str, torch.Tensor], group: Group) -> Tensors:
+    """`tensors` whole and on the CPU on rank 0, one after another; every worker calls it, and the others get nothing."""
+    result = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if group.rank == 0:
+            result[name] = full.detach().cpu()
+    return result
+
+
+@torch.no_grad()
+def _take_over(mine: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Copies a whole tensor, or this worker's part of it, into `mine`, whose device and layout stay."""
+    if isinstance(mine, DTensor):
+        part = distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements, src_data_rank=None)
+        mine.to_local().copy_(part.to_local())
+    else:
+        mine.copy_(value)
+    return mine
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
 
 
 def save_model(
     folder: Path, denoiser: nn.Module, config: Config, images: int, shape: Shape, extra: dict[str, Any]
 ) -> None:
-    """Writes a model to sample from and to evaluate: model.safetensors and checkpoint.json, all or nothing."""
+    """Writes a model to sample from and to evaluate: model.safetensors and checkpoint.json, all or nothing.
+
+    `extra` holds data_fingerprint and, for a conditional model, classes.
+    """
     meta = {"format": FORMAT, "images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
     write_tensors(folder, "model", dict(denoiser.state_dict()), meta, meta_name="checkpoint")
 
@@ -85,51 +221,9 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dic
     tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint", needs=needs)
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]
-    denoiser = build_model(config.model, (channels, height, width), config.seed).to(device)
+    denoiser = build_model(config.model, (channels, height, width), config.seed, meta.get("classes", 0)).to(device)
     try:
         denoiser.load_state_dict(tensors)
     except RuntimeError:
         raise UserError(f"{folder}: the weights do not fit the config in checkpoint.json") from None
     return denoiser.requires_grad_(False).eval(), config, meta
-
-
-def write_tensors(
-    folder: Path, name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any], meta_name: str | None = None
-) -> None:
-    """A folder of NAME.safetensors and a JSON that holds its sha256, written aside and renamed into place."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    file = aside / f"{name}.safetensors"
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    (aside / f"{meta_name or name}.json").write_text(json.dumps({**meta, "sha256": digest}, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
-def read_tensors(
-    folder: Path, name: str, device: str, meta_name: str | None = None, needs: tuple[str, ...] = ()
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises UserError that names a missing, damaged or newer file."""
-    file, meta_file = folder / f"{name}.safetensors", folder / f"{meta_name or name}.json"
-    try:
-        meta = json.loads(meta_file.read_text(encoding="utf-8"))
-        content = file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a readable {meta_name or name} ({error})") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"{meta_file}: format {meta.get('format') if isinstance(meta, dict) else None} is not {FORMAT}")
-    for key in needs:
-        if key not in meta:
-            raise UserError(f"{meta_file}: damaged ({key} is missing)")
-    if hashlib.sha256(content).hexdigest() != meta.get("sha256"):
-        raise UserError(f"{file}: damaged (its sha256 is not the one in {meta_file.name})")
-    try:
-        return load_file(file, device=device), meta
-    except SafetensorError as error:
-        raise UserError(f"{file}: damaged ({error})") from None
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

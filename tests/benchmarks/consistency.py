@@ -192,20 +192,14 @@ def recipes(seeds: int, problems: tuple[str, ...]) -> None:
 def _to_error(problem: str, seeds: int, paper: Outcome) -> None:
     """The shortest run of the default, of its own schedule, that reaches the error of the paper's recipe."""
     images = OF_PROBLEM[problem]["training"]["images"]
-    longer: tuple[float, float] | None = None
-    for share in (1.4, 1.2, 1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3):
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4):
         outcome = over_seeds(problem, seeds, {"training.images": int(share * images)})
         print(f"  {problem}: {share:g} of the images, error {outcome.error:.4f}", file=sys.stderr, flush=True)
-        if outcome.error > paper.error:
-            break
-        longer = (share, outcome.cost)
-    if longer is None:
-        print(f"| {problem} | {paper.error:.4f} | {images:,} | not reached with 1.4 times as many | |")
-        return
-    share, cost = longer
-    print(
-        f"| {problem} | {paper.error:.4f} | {images:,} | {share * images:,.0f} | {paper.cost / cost:.2f} |", flush=True
-    )
+        if outcome.error <= paper.error:
+            ratio = paper.cost / outcome.cost
+            print(f"| {problem} | {paper.error:.4f} | {images:,} | {share * images:,.0f} | {ratio:.2f} |", flush=True)
+            return
+    print(f"| {problem} | {paper.error:.4f} | {images:,} | not reached with 1.4 times as many | |", flush=True)
 
 
 # -- ablation -------------------------------------------------------------------------------------------------------

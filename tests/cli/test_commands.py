@@ -203,7 +203,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
         Image.new("RGB", (8, 8), (i, i, i)).save(folder / f"{i}.png")
     (folder / "2.png").write_bytes(b"not an image")
     config = written(tmp_path / "c.yaml", {"data": {"source": "folder", "path": str(folder), "train_size": 2}})
-    assert "2.png: cannot be read" in bad("train", config, "--storage", tmp_path / "runs")
+    assert "2.png: not an image" in bad("train", config, "--storage", tmp_path / "runs")
 
 
 def test_a_diverging_run_fails_with_its_reason(tmp_path):

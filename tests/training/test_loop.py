@@ -1,87 +1,123 @@
-"""The loop: exact resume, the same numbers for any number of workers, and losses that learn what they claim."""
+"""The loop: exact resume, records that depend on nothing but the position, steps that do what their equations say."""
 
 import math
-import threading
+from contextlib import closing
 
 import pytest
 import torch
-from closed_forms import two_modes
+from small_runs import (
+    BASE,
+    CONDITIONAL,
+    UNET,
+    assert_same_bits,
+    distance,
+    new_state,
+    observations,
+    pictures,
+    run,
+)
 
 from ambient_sweep.config import build_config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.errors import TrainingDiverged, UserError
-from ambient_sweep.training.group import Group
+from ambient_sweep.errors import TrainingDiverged
+from ambient_sweep.training import objective
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import takes_part
-from ambient_sweep.training.state import TrainState, load_model, save_model
+from ambient_sweep.training.state import TrainState
 from ambient_sweep.training.stream import Stream
 
-SHAPE = (1, 1, 2)
-BASE = {
-    "model": {"kind": "mlp", "width": 32, "blocks": 1},
-    "training": {"images": 640, "batch_size": 16, "records": 10},
-    "consistency": {"start": 0.5, "weight": 1.0},
-    "evaluation.lengths": [1.0],
-    "observed.sigma": 0.3,
+KINDS = ["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"]
+KNOBS = {
+    "plain": {},
+    "ema target, parts": {"consistency.target": "ema", "compute.accumulate": 4},
+    "power averages": {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.1},
+    "spikes watched": {"training.spike": 1e6},
+    "bf16, checkpointing": {"compute.precision": "bf16", "compute.activation_checkpointing": True},
+    "no prefetch, decay": {"compute.prefetch": 0, "optimizer.weight_decay": 0.1},
 }
 
 
-def observations(count=64, sigma=0.3, clean=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x0 = two_modes().draw(count, generator).float()
-    y = x0 + sigma * torch.randn(x0.shape, generator=generator)
-    return ObservedImages(y, torch.full((count,), sigma), x0 if clean else None)
+def until(config, observed, state, images):
+    """Trains to `images`, between records, and leaves."""
+    with closing(train(config, observed, state, interrupted=lambda: state.images >= images)) as records:
+        return list(records)
 
 
-def run(config, observed, state=None, **options):
-    state = state or TrainState.create(config, SHAPE)
-    records = list(train(config, observed, state, **options))
-    return state, records
+def resumed(config, observed, images, folder):
+    """A run saved and loaded at `images`, and the records of both halves."""
+    first = new_state(config, observed)
+    before = until(config, observed, first, images)
+    first.save(folder)
+    second = new_state(config, observed)
+    second = TrainState.load(folder, config, second.shape, classes=second.classes)
+    assert second.images == images
+    assert_same_bits(first, second)
+    _, after = run(config, observed, second)
+    return second, before + after
 
 
-def tensors(state):
-    slots = [v for p in state.denoiser.parameters() for _, v in sorted(state.optimizer.state[p].items())]
-    return [*state.denoiser.state_dict().values(), *state.average.state_dict().values(), *slots]
-
-
-def assert_same_bits(first, second):
-    assert first.images == second.images
-    for a, b in zip(tensors(first), tensors(second), strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("kind", ["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"])
-@pytest.mark.parametrize("at", [0.3, 0.5, 0.75])
-def test_resuming_is_exact_to_the_bit(tmp_path, kind, at):
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_is_exact_to_the_bit_at_any_step(tmp_path, kind):
     config = build_config(BASE, {"objective.kind": kind, "data.flip": True})
     observed = observations(clean=True)
     whole, records = run(config, observed)
-    first = TrainState.create(config, SHAPE)
-    stop = config.images_at(at)
-    for record in train(config, observed, first, stops=frozenset({stop})):
-        if record.images == stop:
-            break
-    first.save(tmp_path / "state", config)
-    second = TrainState.load(tmp_path / "state", config, SHAPE)
-    assert second.images == stop
-    _, later = run(config, observed, second)
-    assert_same_bits(whole, second)
-    assert records[-1].loss == later[-1].loss
     assert whole.images == config.steps * config.training.batch_size
+    for images in (16, 304, 320, 336, 624):
+        state, halves = resumed(config, observed, images, tmp_path / str(images))
+        assert_same_bits(whole, state)
+        if images % 64:  # the record where it was interrupted comes between the regular ones
+            halves = [record for record in halves if record.images != images]
+        for one, other in zip(records, halves, strict=True):
+            assert (one.images, one.loss, one.consistency) == (other.images, other.loss, other.consistency)
+            assert (one.gradient_norm, one.lr) == (other.gradient_norm, other.lr)
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_resuming_is_exact_with_every_knob(tmp_path, knob):
+    config = build_config(BASE, KNOBS[knob])
+    whole, _ = run(config, observations())
+    state, _ = resumed(config, observations(), 336, tmp_path / "state")
+    assert_same_bits(whole, state)
+
+
+@pytest.mark.parametrize("knob", ["ema target, parts", "bf16, checkpointing"])
+def test_resuming_is_exact_with_convolutions_and_labels(tmp_path, knob):
+    changes = {"training.images": 160, "compute.channels_last": True} | CONDITIONAL | KNOBS[knob]
+    config = build_config(UNET, changes)
+    whole, _ = run(config, pictures(32))
+    state, _ = resumed(config, pictures(32), 96, tmp_path / "state")
+    assert_same_bits(whole, state)
 
 
 def test_how_often_it_reports_changes_nothing():
     config = build_config(BASE)
-    plain, _ = run(config, observations())
-    often, _ = run(build_config(BASE, {"training.records": 40}), observations(), stops=frozenset({16, 48, 320}))
+    plain, records = run(config, observations())
+    often, more = run(config, observations(), stops=frozenset({16, 48, 320}))
     assert_same_bits(plain, often)
+    regular = [record for record in more if record.images not in (16, 48)]
+    assert [r.loss for r in records] == [r.loss for r in regular]
+    assert len(more) == len(records) + 2
+
+
+def test_a_record_is_the_mean_since_the_last_regular_one():
+    """Against losses taken one by one, each a record of its own."""
+    _, single = run(build_config(BASE, {"training.records": 40}), observations())
+    _, tens = run(build_config(BASE), observations(), stops=frozenset({16 * 6}))
+    assert [r.images for r in tens][:3] == [64, 96, 128]
+    assert tens[0].loss == pytest.approx(sum(r.loss for r in single[:4]) / 4, rel=1e-12)
+    assert tens[1].loss == pytest.approx(sum(r.loss for r in single[4:6]) / 2, rel=1e-12)
+    assert tens[2].gradient_norm == pytest.approx(sum(r.gradient_norm for r in single[4:8]) / 4, rel=1e-12)
+    assert tens[-1].consistency == pytest.approx(sum(r.consistency for r in single[-4:]) / 4, rel=1e-12)
 
 
 def test_before_its_start_a_run_does_not_depend_on_consistency():
     """What stages live on: not even the draws of the other losses may shift."""
     half = {"training.stop": 0.5}
     plain, _ = run(build_config(BASE, half, {"objective.kind": "ambient"}), observations())
-    for changes in ({"consistency.weight": 7.0}, {"consistency.chain_steps": 9}, {"consistency.start": 0.9}):
+    for changes in (
+        {"consistency.weight": 7.0}, {"consistency.chain_steps": 9}, {"consistency.start": 0.9},
+        {"consistency.target": "ema"},
+    ):  # fmt: skip
         other, records = run(build_config(BASE, half, changes), observations())
         assert_same_bits(plain, other)
         assert all(r.consistency == 0 and r.consistency_weight == 0 for r in records)
@@ -95,50 +131,51 @@ def test_zero_weight_after_the_start_is_the_same_as_no_consistency():
     assert_same_bits(plain, zero)
 
 
-class ThreadGroup(Group):
-    """Workers as threads that add their numbers up: what torch.distributed does, without processes."""
+def one_step(config, observed, state):
+    """A step written out: sums over the batch by their counts, clipped, AdamW."""
+    batch = Stream(observed, config.seed, config.data.flip).batch(0, config.training.batch_size)
+    draws = objective.draw(config, batch, True)
+    loss = objective.main_loss(state.denoiser, draws).mean()
+    share = takes_part(0, len(batch), config.consistency.batch_share).sum()
+    loss = (
+        loss
+        + config.consistency.weight
+        * objective.consistency_term(config, state.denoiser, draws.consistency).sum()
+        / share
+    )
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.optimizer.clip_norm)
+    optimizer = torch.optim.AdamW(
+        state.denoiser.parameters(), lr=config.optimizer.lr, betas=(0.9, 0.99), weight_decay=0
+    )
+    optimizer.step()
+    return loss.item(), norm.item()
 
-    shared: dict = {}  # noqa: RUF012
 
-    def _reduce(self, key, tensor):
-        box, barrier = self.shared["box"], self.shared["barrier"]
-        box[self.rank] = tensor.clone()
-        barrier.wait()
-        total = sum(box[r] for r in range(self.size))
-        barrier.wait()
-        return total
-
-    def sum_gradients(self, parameters):
-        for p in parameters:
-            p.grad.copy_(self._reduce("g", p.grad))
-
-    def sum(self, values):
-        return values.copy_(self._reduce("v", values))
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_the_number_of_workers_does_not_change_what_is_trained(size):
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_is_what_its_equations_say(accumulate):
+    one = {"training.images": 16, "consistency.start": 0.0, "consistency.weight": 0.7, "consistency.batch_share": 0.4}
+    config = build_config(
+        BASE, one, {"optimizer.warmup": 0.0, "compute.accumulate": accumulate, "optimizer.schedule": "constant"}
+    )
     observed = observations()
-    one, records = run(build_config(BASE), observed)
+    written = new_state(config, observed)
+    loss, norm = one_step(config, observed, written)
+    state, (record,) = run(config, observed)
+    assert record.loss + 0.7 * record.consistency == pytest.approx(loss, rel=1e-6)
+    assert record.gradient_norm == pytest.approx(norm, rel=1e-6)
+    assert distance(state, written) < 1e-6
+
+
+def test_it_ends_at_the_step_after_which_it_is_interrupted():
     config = build_config(BASE)
-    ThreadGroup.shared = {"box": {}, "barrier": threading.Barrier(size)}
-    results: dict = {}
-    states = [TrainState.create(config, SHAPE) for _ in range(size)]  # not in the threads: layers share a generator
-
-    def worker(rank):
-        results[rank] = run(config, observed, states[rank], group=ThreadGroup(rank, size))
-
-    threads = [threading.Thread(target=worker, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for rank in range(size):
-        state, its_records = results[rank]
-        for a, b in zip(tensors(one), tensors(state), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-        assert its_records[-1].loss == pytest.approx(records[-1].loss, rel=1e-4)
-        assert its_records[-1].gradient_norm == pytest.approx(records[-1].gradient_norm, rel=1e-3)
+    whole, _ = run(config, observations())
+    state = new_state(config, observations())
+    records = until(config, observations(), state, 112)
+    assert [r.images for r in records] == [64, 112]
+    assert state.images == 112
+    run(config, observations(), state)
+    assert_same_bits(whole, state)
 
 
 def fresh_noise_stream(clean, sigma, seed):
@@ -198,73 +235,20 @@ def test_the_share_that_gets_consistency_is_spread_evenly():
         assert (takes_part(300, 50, share) == mask[300:350]).all()
 
 
+NOT_FINITE = r"not finite at \d+ images \((nan|inf)\); lower optimizer.lr"
+
+
 def test_divergence_names_the_place_and_what_to_do():
     config = build_config(BASE, {"optimizer.lr": 1.0, "optimizer.clip_norm": 1e30, "optimizer.warmup": 0.0})
     observed = observations()
     broken = ObservedImages(observed.images * math.nan, observed.sigma)
-    with pytest.raises(TrainingDiverged, match=r"not finite at \d+ images; lower optimizer.lr"):
+    with pytest.raises(TrainingDiverged, match="the loss is " + NOT_FINITE):
         run(config, broken)
 
 
-def test_damaged_and_foreign_states_are_refused(tmp_path):
-    config = build_config(BASE)
-    state, _ = run(config, observations())
-    state.save(tmp_path / "s", config)
-    with pytest.raises(UserError, match="another config"):
-        TrainState.load(tmp_path / "s", build_config(BASE, {"seed": 1}), SHAPE)
-    file = tmp_path / "s" / "state.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"state.safetensors: damaged"):
-        TrainState.load(tmp_path / "s", config, SHAPE)
-    with pytest.raises(UserError, match="not a readable state"):
-        TrainState.load(tmp_path / "none", config, SHAPE)
-    assert not list(tmp_path.glob(".*"))  # nothing half written is left
-
-
-def test_a_saved_model_comes_back_with_its_config(tmp_path):
-    config = build_config(BASE)
-    state, _ = run(config, observations())
-    save_model(tmp_path / "m", state.average, config, state.images, SHAPE, {"data_fingerprint": "abc"})
-    model, again, meta = load_model(tmp_path / "m")
-    assert again == config
-    assert meta["data_fingerprint"] == "abc"
-    x, sigma = torch.randn(3, *SHAPE), torch.rand(3)
-    assert torch.equal(model(x, sigma), state.average(x, sigma))
-
-
-def error(state, sigma, count=4000):
-    """Mean squared error of the averaged denoiser against the closed form, over the posterior variance."""
-    generator = torch.Generator().manual_seed(9)
-    mixture = two_modes()
-    x0 = mixture.draw(count, generator)
-    x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    level = torch.full((count,), sigma, dtype=torch.float64)
-    exact = mixture.posterior_mean(x, level)
-    with torch.no_grad():
-        mine = state.average(x.float(), level.float())
-    return float(((mine - exact) ** 2).mean() / ((x0 - exact) ** 2).mean())
-
-
-def test_what_each_objective_learns_of_a_mixture():
-    """From noisy data alone, ambient + consistency approaches E[x_0 | x_t] above *and* below the observed level."""
-    base = BASE | {
-        "model": {"kind": "mlp", "width": 64, "blocks": 2},
-        "noise": {"mean": -0.5, "std": 1.0},
-        "training": {"images": 128 * 1500, "batch_size": 128},
-        "optimizer": {"lr": 3e-3},
-        "ema": {"halflife": 20_000, "rampup": 1.0},
-        "consistency": {"start": 0.5, "weight": 1.0},
-    }
-    observed = observations(20_000, clean=True)
-    errors = {}
-    for kind in ("ambient_consistency", "ambient", "denoising"):
-        state, _ = run(build_config(base, {"objective.kind": kind}), observed)
-        errors[kind] = {sigma: error(state, sigma) for sigma in (0.1, 0.3, 0.6)}
-    for kind in ("ambient", "ambient_consistency"):
-        assert errors[kind][0.3] < 0.05
-        assert errors[kind][0.6] < 0.02
-        assert errors[kind][0.3] < 0.3 * errors["denoising"][0.3]  # which learns E[y | x_t]
-    assert errors["ambient_consistency"][0.1] < 0.03
-    assert errors["ambient_consistency"][0.1] < 0.4 * errors["ambient"][0.1]
+def test_a_gradient_that_is_not_finite_counts_too(monkeypatch):
+    """The square root's slope at 0 is infinite, its value is not."""
+    losses = objective.main_loss
+    monkeypatch.setattr(objective, "main_loss", lambda d, draws: losses(d, draws) + (0 * losses(d, draws)).sqrt())
+    with pytest.raises(TrainingDiverged, match="the gradient norm is " + NOT_FINITE):
+        run(build_config(BASE, {"objective.kind": "ambient"}), observations(), stops=frozenset({16}))

@@ -1,0 +1,80 @@
+"""The states of a run on disk: the two newest are kept, and a damaged one gives way to the one before it."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.training.files import DamagedFile, remove_leftovers
+from ambient_sweep.training.state import TrainState, read_state
+
+KEPT = 2
+BEGIN_AGAIN = "and the run begins again"
+_NAME = re.compile(r"images-(\d{9,})(?:-rewind-(\d+))?")
+
+
+def state_name(images: int, rewinds: int) -> str:
+    """The name of a state's folder: one that was saved after going back stands beside the one gone back to."""
+    return f"images-{images:09d}" + (f"-rewind-{rewinds}" if rewinds else "")
+
+
+def saved_states(place: Path) -> list[Path]:
+    """The folders of states in `place`, the newest first."""
+    found = {path: match for path in place.glob("images-*") if (match := _NAME.fullmatch(path.name))}
+    return sorted(found, key=lambda path: (int(found[path][1]), int(found[path][2] or 0)), reverse=True)
+
+
+def save_newest(place: Path, state: TrainState) -> None:
+    """Saves the state in `place` and keeps it and the newest one before it; every worker calls it, rank 0 writes.
+
+    Later ones, which were refused or gone back from, are removed. Raises OSError that names what cannot be written.
+    """
+    mine = place / state_name(state.images, state.rewinds)
+    state.save(mine)
+    if state.group.rank == 0:
+        states = saved_states(place)
+        kept = states[states.index(mine) :][:KEPT]
+        for old in states:
+            if old not in kept:
+                shutil.rmtree(old)
+
+
+def restore_newest(place: Path, state: TrainState, echo: Callable[[str], None]) -> str | None:
+    """Brings `state` to the newest sound state in `place`, the same on every worker; None where there are none.
+
+    Returns its name. A damaged state is told of in one line and the one before it taken. Raises UserError where all are
+    damaged, or where one belongs to another config or version.
+    """
+    choice = state.group.broadcast(_choose(place, echo) if state.group.rank == 0 else None)
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        raise UserError(choice)
+    state.restore(choice, *read_state(choice))
+    return choice.name
+
+
+def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
+    """The newest sound state, None where there are none, or why none can be taken."""
+    remove_leftovers(place)
+    states, damages = saved_states(place), []
+    for folder in states:
+        try:
+            read_state(folder)
+        except DamagedFile as error:
+            damages.append(f"state {folder.name}: {_short(error, folder)}")
+            continue
+        except UserError as error:
+            return f"{error}; remove {place} {BEGIN_AGAIN}"
+        for damage in damages:
+            echo(f"{damage}; going on from {folder.name}")
+        return folder
+    if damages:
+        return f"{place}: no state can be read ({'; '.join(damages)}); restore one, or remove {place} {BEGIN_AGAIN}"
+    return None
+
+
+def _short(error: DamagedFile, folder: Path) -> str:
+    """What is wrong, without the path."""
+    return str(error).removeprefix(str(folder)).partition(": ")[2]

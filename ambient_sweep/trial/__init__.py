@@ -1,0 +1,28 @@
+"""One config from nothing to its evaluations, in a folder of its own. Knows nothing of Ray.
+
+`<root>/trials/<trial_id>/` holds the record, the config, the checkpoints, the evaluations, the two newest training states, a
+log and the TensorBoard events. Called again on the same folder, a trial goes on from its newest state.
+"""
+
+from ambient_sweep.trial.book import LOG, Report, ignore
+from ambient_sweep.trial.evaluations import evaluate_model
+from ambient_sweep.trial.run import REMOVE_STATE, Interrupted, run_trial
+from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, prepare, use_threads
+
+__all__ = [
+    "LOG",
+    "REMOVE_STATE",
+    "Interrupted",
+    "Report",
+    "cached_data",
+    "class_counts",
+    "device_of",
+    "evaluate_model",
+    "evaluated_lengths",
+    "generate",
+    "ignore",
+    "prepare",
+    "run_trial",
+    "use_threads",
+]

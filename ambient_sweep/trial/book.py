@@ -1,0 +1,166 @@
+"""A trial's record, its log and its TensorBoard events."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from ambient_sweep.config import dump, write_config
+from ambient_sweep.models import count_parameters
+from ambient_sweep.provenance import code_revision, versions
+from ambient_sweep.results.grids import image_grid
+from ambient_sweep.results.records import (
+    EvaluationRecord,
+    TrialRecord,
+    evaluation_path,
+    read_trial,
+    read_trial_evaluations,
+    trial_folder,
+    trial_path,
+    write_trial,
+)
+from ambient_sweep.results.tensorboard import TrialBoard
+from ambient_sweep.training.loop import Record
+from ambient_sweep.training.state import TrainState
+
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a running trial tells its caller; `evaluation` is None for a training record."""
+
+    images: int
+    fraction: float
+    scalars: dict[str, float]
+    evaluation: EvaluationRecord | None = None
+
+
+def ignore(report: Report) -> None:
+    """The caller that needs no reports."""
+
+
+def silent(line: str) -> None:
+    """The caller that shows no lines."""
+
+
+class Book:
+    """Keeps trial.json, log.txt and the events, and tells the caller; rank 0 alone writes and tells."""
+
+    def __init__(
+        self,
+        root: Path,
+        trial_id: str,
+        role: str,
+        state: TrainState,
+        reference_key: str,
+        data_fingerprint: str,
+        on_report: Callable[[Report], None],
+        echo: Callable[[str], None],
+    ) -> None:
+        config = state.config
+        self.root, self.config, self.trial_id, self.writes = root, config, trial_id, state.group.rank == 0
+        self.folder = trial_folder(root, trial_id)
+        self.device_seconds, self._start = 0.0, state.images
+        self._on_report, self._echo = on_report, echo
+        before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+        self.record = TrialRecord(
+            trial_id=trial_id,
+            role=role,
+            status="running",
+            reason=None,
+            config=dump(config),
+            images_asked=config.images_at(config.training.stop),
+            images_done=state.images,
+            images_executed=before.images_executed if before else 0,
+            device_seconds=before.device_seconds if before else 0.0,
+            parameters=count_parameters(state.denoiser),
+            device=torch.cuda.get_device_name() if state.device.type == "cuda" else "cpu",
+            started=before.started if before else _now(),
+            finished=None,
+            data_fingerprint=data_fingerprint,
+            reference_key=reference_key,
+            versions=versions(),
+            code_revision=code_revision(),
+        )
+        self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
+        self._has_objectives = bool(read_trial_evaluations(root, trial_id))
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_config(config, self.folder / "config.yaml")
+            write_trial(root, self.record)
+            self._board = TrialBoard(self.folder, config, resume_at=state.images + 1 if before else None)
+
+    def note(self, line: str) -> None:
+        """One line for the user, and for the trial's log."""
+        if self.writes:
+            with (self.folder / LOG).open("a", encoding="utf-8") as log:
+                log.write(f"{_now()} {line}\n")
+            self._echo(line)
+
+    def reached(self, images: int) -> None:
+        """Training has come to `images`."""
+        self._update(images_done=images)
+
+    def training(self, record: Record) -> None:
+        self.reached(record.images)
+        if not self.writes:
+            return
+        values = {f"train/{name}": value for name, value in dataclasses.asdict(record).items() if name != "images"}
+        self._board.scalars(record.images, values)
+        done = record.images / (self.config.steps * self.config.training.batch_size)
+        self._on_report(Report(record.images, done, values))
+
+    def went_back(self, images: int) -> None:
+        """Training goes on from `images`: what lies between there and where it was is trained again."""
+        self._executed += self.record.images_done - self._start
+        self._start = images
+        self.reached(images)
+        if self.writes:
+            self._board.close()
+            self._board = TrialBoard(self.folder, self.config, resume_at=images + 1)
+
+    def evaluated(self, evaluation: EvaluationRecord) -> None:
+        """Also called for evaluations that an earlier attempt wrote, of a length that is passed again."""
+        if not self.writes:
+            return
+        values = {f"{evaluation.endpoint}/{name}": m.value for name, m in evaluation.measures.items()}
+        self._board.scalars(evaluation.images, values)
+        if evaluation.main_endpoint:
+            fidelity, memorization = (
+                evaluation.measures[m].value for m in (evaluation.fidelity, evaluation.memorization)
+            )
+            self._board.hparams(evaluation.images, fidelity, memorization)
+            self._has_objectives = True
+        self._on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
+
+    def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
+        path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")
+        self._board.grid(
+            images, f"samples above nearest training images/{endpoint}", image_grid(samples, neighbours, path)
+        )
+
+    def end(self, status: str, reason: str | None) -> TrialRecord:
+        self._update(status=status, reason=reason, finished=_now())
+        if self.writes:
+            if status == "failed" and not self._has_objectives:  # else the HPARAMS tab would not show the trial
+                self._board.hparams(self.record.images_done, math.nan, math.nan)
+            self._board.close()
+        return self.record
+
+    def _update(self, **changes: object) -> None:
+        changes.setdefault("images_done", self.record.images_done)
+        done = int(str(changes["images_done"]))
+        changes["images_executed"] = self._executed + done - self._start
+        changes["device_seconds"] = self._seconds + self.device_seconds
+        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+        if self.writes:
+            write_trial(self.root, self.record)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,130 @@
+"""The full evaluation of the averaged weights: samples, checkpoint, measures, pictures, records."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ambient_sweep.config import Config
+from ambient_sweep.data.images import ImageData, load_clean
+from ambient_sweep.diffusion.denoiser import Denoiser
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation import Measure, Reference, evaluate
+from ambient_sweep.evaluation.reference import to_uint8
+from ambient_sweep.results.records import (
+    EvaluationRecord,
+    evaluation_path,
+    read_evaluation,
+    trial_folder,
+    write_evaluation,
+)
+from ambient_sweep.training.rebuild import POOR, evaluated
+from ambient_sweep.training.state import TrainState, save_model, whole
+from ambient_sweep.trial.book import Book
+from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, use_threads
+
+GRID_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates a trial's state where it stands; every worker calls it and makes a part of the samples."""
+
+    book: Book
+    reference: Reference
+    clean: ImageData
+    counts: tuple[int, ...]
+
+    def __call__(self, state: TrainState, before_batch: Callable[[], None]) -> tuple[list[EvaluationRecord], bool]:
+        """One evaluation per endpoint, on rank 0, and whether they are new; those of an earlier attempt are read.
+
+        `before_batch` is called before each batch of samples, and may raise.
+        """
+        config, group, book, images = state.config, state.group, self.book, state.images
+        paths = [evaluation_path(book.root, book.trial_id, images, endpoint) for endpoint in config.endpoints()]
+        if group.broadcast(all(path.exists() for path in paths)):
+            return [read_evaluation(path, book.trial_id) for path in paths], False
+        begun = time.perf_counter()
+        e, shape, device = config.evaluation, state.shape, str(state.device)
+        denoiser = self._averaged(state)
+        samples = generate(
+            config, denoiser, shape, e.samples, e.seed, group, device, counts=self.counts, before_batch=before_batch
+        )
+        if group.rank != 0:
+            return [], True
+        seconds = (time.perf_counter() - begun) / len(samples)
+        checkpoint = trial_folder(book.root, book.trial_id) / "checkpoints" / f"images-{images:09d}"
+        save_model(checkpoint, denoiser, config, images, shape, self.notes)
+        records = []
+        for endpoint, generated in samples.items():
+            begun = time.perf_counter()
+            measures = evaluate(generated, self.reference, device=device)
+            shown = generated[:GRID_SAMPLES]
+            nearest = self.reference.nearest_train(to_uint8(shown), 1, device)[1][:, 0].cpu().numpy()
+            book.grid(images, endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
+            record = EvaluationRecord(
+                trial_id=book.trial_id,
+                images=images,
+                fraction=evaluated_lengths(config)[images],
+                endpoint=endpoint,
+                main_endpoint=endpoint == config.main_endpoint(),
+                samples=e.samples,
+                seed=e.seed,
+                seconds=seconds + time.perf_counter() - begun,
+                measures=measures,
+                fidelity=e.fidelity,
+                memorization=e.memorization,
+                checkpoint=checkpoint.relative_to(book.root).as_posix(),
+            )
+            write_evaluation(book.root, record)
+            records.append(record)
+        return records, True
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """What a checkpoint needs beside config and weights."""
+        return {
+            "data_fingerprint": self.reference.settings.data_fingerprint,
+            "classes": len(self.counts),
+            "class_counts": list(self.counts),
+        }
+
+    def _averaged(self, state: TrainState) -> Denoiser:
+        """The averaged weights of ema.length, on every worker; rebuilt from the snapshots where it is not tracked."""
+        if not state.averages.needs_rebuild:
+            return state.average
+        tensors = {name: whole(tensor).cpu() for name, tensor in state.averages.tensors().items()}
+        weights, residual = evaluated(state.config, tensors, self.book.folder, state.images)
+        if residual > POOR:
+            self.book.note(
+                f"ema.length={state.config.ema.length} at {state.images:,} images: poorly represented by the snapshots "
+                f"so far (relative error {residual:.0%} of its profile)"
+            )
+        return state.with_weights(weights)
+
+
+def evaluate_model(denoiser: Denoiser, config: Config, data_fingerprint: str) -> dict[str, dict[str, Measure]]:
+    """All measures of a trained model, per endpoint, against the images of `config`, which must be those it was made of.
+
+    Raises UserError where they are not: `data_fingerprint` is that of its training.
+    """
+    use_threads(config)
+    device = device_of(config)
+    clean = load_clean(config, cached_data)
+    if clean.fingerprint != data_fingerprint:
+        source = config.evaluation.path or config.data.path or config.data.source
+        raise UserError(f"{source}: not the images this model was trained with")
+    reference = Reference.build(clean, config.evaluation, device=device)
+    e, counts = config.evaluation, class_counts(config, clean)
+    samples = generate(config, denoiser.to(device), clean.shape, e.samples, e.seed, device=device, counts=counts)
+    return {endpoint: evaluate(images, reference, device=device) for endpoint, images in samples.items()}
+
+
+def remove_evaluations(root: Path, trial_id: str, images: int) -> None:
+    """Removes the evaluations made after `images`: training went back there and will not pass through the same weights."""
+    for path in (trial_folder(root, trial_id) / "evaluations").glob("images-*"):
+        if int(path.name.split("-")[1].split(".")[0]) > images:
+            path.unlink()

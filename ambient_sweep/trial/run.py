@@ -1,0 +1,194 @@
+"""One trial: trains, saves, evaluates at its lengths, goes back where it diverged, and leaves in order when told to."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ambient_sweep.config import Config
+from ambient_sweep.data.images import load_clean
+from ambient_sweep.data.observed import Observed, observe
+from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
+from ambient_sweep.models import describe
+from ambient_sweep.results.records import TrialRecord, trial_folder
+from ambient_sweep.training.files import remove_leftovers
+from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.training.loop import never, train
+from ambient_sweep.training.objective import step_cost
+from ambient_sweep.training.rebuild import SNAPSHOTS, remove_snapshots, save_snapshot, snapshot_images
+from ambient_sweep.training.saved import BEGIN_AGAIN, restore_newest, save_newest
+from ambient_sweep.training.state import TrainState, gathered
+from ambient_sweep.training.step import REWIND_FACTOR
+from ambient_sweep.trial.book import Book, Report, ignore, silent
+from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
+from ambient_sweep.trial.samples import class_counts
+from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
+
+REMOVE_STATE = BEGIN_AGAIN  # in the reason of a trial whose states cannot be read
+INTERRUPTED = "interrupted"  # how the reason of an interrupted trial begins
+
+
+class Interrupted(AmbientSweepError):
+    """The trial was told to stop, and has saved its state."""
+
+
+def run_trial(
+    config: Config,
+    root: Path,
+    trial_id: str,
+    *,
+    role: str = "search",
+    group: Group = SINGLE,
+    on_report: Callable[[Report], None] = ignore,
+    echo: Callable[[str], None] = silent,
+    interrupted: Callable[[], bool] = never,
+) -> TrialRecord:
+    """Trains `config`, evaluates it at its lengths and endpoints, and writes the trial's folder; `prepare` comes first.
+
+    Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder. Raises
+    TrainingDiverged, and AmbientSweepError for samples that are not finite: the record then says failed, and why. Raises
+    Interrupted at the end of the step after which `interrupted` says so, and OSError that names what cannot be written.
+    """
+    use_threads(config)
+    device = device_of(config)
+    data, clean = cached_data(config.data), load_clean(config, cached_data)
+    reference = shared_reference(config, root)
+    place = trial_folder(root, trial_id) / "state"
+    classes = data.classes if config.model.conditional else 0
+    observed = observe(data, config.observed, config.objective.kind == "ambient_high_clean_low")
+    state = TrainState.create(config, data.shape, device, classes, group)
+    lines = [describe(config.model, data.shape, classes)] if group.rank == 0 else []
+    if lines and config.objective.kind == "ambient_consistency":
+        lines.append(f"a step with consistency costs {step_cost(config):.2f} plain steps")
+    found = restore_newest(place, state, lines.append)
+    book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo)
+    for line in lines:
+        book.note(line)
+    counts = class_counts(config, data)
+    run = _Run(state, observed, book, Evaluator(book, reference, clean, counts), place, interrupted, found is not None)
+    try:
+        run.go()
+    except Interrupted as error:
+        book.end("stopped", str(error))
+        raise
+    except AmbientSweepError as error:
+        book.end("failed", str(error))
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the disk may be full; what is there already tells of a run to go on with
+            book.end("stopped", f"{INTERRUPTED}: {error.filename}: {error.strerror}")
+        raise
+    except KeyboardInterrupt:
+        book.end("stopped", INTERRUPTED)
+        raise
+    return book.end("completed", None)
+
+
+@dataclass
+class _Run:
+    state: TrainState
+    observed: Observed
+    book: Book
+    evaluator: Evaluator
+    place: Path  # of the states
+    interrupted: Callable[[], bool]
+    saved: bool  # whether the state as it stands is on the disk
+
+    def go(self) -> None:
+        """Trains to the end, or raises."""
+        state, config = self.state, self.state.config
+        self.begun = time.perf_counter()
+        self.lengths = evaluated_lengths(config)
+        self.snapshots = frozenset(snapshot_images(config))
+        parts = config.training.checkpoints
+        self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | frozenset(self.lengths)
+        if state.group.rank == 0:
+            for folder in ("checkpoints", SNAPSHOTS):
+                remove_leftovers(self.book.folder / folder)
+        if state.images in self.lengths:  # saved, but perhaps not evaluated any more
+            self._evaluate(told=True)
+        while not self._passed():
+            pass
+        if state.images < config.images_at(config.training.stop):
+            self._leave()
+
+    def _passed(self) -> bool:
+        """Trains on; False if training diverged and goes on from where it went back to."""
+        records = train(
+            self.state.config,
+            self.observed,
+            self.state,
+            stops=self.saves | self.snapshots,
+            interrupted=self.interrupted,
+        )
+        try:
+            with contextlib.closing(records):
+                for record in records:
+                    self.saved = False
+                    self.book.training(record)
+                    self._arrive()
+                    self._count_time()
+        except TrainingDiverged as error:
+            self._go_back(error)
+            return False
+        return True
+
+    def _arrive(self) -> None:
+        """Does what is due at the present image count. The state comes before the evaluation, which may take long."""
+        images = self.state.images
+        if images in self.snapshots:
+            tensors = gathered(self.state.averages.tensors(), self.state.group)
+            if self.state.group.rank == 0:
+                notes = {"shape": list(self.state.shape), **self.evaluator.notes}
+                save_snapshot(self.book.folder, self.state.config, tensors, images, notes)
+        if images in self.saves:
+            self._save()
+        if images in self.lengths:
+            self._evaluate()
+
+    def _save(self) -> None:
+        save_newest(self.place, self.state)
+        self.saved = True
+
+    def _evaluate(self, told: bool = False) -> None:
+        """Evaluates here, or takes what an earlier attempt measured, and had told where `told`."""
+        records, new = self.evaluator(self.state, self._heed)
+        for record in records if new or not told else []:
+            self.book.evaluated(record)
+
+    def _heed(self) -> None:
+        """Leaves where told to, between batches of samples; several workers, of which all must agree, wait for a step."""
+        if self.state.group.size == 1 and self.interrupted():
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self.saved:
+            self._save()
+        self._count_time()
+        raise Interrupted(f"{INTERRUPTED} at {self.state.images:,} images; state saved; run the same command to go on")
+
+    def _go_back(self, error: TrainingDiverged) -> None:
+        """Back to the newest state, with a lower learning rate, without which the same would happen again."""
+        state, t = self.state, self.state.config.training
+        self.book.reached(state.images)
+        if t.on_nan != "rewind":
+            raise error
+        if state.rewinds >= t.rewinds:
+            raise TrainingDiverged(f"{error} (after going back {state.rewinds} times, training.rewinds)")
+        rewinds = state.rewinds + 1
+        if restore_newest(self.place, state, self.book.note) is None:
+            state.restart()
+        state.rewinds = rewinds
+        self.book.went_back(state.images)
+        if state.group.rank == 0:
+            remove_evaluations(self.book.root, self.book.trial_id, state.images)
+            remove_snapshots(self.book.folder, state.images)  # of other weights than those to come
+        self._save()
+        self.book.note(
+            f"{error}: went back to {state.images:,} images ({rewinds} of {t.rewinds} times); learning rate now times "
+            f"{REWIND_FACTOR**rewinds:g}"
+        )
+
+    def _count_time(self) -> None:
+        self.book.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

@@ -1,0 +1,99 @@
+"""Small runs on mixtures and made-up images, for the tests of the trainer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from closed_forms import two_modes
+
+from ambient_sweep.config import Config, build_config
+from ambient_sweep.data.observed import ObservedImages
+from ambient_sweep.training import objective
+from ambient_sweep.training.loop import Record, train
+from ambient_sweep.training.state import TrainState
+
+SHAPE = (1, 1, 2)
+BASE = {
+    "model": {"kind": "mlp", "width": 32, "blocks": 1},
+    "training": {"images": 640, "batch_size": 16, "records": 10},
+    "consistency": {"start": 0.5, "weight": 1.0},
+    "evaluation.lengths": [1.0],
+    "observed.sigma": 0.3,
+}
+UNET = BASE | {"model": {"kind": "unet", "width": 16, "blocks": 1, "levels": 2}}
+CONDITIONAL = {"model.conditional": True, "model.label_dropout": 0.3}
+
+
+def observations(count: int = 64, sigma: float = 0.3, clean: bool = False, seed: int = 0) -> ObservedImages:
+    """Noisy points of a mixture, as images of `SHAPE`."""
+    generator = torch.Generator().manual_seed(seed)
+    x0 = two_modes().draw(count, generator).float()
+    y = x0 + sigma * torch.randn(x0.shape, generator=generator)
+    return ObservedImages(y, torch.full((count,), sigma), x0 if clean else None)
+
+
+def pictures(count: int = 64, side: int = 8, channels: int = 1, clean_share: float = 0.0) -> ObservedImages:
+    """Noisy blobs, one of three classes each; the first share of them without noise."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(3, (count,), generator=generator)
+    ramp = torch.linspace(-1, 1, side)
+    x0 = torch.sin(3 * ramp * (labels[:, None] + 1))[:, None, None, :].expand(count, channels, side, side)
+    sigma = torch.full((count,), 0.3)
+    sigma[: round(clean_share * count)] = 0
+    noise = torch.randn(count, channels, side, side, generator=generator)
+    return ObservedImages(x0 + sigma[:, None, None, None] * noise, sigma, labels=labels, classes=3)
+
+
+def shape_of(observed: ObservedImages) -> tuple[int, int, int]:
+    channels, height, width = observed.images.shape[1:]
+    return channels, height, width
+
+
+def new_state(config: Config, observed: ObservedImages, **options: object) -> TrainState:
+    classes = observed.classes if config.model.conditional else 0
+    return TrainState.create(config, shape_of(observed), classes=classes, **options)  # type: ignore[arg-type]
+
+
+def run(
+    config: Config, observed: ObservedImages, state: TrainState | None = None, **options: object
+) -> tuple[TrainState, list[Record]]:
+    """Trains to the end; the state and the records."""
+    state = state or new_state(config, observed)
+    return state, list(train(config, observed, state, **options))  # type: ignore[arg-type]
+
+
+def small(*changes: dict[str, object], base: dict[str, object] = BASE) -> Config:
+    return build_config(base, *changes)
+
+
+def assert_same_bits(first: TrainState, second: TrainState) -> None:
+    assert (first.images, first.rewinds, first.losses) == (second.images, second.rewinds, second.losses)
+    assert first.tensors().keys() == second.tensors().keys()
+    for name, tensor in first.tensors().items():
+        assert torch.equal(tensor, second.tensors()[name]), name
+
+
+def distance(first: TrainState, second: TrainState) -> float:
+    """|| a - b || / || b || over all weights."""
+    a, b = (torch.cat([p.detach().flatten() for p in s.denoiser.parameters()]) for s in (first, second))
+    return float((a - b).norm() / b.norm())
+
+
+@contextmanager
+def planted(position: int, value: float = float("nan"), times: int = 1) -> Iterator[None]:
+    """The loss at `position` of the stream is multiplied by `value` for so many times that it is trained on."""
+    draw, losses = objective.draw, objective.main_loss
+    bad: list[objective.Draws] = []
+
+    def drawn(config, batch, consistency):
+        draws = draw(config, batch, consistency)
+        if batch.start <= position < batch.start + len(batch) and len(bad) < times:
+            bad.append(draws)
+        return draws
+
+    def loss(denoiser, draws):
+        return losses(denoiser, draws) * (value if any(draws is one for one in bad) else 1)
+
+    with patch.object(objective, "draw", drawn), patch.object(objective, "main_loss", loss):
+        yield
