@@ -97,7 +97,9 @@ def test_the_folder_of_a_trial(tmp_path):
     assert not {i["index"] for i in split["train"]} & {i["index"] for i in split["heldout"]}
     assert sorted(p.name for p in (folder / "state").iterdir()) == ["images-000002880", "images-000003200"]
     (line,) = (folder / "log.txt").read_text().splitlines()
-    assert line.endswith(" " + describe(config.model, (1, 8, 8)))
+    size, cost = line.split("; ")
+    assert size.endswith(" " + describe(config.model, (1, 8, 8)))
+    assert cost == "a step with consistency costs 1.45 plain steps"
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".part"))]
 
 

@@ -46,10 +46,6 @@ def fit_out(denoiser: Denoiser, config: ComputeConfig, group: Group = SINGLE) ->
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"compute.precision: {torch.cuda.get_device_name()} cannot compute in bf16; use float32")
     if config.channels_last:
-        if not any(p.ndim == 4 for p in network.parameters()):
-            raise UserError("compute.channels_last: this network has no convolutions; use false")
-        if is_sharded(config, group):
-            raise UserError("compute.channels_last: compute.parallel=fsdp shards plain layouts only; use false, or ddp")
         network.to(memory_format=torch.channels_last)
     if config.activation_checkpointing:
         checkpoint_activations(network)

@@ -10,7 +10,7 @@ from ambient_sweep.config import Config
 from ambient_sweep.data.images import load_clean
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
-from ambient_sweep.models import describe
+from ambient_sweep.models import Shape, describe
 from ambient_sweep.results.records import TrialRecord, trial_folder
 from ambient_sweep.training.files import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
@@ -58,9 +58,7 @@ def run_trial(
     classes = data.classes if config.model.conditional else 0
     observed = observe(data, config.observed, config.objective.kind == "ambient_high_clean_low")
     state = TrainState.create(config, data.shape, device, classes, group)
-    lines = [describe(config.model, data.shape, classes)] if group.rank == 0 else []
-    if lines and config.objective.kind == "ambient_consistency":
-        lines.append(f"a step with consistency costs {step_cost(config):.2f} plain steps")
+    lines = [_size(config, data.shape, classes)] if group.rank == 0 else []
     found = restore_newest(place, state, lines.append)
     book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo)
     for line in lines:
@@ -83,6 +81,14 @@ def run_trial(
         book.end("stopped", INTERRUPTED)
         raise
     return book.end("completed", None)
+
+
+def _size(config: Config, shape: Shape, classes: int) -> str:
+    """What is trained and what a step costs, for the user before the start."""
+    line = describe(config.model, shape, classes)
+    if config.objective.kind != "ambient_consistency":
+        return line
+    return f"{line}; a step with consistency costs {step_cost(config):.2f} plain steps"
 
 
 @dataclass

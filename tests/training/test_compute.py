@@ -115,9 +115,11 @@ def test_compiling_without_a_compiler_is_refused_in_one_line():
     torch._dynamo.reset()
 
 
-def test_channels_last_needs_convolutions():
-    with pytest.raises(UserError, match=r"compute.channels_last: this network has no convolutions"):
-        TrainState.create(build_config(BASE, {"compute.channels_last": True}), SHAPE)
+def test_channels_last_needs_convolutions_and_whole_weights():
+    with pytest.raises(UserError, match=r"compute.channels_last: model.kind=mlp has no convolutions"):
+        build_config(BASE, {"compute.channels_last": True})
+    with pytest.raises(UserError, match=r"compute.channels_last: compute.parallel=fsdp shards"):
+        build_config(UNET, {"compute.channels_last": True, "compute.parallel": "fsdp", "resources.workers": 2})
 
 
 def test_what_is_no_network_cannot_be_fitted_out():
