@@ -4,14 +4,13 @@ import functools
 
 import pytest
 import torch
-from small_runs import BASE, CONDITIONAL, SHAPE, UNET, distance, new_state, observations, pictures, run
+from small_runs import BASE, CONDITIONAL, UNET, distance, new_state, observations, pictures, run
 from torch._inductor import config as inductor
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training import compute
 from ambient_sweep.training.compute import Working, fit_out
-from ambient_sweep.training.state import TrainState
 
 STEPS = 30
 LENGTH = {"training.images": 16 * STEPS}
