@@ -97,7 +97,8 @@ def _of_evaluation(c: Config) -> Iterator[str]:
     if c.evaluation.fidelity not in c.evaluation.distances:
         yield f"evaluation.fidelity: {c.evaluation.fidelity} is not among evaluation.distances"
     for name, values in (
-        ("lengths", c.evaluation.lengths), ("distances", c.evaluation.distances), ("endpoints", c.evaluation.endpoints)
+        ("lengths", c.evaluation.lengths), ("distances", c.evaluation.distances),
+        ("endpoints", c.evaluation.endpoints), ("extras", c.evaluation.extras),
     ):  # fmt: skip
         if len(set(values)) != len(values):
             yield f"evaluation.{name}: has a value twice"
@@ -105,5 +106,33 @@ def _of_evaluation(c: Config) -> Iterator[str]:
         yield "evaluation.lengths: must rise and end with 1.0, the full length"
     if len({c.images_at(f) for f in c.evaluation.lengths}) != len(c.evaluation.lengths):
         yield f"evaluation.lengths: two of them fall on the same step of {c.steps}; train longer or evaluate less often"
-    if "fid" not in c.evaluation.distances and c.evaluation.inception_weights is not None:
+    yield from _of_encoders(c)
+    yield from _of_sampling(c)
+
+
+def _of_encoders(c: Config) -> Iterator[str]:
+    e = c.evaluation
+    encoders = {*e.distances, e.similarity}
+    if "fid" not in encoders and e.inception_weights is not None:
         yield "evaluation.inception_weights: only the distance fid reads it; add fid to evaluation.distances"
+    if e.memorization == "sim_excess" and e.similarity is None:
+        yield "evaluation.similarity: missing; evaluation.memorization=sim_excess needs an encoder, fd_sscd for one"
+    if "fd_file" in encoders and e.encoder_file is None:
+        yield "evaluation.encoder_file: missing; fd_file needs the file of the encoder"
+    if "fd_file" not in encoders and e.encoder_file is not None:
+        yield "evaluation.encoder_file: only the distance fd_file reads it; add fd_file to evaluation.distances"
+    if e.encoder_file is not None and e.encoder_sha256 is None:
+        yield "evaluation.encoder_sha256: missing; an encoder of your own is trusted by its hash alone (sha256sum FILE)"
+    if e.encoder_file is not None and e.encoder_file.endswith(".safetensors") and e.encoder_model is None:
+        yield "evaluation.encoder_model: missing; safetensors holds weights only: give timm's name of the architecture"
+    if min(e.encoder_std) <= 0:
+        yield f"evaluation.encoder_std: {list(e.encoder_std)} must be above 0"
+    if e.early_samples is not None and e.early_samples >= e.samples:
+        yield f"evaluation.early_samples: {e.early_samples} must be below evaluation.samples={e.samples}"
+
+
+def _of_sampling(c: Config) -> Iterator[str]:
+    s = c.sampling
+    for key, given in (("batch_size", s.batch_size), ("precision", s.precision != "float32"), ("compile", s.compile)):
+        if s.mode == "exact" and given:
+            yield f"sampling.{key}: sampling.mode=exact fixes it; use sampling.mode=fast or leave it out"

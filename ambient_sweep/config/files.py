@@ -12,7 +12,10 @@ from ambient_sweep.config.presets import expand_presets
 from ambient_sweep.config.sections import Config, Section
 from ambient_sweep.errors import UserError
 
-PATH_KEYS = ("data.path", "evaluation.inception_weights", "evaluation.path")  # workers run in another directory
+# workers run in another directory
+PATH_KEYS = (
+    "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
+)  # fmt: skip
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

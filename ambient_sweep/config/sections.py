@@ -10,8 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ambient_sweep.config.checks import contradictions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Distance = Literal["fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid"]
-Memorization = Literal["mem_excess", "mem_ratio"]
+Distance = Literal[
+    "fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid",
+    "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_dinov2_giant", "fd_sscd", "fd_file",
+]  # fmt: skip
+Extra = Literal["kid", "precision", "recall", "density", "coverage"]
+Memorization = Literal["mem_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"]
 Endpoint = Literal["zero", "observed"]
 
 
@@ -163,6 +167,14 @@ class SamplingConfig(Section):
     sigma_max: float = Field(80.0, gt=0, le=10_000, description="first noise level")
     rho: float = Field(7.0, ge=1, le=100, description="spacing of the noise levels (EDM)")
     guidance: float = Field(1.0, ge=1, le=20, description="scale of classifier-free guidance, for conditional models")
+    mode: Literal["exact", "fast"] = Field(
+        "exact", description="exact: float32, the same images for any batch size and number of workers"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=65536, description="images sampled at once, for mode=fast; sized to memory by default"
+    )
+    precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network, for mode=fast")
+    compile: bool = Field(False, description="torch.compile the network for sampling, for mode=fast")
 
 
 class EvaluationConfig(Section):
@@ -170,16 +182,40 @@ class EvaluationConfig(Section):
         (0.25, 0.5, 0.75, 1.0), min_length=1, description="fractions of training with a full evaluation"
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
-    batch_size: int = Field(500, ge=1, le=65536, description="images per batch in sampling and encoding")
+    early_samples: int | None = Field(
+        None, ge=8, le=1_000_000, description="fewer images at the lengths before the last; such rows never compete"
+    )
+    batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
     endpoints: tuple[Endpoint, ...] = Field(
         ("zero", "observed"), min_length=1, description="sampling down to 0, and stopped at the observed level"
     )
     distances: tuple[Distance, ...] = Field(("fd_pixels",), min_length=1, description="Frechet distances to measure")
     fidelity: Distance = Field("fd_pixels", description="the distance that is the first objective")
+    extras: tuple[Extra, ...] = Field(
+        ("kid", "precision", "recall", "density", "coverage"), description="further measures, in fidelity's features"
+    )
+    similarity: Distance | None = Field(
+        None, description="the distance whose encoder tells how similar images are, for sim_excess"
+    )
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
     inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
+    weights_folder: str | None = Field(
+        None, description="folder of encoders' weights under their known names; the user's cache by default"
+    )
+    encoder_file: str | None = Field(
+        None, description="an encoder of your own: TorchScript, or safetensors, for fd_file"
+    )
+    encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
+    encoder_model: str | None = Field(None, description="timm's name of its architecture, where it is safetensors")
+    encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
+    encoder_mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="mean that is taken from its RGB input in [0, 1]"
+    )
+    encoder_std: tuple[float, float, float] = Field(
+        (0.229, 0.224, 0.225), description="what its input is divided by after that"
+    )
     path: str | None = Field(
         None, description="store of the clean images, which only the evaluator reads, where data.path holds noisy ones"
     )

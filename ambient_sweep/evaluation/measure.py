@@ -8,12 +8,17 @@ Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distributi
 
 @dataclass(frozen=True)
 class Measure:
-    """A value, the ends of its 95 % interval (None where there is none) and the number of samples behind it."""
+    """A value, the ends of its 95 % interval (None where there is none) and the number of samples behind it.
+
+    encoder: whose features it is of (None: of pixels). seed: of the samples, or of the draw of a subset.
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    encoder: str | None = None
+    seed: int | None = None
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

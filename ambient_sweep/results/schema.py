@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
 
-from ambient_sweep.config import Distance, Memorization, knobs
+from ambient_sweep.config import Distance, Extra, Memorization, knobs
 
-VERSION = 2  # raise it when a column is added, removed, renamed or changes its type or meaning
+VERSION = 3  # raise it when a column is added, removed, renamed or changes its type or meaning
 
 # -- in both tables
 TRIAL_ID = "trial_id"
@@ -47,6 +47,7 @@ FRACTION = "fraction"
 ENDPOINT = "endpoint"
 MAIN_ENDPOINT = "main_endpoint"
 SAMPLES = "samples"
+SAMPLES_ASKED = "evaluation.samples"  # a config column: fewer were measured at an early length
 EVALUATION_SEED = "evaluation_seed"
 SECONDS = "seconds"
 CHECKPOINT = "checkpoint"  # relative to the sweep's folder
@@ -57,7 +58,7 @@ SIGMA = "observed.sigma"
 OBJECTIVE = "objective.kind"
 WEIGHT = "consistency.weight"
 
-MEASURES: tuple[str, ...] = (*get_args(Distance), *get_args(Memorization))
+MEASURES: tuple[str, ...] = (*get_args(Distance), *get_args(Extra), *get_args(Memorization))
 
 TABLE_KEY = b"ambient_sweep.table"
 VERSION_KEY = b"ambient_sweep.schema_version"

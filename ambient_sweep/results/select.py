@@ -36,7 +36,7 @@ class Choice:
 
 
 def candidates(table: pa.Table) -> pa.Table:
-    """The rows that may be ranked: both objectives finite, measured on as many samples as any such row.
+    """The rows that may be ranked: both objectives finite, on all the samples asked for, and as many as any such row.
 
     The role does not matter (the baseline competes), nor how the trial ended (a checkpoint outlives it). Raises
     UserError for a table that mixes measures or references.
@@ -166,7 +166,8 @@ def _number(rule: str, text: str, low: float, high: float, *, closed: bool) -> f
 def _candidate_mask(table: pa.Table) -> Mask:
     finite = np.isfinite(objectives(table)).all(axis=1)
     samples = table[schema.SAMPLES].to_numpy()
-    return np.asarray(finite & (samples == samples[finite].max(initial=0)))
+    full = finite & (samples >= table[schema.SAMPLES_ASKED].to_numpy())
+    return np.asarray(full & (samples == samples[full].max(initial=0)))
 
 
 def _viewed(rows: pa.Table, view: str) -> pa.Table:

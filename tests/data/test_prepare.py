@@ -348,9 +348,9 @@ def command(*words):
     """What the command line prints, and its exit code; in this process."""
     from click.testing import CliRunner
 
-    from ambient_sweep.cli import cli
+    from ambient_sweep.cli import commands
 
-    done = CliRunner().invoke(cli, ["prepare", *map(str, words)])
+    done = CliRunner().invoke(commands, ["prepare", *map(str, words)])
     return done.output, done.exit_code, done.exception
 
 

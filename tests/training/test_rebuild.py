@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from ambient_sweep.cli import cli
+from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
 from ambient_sweep.data.images import load_data
 from ambient_sweep.diffusion.denoiser import edm_weight
@@ -343,7 +343,7 @@ def test_a_rebuilt_model_is_saved_as_any_other(short, tmp_path):
 
 
 def average(*words):
-    return CliRunner().invoke(cli, ["average", *map(str, words)])
+    return CliRunner().invoke(commands, ["average", *map(str, words)])
 
 
 def test_the_command_writes_a_checkpoint(short, tmp_path):

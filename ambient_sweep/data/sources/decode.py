@@ -2,8 +2,9 @@
 
 import struct
 import zlib
+from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_TRANSPOSED = (5, 6, 7, 8)  # orientations that change width for height
 
 
 class CorruptImage(Exception):
@@ -71,6 +73,32 @@ def decode(data: bytes, size: int, channels: int) -> Pixels:
     except BROKEN as error:
         raise CorruptImage(f"cannot be read as an image ({_line(error)})") from None
     return fit(pixels, size, channels)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What an image file's header says: its size as shown, and what its pixels are."""
+
+    width: int
+    height: int
+    kind: Literal["grey", "colour", "alpha"]
+
+
+def frame_of(data: bytes) -> Frame:
+    """The frame of an image file, by its header alone. Raises CorruptImage."""
+    if not data:
+        raise CorruptImage("the file is empty")
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            turned = _orientation(image) in _TRANSPOSED
+            size = image.size[::-1] if turned else image.size
+            alpha = "A" in image.getbands() or "transparency" in image.info
+            grey = image.mode in ("1", "L", *DEEP)
+            return Frame(*size, "alpha" if alpha else "grey" if grey else "colour")
+    except UnidentifiedImageError:
+        raise CorruptImage(f"not an image ({', '.join(FORMATS)})") from None
+    except BROKEN as error:
+        raise CorruptImage(f"cannot be read as an image ({_line(error)})") from None
 
 
 def is_deep(file: IO[bytes]) -> bool:
@@ -123,12 +151,17 @@ def _resized(pixels: Pixels, size: int) -> Pixels:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation asks; as it lies where that cannot be read, as every viewer shows it."""
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except BROKEN:
-        return image
+    """Turned as its EXIF orientation asks."""
+    turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's; 1 (as it lies) where that cannot be read, as every viewer shows it."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except BROKEN:
+        return 1
 
 
 def _square(image: Image.Image) -> Image.Image:

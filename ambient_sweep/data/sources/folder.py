@@ -38,14 +38,18 @@ class FolderSource:
         return read_blocks(self.form, len(self), size, self._read)
 
     def _read(self, row: int) -> Pixels:
-        try:
-            with open(os.path.join(self.root, self.names[row]), "rb") as file:
-                if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                    raise CorruptImage(f"the file is larger than {MAX_BYTES} bytes")
-                data = file.read()
-        except OSError as error:
-            raise CorruptImage(f"cannot be opened ({error.strerror})") from None
-        return decode(data, self.form.size, self.form.channels)
+        return decode(file_bytes(os.path.join(self.root, self.names[row])), self.form.size, self.form.channels)
+
+
+def file_bytes(path: str) -> bytes:
+    """An image file, whole. Raises CorruptImage where it cannot be opened or is absurdly large."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise CorruptImage(f"the file is larger than {MAX_BYTES} bytes")
+            return file.read()
+    except OSError as error:
+        raise CorruptImage(f"cannot be opened ({error.strerror})") from None
 
 
 def open_folder(config: DataConfig) -> FolderSource:
@@ -56,8 +60,8 @@ def open_folder(config: DataConfig) -> FolderSource:
     root = source_path(config)
     if not root.is_dir():
         raise UserError(f"data.path: {config.path} is not a folder")
-    names = sorted(_walk(root))
-    check_names(names, str(config.path))
+    names = image_names(root)
+    check_names(names, f"data.path: {config.path}")
 
     def read(name: str) -> str | None:
         try:
@@ -71,8 +75,15 @@ def open_folder(config: DataConfig) -> FolderSource:
     return FolderSource(root, names, labels, classes, sigma, Form(config.image_size, config.channels, not deep))
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Relative names of the images below `root`. Links to folders are followed; a folder is read once, however often met."""
+def image_names(root: Path, key: str = "data.path") -> list[str]:
+    """Relative names of the images below `root`, in order.
+
+    Links to folders are followed; a folder is read once, however often met. Raises UserError, which begins with `key`.
+    """
+    return sorted(_walk(root, key))
+
+
+def _walk(root: Path, key: str) -> Iterator[str]:
     met: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -86,7 +97,7 @@ def _walk(root: Path) -> Iterator[str]:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            raise UserError(f"data.path: the folder {folder} cannot be read ({error.strerror})") from None
+            raise UserError(f"{key}: the folder {folder} cannot be read ({error.strerror})") from None
         for entry in entries:
             name = prefix + entry.name
             if entry.is_dir():

@@ -32,12 +32,12 @@ def is_deep_name(name: str) -> bool:
 def check_names(names: Sequence[str], place: str) -> None:
     """Raises UserError where there is no image, or a name that is no text."""
     if not names:
-        raise UserError(f"data.path: {place} holds no image ({', '.join(SUFFIXES)})")
+        raise UserError(f"{place} holds no image ({', '.join(SUFFIXES)})")
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UserError(f"data.path: {place}: the file name {name!r} is not UTF-8; rename it") from None
+            raise UserError(f"{place}: the file name {name!r} is not UTF-8; rename it") from None
 
 
 def tree_labels(names: Sequence[str], read: ReadText, place: str) -> Labels:

@@ -60,7 +60,7 @@ def open_zip(config: DataConfig) -> ZipSource:
     path = source_path(config)
     directory = _directory(path, str(config.path))
     names = sorted(name for name in directory if is_image(name))
-    check_names(names, str(config.path))
+    check_names(names, f"data.path: {config.path}")
     for name in names:
         _check(directory[name], f"{config.path}: {name}")
     root = _common_folder(names)

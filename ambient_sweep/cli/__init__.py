@@ -1,0 +1,42 @@
+"""The command line: one command per verb. Heavy imports happen inside the verbs, so that --help is instant.
+
+Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard error.
+"""
+
+import signal
+import sys
+
+import click
+
+from ambient_sweep.cli import images, models, sweeps
+from ambient_sweep.cli.group import commands
+from ambient_sweep.errors import AmbientSweepError
+
+__all__ = ["commands", "images", "main", "models", "sweeps"]
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
+    try:
+        commands.main(standalone_mode=False)
+    except AmbientSweepError as error:
+        fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        fail(error.format_message() + hint, 2)
+    except click.ClickException as error:
+        fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted; `train` and `resume` go on from the last saved state", 1)
+    except OSError as error:
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def fail(message: str, code: int) -> None:
+    """Ends the process with one line."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,79 @@
+"""Images: prepare; and the list of knobs."""
+
+from pathlib import Path
+
+import click
+
+from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, short, tell
+from ambient_sweep.config import build_config, knobs, parse_overrides
+from ambient_sweep.errors import AmbientSweepError, UserError
+
+
+@commands.command()
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@overrides_argument
+@click.option(
+    "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
+    help="Write the noisy observations of the training images alone, at this level, and no clean image.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), help="Draw that noise as observed.seed does; by default in secret."
+)
+@click.option("--from", "origin", type=click.Path(path_type=Path), help="Take the images of this store of clean ones.")
+@click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, there and held out.")
+@click.option(
+    "--near", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+    help="Largest distance at which images count as near duplicates; 0: exact ones only.",
+)  # fmt: skip
+@click.option("--flips", is_flag=True, help="Count a mirrored copy as a copy.")
+@click.option(
+    "--verify", type=click.Path(path_type=Path), metavar="STORE", help="Only read STORE and check every byte."
+)
+@as_json
+def prepare(
+    out: Path | None, overrides: tuple[str, ...], sigma: float | None, seed: int | None, origin: Path | None,
+    drop_duplicates: bool, near: float, flips: bool, verify: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Decode a set of images once into the new folder OUT, a store that training maps into memory.
+
+    KEY=VALUE are data.* keys, as in data.source=folder data.path=photos data.image_size=64 data.channels=3.
+    """
+    from ambient_sweep.data.origin import store_keys
+    from ambient_sweep.data.prepare import Options, summary
+    from ambient_sweep.data.prepare import prepare as write
+    from ambient_sweep.data.store import verify_store
+
+    if verify is not None:
+        if out is not None:
+            raise UserError("--verify: reads a store and writes none; leave OUT out")
+        info = verify_store(verify)
+        tell({"store": str(verify), **info.model_dump()}, [f"{verify}: whole", *summary(verify, info)], as_json)
+        return
+    if out is None or "=" in str(out):
+        raise UserError("OUT: missing; give the new folder of the store before any KEY=VALUE")
+    if seed is not None and sigma is None:
+        raise UserError("--seed: is that of --observed-only; data.split_seed is that of the split")
+    values = parse_overrides(overrides)
+    allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
+    for key in values:
+        if not key.startswith(allowed):
+            raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
+    if origin is None and values.get("data.source") == "store":
+        raise UserError("data.source: to prepare from a store, give it as --from")
+    config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
+    options = Options(sigma, seed, drop_duplicates, near, flips)
+    try:
+        info = write(out, config, options, echo_to(as_json))
+    except KeyboardInterrupt:
+        raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
+    tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)
+
+
+@commands.command(name="knobs")
+@as_json
+def knobs_command(as_json: bool) -> None:
+    """List every config key with its default and what it does."""
+    rows = {key: {"default": default, "help": field.description} for key, (field, default) in knobs().items()}
+    lines = [f"{key:<28} {short(row['default']):<24} {row['help']}" for key, row in rows.items()]
+    tell(rows, lines, as_json)

@@ -1,0 +1,92 @@
+"""What the commands print, and the options they share."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ambient_sweep.errors import UserError
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+storage_option = click.option(
+    "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="Folder of all runs; on a cluster an absolute path that every node sees.",
+)  # fmt: skip
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+view_option = click.option(
+    "--view", type=click.Choice(["checkpoints", "full-length", "per-trial"]), default="checkpoints", show_default=True,
+    help="Which evaluations compete: all, those at full length, or one per trial.",
+)  # fmt: skip
+
+
+def echo_to(as_json: bool) -> Callable[[str], None]:
+    """Progress lines: on standard output, or on standard error where standard output is for JSON."""
+
+    def echo(line: str) -> None:
+        click.echo(line, err=as_json)
+        (sys.stderr if as_json else sys.stdout).flush()
+
+    return echo
+
+
+def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    """The result of a command: as JSON, or as lines."""
+    if as_json:
+        click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
+    else:
+        for line in lines:
+            click.echo(line)
+
+
+def plain(tree: Any) -> Any:
+    """Non-finite floats as null, mappings with string keys."""
+    if isinstance(tree, dict):
+        return {str(key): plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def short(value: Any) -> str:
+    """A knob's value on a line."""
+    return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
+def point(row: dict[str, Any]) -> str:
+    """One row of the evaluations table on a line."""
+    return (
+        f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
+        f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "
+        f"{row['memorization_measure']} {row['memorization']:.4g}"
+    )
+
+
+def tell_summary(summary: Any, as_json: bool) -> None:
+    """What a sweep came to."""
+    counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
+    lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]
+    lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
+    lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
+    lines.append(f"{'TensorBoard':<20} tensorboard --logdir {summary.root / 'trials'}")
+    result = {
+        "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
+        "reason": summary.best_reason, "files": {name: str(path) for name, path in summary.files.items()},
+        "seconds": summary.seconds,
+    }  # fmt: skip
+    tell(result, lines, as_json)
+
+
+def write_new(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file that is not there yet, beside its place and then moved. Raises UserError where it cannot."""
+    if path.exists():
+        raise UserError(f"{path}: is there already; remove it or give another --out")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,134 @@
+"""Sweeps: validate, run, resume, best, report."""
+
+from pathlib import Path
+
+import click
+
+from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.printing import (
+    as_json,
+    echo_to,
+    overrides_argument,
+    point,
+    storage_option,
+    tell,
+    tell_summary,
+    view_option,
+    write_new,
+)
+from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
+from ambient_sweep.errors import UserError
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_argument
+@as_json
+def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a sweep or a config FILE, every corner of its space included, without starting anything."""
+    if "space" not in read_yaml(file):
+        config = load_config(file, parse_overrides(overrides))
+        lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
+        tell({"kind": "config", "config": dump(config)}, lines, as_json)
+        return
+    from ambient_sweep.sweep.space import check_corners, load_sweep
+
+    sweep = load_sweep(file, parse_overrides(overrides))
+    corners = check_corners(sweep)
+    fixed = sweep.fixed_trials()
+    result = {
+        "kind": "sweep",
+        "name": sweep.name,
+        "configs_checked": corners,
+        "searched_trials": sweep.search.trials,
+        "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
+        "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
+    }
+    names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
+    lines = [
+        f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
+        f"{sweep.search.trials} searched trials over {', '.join(sweep.space)}",
+        f"{len(fixed)} fixed trials: {names}",
+    ]
+    tell(result, lines, as_json)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@overrides_argument
+@storage_option
+@click.option("--name", help="Name of the run; by default the sweep's.")
+@as_json
+def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
+    """Run the sweep in FILE and write <storage>/<name>/: tables, frontier, report, checkpoints, TensorBoard events.
+
+    KEY=VALUE changes the sweep's base or its search, as in training.images=50000 or search.trials=8. Runs on the cluster
+    that RAY_ADDRESS names, as inside `ray job submit`, else on this machine.
+    """
+    from ambient_sweep.sweep.run import run_sweep
+    from ambient_sweep.sweep.space import load_sweep
+
+    changes = parse_overrides(overrides) | ({"name": name} if name else {})
+    tell_summary(run_sweep(load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+def resume(folder: Path, as_json: bool) -> None:
+    """Go on with the sweep in FOLDER (<storage>/<name>): what was finished is kept."""
+    from ambient_sweep.sweep.run import resume_sweep
+
+    tell_summary(resume_sweep(folder, echo=echo_to(as_json)), as_json)
+
+
+@commands.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--rule", default="knee", show_default=True,
+    help="knee; max-memorization=C: the best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
+)  # fmt: skip
+@view_option
+@click.option("--out", type=click.Path(path_type=Path), help="Write the config that `ambient-sweep train` takes.")
+@as_json
+def best(source: Path, rule: str, view: str, out: Path | None, as_json: bool) -> None:
+    """Pick a config and its training length from SOURCE, a run's folder or its evaluations.parquet."""
+    from ambient_sweep.results.select import best_config, select
+    from ambient_sweep.results.table import read_table
+
+    table = read_table(_evaluations_file(source))
+    if "on_front" not in table.column_names:
+        raise UserError(f"{source}: is no table of evaluations; give evaluations.parquet or the folder of a run")
+    choice = select(table, rule, view)
+    config = best_config(choice)
+    row = choice.row
+    lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
+    if choice.runner_up is not None:
+        lines.append(f"runner-up  {point(choice.runner_up)}")
+    lines.append(
+        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
+    )
+    if out is not None:
+        write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
+        lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
+    result = {
+        "rule": rule, "view": view, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
+        "images": row["images"], "config": dump(config), "out": None if out is None else str(out),
+    }  # fmt: skip
+    tell(result, lines, as_json)
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@as_json
+def report(folder: Path, as_json: bool) -> None:
+    """Write tables, frontier.png, best.yaml and report.html of the run in FOLDER anew from its trials' records."""
+    from ambient_sweep.sweep.run import summarize
+
+    if not (folder / "trials").is_dir():
+        raise UserError(f"{folder}: holds no trials; give the folder of a run, as in runs/digits")
+    tell_summary(summarize(folder.absolute()), as_json)
+
+
+def _evaluations_file(source: Path) -> Path:
+    return source / "evaluations.parquet" if source.is_dir() else source

@@ -1,0 +1,85 @@
+"""Features of real images, computed once per (images, encoder) and kept: they are what a measurement waits for."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ambient_sweep.errors import UserError
+
+Features = NDArray[np.float32]  # [N, D]; in memory, or mapped from a file
+
+
+def cached_features(
+    folder: Path | None, fingerprint: str, identity: str, count: int, batches: Callable[[], Iterator[Tensor]]
+) -> Features:
+    """The features [count, D] that `batches` yields in order, from `folder` where they have been computed before.
+
+    fingerprint: of the images. identity: of the encoder, its weights and its resize. A file of another length or one
+    that is cut off is computed anew. With folder=None nothing is kept. Raises UserError where `folder` cannot be written.
+    """
+    if folder is None:
+        return np.concatenate([batch.cpu().numpy() for batch in batches()])
+    key = hashlib.sha256(f"{fingerprint} {identity} {count}".encode()).hexdigest()[:32]
+    path = folder / f"{key}.npy"
+    found = _read(path, count)
+    if found is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # features tell of private images
+        _write(path, count, batches())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); free space there, or use --no-cache"
+        ) from None
+    written = _read(path, count)
+    assert written is not None
+    return written
+
+
+def _read(path: Path, count: int) -> Features | None:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.ndim == 2 and len(found) == count and found.dtype == np.float32 else None
+
+
+def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
+    """Writes the features as they come; `path` appears once all are there."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        first = next(batches).cpu()
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, first.shape[1]))
+        array[: len(first)] = first.numpy()
+        start = len(first)
+        for batch in batches:
+            array[start : start + len(batch)] = batch.cpu().numpy()
+            start += len(batch)
+        if start != count:
+            raise ValueError(f"{start} features of {count} images")
+        array.flush()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Mapped:
+    """Rows of a mapped array as tensors, read when they are asked for: targets of `neighbours.nearest`."""
+
+    def __init__(self, array: NDArray[np.float32]) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return torch.from_numpy(np.array(self._array[rows]))
