@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ambient_sweep.config import build_config, dump
+from ambient_sweep.config import EvaluationConfig, build_config, dump
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.results.records import read_trial, read_trial_evaluations
@@ -30,6 +30,7 @@ from ambient_sweep.trial import Interrupted, evaluate_model, evaluated_lengths, 
 from ambient_sweep.trial import run as run_module
 from ambient_sweep.trial.samples import sampled_labels
 
+MEMORIZATION = {"mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips"}
 SMALL = {
     "data.train_size": 150,
     "model": {"kind": "mlp", "width": 32, "blocks": 1},
@@ -86,8 +87,9 @@ def test_the_folder_of_a_trial(tmp_path):
         (3200, 1.0, "zero", True),
     ]
     for e in evaluations:
-        assert set(e.measures) == {"fd_pixels", "mem_excess", "mem_ratio"}
-        assert all(m.n == 40 and m.low <= m.value <= m.high for m in e.measures.values())
+        assert set(e.measures) == {"fd_pixels", *EvaluationConfig().extras, *MEMORIZATION}
+        assert all(m.low <= m.value <= m.high for m in e.measures.values())
+            assert {name for name, m in e.measures.items() if m.n != 40} == {"recall", "coverage"}  # shares of real images
         assert (folder / "evaluations" / f"images-{e.images:09d}-{e.endpoint}.png").exists()
         _, again, meta = load_model(tmp_path / e.checkpoint)
         assert again == config

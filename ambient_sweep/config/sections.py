@@ -15,7 +15,9 @@ Distance = Literal[
     "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_dinov2_giant", "fd_sscd", "fd_file",
 ]  # fmt: skip
 Extra = Literal["kid", "precision", "recall", "density", "coverage"]
-Memorization = Literal["mem_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"]
+Memorization = Literal[
+    "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"
+]
 Endpoint = Literal["zero", "observed"]
 
 

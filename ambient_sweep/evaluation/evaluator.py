@@ -1,21 +1,41 @@
 """From samples to measures: how good they are, and how much of the training set they give back."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from ambient_sweep.config import EvaluationConfig
+from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.frechet import frechet
+from ambient_sweep.evaluation.encoders import ENCODERS
+from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, precision_recall
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import mem_excess, mem_ratio
-from ambient_sweep.evaluation.reference import Reference, to_uint8
+from ambient_sweep.evaluation.memorization import (
+    LOCAL,
+    local_distances,
+    mem_excess,
+    mem_ratio,
+    nearest_similarity,
+    sim_excess,
+    thumbnails,
+)
+from ambient_sweep.evaluation.neighbours import nearest, nearest_with_flips
+from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.training.group import SINGLE, Group
 
 
-def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> dict[str, Measure]:
+def evaluate(
+    samples: Tensor, reference: Reference, *, device: str = "cpu", group: Group = SINGLE
+) -> dict[str, Measure]:
     """All measures of samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: the distances of the reference's config, `mem_excess`, `mem_ratio`. Deterministic. Raises AmbientSweepError
-    for fewer than two samples, non-finite ones, or images of another size.
+    Keys: the distances of the reference's config, its extras (in the features of its fidelity), `mem_*`, and
+    `sim_excess` with evaluation.similarity. Of several workers each, having all samples, encodes and compares a part;
+    rank 0 has the measures, the others nothing. Deterministic. Raises AmbientSweepError for fewer samples than a measure
+    needs, non-finite ones, or images of another size.
     """
     settings = reference.settings
+    config: EvaluationConfig = settings.evaluation
     if tuple(samples.shape[1:]) != settings.shape:
         raise AmbientSweepError(f"samples are {list(samples.shape[1:])}, the real images {list(settings.shape)}")
     if len(samples) < 2:
@@ -23,12 +43,49 @@ def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> d
     broken = int((~samples.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    images = to_uint8(samples)
+    n, part = len(samples), group.share(len(samples))
+    images = to_uint8(samples[part.start : part.stop])
+
+    def gathered(rows: Tensor) -> Tensor:
+        return group.gather(rows.to(device), n)
+
+    distances = dict.fromkeys((*config.distances, *([config.similarity] if config.similarity else [])))
+    features = {name: gathered(reference.encode(name, images, device)) for name in distances}
+    small = thumbnails(images)
+    plain = gathered(nearest(small, reference.train, min(LOCAL + 1, len(reference.train)), device=device)[0])
+    flips = gathered(nearest_with_flips(small, reference.train, 2, device=device)[0])
+    similar = None
+    if reference.similarity is not None and config.similarity is not None:
+        mine = features[config.similarity][part.start : part.stop]
+        similar = gathered(nearest_similarity(mine, reference.similarity, device=device))
+    if group.rank != 0:
+        return {}
     measures: dict[str, Measure] = {}
-    for distance in settings.distances:
-        features = reference.encode(distance, images, device)
-        measures[distance] = frechet(features, reference.statistics[distance])
-    distances = reference.nearest_train(images, 2, device)[0]
-    measures["mem_excess"] = mem_excess(distances[:, 0], reference.threshold, settings.quantile)
-    measures["mem_ratio"] = mem_ratio(distances)
+    for distance in config.distances:
+        measures[distance] = _of(frechet(features[distance], reference.statistics[distance]), distance)
+    measures |= fidelity_extras(config, features[config.fidelity], reference.features.to(device))
+    measures["mem_excess"] = mem_excess(plain[:, 0], reference.threshold, settings.quantile)
+    measures["mem_local_excess"] = mem_excess(local_distances(plain), reference.threshold_local, settings.quantile)
+    measures["mem_ratio"] = mem_ratio(plain)
+    measures["mem_excess_flips"] = mem_excess(flips[:, 0], reference.threshold_flips, settings.quantile)
+    measures["mem_ratio_flips"] = mem_ratio(flips)
+    if similar is not None and reference.heldout_similarities is not None and config.similarity is not None:
+        excess = sim_excess(similar, reference.heldout_similarities, settings.quantile)
+        measures["sim_excess"] = _of(excess, config.similarity)
     return measures
+
+
+def fidelity_extras(config: EvaluationConfig, features: Tensor, real: Tensor) -> dict[str, Measure]:
+    """evaluation.extras, of features [N, D] of samples and [M, D] of held-out images by the encoder of fidelity."""
+    found: dict[str, Measure] = {}
+    if "kid" in config.extras:
+        found["kid"] = kid(features, real)
+    if {"precision", "recall"} & {*config.extras}:
+        found["precision"], found["recall"] = precision_recall(features, real)
+    if {"density", "coverage"} & {*config.extras}:
+        found["density"], found["coverage"] = density_coverage(features, real)
+    return {name: _of(found[name], config.fidelity) for name in config.extras}
+
+
+def _of(measure: Measure, distance: str) -> Measure:
+    return replace(measure, encoder=ENCODERS[distance])  # type: ignore[index]

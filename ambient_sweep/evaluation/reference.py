@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -10,56 +9,92 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
+from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.classifier import Classifier, empty_classifier, train_classifier
-from ambient_sweep.evaluation.encoders import ENCODERS, Encoder, build_encoder, encode
-from ambient_sweep.evaluation.frechet import Statistics
-from ambient_sweep.evaluation.inception import file_sha256
-from ambient_sweep.evaluation.memorization import null_threshold, thumbnails
-from ambient_sweep.evaluation.neighbours import nearest
+from ambient_sweep.evaluation.cache import Mapped
+from ambient_sweep.evaluation.encoders import (
+    Classifier,
+    Encoder,
+    build_encoder,
+    empty_classifier,
+    encode,
+    file_sha256,
+    train_classifier,
+)
+from ambient_sweep.evaluation.fidelity import Moments, Statistics
+from ambient_sweep.evaluation.memorization import (
+    LOCAL,
+    local_distances,
+    nearest_similarity,
+    normalised,
+    null_threshold,
+    thumbnails,
+)
+from ambient_sweep.evaluation.neighbours import Targets, nearest, nearest_with_flips
 
-FORMAT = 1  # of the files and of what they hold; raised whenever an encoder or a measure changes its values
+FORMAT = 2  # of the files and of what they hold; raised whenever an encoder or a measure changes its values
 SETTINGS_FILE = "reference.json"
 TENSORS_FILE = "reference.safetensors"
+TRAIN_FILE, SIMILARITY_FILE = "train.npy", "similarity.npy"
 READ_AT_ONCE = 1024  # images
+MOST_FEATURES = 10_000  # of held-out images, that the measures beside the distance are taken against
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a reference was made from and how it is used; plain JSON types."""
+    """What a reference was made from and how it is used."""
 
     key: str
     data_fingerprint: str
     shape: tuple[int, int, int]  # C, H, W
-    distances: tuple[Distance, ...]
-    quantile: float
-    batch_size: int
-    inception_weights: str | None
+    evaluation: EvaluationConfig
     classes: int | None  # of the classifier; None without one
     heldout: int  # images behind each distance
     overlap: int
 
+    @property
+    def distances(self) -> tuple[Distance, ...]:
+        return self.evaluation.distances
+
+    @property
+    def quantile(self) -> float:
+        return self.evaluation.quantile
+
 
 @dataclass
 class Reference:
-    """Real statistics per distance, thumbnails of the training images, the null of memorization, the classifier."""
+    """Real statistics per distance, what the memorization measures compare with, the classifier."""
 
     settings: Settings
     statistics: dict[Distance, Statistics]
-    train: Tensor  # thumbnails of the training images, float32 [N, C, h, w] in [-1, 1]
+    features: Tensor  # of held-out images by the encoder of `fidelity`, float32 [M, D], M <= MOST_FEATURES
+    train: Targets  # thumbnails of the training images, float32 [N, C, h, w] in [-1, 1]
     heldout_distances: Tensor  # float64 [M], thumbnails' L2 to the nearest training image
+    heldout_local: Tensor  # the same in units of the local scale
+    heldout_flips: Tensor  # the same, where a mirrored training image counts as that image
     classifier: Classifier | None
+    similarity: Targets | None = None  # features of the training images, of length 1, float32 [N, D]
+    heldout_similarities: Tensor | None = None  # float64 [M], cosine to the most similar training image
     threshold: float = field(init=False)
+    threshold_local: float = field(init=False)
+    threshold_flips: float = field(init=False)
     _encoders: dict[tuple[Distance, str], Encoder] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.threshold = null_threshold(self.heldout_distances, self.settings.quantile)
+        self.threshold_local = null_threshold(self.heldout_local, self.settings.quantile)
+        self.threshold_flips = null_threshold(self.heldout_flips, self.settings.quantile)
 
     @property
     def key(self) -> str:
@@ -83,44 +118,75 @@ class Reference:
                 f"data: evaluation needs at least 2 training and 2 held-out images, there are {len(data.train)} and "
                 f"{len(data.heldout)}; add images or change data.train_size"
             )
-        heldout = torch.cat([to_uint8(images) for images in data.heldout.blocks(READ_AT_ONCE)])
         train = torch.cat([thumbnails(to_uint8(images)) for images in data.train.blocks(READ_AT_ONCE)])
-        nulls = nearest(thumbnails(heldout).to(device), train.to(device), 1)[0][:, 0].cpu()
+        heldout = torch.cat([thumbnails(to_uint8(images)) for images in data.heldout.blocks(READ_AT_ONCE)])
+        found = nearest(heldout, train, min(LOCAL + 1, len(train)), device=device)[0].cpu()
+        nulls, local = found[:, 0], local_distances(found)
+        flips = nearest_with_flips(heldout, train, 1, device=device)[0][:, 0].cpu()
         null_threshold(nulls, config.quantile)  # too few held-out images: say so before the costly part
         classifier = None
-        if "fd_classifier" in config.distances:
-            classifier = train_classifier(heldout, data.heldout_labels)
+        if "fd_classifier" in (*config.distances, config.similarity):
+            images = torch.cat([to_uint8(block) for block in data.heldout.blocks(READ_AT_ONCE)])
+            classifier = train_classifier(images, data.heldout_labels)
         settings = Settings(
             key=reference_key(data, config),
             data_fingerprint=data.fingerprint,
             shape=data.shape,
-            distances=config.distances,
-            quantile=config.quantile,
-            batch_size=config.batch_size,
-            inception_weights=config.inception_weights,
+            evaluation=config,
             classes=None if classifier is None else classifier.classes,
             heldout=len(heldout),
             overlap=int((nulls == 0).sum()),
         )
-        reference = cls(settings, {}, train, nulls, classifier)
+        reference = cls(settings, {}, torch.empty(0), train, nulls, local, flips, classifier)
         for distance in config.distances:
-            reference.statistics[distance] = Statistics.of(reference.encode(distance, heldout, device).cpu())
+            moments, kept = reference._encode_heldout(distance, data.heldout, device)
+            reference.statistics[distance] = moments.to_statistics()
+            if distance == config.fidelity:
+                reference.features = kept
+        if config.similarity is not None:
+            features = reference._encode_all(config.similarity, data.train, device)
+            similarity = normalised(features)
+            queries = reference._encode_all(config.similarity, data.heldout, device)
+            reference.similarity = similarity
+            reference.heldout_similarities = nearest_similarity(queries, similarity, device=device).cpu()
         return reference
 
-    def encode(self, distance: Distance, images: Tensor, device: str = "cpu") -> Tensor:
-        """Features float32 [N, D] of images uint8 [N, C, H, W]; the encoder of `distance` is kept for later calls."""
+    def encoder(self, distance: Distance, device: str = "cpu") -> Encoder:
+        """The encoder of `distance`, kept for later calls."""
         if (distance, device) not in self._encoders:
             self._encoders[distance, device] = build_encoder(
-                distance, device=device, classifier=self.classifier, weights=self.settings.inception_weights
+                distance, device=device, classifier=self.classifier, settings=self.settings.evaluation
             )
-        return encode(self._encoders[distance, device], images, self.settings.batch_size, device)
+        return self._encoders[distance, device]
+
+    def encode(self, distance: Distance, images: Tensor, device: str = "cpu") -> Tensor:
+        """Features float32 [N, D] of images uint8 [N, C, H, W]."""
+        return encode(self.encoder(distance, device), images, self.settings.evaluation.batch_size, device)
 
     def nearest_train(self, images: Tensor, k: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
         """The k training images nearest to images uint8 [N, C, H, W]: L2 float64 [N, k] and indices int64 [N, k].
 
         Distances are those of the thumbnails that `mem_*` use.
         """
-        return nearest(thumbnails(images).to(device), self.train.to(device), k)
+        return nearest(thumbnails(images), self.train, k, device=device)
+
+    def _encode_heldout(self, distance: Distance, images: Pixels, device: str) -> tuple[Moments, Tensor]:
+        """The moments of all images, and the features of at most MOST_FEATURES of them, drawn by a key."""
+        moments, kept = Moments(), []
+        wanted = np.zeros(len(images), dtype=bool)
+        wanted[rng.permutation("evaluation.features", 0, 0, len(images))[:MOST_FEATURES]] = True
+        start = 0
+        for block in images.blocks(READ_AT_ONCE):
+            features = self.encode(distance, to_uint8(block), device).cpu()
+            moments.update(features)
+            kept.append(features[torch.from_numpy(wanted[start : start + len(block)])])
+            start += len(block)
+        return moments, torch.cat(kept)
+
+    def _encode_all(self, distance: Distance, images: Pixels, device: str) -> Tensor:
+        return torch.cat(
+            [self.encode(distance, to_uint8(block), device).cpu() for block in images.blocks(READ_AT_ONCE)]
+        )
 
     def save(self, folder: Path) -> None:
         """Writes `folder`, whole or not at all; one that is there is replaced. Raises UserError where it cannot."""
@@ -133,7 +199,12 @@ class Reference:
             new, old = temporary / "new", temporary / "old"
             new.mkdir()
             save_file(self._tensors(), new / TENSORS_FILE)
-            document = {"format": FORMAT, "tensors_sha256": file_sha256(new / TENSORS_FILE)} | vars(self.settings)
+            np.save(new / TRAIN_FILE, _rows(self.train))
+            if self.similarity is not None:
+                np.save(new / SIMILARITY_FILE, _rows(self.similarity))
+            hashes = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
+            settings = vars(self.settings) | {"evaluation": self.settings.evaluation.model_dump(mode="json")}
+            document = {"format": FORMAT, "sha256": hashes} | settings
             (new / SETTINGS_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             if folder.exists():
                 os.rename(folder, old)
@@ -144,16 +215,26 @@ class Reference:
             shutil.rmtree(temporary)
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"train": self.train, "heldout_distances": self.heldout_distances}
+        tensors = {
+            "features": self.features,
+            "heldout_distances": self.heldout_distances,
+            "heldout_local": self.heldout_local,
+            "heldout_flips": self.heldout_flips,
+        }
         for distance, statistics in self.statistics.items():
             tensors[f"{distance}/mean"], tensors[f"{distance}/root"] = statistics.mean, statistics.root
         if self.classifier is not None:
             tensors |= {f"classifier/{name}": value for name, value in self.classifier.state_dict().items()}
+        if self.heldout_similarities is not None:
+            tensors["heldout_similarities"] = self.heldout_similarities
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
     def load(cls, folder: Path) -> "Reference":
-        """What `save` wrote. Raises UserError, naming the file, where it is missing, damaged or of another version."""
+        """What `save` wrote; training images' thumbnails and features stay on the disk until they are needed.
+
+        Raises UserError, naming the file, where it is missing, damaged or of another version.
+        """
         settings = _read_settings(folder)
         tensors = load_file(folder / TENSORS_FILE)
         statistics = {
@@ -166,43 +247,60 @@ class Reference:
             prefix = "classifier/"
             classifier.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
             classifier.eval().requires_grad_(False)
-        return cls(settings, statistics, tensors["train"], tensors["heldout_distances"], classifier)
+        return cls(
+            settings,
+            statistics,
+            tensors["features"],
+            _mapped(folder / TRAIN_FILE),
+            tensors["heldout_distances"],
+            tensors["heldout_local"],
+            tensors["heldout_flips"],
+            classifier,
+            None if settings.evaluation.similarity is None else _mapped(folder / SIMILARITY_FILE),
+            tensors.get("heldout_similarities"),
+        )
 
 
 def reference_key(data: ImageData, config: EvaluationConfig) -> str:
-    """A hash, 16 hex digits, of all that determines the values of a reference: images, labels, distances, quantile."""
+    """A hash, 16 hex digits, of all that determines the values of a reference: images, labels, encoders, quantile."""
     labels = None if data.heldout_labels is None else data.heldout_labels.tolist()
-    parts = [FORMAT, data.fingerprint, labels, sorted(config.distances), config.quantile]
+    encoders: list[Any] = [sorted(config.distances), config.fidelity, config.similarity]
+    if "fd_file" in (*config.distances, config.similarity):
+        own = (config.encoder_sha256, config.encoder_model, config.encoder_size)
+        encoders.append([*own, *config.encoder_mean, *config.encoder_std])
+    parts = [FORMAT, data.fingerprint, labels, encoders, config.quantile]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images float [N, C, H, W] in [-1, 1], clipped and rounded to 8 bits, as files would hold them."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def _rows(targets: Targets) -> NDArray[np.float32]:
+    return targets[0 : len(targets)].cpu().numpy()
+
+
+def _mapped(path: Path) -> Mapped:
+    return Mapped(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _read_settings(folder: Path) -> Settings:
-    """The checked settings in `folder`, whose tensors are those that were written with them."""
-    path, tensors = folder / SETTINGS_FILE, folder / TENSORS_FILE
+    """The checked settings in `folder`, whose files are those that were written with them."""
+    path = folder / SETTINGS_FILE
     advice = "remove the folder and let it be made again"
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = document.pop("format")
-        wanted = document.pop("tensors_sha256")
-        found = file_sha256(tensors)
+        version, hashes = document.pop("format"), document.pop("sha256")
+        found = {name: file_sha256(folder / name) for name in (TENSORS_FILE, *sorted({*hashes} - {TENSORS_FILE}))}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}; {advice}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; {advice}") from None
     if version != FORMAT:
         raise UserError(f"{path}: has format {version}, this version reads {FORMAT}; {advice}")
-    if found != wanted:
-        raise UserError(f"{tensors}: damaged (its sha256 is not the one in {SETTINGS_FILE}); {advice}")
+    for name, sha256 in found.items():
+        if sha256 != hashes[name]:
+            raise UserError(f"{folder / name}: damaged (its sha256 is not the one in {SETTINGS_FILE}); {advice}")
     try:
-        document["shape"], document["distances"] = tuple(document["shape"]), tuple(document["distances"])
+        document["shape"] = tuple(document["shape"])
+        document["evaluation"] = EvaluationConfig.model_validate(document["evaluation"])
         settings = Settings(**document)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValidationError):
         raise UserError(f"{path}: damaged; {advice}") from None
-    if not set(settings.distances) <= set(ENCODERS) or not math.isfinite(settings.quantile):
-        raise UserError(f"{path}: damaged; {advice}")
     return settings

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ambient_sweep.config import Config
+from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.data.images import ImageData, load_clean
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Measure, Reference, evaluate
-from ambient_sweep.evaluation.reference import to_uint8
 from ambient_sweep.results.records import (
     EvaluationRecord,
     evaluation_path,
@@ -23,7 +23,7 @@ from ambient_sweep.results.records import (
 from ambient_sweep.training.rebuild import POOR, evaluated
 from ambient_sweep.training.state import TrainState, save_model, whole
 from ambient_sweep.trial.book import Book
-from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.samples import class_counts, generate, samples_at
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, use_threads
 
 GRID_SAMPLES = 32
@@ -50,18 +50,20 @@ class Evaluator:
         begun = time.perf_counter()
         e, shape, device = config.evaluation, state.shape, str(state.device)
         denoiser = self._averaged(state)
+        count = samples_at(config, images)
         samples = generate(
-            config, denoiser, shape, e.samples, e.seed, group, device, counts=self.counts, before_batch=before_batch
+            config, denoiser, shape, count, e.seed, group, device, counts=self.counts, before_batch=before_batch
         )
-        if group.rank != 0:
-            return [], True
         seconds = (time.perf_counter() - begun) / len(samples)
         checkpoint = trial_folder(book.root, book.trial_id) / "checkpoints" / f"images-{images:09d}"
-        save_model(checkpoint, denoiser, config, images, shape, self.notes)
-        records = []
+        if group.rank == 0:
+            save_model(checkpoint, denoiser, config, images, shape, self.notes)
+        records: list[EvaluationRecord] = []
         for endpoint, generated in samples.items():
             begun = time.perf_counter()
-            measures = evaluate(generated, self.reference, device=device)
+            measures = evaluate(generated, self.reference, device=device, group=group)
+            if group.rank != 0:
+                continue
             shown = generated[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), 1, device)[1][:, 0].cpu().numpy()
             book.grid(images, endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
@@ -71,7 +73,7 @@ class Evaluator:
                 fraction=evaluated_lengths(config)[images],
                 endpoint=endpoint,
                 main_endpoint=endpoint == config.main_endpoint(),
-                samples=e.samples,
+                samples=count,
                 seed=e.seed,
                 seconds=seconds + time.perf_counter() - begun,
                 measures=measures,

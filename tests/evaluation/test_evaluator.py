@@ -10,6 +10,7 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 
+MEMORIZATION = {"mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips"}
 DISTANCES = ("fd_classifier", "fd_lite0@32", "fd_pixels")
 
 
@@ -28,7 +29,7 @@ def test_planted_copies_are_found(copies: int, blur: float, digits: ImageData, r
     samples = digits.heldout[:400].clone()
     samples[:copies] = noisy(digits.train[:copies], blur)
     measures = evaluate(samples, reference)
-    assert set(measures) == {*DISTANCES, "mem_excess", "mem_ratio"}
+    assert set(measures) == {*DISTANCES, *EvaluationConfig().extras, *MEMORIZATION}
     assert measures["mem_ratio"].value == pytest.approx(copies / 400, abs=0.006)
     assert_holds(measures["mem_ratio"], copies / 400)
     assert_holds(measures["mem_excess"], copies / 400 - 0.01 * copies / 400)  # copies take the place of unseen images

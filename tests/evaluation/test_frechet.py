@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.frechet import Statistics, frechet
+from ambient_sweep.evaluation.fidelity import Statistics, frechet
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from ambient_sweep.data.images import ImageData
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference, evaluate, nearest, reference_key
-from ambient_sweep.evaluation.reference import SETTINGS_FILE, TENSORS_FILE, to_uint8
+from ambient_sweep.evaluation.reference import SETTINGS_FILE, TENSORS_FILE, TRAIN_FILE, to_uint8
 
 PIXELS = EvaluationConfig()
 
@@ -39,7 +39,7 @@ def test_save_leaves_one_folder_and_replaces_what_is_there(reference: Reference,
     folder.mkdir(parents=True)
     (folder / "old").touch()
     reference.save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [SETTINGS_FILE, TENSORS_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [SETTINGS_FILE, TENSORS_FILE, TRAIN_FILE]
     assert list(folder.parent.iterdir()) == [folder]
 
 
@@ -51,23 +51,24 @@ def test_save_where_one_cannot(reference: Reference, tmp_path: Path) -> None:
 
 @pytest.fixture
 def copy(saved: Path, tmp_path: Path) -> Path:
-    for name in (SETTINGS_FILE, TENSORS_FILE):
+    for name in (SETTINGS_FILE, TENSORS_FILE, TRAIN_FILE):
         (tmp_path / name).write_bytes((saved / name).read_bytes())
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [SETTINGS_FILE, TENSORS_FILE])
+@pytest.mark.parametrize("name", [SETTINGS_FILE, TENSORS_FILE, TRAIN_FILE])
 def test_a_missing_file_is_named(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(UserError, match=f"{name}: cannot be read: No such file"):
         Reference.load(copy)
 
 
-def test_damaged_tensors_are_named(copy: Path) -> None:
-    content = bytearray((copy / TENSORS_FILE).read_bytes())
+@pytest.mark.parametrize("name", [TENSORS_FILE, TRAIN_FILE])
+def test_damaged_tensors_are_named(name: str, copy: Path) -> None:
+    content = bytearray((copy / name).read_bytes())
     content[-1] ^= 1
-    (copy / TENSORS_FILE).write_bytes(content)
-    with pytest.raises(UserError, match=f"{TENSORS_FILE}: damaged"):
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: damaged"):
         Reference.load(copy)
 
 
@@ -80,7 +81,7 @@ def test_damaged_settings_are_named(text: str, copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("shape", None), ("distances", ["fd_magic"]), ("quantile", float("nan")), ("surprise", 1), ("heldout", None)],
+    [("shape", None), ("evaluation", {"distances": ["fd_magic"]}), ("evaluation", 3), ("surprise", 1), ("heldout", None)],
 )
 def test_settings_that_make_no_sense_are_named(key: str, value: object, copy: Path) -> None:
     document = json.loads((copy / SETTINGS_FILE).read_text())

@@ -1,4 +1,8 @@
-"""How many samples give back a training image, without a network: L2 distances of small thumbnails."""
+"""How many samples give back a training image, without a network: L2 distances of small thumbnails.
+
+Every measure is a share of N samples, with Wilson's interval; `distances` are L2, not squared, to the nearest training
+images, nearest first (`neighbours.nearest`).
+"""
 
 import math
 
@@ -12,6 +16,8 @@ from ambient_sweep.evaluation.measure import Measure, wilson
 
 SIDE = 16  # thumbnails are at most so large
 RATIO = 1 / 3
+LOCAL = 5  # further neighbours whose mean distance is the local scale
+NEIGHBOURHOOD = 50
 
 
 def thumbnails(images: Tensor) -> Tensor:
@@ -30,15 +36,14 @@ def mem_ratio(distances: Tensor) -> Measure:
     (a training image that is there twice) is a copy. Interval: Wilson.
     """
     first, second = distances[:, 0], distances[:, 1]
-    copies = int(((first < RATIO * second) | ((first == 0) & (second == 0))).sum())
-    return Measure(copies / len(distances), *wilson(copies, len(distances)), len(distances))
+    return share_of((first < RATIO * second) | ((first == 0) & (second == 0)))
 
 
 def mem_excess(distances: Tensor, threshold: float, quantile: float) -> Measure:
     """Share of samples nearer to a training image than `threshold`, minus `quantile`, what unseen images would give.
 
-    `distances`: L2, [N], to the nearest training image; `threshold` from `null_threshold`. Interval: Wilson of the
-    share, minus `quantile`; the threshold is taken as known.
+    `distances`: [N], or `local_distances`; `threshold` from `null_threshold` of the same. Interval: Wilson of the share,
+    minus `quantile`; the threshold is taken as known.
     """
     n = len(distances)
     close = int((distances < threshold).sum())
@@ -63,3 +68,29 @@ def null_threshold(heldout: Tensor, quantile: float) -> float:
             "; hold out more images or raise the quantile"
         )
     return float(np.quantile(values, quantile, method="weibull"))
+
+
+def local_distances(distances: Tensor) -> Tensor:
+    """Distances [N, K] in units of the local scale, [N]: nearest over the mean of the next LOCAL (as many as there are).
+
+    Where an image set has smooth and busy parts, one threshold on the distance itself is that of the smooth ones, and
+    copies of busy images with a little noise pass it. K >= 2.
+    """
+    first, further = distances[:, 0], distances[:, 1 : LOCAL + 1]
+    return torch.where(first > 0, first / further.mean(1), 0.0)
+
+
+def neighbourhood_ratio(distances: Tensor, alpha: float = 0.5) -> Measure:
+    """Share of samples nearer to a training image than alpha times the mean of their 50 nearest (Carlini et al. 2023).
+
+    `distances`: [N, 50] or more. Raises ValueError for fewer.
+    """
+    if distances.shape[1] < NEIGHBOURHOOD:
+        raise ValueError(f"neighbourhood_ratio: {distances.shape[1]} neighbours, not {NEIGHBOURHOOD}")
+    return share_of(distances[:, 0] < alpha * distances[:, :NEIGHBOURHOOD].mean(1))
+
+
+def share_of(mask: Tensor) -> Measure:
+    """The share of True in bool [N]."""
+    count, n = int(mask.sum()), len(mask)
+    return Measure(count / n, *wilson(count, n), n)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ambient_sweep import rng
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -60,6 +61,27 @@ def frechet(features: Tensor, real: Statistics) -> Measure:
     half = Z95 * float(influence.std()) / math.sqrt(n)
     distance = max(0.0, float(value))
     return Measure(distance, max(0.0, distance - half), distance + half, n)
+
+
+def frechet_between(a: Statistics, b: Statistics) -> float:
+    """The Frechet distance of two statistics, without an interval, never below 0."""
+    shift = (a.mean - b.mean).square().sum()
+    traces = a.root.square().sum() + b.root.square().sum()
+    return max(0.0, float(shift + traces - 2 * torch.linalg.svdvals(a.root @ b.root.T).sum()))
+
+
+def bootstrap(features: Tensor, real: Statistics, *, resamples: int = 200, seed: int = 0) -> Measure:
+    """As `frechet`, with the interval from that many resamples of the features (Efron 1979), percentiles about the value.
+
+    Costs `resamples` distances. A resample repeats images, which raises the distance itself at small n; so its spread is
+    taken and not its place: value -/+ the quantiles of the resamples less their mean.
+    """
+    n = len(features)
+    value = frechet(features, real).value
+    rows = (torch.from_numpy(rng.uniform("frechet.bootstrap", seed, 0, resamples, n)) * n).long()
+    values = torch.tensor([frechet(features[row], real).value for row in rows], dtype=torch.float64)
+    low, high = (float(q) for q in torch.quantile(values - values.mean(), torch.tensor([0.025, 0.975]).double()))
+    return Measure(value, max(0.0, value + low), value + high, n, seed=seed)
 
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:

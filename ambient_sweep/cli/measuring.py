@@ -1,0 +1,211 @@
+"""Measuring: any three folders of images, and checkpoints."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, plain, tell, write_new
+from ambient_sweep.config import build_config, dump, parse_overrides
+from ambient_sweep.errors import AmbientSweepError, UserError
+
+if TYPE_CHECKING:
+    from ambient_sweep.data.image_set import ImageSet
+    from ambient_sweep.evaluation.suite import Report, Row
+
+path_option = click.Path(path_type=Path)
+without_option = click.option(
+    "--without", multiple=True, metavar="MEASURE", help="Leave a measure out, c_t for one; may be given several times."
+)
+cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the real images' features for the next time.")
+
+
+@commands.command()
+@click.option(
+    "--generated", type=path_option, multiple=True, required=True,
+    help="Folder (or .npy, .npz) of generated images; given several times, one per seed, for an interval over seeds.",
+)  # fmt: skip
+@click.option("--train", type=path_option, required=True, help="The images the model was trained on, without noise.")
+@click.option("--heldout", type=path_option, required=True, help="Images of the same kind that it never saw.")
+@overrides_argument
+@click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
+@without_option
+@click.option("--drop-overlap", is_flag=True, help="Leave out held-out images that are training images too.")
+@click.option("--approximate", is_flag=True, help="Nearest training images by faiss; its recall is measured and told.")
+@click.option("--ray", "on_ray", is_flag=True, help="Share the search for nearest training images out over Ray workers.")
+@click.option("--device", help="cpu or cuda; by default cuda where torch finds a GPU.")
+@click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
+@click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
+@cache_option
+def measure(
+    generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
+    channels: str | None, without: tuple[str, ...], drop_overlap: bool, approximate: bool, on_ray: bool,
+    device: str | None, pictures: Path | None, json_file: Path | None, no_cache: bool,
+) -> None:  # fmt: skip
+    """Measure generated images: how good they are, and how much of the training set they give back.
+
+    Images of any model. KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid]; fidelity is the first
+    distance and similarity that of fidelity, unless given. docs/metrics.md says what each measure is and when it lies.
+    """
+    from ambient_sweep.data.image_set import read_set, without_overlap
+    from ambient_sweep.evaluation.suite import Suite, across
+
+    config = _evaluation_config(overrides)
+    _check_new(json_file, pictures)
+    bands = None if channels is None else int(channels)
+    sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
+    real = [read_set(f"--{name}", path, size=size, channels=bands) for name, path in (("train", train), ("heldout", heldout))]
+    dropped = 0
+    if drop_overlap:
+        before = len(real[1])
+        real[1] = without_overlap(real[0], real[1])
+        dropped = before - len(real[1])
+    suite = Suite(
+        *real, config, without=without, device=_device(device), cache=None if no_cache else _cache(),
+        search=_search(approximate, on_ray),
+    )  # fmt: skip
+    reports = [suite.measure(each) for each in sets]
+    lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, *real)]
+    lines += [f"{dropped} held-out images that are training images left out"] if dropped else []
+    for each, report in zip(sets, reports, strict=True):
+        lines += ["", each.where, *_table(report.rows)]
+    over = across(reports) if len(reports) > 1 else []
+    if over:
+        lines += ["", f"mean over {len(reports)} sets", *_table(over)]
+    lines += [f"warning: {line}" for line in dict.fromkeys(line for report in reports for line in report.warnings)]
+    document = {
+        "generated": [_dump(each, report) for each, report in zip(sets, reports, strict=True)],
+        "across": [row.dump() for row in over],
+        "train": _about(real[0]), "heldout": _about(real[1]), "dropped": dropped, "shape": list(real[0].shape),
+        "search": suite.search_report(), "evaluation": config.model_dump(mode="json"), "without": sorted(without),
+    }  # fmt: skip
+    for line in lines:
+        click.echo(line)
+    if json_file is not None:
+        text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
+    if pictures is not None:
+        _draw(pictures, suite, sets, reports)
+
+
+@commands.command()
+@click.argument("checkpoint", type=path_option)
+@overrides_argument
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples.")
+@without_option
+@click.option("--attack", type=path_option, metavar="DIR", help="Try to extract training images; pictures go to DIR.")
+@click.option(
+    "--attack-images", type=click.IntRange(20, 100_000), default=200, show_default=True,
+    help="Training images that are attacked, and as many held-out ones.",
+)  # fmt: skip
+@cache_option
+@as_json
+def evaluate(
+    checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
+    attack_images: int, no_cache: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N, by its config's evaluation and more.
+
+    KEY=VALUE may change evaluation.*, sampling.*, resources.* and data.path. Beside each value stands what real images
+    get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
+    """
+    from ambient_sweep.training.state import load_model
+    from ambient_sweep.trial import Examination, examine
+
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
+            raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
+    _check_new(attack)
+    model, config, meta = load_model(checkpoint)
+    config = build_config(dump(config), changes, where=str(checkpoint))
+    asked = Examination(
+        seeds=seeds, without=without, attack=attack, attack_images=attack_images, cache=None if no_cache else _cache()
+    )
+    found = examine(model, config, meta["data_fingerprint"], asked, echo=echo_to(as_json))
+    lines = [f"{checkpoint}: {meta['images']:,} images trained"]
+    seed = config.evaluation.seed
+    drawn = f"seed {seed}" if seeds == 1 else f"mean over the seeds {seed} to {seed + seeds - 1}"
+    for endpoint, rows in found.rows.items():
+        lines += [f"sampled to {endpoint}, {drawn}:", *_table(rows)]
+    lines += ["of the model itself:", *_table(found.model)]
+    lines += [f"attack: {line}" for line in found.attack_lines]
+    lines += [f"warning: {line}" for line in found.warnings]
+    tell(
+        {
+            "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
+            "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
+            "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
+            "histograms": found.histograms, "warnings": list(found.warnings),
+        },
+        lines,
+        as_json,
+    )  # fmt: skip
+
+
+# -- options --------------------------------------------------------------------------------------------------------
+
+
+def _evaluation_config(overrides: tuple[str, ...]) -> Any:
+    """The evaluation section, by default with a small network that comes with its package."""
+    from ambient_sweep.evaluation.suite import default_evaluation
+
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if not key.startswith("evaluation."):
+            raise UserError(f"{key}: measure takes evaluation.* only")
+    base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
+    distances = changes.get("evaluation.distances", base["evaluation.distances"])
+    if isinstance(distances, list) and distances:
+        base["evaluation.fidelity"] = distances[0]
+    return default_evaluation(build_config(base, changes, where="measure").evaluation)
+
+
+def _cache() -> Path:
+    from ambient_sweep.evaluation.encoders import cache_folder
+
+    return cache_folder() / "features"
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cpu" or (asked.partition(":")[0] == "cuda" and torch.cuda.is_available()):
+        return asked
+    raise UserError(f"--device: {asked} is not here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+
+
+def _check_new(*outputs: Path | None) -> None:
+    """Before hours of work: that what is to be written can be new."""
+    for path in outputs:
+        if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path}: is there already; remove it or give another")
+
+
+# -- printing -------------------------------------------------------------------------------------------------------
+
+
+def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
+    lines = [f"  {'measure':<22} {'value':>10}   {'95 %':<22} {'n':>7}   {'real images':>11}   encoder"]
+    for row in rows:
+        m = row.measure
+        interval = "-" if m.low is None or m.high is None else f"[{m.low:.4g}, {m.high:.4g}]"
+        null = "-" if row.null is None else f"{row.null.value:.4g}"
+        lines.append(f"  {row.name:<22} {m.value:>10.4g}   {interval:<22} {m.n:>7}   {null:>11}   {m.encoder or 'pixels'}")
+    return lines
+
+
+def _about(images: "ImageSet") -> dict[str, Any]:
+    return {"where": images.where, "n": len(images), "fingerprint": images.fingerprint}
+
+
+def _dump(images: "ImageSet", report: "Report") -> dict[str, Any]:
+    return {
+        **_about(images), "measures": [row.dump() for row in report.rows],
+        "histograms": {name: each.dump() for name, each in report.histograms.items()}, "warnings": list(report.warnings),
+    }  # fmt: skip

