@@ -89,7 +89,7 @@ def test_the_folder_of_a_trial(tmp_path):
     for e in evaluations:
         assert set(e.measures) == {"fd_pixels", *EvaluationConfig().extras, *MEMORIZATION}
         assert all(m.low <= m.value <= m.high for m in e.measures.values())
-            assert {name for name, m in e.measures.items() if m.n != 40} == {"recall", "coverage"}  # shares of real images
+        assert {name for name, m in e.measures.items() if m.n != 40} == {"recall", "coverage"}  # shares of real images
         assert (folder / "evaluations" / f"images-{e.images:09d}-{e.endpoint}.png").exists()
         _, again, meta = load_model(tmp_path / e.checkpoint)
         assert again == config

@@ -9,7 +9,7 @@ import click
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, plain, tell, write_new
 from ambient_sweep.config import build_config, dump, parse_overrides
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
     from ambient_sweep.data.image_set import ImageSet
@@ -35,7 +35,9 @@ cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the re
 @without_option
 @click.option("--drop-overlap", is_flag=True, help="Leave out held-out images that are training images too.")
 @click.option("--approximate", is_flag=True, help="Nearest training images by faiss; its recall is measured and told.")
-@click.option("--ray", "on_ray", is_flag=True, help="Share the search for nearest training images out over Ray workers.")
+@click.option(
+    "--ray", "on_ray", is_flag=True, help="Share the search for nearest training images out over Ray workers."
+)
 @click.option("--device", help="cpu or cuda; by default cuda where torch finds a GPU.")
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
@@ -57,18 +59,13 @@ def measure(
     _check_new(json_file, pictures)
     bands = None if channels is None else int(channels)
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
-    real = [read_set(f"--{name}", path, size=size, channels=bands) for name, path in (("train", train), ("heldout", heldout))]
-    dropped = 0
-    if drop_overlap:
-        before = len(real[1])
-        real[1] = without_overlap(real[0], real[1])
-        dropped = before - len(real[1])
-    suite = Suite(
-        *real, config, without=without, device=_device(device), cache=None if no_cache else _cache(),
-        search=_search(approximate, on_ray),
-    )  # fmt: skip
+    trained = read_set("--train", train, size=size, channels=bands)
+    unseen = read_set("--heldout", heldout, size=size, channels=bands)
+    kept = without_overlap(trained, unseen) if drop_overlap else unseen
+    dropped = len(unseen) - len(kept)
+    suite = Suite(trained, kept, config, without=without, device=_device(device), cache=None if no_cache else _cache())
     reports = [suite.measure(each) for each in sets]
-    lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, *real)]
+    lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, kept)]
     lines += [f"{dropped} held-out images that are training images left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
         lines += ["", each.where, *_table(report.rows)]
@@ -79,22 +76,24 @@ def measure(
     document = {
         "generated": [_dump(each, report) for each, report in zip(sets, reports, strict=True)],
         "across": [row.dump() for row in over],
-        "train": _about(real[0]), "heldout": _about(real[1]), "dropped": dropped, "shape": list(real[0].shape),
-        "search": suite.search_report(), "evaluation": config.model_dump(mode="json"), "without": sorted(without),
+        "train": _about(trained), "heldout": _about(kept), "dropped": dropped, "shape": list(trained.shape),
+        "evaluation": config.model_dump(mode="json"), "without": sorted(without),
     }  # fmt: skip
     for line in lines:
         click.echo(line)
     if json_file is not None:
         text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
-        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
+        write_new(json_file, lambda path: _write(path, text.encode()))
     if pictures is not None:
-        _draw(pictures, suite, sets, reports)
+        _draw(pictures, trained, sets, reports)
 
 
 @commands.command()
 @click.argument("checkpoint", type=path_option)
 @overrides_argument
-@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples."
+)
 @without_option
 @click.option("--attack", type=path_option, metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
@@ -165,7 +164,7 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
 
 
 def _cache() -> Path:
-    from ambient_sweep.evaluation.encoders import cache_folder
+    from ambient_sweep.evaluation.encoders.weights import cache_folder
 
     return cache_folder() / "features"
 
@@ -196,8 +195,30 @@ def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
         m = row.measure
         interval = "-" if m.low is None or m.high is None else f"[{m.low:.4g}, {m.high:.4g}]"
         null = "-" if row.null is None else f"{row.null.value:.4g}"
-        lines.append(f"  {row.name:<22} {m.value:>10.4g}   {interval:<22} {m.n:>7}   {null:>11}   {m.encoder or 'pixels'}")
+        lines.append(
+            f"  {row.name:<22} {m.value:>10.4g}   {interval:<22} {m.n:>7}   {null:>11}   {m.encoder or 'pixels'}"
+        )
     return lines
+
+
+def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "list[Report]") -> None:
+    """nearest.png, the samples nearest to training images above these, and the similarity histograms, per set."""
+    import numpy as np
+
+    from ambient_sweep.results.grids import image_grid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (images, report) in enumerate(zip(sets, reports, strict=True)):
+        suffix = f"-{number}" if len(sets) > 1 else ""
+        mine, theirs = (each[:64] for each in report.nearest)
+        upper, lower = (np.asarray(each) / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
+        image_grid(upper, lower, folder / f"nearest{suffix}.png")
+        for name, histograms in report.histograms.items():
+            _write(folder / f"similarity-{name}{suffix}.png", histograms.picture(name))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _about(images: "ImageSet") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, storage_option, tell
-from ambient_sweep.config import build_config, dump, load_config, parse_overrides
+from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.errors import UserError
 
 
@@ -63,35 +63,6 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
         raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
     tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
-
-
-@commands.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@overrides_argument
-@as_json
-def evaluate(checkpoint: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Measure CHECKPOINT by its config's evaluation; KEY=VALUE may change evaluation.* and data.path."""
-    from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial import evaluate_model
-
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if not (key.startswith(("evaluation.", "resources.")) or key == "data.path"):
-            raise UserError(f"{key}: evaluate may change evaluation.*, resources.* and data.path only")
-    model, config, meta = load_model(checkpoint)
-    config = build_config(dump(config), changes, where=str(checkpoint))
-    results = evaluate_model(model, config, meta["data_fingerprint"])
-    lines = [f"{checkpoint}: {meta['images']:,} images trained"]
-    for endpoint, measures in results.items():
-        lines.append(f"sampled to {endpoint}, seed {config.evaluation.seed}:")
-        for name, m in measures.items():
-            lines.append(f"  {name:<14} {m.value:>10.4f}   95 % [{m.low:.4f}, {m.high:.4f}]   n={m.n}")
-    values = {endpoint: {name: vars(m) for name, m in measures.items()} for endpoint, measures in results.items()}
-    tell(
-        {"checkpoint": str(checkpoint), "images": meta["images"], "seed": config.evaluation.seed, "measures": values},
-        lines,
-        as_json,
-    )
 
 
 @commands.command()

@@ -6,6 +6,7 @@ log and the TensorBoard events. Called again on the same folder, a trial goes on
 
 from ambient_sweep.trial.book import LOG, Report, ignore
 from ambient_sweep.trial.evaluations import evaluate_model
+from ambient_sweep.trial.examine import Examination, Findings, examine
 from ambient_sweep.trial.run import REMOVE_STATE, Interrupted, run_trial
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, prepare, use_threads
@@ -13,6 +14,8 @@ from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths,
 __all__ = [
     "LOG",
     "REMOVE_STATE",
+    "Examination",
+    "Findings",
     "Interrupted",
     "Report",
     "cached_data",
@@ -20,6 +23,7 @@ __all__ = [
     "device_of",
     "evaluate_model",
     "evaluated_lengths",
+    "examine",
     "generate",
     "ignore",
     "prepare",

@@ -9,9 +9,8 @@ import numpy as np
 
 from ambient_sweep.config import Config
 from ambient_sweep.data.image_set import to_uint8
-from ambient_sweep.data.images import ImageData, load_clean
+from ambient_sweep.data.images import ImageData
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.results.records import (
     EvaluationRecord,
@@ -23,8 +22,9 @@ from ambient_sweep.results.records import (
 from ambient_sweep.training.rebuild import POOR, evaluated
 from ambient_sweep.training.state import TrainState, save_model, whole
 from ambient_sweep.trial.book import Book
+from ambient_sweep.trial.examine import checked_data
 from ambient_sweep.trial.samples import class_counts, generate, samples_at
-from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, use_threads
+from ambient_sweep.trial.setup import device_of, evaluated_lengths, use_threads
 
 GRID_SAMPLES = 32
 
@@ -115,10 +115,7 @@ def evaluate_model(denoiser: Denoiser, config: Config, data_fingerprint: str) ->
     """
     use_threads(config)
     device = device_of(config)
-    clean = load_clean(config, cached_data)
-    if clean.fingerprint != data_fingerprint:
-        source = config.evaluation.path or config.data.path or config.data.source
-        raise UserError(f"{source}: not the images this model was trained with")
+    clean = checked_data(config, data_fingerprint)
     reference = Reference.build(clean, config.evaluation, device=device)
     e, counts = config.evaluation, class_counts(config, clean)
     samples = generate(config, denoiser.to(device), clean.shape, e.samples, e.seed, device=device, counts=counts)

@@ -89,7 +89,7 @@ def generate(
             for endpoint, images in zip(pieces, made, strict=True):
                 if index < part.stop:
                     pieces[endpoint].append(images)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
         own = torch.stack([torch.zeros(size, *shape, device=device), *pieces[endpoint]])[1:]
         found[endpoint] = group.gather(own, batches).flatten(0, 1)[:count].cpu()

@@ -17,13 +17,14 @@ from ambient_sweep.evaluation.encoders.lite0 import Lite0Encoder
 from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.sscd import SscdEncoder
 from ambient_sweep.evaluation.encoders.user import FileEncoder
-from ambient_sweep.evaluation.encoders.weights import file_sha256
+from ambient_sweep.evaluation.encoders.weights import cache_folder, file_sha256
 
 __all__ = [
     "ENCODERS",
     "Classifier",
     "Encoder",
     "build_encoder",
+    "cache_folder",
     "empty_classifier",
     "encode",
     "file_sha256",

@@ -1,0 +1,54 @@
+"""The denoising gap: a model that has memorized denoises its training images better than others of their kind."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ambient_sweep import rng
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
+from ambient_sweep.evaluation.measure import Z95, Measure
+
+SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+@torch.no_grad()
+def denoising_gap(
+    denoiser: Callable[..., Tensor],
+    train: Subjects,
+    heldout: Subjects,
+    sigmas: Sequence[float] = SIGMAS,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[float, Measure]:
+    """Per noise level, held-out over training error less 1: 0 where nothing is memorized, 1 where it is twice as large.
+
+    The error is |D(x_0 + sigma n, sigma) - x_0|^2, with noise keyed by (level, place) and the same for both sets. The
+    interval is of the ratio of two means (delta method), n the number of training images. Needs no samples. Raises
+    AmbientSweepError for fewer than two images of either and for errors that are not finite.
+    """
+    if min(len(train), len(heldout)) < 2:
+        raise AmbientSweepError(f"denoising_gap needs at least 2 images of each, not {len(train)} and {len(heldout)}")
+    found = {}
+    for sigma in sigmas:
+        own, others = (_errors(denoiser, each, sigma, seed, device) for each in (train, heldout))
+        if not (own.isfinite().all() and others.isfinite().all()):
+            raise AmbientSweepError(f"denoising_gap: the denoiser gives no finite values at sigma {sigma:g}")
+        ratio = float(others.mean() / own.mean())
+        relative = sum(float(each.var()) / len(each) / float(each.mean()) ** 2 for each in (own, others))
+        half = Z95 * ratio * math.sqrt(relative)
+        found[sigma] = Measure(ratio - 1, ratio - 1 - half, ratio - 1 + half, len(own), seed=seed)
+    return found
+
+
+def _errors(denoiser: Callable[..., Tensor], subjects: Subjects, sigma: float, seed: int, device: str) -> Tensor:
+    """Mean square error per image, float64 [N]."""
+    parts = []
+    for start, images, bound in subjects.batches(denoiser, device):
+        noise = rng.normal(f"denoising_gap/{sigma:g}", seed, start, len(images), images.shape[1:]).to(device)
+        restored = bound(images + sigma * noise, sigmas_of(images, sigma))
+        parts.append((restored - images).double().square().flatten(1).mean(1).cpu())
+    return torch.cat(parts)

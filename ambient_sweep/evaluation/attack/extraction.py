@@ -1,0 +1,235 @@
+"""The extraction attack (2404.10177): damage training images beyond recognition, let the model restore them, compare.
+
+What nobody could restore but from memory comes back if the image is memorized. Held-out images, damaged in the same way, say
+how much comes back without memory. Void where the model's samples are garbage: it restores nothing, memorized or not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ambient_sweep import rng
+from ambient_sweep.diffusion.loss import DenoiserFn
+from ambient_sweep.diffusion.sampling import heun, sampling_levels
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
+from ambient_sweep.evaluation.measure import Z95, Measure, wilson
+
+Restore = Literal["mean", "sampling", "masked"]
+NEAR = 0.1  # root mean square error, data in [-1, 1], below which a restoration is near perfect
+FALSE_POSITIVES = 0.01
+LEAST = 99  # held-out images that its quantile needs
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How images are damaged and restored.
+
+    noise: levels, of which those above `stop` count. hidden: share of the image, a square in its middle, that is replaced
+    by noise while the rest is given; 0: no masking. steps, sigma_min, sigma_max, rho: of sampling. stop: level at which
+    sampling ends with the posterior mean; 0: it goes down to 0.
+    """
+
+    noise: tuple[float, ...] = (1.0, 2.0, 4.0)
+    hidden: float = 0.5
+    steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    stop: float = 0.0
+    seed: int = 0
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels above `stop`; twice that where there is none."""
+        return tuple(sigma for sigma in self.noise if sigma > self.stop) or (2 * self.stop,)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way of damaging and restoring: errors and pictures of both sets, and what they tell.
+
+    errors: root mean square over the damaged pixels, [N] and [M]. auc: probability that a training image comes back better
+    than a held-out one. true_positives: share of training images restored better than all but 1 % of held-out ones.
+    near, near_heldout: shares restored nearly perfectly.
+    """
+
+    restore: Restore
+    sigma: float | None
+    errors: Tensor
+    errors_heldout: Tensor
+    auc: Measure
+    true_positives: Measure
+    near: Measure
+    near_heldout: Measure
+    void: bool  # held-out images come back no better than if others of them were taken: nothing can be concluded
+    train: tuple[Tensor, Tensor, Tensor]  # original, damaged, restored, [K, C, H, W], of the best restored
+    heldout: tuple[Tensor, Tensor, Tensor]
+
+    @property
+    def name(self) -> str:
+        """As in a table: attack_mean_2."""
+        return f"attack_{self.restore}" + ("" if self.sigma is None else f"_{self.sigma:g}")
+
+    def measures(self) -> dict[str, tuple[Measure, Measure | None]]:
+        """Measures by name, each with what held-out images get."""
+        return {
+            f"{self.name}_auc": (self.auc, None),
+            f"{self.name}_tpr": (self.true_positives, None),
+            f"{self.name}_near": (self.near, self.near_heldout),
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON types, with the quartiles of the errors."""
+        quartiles = {
+            name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
+            for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
+        }
+        measures = {name: vars(measure) for name, (measure, _) in self.measures().items()}
+        return {"restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles, **measures}
+
+
+@torch.no_grad()
+def attack(
+    denoiser: Callable[..., Tensor],
+    train: Subjects,
+    heldout: Subjects,
+    how: Attack,
+    *,
+    device: str = "cpu",
+    shown: int = 8,
+) -> list[Result]:
+    """Every level by the posterior mean and by sampling, and the masked images by sampling.
+
+    Damage is keyed by (level, place in its set). Raises AmbientSweepError for fewer than 99 held-out images, which the
+    rate of 1 % false positives needs, fewer than two training images, and restorations that are not finite.
+    """
+    if len(heldout) < LEAST or len(train) < 2:
+        raise AmbientSweepError(
+            f"an extraction attack needs at least 2 training and {LEAST} held-out images, there are {len(train)} and "
+            f"{len(heldout)}"
+        )
+    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in how.levels for r in ("mean", "sampling")]
+    ways += [("masked", None)] if how.hidden else []
+    return [_result(denoiser, train, heldout, how, restore, sigma, device, shown) for restore, sigma in ways]
+
+
+def _result(
+    denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack,
+    restore: Restore, sigma: float | None, device: str, shown: int,
+) -> Result:  # fmt: skip
+    found = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
+    (errors, damaged, restored), (others, damaged_heldout, restored_heldout) = found
+    if not (errors.isfinite().all() and others.isfinite().all()):
+        raise AmbientSweepError(f"attack: the model restores no finite images ({restore}, sigma {sigma})")
+    order, order_heldout = (each.sort(stable=True).indices[:shown] for each in (errors, others))
+    mask = _hidden(heldout.images.shape[-2:], how.hidden) if restore == "masked" else None
+    # the mean is nearer to an image than another image is, by a factor of the square root of 2
+    chance = (1 if restore == "mean" else math.sqrt(2)) * _rms(heldout.images - heldout.images.mean(0), mask).mean()
+    return Result(
+        restore=restore,
+        sigma=sigma,
+        errors=errors,
+        errors_heldout=others,
+        auc=auc(errors, others),
+        true_positives=_share(errors < _quantile(others)),
+        near=_share(errors < NEAR),
+        near_heldout=_share(others < NEAR),
+        void=bool(others.mean() >= chance),
+        train=(train.images[order], damaged[order], restored[order]),
+        heldout=(heldout.images[order_heldout], damaged_heldout[order_heldout], restored_heldout[order_heldout]),
+    )
+
+
+def auc(smaller: Tensor, larger: Tensor) -> Measure:
+    """The probability that a value of the first is below one of the second, ties half, with DeLong's interval (1988)."""
+    a, b = smaller.double().sort().values, larger.double().sort().values
+    n, m = len(a), len(b)
+    of_a = 1 - (torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)) / 2 / m
+    of_b = (torch.searchsorted(a, b) + torch.searchsorted(a, b, right=True)) / 2 / n
+    value = float(of_a.mean())
+    half = Z95 * math.sqrt(float(of_a.var()) / n + float(of_b.var()) / m)
+    return Measure(value, max(0.0, value - half), min(1.0, value + half), n)
+
+
+def _restored(
+    denoiser: Callable[..., Tensor], subjects: Subjects, how: Attack, restore: Restore, sigma: float | None, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors [N], damaged and restored images, on the CPU."""
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start, images, bound in subjects.batches(denoiser, device):
+
+        def noise(level: float, start: int = start, images: Tensor = images) -> Tensor:
+            return rng.normal(f"attack/{level:g}", how.seed, start, len(images), images.shape[1:]).to(images)
+
+        hidden: Tensor | None = None
+        if sigma is None:
+            hidden = _hidden(images.shape[-2:], how.hidden).to(device)
+            damaged = torch.where(hidden, noise(how.sigma_max).clamp(-1, 1), images)
+            restored = _inpaint(bound, images, hidden, noise, how)
+        else:
+            damaged = images + sigma * noise(sigma)
+            if restore == "mean":
+                restored = bound(damaged, sigmas_of(damaged, sigma))
+            else:
+                levels = sampling_levels(sigma, min(how.sigma_min, sigma / 2), how.steps, how.rho, how.stop)
+                restored = _sampled(bound, damaged, levels, how.stop)
+        rows.append((_rms(restored - images, hidden).cpu(), damaged.cpu(), restored.cpu()))
+    errors, damaged_all, restored_all = (torch.cat(each) for each in zip(*rows, strict=True))
+    return errors, damaged_all, restored_all
+
+
+def _sampled(denoiser: DenoiserFn, x: Tensor, levels: Tensor, stop: float) -> Tensor:
+    """From x at levels[0] down to 0, or to `stop` and the posterior mean there."""
+    if stop <= 0:
+        return heun(denoiser, x, levels)
+    at = int((levels == stop).nonzero()[0])
+    x = heun(denoiser, x, levels[: at + 1])
+    return denoiser(x, sigmas_of(x, stop))
+
+
+def _inpaint(
+    denoiser: DenoiserFn, images: Tensor, hidden: Tensor, noise: Callable[[float], Tensor], how: Attack
+) -> Tensor:
+    """The hidden part by sampling, where after every step the known part is put back with its level's noise (Song 2021)."""
+    levels = sampling_levels(how.sigma_max, how.sigma_min, how.steps, how.rho, how.stop)
+    if how.stop > 0:
+        levels = levels[: int((levels == how.stop).nonzero()[0]) + 1]
+    own = noise(how.sigma_max)
+    x = how.sigma_max * own
+    for step in range(len(levels) - 1):
+        x = torch.where(hidden, x, images + float(levels[step]) * own)
+        x = heun(denoiser, x, levels[step : step + 2])
+    if how.stop > 0:
+        x = denoiser(torch.where(hidden, x, images + how.stop * own), sigmas_of(x, how.stop))
+    return torch.where(hidden, x, images)
+
+
+def _hidden(size: Sequence[int], share: float) -> Tensor:
+    """bool [H, W], True in a square in the middle that holds about that share of the image, and at least a pixel."""
+    mask = torch.zeros(*size, dtype=torch.bool)
+    sides = [max(1, min(side - 1, round(side * math.sqrt(share)))) for side in size]
+    top, left = ((side - own) // 2 for side, own in zip(size, sides, strict=True))
+    mask[top : top + sides[0], left : left + sides[1]] = True
+    return mask
+
+
+def _rms(difference: Tensor, mask: Tensor | None) -> Tensor:
+    """Root mean square per image, float64 [N], over the pixels of the mask."""
+    squares = difference.double().square()
+    return (squares.flatten(1) if mask is None else squares[..., mask].flatten(1)).mean(1).sqrt()
+
+
+def _quantile(errors: Tensor) -> float:
+    """Below which a further unseen image falls with probability 1 %."""
+    return float(np.quantile(errors.numpy(), FALSE_POSITIVES, method="weibull"))
+
+
+def _share(mask: Tensor) -> Measure:
+    count, n = int(mask.sum()), len(mask)
+    return Measure(count / n, *wilson(count, n), n)

@@ -1,0 +1,159 @@
+"""A trained model measured in full: its samples, how it denoises, and what an attacker gets out of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ambient_sweep import rng
+from ambient_sweep.config import Config
+from ambient_sweep.data.image_set import ImageSet, from_pixels, to_uint8, without_overlap
+from ambient_sweep.data.images import ImageData, load_clean
+from ambient_sweep.data.pixels import Pixels
+from ambient_sweep.diffusion.denoiser import Denoiser
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
+from ambient_sweep.evaluation.suite import Report, Row, Suite, across, default_evaluation
+from ambient_sweep.trial.book import silent
+from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.setup import cached_data, device_of, use_threads
+
+GAP_IMAGES = 1000  # of either set, at most, that the denoising gap is taken on
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is asked for beside the config's evaluation."""
+
+    seeds: int = 1
+    without: tuple[str, ...] = ()
+    attack: Path | None = None  # folder for its pictures
+    attack_images: int = 200
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Rows per endpoint of sampling, and of the model itself; the attack and the histograms as plain JSON types."""
+
+    rows: Mapping[str, tuple[Row, ...]]
+    model: tuple[Row, ...]
+    attack: list[dict[str, Any]]
+    attack_lines: tuple[str, ...]
+    histograms: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def examine(
+    denoiser: Denoiser,
+    config: Config,
+    data_fingerprint: str,
+    asked: Examination,
+    *,
+    echo: Callable[[str], None] = silent,
+) -> Findings:
+    """Everything about a trained model, against the images of `config`, which must be those it was made of.
+
+    Raises UserError where they are not (`data_fingerprint` is that of its training) or are too few, and
+    AmbientSweepError where samples are not finite.
+    """
+    use_threads(config)
+    device = device_of(config)
+    clean = checked_data(config, data_fingerprint)
+    denoiser = denoiser.to(device)
+    train = from_pixels("the training images", clean.train)
+    heldout = from_pixels("the held-out images", clean.heldout)
+    unseen = without_overlap(train, heldout)
+    warnings = []
+    labels = clean.heldout_labels
+    if len(unseen) < len(heldout):
+        warnings.append(f"{len(heldout) - len(unseen)} held-out images are training images too and were left out")
+        labels = None if labels is None else labels[torch.tensor([int(name.split()[1]) for name in unseen.names])]
+    evaluation = default_evaluation(config.evaluation)
+    suite = Suite(train, unseen, evaluation, labels=labels, without=asked.without, device=device, cache=asked.cache)
+    reports: dict[str, list[Report]] = {}
+    for number in range(asked.seeds):
+        seed = config.evaluation.seed + number
+        echo(f"sampling {config.evaluation.samples} images, seed {seed}")
+        counts = class_counts(config, clean)
+        made = generate(config, denoiser, clean.shape, config.evaluation.samples, seed, device=device, counts=counts)
+        for endpoint, samples in made.items():
+            reports.setdefault(endpoint, []).append(suite.measure(_as_set(endpoint, samples)))
+    rows = {endpoint: tuple(across(each)) if len(each) > 1 else each[0].rows for endpoint, each in reports.items()}
+    subjects = _subjects(config, clean, GAP_IMAGES)
+    gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
+    model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
+    found: list[dict[str, Any]] = []
+    lines: list[str] = []
+    if asked.attack is not None:
+        echo(f"attacking {asked.attack_images} training images")
+        attacked, found, lines = _attacked(denoiser, config, clean, asked.attack, asked.attack_images, device)
+        model += attacked
+    first = [each[0] for each in reports.values()]
+    return Findings(
+        rows=rows,
+        model=tuple(model),
+        attack=found,
+        attack_lines=tuple(lines),
+        histograms={
+            endpoint: {name: each.dump() for name, each in report.histograms.items()}
+            for endpoint, report in zip(reports, first, strict=True)
+        },
+        warnings=tuple(dict.fromkeys([*warnings, *(line for report in first for line in report.warnings)])),
+    )
+
+
+def checked_data(config: Config, data_fingerprint: str) -> ImageData:
+    """The clean images of `config`. Raises UserError where they are not those of the fingerprint."""
+    clean = load_clean(config, cached_data)
+    if clean.fingerprint != data_fingerprint:
+        source = config.evaluation.path or config.data.path or config.data.source
+        raise UserError(f"{source}: not the images this model was trained with")
+    return clean
+
+
+def _as_set(endpoint: str, samples: torch.Tensor) -> ImageSet:
+    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
+    return ImageSet.of(f"samples ({endpoint})", to_uint8(samples).numpy())
+
+
+def _subjects(config: Config, clean: ImageData, most: int) -> tuple[Subjects, Subjects]:
+    """At most so many training and held-out images, drawn by a key, with their classes for a conditional model."""
+    return (
+        _chosen(config, clean.train, clean.train_labels, "train", most),
+        _chosen(config, clean.heldout, clean.heldout_labels, "heldout", most),
+    )
+
+
+def _chosen(config: Config, images: Pixels, labels: torch.Tensor | None, name: str, most: int) -> Subjects:
+    rows = np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(images))[:most])
+    chosen = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
+    return Subjects(images.read(rows), chosen)
+
+
+def _attacked(
+    denoiser: Denoiser, config: Config, clean: ImageData, folder: Path, count: int, device: str
+) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
+    """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
+    s, stop = config.sampling, config.observed.sigma if config.main_endpoint() == "observed" else 0.0
+    how = Attack(
+        steps=s.steps, sigma_min=s.sigma_min, sigma_max=s.sigma_max, rho=s.rho, stop=stop, seed=config.evaluation.seed
+    )
+    rows, found, lines = [], [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in attack(denoiser, *_subjects(config, clean, count), how, device=device):
+        rows += [Row(name, "memorization", value, null) for name, (value, null) in result.measures().items()]
+        found.append(result.dump())
+        picture = folder / f"{result.name}.png"
+        picture.write_bytes(worst_cases(result))
+        if result.void:
+            lines.append(
+                f"{result.name}: void, held-out images come back no better than by chance: the model is too poor to tell"
+            )
+    lines.append(f"worst cases in {folder}")
+    return rows, found, lines
