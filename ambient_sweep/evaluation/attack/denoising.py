@@ -24,11 +24,11 @@ def denoising_gap(
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[float, Measure]:
-    """Per noise level, held-out over training error less 1: 0 where nothing is memorized, 1 where it is twice as large.
+    """Per noise level, 1 less training error over held-out error: 0 where nothing is memorized, 1 where everything is.
 
     The error is |D(x_0 + sigma n, sigma) - x_0|^2, with noise keyed by (level, place) and the same for both sets. The
     interval is of the ratio of two means (delta method), n the number of training images. Needs no samples. Raises
-    AmbientSweepError for fewer than two images of either and for errors that are not finite.
+    AmbientSweepError for fewer than two images of either and for held-out errors that are 0 or not finite.
     """
     if min(len(train), len(heldout)) < 2:
         raise AmbientSweepError(f"denoising_gap needs at least 2 images of each, not {len(train)} and {len(heldout)}")
@@ -37,10 +37,13 @@ def denoising_gap(
         own, others = (_errors(denoiser, each, sigma, seed, device) for each in (train, heldout))
         if not (own.isfinite().all() and others.isfinite().all()):
             raise AmbientSweepError(f"denoising_gap: the denoiser gives no finite values at sigma {sigma:g}")
-        ratio = float(others.mean() / own.mean())
-        relative = sum(float(each.var()) / len(each) / float(each.mean()) ** 2 for each in (own, others))
-        half = Z95 * ratio * math.sqrt(relative)
-        found[sigma] = Measure(ratio - 1, ratio - 1 - half, ratio - 1 + half, len(own), seed=seed)
+        scale = float(others.mean())
+        if scale == 0:
+            raise AmbientSweepError(f"denoising_gap: held-out images come back without any error at sigma {sigma:g}")
+        ratio = float(own.mean()) / scale
+        variance = float(own.var()) / len(own) + ratio**2 * float(others.var()) / len(others)
+        half = Z95 * math.sqrt(variance) / scale
+        found[sigma] = Measure(1 - ratio, 1 - ratio - half, 1 - ratio + half, len(own), seed=seed)
     return found
 
 

