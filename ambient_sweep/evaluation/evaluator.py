@@ -1,13 +1,13 @@
 """From samples to measures: how good they are, and how much of the training set they give back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from ambient_sweep.config import EvaluationConfig
+from ambient_sweep.config import EvaluationConfig, Extra
 from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.encoders import ENCODERS
 from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, precision_recall
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import (
@@ -62,8 +62,10 @@ def evaluate(
         return {}
     measures: dict[str, Measure] = {}
     for distance in config.distances:
-        measures[distance] = _of(frechet(features[distance], reference.statistics[distance]), distance)
-    measures |= fidelity_extras(config, features[config.fidelity], reference.features.to(device))
+        measure = frechet(features[distance], reference.statistics[distance])
+        measures[distance] = replace(measure, encoder=reference.encoder(distance, device).name)
+    name = reference.encoder(config.fidelity, device).name
+    measures |= fidelity_extras(config.extras, features[config.fidelity], reference.features.to(device), name)
     measures["mem_excess"] = mem_excess(plain[:, 0], reference.threshold, settings.quantile)
     measures["mem_local_excess"] = mem_excess(local_distances(plain), reference.threshold_local, settings.quantile)
     measures["mem_ratio"] = mem_ratio(plain)
@@ -71,21 +73,17 @@ def evaluate(
     measures["mem_ratio_flips"] = mem_ratio(flips)
     if similar is not None and reference.heldout_similarities is not None and config.similarity is not None:
         excess = sim_excess(similar, reference.heldout_similarities, settings.quantile)
-        measures["sim_excess"] = _of(excess, config.similarity)
+        measures["sim_excess"] = replace(excess, encoder=reference.encoder(config.similarity, device).name)
     return measures
 
 
-def fidelity_extras(config: EvaluationConfig, features: Tensor, real: Tensor) -> dict[str, Measure]:
-    """evaluation.extras, of features [N, D] of samples and [M, D] of held-out images by the encoder of fidelity."""
+def fidelity_extras(extras: Sequence[Extra], features: Tensor, real: Tensor, encoder: str) -> dict[str, Measure]:
+    """The measures that `extras` name, of features [N, D] of samples and [M, D] of held-out images by one encoder."""
     found: dict[str, Measure] = {}
-    if "kid" in config.extras:
+    if "kid" in extras:
         found["kid"] = kid(features, real)
-    if {"precision", "recall"} & {*config.extras}:
+    if {"precision", "recall"} & {*extras}:
         found["precision"], found["recall"] = precision_recall(features, real)
-    if {"density", "coverage"} & {*config.extras}:
+    if {"density", "coverage"} & {*extras}:
         found["density"], found["coverage"] = density_coverage(features, real)
-    return {name: _of(found[name], config.fidelity) for name in config.extras}
-
-
-def _of(measure: Measure, distance: str) -> Measure:
-    return replace(measure, encoder=ENCODERS[distance])  # type: ignore[index]
+    return {name: replace(found[name], encoder=encoder) for name in extras}

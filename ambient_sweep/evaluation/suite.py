@@ -21,7 +21,7 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.image_set import ImageSet, check_alike, overlap
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.cache import Features, Mapped, cached_features
-from ambient_sweep.evaluation.encoders import ENCODERS, Encoder, build_encoder, encode, train_classifier
+from ambient_sweep.evaluation.encoders import Encoder, build_encoder, encode, train_classifier
 from ambient_sweep.evaluation.evaluator import fidelity_extras
 from ambient_sweep.evaluation.fidelity import Moments, Statistics, frechet, frechet_infinity, small_sample_warning
 from ambient_sweep.evaluation.measure import Measure
@@ -153,16 +153,16 @@ class Suite:
             yield Row(name, "fidelity", measure, floors[name])
         if f"{distance}_infinity" not in self.without:
             infinity = frechet_infinity(features, self.statistics(distance), seed=self.config.seed)
-            yield Row(f"{distance}_infinity", "fidelity", replace(infinity, encoder=ENCODERS[distance]))
+            yield Row(f"{distance}_infinity", "fidelity", replace(infinity, encoder=self._encoder(distance).name))
 
     def _fidelity_of(self, distance: Distance, features: Tensor) -> dict[str, Measure]:
         features = features.to(self.device)
         value = frechet(features, self.statistics(distance))
-        measures: dict[str, Measure] = {distance: replace(value, encoder=ENCODERS[distance])}
+        measures: dict[str, Measure] = {distance: replace(value, encoder=self._encoder(distance).name)}
         if distance == self.config.fidelity:
             real = torch.from_numpy(np.array(self._features(distance, self.heldout))).to(self.device)
             extras = tuple(name for name in self.config.extras if name not in self.without)
-            measures |= fidelity_extras(self.config.model_copy(update={"extras": extras}), features, real)
+            measures |= fidelity_extras(extras, features, real, self._encoder(distance).name)
         return measures
 
     def _floor(self, distance: Distance, n: int) -> dict[str, Measure]:
@@ -240,7 +240,7 @@ class Suite:
         distance = self.config.similarity
         if distance is None:
             return [], {}
-        encoder, rows = ENCODERS[distance], []
+        encoder, rows = self._encoder(distance).name, []
         features = torch.from_numpy(self._features(distance, generated, keep=False))
         heldout = torch.from_numpy(np.array(self._features(distance, self.heldout)))
         mine = nearest_similarity(features, self._similar_train, device=self.device).cpu()

@@ -90,10 +90,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (folder / "001.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"1 of 3 images cannot be read \(001.png: not an image"):
         read_set("--heldout", folder)
-    with pytest.raises(UserError, match="--train .*nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"--train .*nowhere: no such folder"):
         read_set("--train", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="--train .*empty holds no image"):
+    with pytest.raises(UserError, match=r"--train .*empty holds no image"):
         read_set("--train", tmp_path / "empty")
 
 
@@ -104,7 +104,7 @@ def test_images_of_a_model_that_diverged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--generated .*: 1 of 5 images cannot be read \(some.npy#2: holds NaN"):
         read_set("--generated", tmp_path / "some.npy")
     np.save(tmp_path / "all.npy", np.full((5, 3, 8, 8), np.nan, dtype=np.float32))
-    with pytest.raises(UserError, match="all.npy: holds values from"):
+    with pytest.raises(UserError, match=r"all.npy: holds values from"):
         read_set("--generated", tmp_path / "all.npy")
 
 

@@ -81,7 +81,13 @@ def test_damaged_settings_are_named(text: str, copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("shape", None), ("evaluation", {"distances": ["fd_magic"]}), ("evaluation", 3), ("surprise", 1), ("heldout", None)],
+    [
+        ("shape", None),
+        ("evaluation", {"distances": ["fd_magic"]}),
+        ("evaluation", 3),
+        ("surprise", 1),
+        ("heldout", None),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(key: str, value: object, copy: Path) -> None:
     document = json.loads((copy / SETTINGS_FILE).read_text())

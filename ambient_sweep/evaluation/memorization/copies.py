@@ -5,6 +5,7 @@ images, nearest first (`neighbours.nearest`).
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,24 +46,21 @@ def mem_excess(distances: Tensor, threshold: float, quantile: float) -> Measure:
     `distances`: [N], or `local_distances`; `threshold` from `null_threshold` of the same. Interval: Wilson of the share,
     minus `quantile`; the threshold is taken as known.
     """
-    n = len(distances)
-    close = int((distances < threshold).sum())
-    low, high = wilson(close, n)
-    return Measure(close / n - quantile, low - quantile, high - quantile, n)
+    return minus(share_of(distances < threshold), quantile)
 
 
-def null_threshold(heldout: Tensor, quantile: float) -> float:
+def null_threshold(heldout: Tensor, quantile: float, *, twins: bool = False) -> float:
     """The quantile of held-out images' L2 distances [M] to the nearest training image, at position (M + 1) q.
 
     With that position (Weibull's) a further unseen image falls below the threshold with probability q, whatever M and
-    the distribution. Held-out images at distance zero are training images and are left out. Raises UserError where too
-    few images are left for the quantile.
+    the distribution. Held-out images at distance zero are training images and are left out, unless with `twins`. Raises
+    UserError where too few images are left for the quantile.
     """
-    values = heldout[heldout > 0].cpu().numpy()
+    values = heldout[(heldout > 0) | twins].cpu().numpy()
     needed = max(2, math.ceil(1 / quantile - 1e-9) - 1)
     if len(values) < needed:
-        twins = len(heldout) - len(values)
-        without = f" (and {twins} more that are training images as well)" if twins else ""
+        equal = len(heldout) - len(values)
+        without = f" (and {equal} more that are training images as well)" if equal else ""
         raise UserError(
             f"evaluation.quantile: {quantile} needs at least {needed} held-out images, there are {len(values)}{without}"
             "; hold out more images or raise the quantile"
@@ -94,3 +92,9 @@ def share_of(mask: Tensor) -> Measure:
     """The share of True in bool [N]."""
     count, n = int(mask.sum()), len(mask)
     return Measure(count / n, *wilson(count, n), n)
+
+
+def minus(measure: Measure, expected: float) -> Measure:
+    """The measure less what was to be expected."""
+    low, high = (None if end is None else end - expected for end in (measure.low, measure.high))
+    return replace(measure, value=measure.value - expected, low=low, high=high)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization.copies import mem_excess, null_threshold, share_of
+from ambient_sweep.evaluation.memorization.copies import mem_excess, minus, null_threshold, share_of
 from ambient_sweep.evaluation.neighbours import Targets, nearest
 
 SIMILARITIES = (0.85, 0.9, 0.95)
@@ -43,10 +43,15 @@ def shares_above(similarities: Tensor, thresholds: Sequence[float] = SIMILARITIE
 def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measure:
     """Share of samples [N] more similar to a training image than the top `quantile` of held-out images [M], minus that.
 
-    The same calibration as `mem_excess`; held-out images of similarity 1 are training images and are left out. Raises
-    UserError where there are too few for the quantile.
+    The same calibration as `mem_excess`. An encoder may give one and the same features for different images (blank ones,
+    say): where more than `quantile` of the held-out images are at similarity 1, the share of samples there is compared with
+    the share of held-out images there. Raises UserError where there are too few for the quantile.
     """
-    return mem_excess(1 - similarities, null_threshold(1 - heldout, quantile), quantile)
+    distances, others = 1 - similarities, 1 - heldout
+    threshold = null_threshold(others, quantile, twins=True)
+    if threshold > 0:
+        return mem_excess(distances, threshold, quantile)
+    return minus(share_of(distances <= 0), float((others <= 0).double().mean()))
 
 
 @dataclass(frozen=True)

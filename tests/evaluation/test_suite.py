@@ -1,0 +1,194 @@
+"""The default measures say what was planted, on grey digits and on patches of colour photographs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+import torch
+
+from ambient_sweep.config import EvaluationConfig
+from ambient_sweep.data.image_set import ImageSet
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.suite import Report, Row, Suite, across, default_evaluation
+
+LITE = default_evaluation(EvaluationConfig(distances=("fd_lite0@64",), fidelity="fd_lite0@64"))
+PIXELS = default_evaluation(EvaluationConfig())
+COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "sim_excess")
+
+
+def suite(real: planted.Real, config: EvaluationConfig = PIXELS, **options: object) -> Suite:
+    train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
+    return Suite(train, heldout, config, **options)  # type: ignore[arg-type]
+
+
+def generated(images: planted.Pixels) -> ImageSet:
+    return ImageSet.of("--generated", images)
+
+
+Reports = dict[str, Report]
+
+
+@pytest.fixture(scope="module", params=["digits", "patches"])
+def found(request: pytest.FixtureRequest) -> tuple[str, Reports]:
+    real = getattr(planted, request.param)()
+    measured = suite(real, LITE)
+    return request.param, {case.name: measured.measure(generated(case.images)) for case in planted.cases(real)}
+
+
+def nulls(report: Report) -> dict[str, float]:
+    return {row.name: row.null.value for row in report.rows if row.null is not None}
+
+
+def test_a_perfect_generator_is_at_the_floor_and_copies_nothing(found: tuple[str, Reports]) -> None:
+    report = found[1]["real"]
+    for name in (*COPIES, "mem_excess_flips", "mem_ratio_flips"):
+        low, high = report[name].low, report[name].high
+        assert low is not None
+        assert high is not None
+        assert low <= 0 <= high
+    assert report["fd_lite0@64"].value < 1.15 * nulls(report)["fd_lite0@64"]
+    assert abs(report["kid"].value) < 0.05
+    for name in ("precision", "recall", "density", "coverage"):
+        assert report[name].value == pytest.approx(nulls(report)[name], abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+def test_exact_copies_are_counted(found: tuple[str, Reports], share: float) -> None:
+    report = found[1][f"copies {share:.0%}"]
+    for name in (*COPIES, "mem_excess_flips", "mem_ratio_flips"):
+        assert report[name].value == pytest.approx(share, abs=0.0105)
+        low, high = report[name].low, report[name].high
+        assert low is not None
+        assert high is not None
+        assert low - 0.01 <= share <= high + 0.01  # unseen images below the threshold come on top, or are missing
+        assert share < 0.05 or low > 0
+    assert report["fd_lite0@64"].value < 1.15 * found[1]["real"]["fd_lite0@64"].value  # fidelity does not see them
+
+
+def test_copies_with_noise(found: tuple[str, Reports]) -> None:
+    kind, reports = found
+    for sigma, least in ((0.05, 0.09), (0.1, 0.08), (0.2, 0.02)) if kind == "digits" else ((0.05, 0.02), (0.1, 0.01)):
+        report = reports[f"copies 10% + noise {sigma:g}"]
+        best = max(report[name].value for name in ("mem_excess", "mem_local_excess", "mem_ratio"))
+        assert least < best < 0.11
+    # half of the patches are plain sky: with noise they are no image's copy any more, and the threshold is the sky's
+    assert (reports["copies 10% + noise 0.05"]["mem_excess"].value > 0.09) == (kind == "digits")
+
+
+def test_flipped_copies_are_counted_with_flips_alone(found: tuple[str, Reports]) -> None:
+    report = found[1]["flipped copies 10%"]
+    for name in ("mem_excess_flips", "mem_ratio_flips"):
+        assert report[name].value == pytest.approx(0.1, abs=0.01)
+    for name in ("mem_excess", "mem_local_excess", "mem_ratio"):
+        assert report[name].value < 0.02
+
+
+@pytest.mark.parametrize("case", ["shrunk modes", "dropped classes", "blur"])
+def test_faults_of_fidelity_are_seen_and_are_no_copies(found: tuple[str, Reports], case: str) -> None:
+    real, report = found[1]["real"], found[1][case]
+    assert report["fd_lite0@64"].value > real["fd_lite0@64"].value
+    lost = {"shrunk modes": ("recall", "coverage"), "dropped classes": ("recall", "coverage"), "blur": ("recall",)}[
+        case
+    ]
+    for name in lost:
+        assert report[name].value < real[name].value - 0.02
+    for name in (*COPIES, "mem_excess_flips", "mem_ratio_flips"):
+        assert report[name].value < 0.02
+
+
+def test_diagnostics_take_shrunk_modes_for_copying(found: tuple[str, Reports]) -> None:
+    """What docs/metrics.md warns of."""
+    kind, reports = found
+    if kind == "digits":
+        assert reports["shrunk modes"]["authpct"].value < reports["copies 5%"]["authpct"].value
+
+
+def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Reports]) -> None:
+    report = found[1]["real"]
+    document = json.loads(json.dumps([row.dump() for row in report.rows]))
+    assert len({row["name"] for row in document}) == len(document) == len(suite(planted.digits(), LITE).names)
+    for row in document:
+        assert row["seed"] == 0
+        assert row["n"] > 0
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["encoder"] in ("lite0@64", None)
+    (histogram,) = (each.dump() for each in report.histograms.values())
+    assert sum(histogram["generated"]) == report["mem_ratio"].n
+    assert sum(histogram["heldout"]) in (600, 500)
+
+
+def test_nearest_pairs_come_first() -> None:
+    real = planted.digits()
+    images = real.fresh.copy()
+    images[17] = real.train[5]
+    mine, theirs = suite(real).measure(generated(images)).nearest
+    assert (mine[0], theirs[0]) == (17, 5)
+
+
+def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
+    real = planted.digits()
+    images = generated(real.fresh[:200])
+    plain, cached, again = (suite(real, LITE, cache=each).measure(images) for each in (None, tmp_path, tmp_path))
+    assert (
+        [row.dump() for row in plain.rows] == [row.dump() for row in cached.rows] == [row.dump() for row in again.rows]
+    )
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2  # of the training and of the held-out images
+    (files[0]).write_bytes(files[0].read_bytes()[:-100])  # cut off: made again
+    assert suite(real, LITE, cache=tmp_path).measure(images).rows == plain.rows
+
+
+def test_classifier_needs_labels() -> None:
+    real = planted.digits()
+    config = EvaluationConfig(distances=("fd_classifier",), fidelity="fd_classifier")
+    with pytest.raises(UserError, match="fd_classifier needs labels"):
+        suite(real, config).measure(generated(real.fresh[:100]))
+    labels = torch.from_numpy(np.arange(600) % 10)
+    assert suite(real, config, labels=labels).measure(generated(real.fresh[:100]))["fd_classifier"].value > 0
+
+
+def test_several_sets_give_a_mean_with_its_interval() -> None:
+    real = planted.digits()
+    measured = suite(real)
+    reports = [measured.measure(generated(real.fresh[start : start + 150])) for start in (0, 150, 300)]
+    rows: dict[str, Row] = {row.name: row for row in across(reports)}
+    values = np.array([report["fd_pixels"].value for report in reports])
+    mean = rows["fd_pixels"].measure
+    assert mean.value == pytest.approx(values.mean())
+    assert mean.high == pytest.approx(values.mean() + 4.302653 * values.std(ddof=1) / np.sqrt(3))
+    assert mean.n == 3
+
+
+def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
+    real = planted.digits()
+    with pytest.raises(UserError, match=r"600 of 600 images are training images too .*--drop-overlap"):
+        suite(planted.Real(real.train, real.train, real.fresh, real.classes))
+    with pytest.raises(UserError, match=r"mem_excess needs at least 99 images, there are 50; .*--without mem_excess"):
+        suite(planted.Real(real.train, real.heldout[:50], real.fresh, real.classes)).measure(generated(real.fresh))
+    with pytest.raises(UserError, match="--train: mem_neighbourhood needs at least 50 images, there are 40"):
+        suite(planted.Real(real.train[:40], real.heldout, real.fresh, real.classes)).measure(generated(real.fresh))
+    with pytest.raises(UserError, match="--generated: fd_pixels needs at least 2 images, there are 1"):
+        suite(real).measure(generated(real.fresh[:1]))
+    with pytest.raises(UserError, match="--without: fid is not measured"):
+        suite(real, without=("fid",))
+    with pytest.raises(UserError, match="--train: images are 8x8 grey, those of --generated 16x16 RGB"):
+        suite(real).measure(generated(planted.patches().fresh))
+
+
+def test_few_images_with_what_they_allow() -> None:
+    real = planted.digits()
+    few = planted.Real(real.train[:12], real.heldout[:10], real.fresh, real.classes)
+    left_out = ("mem_excess", "mem_excess_flips", "mem_local_excess", "mem_neighbourhood", "sim_excess", "c_t")
+    report = suite(few, without=(*left_out, "fd_pixels_infinity")).measure(generated(real.fresh[:8]))
+    assert report["mem_ratio"].n == 8
+
+
+def test_held_out_images_that_look_like_training_images_are_warned_of() -> None:
+    real = planted.digits()
+    near = real.heldout.copy()
+    near[:60] = np.clip(real.train[:60].astype(int) + 1, 0, 255)
+    report = suite(planted.Real(real.train, near, real.fresh, real.classes)).measure(generated(real.fresh))
+    assert any("look like copies of training images" in line for line in report.warnings)
+    assert not any("look like copies" in line for line in suite(real).measure(generated(real.fresh)).warnings)
