@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 from typing import get_args
 
@@ -158,6 +159,38 @@ def test_presets_set_what_is_not_given_beside_them():
     assert (later.consistency.draws, later.consistency.chain_steps) == (4, paper.consistency.chain_steps)
     back = build_config(dump(paper), {"consistency.preset": "default"})
     assert back.consistency == build_config({}).consistency
+
+
+def test_a_preset_of_the_command_line_wins_over_a_file_that_gives_every_key(tmp_path):
+    path = tmp_path / "c.yaml"
+    write_config(build_config({"model.kind": "mlp", "consistency.weight": 3}), path)
+    changes = {"model.preset": "dit-8", "consistency.preset": "noisy-worth-2411.02780", "consistency.draws": 4}
+    config = load_config(path, changes)
+    assert (config.model.kind, config.model.width, config.model.blocks) == ("dit", 64, 6)
+    assert (config.consistency.chain_steps, config.consistency.weight, config.consistency.draws) == (5, 1.0, 4)
+
+
+def test_paths_of_a_file_and_of_the_command_line_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("data: {source: folder, path: photos, image_size: 8}\n")
+    assert load_config(Path("c.yaml")).data.path == str(tmp_path / "photos")
+    assert load_config(Path("c.yaml"), {"data.path": "others"}).data.path == str(tmp_path / "others")
+
+
+def test_a_config_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    path, config = tmp_path / "config.yaml", build_config({"seed": 3})
+    write_config(config, path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_config(build_config({"seed": 4}), path)
+    assert caught.value.filename == str(path)
+    assert load_config(path) == config
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def full_disk(handle):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_default_preset_is_the_defaults():

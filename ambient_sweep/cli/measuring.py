@@ -1,5 +1,6 @@
 """Measuring: any three folders of images, and checkpoints."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,11 @@ from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ambient_sweep.data.image_set import ImageSet
-    from ambient_sweep.evaluation.suite import Report, Row
+    from ambient_sweep.evaluation.neighbours import Targets
+    from ambient_sweep.evaluation.suite import Report, Row, Search
 
 path_option = click.Path(path_type=Path)
 without_option = click.option(
@@ -55,6 +59,8 @@ def measure(
     from ambient_sweep.data.image_set import read_set, without_overlap
     from ambient_sweep.evaluation.suite import Suite, across
 
+    if approximate and on_ray:
+        raise UserError("--approximate, --ray: give one of them")
     config = _evaluation_config(overrides)
     _check_new(json_file, pictures)
     bands = None if channels is None else int(channels)
@@ -63,8 +69,12 @@ def measure(
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
     kept = without_overlap(trained, unseen) if drop_overlap else unseen
     dropped = len(unseen) - len(kept)
-    suite = Suite(trained, kept, config, without=without, device=_device(device), cache=None if no_cache else _cache())
-    reports = [suite.measure(each) for each in sets]
+    with _ray_search(on_ray) as search:
+        suite = Suite(
+            trained, kept, config, without=without, device=_device(device), cache=None if no_cache else _cache(),
+            search=search, approximate=approximate,
+        )  # fmt: skip
+        reports = [suite.measure(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, kept)]
     lines += [f"{dropped} held-out images that are training images left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
@@ -161,6 +171,27 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]
     return default_evaluation(build_config(base, changes, where="measure").evaluation)
+
+
+@contextlib.contextmanager
+def _ray_search(on_ray: bool) -> "Iterator[Callable[[Targets], Search] | None]":
+    """What makes a search of shards by Ray tasks, one per core, while Ray is connected; None without --ray."""
+    if not on_ray:
+        yield None
+        return
+    import ray
+
+    from ambient_sweep.sweep.cluster import ray_session
+    from ambient_sweep.sweep.neighbours import nearest_sharded
+
+    def searched(targets: "Targets") -> "Search":
+        cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+        size = -(-len(targets) // max(1, int(cores)))
+        shards = [targets[start : start + size] for start in range(0, len(targets), size)]
+        return lambda small, k: nearest_sharded(small, shards, k)
+
+    with ray_session(dashboard=False):
+        yield searched
 
 
 def _cache() -> Path:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ambient_sweep.config.presets import expand_presets
 from ambient_sweep.config.sections import Config, Section
 from ambient_sweep.errors import UserError
+from ambient_sweep.writing import write_atomic
 
 # workers run in another directory
 PATH_KEYS = (
@@ -58,14 +59,20 @@ def check_keys(keys: Iterable[str], where: str = "config") -> None:
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
+def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys of `layers`, later ones winning; in a layer, the values of its presets lie under its own keys."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values.update(expand_presets(flatten(layer)))
+    return values
+
+
 def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
     """The config of the defaults overlaid by `layers`, later ones winning.
 
     Raises UserError, one line that names the key, for unknown keys, values out of range and contradictions.
     """
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values.update(expand_presets(flatten(layer)))
+    values = overlay(*layers)
     check_keys(values, where)
     fields = knobs()
     nested: dict[str, Any] = {}
@@ -139,16 +146,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config in a YAML file, overlaid by `overrides`; relative paths in it become absolute."""
-    values = flatten(read_yaml(path)) | flatten(overrides or {})
-    if "space" in {key.partition(".")[0] for key in values}:
+    layers = [absolute_paths(flatten(layer)) for layer in (read_yaml(path), overrides or {})]
+    if any(key.partition(".")[0] == "space" for layer in layers for key in layer):
         raise UserError(f"{path}: is a sweep, not the config of one run; use `ambient-sweep run`")
-    for key in PATH_KEYS:
-        if isinstance(values.get(key), str):
-            values[key] = str(Path(values[key]).expanduser().absolute())
-    return build_config(values, where=str(path))
+    return build_config(*layers, where=str(path))
+
+
+def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys, with the paths among them absolute."""
+    return {
+        key: str(Path(value).expanduser().absolute()) if key in PATH_KEYS and isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def write_config(config: Config, path: Path, header: str = "") -> None:
-    """All values as YAML that `load_config` reads back to an equal config."""
+    """All values as YAML that `load_config` reads back to an equal config; atomically. Raises OSError that names `path`."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    path.write_text(comment + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    write_atomic(path, (comment + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)).encode())

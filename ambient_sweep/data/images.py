@@ -1,5 +1,6 @@
 """A source of images, split by seed into training and held-out images."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from ambient_sweep.data.split import (
     good_rows,
     split_index,
 )
-from ambient_sweep.data.store import ObservedInfo, Store, open_store
+from ambient_sweep.data.store import ObservedInfo, Store, made_alike, open_store
 from ambient_sweep.errors import UserError
 
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
@@ -61,6 +62,21 @@ class ImageData:
         names = self.store.names
         return f"image {index}" if names is None else names[int(self.store.rows(np.array([index]))[0])]
 
+    def trained_on(self) -> dict[str, Any]:
+        """What tells these training data from others, as plain JSON types.
+
+        Hashes, 16 hex digits, of pixels and split, of noisy observations, of own noise levels and of labels, None for
+        what there is not; and the number of classes.
+        """
+        levels, labels = self.train_sigma, self.train_labels
+        return {
+            "images": self.fingerprint,
+            "observed": None if self.observed is None else self.observed.fingerprint,
+            "levels": None if levels is None else _hash(np.where(np.isnan(levels), -1, levels).astype("<f4")),
+            "labels": None if labels is None else _hash(labels.numpy().astype("<i8")),
+            "classes": self.classes,
+        }
+
     def split(self) -> dict[str, Any]:
         """Which image trains and which is held out, by name and place in the source, as plain JSON types.
 
@@ -74,6 +90,10 @@ class ImageData:
             "train": [{"index": i, "name": self.name(i)} for i in self.train_index.tolist()],
             "heldout": [{"index": i, "name": self.name(i)} for i in self.heldout_index.tolist()],
         }
+
+
+def _hash(array: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
 
 
 def load_data(config: DataConfig) -> ImageData:
@@ -96,8 +116,7 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
             raise UserError(f"evaluation.path: {config.evaluation.path} holds noisy observations; give the clean store")
         if clean.fingerprint != data.fingerprint:
             raise UserError(
-                f"evaluation.path: {config.evaluation.path} holds other images, or split otherwise, than data.path "
-                f"{config.data.path} was made of; export the observations from it with `ambient-sweep prepare --from`"
+                f"evaluation.path: {config.evaluation.path} {_difference(data, clean, str(config.data.path))}"
             )
         return clean
     if data.observed is not None:
@@ -106,6 +125,21 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
             "clean images"
         )
     return data
+
+
+def _difference(data: ImageData, clean: ImageData, path: str) -> str:
+    """How a store of clean images differs from those that `data` was made of, and what to do."""
+    if data.store is None or clean.store is None or data.store.info.content_sha256 != clean.store.info.content_sha256:
+        return (
+            f"holds other images than data.path {path} was made of; export the observations from it with "
+            "`ambient-sweep prepare --from`"
+        )
+    n, m = len(data.train_index), len(data.heldout_index)
+    train, heldout = clean.store.train_index[:n], clean.store.heldout_index[-m:]
+    split = f"splits the images otherwise than data.path {path}"
+    if np.array_equal(train, data.train_index.numpy()) and np.array_equal(heldout, data.heldout_index.numpy()):
+        return f"{split}; set data.train_size={n} data.heldout_size={m}"
+    return f"{split}; give a clean store {made_alike(data.store.info)}"
 
 
 # -- from a source --------------------------------------------------------------------------------------------------
@@ -154,6 +188,13 @@ def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tens
 def _from_store(config: DataConfig) -> ImageData:
     if config.path is None:
         raise UserError("data.path: missing; data.source=store needs the folder that `ambient-sweep prepare` wrote")
+    fields = DataConfig.model_fields
+    for key, default in (("label_column", fields["label_column"].default), ("sigma_column", None)):
+        if getattr(config, key) != default:
+            raise UserError(
+                f"data.{key}: a store keeps the labels and levels it was prepared with; set the key to "
+                f"{'null' if default is None else default} here, and as you want it where you prepare"
+            )
     store = open_store(Path(config.path).expanduser())
     info = store.info
     _check_form(config, store)

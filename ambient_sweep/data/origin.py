@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.images import load_data
 from ambient_sweep.data.sources import Block, Source, open_source
-from ambient_sweep.data.store import Store, read_info
+from ambient_sweep.data.store import AGAIN, IMAGES_FILE, INFO_FILE, Store, read_info
 from ambient_sweep.errors import UserError
 
 Rows = NDArray[np.int64]
@@ -25,7 +25,19 @@ class Origin:
     place: Rows  # [N]
     description: dict[str, Any]
     split: tuple[Rows, Rows] | None = None  # rows that train and rows held out
-    content_sha256: str | None = None
+    store: Store | None = None
+
+    def content(self, found: str) -> str:
+        """The hash of the images of the first source, where `found` is that of the images read.
+
+        Raises UserError where these are not those that the store was written with.
+        """
+        if self.store is None:
+            return found
+        if found != self.store.info.files[IMAGES_FILE].sha256:
+            file = self.store.path / IMAGES_FILE
+            raise UserError(f"{file}: damaged (its sha256 is not the one in {INFO_FILE}); {AGAIN}")
+        return self.store.info.content_sha256
 
 
 def open_origin(config: DataConfig) -> Origin:
@@ -41,8 +53,7 @@ def open_origin(config: DataConfig) -> Origin:
     if data.store is None or data.observed is not None:
         raise UserError(f"{config.path}: holds noisy observations alone; give the store of the clean images")
     split = data.store.rows(data.train_index.numpy()), data.store.rows(data.heldout_index.numpy())
-    info = data.store.info
-    return Origin(StoredSource(data.store), data.store.index, info.source, split, info.content_sha256)
+    return Origin(StoredSource(data.store), data.store.index, data.store.info.source, split, data.store)
 
 
 def store_keys(path: Path) -> dict[str, Any]:
@@ -87,4 +98,10 @@ class StoredSource:
     def blocks(self, size: int) -> Iterator[Block]:
         for start in range(0, len(self), size):
             images = np.array(self.store.images[start : start + size])
+            bad = np.flatnonzero(~((images >= 0) & (images <= (255 if self.depth8 else 1))).all(axis=(1, 2, 3)))
+            if len(bad):
+                raise UserError(
+                    f"{self.store.path / IMAGES_FILE}: {self.names[start + int(bad[0])]} holds NaN or values outside "
+                    f"[0, 1]; {AGAIN}"
+                )
             yield Block(start, images.transpose(0, 2, 3, 1), [])

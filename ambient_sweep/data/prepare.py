@@ -22,7 +22,15 @@ from ambient_sweep.data.split import (
     good_rows,
     split_index,
 )
-from ambient_sweep.data.store import DUPLICATES_FILE, FORMAT, ObservedInfo, SplitInfo, StoreInfo, verify_store
+from ambient_sweep.data.store import (
+    DUPLICATES_FILE,
+    FORMAT,
+    ObservedInfo,
+    SplitInfo,
+    StoreInfo,
+    made_alike,
+    verify_store,
+)
 from ambient_sweep.data.writing import StoreWriter, new_store
 from ambient_sweep.errors import UserError
 
@@ -115,7 +123,8 @@ class _Job:
     def _read(self, take: Callable[[Rows, Array], None] | None, again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
 
-        The first time, looks and corrupt images are kept as well. Raises UserError for corrupt images.
+        The first time, looks and corrupt images are kept as well. Raises UserError for corrupt images, and for a store
+        that is damaged.
         """
         content, told, count = ContentHash(), 0, len(self.source)
         for block in self.source.blocks(block_size(self.shape)):
@@ -131,7 +140,7 @@ class _Job:
                 told = done * 10 // count
                 self.echo(f"read {done:,} of {count:,} images{' again' if again else ''}")
         check_corrupt(self.config, self.source, self.corrupt)
-        return self.origin.content_sha256 or content.hexdigest()
+        return self.origin.content(content.hexdigest())
 
     def _split(self) -> tuple[Rows, Rows]:
         return self.origin.split or split_index(self.config, len(self.source), self.corrupt)
@@ -234,7 +243,12 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
     keys += f" data.split_seed={split.seed}" if split.seed else ""
     if made is not None:
+        keys += (
+            f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"  # the clean store has more
+        )
         keys += f" observed.base_sigma={made.sigma}"
         keys += f" observed.seed={made.seed}" if made.seed is not None else ""
         keys += " evaluation.path=..."
+    if made is not None and copies["dropped"]:
+        lines.append(f"evaluation.path: a clean store with the same split, {made_alike(info)}")
     return [*lines, f"train with {keys}"]

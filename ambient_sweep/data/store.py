@@ -153,6 +153,14 @@ def read_info(path: Path) -> StoreInfo:
     return info
 
 
+def made_alike(info: StoreInfo) -> str:
+    """How to prepare another store of the same split, in words."""
+    found, how = info.duplicates, "without --drop-duplicates"
+    if found.get("dropped"):
+        how = f"--drop-duplicates --near {found.get('near')}{' --flips' if found.get('flips') else ''}"
+    return f"prepared with the same data.* keys and {how}"
+
+
 def verify_store(path: Path) -> StoreInfo:
     """Reads every byte of the store. Raises UserError, naming the file, where a sha256 is not the one in store.json."""
     store = open_store(path)

@@ -73,13 +73,17 @@ def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
 
 
 class Mapped:
-    """Rows of a mapped array as tensors, read when they are asked for: targets of `neighbours.nearest`."""
+    """Rows of a mapped array as tensors, read when they are asked for: targets of `neighbours.nearest`.
 
-    def __init__(self, array: NDArray[np.float32]) -> None:
+    shape: of a row, where it is not the array's own.
+    """
+
+    def __init__(self, array: NDArray[np.float32], shape: tuple[int, ...] | None = None) -> None:
         self._array = array
+        self._shape = array.shape[1:] if shape is None else shape
 
     def __len__(self) -> int:
         return len(self._array)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return torch.from_numpy(np.array(self._array[rows]))
+        return torch.from_numpy(np.array(self._array[rows])).view(-1, *self._shape)

@@ -5,11 +5,11 @@ null is what held-out images get, which nobody can have copied.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -43,13 +43,15 @@ from ambient_sweep.evaluation.memorization import (
     sim_excess,
     thumbnails,
 )
-from ambient_sweep.evaluation.neighbours import nearest, nearest_with_flips
+from ambient_sweep.evaluation.neighbours import ApproximateIndex, Targets, merge_flips, nearest
 
 Kind = Literal["fidelity", "memorization", "diagnostic"]
+Search: TypeAlias = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # thumbnails, k -> distances [N, k], places [N, k]
 PIXEL_MEASURES = (
     "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "mem_neighbourhood",
 )  # fmt: skip
 DIAGNOSTICS = ("authpct", "c_t")
+THUMBNAILS = "thumbnails16/1"  # identity of what is kept of them
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which a line says so
 
 
@@ -87,8 +89,9 @@ class Suite:
     """Measures generated sets against `train` and `heldout`; what depends on these alone is computed once.
 
     labels: classes of the held-out images, for fd_classifier. without: names of measures to leave out. cache: folder for
-    the features of the real images; None: they are not kept. Raises UserError where the sets differ in form, overlap, or
-    hold fewer images than a measure needs.
+    the features of the real images; None: they are not kept. search: makes the search for the training images nearest in
+    pixels; by default exact, on `device`. approximate: search by faiss, and measure its recall. Raises UserError where the
+    sets differ in form, overlap, or hold fewer images than a measure needs.
     """
 
     def __init__(
@@ -101,9 +104,12 @@ class Suite:
         without: Sequence[str] = (),
         device: str = "cpu",
         cache: Path | None = None,
+        search: Callable[[Targets], Search] | None = None,
+        approximate: bool = False,
     ) -> None:
         self.train, self.heldout, self.config = train, heldout, config
         self.labels, self.without, self.device, self.cache = labels, frozenset(without), device, cache
+        self.make_search, self.approximate = search or self._exact, approximate
         unknown = self.without - set(self.names)
         if unknown:
             raise UserError(f"--without: {min(unknown)} is not measured; there are {', '.join(self.names)}")
@@ -118,7 +124,8 @@ class Suite:
         """All measures, in the order of a report."""
         fidelity = [name for d in self.config.distances for name in (d, f"{d}_infinity")]
         similar = ["sim_excess", *(f"sim_above_{s:g}" for s in SIMILARITIES), *DIAGNOSTICS]
-        return (*fidelity, *self.config.extras, *PIXEL_MEASURES, *(similar if self.config.similarity else []))
+        recall = ["search_recall"] if self.approximate else []
+        return (*fidelity, *self.config.extras, *PIXEL_MEASURES, *recall, *(similar if self.config.similarity else []))
 
     def measure(self, generated: ImageSet) -> Report:
         """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
@@ -214,19 +221,42 @@ class Suite:
                 rows.append(Row(name, "memorization", mem_excess(mine, null_threshold(theirs, quantile), quantile)))
         if "mem_neighbourhood" not in self.without:
             rows.append(Row("mem_neighbourhood", "memorization", neighbourhood_ratio(plain), neighbourhood_ratio(null)))
+        if self.approximate and "search_recall" not in self.without:
+            rows.append(Row("search_recall", "diagnostic", self._index.recall(small, 2)))
         order = plain[:, 0].sort(stable=True).indices
         return rows, (order.numpy(), index[order, 0].numpy())
 
     def _nearest(self, small: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        distances, index = nearest(small, self._small_train, k, device=self.device)
+        distances, index = self._search(small, k)
         return distances.cpu(), index.cpu()
 
     def _nearest_flips(self, small: Tensor) -> Tensor:
-        return nearest_with_flips(small, self._small_train, 2, device=self.device)[0].cpu()
+        """As `neighbours.nearest_with_flips`, by this suite's search."""
+        return merge_flips(self._nearest(small, 2), self._nearest(small.flip(-1), 2), 2)[0]
 
     @cached_property
-    def _small_train(self) -> Tensor:
-        return _thumbnails(self.train)
+    def _search(self) -> Search:
+        return self._index.nearest if self.approximate else self.make_search(self._small_train)
+
+    @cached_property
+    def _index(self) -> ApproximateIndex:
+        return ApproximateIndex(self._small_train, seed=self.config.seed)
+
+    def _exact(self, targets: Targets) -> Search:
+        return lambda small, k: nearest(small, targets, k, device=self.device)
+
+    @cached_property
+    def _small_train(self) -> Targets:
+        """Thumbnails of the training images; where features are kept, so are they, and stay on the disk."""
+        first = thumbnails(next(self.train.blocks(1)))
+        rows = cached_features(
+            self.cache,
+            self.train.fingerprint,
+            THUMBNAILS,
+            len(self.train),
+            lambda: (thumbnails(block).flatten(1) for block in self.train.blocks()),
+        )
+        return Mapped(rows, tuple(first.shape[1:]))
 
     @cached_property
     def _null(self) -> Tensor:
@@ -325,6 +355,7 @@ class Suite:
             **{f"sim_above_{s:g}": (1, 1, 1) for s in SIMILARITIES},
             "mem_neighbourhood": (1, NEIGHBOURHOOD, 1),
             "c_t": (20, 20, 20),
+            "search_recall": (1, 2, 1),
         }
         for name in self.names:
             if name in self.without:

@@ -1,22 +1,5 @@
 """Writing a file so that no reader ever sees half of it."""
 
-import os
-import uuid
-from pathlib import Path
+from ambient_sweep.writing import write_atomic
 
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name in the same folder (made if missing), then renames it over `path`.
-
-    Temporary names begin with a dot and end in `.tmp`. Raises OSError where the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["write_atomic"]

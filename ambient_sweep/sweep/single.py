@@ -1,5 +1,6 @@
 """One config trained for good: with one worker in this process, with more through Ray Train."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +43,11 @@ def train_single(
             _run_here(config, root, echo)
         else:
             _run_with_workers(config, root, echo)
-    finally:
-        export_tables(root)
+    except BaseException:
+        with contextlib.suppress(OSError, AmbientSweepError):  # the trial's own error is the one to tell
+            export_tables(root)
+        raise
+    export_tables(root)
     return read_trial(root, TRIAL), read_trial_evaluations(root, TRIAL)
 
 
@@ -63,9 +67,13 @@ def _claim(config: Config, root: Path) -> bool:
         root.mkdir(parents=True, exist_ok=True)
         if any(root.iterdir()):
             raise UserError(f"{root}: is there already and holds other files; give another --name")
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+    try:
         file.parent.mkdir(parents=True)
         write_config(config, file)
     except OSError as error:
+        shutil.rmtree(root, ignore_errors=True)  # it was empty
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return True
 

@@ -14,20 +14,21 @@ search: {trials: 24, sampler: tpe, seed: 0}
 import difflib
 import itertools
 import math
-import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from ambient_sweep.config import PATH_KEYS, Section, check_keys, describe, flatten, knobs, read_yaml
+from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
+from ambient_sweep.config.files import absolute_paths, overlay
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.definition import Baseline, Control, FixedTrial, Search, Sweep, values_text
 from ambient_sweep.sweep.distributions import Distribution, read_distribution
+from ambient_sweep.writing import write_atomic
 
 __all__ = ["Baseline", "Control", "Distribution", "FixedTrial", "Search", "Sweep"]
 __all__ += ["check_corners", "load_sweep", "write_sweep"]
@@ -59,7 +60,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
             raise UserError(f"{where}: unknown key {name!r}; {hint}")
     space = _read_space(tree.get("space"), where)
     tree = {"name": path.stem, **tree}
-    base = flatten(_mapping(tree.get("base"), f"{where}: base"))
+    base, changes = flatten(_mapping(tree.get("base"), f"{where}: base")), dict[str, Any]()
     for key, value in flatten(overrides or {}).items():
         section, _, inner = key.partition(".")
         if section in ("search", "baseline") and inner:
@@ -69,26 +70,26 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
         elif key in space:
             raise UserError(f"{key}: this sweep searches it (space in {where}), so {key}={value} would change nothing")
         else:
-            base[key] = value
-    return _build(tree, base, space, where)
+            changes[key] = value
+    return _build(tree, (base, changes), space, where)
 
 
 def write_sweep(sweep: Sweep, path: Path) -> None:
-    """The resolved sweep as YAML; written beside and then moved, so that a reader never sees a part."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(yaml.safe_dump(sweep.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(part, path)
+    """The resolved sweep as YAML, atomically."""
+    write_atomic(path, yaml.safe_dump(sweep.dump(), sort_keys=False, allow_unicode=True).encode())
 
 
-def _build(tree: Mapping[str, Any], base: dict[str, Any], space: dict[str, Distribution], where: str) -> Sweep:
+def _build(
+    tree: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], space: dict[str, Distribution], where: str
+) -> Sweep:
+    """`layers`: the file's base and what overlays it, of which each has its own presets."""
     name = tree["name"]
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{where}: name: {name!r} cannot name a folder; use letters, digits and . _ - only")
-    check_keys(base, f"{where}: base")
-    for key in PATH_KEYS:
-        if isinstance(base.get(key), str):
-            base[key] = str(Path(base[key]).expanduser().absolute())
-    base = {key: _plain(default) for key, (_, default) in knobs().items()} | {k: _plain(v) for k, v in base.items()}
+    given = absolute_paths(overlay(*layers))
+    check_keys(given, f"{where}: base")
+    defaults = {key: default for key, (_, default) in knobs().items()}
+    base = {key: _plain(value) for key, value in (defaults | given).items()}
     controls = _read_controls(tree.get("controls"), where)
     search = _section(Search, tree.get("search"), f"{where}: search")
     points = _read_points(tree.get("points"), space, where)

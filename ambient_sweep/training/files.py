@@ -32,7 +32,7 @@ def write_tensors(
     """
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.mkdir(parents=True)
         file = aside / f"{name}.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
@@ -81,7 +81,7 @@ def read_tensors(
 def _read_notes(folder: Path, file: Path, what: str) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedFile(f"{folder}: not a readable {what} ({error})") from None
     if not isinstance(meta, dict):
         raise DamagedFile(f"{file}: damaged (not a JSON object)")
@@ -91,7 +91,15 @@ def _read_notes(folder: Path, file: Path, what: str) -> dict[str, Any]:
 def remove_leftovers(folder: Path) -> None:
     """Removes from `folder` what `write_tensors` of a killed process left half written."""
     for aside in folder.glob(".*.tmp"):
-        shutil.rmtree(aside)
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Removes a folder and what is in it, or the file that is in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _digest(file: Path) -> str:
@@ -126,7 +134,7 @@ def _replace(aside: Path, folder: Path) -> None:
     except OSError:
         os.replace(old, folder)
         raise
-    shutil.rmtree(old)
+    remove(old)
 
 
 def _os_error(error: OSError | SafetensorError, folder: Path) -> OSError:

@@ -5,7 +5,6 @@ their sha256, lengths, position and config. Rebuilding reads one snapshot at a t
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
 from ambient_sweep.training.averages import HALFLIFE, average_name, part
-from ambient_sweep.training.files import FORMAT, read_tensors, write_tensors
+from ambient_sweep.training.files import FORMAT, read_tensors, remove, write_tensors
 from ambient_sweep.training.state import save_model, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"
@@ -98,7 +97,7 @@ def remove_snapshots(trial_folder: Path, images: int) -> None:
     """Removes the snapshots made after `images`: training went back there and will not pass through the same weights."""
     for position in snapshots_at(trial_folder):
         if position > images:
-            shutil.rmtree(snapshot_folder(trial_folder, position))
+            remove(snapshot_folder(trial_folder, position))
 
 
 def rebuild(trial_folder: Path, length: float, images: int | None = None) -> tuple[Tensors, Rebuilt]:
@@ -221,7 +220,7 @@ def _meta(folder: Path) -> dict[str, Any]:
     file = folder / f"{SNAPSHOT}.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove its folder to do without this snapshot") from None
     if not isinstance(meta, dict) or any(key not in meta for key in NEEDS):
         raise UserError(f"{file}: damaged; remove its folder to do without this snapshot")

@@ -1,12 +1,11 @@
 """The states of a run on disk: the two newest are kept, and a damaged one gives way to the one before it."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.files import DamagedFile, remove_leftovers
+from ambient_sweep.training.files import DamagedFile, remove, remove_leftovers
 from ambient_sweep.training.state import TrainState, read_state
 
 KEPT = 2
@@ -37,7 +36,7 @@ def save_newest(place: Path, state: TrainState) -> None:
         kept = states[states.index(mine) :][:KEPT]
         for old in states:
             if old not in kept:
-                shutil.rmtree(old)
+                remove(old)
 
 
 def restore_newest(place: Path, state: TrainState, echo: Callable[[str], None]) -> str | None:

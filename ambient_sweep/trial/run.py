@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +60,15 @@ def run_trial(
     state = TrainState.create(config, data.shape, device, classes, group)
     lines = [_size(config, data.shape, classes)] if group.rank == 0 else []
     found = restore_newest(place, state, lines.append)
-    book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo)
-    for line in lines:
-        book.note(line)
+    with _named(place.parent):
+        book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo)
+        for line in lines:
+            book.note(line)
     counts = class_counts(config, data)
     run = _Run(state, observed, book, Evaluator(book, reference, clean, counts), place, interrupted, found is not None)
     try:
-        run.go()
+        with _named(book.folder):
+            run.go()
     except Interrupted as error:
         book.end("stopped", str(error))
         raise
@@ -81,6 +83,17 @@ def run_trial(
         book.end("stopped", INTERRUPTED)
         raise
     return book.end("completed", None)
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Gives an OSError without a name, as of a full disk, that of `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
 
 def _size(config: Config, shape: Shape, classes: int) -> str:

@@ -14,12 +14,13 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
-from ambient_sweep.training.compute import Working
+from ambient_sweep.training.compute import Working, is_sharded
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
 CPU_BATCH = 256  # of mode=fast
 LARGEST_BATCH, PROBE = 8192, 16
+Endpoints = tuple[torch.Tensor, torch.Tensor]  # samples down to 0, and stopped at the observed level
 
 
 def class_counts(config: Config, data: ImageData) -> tuple[int, ...]:
@@ -59,15 +60,18 @@ def generate(
 
     sampling.mode=exact computes CHUNK images at a time, sample i at place i mod CHUNK, in float32 and by fixed
     algorithms: the same bits for any `count`, batch size and number of workers, on one type of device. mode=fast takes as
-    many at once as fit into memory: the same samples but for rounding.
+    many at once as fit into every worker's memory, and half as many whenever they do not: the same samples but for
+    rounding.
     """
     if config.model.conditional and not counts:
         raise ValueError("a conditional model needs the counts of its classes")
     s, stop = config.sampling, config.observed.sigma
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
+    if "zero" not in config.endpoints():
+        levels = levels[levels >= stop]
     denoiser = _computed(denoiser, config)
 
-    def batch(start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(start: int, size: int) -> Endpoints:
         noise = rng.normal("sample", seed, start, size, shape).to(device)
         bound: DenoiserFn = denoiser
         if counts:
@@ -75,14 +79,18 @@ def generate(
             bound = guided(denoiser, labels, s.guidance, none=len(counts))
         return sample(bound, noise, levels, stop)
 
-    size = CHUNK if s.mode == "exact" else s.batch_size or _fitting(batch, device)
+    if s.mode == "exact":
+        size = CHUNK
+    else:
+        fitting = torch.tensor(s.batch_size or _fitting(batch, device), device=device)
+        size = min(-int(group.max(-fitting)), -(-count // group.size))  # the same on all, whose parts are gathered
+        if not is_sharded(config.compute, group):  # there the others would wait for a batch that one takes in parts
+            batch = Fitted(batch, size)
     batches = -(-count // size)
     part = group.share(batches)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
     with _exact_arithmetic(device) if s.mode == "exact" else contextlib.nullcontext():
-        for turn in range(
-            -(-batches // group.size)
-        ):  # every worker as often: with sharded weights each needs the others
+        for turn in range(-(-batches // group.size)):  # as often on each: with sharded weights they need each other
             before_batch()
             index = part.start + turn
             made = batch(min(index, batches - 1) * size, size)
@@ -111,6 +119,27 @@ def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable
     if not isinstance(denoiser, Denoiser):
         raise TypeError("sampling.precision and sampling.compile need a Denoiser")
     return Working(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
+
+
+class Fitted:
+    """Batches made in parts of half the size, from then on, whenever one does not fit into memory."""
+
+    def __init__(self, batch: Callable[[int, int], Endpoints], size: int) -> None:
+        self.batch, self.size = batch, size
+
+    def __call__(self, start: int, size: int) -> Endpoints:
+        """Samples start .. start + size. Raises torch.OutOfMemoryError where not even one fits."""
+        while True:
+            starts = range(start, start + size, self.size)
+            try:
+                parts = [self.batch(first, min(self.size, start + size - first)) for first in starts]
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+                self.size = -(-self.size // 2)
+            else:
+                zero, observed = (torch.cat(part) for part in zip(*parts, strict=True))
+                return zero, observed
 
 
 def _fitting(batch: Callable[[int, int], object], device: str) -> int:

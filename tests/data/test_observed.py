@@ -139,3 +139,16 @@ def test_an_own_level_at_the_base_is_the_base_and_one_below_it_is_refused(data):
         observe(own, config)
     clean = ObservedConfig(sigma=0.5, base_sigma=0.2, clean_fraction=0.3)
     assert (observe(own, clean).sigma[:90] == 0).all()  # the share wins over the column
+
+
+@pytest.mark.parametrize("level", [1e-25, 1e20, -1, 100.5])
+def test_an_own_level_out_of_range_is_told_by_image(data, level):
+    """As a store that another version prepared may hold it."""
+    levels = np.full(300, 0.2, dtype=np.float32)
+    levels[41] = level
+    name = data.name(int(data.train_index[41]))
+    with pytest.raises(
+        UserError,
+        match=rf"^{name}: its own noise level {level:g} is out of range; 0, or 1e-06 to 100, is".replace("+", r"\+"),
+    ):
+        observe(dataclasses.replace(data, train_sigma=levels), ObservedConfig(sigma=0.3))

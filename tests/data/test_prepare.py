@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from made_up import MadeUp, pictures, store_of, use
 from PIL import Image
 from scipy import stats
 
-from ambient_sweep.config import DataConfig, ObservedConfig, build_config
+from ambient_sweep.config import DataConfig, ObservedConfig, build_config, parse_overrides
 from ambient_sweep.data import observed as observed_module
 from ambient_sweep.data import split as split_module
 from ambient_sweep.data import writing as writing_module
@@ -85,6 +86,32 @@ def test_a_store_may_be_made_from_a_store(tmp_path, source, config):
     assert torch.equal(data.train_labels, smaller.train_labels)
     assert data.name(int(data.train_index[0])) == f"photo {data.train_index[0]:03d}.png"
     assert read_info(tmp_path / "second").count == 30
+
+
+@pytest.mark.parametrize("sigma", [None, 0.2])
+def test_a_damaged_store_is_not_prepared_from(tmp_path, config, sigma):
+    store = store_of(tmp_path / "first", config)
+    file = tmp_path / "first" / "images.bin"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        store_of(tmp_path / "second", store, observed_sigma=sigma)
+    assert str(caught.value) == f"{file}: damaged (its sha256 is not the one in store.json); prepare the store again"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5])
+def test_numbers_that_are_no_pixels_are_told_by_file_and_image(tmp_path, source, config, value):
+    source.images = pictures(60, dtype=np.float32)
+    store = store_of(tmp_path / "first", config)
+    info, file = read_info(tmp_path / "first"), tmp_path / "first" / "images.bin"
+    images = np.memmap(file, "<f4", "r+", shape=(info.count, *info.shape))
+    images[11, 0, 3, 3] = value
+    images.flush()
+    with pytest.raises(UserError, match=rf"{file}: photo \d+\.png holds NaN or values outside \[0, 1\]; prepare the"):
+        store_of(tmp_path / "second", store)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
 def test_progress_is_told(tmp_path, config):
@@ -287,9 +314,49 @@ def test_evaluation_refuses_what_is_not_the_clean_images(tmp_path, source, confi
     source.images[0] += 1
     other = store_of(tmp_path / "other", config)
     with pytest.raises(
-        UserError, match=r"evaluation\.path: .*other holds other images, or split otherwise, than data\.p"
+        UserError, match=r"evaluation\.path: .*other holds other images than data\.path .*noisy was made"
     ):
         load_clean(whole_config(noisy, **{"evaluation.path": other.path}))
+
+
+def trained_with(lines):
+    """The keys in the last line of a summary."""
+    return parse_overrides(lines[-1].removeprefix("train with ").removesuffix(" evaluation.path=...").split())
+
+
+@pytest.mark.parametrize("dropping", [{}, {"drop_duplicates": True, "near": 0.2, "flips": True}])
+def test_the_keys_that_are_printed_train_on_smaller_observations(tmp_path, source, config, dropping):
+    train = load_data(config).train_index.tolist()
+    source.images[train[9]] = source.images[train[2]]
+    clean = store_of(tmp_path / "clean", config)
+    part = clean.model_copy(update={"train_size": 25, "heldout_size": 10})
+    info = prepare(tmp_path / "noisy", part, Options(observed_sigma=0.2, **dropping), lambda line: None)
+    lines = summary(tmp_path / "noisy", info)
+    assert lines[-1] == (
+        f"train with data.source=store data.path={tmp_path / 'noisy'} data.image_size=8 data.channels=3 "
+        f"data.train_size={24 if dropping else 25} data.heldout_size=10 observed.base_sigma=0.2 evaluation.path=..."
+    )
+    keys = {"model.kind": "mlp", **trained_with(lines), "evaluation.path": clean.path}
+    alike = "a clean store prepared with the same data.* keys and --drop-duplicates --near 0.2 --flips"
+    if dropping:
+        assert lines[-2] == "evaluation.path: a clean store with the same split, " + alike.partition("store ")[2]
+        with pytest.raises(
+            UserError, match=re.escape(f"splits the images otherwise than data.path {tmp_path}/noisy; give")
+        ):
+            load_clean(build_config(keys))
+        keys["evaluation.path"] = store_of(tmp_path / "alike", part, **dropping).path
+    assert load_clean(build_config(keys)).heldout_index.tolist() == load_data(part).heldout_index.tolist()
+
+
+def test_sizes_that_would_do_are_told(tmp_path, config):
+    clean = store_of(tmp_path / "clean", config)
+    noisy = store_of(tmp_path / "noisy", clean.model_copy(update={"train_size": 25}), observed_sigma=0.2)
+    with pytest.raises(UserError) as caught:
+        load_clean(whole_config(noisy, **{"observed.base_sigma": 0.2, "evaluation.path": clean.path}))
+    assert str(caught.value) == (
+        f"evaluation.path: {clean.path} splits the images otherwise than data.path {noisy.path}; set data.train_size=25 "
+        "data.heldout_size=15"
+    )
 
 
 # -- duplicates -----------------------------------------------------------------------------------------------------

@@ -85,6 +85,16 @@ def test_another_form_than_the_stores_is_refused_with_the_keys_to_set(tmp_path, 
 # -- damage ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("change", [{"sigma_column": "level"}, {"label_column": "breed"}, {"label_column": None}])
+def test_columns_are_not_read_from_a_store(tmp_path, config, change):
+    stored = store_of(tmp_path / "store", config)
+    (key,) = change
+    with pytest.raises(
+        UserError, match=rf"^data\.{key}: a store keeps the labels and levels it was prepared with; set"
+    ):
+        load_data(stored.model_copy(update=change))
+
+
 @pytest.fixture
 def stored(tmp_path, config):
     return store_of(tmp_path / "store", config)

@@ -9,12 +9,12 @@ import math
 
 import pytest
 import torch
-from closed_forms import denoising_error, six_modes, two_modes
+from closed_forms import denoising_error, gaussian, six_modes, two_modes
 
 from ambient_sweep import rng
 from ambient_sweep.config import build_config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.diffusion.loss import ambient_loss, mean_over_pixels, reverse_step
+from ambient_sweep.diffusion.loss import ambient_loss, consistency_loss, mean_over_pixels, reverse_step
 from ambient_sweep.training import objective
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import TrainState
@@ -96,6 +96,43 @@ def loss_without_stop(denoiser, x, levels, noise, weight, *, branch, draws, teac
     target, ends = two_draws(denoiser, x, levels, noise)
     left, right = (denoiser(end, levels[:, -1]) - target for end in ends)
     return weight * mean_over_pixels(left * right)
+
+
+def defect(mixture, sigma_n, steps, count=2000, draws=32):
+    """|| E[D(x') | x] - D(x) ||^2 of the exact denoiser over the posterior variance, and its standard error.
+
+    Chains of the default recipe, of so many steps. Their draws are independent, so this estimate is unbiased.
+    """
+    generator = torch.Generator().manual_seed(5)
+    x0 = mixture.draw(count, generator)
+    x = x0 + sigma_n * torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    first = torch.full((count,), sigma_n, dtype=x0.dtype)
+    variance = ((x0 - mixture.posterior_mean(x, first)) ** 2).mean()
+    config = build_config({"consistency.chain_steps": steps})
+    u = torch.rand(count, generator=generator, dtype=x0.dtype).numpy()
+    levels = objective.chain_levels(config.consistency, first, u, config.noise.mean, config.noise.std)
+    noise = torch.randn((count, draws * steps, *x.shape[1:]), generator=generator, dtype=x0.dtype)
+    ones = torch.ones(count, dtype=x0.dtype)
+    values = consistency_loss(mixture.posterior_mean, x, levels, noise, ones, branch=0, draws=draws) / variance
+    return float(values.mean()), float(values.std() / count**0.5)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_exact_denoiser_is_a_fixed_point_up_to_a_bound_that_long_chains_lower(name):
+    """docs/consistency.md: a reverse step puts D(x) for x_0, so short chains are not exact draws."""
+    found = {steps: defect(MIXTURES[name], SIGMA_N, steps) for steps in (1, 2, 5, 20)}
+    assert max(value for value, _ in found.values()) < 0.006
+    assert found[5][0] > 4 * found[5][1]  # the bias is there
+    assert abs(found[20][0]) < found[5][0] / 2
+    above = {steps: defect(MIXTURES[name], 1.0, steps)[0] for steps in (2, 5, 20)}
+    assert above[2] > 2 * above[5] > 4 * above[20]
+
+
+def test_the_exact_denoiser_of_a_gaussian_is_a_fixed_point_whatever_the_chain():
+    """D is linear there: E D(x', s') = D(E x', s') = D(x, s)."""
+    for steps in (1, 2, 5):
+        value, error = defect(gaussian(), 1.0, steps)
+        assert abs(value) < 4 * error
 
 
 def two_draws(denoiser, x, levels, noise):

@@ -1,5 +1,6 @@
 """What a run survives: damaged states, killed processes, losses gone wrong."""
 
+import os
 import shutil
 from contextlib import closing
 
@@ -68,6 +69,7 @@ DAMAGES = {
     "a changed format": (lambda f: change(f / "state.json", '"format": 2', '"format": 3'), "damaged (its sha256"),
     "a changed note": (lambda f: change(f / "state.json", '"images": 384', '"images": 320'), "damaged (its sha256"),
     "a cut": (lambda f: (f / "state.safetensors").write_bytes(b"cut"), "damaged (its sha256"),
+    "notes nested too deep": (lambda f: (f / "state.json").write_text("[" * 200_000), "not a readable state ("),
     "notes missing": (lambda f: (f / "state.json").unlink(), "not a readable state ("),
     "an empty folder": (lambda f: [file.unlink() for file in f.iterdir()], "not a readable state ("),
 }
@@ -117,6 +119,26 @@ def test_what_a_killed_process_left_half_written_goes(place):
     assert (name, lines) == ("images-000000384", [])
     assert not left.exists()
     assert state.images == 384
+
+
+def test_files_in_the_place_of_folders_give_way(place):
+    """A file named as a state is a damaged state; one named as a half-written one goes."""
+    left = place / ".images-000000512.4711.tmp"
+    left.write_bytes(b"half")
+    (place / "images-000000400").write_bytes(b"no folder")
+    state, name, lines = restored(place)
+    assert name == "images-000000384"
+    assert len(lines) == 1
+    assert lines[0].startswith("state images-000000400: ")
+    assert not left.exists()
+    (place / "images-000000384.old").touch()  # no state
+    save_newest(place, state)
+    assert names(place) == ["images-000000384", "images-000000256"]
+    shutil.rmtree(place / "images-000000384")
+    (place / "images-000000384").write_bytes(b"no folder")
+    (place / f".images-000000384.{os.getpid()}.tmp").write_bytes(b"half")
+    save_newest(place, state)
+    assert restored(place)[1:] == ("images-000000384", [])
 
 
 def test_states_of_another_config_or_format_are_refused_and_not_passed_over(place):

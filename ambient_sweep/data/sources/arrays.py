@@ -116,7 +116,8 @@ def _open_npz(path: Path, config: DataConfig) -> ArraySource:
         values = _npz_column(path, headers, config.sigma_column, header.shape[0])
         if values.dtype.kind not in "fiu":
             raise UserError(f"{path}: {config.sigma_column}: is {values.dtype}; numbers are needed")
-        sigma = noise_levels(values, f"{path}: {config.sigma_column}")
+        names = ShardNames([path.name], [header.shape[0]])
+        sigma = noise_levels(values, f"{path}: {config.sigma_column}", names)
     return _array_source(path, config, header, partial(npz.npz_parts, path, name, header), labels, sigma)
 
 

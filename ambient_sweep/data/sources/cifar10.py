@@ -17,6 +17,7 @@ from ambient_sweep.data.sources.columns import no_columns
 from ambient_sweep.data.sources.source import Form, source_path
 from ambient_sweep.errors import UserError
 
+PUBLISHED = 10_000  # records in each file
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
 _BYTES = 3 * 32 * 32
@@ -38,6 +39,7 @@ def open_cifar10(config: DataConfig) -> ArraySource:
     no_columns(config)
     files = _files(source_path(config), str(config.path))
     batches = [_read(file)[1] for file in files]
+    _check_counts(files, [len(labels) for labels in batches])
     tests = [len(labels) for file, labels in zip(files, batches, strict=True) if file.name.startswith("test")]
     labels = np.concatenate(batches)
     trained = len(labels) - sum(tests)
@@ -61,6 +63,16 @@ def _files(root: Path, place: str) -> list[Path]:
     raise UserError(
         f"data.path: {place} holds no data_batch_1 or test_batch, nor a folder {' or '.join(_FOLDERS)} that does"
     )
+
+
+def _check_counts(files: list[Path], counts: list[int]) -> None:
+    """Raises UserError where a file holds other records than 10,000, unless all are equally short: a part made for tests."""
+    wanted = min(PUBLISHED, max(counts))
+    for file, count in zip(files, counts, strict=True):
+        if count != wanted:
+            raise UserError(
+                f"{file}: holds {count} records instead of {wanted}; it is cut off or not CIFAR-10's, fetch it anew"
+            )
 
 
 def _read(file: Path) -> Batch:

@@ -9,6 +9,8 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
+LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
+LEVELS_WANTED = f"0, or {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}, is needed"
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # class numbers [N], class names
 
@@ -39,14 +41,23 @@ def class_numbers(
     return values.astype(np.int64), names or tuple(str(number) for number in range(highest + 1))
 
 
-def noise_levels(values: NDArray[np.floating] | NDArray[np.integer], where: str) -> NDArray[np.float32]:
-    """Noise levels [N] as float32; NaN stays, for an image without one. Raises UserError, with `where` and the row."""
-    with np.errstate(over="ignore"):
-        levels = values.astype(np.float32)
-    bad = np.flatnonzero((levels < 0) | np.isinf(levels))
+def noise_levels(
+    values: NDArray[np.floating] | NDArray[np.integer], where: str, names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Noise levels [N] of the images `names` as float32; NaN stays, for an image without one.
+
+    Raises UserError, with `where` and the image, for a level that is out of range.
+    """
+    bad = bad_levels(values)
     if len(bad):
-        raise UserError(f"{where}: row {bad[0]} holds {values[bad[0]]}; a noise level is finite and not negative")
-    return levels
+        raise UserError(f"{where}: {names[bad[0]]} has the noise level {values[bad[0]]}; {LEVELS_WANTED}")
+    return values.astype(np.float32)
+
+
+def bad_levels(values: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where noise levels are out of range."""
+    good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | (values != values)
+    return np.flatnonzero(~good)
 
 
 def no_columns(config: DataConfig) -> None:

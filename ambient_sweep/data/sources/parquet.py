@@ -221,7 +221,7 @@ def _class_names(shards: list[Shard], column: str) -> tuple[str, ...]:
         try:
             feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
             names = tuple(str(name) for name in feature.get("names") or ())
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             raise UserError(f"{shard.file}: its metadata under the key huggingface cannot be read; drop them") from None
         if found is not None and names != found:
             raise UserError(f"{shard.file}: column {column} has other class names than in {shards[0].file}")
@@ -236,7 +236,8 @@ def _sigma(shards: list[Shard], column: str | None) -> NDArray[np.float32] | Non
     values = _column(shards, column)
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise UserError(f"{where}: is {values.type}; numbers are needed")
-    return noise_levels(values.cast(pa.float64()).to_numpy(), where)
+    names = ShardNames([shard.name for shard in shards], [shard.count for shard in shards])
+    return noise_levels(values.cast(pa.float64()).to_numpy(), where, names)
 
 
 def _place(shards: list[Shard]) -> Path:

@@ -79,7 +79,8 @@ def tree_levels(names: Sequence[str], read: ReadText, place: str, column: str | 
     if text is None:
         raise UserError(f"data.sigma_column: {where} does not exist; write it (name,{column}) or set the key to null")
     given = _level_rows(text, column, where)
-    levels = dict(zip(given, noise_levels(np.array(list(given.values()), dtype=np.float64), where), strict=True))
+    values = noise_levels(np.array(list(given.values()), dtype=np.float64), where, list(given))
+    levels = dict(zip(given, values, strict=True))
     strangers = levels.keys() - set(names)
     if strangers:
         raise UserError(f"{where}: names {min(strangers)}, which is no image here; names are relative, as in a/b.png")

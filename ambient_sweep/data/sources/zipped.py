@@ -123,11 +123,8 @@ def _directory(path: Path, place: str) -> dict[str, zipfile.ZipInfo]:
     """The files of a zip by name; of entries of one name the last, which is what unpacking leaves."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.replace("\\", "/").removeprefix("./"): info
-                for info in archive.infolist()
-                if not info.is_dir()
-            }
+            names = ((info.filename.replace("\\", "/").removeprefix("./"), info) for info in archive.infolist())
+            return {name: info for name, info in names if name and not name.endswith("/")}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(f"data.path: {place} cannot be read as a zip file ({error})") from None
 

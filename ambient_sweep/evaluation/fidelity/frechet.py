@@ -34,26 +34,27 @@ class Statistics:
         """
         mean, root = _centred(features)
         n, size = root.shape
-        if n > size:
-            values, vectors = torch.linalg.eigh(root.T @ root)
-            root = values.clamp(min=0).sqrt()[:, None] * vectors.T
-        return cls(mean, root, n)
+        return cls(mean, torch.linalg.qr(root, mode="r").R if n > size else root, n)
 
 
-def frechet(features: Tensor, real: Statistics) -> Measure:
+def frechet(features: Tensor, real: Statistics, *, interval: bool = True) -> Measure:
     """Frechet distance of generated features [n, D] to the real statistics, never below 0.
 
     The interval is for the draw of the samples at this n (infinitesimal jackknife; Efron 1982): the real images are
-    taken as given, and the bias that every such distance has at finite n is not removed. Raises AmbientSweepError for
-    fewer than two features or non-finite ones.
+    taken as given, and the bias that every such distance has at finite n is not removed. It needs eigenvectors, and takes
+    about as long again as the distance. Raises AmbientSweepError for fewer than two features or non-finite ones.
     """
     mean, root = _centred(features)
     n = len(root)
     real_mean, real_root = real.mean.to(root), real.root.to(root)
     shift = mean - real_mean
-    singular, shares = _singular_values(root @ real_root.T)
+    product = root @ real_root.T
     lengths = root.square().sum(1)  # |x - m_g|^2 / (n - 1)
-    value = shift.square().sum() + real_root.square().sum() + lengths.sum() - 2 * singular.sum()
+    constant = shift.square().sum() + real_root.square().sum() + lengths.sum()
+    if not interval:
+        return Measure(max(0.0, float(constant - 2 * _nuclear_norm(product))), None, None, n)
+    singular, shares = _singular_values(product)
+    value = constant - 2 * singular.sum()
     # phi(x) = 2 (m_g - m_r).(x - m_g) + (x - m_g)^T (I - A) (x - m_g) - constant, with
     # A = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2, the derivative of 2 tr (S_r^1/2 S_g S_r^1/2)^1/2 by S_g;
     # n / (n - 1) times the quadratic part, as the covariance is over n - 1
@@ -64,24 +65,70 @@ def frechet(features: Tensor, real: Statistics) -> Measure:
 
 
 def frechet_between(a: Statistics, b: Statistics) -> float:
-    """The Frechet distance of two statistics, without an interval, never below 0."""
-    shift = (a.mean - b.mean).square().sum()
-    traces = a.root.square().sum() + b.root.square().sum()
-    return max(0.0, float(shift + traces - 2 * torch.linalg.svdvals(a.root @ b.root.T).sum()))
+    """The Frechet distance of two statistics, never below 0; no interval, which would need the features."""
+    b_mean, b_root = b.mean.to(a.mean), b.root.to(a.root)
+    traces = a.root.square().sum() + b_root.square().sum()
+    return max(0.0, float((a.mean - b_mean).square().sum() + traces - 2 * _nuclear_norm(a.root @ b_root.T)))
 
 
 def bootstrap(features: Tensor, real: Statistics, *, resamples: int = 200, seed: int = 0) -> Measure:
-    """As `frechet`, with the interval from that many resamples of the features (Efron 1979), percentiles about the value.
+    """As `frechet`, its interval from resamples of the features (Efron 1979), drawn by (seed, resample).
 
-    Costs `resamples` distances. A resample repeats images, which raises the distance itself at small n; so its spread is
-    taken and not its place: value -/+ the quantiles of the resamples less their mean.
+    A resample repeats images, which raises the distance: its bias at n, a second time. So the quantiles are taken of the
+    resamples less their mean, about the value. For a check of `frechet`'s interval, at the cost of `resamples` distances.
+    Raises AmbientSweepError as `frechet` does, ValueError for fewer than two resamples.
     """
+    if resamples < 2:
+        raise ValueError(f"bootstrap: {resamples} resamples")
+    resampled = Resampled(features, real)
     n = len(features)
-    value = frechet(features, real).value
-    rows = (torch.from_numpy(rng.uniform("frechet.bootstrap", seed, 0, resamples, n)) * n).long()
-    values = torch.tensor([frechet(features[row], real).value for row in rows], dtype=torch.float64)
-    low, high = (float(q) for q in torch.quantile(values - values.mean(), torch.tensor([0.025, 0.975]).double()))
+    values = torch.empty(resamples, dtype=torch.float64)
+    for index in range(resamples):
+        rows = torch.from_numpy((rng.uniform("frechet.bootstrap", seed, index, 1, n)[0] * n).astype("int64"))
+        values[index] = resampled.distance(torch.bincount(rows, minlength=n))
+    value = max(0.0, resampled.distance(torch.ones(n)))
+    low, high = (values - values.mean()).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Measure(value, max(0.0, value + low), value + high, n, seed=seed)
+
+
+class Resampled:
+    """Frechet distances of subsets and resamples of features [n, D] to the real statistics.
+
+    The features are projected on the real root once; a distance then costs one Gram matrix and its eigenvalues, on the
+    side of the images in it or of the real root, whichever is smaller. Raises AmbientSweepError as `frechet` does.
+    """
+
+    def __init__(self, features: Tensor, real: Statistics) -> None:
+        mean, root = _centred(features)
+        scale = math.sqrt(len(root) - 1)
+        self._centred = root.mul_(scale)
+        self._lengths = self._centred.square().sum(1)
+        self._shift = mean - real.mean.to(mean)
+        real_root = real.root.to(mean)
+        self._real_trace = real_root.square().sum()
+        self._product = self._centred @ real_root.T
+
+    def distance(self, counts: Tensor) -> float:
+        """Of the sample in which image i comes counts[i] times, counts [n] with a sum of 2 or more; not cut off at 0."""
+        rows = counts.nonzero()[:, 0].to(self._product.device)
+        c = counts.to(self._product)[rows]
+        n = c.sum()
+        shift = c @ self._centred[rows] / n  # of the sample's mean from that of all
+        product = self._product[rows]
+        product = (product - c @ product / n) * (c / (n - 1)).sqrt()[:, None]
+        trace = (c @ self._lengths[rows] - n * shift.square().sum()) / (n - 1)
+        value = (self._shift + shift).square().sum() + self._real_trace + trace - 2 * _nuclear_norm(product)
+        return float(value)
+
+
+def small_sample_warning(n: int, dimension: int) -> str | None:
+    """A line where n images are too few for a Gaussian of that many dimensions (n <= 2 dimension); else None."""
+    if n > 2 * dimension:
+        return None
+    return (
+        f"{n} images are few for {dimension} features: the distance is biased upwards, by more than models may differ; "
+        "compare it with what real images get, and only with values at the same number"
+    )
 
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,3 +156,10 @@ def _singular_values(product: Tensor) -> tuple[Tensor, Tensor]:
     singular = values.clamp(min=0).sqrt()
     inverse = torch.where(singular > 0, 1 / singular, 0.0)
     return singular, (product @ right).square() @ inverse
+
+
+def _nuclear_norm(product: Tensor) -> Tensor:
+    """The sum of the singular values, from the eigenvalues of the smaller Gram matrix."""
+    gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
+    norm: Tensor = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
+    return norm

@@ -8,6 +8,7 @@ from ambient_sweep.evaluation.memorization.copies import (
     mem_ratio,
     neighbourhood_ratio,
     null_threshold,
+    shares_below,
     thumbnails,
 )
 from ambient_sweep.evaluation.memorization.diagnostics import authpct, c_t
@@ -35,6 +36,7 @@ __all__ = [
     "normalised",
     "null_threshold",
     "shares_above",
+    "shares_below",
     "sim_excess",
     "thumbnails",
 ]

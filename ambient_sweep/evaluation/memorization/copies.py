@@ -5,6 +5,7 @@ images, nearest first (`neighbours.nearest`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -72,8 +73,10 @@ def local_distances(distances: Tensor) -> Tensor:
     """Distances [N, K] in units of the local scale, [N]: nearest over the mean of the next LOCAL (as many as there are).
 
     Where an image set has smooth and busy parts, one threshold on the distance itself is that of the smooth ones, and
-    copies of busy images with a little noise pass it. K >= 2.
+    copies of busy images with a little noise pass it. 0 for a sample at distance zero. Raises ValueError for K < 2.
     """
+    if distances.shape[1] < 2:
+        raise ValueError("local_distances: needs 2 neighbours or more")
     first, further = distances[:, 0], distances[:, 1 : LOCAL + 1]
     return torch.where(first > 0, first / further.mean(1), 0.0)
 
@@ -81,11 +84,18 @@ def local_distances(distances: Tensor) -> Tensor:
 def neighbourhood_ratio(distances: Tensor, alpha: float = 0.5) -> Measure:
     """Share of samples nearer to a training image than alpha times the mean of their 50 nearest (Carlini et al. 2023).
 
-    `distances`: [N, 50] or more. Raises ValueError for fewer.
+    `distances`: [N, 50] or more; the nearest is one of the 50, and a sample at distance zero is a copy. Raises ValueError
+    for fewer than 50.
     """
     if distances.shape[1] < NEIGHBOURHOOD:
         raise ValueError(f"neighbourhood_ratio: {distances.shape[1]} neighbours, not {NEIGHBOURHOOD}")
-    return share_of(distances[:, 0] < alpha * distances[:, :NEIGHBOURHOOD].mean(1))
+    first = distances[:, 0]
+    return share_of((first < alpha * distances[:, :NEIGHBOURHOOD].mean(1)) | (first == 0))
+
+
+def shares_below(distances: Tensor, thresholds: Sequence[float]) -> list[Measure]:
+    """The share of distances [N] below each threshold."""
+    return [share_of(distances < threshold) for threshold in thresholds]
 
 
 def share_of(mask: Tensor) -> Measure:

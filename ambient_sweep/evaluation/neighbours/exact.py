@@ -88,7 +88,7 @@ def merge(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tenso
 
     Indices count all targets; ties go to the lower one, so parts searched apart give what one search gives.
     """
-    return best_of(*(torch.cat([part[i] for part in parts], 1) for i in (0, 1)), k)
+    return best_of(torch.cat([d for d, _ in parts], 1), torch.cat([i for _, i in parts], 1), k)
 
 
 def best_of(distances: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ def _decide(q: Tensor, t: Tensor, mask: Tensor, start: int, best: _Best) -> None
     at_once = max(1, ELEMENTS // 2 // max(1, q.shape[1]))
     parts = [
         squared_distances(q[row], t[column])
-        for row, column in zip(rows.split(at_once), columns.split(at_once), strict=True)
+        for row, column in zip(torch.split(rows, at_once), torch.split(columns, at_once), strict=True)
     ]
     best.put(rows, torch.cat(parts), columns + start)
 

@@ -160,7 +160,7 @@ def test_labels_and_levels_of_arrays(tmp_path):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
     path = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
     assert "no array breed; it has image, sigma, text" in complaint(opened, "array", path, label_column="breed")
-    assert "sigma: row 0 holds -1.0" in complaint(opened, "array", path, sigma_column="sigma")
+    assert f"sigma: {path.name}#0 has the noise level -1.0" in complaint(opened, "array", path, sigma_column="sigma")
     assert "text: is <U1; numbers" in complaint(opened, "array", path, sigma_column="text")
     assert "no array level" in complaint(opened, "array", path, sigma_column="level")
     for key in ("label_column", "sigma_column"):

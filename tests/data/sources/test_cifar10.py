@@ -10,7 +10,7 @@ from ambient_sweep.data.sources.cifar10 import CLASSES
 
 PIXELS = noise(12, 32, 32)
 LABELS = [i % 10 for i in range(12)]
-BATCHES = {"data_batch_1": slice(0, 4), "data_batch_2": slice(4, 9), "test_batch": slice(9, 12)}
+BATCHES = {"data_batch_1": slice(0, 4), "data_batch_2": slice(4, 8), "test_batch": slice(8, 12)}
 
 
 def flat(rows):
@@ -37,7 +37,7 @@ def python(folder, protocol=2, encode=str):
 
 
 def check(found):
-    assert found.names == [f"train-{i:05d}" for i in range(9)] + [f"test-{i:05d}" for i in range(3)]
+    assert found.names == [f"train-{i:05d}" for i in range(8)] + [f"test-{i:05d}" for i in range(4)]
     assert found.labels.tolist() == LABELS
     assert found.classes == CLASSES
     assert len(CLASSES) == 10
@@ -86,6 +86,26 @@ def test_the_binary_version_is_preferred_and_sizes_are_changed(tmp_path):
     (folder / "data_batch_1").write_bytes(b"never opened")
     images, _ = read_all(opened("cifar10", tmp_path, image_size=16))
     np.testing.assert_array_equal(images, np.rint(PIXELS.reshape(12, 16, 2, 16, 2, 3).mean((2, 4))))
+
+
+@pytest.mark.parametrize("version", [binary, python])
+def test_a_file_cut_off_between_two_records_is_refused(tmp_path, monkeypatch, version):
+    folder = version(tmp_path / "cifar")
+    monkeypatch.setitem(BATCHES, "data_batch_2", slice(4, 7))
+    version(folder)
+    told = complaint(opened, "cifar10", folder)
+    name = "data_batch_2.bin" if version is binary else "data_batch_2"
+    assert told == (
+        f"{folder / name}: holds 3 records instead of 4; it is cut off or not CIFAR-10's, fetch it anew"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [9_999, 10_001])
+def test_beside_a_file_of_the_published_length_another_is_refused(tmp_path, count):
+    for number, records in ((1, 10_000), (2, count)):
+        np.zeros((records, 3073), np.uint8).tofile(tmp_path / f"data_batch_{number}.bin")
+    told = complaint(opened, "cifar10", tmp_path)
+    assert f"data_batch_2.bin: holds {count} records instead of 10000" in told
 
 
 class Call:

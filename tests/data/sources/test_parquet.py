@@ -136,7 +136,7 @@ def test_noise_levels(path):
     assert "has no column level; it has image, sigma" in complaint(opened, "parquet", path, sigma_column="level")
     for bad in (-0.1, float("inf"), 1e39):
         save(path, image=structs(BYTES[:2]), sigma=[0.1, bad])
-        assert "row 1 holds" in complaint(opened, "parquet", path, sigma_column="sigma")
+        assert "#1 has the noise level" in complaint(opened, "parquet", path, sigma_column="sigma")
 
 
 def test_images_that_are_not_there_are_corrupt_with_their_reason(path):

@@ -48,8 +48,10 @@ def test_class_numbers_follow_the_order_of_names():
     assert classes == ("0", "1", "2", "3")
 
 
-def test_levels_are_finite_and_not_negative_in_float32():
-    levels = noise_levels(np.array([0, 0.1, np.nan]), "x")
+def test_levels_in_range_are_taken_in_float32_and_others_told_by_image():
+    levels = noise_levels(np.array([0, 0.1, np.nan, 1e-6, 100]), "x", list("abcde"))
     assert levels.dtype == np.float32
-    np.testing.assert_array_equal(levels, np.float32([0, 0.1, np.nan]))
-    assert "x: row 2 holds 1e+39" in complaint(noise_levels, np.array([0, 1, 1e39]), "x")
+    np.testing.assert_array_equal(levels, np.float32([0, 0.1, np.nan, 1e-6, 100]))
+    for level in (1e39, 1e20, 100.1, 1e-25, -1e-25):
+        told = complaint(noise_levels, np.array([0, 1, level]), "x", list("abc"))
+        assert told == f"x: c has the noise level {level}; 0, or 1e-06 to 100, is needed"

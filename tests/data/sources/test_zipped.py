@@ -53,6 +53,22 @@ def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path, method):
         assert list(corrupt) == ["gone.png"]
 
 
+def test_an_entry_without_a_name_is_passed_over(path):
+    with zipfile.ZipFile(pack(path, FILES), "a") as archive:
+        archive.writestr("NAMELESS", b"")
+    content = path.read_bytes()
+    header, directory = (content.rindex(b"NAMELESS", 0, end) for end in (content.rindex(b"NAMELESS"), len(content)))
+    content = bytearray(content)
+    content[directory - 46 + 28] = 0  # the name's length in the directory
+    content[directory - 46 + 30] = 8  # its bytes are an extra field now
+    content[directory : directory + 8] = b"\xff\xff\x04\x00abcd"
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [*NAMES, ""]
+    assert header < directory
+    assert opened("zip", path).names == sorted(NAMES)
+
+
 def test_images_and_labels(path):
     found = opened("zip", pack(path, FILES))
     assert found.depth8

@@ -4,7 +4,17 @@ import torch
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import mem_excess, mem_ratio, null_threshold, thumbnails
+from ambient_sweep.evaluation.memorization import (
+    LOCAL,
+    NEIGHBOURHOOD,
+    local_distances,
+    mem_excess,
+    mem_ratio,
+    neighbourhood_ratio,
+    null_threshold,
+    shares_below,
+    thumbnails,
+)
 
 
 def test_thumbnails_are_area_means() -> None:
@@ -76,3 +86,37 @@ def test_held_out_images_that_are_training_images_do_not_hide_copies() -> None:
     assert null_threshold(twins, 0.01) == null_threshold(distances, 0.01) > 1
     with pytest.raises(UserError, match=r"there are 0 \(and 50 more that are training images"):
         null_threshold(twins[:50], 0.01)
+
+
+def test_neighbourhood_ratio_by_hand() -> None:
+    rest = torch.full((4, NEIGHBOURHOOD + 9), 10.0, dtype=torch.float64)
+    first = torch.tensor([0.0, 4.9, 4.94, 4.96], dtype=torch.float64)  # the mean of 50 is (490 + first) / 50
+    distances = torch.cat([first[:, None], rest[:, 1:]], 1)
+    distances[:, NEIGHBOURHOOD:] = 1e9  # beyond the 50
+    measure = neighbourhood_ratio(distances)
+    assert (measure.value, measure.n) == (0.75, 4)
+    assert (measure.low, measure.high) == wilson(3, 4)
+    assert neighbourhood_ratio(distances, alpha=0.1).value == 0.25
+    assert neighbourhood_ratio(torch.zeros(3, NEIGHBOURHOOD)).value == 1  # copies of what is there 50 times
+    with pytest.raises(ValueError, match="49 neighbours, not 50"):
+        neighbourhood_ratio(distances[:, :49])
+
+
+def test_local_distances_by_hand() -> None:
+    distances = torch.tensor([[0.0] * 7, [0.0, 1, 1, 1, 1, 1, 9], [2.0, 3, 4, 5, 6, 7, 1000], [1.0, 1, 1, 1, 1, 1, 1]])
+    assert local_distances(distances).tolist() == pytest.approx([0, 0, 0.4, 1])
+    assert local_distances(distances[:, : LOCAL + 1]).tolist() == local_distances(distances).tolist()
+    assert local_distances(distances[2:3, :3]).tolist() == pytest.approx([2 / 3.5])
+    with pytest.raises(ValueError, match="2 neighbours or more"):
+        local_distances(distances[:, :1])
+
+
+def test_shares_below_thresholds() -> None:
+    measures = shares_below(torch.tensor([0.0, 0.5, 1.0, 2.0]), [0.0, 1.0, 3.0])
+    assert [measure.value for measure in measures] == [0, 0.5, 1]
+    assert (measures[1].low, measures[1].high) == wilson(2, 4)
+
+
+def test_twins_may_be_kept_in_the_null() -> None:
+    distances = torch.cat([torch.zeros(50), torch.linspace(1, 2, 150)])
+    assert null_threshold(distances, 0.01, twins=True) == 0 < null_threshold(distances, 0.01)

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.evaluation.fidelity import kernel, kid, kid_subsets
+from ambient_sweep.evaluation.measure import Z95, Measure
+
+
+def features(n: int, size: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
+    return torch.from_numpy(shift + np.random.default_rng(seed).standard_normal((n, size)))
+
+
+def by_loops(x: Tensor, y: Tensor) -> float:
+    def k(a: Tensor, b: Tensor) -> float:
+        return float(a @ b / len(a) + 1) ** 3
+
+    within = [np.mean([k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if i != j]) for s in (x, y)]
+    return float(within[0] + within[1] - 2 * np.mean([k(a, b) for a in x for b in y]))
+
+
+@pytest.mark.parametrize("block", [4, 7, 1024])
+@pytest.mark.parametrize(("n", "m"), [(9, 14), (14, 9), (2, 2), (8, 8)])
+def test_all_pairs_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch, block: int, n: int, m: int) -> None:
+    monkeypatch.setattr(kernel, "BLOCK", block)
+    x, y = features(n), features(m, seed=1, shift=0.3)
+    assert kid(x, y).value == pytest.approx(by_loops(x, y), rel=1e-11)
+
+
+def test_is_clean_fids_of_one_subset_of_everything() -> None:
+    from cleanfid.fid import kernel_distance
+
+    x, y = features(120), features(120, seed=1, shift=0.2)
+    theirs = kernel_distance(x.numpy(), y.numpy(), num_subsets=1, max_subset_size=120)
+    assert kid(x, y).value == pytest.approx(theirs, rel=1e-6)
+    assert kid_subsets(x, y, subsets=1, size=500).value == pytest.approx(theirs, rel=1e-6)
+
+
+def test_is_torch_fidelitys_of_one_subset_of_everything() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = features(90), features(90, seed=1, shift=0.2)
+    theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=90, verbose=False)
+    assert kid(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+
+
+def spread(n: int, m: int, shift: float) -> tuple[float, list[Measure]]:
+    found = [kid(features(n, 8, 2 * s, shift), features(m, 8, 2 * s + 1)) for s in range(150)]
+    return float(np.std([measure.value for measure in found], ddof=1)), found
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "low", "high"), [(150, 300, 0.5, 0.9, 1.15), (150, 150, 0.0, 1.1, 1.7)])
+def test_standard_error_is_the_spread_over_repeated_draws(
+    n: int, m: int, shift: float, low: float, high: float
+) -> None:
+    """At the floor (no shift) sqrt(2) times it: never too narrow."""
+    deviation, found = spread(n, m, shift)
+    errors = [(measure.high - measure.value) / Z95 for measure in found]  # type: ignore[operator]
+    assert low < np.mean(errors) / deviation < high
+    # the mean over draws is the distance itself: E k(x, x') + E k(y, y') - 2 E k(x, y) of these Gaussians, in closed form
+    if not shift:
+        assert abs(np.mean([measure.value for measure in found])) < 3 * deviation / np.sqrt(len(found))
+
+
+def test_is_unbiased() -> None:
+    """The kernel depends on x.y alone: for independent Gaussians with unit covariance and mean s, t its mean is known."""
+    size, s = 8, 0.5
+
+    def mean(a: float, b: float) -> float:
+        m = a * b + 1  # of x.y / D + 1; below its second and third central moments
+        second = (1 + a * a + b * b) / size
+        third = 6 * a * b / size**2
+        return float(m**3 + 3 * m * second + third)
+
+    expected = mean(s, s) + mean(0, 0) - 2 * mean(s, 0)
+    for n in (5, 50):
+        values = [kid(features(n, size, 2 * k, s), features(n, size, 2 * k + 1)).value for k in range(400)]
+        assert abs(np.mean(values) - expected) < 3 * np.std(values) / np.sqrt(len(values))
+
+
+def test_subsets_are_keyed_and_agree_with_all_pairs() -> None:
+    x, y = features(300), features(400, seed=1, shift=0.3)
+    first, again, other = (kid_subsets(x, y, subsets=40, size=100, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.value != other.value
+    assert first.seed == 0
+    assert first.value == pytest.approx(kid(x, y).value, rel=0.1)
+    assert kid_subsets(x, y, subsets=1, size=100).low is None
+
+
+def test_bad_input_is_refused_in_one_line() -> None:
+    x = features(5)
+    for call in (lambda: kid(x[:1], x), lambda: kid(x, x[:0]), lambda: kid_subsets(x[:1], x)):
+        with pytest.raises(AmbientSweepError, match="kid needs at least 2 images, not"):
+            call()
+    for call in (lambda: kid(x, x * float("nan")), lambda: kid_subsets(x / 0, x)):
+        with pytest.raises(AmbientSweepError, match="finite"):
+            call()
+    for bad in ({"subsets": 0}, {"size": 1}):
+        with pytest.raises(ValueError, match="kid_subsets"):
+            kid_subsets(x, x, **bad)

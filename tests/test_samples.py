@@ -1,0 +1,236 @@
+"""Samples of `generate`: the same bits whoever makes them and how many at once; and the quick mode, but for rounding.
+
+Two processes over gloo make all scenarios together, each on one thread; this process makes the same alone.
+"""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+
+from ambient_sweep.config import build_config
+from ambient_sweep.models import build_model
+from ambient_sweep.training import compute
+from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.trial import generate, samples
+from ambient_sweep.trial.samples import samples_at
+
+WORKERS, COUNT, SEED, COUNTS = 2, 70, 3, (5, 0, 3)
+BASE = {
+    "data.train_size": 150,
+    "observed.sigma": 0.3,
+    "sampling.steps": 3,
+    "training": {"images": 3200, "batch_size": 32, "records": 10},
+}
+UNET = {"kind": "unet", "width": 16, "levels": 2, "blocks": 1, "attention": [8]}
+GUIDED = {"conditional": True, "label_dropout": 0.2}
+NETWORKS = {
+    "mlp": ((1, 8, 8), {"model": {"kind": "mlp", "width": 32, "blocks": 1}}),
+    "unet": ((1, 8, 8), {"model": UNET}),
+    "unet, classes, guidance": ((1, 8, 8), {"model": UNET | GUIDED, "sampling.guidance": 1.5}),
+    "dit": ((3, 8, 8), {"model": {"kind": "dit", "width": 32, "blocks": 2, "head_width": 16, "patch": 2}}),
+}
+FAST = {"sampling.mode": "fast"}
+
+
+def made(name, count=COUNT, group=SINGLE, *, denoiser=None, **changes):
+    """Samples of a network with weights that are all drawn: as built, the last layers are zero."""
+    shape, settings = NETWORKS[name]
+    config = build_config(BASE, settings, changes)
+    counts = COUNTS if config.model.conditional else ()
+    if denoiser is None:
+        denoiser = build_model(config.model, shape, 0, len(counts)).requires_grad_(False)
+        generator = torch.Generator().manual_seed(1)
+        for weight in denoiser.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return generate(config, denoiser, shape, count, SEED, group, counts=counts)
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[endpoint], expected[endpoint]) for endpoint in expected)
+
+
+def fitting_of(rank):
+    return lambda batch, device: (8, 24)[rank]
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    group = Group.distributed()
+    for name in NETWORKS:
+        save_file(made(name, group=group), folder / f"{name} {rank}")
+    save_file(made("mlp", 5, group), folder / f"few {rank}")
+    samples._fitting = fitting_of(rank)
+    save_file(made("mlp", group=group, **FAST), folder / f"fast {rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    mp.spawn(worker, (folder,), nprocs=WORKERS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone():
+    torch.set_num_threads(1)
+    return {name: made(name) for name in NETWORKS}
+
+
+# -- the same bits ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bits_do_not_depend_on_how_many_are_made_nor_on_the_batch_size(alone, name):
+    assert alone[name]["zero"].isfinite().all()
+    assert len(alone[name]["zero"].unique(dim=0)) == COUNT
+    assert not torch.equal(alone[name]["zero"], alone[name]["observed"])
+    for count, batch in ((COUNT, 7), (33, 500), (32, 1), (1, 64)):
+        found = made(name, count, **{"evaluation.batch_size": batch})
+        assert_equal(found, {endpoint: images[:count] for endpoint, images in alone[name].items()})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_workers_make_the_same_bits_as_one(folder, alone, name):
+    for rank in range(WORKERS):
+        assert_equal(load_file(folder / f"{name} {rank}"), alone[name])
+
+
+def test_a_worker_may_have_nothing_to_make(folder, alone):
+    for rank in range(WORKERS):
+        assert_equal(load_file(folder / f"few {rank}"), {e: images[:5] for e, images in alone["mlp"].items()})
+
+
+def uneven(x, sigma):
+    """A denoiser that shows what sums in a network may do: its result depends on the size of the batch and the place."""
+    return 0.5 * x + 1e-3 * len(x) + 1e-2 * torch.arange(len(x))[:, None, None, None]
+
+
+def test_exact_samples_are_safe_from_a_network_that_depends_on_its_batch_and_fast_ones_are_not():
+    whole = made("mlp", denoiser=uneven)
+    few = made("mlp", 33, denoiser=uneven)
+    assert_equal(few, {endpoint: images[:33] for endpoint, images in whole.items()})
+    fast = {**FAST, "sampling.batch_size": 20}
+    assert not torch.allclose(made("mlp", denoiser=uneven, **fast)["zero"], whole["zero"], atol=1e-4)
+
+
+def test_exact_mode_leaves_the_process_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        seen = []
+
+        def watched(x, sigma):
+            seen.append(torch.get_float32_matmul_precision())
+            return 0.5 * x
+
+        made("mlp", denoiser=watched)
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """0.5 x, and the sizes of the batches it was asked for; out of memory above `most`."""
+
+    def __init__(self, most=10**9):
+        self.sizes, self.refused, self.most = [], 0, most
+
+    def __call__(self, x, sigma):
+        if len(x) > self.most:
+            self.refused += 1
+            raise torch.OutOfMemoryError("too many")
+        self.sizes.append(len(x))
+        return 0.5 * x
+
+
+@pytest.mark.parametrize("steps", [3, 18])
+def test_heun_takes_two_evaluations_of_the_network_a_step_and_one_in_the_last(steps):
+    counting = Counting()
+    clean = {"observed.sigma": 0.0, "objective.kind": "denoising"}
+    made("mlp", 1, denoiser=counting, **clean, **{"sampling.steps": steps})
+    assert len(counting.sizes) == 2 * steps - 1
+    stopping = Counting()
+    made("mlp", 1, denoiser=stopping, **{"sampling.steps": steps})
+    assert len(stopping.sizes) == 2 * (steps + 1) - 1 + 1  # the level that is put in, and the posterior mean there
+
+
+def test_nothing_is_computed_below_the_observed_level_where_it_is_not_asked_for(alone):
+    seen = []
+
+    def watched(x, sigma):
+        seen.append(float(sigma.min()))
+        return 0.5 * x
+
+    made("mlp", denoiser=watched, **{"evaluation.endpoints": ["observed"]})
+    assert min(seen) == pytest.approx(0.3)
+    for name in NETWORKS:
+        found = made(name, **{"evaluation.endpoints": ["observed"]})
+        assert_equal(found, {"observed": alone[name]["observed"]})
+
+
+# -- the quick mode ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("changes", [{}, {"sampling.batch_size": 7}, {"sampling.compile": True}], ids=str)
+def test_fast_samples_are_the_exact_ones_but_for_rounding(alone, name, changes, monkeypatch):
+    monkeypatch.setattr(compute, "BACKEND", "eager")  # traces without a compiler of C++
+    found = made(name, **FAST, **changes)
+    for endpoint, images in alone[name].items():
+        torch.testing.assert_close(found[endpoint], images, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bf16_samples_are_near_the_exact_ones_and_keyed_as_they_are(alone, name):
+    found, expected = made(name, **FAST, **{"sampling.precision": "bf16"})["zero"], alone[name]["zero"]
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    distances = torch.cdist(found.flatten(1), expected.flatten(1))
+    assert torch.equal(distances.argmin(1), torch.arange(COUNT))
+    assert distances.diagonal().max() < 0.2 * expected.flatten(1).norm(dim=1).mean()
+
+
+def test_fast_batches_are_no_larger_than_what_is_asked_for():
+    for changes, sizes in (({}, {COUNT}), ({"sampling.batch_size": 30}, {30}), ({"sampling.batch_size": 500}, {COUNT})):
+        counting = Counting()
+        made("mlp", denoiser=counting, **FAST, **changes)
+        assert set(counting.sizes) == sizes
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved_once_and_for_all(alone):
+    whole = made("mlp", denoiser=Counting())
+    counting = Counting(most=10)
+    found = made("mlp", denoiser=counting, **FAST, **{"sampling.batch_size": 35})
+    assert_equal(found, whole)
+    assert counting.refused == 2  # 35, 18; the second batch begins with 9
+    assert max(counting.sizes) == 9
+    with pytest.raises(torch.OutOfMemoryError):
+        made("mlp", denoiser=Counting(most=0), **FAST)
+
+
+def test_workers_agree_on_the_batch_that_fits_into_the_least_memory(folder, alone):
+    for rank in range(WORKERS):
+        found = load_file(folder / f"fast {rank}")
+        for endpoint, images in alone["mlp"].items():
+            torch.testing.assert_close(found[endpoint], images, atol=1e-4, rtol=1e-4)
+
+
+# -- fewer samples early ----------------------------------------------------------------------------------------------
+
+
+def test_early_evaluations_may_take_fewer_samples():
+    plain = build_config(BASE, {"evaluation.samples": 100})
+    assert [samples_at(plain, images) for images in (800, 3200)] == [100, 100]
+    early = build_config(BASE, {"evaluation.samples": 100, "evaluation.early_samples": 20})
+    assert [samples_at(early, images) for images in (800, 2400, 3168, 3200)] == [20, 20, 20, 100]
+    stopped = build_config(BASE, {"evaluation.early_samples": 20, "evaluation.samples": 100, "training.stop": 0.5})
+    assert [samples_at(stopped, images) for images in (800, 1600)] == [20, 100]
