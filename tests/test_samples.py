@@ -14,7 +14,7 @@ from ambient_sweep.models import build_model
 from ambient_sweep.training import compute
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.trial import generate, samples
-from ambient_sweep.trial.samples import samples_at
+from ambient_sweep.trial.samples import CPU_BATCH, samples_at
 
 WORKERS, COUNT, SEED, COUNTS = 2, 70, 3, (5, 0, 3)
 BASE = {
@@ -200,10 +200,10 @@ def test_bf16_samples_are_near_the_exact_ones_and_keyed_as_they_are(alone, name)
 
 
 def test_fast_batches_are_no_larger_than_what_is_asked_for():
-    for changes, sizes in (({}, {COUNT}), ({"sampling.batch_size": 30}, {30}), ({"sampling.batch_size": 500}, {COUNT})):
+    for count, asked, size in ((COUNT, None, CPU_BATCH), (40, None, 40), (COUNT, 30, 30), (COUNT, 500, COUNT)):
         counting = Counting()
-        made("mlp", denoiser=counting, **FAST, **changes)
-        assert set(counting.sizes) == sizes
+        made("mlp", count, denoiser=counting, **FAST, **{"sampling.batch_size": asked})
+        assert set(counting.sizes) == {size}
 
 
 def test_batches_that_do_not_fit_into_memory_are_halved_once_and_for_all(alone):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ambient_sweep.data.image_set import ImageSet
-    from ambient_sweep.evaluation.neighbours import Targets
+    from ambient_sweep.evaluation.cache import Mapped
     from ambient_sweep.evaluation.suite import Report, Row, Search
 
 path_option = click.Path(path_type=Path)
@@ -174,7 +174,7 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
 
 
 @contextlib.contextmanager
-def _ray_search(on_ray: bool) -> "Iterator[Callable[[Targets], Search] | None]":
+def _ray_search(on_ray: bool) -> "Iterator[Callable[[Mapped], Search] | None]":
     """What makes a search of shards by Ray tasks, one per core, while Ray is connected; None without --ray."""
     if not on_ray:
         yield None
@@ -184,10 +184,9 @@ def _ray_search(on_ray: bool) -> "Iterator[Callable[[Targets], Search] | None]":
     from ambient_sweep.sweep.cluster import ray_session
     from ambient_sweep.sweep.neighbours import nearest_sharded
 
-    def searched(targets: "Targets") -> "Search":
+    def searched(targets: "Mapped") -> "Search":
         cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-        size = -(-len(targets) // max(1, int(cores)))
-        shards = [targets[start : start + size] for start in range(0, len(targets), size)]
+        shards = targets.shards(int(cores))
         return lambda small, k: nearest_sharded(small, shards, k)
 
     with ray_session(dashboard=False):

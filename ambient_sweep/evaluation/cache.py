@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,17 +74,38 @@ def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
 
 
 class Mapped:
-    """Rows of a mapped array as tensors, read when they are asked for: targets of `neighbours.nearest`.
+    """Rows of an array as tensors, read when they are asked for: targets of `neighbours.nearest`.
 
-    shape: of a row, where it is not the array's own.
+    shape: of a row, where it is not the array's own. rows: those that count, all by default. What lies in a file travels to
+    other processes as its path and is opened there.
     """
 
-    def __init__(self, array: NDArray[np.float32], shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, array: NDArray[np.float32], shape: tuple[int, ...] | None = None, rows: range | None = None
+    ) -> None:
         self._array = array
         self._shape = array.shape[1:] if shape is None else shape
+        self._rows = range(len(array)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self._rows)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return torch.from_numpy(np.array(self._array[rows])).view(-1, *self._shape)
+        part = self._rows[rows]
+        return torch.from_numpy(np.array(self._array[part.start : part.stop])).view(-1, *self._shape)
+
+    def shards(self, count: int) -> "list[Mapped]":
+        """The rows in `count` parts or fewer, of nearly equal length."""
+        size = -(-len(self) // max(1, count))
+        return [Mapped(self._array, self._shape, self._rows[i : i + size]) for i in range(0, len(self), size)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path = getattr(self._array, "filename", None)
+        if path is None:
+            part = self._array[self._rows.start : self._rows.stop]
+            return Mapped, (part, self._shape)
+        return _reopened, (str(path), self._shape, self._rows)
+
+
+def _reopened(path: str, shape: tuple[int, ...], rows: range) -> Mapped:
+    return Mapped(np.load(path, mmap_mode="r", allow_pickle=False), shape, rows)

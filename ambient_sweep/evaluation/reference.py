@@ -118,6 +118,12 @@ class Reference:
                 f"data: evaluation needs at least 2 training and 2 held-out images, there are {len(data.train)} and "
                 f"{len(data.heldout)}; add images or change data.train_size"
             )
+        for names, needed in ((("density", "coverage"), 6), (("precision", "recall"), 4)):
+            if {*names} & {*config.extras} and len(data.heldout) < needed:
+                raise UserError(
+                    f"evaluation.extras: {' and '.join(names)} need at least {needed} held-out images, there are "
+                    f"{len(data.heldout)}; hold out more, or leave them out of evaluation.extras"
+                )
         train = torch.cat([thumbnails(to_uint8(images)) for images in data.train.blocks(READ_AT_ONCE)])
         heldout = torch.cat([thumbnails(to_uint8(images)) for images in data.heldout.blocks(READ_AT_ONCE)])
         found = nearest(heldout, train, min(LOCAL + 1, len(train)), device=device)[0].cpu()

@@ -43,7 +43,7 @@ from ambient_sweep.evaluation.memorization import (
     sim_excess,
     thumbnails,
 )
-from ambient_sweep.evaluation.neighbours import ApproximateIndex, Targets, merge_flips, nearest
+from ambient_sweep.evaluation.neighbours import ApproximateIndex, merge_flips, nearest
 
 Kind = Literal["fidelity", "memorization", "diagnostic"]
 Search: TypeAlias = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # thumbnails, k -> distances [N, k], places [N, k]
@@ -104,7 +104,7 @@ class Suite:
         without: Sequence[str] = (),
         device: str = "cpu",
         cache: Path | None = None,
-        search: Callable[[Targets], Search] | None = None,
+        search: Callable[[Mapped], Search] | None = None,
         approximate: bool = False,
     ) -> None:
         self.train, self.heldout, self.config = train, heldout, config
@@ -242,11 +242,11 @@ class Suite:
     def _index(self) -> ApproximateIndex:
         return ApproximateIndex(self._small_train, seed=self.config.seed)
 
-    def _exact(self, targets: Targets) -> Search:
+    def _exact(self, targets: Mapped) -> Search:
         return lambda small, k: nearest(small, targets, k, device=self.device)
 
     @cached_property
-    def _small_train(self) -> Targets:
+    def _small_train(self) -> Mapped:
         """Thumbnails of the training images; where features are kept, so are they, and stay on the disk."""
         first = thumbnails(next(self.train.blocks(1)))
         rows = cached_features(
@@ -357,16 +357,25 @@ class Suite:
             "c_t": (20, 20, 20),
             "search_recall": (1, 2, 1),
         }
+        problems, names = [], []
         for name in self.names:
-            if name in self.without:
-                continue
-            for images, needed in zip((generated, self.train, self.heldout), needs[name], strict=True):
-                if len(images) < needed:
-                    advice = "or raise evaluation.quantile" if needed == quantile and images is self.heldout else ""
-                    raise UserError(
-                        f"{images.where}: {name} needs at least {needed} images, there are {len(images)}; add images"
-                        f"{', ' + advice + ',' if advice else ''} or leave it out with --without {name}"
-                    )
+            short = [
+                f"{needed} {role} images, there are {len(images)}"
+                for role, images, needed in zip(
+                    ("generated", "training", "held-out"),
+                    (generated, self.train, self.heldout),
+                    needs[name],
+                    strict=True,
+                )
+                if len(images) < needed
+            ]
+            if short and name not in self.without:
+                problems.append(f"{name} needs at least {' and '.join(short)}")
+                names.append(name)
+        if problems:
+            lower = " or raise evaluation.quantile," if any(name.endswith("excess") for name in names) else ""
+            advice = " ".join(f"--without {name}" for name in names)
+            raise UserError(f"{'; '.join(problems)}: add images,{lower} or leave out what cannot be measured: {advice}")
 
 
 def across(reports: Sequence[Report]) -> list[Row]:

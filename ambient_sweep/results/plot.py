@@ -17,8 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ambient_sweep.results import schema
-from ambient_sweep.results.files import write_atomic
 from ambient_sweep.results.select import candidates, frontier, objectives
+from ambient_sweep.writing import write_atomic
 
 MARKERS = {"zero": "o", "observed": "^"}
 ENDPOINT_LABELS = {"zero": "sampled down to 0", "observed": "stopped at the observed level"}

@@ -9,12 +9,12 @@ from typing import Any
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.results import schema
-from ambient_sweep.results.files import write_atomic
 from ambient_sweep.results.markup import escaped, image, number, percent, table
 from ambient_sweep.results.plot import frontier_image
 from ambient_sweep.results.records import evaluation_path
 from ambient_sweep.results.select import Row, candidates, frontier, select
 from ambient_sweep.results.table import Tables, read_tables
+from ambient_sweep.writing import write_atomic
 
 REPORT_FILE = "report.html"
 PICKS = ("knee", "max-memorization=0.05")

@@ -17,7 +17,6 @@ from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import schema
-from ambient_sweep.results.files import write_atomic
 from ambient_sweep.results.records import (
     EvaluationRecord,
     TrialRecord,
@@ -27,6 +26,7 @@ from ambient_sweep.results.records import (
     trial_path,
 )
 from ambient_sweep.results.select import front_mask
+from ambient_sweep.writing import write_atomic
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"

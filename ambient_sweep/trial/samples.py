@@ -18,7 +18,7 @@ from ambient_sweep.training.compute import Working, is_sharded
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
-CPU_BATCH = 256  # of mode=fast
+CPU_BATCH = 64  # of mode=fast; more fall out of the caches
 LARGEST_BATCH, PROBE = 8192, 16
 Endpoints = tuple[torch.Tensor, torch.Tensor]  # samples down to 0, and stopped at the observed level
 

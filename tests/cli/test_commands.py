@@ -253,7 +253,12 @@ def test_a_relative_path_of_images_works_from_anywhere(tmp_path):
     file = written(tmp_path / "c.yaml", small | {"evaluation": {"samples": 8, "lengths": [1.0], "quantile": 0.2}})
     done = ambient_sweep("train", file, "--storage", tmp_path / "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    good("evaluate", tmp_path / "runs" / "c" / "trials" / "train" / "checkpoints" / "images-000000128")
+    checkpoint = tmp_path / "runs" / "c" / "trials" / "train" / "checkpoints" / "images-000000128"
+    refused = bad("evaluate", checkpoint)
+    assert "mem_neighbourhood needs at least 50 training images, there are 2" in refused
+    few = refused.rpartition(": ")[2].split()  # it says what to leave out
+    assert few[:2] == ["--without", "fd_pixels_infinity"]
+    good("evaluate", checkpoint, *few)
 
 
 def test_a_damaged_note_of_a_checkpoint_is_named(sweep, tmp_path):

@@ -166,11 +166,13 @@ def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
     real = planted.digits()
     with pytest.raises(UserError, match=r"600 of 600 images are training images too .*--drop-overlap"):
         suite(planted.Real(real.train, real.train, real.fresh, real.classes))
-    with pytest.raises(UserError, match=r"mem_excess needs at least 99 images, there are 50; .*--without mem_excess"):
+    with pytest.raises(
+        UserError, match=r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_ex"
+    ):
         suite(planted.Real(real.train, real.heldout[:50], real.fresh, real.classes)).measure(generated(real.fresh))
-    with pytest.raises(UserError, match="--train: mem_neighbourhood needs at least 50 images, there are 40"):
+    with pytest.raises(UserError, match=r"mem_neighbourhood needs at least 50 training images, there are 40"):
         suite(planted.Real(real.train[:40], real.heldout, real.fresh, real.classes)).measure(generated(real.fresh))
-    with pytest.raises(UserError, match="--generated: fd_pixels needs at least 2 images, there are 1"):
+    with pytest.raises(UserError, match="fd_pixels needs at least 2 generated images, there are 1"):
         suite(real).measure(generated(real.fresh[:1]))
     with pytest.raises(UserError, match="--without: fid is not measured"):
         suite(real, without=("fid",))

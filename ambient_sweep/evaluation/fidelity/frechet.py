@@ -75,7 +75,8 @@ def bootstrap(features: Tensor, real: Statistics, *, resamples: int = 200, seed:
     """As `frechet`, its interval from resamples of the features (Efron 1979), drawn by (seed, resample).
 
     A resample repeats images, which raises the distance: its bias at n, a second time. So the quantiles are taken of the
-    resamples less their mean, about the value. For a check of `frechet`'s interval, at the cost of `resamples` distances.
+    resamples less their mean, about the value; with fewer images than features they still spread too far. For a check of
+    `frechet`'s interval, at the cost of `resamples` distances.
     Raises AmbientSweepError as `frechet` does, ValueError for fewer than two resamples.
     """
     if resamples < 2:

@@ -14,7 +14,7 @@ from ambient_sweep import rng
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.measure import Z95, Measure
 
-BLOCK = 1024  # images on a side of a block of the kernel matrix
+BLOCK = 512  # images on a side of a block of the kernel matrix
 
 
 def kid(features: Tensor, real: Tensor) -> Measure:

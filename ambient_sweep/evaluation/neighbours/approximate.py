@@ -25,8 +25,8 @@ QUERIES = 256  # re-ranked at once, at most
 class ApproximateIndex:
     """An inverted file of `targets` [M, ...], which are read once to build it and row by row to re-rank.
 
-    lists: cells of the index, 4 sqrt(M) by default. probes: cells that a query looks into, an eighth of them by default; more
-    are slower and find more. seed: of the targets that train the cells; the same seed and number of threads give the
+    lists: cells of the index, 4 sqrt(M) by default. probes: cells that a query looks into, an eighth of them by default;
+    more are slower and find more. seed: of the targets that train the cells; the same seed and number of threads give the
     same index. Memory: the targets in float32. Raises UserError where faiss is missing.
     """
 
@@ -101,4 +101,6 @@ def _faiss() -> Any:
     try:
         return import_module("faiss")
     except ModuleNotFoundError:
-        raise UserError("approximate neighbours need faiss: pip install faiss-cpu, or search exactly") from None
+        raise UserError(
+            "approximate neighbours need faiss: pip install 'ambient-sweep[faiss]', or search exactly"
+        ) from None

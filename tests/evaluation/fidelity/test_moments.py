@@ -51,7 +51,7 @@ def test_statistics_are_those_of_the_features(n: int, size: int) -> None:
     torch.testing.assert_close(streamed.mean, direct.mean)
     torch.testing.assert_close(streamed.root.T @ streamed.root, direct.root.T @ direct.root, rtol=1e-9, atol=1e-10)
     other = Statistics.of(features(300, size, seed=1))
-    assert frechet_between(streamed, other) == pytest.approx(frechet_between(direct, other), rel=1e-9)
+    assert frechet_between(streamed, other) == pytest.approx(frechet_between(direct, other), rel=1e-7)
 
 
 def test_constant_features_cost_rank_and_change_nothing() -> None:

@@ -78,5 +78,5 @@ def test_refuses_what_it_cannot_answer(index: ApproximateIndex) -> None:
 
 def test_without_faiss_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match="pip install faiss-cpu, or search exactly"):
+    with pytest.raises(UserError, match=r"pip install 'ambient-sweep\[faiss\]', or search exactly"):
         ApproximateIndex(clusters(1, 10))
