@@ -164,7 +164,9 @@ class ComputeConfig(Section):
 
 
 class SamplingConfig(Section):
-    steps: int = Field(18, ge=2, le=1000, description="Heun steps from sigma_max to 0")
+    steps: int = Field(
+        18, ge=2, le=1000, description="Heun steps from sigma_max to 0: 2 steps - 1 passes of the network"
+    )
     sigma_min: float = Field(0.002, gt=0, le=1, description="last nonzero noise level")
     sigma_max: float = Field(80.0, gt=0, le=10_000, description="first noise level")
     rho: float = Field(7.0, ge=1, le=100, description="spacing of the noise levels (EDM)")
@@ -173,7 +175,7 @@ class SamplingConfig(Section):
         "exact", description="exact: float32, the same images for any batch size and number of workers"
     )
     batch_size: int | None = Field(
-        None, ge=1, le=65536, description="images sampled at once, for mode=fast; sized to memory by default"
+        None, ge=1, le=65536, description="most images sampled at once, for mode=fast; sized to memory by default"
     )
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network, for mode=fast")
     compile: bool = Field(False, description="torch.compile the network for sampling, for mode=fast")

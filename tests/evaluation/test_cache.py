@@ -57,7 +57,7 @@ def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written .*--no-cache"):
+    with pytest.raises(UserError, match=r"cannot be written .*--no-cache"):
         cached_features(tmp_path / "file" / "cache", "a", "x", 20, Encoded())
 
 
@@ -71,4 +71,4 @@ def test_mapped_rows_and_shards_survive_a_pickle(tmp_path: Path, on_disk: bool) 
     copies = [pickle.loads(pickle.dumps(shard)) for shard in shards]  # noqa: S301
     assert torch.equal(torch.cat([copy[0 : len(copy)] for copy in copies]), ROWS.view(20, 1, 2))
     assert torch.equal(copies[1][2:4], ROWS[9:11].view(2, 1, 2))
-    assert (len(pickle.dumps(Mapped(np.zeros((1000, 99), np.float32)))) > 1000) and len(pickle.dumps(mapped)) < 1000
+    assert not on_disk or len(pickle.dumps(mapped)) < 400  # a path, no rows

@@ -21,6 +21,7 @@ from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.measure import Z95, Measure, wilson
 
 Restore = Literal["mean", "sampling", "masked"]
+MARGIN = 1.1  # times what is had by chance, from which on a model restores nothing
 NEAR = 0.1  # root mean square error, data in [-1, 1], below which a restoration is near perfect
 FALSE_POSITIVES = 0.01
 LEAST = 99  # held-out images that its quantile needs
@@ -140,7 +141,7 @@ def _result(
         true_positives=_share(errors < _quantile(others)),
         near=_share(errors < NEAR),
         near_heldout=_share(others < NEAR),
-        void=bool(min(errors.mean(), others.mean()) >= chance),
+        void=bool(min(errors.mean(), others.mean()) >= MARGIN * chance),
         train=(train.images[order], damaged[order], restored[order]),
         heldout=(heldout.images[order_heldout], damaged_heldout[order_heldout], restored_heldout[order_heldout]),
     )
