@@ -57,8 +57,9 @@ def of_frechet() -> None:
             x.double().mean(0).numpy(), np.cov(x.double().numpy(), rowvar=False), mu, sigma
         ),
     )
+    apart = abs(mine.value - value) / value
     print(
-        f"  ratio {theirs / ours:.1f}, with the interval {theirs / whole:.1f}; values differ by {abs(mine.value - value) / value:.1e} relative\n"
+        f"  ratio {theirs / ours:.1f}, with the interval {theirs / whole:.1f}; values differ by {apart:.1e} relative\n"
     )
 
 
