@@ -6,7 +6,6 @@ one as far away as a ball's rim lies on it.
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,10 +99,9 @@ class _DensityCoverage:
 def _checked(need: str, features: Tensor, k: int) -> Tensor:
     if len(features) < k + 1:
         raise AmbientSweepError(f"{need} at least {k + 1} images, not {len(features)}")
-    x = features.double()
-    if not x.isfinite().all():
+    if not features.isfinite().all():
         raise AmbientSweepError(f"{need} finite features; the encoder gave others")
-    return x
+    return features
 
 
 def _radii(x: Tensor, k: int) -> Tensor:
@@ -121,53 +119,69 @@ def _share(mask: Tensor) -> Measure:
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, "_Distances"]]:
     """Rows of x with their distances to all of y."""
-    centre = y.mean(0)
-    largest = max(float((part - centre).abs().max()) for part in (x, y))
-    scale = 2.0 ** -math.frexp(largest)[1]  # to below 1, without rounding: no square overflows
+    targets = _Targets(y, max(float(part.abs().max()) for part in (x, y)))
     rows = max(1, BLOCK // len(y))
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        yield part, _Distances(x[part], y, centre, scale)
+        yield part, _Distances(x[part], targets)
 
 
-class _Products(NamedTuple):
-    squared: Tensor  # of the distances [n, m]
-    slack: Tensor  # a bound of their error
+class _Targets:
+    """Rows [m, D], and what products with them need, made once: centred, and scaled so that no square overflows."""
+
+    def __init__(self, rows: Tensor, largest: float) -> None:
+        self.rows, self._centre = rows, rows.mean(0, dtype=torch.float64)
+        self.scale = 2.0 ** -(math.frexp(largest)[1] + 1)  # exact
+        self._operands: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def operand(self, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Any rows centred, scaled and in that type, and their squared norms."""
+        parts = torch.split(rows, max(1, BLOCK // rows.shape[1]))
+        a = torch.cat([((part - self._centre) * self.scale).to(dtype) for part in parts])
+        return a, torch.linalg.vecdot(a, a)
+
+    def operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """These rows in that way."""
+        if dtype not in self._operands:
+            self._operands[dtype] = self.operand(self.rows, dtype)
+        return self._operands[dtype]
 
 
 class _Distances:
-    """Distances of rows q [n, D] to t [m, D]: by a product, and by the differences where the product cannot decide.
+    """Distances of rows q [n, D] to the targets: by a product, and by the differences where the product cannot decide.
 
-    The product's error bound is that of `neighbours.exact`, of rows centred and scaled.
+    The product's error bound is that of `neighbours.exact`.
     """
 
-    def __init__(self, q: Tensor, t: Tensor, centre: Tensor, scale: float) -> None:
-        self._q, self._t, self._centre, self._scale = q, t, centre, scale
-        self._products: dict[torch.dtype, _Products] = {}
+    def __init__(self, q: Tensor, targets: _Targets) -> None:
+        self._q, self._targets = q, targets
+        self._products: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def within(self, radii: Tensor, *, rim: bool) -> Tensor:
         """Whether each distance is below its radius, or equal to it with `rim`, bool [n, m]; radii [m] or [n, 1]."""
         # on other devices a float32 product may be of TF32, which the bound does not cover
         for dtype in (torch.float32, torch.float64) if self._q.device.type == "cpu" else (torch.float64,):
-            squared, slack = self._in(dtype)
-            gap = squared - (radii * self._scale).square().to(dtype)
+            squared, slack = self._squared(dtype)
+            gap = squared - (radii * self._targets.scale).square().to(dtype)
             inside, unsure = gap < 0, gap.abs() <= slack
             if int(unsure.sum()) <= unsure.numel() // FEW:
                 break
         i, j = unsure.nonzero(as_tuple=True)
-        bounds = radii.expand(len(self._q), len(self._t))[i, j]
+        bounds = radii.expand(unsure.shape)[i, j]
         at_once = max(1, BLOCK // self._q.shape[1])
-        parts = zip(torch.split(i, at_once), torch.split(j, at_once), strict=True)
-        exact = torch.cat([squared_distances(self._q[a], self._t[b]).sqrt() for a, b in parts])
+        pairs = zip(torch.split(i, at_once), torch.split(j, at_once), strict=True)
+        q, t = self._q, self._targets.rows
+        exact = torch.cat([squared_distances(q[a].double(), t[b].double()).sqrt() for a, b in pairs])
         inside[i, j] = exact <= bounds if rim else exact < bounds
         return inside
 
-    def _in(self, dtype: torch.dtype) -> _Products:
+    def _squared(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The squared distances by a product, [n, m], and a bound of their error."""
         if dtype not in self._products:
-            a, b = (((rows - self._centre) * self._scale).to(dtype) for rows in (self._q, self._t))
+            (a, of_a), (b, of_b) = self._targets.operand(self._q, dtype), self._targets.operands(dtype)
             info, size = torch.finfo(dtype), a.shape[1]
             n_u = (size + 128) * info.eps / 2
-            sums = a.square().sum(1)[:, None] + b.square().sum(1)
+            sums = of_a[:, None] + of_b
             slack = sums * (2 * n_u / (1 - n_u)) + 4 * size * info.tiny
-            self._products[dtype] = _Products(torch.addmm(sums, a, b.T, alpha=-2), slack)
+            self._products[dtype] = torch.addmm(sums, a, b.T, alpha=-2), slack
         return self._products[dtype]

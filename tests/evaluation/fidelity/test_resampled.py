@@ -131,7 +131,7 @@ def test_extrapolation_of_fewer_images_than_features_is_nearer_too() -> None:
 def test_extrapolation_is_keyed_and_does_not_care_for_the_order_much() -> None:
     x, real = features(400, 16, 0, 1.3), gaussian(16)
     first, again, other = (frechet_infinity(x, real, seed=seed) for seed in (0, 0, 1))
-    assert first == again
+    assert first == again == frechet_infinity(x, real, at_n=frechet(x, real))
     assert first.value != other.value
     assert first.seed == 0
     assert abs(first.value - other.value) < 0.3 * (first.high - first.value)  # type: ignore[operator]
@@ -144,6 +144,8 @@ def test_extrapolation_says_what_it_needs() -> None:
         frechet_infinity(features(14, 4), real)
     with pytest.raises(AmbientSweepError, match="finite"):
         frechet_infinity(torch.full((20, 4), float("nan")), real)
+    with pytest.raises(ValueError, match="no interval"):
+        frechet_infinity(features(15, 4), real, at_n=frechet(features(15, 4), real, interval=False))
     with pytest.raises(ValueError, match="3 points"):
         frechet_infinity(features(30, 4), real, parts=2)
 

@@ -1,0 +1,87 @@
+"""A model measured in full: an untrained one, against digits."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+import torch
+
+from ambient_sweep.config import build_config
+from ambient_sweep.data.images import load_data
+from ambient_sweep.data.pixels import Pixels
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.evaluation import Reference, evaluate
+from ambient_sweep.models import build_model
+from ambient_sweep.trial import Examination, examine, generate
+
+SMALL = {
+    "data.train_size": 150,
+    "model": {"kind": "mlp", "width": 32, "blocks": 1},
+    "evaluation": {"samples": 60, "lengths": [1.0]},
+    "sampling.steps": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    config = build_config(SMALL)
+    return build_model(config.model, (1, 8, 8), 0), config, load_data(config.data).fingerprint
+
+
+def test_rows_are_what_a_sweep_measures_and_more(trained):
+    model, config, fingerprint = trained
+    found = examine(model, config, fingerprint, Examination())
+    assert list(found.rows) == ["zero", "observed"]
+    samples = generate(config, model, (1, 8, 8), 60, 0)
+    reference = Reference.build(load_data(config.data), config.evaluation)
+    for endpoint, rows in found.rows.items():
+        values = {row.name: row.measure.value for row in rows}
+        for name, measure in evaluate(samples[endpoint], reference).items():
+            assert values[name] == pytest.approx(measure.value, rel=1e-9, abs=1e-12), name
+        assert {"fd_pixels_infinity", "mem_neighbourhood", "sim_excess", "authpct", "c_t"} <= set(values)
+    assert [row.name for row in found.model][:2] == ["denoising_gap_0.05", "denoising_gap_0.1"]
+    assert found.attack == []
+
+
+def test_several_seeds_and_an_attack(trained, tmp_path):
+    model, config, fingerprint = trained
+    asked = Examination(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("c_t",))
+    found = examine(model, config, fingerprint, asked)
+    (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
+    assert distance.measure.n == 3
+    assert distance.measure.low < distance.measure.value < distance.measure.high
+    names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
+    assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})
+    json.dumps(found.attack)
+
+
+def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
+    config = build_config(SMALL, {"model.conditional": True})
+    data = load_data(config.data)
+    model = build_model(config.model, (1, 8, 8), 0, classes=10)
+    asked = Examination(attack=tmp_path / "attack", attack_images=100)
+    assert examine(model, config, data.fingerprint, asked).attack
+
+
+def test_held_out_images_that_are_training_images_are_left_out_and_told(trained, monkeypatch):
+    model, config, fingerprint = trained
+    data = load_data(config.data)
+    twice = Pixels.of(torch.cat([data.train[:5], data.heldout.all()]))
+    labels = torch.cat([data.train_labels[:5], data.heldout_labels])
+    dirty = dataclasses.replace(data, heldout=twice, heldout_labels=labels)
+    module = sys.modules["ambient_sweep.trial.examine"]
+    monkeypatch.setattr(module, "load_clean", lambda *_: dirty)
+    clean = examine(model, config, fingerprint, Examination())
+    assert "5 held-out images are training images too and were left out" in clean.warnings
+
+
+def test_other_images_and_a_model_that_diverged(trained):
+    model, config, _ = trained
+    with pytest.raises(UserError, match="not the images this model was trained with"):
+        examine(model, config, "other", Examination())
+    broken = build_model(config.model, (1, 8, 8), 0)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(AmbientSweepError, match="60 of 60 samples are not finite"):
+        examine(broken, config, load_data(config.data).fingerprint, Examination())
