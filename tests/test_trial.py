@@ -19,6 +19,7 @@ from ambient_sweep.config import EvaluationConfig, build_config, dump
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.results.records import read_trial, read_trial_evaluations
+from ambient_sweep.results.table import build_tables
 from ambient_sweep.sweep import trainable
 from ambient_sweep.sweep.signals import stop_requests
 from ambient_sweep.sweep.trainable import stop_file, train_worker
@@ -549,3 +550,14 @@ def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
     stop_file(tmp_path, "t").touch()
     with pytest.raises(Interrupted, match="told to"):
         list(watch)
+
+
+def test_early_lengths_on_fewer_samples_say_so_and_never_compete(tmp_path):
+    finished(tmp_path, **{"evaluation.early_samples": 16})
+    evaluations = read_trial_evaluations(tmp_path, "t")
+    assert [(e.images, e.samples) for e in evaluations] == [(1600, 16), (1600, 16), (3200, 40), (3200, 40)]
+    assert {e.measures["mem_ratio"].n for e in evaluations[:2]} == {16}
+    table = build_tables(tmp_path).evaluations
+    assert table["samples"].to_pylist() == [16, 16, 40, 40]
+    assert not any(table["on_front"].to_pylist()[:2])
+    assert any(table["on_front"].to_pylist()[2:])
