@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ def measure(
     if approximate and on_ray:
         raise UserError("--approximate, --ray: give one of them")
     config = _evaluation_config(overrides)
-    _check_new(json_file, pictures)
+    _check_new(json_file, folder=False)
+    _check_new(pictures)
     bands = None if channels is None else int(channels)
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
     trained = read_set("--train", train, size=size, channels=bands)
@@ -209,11 +211,17 @@ def _device(asked: str | None) -> str:
     raise UserError(f"--device: {asked} is not here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
 
 
-def _check_new(*outputs: Path | None) -> None:
-    """Before hours of work: that what is to be written can be new."""
-    for path in outputs:
-        if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path}: is there already; remove it or give another")
+def _check_new(path: Path | None, *, folder: bool = True) -> None:
+    """Before hours of work: that a new file or folder can be written there. Raises UserError."""
+    if path is None:
+        return
+    if path.exists() and (not folder or not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: is there already; remove it or give another")
+    parent = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written, for {parent} is no folder that can be written to")
+    if not folder and not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: cannot be written, for its folder is not there; make it")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
@@ -225,6 +233,8 @@ def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
         m = row.measure
         interval = "-" if m.low is None or m.high is None else f"[{m.low:.4g}, {m.high:.4g}]"
         null = "-" if row.null is None else f"{row.null.value:.4g}"
+        if row.null is not None and row.kind == "fidelity" and row.null.n < m.n:
+            null += f" (n={row.null.n})"
         lines.append(
             f"  {row.name:<22} {m.value:>10.4g}   {interval:<22} {m.n:>7}   {null:>11}   {m.encoder or 'pixels'}"
         )

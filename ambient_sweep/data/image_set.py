@@ -60,9 +60,10 @@ class ImageSet:
         """Images uint8 [N, C, H, W] that are decoded already."""
         digests = np.empty(len(pixels), dtype=np.dtype((np.void, 16)))
         digest = hashlib.sha256(repr(pixels.shape).encode())
-        for row, image in enumerate(pixels):
-            digests[row] = np.void(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest())
-            digest.update(digests[row].tobytes())
+        for start in range(0, len(pixels), BLOCK):
+            found = _digests(pixels[start : start + BLOCK])
+            digests[start : start + len(found)] = [np.void(each) for each in found]
+            digest.update(b"".join(found))
         names = range_names(len(pixels)) if names is None else names
         return cls(where, names, pixels, digests, digest.hexdigest()[:16])
 
@@ -80,6 +81,20 @@ def from_pixels(where: str, images: Images) -> ImageSet:
         array[start : start + len(block)] = to_uint8(block).numpy()
         start += len(block)
     return ImageSet.of(where, array)
+
+
+def unseen(train: Images, heldout: Images) -> NDArray[np.int64]:
+    """Places of the held-out images whose pixels, at 8 bits, are no training image's."""
+    known = {digest for block in train.blocks(BLOCK) for digest in _digests(to_uint8(block).numpy())}
+    places, start = [], 0
+    for block in heldout.blocks(BLOCK):
+        places += [start + i for i, digest in enumerate(_digests(to_uint8(block).numpy())) if digest not in known]
+        start += len(block)
+    return np.array(places, dtype=np.int64)
+
+
+def _digests(pixels: NDArray[np.uint8]) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels]
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

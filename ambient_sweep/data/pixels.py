@@ -66,6 +66,10 @@ class Pixels:
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))))
 
+    def subset(self, places: NDArray[np.int64]) -> "Pixels":
+        """The images at `places` as a set of their own."""
+        return Pixels(self._owner, self._encoding, places if self._rows is None else self._rows[places])
+
     def all(self) -> torch.Tensor:
         """All images in one tensor: for small sets."""
         return self.read(np.arange(len(self)))

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.encoders import file_sha256
+from ambient_sweep.writing import write_atomic
 
 Features = NDArray[np.float32]  # [N, D]; in memory, or mapped from a file
 
@@ -22,8 +24,8 @@ def cached_features(
 ) -> Features:
     """The features [count, D] that `batches` yields in order, from `folder` where they have been computed before.
 
-    fingerprint: of the images. identity: of the encoder, its weights and its resize. A file of another length or one
-    that is cut off is computed anew. With folder=None nothing is kept. Raises UserError where `folder` cannot be written.
+    fingerprint: of the images. identity: of the encoder, its weights and its resize. A file that is not the one written, by
+    its hash, is computed anew. With folder=None nothing is kept. Raises UserError where `folder` cannot be written.
     """
     if folder is None:
         return np.concatenate([batch.cpu().numpy() for batch in batches()])
@@ -49,7 +51,12 @@ def _read(path: Path, count: int) -> Features | None:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.ndim == 2 and len(found) == count and found.dtype == np.float32 else None
+    whole = found.ndim == 2 and len(found) == count and found.dtype == np.float32
+    return found if whole and _hash_file(path).read_text() == file_sha256(path) else None
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
@@ -68,6 +75,7 @@ def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
         if start != count:
             raise ValueError(f"{start} features of {count} images")
         array.flush()
+        write_atomic(_hash_file(path), file_sha256(temporary).encode())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

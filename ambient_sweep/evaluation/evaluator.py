@@ -8,7 +8,7 @@ from torch import Tensor
 from ambient_sweep.config import EvaluationConfig, Extra
 from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, precision_recall
+from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, manifold_measures, precision_recall
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import (
     LOCAL,
@@ -82,8 +82,11 @@ def fidelity_extras(extras: Sequence[Extra], features: Tensor, real: Tensor, enc
     found: dict[str, Measure] = {}
     if "kid" in extras:
         found["kid"] = kid(features, real)
-    if {"precision", "recall"} & {*extras}:
+    first, second = {"precision", "recall"} & {*extras}, {"density", "coverage"} & {*extras}
+    if first and second:
+        found |= manifold_measures(features, real)
+    elif first:
         found["precision"], found["recall"] = precision_recall(features, real)
-    if {"density", "coverage"} & {*extras}:
+    elif second:
         found["density"], found["coverage"] = density_coverage(features, real)
     return {name: replace(found[name], encoder=encoder) for name in extras}

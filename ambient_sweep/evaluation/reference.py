@@ -1,5 +1,6 @@
 """What evaluation needs of the real images: computed once per data and settings, stored, shared by all trials."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
-from ambient_sweep.data.image_set import to_uint8
+from ambient_sweep.data.image_set import to_uint8, unseen
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import UserError
@@ -103,7 +104,7 @@ class Reference:
 
     @property
     def overlap(self) -> int:
-        """Held-out images at distance zero from a training image: the same picture on both sides of the split."""
+        """Held-out images that are training images too, and were left out."""
         return self.settings.overlap
 
     @classmethod
@@ -117,6 +118,16 @@ class Reference:
             raise UserError(
                 f"data: evaluation needs at least 2 training and 2 held-out images, there are {len(data.train)} and "
                 f"{len(data.heldout)}; add images or change data.train_size"
+            )
+        key = reference_key(data, config)
+        places = unseen(data.train, data.heldout)
+        overlap = len(data.heldout) - len(places)
+        if overlap:
+            labels = None if data.heldout_labels is None else data.heldout_labels[torch.from_numpy(places)]
+            data = dataclasses.replace(data, heldout=data.heldout.subset(places), heldout_labels=labels)
+        if len(data.heldout) < 2:
+            raise UserError(
+                f"data: {overlap} held-out images are training images, {len(places)} are not; hold out others"
             )
         for names, needed in ((("density", "coverage"), 6), (("precision", "recall"), 4)):
             if {*names} & {*config.extras} and len(data.heldout) < needed:
@@ -135,13 +146,13 @@ class Reference:
             images = torch.cat([to_uint8(block) for block in data.heldout.blocks(READ_AT_ONCE)])
             classifier = train_classifier(images, data.heldout_labels)
         settings = Settings(
-            key=reference_key(data, config),
+            key=key,
             data_fingerprint=data.fingerprint,
             shape=data.shape,
             evaluation=config,
             classes=None if classifier is None else classifier.classes,
             heldout=len(heldout),
-            overlap=int((nulls == 0).sum()),
+            overlap=overlap,
         )
         reference = cls(settings, {}, torch.empty(0), train, nulls, local, flips, classifier)
         for distance in config.distances:

@@ -63,11 +63,17 @@ class Row:
     kind: Kind
     measure: Measure
     null: Measure | None = None
+    sets: int = 1  # generated sets, one per seed, that it is the mean over
+
+    def seeded(self, seed: int) -> "Row":
+        """With the seed of the samples, of floors and of subsets, in both values."""
+        null = None if self.null is None else replace(self.null, seed=seed, encoder=self.measure.encoder)
+        return replace(self, measure=replace(self.measure, seed=seed), null=null)
 
     def dump(self) -> dict[str, Any]:
         """As plain JSON types."""
         null = None if self.null is None else vars(self.null)
-        return {"name": self.name, "kind": self.kind, **vars(self.measure), "null": null}
+        return {"name": self.name, "kind": self.kind, **vars(self.measure), "sets": self.sets, "null": null}
 
 
 @dataclass(frozen=True)
@@ -140,11 +146,7 @@ class Suite:
         rows += [*pixel_rows, *similar]
         shown = {row.name: row for row in rows}
         seed = self.config.seed
-        kept = tuple(
-            replace(shown[name], measure=replace(shown[name].measure, seed=seed))
-            for name in self.names
-            if name not in self.without
-        )
+        kept = tuple(shown[name].seeded(seed) for name in self.names if name not in self.without)
         return Report(kept, histograms, tuple(warnings), order)
 
     # -- fidelity ----------------------------------------------------------------------------------------------------
@@ -156,10 +158,17 @@ class Suite:
         warning = small_sample_warning(min(len(generated), len(self.heldout)), features.shape[1])
         if warning is not None:
             warnings.append(f"{distance}: {warning}")
+        if floors[distance].n < len(generated):
+            warnings.append(
+                f"{distance}: its floor is that of {floors[distance].n} training images, all there are, and too high "
+                f"beside a value of {len(generated)} images"
+            )
         for name, measure in measures.items():
             yield Row(name, "fidelity", measure, floors[name])
         if f"{distance}_infinity" not in self.without:
-            infinity = frechet_infinity(features, self.statistics(distance), seed=self.config.seed)
+            infinity = frechet_infinity(
+                features.to(self.device), self.statistics(distance), seed=self.config.seed, at_n=measures[distance]
+            )
             yield Row(f"{distance}_infinity", "fidelity", replace(infinity, encoder=self._encoder(distance).name))
 
     def _fidelity_of(self, distance: Distance, features: Tensor) -> dict[str, Measure]:
@@ -379,16 +388,34 @@ class Suite:
 
 
 def across(reports: Sequence[Report]) -> list[Row]:
-    """The mean of each measure over several generated sets (seeds, say), with Student's 95 % interval."""
+    """The mean of each measure over several generated sets (seeds, say), n images each.
+
+    The interval is the wider of Student's, from the spread of the sets, and that of their own intervals averaged; a share
+    stays within its range.
+    """
     from scipy.stats import t
 
-    n, rows = len(reports), []
+    count, rows = len(reports), []
     for row in reports[0].rows:
-        values = np.array([report[row.name].value for report in reports])
-        half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
-        mean = float(values.mean())
-        rows.append(Row(row.name, row.kind, Measure(mean, mean - half, mean + half, n, row.measure.encoder), row.null))
+        measures = [report[row.name] for report in reports]
+        values = np.array([measure.value for measure in measures])
+        spread = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count))
+        own = [(m.high - m.low) / 2 for m in measures if m.low is not None and m.high is not None]
+        half = max(spread, math.hypot(*own) / count)
+        mean, (least, most) = float(values.mean()), _range(row.name)
+        low, high = max(least, mean - half), min(most, mean + half)
+        measure = replace(row.measure, value=mean, low=low, high=high, n=min(m.n for m in measures))
+        rows.append(replace(row, measure=measure, sets=count))
     return rows
+
+
+def _range(name: str) -> tuple[float, float]:
+    """What a measure cannot leave."""
+    if name in ("kid", "c_t") or name.endswith("_infinity"):
+        return -math.inf, math.inf
+    if "excess" in name:
+        return -1.0, 1.0
+    return 0.0, math.inf if name.startswith("f") or name == "density" else 1.0
 
 
 def default_evaluation(config: EvaluationConfig) -> EvaluationConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import Config
@@ -69,9 +70,10 @@ def examine(
     unseen = without_overlap(train, heldout)
     warnings = []
     labels = clean.heldout_labels
+    kept = np.array([int(name.split()[1]) for name in unseen.names], dtype=np.int64)
     if len(unseen) < len(heldout):
         warnings.append(f"{len(heldout) - len(unseen)} held-out images are training images too and were left out")
-        labels = None if labels is None else labels[torch.tensor([int(name.split()[1]) for name in unseen.names])]
+        labels = None if labels is None else labels[torch.from_numpy(kept)]
     evaluation = default_evaluation(config.evaluation)
     suite = Suite(train, unseen, evaluation, labels=labels, without=asked.without, device=device, cache=asked.cache)
     reports: dict[str, list[Report]] = {}
@@ -83,14 +85,14 @@ def examine(
         for endpoint, samples in made.items():
             reports.setdefault(endpoint, []).append(suite.measure(_as_set(endpoint, samples)))
     rows = {endpoint: tuple(across(each)) if len(each) > 1 else each[0].rows for endpoint, each in reports.items()}
-    subjects = _subjects(config, clean, GAP_IMAGES)
+    subjects = _subjects(config, clean, kept, GAP_IMAGES)
     gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     found: list[dict[str, Any]] = []
     lines: list[str] = []
     if asked.attack is not None:
-        echo(f"attacking {asked.attack_images} training images")
-        attacked, found, lines = _attacked(denoiser, config, clean, asked.attack, asked.attack_images, device)
+        echo(f"attacking {min(asked.attack_images, len(train))} training images")
+        attacked, found, lines = _attacked(denoiser, config, clean, kept, asked.attack, asked.attack_images, device)
         model += attacked
     first = [each[0] for each in reports.values()]
     return Findings(
@@ -102,7 +104,11 @@ def examine(
             endpoint: {name: each.dump() for name, each in report.histograms.items()}
             for endpoint, report in zip(reports, first, strict=True)
         },
-        warnings=tuple(dict.fromkeys([*warnings, *(line for report in first for line in report.warnings)])),
+        warnings=tuple(
+            dict.fromkeys(
+                [*warnings, *(line for each in reports.values() for report in each for line in report.warnings)]
+            )
+        ),
     )
 
 
@@ -122,11 +128,12 @@ def _as_set(endpoint: str, samples: torch.Tensor) -> ImageSet:
     return ImageSet.of(f"samples ({endpoint})", to_uint8(samples).numpy())
 
 
-def _subjects(config: Config, clean: ImageData, most: int) -> tuple[Subjects, Subjects]:
-    """At most so many training and held-out images, drawn by a key, with their classes for a conditional model."""
+def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
+    """At most so many training and unseen held-out images, drawn by a key, with classes for a conditional model."""
+    labels = None if clean.heldout_labels is None else clean.heldout_labels[torch.from_numpy(unseen)]
     return (
         _chosen(config, clean.train, clean.train_labels, "train", most),
-        _chosen(config, clean.heldout, clean.heldout_labels, "heldout", most),
+        _chosen(config, clean.heldout.subset(unseen), labels, "heldout", most),
     )
 
 
@@ -137,7 +144,13 @@ def _chosen(config: Config, images: Pixels, labels: torch.Tensor | None, name: s
 
 
 def _attacked(
-    denoiser: Denoiser, config: Config, clean: ImageData, folder: Path, count: int, device: str
+    denoiser: Denoiser,
+    config: Config,
+    clean: ImageData,
+    unseen: NDArray[np.int64],
+    folder: Path,
+    count: int,
+    device: str,
 ) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
     s, stop = config.sampling, config.observed.sigma if config.main_endpoint() == "observed" else 0.0
@@ -146,8 +159,9 @@ def _attacked(
     )
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for result in attack(denoiser, *_subjects(config, clean, count), how, device=device):
-        rows += [Row(name, "memorization", value, null) for name, (value, null) in result.measures().items()]
+    for result in attack(denoiser, *_subjects(config, clean, unseen, count), how, device=device):
+        measures = result.measures().items()
+        rows += [Row(name, "memorization", value, null).seeded(how.seed) for name, (value, null) in measures]
         found.append(result.dump())
         picture = folder / f"{result.name}.png"
         picture.write_bytes(worst_cases(result))

@@ -95,7 +95,7 @@ def generate(
             index = part.start + turn
             made = batch(min(index, batches - 1) * size, size)
             for endpoint, images in zip(pieces, made, strict=True):
-                if index < part.stop:
+                if index < part.stop and endpoint in config.endpoints():
                     pieces[endpoint].append(images)
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():

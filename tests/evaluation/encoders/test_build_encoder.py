@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from pictures import noise
+from encoder_images import noise
 from torch import Tensor
 
 from ambient_sweep.config import Distance

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from pictures import noise
+from encoder_images import noise
 
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.errors import UserError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pictures import noise
+from encoder_images import noise
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -10,7 +10,7 @@ import torch
 from cleanfid.downloads_helper import inception_url
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
-from pictures import noise
+from encoder_images import noise
 from torch import Tensor, nn
 from torch.nn import functional as F
 

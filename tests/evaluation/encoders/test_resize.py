@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cleanfid.resize import build_resizer
-from pictures import noise
+from encoder_images import noise
 from PIL import Image
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import noise
+from encoder_images import noise
 from PIL import Image
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from pictures import noise
+from encoder_images import noise
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

@@ -122,10 +122,13 @@ def test_extrapolation_removes_the_bias_and_its_interval_holds(n: int, size: int
     assert width < 4.5 * np.std([measure.value for measure in found])
 
 
-def test_extrapolation_of_fewer_images_than_features_is_nearer_too() -> None:
-    real, true = gaussian(100), distance_of(100, 1.2, 0.1)
-    x = features(80, 100, 0, 1.2, 0.1)
-    assert abs(frechet_infinity(x, real).value - true) < 0.5 * (frechet(x, real).value - true)
+def test_extrapolation_of_fewer_images_than_features_is_nearer_and_its_interval_wider() -> None:
+    real, true = gaussian(128), distance_of(128, 1.2, 0.1)
+    x = features(100, 128, 0, 1.2, 0.1)
+    measure, plain = frechet_infinity(x, real), frechet(x, real)
+    assert abs(measure.value - true) < 0.5 * (plain.value - true)
+    assert measure.low < true < measure.high  # type: ignore[operator]
+    assert measure.high - measure.value > 2 * (plain.high - plain.value)  # type: ignore[operator]
 
 
 def test_extrapolation_is_keyed_and_does_not_care_for_the_order_much() -> None:
