@@ -49,7 +49,7 @@ def test_several_seeds_and_an_attack(trained, tmp_path):
     asked = Examination(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("c_t",))
     found = examine(model, config, fingerprint, asked)
     (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
-    assert distance.measure.n == 3
+    assert (distance.measure.n, distance.sets) == (60, 3)
     assert distance.measure.low < distance.measure.value < distance.measure.high
     names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
     assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})

@@ -30,7 +30,7 @@ def test_computed_once_per_images_and_encoder(tmp_path: Path) -> None:
         found = cached_features(tmp_path / "deep", fingerprint, identity, 20, encoded)
         assert np.array_equal(found, ROWS.numpy())
         assert encoded.times == times
-    assert len(list((tmp_path / "deep").iterdir())) == 3
+    assert len(list((tmp_path / "deep").glob("*.npy"))) == 3
     assert (tmp_path / "deep").stat().st_mode & 0o077 == 0
     assert np.array_equal(cached_features(None, "a", "x", 20, encoded), ROWS.numpy())
 
@@ -39,8 +39,19 @@ def test_computed_once_per_images_and_encoder(tmp_path: Path) -> None:
 def test_a_damaged_file_is_made_again(tmp_path: Path, content: bytes | None) -> None:
     encoded = Encoded()
     cached_features(tmp_path, "a", "x", 20, encoded)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.npy")
     file.write_bytes(file.read_bytes()[:-8] if content is None else content)
+    assert np.array_equal(cached_features(tmp_path, "a", "x", 20, encoded), ROWS.numpy())
+    assert encoded.times == 2
+
+
+def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
+    encoded = Encoded()
+    cached_features(tmp_path, "a", "x", 20, encoded)
+    (file,) = tmp_path.glob("*.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
     assert np.array_equal(cached_features(tmp_path, "a", "x", 20, encoded), ROWS.numpy())
     assert encoded.times == 2
 

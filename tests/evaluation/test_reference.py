@@ -146,7 +146,12 @@ def test_images_on_both_sides_of_the_split_are_counted(digits: ImageData) -> Non
     clean = Reference.build(digits, PIXELS)
     assert clean.overlap == 0
     heldout = Pixels.of(torch.cat([digits.train[:40], digits.heldout.all()]))
-    dirty = Reference.build(replace(digits, heldout=heldout), PIXELS)
+    assert digits.train_labels is not None
+    assert digits.heldout_labels is not None
+    labels = torch.cat([digits.train_labels[:40], digits.heldout_labels])
+    dirty = Reference.build(replace(digits, heldout=heldout, heldout_labels=labels), PIXELS)
+    assert dirty.settings.heldout == clean.settings.heldout  # they count nowhere
+    assert torch.equal(dirty.statistics["fd_pixels"].mean, clean.statistics["fd_pixels"].mean)
     assert dirty.overlap == 40
     assert dirty.threshold == clean.threshold
 
