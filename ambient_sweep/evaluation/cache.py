@@ -49,10 +49,11 @@ def cached_features(
 def _read(path: Path, count: int) -> Features | None:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
+        wanted = _hash_file(path).read_text()
     except (OSError, ValueError, EOFError):
         return None
     whole = found.ndim == 2 and len(found) == count and found.dtype == np.float32
-    return found if whole and _hash_file(path).read_text() == file_sha256(path) else None
+    return found if whole and wanted == file_sha256(path) else None
 
 
 def _hash_file(path: Path) -> Path:

@@ -56,6 +56,14 @@ def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
     assert encoded.times == 2
 
 
+def test_a_file_without_its_hash_is_made_again(tmp_path: Path) -> None:
+    encoded = Encoded()
+    cached_features(tmp_path, "a", "x", 20, encoded)
+    next(tmp_path.glob("*.sha256")).unlink()
+    assert np.array_equal(cached_features(tmp_path, "a", "x", 20, encoded), ROWS.numpy())
+    assert encoded.times == 2
+
+
 def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[Tensor]:
         yield ROWS[:7]
