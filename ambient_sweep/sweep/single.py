@@ -93,23 +93,23 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
 
     from ambient_sweep.sweep.cluster import ray_session
     from ambient_sweep.sweep.resources import concurrent_trials, ray_nodes
-    from ambient_sweep.sweep.trainable import fit_watched, stop_file
+    from ambient_sweep.sweep.trainable import NewEvaluations, fit_watched, stop_file
 
     stop, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop.unlink(missing_ok=True)
-    told, seen = len(_lines(log)), len(read_trial_evaluations(root, TRIAL))
+    told, evaluations = len(_lines(log)), NewEvaluations(root, TRIAL)
     with ray_session(dashboard=True), stop_requests() as asked:
         # refuses what would wait for ever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
         for _ in fit_watched(config, root, TRIAL, "control"):
             if asked():
                 stop.touch()
-            lines, evaluations = _lines(log), read_trial_evaluations(root, TRIAL)
+            lines = _lines(log)
             for line in lines[told:]:
                 echo(line.partition(" ")[2])  # without its time
-            for evaluation in evaluations[seen:]:
+            for evaluation in evaluations.read():
                 _tell(evaluation, echo)
-            told, seen = len(lines), len(evaluations)
+            told = len(lines)
 
 
 def _lines(log: Path) -> list[str]:

@@ -109,13 +109,33 @@ def _in_process(config: Config, root: Path, trial_id: str, role: str) -> None:
 
 
 def _with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
-    seen = len(read_trial_evaluations(root, trial_id))  # an earlier attempt's
+    told = NewEvaluations(root, trial_id)
     for _ in fit_watched(config, root, trial_id, role):
-        evaluations = read_trial_evaluations(root, trial_id)
-        for evaluation in evaluations[seen:]:
+        for evaluation in told.read():
             if evaluation.main_endpoint:
                 tune.report(result(evaluation))
-        seen = len(evaluations)
+
+
+class NewEvaluations:
+    """The evaluations that a running trial's workers add to those that are there when this is made, each once.
+
+    By length and endpoint, not by their number: at one length the endpoints are not written in the order they are read.
+    """
+
+    def __init__(self, root: Path, trial_id: str) -> None:
+        self._root, self._trial_id = root, trial_id
+        self._seen: set[tuple[int, str]] = set()
+        self.read()
+
+    def read(self) -> list[EvaluationRecord]:
+        """Those written since the last call."""
+        new = [
+            each
+            for each in read_trial_evaluations(self._root, self._trial_id)
+            if (each.images, each.endpoint) not in self._seen
+        ]
+        self._seen |= {(each.images, each.endpoint) for each in new}
+        return new
 
 
 def fit_watched(config: Config, root: Path, trial_id: str, role: str) -> Iterator[None]:

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.results.records import read_evaluations, read_trial, read_trials
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.results.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
 from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.searcher import SweepSearcher
 from ambient_sweep.sweep.study import open_study
-from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+from ambient_sweep.sweep.trainable import NewEvaluations, make_trainable, trial_bundles
 from ambient_sweep.trial import prepare, run_trial
 
 
@@ -249,3 +250,19 @@ def test_bad_images_and_bad_storage_are_told_before_anything_starts(tmp_path: Pa
         run_sweep(small_sweep(tmp_path), Path("/proc/nowhere"), echo=lambda line: None)
     with pytest.raises(UserError, match=r"holds no sweep\.yaml"):
         resume_sweep(tmp_path, echo=lambda line: None)
+
+
+def test_evaluations_are_told_once_in_whatever_order_they_are_written(tmp_path: Path) -> None:
+    measure = Measure(1.0, None, None, 8)
+    new = NewEvaluations(tmp_path, "t")
+    told = []
+    for images, endpoint in ((10, "zero"), (10, "observed"), (20, "observed"), (20, "zero")):
+        record = EvaluationRecord(
+            "t", images, 0.5, endpoint, endpoint == "zero", 8, 0, 1.0, {"a": measure, "b": measure}, "a", "b", "c"
+        )
+        write_evaluation(tmp_path, record)
+        told += new.read()
+    assert [(each.images, each.endpoint) for each in told] == [
+        (10, "zero"), (10, "observed"), (20, "observed"), (20, "zero"),
+    ]  # fmt: skip
+    assert NewEvaluations(tmp_path, "t").read() == []
