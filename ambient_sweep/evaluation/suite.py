@@ -83,9 +83,7 @@ class Report:
     rows: tuple[Row, ...]
     histograms: Mapping[str, SimilarityHistograms]  # by encoder
     warnings: tuple[str, ...]
-    nearest: tuple[
-        NDArray[np.int64], NDArray[np.int64]
-    ]  # generated images by rising distance, and their training images
+    nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
 
     def __getitem__(self, name: str) -> Measure:
         return next(row.measure for row in self.rows if row.name == name)
@@ -121,9 +119,13 @@ class Suite:
             raise UserError(f"--without: {min(unknown)} is not measured; there are {', '.join(self.names)}")
         check_alike(train, heldout)
         _refuse_overlap(train, heldout)
+        for images in (train, heldout):
+            if len(images) < 2:
+                raise UserError(f"{images.where}: holds {len(images)} image; nothing can be measured with fewer than 2")
         self._encoders: dict[Distance, Encoder] = {}
         self._statistics: dict[Distance, Statistics] = {}
         self._floors: dict[tuple[Distance, int], dict[str, Measure]] = {}
+        self._known: dict[tuple[Distance, str], Features] = {}  # by encoder and images
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,6 +149,8 @@ class Suite:
         shown = {row.name: row for row in rows}
         seed = self.config.seed
         kept = tuple(shown[name].seeded(seed) for name in self.names if name not in self.without)
+        real = (self.train.fingerprint, self.heldout.fingerprint)
+        self._known = {key: features for key, features in self._known.items() if key[1] in real}
         return Report(kept, histograms, tuple(warnings), order)
 
     # -- fidelity ----------------------------------------------------------------------------------------------------
@@ -290,9 +294,18 @@ class Suite:
         rows += [Row(f"sim_above_{s:g}", "memorization", share, theirs) for s, share, theirs in shares]
         train = Mapped(self._features(distance, self.train))
         if "authpct" not in self.without:
-            rows.append(Row("authpct", "diagnostic", authpct(features, train), authpct(heldout, train)))
+            rows.append(
+                Row(
+                    "authpct",
+                    "diagnostic",
+                    authpct(features, train, device=self.device),
+                    authpct(heldout, train, device=self.device),
+                )
+            )
         if "c_t" not in self.without:
-            rows.append(Row("c_t", "diagnostic", c_t(features, train, heldout, seed=self.config.seed)))
+            rows.append(
+                Row("c_t", "diagnostic", c_t(features, train, heldout, seed=self.config.seed, device=self.device))
+            )
         rows = [replace(row, measure=replace(row.measure, encoder=encoder)) for row in rows]
         return rows, {encoder: SimilarityHistograms.of(mine, null)}
 
@@ -321,10 +334,6 @@ class Suite:
                 lambda: (self._encode(distance, [block]) for block in images.blocks()),
             )
         return self._known[key]
-
-    @cached_property
-    def _known(self) -> dict[tuple[Distance, str], Features]:
-        return {}
 
     def _encode(self, distance: Distance, blocks: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
         encoder, size = self._encoder(distance), self.config.batch_size

@@ -167,7 +167,7 @@ def _attacked(
         picture.write_bytes(worst_cases(result))
         if result.void:
             lines.append(
-                f"{result.name}: void, held-out images come back no better than by chance: the model is too poor to tell"
+                f"{result.name}: void, images come back no better than by chance: too much noise, or too poor a model"
             )
     lines.append(f"worst cases in {folder}")
     return rows, found, lines

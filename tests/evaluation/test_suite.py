@@ -98,11 +98,14 @@ def test_faults_of_fidelity_are_seen_and_are_no_copies(found: tuple[str, Reports
         assert report[name].value < 0.02
 
 
-def test_diagnostics_take_shrunk_modes_for_copying(found: tuple[str, Reports]) -> None:
+def test_diagnostics_take_shrunk_modes_for_copying() -> None:
     """What docs/metrics.md warns of."""
-    kind, reports = found
-    if kind == "digits":
-        assert reports["shrunk modes"]["authpct"].value < reports["copies 5%"]["authpct"].value
+    real = planted.digits()
+    measured, images = suite(real), {case.name: case.images for case in planted.cases(real)}
+    shrunk, copied = (measured.measure(generated(images[name])) for name in ("shrunk modes", "copies 5%"))
+    for name in ("authpct", "c_t"):
+        assert shrunk[name].value < copied[name].value
+    assert shrunk["mem_ratio"].value == 0
 
 
 def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Reports]) -> None:
@@ -185,6 +188,16 @@ def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
         suite(real, without=("fid",))
     with pytest.raises(UserError, match="--train: images are 8x8 grey, those of --generated 16x16 RGB"):
         suite(real).measure(generated(planted.patches().fresh))
+
+
+def test_a_single_image_is_refused() -> None:
+    real = planted.digits()
+    for few in (
+        planted.Real(real.train[:1], real.heldout, real.fresh, real.classes),
+        planted.Real(real.train, real.heldout[:1], real.fresh, real.classes),
+    ):
+        with pytest.raises(UserError, match="holds 1 image; nothing can be measured"):
+            suite(few)
 
 
 def test_few_images_with_what_they_allow() -> None:
