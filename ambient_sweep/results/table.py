@@ -94,7 +94,9 @@ def read_table(path: Path | str) -> pa.Table:
     """
     path = Path(path)
     try:
-        table = pq.read_table(path.open("rb"))
+        # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            table = file.read(use_threads=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a table that a sweep exported") from None
     except (OSError, pa.ArrowException) as error:
