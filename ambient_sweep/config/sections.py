@@ -116,8 +116,12 @@ class ModelConfig(Section):
 
 class OptimizerConfig(Section):
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    schedule: Literal["cosine", "constant", "wsd"] = Field(
+        "cosine", description="learning rate after the warm-up; wsd: constant, then a tail down to 0"
+    )
     warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
+    decay: Fraction = Field(0.2, description="fraction of training, at its end, that the tail of schedule=wsd takes")
+    tail: Literal["sqrt", "linear"] = Field("sqrt", description="how the learning rate falls in it: 1 - sqrt(x), 1 - x")
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second moment decay")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")

@@ -17,7 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from ambient_sweep.results import schema
-from ambient_sweep.results.select import candidates, frontier, objectives
+from ambient_sweep.results.candidates import candidates, frontier, objectives
+from ambient_sweep.results.confidence import ERRORS, MEANS, RUNS
 from ambient_sweep.writing import write_atomic
 
 MARKERS = {"zero": "o", "observed": "^"}
@@ -57,6 +58,7 @@ def _draw(figure: Figure, axes: Axes, rows: pa.Table) -> None:
     _error_bars(axes, rows)
     front = frontier(rows)
     ends = _step(axes, front)
+    repeated = _means(axes, front)
     _baseline(axes, rows)
     on_front = {(r[schema.TRIAL_ID], r[schema.IMAGES], r[schema.ENDPOINT]) for r in front.to_pylist()}
     for row in rows.to_pylist():
@@ -87,7 +89,7 @@ def _draw(figure: Figure, axes: Axes, rows: pa.Table) -> None:
         f"{rows.num_rows} checkpoints of {trials} trials, {samples} samples each; light bars: 95 % intervals",
         fontsize=10,
     )
-    _legend(figure, rows)
+    _legend(figure, rows, repeated)
 
 
 def _scales(axes: Axes, rows: pa.Table) -> None:
@@ -134,6 +136,18 @@ def _step(axes: Axes, front: pa.Table) -> NDArray[np.float64]:
     return points
 
 
+def _means(axes: Axes, front: pa.Table) -> bool:
+    """Where frontier points were trained with several seeds: the means over these, each tied to its point."""
+    if RUNS not in front.column_names:
+        return False
+    rows = [row for row in front.to_pylist() if row[RUNS] > 1]
+    for row in rows:
+        (y, x), (dy, dx) = (tuple(row[name] for name in names) for names in (MEANS, ERRORS))
+        axes.plot([row[schema.MEMORIZATION], x], [row[schema.FIDELITY], y], color="0.35", linewidth=0.8, zorder=5)
+        axes.errorbar(x, y, dy, dx, fmt="x", color="0.2", markersize=5, elinewidth=0.8, zorder=5)
+    return bool(rows)
+
+
 def _baseline(axes: Axes, rows: pa.Table) -> None:
     """Clean training at rising lengths, a line per trial."""
     lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
@@ -161,8 +175,11 @@ def _area(fraction: float) -> float:
     return 18 + 62 * fraction
 
 
-def _legend(figure: Figure, rows: pa.Table) -> None:
+def _legend(figure: Figure, rows: pa.Table, repeated: bool) -> None:
     entries = [Line2D([], [], color="black", linewidth=1.2, label="frontier (numbered)")]
+    if repeated:
+        label = "its mean over seeds, with standard error"
+        entries.append(Line2D([], [], color="0.2", marker="x", markersize=5, linewidth=0.8, label=label))
     if "baseline" in rows[schema.ROLE].to_pylist():
         entries.append(
             Line2D(

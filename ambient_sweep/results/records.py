@@ -6,7 +6,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,14 +17,17 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.writing import write_atomic
 
-ROLES = ("search", "baseline", "control")
+ROLES = ("search", "baseline", "control", "replicate")
 STATUSES = ("running", "completed", "stopped", "failed")
 ENDPOINTS = ("zero", "observed")
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: what was asked, how far it came, on what. Raises ValueError for an unknown role or status."""
+    """One trial: what was asked, how far it came, on what.
+
+    Raises ValueError for an unknown role or status, and where a replicate does not say of which trial it is one.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -35,7 +38,7 @@ class TrialRecord:
     config: dict[str, Any]  # dotted keys, as config.dump gives them
     images_asked: int
     images_done: int  # logical training position
-    images_executed: int  # really trained, counting repeats after a restart
+    images_executed: int  # really trained here, counting repeats after a restart
     device_seconds: float  # training and evaluation, wall seconds times workers
     parameters: int
     device: str
@@ -45,10 +48,17 @@ class TrialRecord:
     reference_key: str
     versions: dict[str, str]  # package -> version
     code_revision: str | None
+    stage: str | None = None  # key of the shared state that it went on from, the last where there were several
+    forked_at: int = 0  # images of that state, which another trial trained
+    replicate_of: str | None = None  # the trial whose config this one trains with another seed
 
     def __post_init__(self) -> None:
         _one_of("role", self.role, ROLES)
         _one_of("status", self.status, STATUSES)
+        if (self.role == "replicate") != (self.replicate_of is not None):
+            raise ValueError(f"replicate_of: {self.replicate_of!r} does not go with role={self.role}")
+        if (self.stage is None) != (self.forked_at == 0):
+            raise ValueError(f"stage: {self.stage!r} does not go with forked_at={self.forked_at}")
         for name, time in (("started", self.started), ("finished", self.finished)):
             if time is not None and datetime.fromisoformat(time).tzinfo is None:
                 raise ValueError(f"{name}: {time!r} has no time zone; write UTC, as in 2026-01-31T12:00:00+00:00")
@@ -103,6 +113,11 @@ def evaluation_path(root: Path, trial_id: str, images: int, endpoint: str, suffi
     return trial_folder(root, trial_id) / "evaluations" / f"images-{images:09d}-{endpoint}{suffix}"
 
 
+def again_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
+    """Where the record of a checkpoint that was measured once more, on samples of another seed, lies."""
+    return trial_folder(root, trial_id) / "again" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
+
+
 def write_trial(root: Path, record: TrialRecord) -> None:
     """Writes or replaces trial.json, atomically."""
     write_json(trial_path(root, record.trial_id), asdict(record))
@@ -113,6 +128,12 @@ def write_evaluation(root: Path, record: EvaluationRecord) -> None:
     write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
 
 
+def write_again(root: Path, record: EvaluationRecord) -> None:
+    """Writes or replaces the record of a checkpoint that was measured once more, atomically."""
+    path = again_path(root, record.trial_id, record.images, record.endpoint, record.seed)
+    write_json(path, asdict(record))
+
+
 def read_trial(root: Path, trial_id: str) -> TrialRecord:
     """One trial's record. Raises UserError naming the file where it is missing or damaged."""
     return _read(trial_path(root, trial_id), trial_id, _TRIAL)
@@ -121,6 +142,11 @@ def read_trial(root: Path, trial_id: str) -> TrialRecord:
 def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
     """One evaluation of a trial. Raises UserError naming the file where it is missing or damaged."""
     return _read(path, trial_id, _EVALUATION)
+
+
+def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of another trial, as that of `trial_id`. Raises UserError naming the file where it is damaged."""
+    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
 
 
 def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
@@ -141,6 +167,12 @@ def read_evaluations(root: Path) -> list[EvaluationRecord]:
     return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
 
 
+def read_again(root: Path) -> list[EvaluationRecord]:
+    """All that was measured once more, ordered as `read_evaluations`. Raises UserError naming a damaged file."""
+    paths = sorted(root.glob("trials/*/again/images-*.json"))
+    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Writes `tree` as strict JSON, atomically; floats that are not finite become strings ("nan", "inf", "-inf")."""
     text = json.dumps(_plain(tree), indent=1, allow_nan=False)
@@ -156,9 +188,16 @@ def _plain(tree: Any) -> Any:
 
 
 def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
+    record = _parse(path, adapter)
+    if record.trial_id != trial_id:
+        raise UserError(f"{path}: is the record of trial {record.trial_id}; move it back or remove it")
+    return record
+
+
+def _parse(path: Path, adapter: TypeAdapter[Record]) -> Record:
     """One record. Pydantic checks every field's type and reads "nan" and "inf" as floats."""
     try:
-        record = adapter.validate_json(path.read_bytes())
+        return adapter.validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
@@ -167,6 +206,3 @@ def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
         raise UserError(
             f"{path}: damaged or of another version ({where}{first['msg']}); restore or remove it"
         ) from None
-    if record.trial_id != trial_id:
-        raise UserError(f"{path}: is the record of trial {record.trial_id}; move it back or remove it")
-    return record

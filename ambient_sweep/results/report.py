@@ -9,6 +9,8 @@ from typing import Any
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.results import schema
+from ambient_sweep.results.confidence import FRONT_PROBABILITY, RUNS, with_standings
+from ambient_sweep.results.evidence import confidence_section, history_section
 from ambient_sweep.results.markup import escaped, image, number, percent, table
 from ambient_sweep.results.plot import frontier_image
 from ambient_sweep.results.records import evaluation_path
@@ -45,6 +47,8 @@ def write_report(root: Path, tables: Tables | None = None) -> Path:
 
 def build_report(root: Path, tables: Tables) -> str:
     """The whole page. The pictures of samples are read from the trials' folders under `root`."""
+    if FRONT_PROBABILITY not in tables.evaluations.column_names:
+        tables = Tables(tables.trials, with_standings(tables.evaluations))
     rows, front = candidates(tables.evaluations), frontier(tables.evaluations).to_pylist()
     picture = image(frontier_image(tables.evaluations), "frontier of fidelity against memorization")
     sections = [
@@ -55,6 +59,10 @@ def build_report(root: Path, tables: Tables) -> str:
         *(_pick(tables, rule) for rule in PICKS),
         "<h2>Frontier</h2>",
         _frontier_table(front),
+        "<h2>How sure the frontier is</h2>",
+        confidence_section(rows),
+        "<h2>How the frontier was found</h2>",
+        history_section(tables.trials, rows),
         "<h2>What noise buys over stopping clean training early</h2>",
         _baseline(rows.to_pylist(), front),
         "<h2>Samples of the frontier's checkpoints</h2>",
@@ -127,11 +135,17 @@ def _frontier_table(front: Sequence[Row]) -> str:
             row[schema.WEIGHT] if row[schema.OBJECTIVE] == "ambient_consistency" else "-",
             _interval(row, schema.FIDELITY),
             _interval(row, schema.MEMORIZATION),
+            percent(row[FRONT_PROBABILITY]),
+            row[RUNS],
         )
         for index, row in enumerate(front, start=1)
     ]
-    note = "<p>The numbers are those in the picture; in brackets, 95 % intervals.</p>"
-    return note + table((*header, fidelity, memorization), cells, [row[schema.ROLE] for row in front])
+    note = (
+        "<p>The numbers are those in the picture; in brackets, 95 % intervals; last, the probability that config and "
+        "length are on the frontier whatever the seed, and the training runs that tell.</p>"
+    )
+    names = (*header, fidelity, memorization, "on the frontier", "runs")
+    return note + table(names, cells, [row[schema.ROLE] for row in front])
 
 
 def _baseline(rows: Sequence[Row], front: Sequence[Row]) -> str:

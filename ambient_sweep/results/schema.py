@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from ambient_sweep.config import Distance, Extra, Memorization, knobs
 
-VERSION = 3  # raise it when a column is added, removed, renamed or changes its type or meaning
+VERSION = 4  # raise it when a column is added, removed, renamed or changes its type or meaning
 
 # -- in both tables
 TRIAL_ID = "trial_id"
-ROLE = "role"  # search | baseline | control
+ROLE = "role"  # search | baseline | control | replicate
+REPLICATE_OF = "replicate_of"  # the trial whose config a replicate trains with another seed
 IMAGES_ASKED = "images_asked"  # training length that was asked for, in images
 DATA_FINGERPRINT = "data_fingerprint"
 REFERENCE_KEY = "reference_key"  # what the measures were taken against; only equal ones compare
@@ -28,7 +29,8 @@ MEMORIZATION_MEASURE = "memorization_measure"
 STATUS = "status"  # running | completed | stopped | failed
 REASON = "reason"
 IMAGES_DONE = "images_done"  # logical training position
-IMAGES_EXECUTED = "images_executed"  # really trained, with repeats after a restart
+IMAGES_EXECUTED = "images_executed"  # really trained in this trial, with repeats after a restart
+IMAGES_FORKED = "images_forked"  # position of the last state that was taken over from another trial; 0: none
 DEVICE_SECONDS = "device_seconds"
 PARAMETERS = "parameters"
 DEVICE = "device"
@@ -38,7 +40,7 @@ VERSIONS = "versions"  # JSON object: package -> version
 CODE_REVISION = "code_revision"
 FOLDER = "folder"  # relative to the sweep's folder
 RUNG = "rung"
-STAGE = "stage"
+STAGE = "stage"  # key of the shared state that the trial went on from
 
 # -- evaluations
 TRIAL_STATUS = "trial_status"
@@ -52,6 +54,10 @@ EVALUATION_SEED = "evaluation_seed"
 SECONDS = "seconds"
 CHECKPOINT = "checkpoint"  # relative to the sweep's folder
 ON_FRONT = "on_front"  # on the frontier over all candidates
+FRONT_PROBABILITY = "front_probability"  # that the row's recipe is on the frontier: results/confidence.py
+RUNS = "runs"  # training runs of the row's recipe at its length
+MEANS = ("fidelity_mean", "memorization_mean")  # over these runs
+ERRORS = ("fidelity_error", "memorization_error")  # standard errors of the means
 
 # -- config columns that others read by name
 SIGMA = "observed.sigma"
@@ -132,11 +138,11 @@ TRIALS: pa.Schema = _schema(
     "trials",
     [
         *_fields(TEXT, TRIAL_ID, ROLE, STATUS),
-        *_fields(TEXT, REASON, nullable=True),
+        *_fields(TEXT, REPLICATE_OF, REASON, nullable=True),
         *_interval(FIDELITY),
         *_interval(MEMORIZATION),
         *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
-        *_fields(WHOLE, IMAGES_ASKED, IMAGES_DONE, IMAGES_EXECUTED),
+        *_fields(WHOLE, IMAGES_ASKED, IMAGES_DONE, IMAGES_EXECUTED, IMAGES_FORKED),
         *_fields(REAL, DEVICE_SECONDS),
         *_fields(WHOLE, PARAMETERS),
         *_fields(TEXT, DEVICE),
@@ -155,11 +161,15 @@ EVALUATIONS: pa.Schema = _schema(
     "evaluations",
     [
         *_fields(TEXT, TRIAL_ID, ROLE, TRIAL_STATUS),
+        *_fields(TEXT, REPLICATE_OF, nullable=True),
         *_fields(WHOLE, IMAGES),
         *_fields(REAL, FRACTION),
         *_fields(WHOLE, IMAGES_ASKED),
         *_fields(TEXT, ENDPOINT),
         *_fields(pa.bool_(), MAIN_ENDPOINT, ON_FRONT),
+        *_fields(REAL, FRONT_PROBABILITY, nullable=True),
+        *_fields(WHOLE, RUNS, nullable=True),
+        *_fields(REAL, *MEANS, *ERRORS, nullable=True),
         *_interval(FIDELITY),
         *_interval(MEMORIZATION),
         *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),

@@ -17,9 +17,11 @@ from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import schema
+from ambient_sweep.results.confidence import with_standings
 from ambient_sweep.results.records import (
     EvaluationRecord,
     TrialRecord,
+    read_again,
     read_evaluations,
     read_trials,
     trial_folder,
@@ -49,21 +51,24 @@ def build_tables(root: Path) -> Tables:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a sweep")
-    evaluations = read_evaluations(root)  # before the trials: a trial begun in between then lacks nothing
+    evaluations, again = read_evaluations(root), read_again(root)  # before the trials: one begun in between lacks nothing
     trials = read_trials(root)
     configs = {trial.trial_id: _config_columns(root, trial) for trial in trials}
     by_trial: dict[str, list[EvaluationRecord]] = {trial_id: [] for trial_id in configs}
-    for evaluation in evaluations:
+    for evaluation in (*evaluations, *again):
         if evaluation.trial_id not in by_trial:
             folder = trial_folder(root, evaluation.trial_id)
             raise UserError(f"{folder}: has evaluations but no trial.json; restore it or remove the folder")
+    for evaluation in evaluations:
         by_trial[evaluation.trial_id].append(evaluation)
     trial_rows = [_trial_row(root, t, by_trial[t.trial_id], configs[t.trial_id]) for t in trials]
+    for evaluation in again:
+        by_trial[evaluation.trial_id].append(evaluation)
     evaluation_rows = [_evaluation_row(t, e, configs[t.trial_id]) for t in trials for e in by_trial[t.trial_id]]
     table = pa.Table.from_pylist(evaluation_rows, schema.EVALUATIONS)
     position = schema.EVALUATIONS.get_field_index(schema.ON_FRONT)
     table = table.set_column(position, schema.EVALUATIONS.field(position), pa.array(front_mask(table)))
-    return Tables(pa.Table.from_pylist(trial_rows, schema.TRIALS), table)
+    return Tables(pa.Table.from_pylist(trial_rows, schema.TRIALS), with_standings(table).cast(schema.EVALUATIONS))
 
 
 def export_tables(root: Path) -> Tables:
@@ -136,12 +141,14 @@ def _trial_row(root: Path, trial: TrialRecord, evaluations: list[EvaluationRecor
         schema.TRIAL_ID: trial.trial_id,
         schema.ROLE: trial.role,
         schema.STATUS: trial.status,
+        schema.REPLICATE_OF: trial.replicate_of,
         schema.REASON: trial.reason,
         schema.FIDELITY_MEASURE: config["evaluation.fidelity"],
         schema.MEMORIZATION_MEASURE: config["evaluation.memorization"],
         schema.IMAGES_ASKED: trial.images_asked,
         schema.IMAGES_DONE: trial.images_done,
         schema.IMAGES_EXECUTED: trial.images_executed,
+        schema.IMAGES_FORKED: trial.forked_at,
         schema.DEVICE_SECONDS: trial.device_seconds,
         schema.PARAMETERS: trial.parameters,
         schema.DEVICE: trial.device,
@@ -153,7 +160,7 @@ def _trial_row(root: Path, trial: TrialRecord, evaluations: list[EvaluationRecor
         schema.CODE_REVISION: trial.code_revision,
         schema.FOLDER: trial_folder(root, trial.trial_id).relative_to(root).as_posix(),
         schema.RUNG: None,
-        schema.STAGE: None,
+        schema.STAGE: trial.stage,
         **objectives,
         **config,
     }
@@ -164,6 +171,7 @@ def _evaluation_row(trial: TrialRecord, evaluation: EvaluationRecord, config: Ro
         schema.TRIAL_ID: trial.trial_id,
         schema.ROLE: trial.role,
         schema.TRIAL_STATUS: trial.status,
+        schema.REPLICATE_OF: trial.replicate_of,
         schema.IMAGES: evaluation.images,
         schema.FRACTION: evaluation.fraction,
         schema.IMAGES_ASKED: trial.images_asked,

@@ -8,12 +8,16 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.results.records import write_json
 from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, mark
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark
+from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
-from ambient_sweep.sweep.searcher import FAILED
+from ambient_sweep.sweep.scheduler import SweepScheduler
+from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 
+SCHEDULER_FILE = "scheduler.json"
 EXPORT_SECONDS = 5.0
 EXPORT_SHARE = 0.05  # of the driver's time at most
 
@@ -21,26 +25,48 @@ EXPORT_SHARE = 0.05  # of the driver's time at most
 class SweepCallback(tune.Callback):
     """Keeps the records true, the tables fresh and the user informed. Trials are known by the searcher's ids."""
 
-    def __init__(self, sweep: Sweep, root: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        root: Path,
+        progress: Progress,
+        prefixes: Prefixes | None = None,
+        scheduler: SweepScheduler | None = None,
+    ) -> None:
         self._sweep, self._root, self._progress = sweep, root, progress
+        self._prefixes, self._scheduler = prefixes, scheduler
         self._changed = False
         self._next_export = 0.0
         self._running: dict[str, dict[str, Any]] = {}  # suggestions of the trials that did not end yet
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._running[trial.config["trial_id"]] = trial.config
-        self._progress.trial_started(trial.config["trial_id"])
+        trial_id = trial.config["trial_id"]
+        self._running[trial_id] = trial.config
+        self._progress.trial_started(trial_id)
+        if self._prefixes is not None:
+            self._prefixes.started(trial_id, trial.config["values"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self._changed = True
         if result["evaluated"]:
+            if self._prefixes is not None:
+                self._prefixes.reached(trial.config["trial_id"], result["images"])
+            if self._scheduler is not None:  # after it has decided, so that a resumed sweep decides alike
+                write_json(self._root / SCHEDULER_FILE, self._scheduler.state())
+                if self._prefixes is not None and self._scheduler.is_paused(trial.config["trial_id"]):
+                    self._prefixes.ended(trial.config["trial_id"])
             point = (result["fidelity"], result["memorization"])
             self._progress.evaluated(trial.config["trial_id"], _name(trial.config), result["fraction"], point)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end(trial, (trial.last_result or {}).get(FAILED))
+        last, suggestion = trial.last_result or {}, trial.config
+        if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
+            reason = f"{STOPPED} after {last.get('images', 0):,} images"
+            config = self._sweep.config_for(suggestion["values"])
+            mark(self._root, suggestion["trial_id"], suggestion["role"], config, "stopped", reason)
+        self._end(trial, last.get(FAILED))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         failures = trial.run_metadata.num_failures
@@ -72,6 +98,8 @@ class SweepCallback(tune.Callback):
     def _end(self, trial: Trial, reason: str | None) -> None:
         self._changed = True
         self._running.pop(trial.config["trial_id"], None)
+        if self._prefixes is not None:
+            self._prefixes.ended(trial.config["trial_id"])
         self._progress.trial_ended(trial.config["trial_id"], _name(trial.config), reason)
 
     def _export(self) -> None:

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.distributions import Distribution
 
+SAMPLERS = ("tpe", "nsga2", "gp", "random", "sobol", "qmc", "grid")  # qmc: sobol's name before
+ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -27,15 +31,72 @@ class Baseline(Section):
     seeds: Seeds
 
 
+class Stopping(Section):
+    """When a trial ends before its full length: see docs/search.md."""
+
+    rule: Literal["none", "rungs"] = Field("rungs", description="what decides that a trial ends early")
+    eta: int = Field(2, ge=2, description="rungs: one in this many goes on from a rung to the next")
+    grace: Fraction = Field(0.25, description="share of a trial before which it is never stopped")
+    brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
+    variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
+    ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
+    strata: tuple[str, ...] = Field((), description="rungs: keys whose values trials must share to be compared")
+
+
+class Confirm(Section):
+    """What is done with the best candidates after the search: see docs/search.md. Without this section nothing is."""
+
+    seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
+    top: int = Field(8, ge=1, description="candidates on and near the front")
+    samples: int | None = Field(
+        None, ge=8, description="fresh samples for each candidate; evaluation.samples by default"
+    )
+    images: int | None = Field(
+        None, ge=1, description="most images that the fresh trainings may take; no limit by default"
+    )
+
+
 class Search(Section):
-    trials: int = Field(20, ge=1, description="searched trials, points included")
-    sampler: Literal["tpe", "nsga2", "random", "qmc"] = Field("tpe", description="Optuna's sampler")
+    trials: int = Field(20, ge=1, description="searched configs, points included")
+    sampler: str = Field("tpe", description="tpe, nsga2, gp, random, sobol, grid, optuna:CLASS or hub:PACKAGE")
+    sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
     startup_trials: int | None = Field(
-        None, ge=1, description="random trials before TPE models (default 10); population of NSGA-II (default 50)"
+        None, ge=1, description="drawn trials before TPE and GP model (default 10); population of NSGA-II (default 50)"
     )
+    ask_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="the sampler's time for a draw, in a process of its own; 0: none; default: 10 for slow ones",
+    )
+    observations: Literal["checkpoints", "full-length"] = Field(
+        "checkpoints", description="what the sampler learns from: every full evaluation, or those at full length"
+    )
+    constraints: dict[ConstraintName, float] = Field(
+        default_factory=dict, description="upper bounds that the sampler learns to keep to"
+    )
+    replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
+    lookahead: int = Field(8, ge=1, description="candidates among which the cheapest to train is taken, with stages")
+    stages: bool = Field(True, description="share what trials have in common")
+    stopping: Stopping = Stopping()
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
+
+    @field_validator("sampler")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        prefix, colon, rest = name.partition(":")
+        if name in SAMPLERS or (colon and prefix in ("optuna", "hub") and rest):
+            return name
+        raise ValueError(f"input should be {', '.join(SAMPLERS)}, optuna:CLASS or hub:PACKAGE")
+
+    @field_validator("constraints")
+    @classmethod
+    def _finite(cls, bounds: dict[str, float]) -> dict[str, float]:
+        for name, bound in bounds.items():
+            if not math.isfinite(bound) or bound < 0:
+                raise ValueError(f"{name}: expected a number of at least 0")
+        return bounds
 
 
 @dataclass(frozen=True)
@@ -58,6 +119,7 @@ class Sweep:
     controls: tuple[Control, ...] = ()
     baseline: Baseline | None = None
     search: Search = Search()  # noqa: RUF009 (frozen)
+    confirm: Confirm | None = None
 
     def config_for(self, values: Mapping[str, Any], where: str | None = None) -> Config:
         """The config of the base overlaid by a trial's values. Raises UserError where they contradict."""
@@ -65,7 +127,11 @@ class Sweep:
 
     def some_config(self) -> Config:
         """The config of some searched trial, for what all trials share: data, evaluation, resources."""
-        return self.config_for({key: distribution.values[0] for key, distribution in self.space.items()})
+        return self.config_for(self.active({key: d.values[0] for key, d in self.space.items()}))
+
+    def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` without those of searched keys whose `when` is not met beside the others."""
+        return conditions.active(self.space, values)
 
     def fixed_trials(self) -> tuple[FixedTrial, ...]:
         """The baseline's and the controls' trials, in the order in which they start."""
@@ -81,7 +147,7 @@ class Sweep:
 
     def size(self) -> float:
         """How many different configs the space holds; inf where a key is a real number."""
-        return math.prod(distribution.size for distribution in self.space.values())
+        return conditions.size(self.space)
 
     def dump(self) -> dict[str, Any]:
         """The sweep file that `load_sweep` reads back to an equal sweep."""
@@ -95,6 +161,8 @@ class Sweep:
         if self.baseline is not None:
             tree["baseline"] = self.baseline.model_dump(mode="json")
         tree["search"] = self.search.model_dump(mode="json")
+        if self.confirm is not None:
+            tree["confirm"] = self.confirm.model_dump(mode="json")
         return tree
 
 

@@ -1,65 +1,193 @@
-"""The distributions that searched keys are drawn from, as the sweep file writes them: `{uniform: [0.1, 0.5]}`."""
+"""The distributions that searched keys are drawn from, as the sweep file writes them: `{uniform: [0.1, 0.5]}`.
+
+`step` makes a range a ladder that begins at its lower end: `{uniform: [0.05, 0.5], step: 0.05}`. `when` makes a key
+conditional: `{loguniform: [0.1, 3], when: {objective.kind: ambient_consistency}}`, a list standing for any of its values.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from ambient_sweep.errors import UserError
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]
 KINDS: tuple[str, ...] = get_args(Kind)
+EXTRAS = ("step", "when")
+WHOLE = ("int", "logint")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Where the values of one searched key come from; `values` are the two ends, or the choices."""
+    """Where the values of one searched key come from; `values` are the two ends, or the choices.
+
+    `when` holds (key, values) pairs: the key is drawn only where each of those keys is active and has one of the values.
+    """
 
     kind: Kind
     values: tuple[Any, ...]
+    step: float | int | None = None
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     @property
     def size(self) -> float:
-        """How many different values there are; inf for real numbers."""
+        """How many different values there are; inf for real numbers without a step."""
         if self.kind == "choice":
             return len(self.values)
-        return self.values[1] - self.values[0] + 1 if self.kind in ("int", "logint") else math.inf
+        if self.kind not in WHOLE and self.step is None:
+            return math.inf
+        return _steps(self.values[0], self.values[1], self.step or 1) + 1
+
+    def grid(self) -> Sequence[Any]:
+        """All values, in order. Raises ValueError where there is no end of them."""
+        if self.kind == "choice":
+            return self.values
+        if self.kind in WHOLE:
+            return range(self.values[0], self.values[1] + 1, int(self.step or 1))
+        if math.isinf(self.size):
+            raise ValueError(f"{self.kind} {list(self.values)} has no step, so its values cannot be listed")
+        return tuple(self._rung(index) for index in range(int(self.size)))
+
+    def snap(self, value: Any) -> Any:
+        """`value`, drawn from this distribution, as the sweep file would write it: 0.15 for 0.15000000000000002."""
+        if self.step is None or self.kind == "choice":
+            return value
+        return self._rung(round((value - self.values[0]) / self.step))
+
+    def at(self, share: float) -> Any:
+        """The value at `share` in [0, 1) of the distribution: its inverse cumulative distribution."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "choice":
+            return self.values[int(share * len(self.values))]
+        if self.kind == "logint":  # whole numbers by their share of the logarithm, as Optuna draws them
+            return min(high, max(low, round(_log_between(low - 0.5, high + 0.5, share))))
+        if math.isfinite(self.size):
+            return self._rung(int(share * self.size))
+        return _log_between(low, high, share) if self.kind == "loguniform" else low + share * (high - low)
+
+    def share(self, value: float) -> float:
+        """Where a number lies between the two ends, from 0 to 1, on the scale on which it is drawn evenly."""
+        low, high = self.values
+        if self.kind == "logint":
+            low, high = low - 0.5, high + 0.5
+        elif self.kind == "int" or self.step is not None:
+            low, high = low - (self.step or 1) / 2, high + (self.step or 1) / 2
+        if self.kind in ("loguniform", "logint"):
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
+    def index(self, value: Any) -> int:
+        """The place of a choice among the choices."""
+        return next(i for i, choice in enumerate(self.values) if same(choice, value))
 
     def read(self, value: Any) -> Any:
         """`value` in this distribution's own type. Raises ValueError where it does not lie within."""
         if self.kind == "choice":
             for choice in self.values:
-                if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                if same(choice, value):
                     return choice
             raise ValueError(f"is not among the choices {list(self.values)}")
-        number = _number(value, whole=self.kind in ("int", "logint"))
+        number = _number(value, whole=self.kind in WHOLE)
         if not self.values[0] <= number <= self.values[1]:
             raise ValueError(f"lies outside of {self.kind} {list(self.values)}")
-        return number
+        if self.step is not None and not math.isclose(self.snap(number), number, rel_tol=1e-9, abs_tol=1e-12):
+            raise ValueError(f"is not reached from {self.values[0]} in steps of {self.step}")
+        return self.snap(number)
 
-    def dump(self) -> dict[str, list[Any]]:
+    def dump(self) -> dict[str, Any]:
         """As it is written in the sweep file."""
-        return {self.kind: list(self.values)}
+        spec: dict[str, Any] = {self.kind: list(self.values)}
+        if self.step is not None:
+            spec["step"] = self.step
+        if self.when:
+            spec["when"] = {key: values[0] if len(values) == 1 else list(values) for key, values in self.when}
+        return spec
+
+    def _rung(self, index: int) -> Any:
+        if self.kind in WHOLE:
+            return self.values[0] + index * int(self.step or 1)
+        return float(Decimal(str(self.values[0])) + index * Decimal(str(self.step)))
 
 
 def read_distribution(spec: Any, where: str) -> Distribution:
-    """The distribution that a sweep file writes as `spec`. Raises UserError, one line that begins with `where`."""
-    if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in KINDS:
+    """The distribution that a sweep file writes as `spec`. Raises UserError, one line that begins with `where`.
+
+    Whether the keys of `when` are searched is checked with the whole space (conditions.check_conditions).
+    """
+    kinds = [name for name in spec if name in KINDS] if isinstance(spec, Mapping) else []
+    if len(kinds) != 1:
         raise UserError(f"{where}: expected one of {', '.join(KINDS)}, as in {{uniform: [0.1, 0.5]}}, not {spec!r}")
-    kind, values = next(iter(spec.items()))
+    kind: Any = kinds[0]
+    for name in spec:
+        if name not in (kind, *EXTRAS):
+            raise UserError(f"{where}: unknown key {name!r} beside {kind}; there is {' and '.join(EXTRAS)}")
+    values = spec[kind]
     if not isinstance(values, list):
         raise UserError(f"{where}: {kind} needs a list of values, not {values!r}")
+    when = _read_when(spec.get("when"), where)
     if kind == "choice":
-        return Distribution("choice", _choices(values, where))
+        if spec.get("step") is not None:
+            raise UserError(f"{where}: choice takes no step; remove it")
+        return Distribution("choice", _choices(values, where), when=when)
+    numbers = _ends(kind, values, where)
+    return Distribution(kind, numbers, _read_step(spec.get("step"), kind, numbers, where), when)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal values, true and 1 being two."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _ends(kind: str, values: list[Any], where: str) -> tuple[Any, ...]:
     try:
-        numbers = tuple(_number(value, whole=kind in ("int", "logint")) for value in values)
+        numbers = tuple(_number(value, whole=kind in WHOLE) for value in values)
     except ValueError as error:
         raise UserError(f"{where}: {kind} {values!r}: {error}") from None
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise UserError(f"{where}: {kind} needs its lower and its upper end, the lower first, not {values!r}")
     if kind in ("loguniform", "logint") and numbers[0] <= 0:
         raise UserError(f"{where}: {kind} needs ends above 0, not {values!r}")
-    return Distribution(kind, numbers)
+    return numbers
+
+
+def _read_step(value: Any, kind: str, ends: tuple[Any, ...], where: str) -> float | int | None:
+    if value is None:
+        return None
+    if kind in ("loguniform", "logint"):
+        raise UserError(f"{where}: {kind} takes no step; list the values with choice")
+    try:
+        step = _number(value, whole=kind in WHOLE)
+    except ValueError as error:
+        raise UserError(f"{where}: step: {error}") from None
+    if step <= 0:
+        raise UserError(f"{where}: step: {value!r} is not above 0")
+    whole = Decimal(str(ends[0])) + _steps(ends[0], ends[1], step) * Decimal(str(step))
+    if whole != Decimal(str(ends[1])):
+        raise UserError(f"{where}: step: {ends[1]} is not reached from {ends[0]} in steps of {step}; end at {whole}")
+    return step
+
+
+def _log_between(low: float, high: float, share: float) -> float:
+    return min(high, max(low, math.exp(math.log(low) + share * (math.log(high) - math.log(low)))))
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step)))
+
+
+def _read_when(tree: Any, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    if tree is None:
+        return ()
+    if not isinstance(tree, Mapping) or not tree:
+        raise UserError(f"{where}: when: expected searched keys and their values, as in {{objective.kind: ambient}}")
+    conditions = []
+    for key, values in tree.items():
+        listed = values if isinstance(values, list) else [values]
+        if not listed or any(isinstance(value, Mapping | list) for value in listed):
+            raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {values!r}")
+        conditions.append((str(key), tuple(listed)))
+    return tuple(conditions)
 
 
 def _choices(values: list[Any], where: str) -> tuple[Any, ...]:

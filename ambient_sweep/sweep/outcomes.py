@@ -19,6 +19,7 @@ from ambient_sweep.trial import REMOVE_STATE
 
 LOST = "worker failed"  # such a trial is tried again by `resume`; any other failure would only repeat itself
 INTERRUPTED = "interrupted"  # so is such a one
+STOPPED = "stopped by search.stopping"
 
 
 def read_outcomes(root: Path) -> dict[str, Outcome]:

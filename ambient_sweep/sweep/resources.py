@@ -94,7 +94,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
-    searched = int(min(sweep.search.trials, sweep.size()))
+    searched = int(min(sweep.search.trials, sweep.size())) * sweep.search.replicates
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     largest = [sweep.config_for(values) for values in _largest(sweep)]
     slots, concurrent = concurrent_trials(nodes, largest[0].resources, sweep.search.max_concurrent)
@@ -161,7 +161,7 @@ def _largest(sweep: Sweep) -> list[dict[str, Any]]:
     """The values among which the largest and longest trial of the search lies: each size at either end."""
     lowest: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
     highest = {key: _highest(d.values) for key, d in sweep.space.items() if key.startswith(("model.", "training."))}
-    return [lowest, lowest | highest]
+    return [sweep.active(lowest), sweep.active(lowest | highest)]
 
 
 def _highest(values: tuple[Any, ...]) -> Any:

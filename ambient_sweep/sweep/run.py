@@ -5,6 +5,7 @@ states. `resume_sweep` starts from these and not from Tune's snapshots, which la
 make Tune start the whole experiment again without a word.
 """
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -18,7 +19,7 @@ from ambient_sweep.config import Config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results import schema
 from ambient_sweep.results.plot import frontier_png
-from ambient_sweep.results.records import read_evaluations, read_trials
+from ambient_sweep.results.records import read_trials
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import best_config, candidates, frontier, select
 from ambient_sweep.results.table import export_tables
@@ -56,6 +57,9 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
     check_corners(sweep)
+    from ambient_sweep.sweep.asking import check_sampler
+
+    check_sampler(sweep.search)
     root = claim(storage.expanduser().absolute(), sweep.name)
     started = False
 
@@ -113,11 +117,15 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
     )
     from ambient_sweep.sweep.outcomes import read_outcomes
     from ambient_sweep.sweep.searcher import SweepSearcher
+    from ambient_sweep.sweep.session import confirm, confirmation, search
 
     begun = time.monotonic()
     with only_driver(root):
         outcomes = read_outcomes(root)
-        if SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes).finished:
+        with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes)) as known:
+            left = confirmation(sweep, root) if known.finished else None
+            finished = left is not None and not (left.replicates or left.reevaluations)
+        if finished:
             echo(f"{root}: this sweep is finished; its tables and report are made anew")
             return summarize(root, time.monotonic() - begun)
         config = sweep.some_config()
@@ -129,7 +137,9 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
             ray_session(dashboard=config.resources.workers > 1),
             stop_signals() as stopped,
         ):
-            _tune(sweep, root, say, start)
+            search(sweep, root, say, start)
+            if not stopped.is_set():
+                confirm(sweep, root, say)
             interrupted = stopped.is_set()
         summary = summarize(root, time.monotonic() - begun)
     if interrupted:
@@ -142,77 +152,6 @@ def prepare_images(config: Config, root: str) -> None:
     from ambient_sweep.trial import prepare
 
     prepare(config, Path(root))
-
-
-def _prepare_on_gpu(config: Config, root: Path) -> None:
-    """As `prepare_images`, on a node that has the GPU; the driver's node may have none."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    need = config.resources
-    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(prepare_images)
-    try:
-        ray.get(task.remote(config, str(root)))
-    except RayTaskError as error:
-        raise error.cause from None
-
-
-def _tune(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> None:
-    import ray
-    from ray import tune
-
-    from ambient_sweep.sweep.callback import SweepCallback
-    from ambient_sweep.sweep.outcomes import read_outcomes
-    from ambient_sweep.sweep.resources import preflight, ray_nodes
-    from ambient_sweep.sweep.searcher import SweepSearcher
-    from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
-
-    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-    plan = preflight(sweep, nodes, root)
-    for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
-        echo(line)
-    if sweep.baseline is None:
-        echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
-    config = sweep.some_config()
-    if config.resources.gpus:
-        _prepare_on_gpu(config, root)
-    outcomes = read_outcomes(root)
-    searcher = SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, concurrent=plan.concurrent)
-    progress = _progress(sweep, root, plan.trials, echo)
-    callback = SweepCallback(sweep, root, progress)
-    sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
-    start()
-    tune.run(
-        make_trainable(sweep, root),
-        name=f"session-{sessions + 1}",
-        storage_path=str(root / TUNE_FOLDER),
-        search_alg=searcher,
-        num_samples=-1,  # the searcher says when it is finished
-        max_concurrent_trials=plan.concurrent,
-        resources_per_trial=trial_bundles(config.resources),
-        max_failures=sweep.search.max_failures,
-        raise_on_failed_trial=False,
-        reuse_actors=config.resources.workers == 1,  # a stopped trial of several workers cannot be reused
-        trial_dirname_creator=_trial_dirname,
-        callbacks=[callback],
-        verbose=0,
-    )
-    progress.status(force=True)
-    callback.mark_interrupted()
-
-
-def _trial_dirname(trial: Any) -> str:
-    return str(trial.trial_id)
-
-
-def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo) -> Any:
-    from ambient_sweep.sweep.outcomes import LOST, objectives
-    from ambient_sweep.sweep.progress import Progress
-
-    ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith(LOST))
-    points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
-    names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
-    return Progress(trials, names, echo, done=ended["completed"], failed=ended["failed"], points=points)
 
 
 def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:

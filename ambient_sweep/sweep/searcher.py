@@ -1,39 +1,43 @@
-"""Ray Tune's searcher: first the trials outside the search, then Optuna's.
+"""Ray Tune's searcher: first the trials outside the search, then the searched ones.
 
 The study file (Optuna's journal, `<root>/study.journal`) holds all that a resumed sweep needs to know: which trial got
-which values, and how it ended. Tune's own snapshots are not needed, and not read.
+which values, what was observed of it, and how it ended. Tune's own snapshots are not needed, and not read.
 
-What the study is told. A trial that ended on its own at full length with finite objectives is COMPLETE; one stopped
-before is PRUNED, without values; one that failed, or whose objectives are missing or not finite, is FAIL. Nothing else
-is ever COMPLETE: OptunaSearch itself takes a stopped trial's last values, and infinities, for results.
+What the study is told. Every full evaluation before a trial's full length is a COMPLETE trial of its own, with the
+config's values and its `length` (search.observations). A trial that ended at full length with finite objectives is
+COMPLETE; one stopped before is PRUNED, without values; one that failed, or whose objectives are missing or not finite, is
+FAIL, and so is a config that a bound refused before training. Nothing else is ever COMPLETE: Ray's OptunaSearch takes a
+stopped trial's last values, and infinities, for results.
 """
 
-import itertools
-import math
-import random
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
+from ambient_sweep.config import ModelConfig
+from ambient_sweep.sweep.asking import check_sampler
+from ambient_sweep.sweep.candidates import Candidate, Candidates, Nothing, Source
+from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, Ledger, Live, searched
+from ambient_sweep.sweep.resources import parameters as count_parameters
+from ambient_sweep.sweep.sources import make_source
 from ambient_sweep.sweep.space import Sweep
-from ambient_sweep.sweep.study import OBJECTIVES, build_sampler, open_study, optuna_distribution
+from ambient_sweep.sweep.study import LENGTH, open_journal
 
 FULL_LENGTH = "done_full_length"  # in a reported result: the trial ended on its own at its full length
 FAILED = "failed"  # in a reported result: why the trial failed, or None
 
-TRIAL_ID = "trial_id"  # user attributes of Optuna's trials
-WHY = "why"
+POINT = "point"  # user attribute of Optuna's trials: number of the point of the sweep file
+SAMPLED = "sampled"  # where the values come from, if not from the sampler
 FIXED = "fixed trials"  # user attribute of the study: trial ids of the fixed trials, in their order
 
-ENUMERABLE = 4096  # spaces up to this size are searched without repeats to their end
-ASKS = 20
+AHEAD = 4  # proposals that a sampler in a process of its own makes beforehand, at most
+
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,167 +49,206 @@ class Outcome:
     stopped: bool = False
 
 
-class SweepSearcher(OptunaSearch):
+class SweepSearcher(Searcher):
     """Hands out the fixed trials, then the searched ones; what goes on from an earlier session comes before both.
 
     A suggestion is `{"trial_id", "role", "label", "values"}`, values under flat dotted keys. The trial id is Tune's,
-    except for a trial that goes on from an earlier session, which keeps its own. `outcomes` maps the ids of earlier
-    sessions' trials to how they ended; ids that are missing there never began, and start now.
+    except for a trial that goes on from an earlier session, which keeps its own. The label of a replicate is the id of
+    the trial that it repeats. `outcomes` maps the ids of earlier sessions' trials to how they ended; ids that are missing
+    there never began, and start now. `cost`, `busy` and `parameters` are told a trial's values: see candidates.Candidates;
+    parameters are counted by default.
+    Raises UserError for a damaged study file and an impossible sampler.
     """
 
     def __init__(
-        self, sweep: Sweep, journal: Path, *, outcomes: Mapping[str, Outcome] | None = None, concurrent: int = 1
+        self,
+        sweep: Sweep,
+        journal: Path,
+        *,
+        outcomes: Mapping[str, Outcome] | None = None,
+        concurrent: int = 1,
+        cost: Callable[[Values], int] | None = None,
+        busy: Callable[[Values], bool] | None = None,
+        parameters: Callable[[Values], int] | None = None,
     ) -> None:
-        self._sweep = sweep
-        self._journal = journal
-        space = {key: optuna_distribution(d) for key, d in sweep.space.items()}
-        study = open_study(journal, sweep.name, RandomSampler(seed=0))
-        earlier = study.get_trials(deepcopy=False)
-        study.sampler = build_sampler(sweep.search, concurrent, len(earlier))
-        for point in sweep.points:
-            study.enqueue_trial(point, skip_if_exists=True)
-        # The space goes in afterwards: with it, OptunaSearch would make a study of its own.
-        super().__init__(metric=list(OBJECTIVES), mode=["min", "min"])
-        self._space = self._distributions = space
-        self._ot_study: optuna.Study = study  # type: ignore[assignment]
+        check_sampler(sweep.search)
+        super().__init__()  # both objectives are read from the reports
+        self._sweep, self._path, self._concurrent = sweep, journal, concurrent
+        self._hooks: dict[str, Any] = {"cost": cost, "busy": busy, "parameters": parameters or self._parameters}
+        self._sizes: dict[ModelConfig, int] = {}
+        self._study, earlier, attrs = open_journal(journal, sweep.name)
+        self._ledger = Ledger(sweep, self._study)
         self._fixed_trials = sweep.fixed_trials()
-        self._fixed_ids: list[str] = list(study.user_attrs.get(FIXED, []))
-        self._numbers = {t.user_attrs[TRIAL_ID]: t.number for t in earlier if TRIAL_ID in t.user_attrs}
-        self._tune_ids: dict[str, str] = {}  # Tune's id -> trial id
-        self._waiting: list[dict[str, Any]] = []  # suggestions that go on from an earlier session
+        self._fixed_ids: list[str] = list(attrs.get(FIXED, []))
+        self._tune_ids: dict[str, str] = {}  # Tune's id -> trial id, where they differ
+        self._waiting: deque[dict[str, Any]] = deque()  # suggestions that go on from an earlier session
+        self._replicas: deque[tuple[str, dict[str, Any], int]] = deque()  # repeated trial, its values, the seed
+        self._searched = 0
+        self._points: list[int] = list(range(len(sweep.points)))  # those that were not handed out
+        self._tried: list[dict[str, Any]] = []
+        self._source: Source | None = None
+        self._candidates: Candidates | None = None  # made with the first one that is wanted
         self._recover(earlier, outcomes or {})
+
+    # -- an earlier session -------------------------------------------------------------------------------------------
 
     def _recover(self, earlier: list[FrozenTrial], outcomes: Mapping[str, Outcome]) -> None:
         going_on = Outcome(ended=False)
         for trial_id, fixed in zip(self._fixed_ids, self._fixed_trials, strict=False):
             if not outcomes.get(trial_id, going_on).ended:
                 self._waiting.append(_suggestion(trial_id, fixed.role, fixed.label, fixed.values))
+        trials: dict[str, FrozenTrial] = {}  # the last one told of each id
+        lengths: dict[str, set[float]] = {}
         for trial in earlier:
-            if TRIAL_ID not in trial.user_attrs and trial.state == TrialState.RUNNING:
-                self._ot_study.tell(trial.number, state=TrialState.FAIL)  # the driver died before handing it out
-        for trial_id, number in self._numbers.items():
-            trial, outcome = earlier[number], outcomes.get(trial_id, going_on)
-            if not outcome.ended:
-                self._waiting.append(_suggestion(trial_id, "search", "", trial.params))
-            elif trial.state == TrialState.RUNNING:
-                self._tell(trial_id, outcome.objectives, stopped=outcome.stopped)
+            attrs = trial.user_attrs
+            if TRIAL_ID in attrs:
+                trials[attrs[TRIAL_ID]] = trial
+                continue
+            if OBSERVATION_OF in attrs:
+                lengths.setdefault(attrs[OBSERVATION_OF], set()).add(trial.params[LENGTH])
+            elif trial.constraints:
+                self._tried.append(searched(trial))
+            elif trial.state == TrialState.RUNNING:  # of an older version: drawn, and not handed out
+                self._study.end(trial._trial_id, TrialState.FAIL)
+            self._ledger.recall(trial)
+        for trial_id, trial in trials.items():
+            self._recover_trial(trial_id, trial, outcomes.get(trial_id, going_on), lengths.get(trial_id, set()))
+        repeated = Counter(
+            trial.user_attrs[REPLICATE_OF] for trial in trials.values() if REPLICATE_OF in trial.user_attrs
+        )
+        for trial_id, trial in trials.items():
+            failed = outcomes.get(trial_id, going_on).ended and trial.state == TrialState.FAIL
+            if REPLICATE_OF not in trial.user_attrs and not failed:
+                self._want_replicas(trial_id, searched(trial), repeated[trial_id])
+
+    def _recover_trial(self, trial_id: str, trial: FrozenTrial, outcome: Outcome, lengths: set[float]) -> None:
+        if REPLICATE_OF not in trial.user_attrs:
+            self._searched += 1
+            self._tried.append(searched(trial))
+            if trial.user_attrs.get(POINT) in self._points:
+                self._points.remove(trial.user_attrs[POINT])
+        if trial.state != TrialState.RUNNING:
+            self._ledger.recall(trial)
+        if not outcome.ended:
+            self._waiting.append(_suggest_live(trial_id, self._ledger.take_up(trial_id, trial, lengths)))
+        elif trial.state == TrialState.RUNNING:
+            self._ledger.take_up(trial_id, trial, lengths)
+            self._ledger.end(trial_id, outcome.objectives, stopped=outcome.stopped)
 
     @property
     def finished(self) -> bool:
         """Whether all trials were handed out and ended."""
-        searched = len(self._numbers) >= self._sweep.search.trials or len(self._tried()) >= self._sweep.size()
-        return searched and not self._waiting and len(self._fixed_ids) >= len(self._fixed_trials)
+        left = self._candidates.left if self._candidates else len(self._tried) < self._sweep.size()
+        searching = self._searched < self._sweep.search.trials and left
+        return not (searching or self._waiting or self._replicas) and len(self._fixed_ids) >= len(self._fixed_trials)
 
-    # -- asked by Tune ----------------------------------------------------------------------------------------------
+    # -- asked by Tune ------------------------------------------------------------------------------------------------
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; `Searcher.FINISHED` when all were handed out."""
+        """The next trial; None where there is none yet; `Searcher.FINISHED` when all were handed out."""
+        self._study.tick()
         if self._waiting:
-            suggestion = self._waiting.pop(0)
+            suggestion = self._waiting.popleft()
             self._tune_ids[trial_id] = suggestion["trial_id"]
             return suggestion
-        self._tune_ids[trial_id] = trial_id
         if len(self._fixed_ids) < len(self._fixed_trials):
             fixed = self._fixed_trials[len(self._fixed_ids)]
             self._fixed_ids.append(trial_id)
-            self._ot_study.set_user_attr(FIXED, self._fixed_ids)
+            self._study.set_study_attr(FIXED, self._fixed_ids)
             return _suggestion(trial_id, fixed.role, fixed.label, fixed.values)
-        if len(self._numbers) >= self._sweep.search.trials:
+        if self._replicas:
+            return _suggest_live(trial_id, self._ledger.repeat(trial_id, *self._replicas.popleft()))
+        if self._searched >= self._sweep.search.trials:
             return Searcher.FINISHED
-        trial = self._ask_new()
-        if trial is None:
-            return Searcher.FINISHED
-        trial.set_user_attr(TRIAL_ID, trial_id)
-        self._numbers[trial_id] = trial.number
-        return _suggestion(trial_id, "search", "", trial.params)
+        return self._search(trial_id)
 
-    def _ask_new(self) -> optuna.Trial | None:
-        """A trial whose values no other has; None where the space holds no more."""
-        tried = self._tried()
-        if len(tried) >= self._sweep.size():
-            return None
-        for _ in range(ASKS):
-            trial = self._ot_study.ask(fixed_distributions=self._distributions)
-            if _mark(trial.params) not in tried:
-                return trial
-            self._reject(trial)
-        if self._sweep.size() <= ENUMERABLE:
-            self._ot_study.enqueue_trial(self._untried(tried))
-        return self._ot_study.ask(fixed_distributions=self._distributions)
+    def _search(self, trial_id: str) -> Any:
+        candidates = self._candidates or self._begin()
+        attrs: dict[str, Any] = {}
+        candidate: Candidate | Nothing | None = None
+        while candidate is None and self._points:
+            attrs = {POINT: self._points.pop(0)}
+            candidate = candidates.given(self._sweep.points[attrs[POINT]])
+        if candidate is None:
+            attrs = {}
+            candidate = candidates.next(waiting_helps=bool(self._ledger.live))
+        if isinstance(candidate, Nothing):
+            return None if candidate is Nothing.YET else Searcher.FINISHED
+        if candidate.note is not None:
+            attrs[SAMPLED] = candidate.note
+        self._searched += 1
+        self._want_replicas(trial_id, candidate.values, 0)
+        return _suggest_live(trial_id, self._ledger.begin(trial_id, candidate, attrs))
 
-    def _tried(self) -> set[tuple[tuple[str, Any], ...]]:
-        return {_mark(t.params) for t in self._ot_study.get_trials(deepcopy=False) if TRIAL_ID in t.user_attrs}
+    def _begin(self) -> Candidates:
+        """Makes the source, and tells it of what was before."""
+        search = self._sweep.search
+        ahead = search.lookahead if self._hooks["cost"] else min(self._concurrent, AHEAD)
+        self._source = make_source(self._sweep.space, search, self._searched, ahead)
+        self._ledger.attach(self._source)
+        self._candidates = Candidates(
+            self._sweep, self._source, self._tried, refused=self._ledger.refuse, drawn=self._searched, **self._hooks
+        )
+        self._tried = []
+        return self._candidates
 
-    def _reject(self, trial: optuna.Trial) -> None:
-        trial.set_user_attr(WHY, "the same values as an earlier trial")
-        self._ot_study.tell(trial, state=TrialState.FAIL)
+    def _parameters(self, values: Values) -> int:
+        config = self._sweep.config_for(values)
+        if config.model not in self._sizes:
+            self._sizes[config.model] = count_parameters(config)
+        return self._sizes[config.model]
 
-    def _untried(self, tried: set[tuple[tuple[str, Any], ...]]) -> dict[str, Any]:
-        axes = [
-            d.values if d.kind == "choice" else range(d.values[0], d.values[1] + 1) for d in self._sweep.space.values()
-        ]
-        points = [dict(zip(self._sweep.space, values, strict=True)) for values in itertools.product(*axes)]
-        left = [point for point in points if _mark(point) not in tried]
-        return random.Random(f"{self._sweep.search.seed}/{len(tried)}").choice(left)
+    def _want_replicas(self, trial_id: str, values: dict[str, Any], done: int) -> None:
+        first = int(self._sweep.base["seed"]) + 1
+        for number in range(done, self._sweep.search.replicates - 1):
+            self._replicas.append((trial_id, values, first + number))
 
-    # -- told by Tune -----------------------------------------------------------------------------------------------
+    # -- told by Tune -------------------------------------------------------------------------------------------------
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: Optuna takes no intermediate values for two objectives."""
+        """Observes a full evaluation of a searched trial."""
+        self._study.tick()
+        ours = self._tune_ids.get(trial_id, trial_id)
+        if ours in self._ledger.live and result.get("evaluated") and result.get(FAILED) is None:
+            self._ledger.observe(ours, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study how a searched trial ended; fixed trials stay outside of it."""
-        ours = self._tune_ids.get(trial_id, trial_id)
-        if ours not in self._numbers:
+        ours = self._tune_ids.pop(trial_id, trial_id)
+        live = self._ledger.live.get(ours)
+        if live is None:
             return
         if error or (result and result.get(FAILED) is not None):
             why = "its worker failed" if error or not result else str(result[FAILED])
-            self._tell(ours, None, why=why)
-        elif not result or not result.get(FULL_LENGTH, False):
-            self._tell(ours, None, stopped=True)
-        else:
-            fidelity, memorization = (result.get(name) for name in OBJECTIVES)
-            values = None if fidelity is None or memorization is None else (fidelity, memorization)
-            self._tell(ours, values)
+            self._ledger.end(ours, None, why=why)
+        elif result and result.get(FULL_LENGTH, False):
+            self._ledger.complete(ours, result)
+        else:  # stopped at its full length, it is whole
+            if result and result.get("evaluated"):  # where it was stopped, which Tune tells here alone
+                self._ledger.observe(ours, result)
+            self._ledger.end(ours, live.full, stopped=live.full is None)
 
-    def _tell(self, trial_id: str, values: tuple[float, float] | None, *, stopped: bool = False, why: str = "") -> None:
-        study, number = self._ot_study, self._numbers[trial_id]
-        trial = study.get_trials(deepcopy=False)[number]
-        finite = values is not None and all(math.isfinite(v) for v in values)
-        if trial.state.is_finished():
-            # It failed in an earlier session, went on in this one and came through: a trial that is told stays told.
-            if trial.state == TrialState.FAIL and finite and not stopped:
-                again = optuna.trial.create_trial(
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    values=values,
-                    user_attrs={TRIAL_ID: trial_id},
-                )
-                study.add_trial(again)
-                self._numbers[trial_id] = study.get_trials(deepcopy=False)[-1].number
-            return
-        if stopped:
-            study.tell(number, state=TrialState.PRUNED)
-        elif finite:
-            study.tell(number, values)
-        else:
-            storage, key = study._storage, trial._trial_id
-            storage.set_trial_user_attr(key, WHY, why or f"objectives missing or not finite: {values}")
-            study.tell(number, state=TrialState.FAIL)
+    def close(self) -> None:
+        """Flushes the study file and ends the sampler's process, if it has one."""
+        self._study.close()
+        if self._source is not None:
+            self._source.close()
 
-    # -- Tune's snapshots -------------------------------------------------------------------------------------------
+    # -- Tune's snapshots ---------------------------------------------------------------------------------------------
 
     def save(self, checkpoint_path: str) -> None:
         """Leaves a note: the study file is the state."""
-        Path(checkpoint_path).write_text(str(self._journal), encoding="utf-8")
+        Path(checkpoint_path).write_text(str(self._path), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to do: a new searcher on the same study file knows all."""
 
 
-def _suggestion(trial_id: str, role: str, label: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _suggestion(trial_id: str, role: str, label: str, values: Values) -> dict[str, Any]:
     return {"trial_id": trial_id, "role": role, "label": label, "values": dict(values)}
 
 
-def _mark(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((key, (type(value).__name__, value)) for key, value in values.items()))
+def _suggest_live(trial_id: str, live: Live) -> dict[str, Any]:
+    if live.replicate_of is None:
+        return _suggestion(trial_id, "search", "", live.overlay)
+    return _suggestion(trial_id, "replicate", live.replicate_of, live.overlay)

@@ -5,18 +5,18 @@ base: {data: {source: digits}, ...}        # config keys, nested or dotted
 space:
   observed.sigma: {uniform: [0.1, 0.5]}    # uniform, loguniform, int, logint: both ends included
   consistency.ramp: {choice: [step, linear]}
+  # also: {uniform: [0.05, 0.5], step: 0.05}, {loguniform: [0.1, 3], when: {objective.kind: ambient_consistency}}
 points: [{observed.sigma: 0.2}]            # tried first; keys left out are sampled
 controls: [{label: no consistency, seeds: [0, 1], set: {objective.kind: ambient}}]
 baseline: {seeds: [0]}                     # ordinary training on clean images
 search: {trials: 24, sampler: tpe, seed: 0}
+confirm: {seeds: 3, top: 8}                # the best again, with fresh samples and seeds; off without it
 """
 
 import difflib
-import itertools
 import math
-import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,18 +26,26 @@ from pydantic import ValidationError
 from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
 from ambient_sweep.config.files import absolute_paths, overlay
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.definition import Baseline, Control, FixedTrial, Search, Sweep, values_text
+from ambient_sweep.sweep import conditions
+from ambient_sweep.sweep.corners import check_corners
+from ambient_sweep.sweep.definition import (
+    Baseline,
+    Confirm,
+    Control,
+    FixedTrial,
+    Search,
+    Stopping,
+    Sweep,
+)
 from ambient_sweep.sweep.distributions import Distribution, read_distribution
 from ambient_sweep.writing import write_atomic
 
-__all__ = ["Baseline", "Control", "Distribution", "FixedTrial", "Search", "Sweep"]
+__all__ = ["Baseline", "Confirm", "Control", "Distribution", "FixedTrial", "Search", "Stopping", "Sweep"]
 __all__ += ["check_corners", "load_sweep", "write_sweep"]
 
-CORNER_CAP = 4096  # above this many corners, single-axis extremes and a sample of corners are checked
-SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search")
+SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search", "confirm")
 SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
 SHARED_KEYS = ("observed.base_sigma", "observed.seed")
-INTERIOR_CAP = 64  # whole numbers inside a range that are checked too, from its lower end
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 S = TypeVar("S", bound=Section)
 
@@ -46,8 +54,8 @@ S = TypeVar("S", bound=Section)
 
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
-    """The sweep in a YAML file, with `overrides` on config keys of its base and on its `search.*`, `name`,
-    `baseline.seeds`.
+    """The sweep in a YAML file, with `overrides` on config keys of its base and on its `search.*`,
+    `confirm.*`, `name`, `baseline.seeds`.
 
     Raises UserError, one line that names the file and the key.
     """
@@ -63,8 +71,8 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     base, changes = flatten(_mapping(tree.get("base"), f"{where}: base")), dict[str, Any]()
     for key, value in flatten(overrides or {}).items():
         section, _, inner = key.partition(".")
-        if section in ("search", "baseline") and inner:
-            tree[section] = {**_mapping(tree.get(section), f"{where}: {section}"), inner: value}
+        if section in ("search", "baseline", "confirm") and inner:
+            tree[section] = {**flatten(_mapping(tree.get(section), f"{where}: {section}")), inner: value}
         elif key == "name":
             tree["name"] = value
         elif key in space:
@@ -91,7 +99,8 @@ def _build(
     defaults = {key: default for key, (_, default) in knobs().items()}
     base = {key: _plain(value) for key, value in (defaults | given).items()}
     controls = _read_controls(tree.get("controls"), where)
-    search = _section(Search, tree.get("search"), f"{where}: search")
+    search = _read_search(tree.get("search"), space, f"{where}: search")
+    confirm = _section(Confirm, tree["confirm"], f"{where}: confirm") if "confirm" in tree else None
     points = _read_points(tree.get("points"), space, where)
     if len(points) > search.trials:
         raise UserError(
@@ -105,7 +114,7 @@ def _build(
         raise UserError(
             f"{where}: baseline: needs clean images, but observed.base_sigma={base_sigma}; remove the baseline"
         )
-    return Sweep(name, base, space, points, controls, baseline, search)
+    return Sweep(name, base, space, points, controls, baseline, search, confirm)
 
 
 def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
@@ -116,7 +125,32 @@ def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
     space = {str(key): read_distribution(spec, f"{where}: space.{key}") for key, spec in tree.items()}
     check_keys(space, f"{where}: space")
     _refuse_shared(space, f"{where}: space", "searched")
-    return space
+    return conditions.check_conditions(space, where)
+
+
+def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Search:
+    search = _section(Search, _nested(flatten(_mapping(tree, where))), where)
+    check_keys(search.stopping.strata, f"{where}.stopping.strata")
+    if search.replicates > 1 and "seed" in space:
+        raise UserError(f"{where}.replicates: replicates differ by their seeds, so seed may not be searched; keep one")
+    if search.sampler == "grid":
+        for key, distribution in space.items():
+            if math.isinf(distribution.size):
+                raise UserError(f"{where}.sampler: grid needs a step or choices, which space.{key} has not")
+    return search
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *folders, name = key.split(".")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                return dict(flat)  # a value and a mapping under one name: the section names the unknown key
+        inner[name] = value
+    return tree
 
 
 def _read_points(tree: Any, space: Mapping[str, Distribution], where: str) -> tuple[dict[str, Any], ...]:
@@ -134,6 +168,10 @@ def _read_points(tree: Any, space: Mapping[str, Distribution], where: str) -> tu
                 raise UserError(f"{place}: {key}: {value!r} {error}") from None
         if not read:
             raise UserError(f"{place}: is empty; name at least one key of the space, or remove it")
+        for key in read:
+            if key not in conditions.active(space, read):
+                needs = " and ".join(f"{parent} among {list(values)}" for parent, values in space[key].when)
+                raise UserError(f"{place}: {key} needs {needs} in the point")
         points.append(read)
     return tuple(points)
 
@@ -189,60 +227,3 @@ def _sequence(tree: Any, where: str) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-# -- corners --------------------------------------------------------------------------------------------------------
-
-
-def check_corners(sweep: Sweep) -> int:
-    """Builds the config at every corner of the space, every control and every point; returns how many.
-
-    Raises one UserError that names the first failing values and the complaint.
-    """
-    count = 0
-    try:
-        sweep.config_for({})
-        base_complaint = None
-    except UserError as error:
-        base_complaint = str(error)
-    for label, values in itertools.chain(_fixed_and_points(sweep), _corners(sweep.space)):
-        try:
-            sweep.config_for(values)
-        except UserError as error:
-            if str(error) == base_complaint:
-                raise
-            complaint = str(error).removeprefix(f"{sweep.name}: ")
-            raise UserError(f"{sweep.name}: {label or values_text(values)}: {complaint}") from None
-        count += 1
-    return count
-
-
-def _fixed_and_points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
-    for trial in sweep.fixed_trials():
-        label = "baseline" if trial.role == "baseline" else f"control {trial.label!r}"
-        yield label, trial.values
-    lowest = {key: distribution.values[0] for key, distribution in sweep.space.items()}
-    for index, point in enumerate(sweep.points):
-        yield f"points[{index}] ({values_text(point)})", lowest | point
-
-
-def _corners(space: Mapping[str, Distribution]) -> Iterator[tuple[None, dict[str, Any]]]:
-    axes = [distribution.values for distribution in space.values()]
-    lowest = tuple(axis[0] for axis in axes)
-    if math.prod(len(axis) for axis in axes) <= CORNER_CAP:
-        corners: Iterable[tuple[Any, ...]] = itertools.product(*axes)
-    else:
-        single = ((*lowest[:i], value, *lowest[i + 1 :]) for i, axis in enumerate(axes) for value in axis)
-        draw = random.Random(0)
-        sample = (tuple(draw.choice(axis) for axis in axes) for _ in range(CORNER_CAP))
-        corners = itertools.chain(single, sample)
-    within = (  # a knob may want multiples, which the ends alone would not show
-        (*lowest[:i], value, *lowest[i + 1 :])
-        for i, distribution in enumerate(space.values())
-        if distribution.kind in ("int", "logint")
-        for value in range(
-            distribution.values[0] + 1, min(distribution.values[1], distribution.values[0] + INTERIOR_CAP)
-        )
-    )
-    for corner in itertools.chain(corners, within):
-        yield None, dict(zip(space, corner, strict=True))

@@ -12,6 +12,7 @@ the trial's own training state.
 import contextlib
 import math
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,13 @@ from ray import tune
 
 from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.results.records import EvaluationRecord, read_trial, read_trial_evaluations, trial_folder
+from ambient_sweep.results.records import (
+    EvaluationRecord,
+    TrialRecord,
+    read_trial,
+    read_trial_evaluations,
+    trial_folder,
+)
 from ambient_sweep.sweep.cluster import only_trainer
 from ambient_sweep.sweep.outcomes import (
     full_length_objectives,
@@ -56,8 +63,9 @@ def train_suggestion(suggestion: dict[str, Any], *, sweep: Sweep, root: Path) ->
     config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
         config = sweep.config_for(suggestion["values"])
+        share, original = sweep.search.stages, suggestion["label"] if role == "replicate" else None
         run = _in_process if config.resources.workers == 1 else _with_workers
-        run(config, root, trial_id, role)
+        run(config, root, trial_id, role, share, original)
         trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
     except AmbientSweepError as error:
         mark(root, trial_id, role, config, "failed", str(error))
@@ -65,55 +73,75 @@ def train_suggestion(suggestion: dict[str, Any], *, sweep: Sweep, root: Path) ->
         return
     values = full_length_objectives(trial, evaluations)
     last = evaluations[-1] if evaluations else None
-    tune.report(result(last, values=values, full_length=trial.status == "completed"))
+    tune.report(result(last, trial, values=values, full_length=trial.status == "completed"))
 
 
 def result(
     evaluation: EvaluationRecord | None = None,
+    trial: TrialRecord | None = None,
     *,
     values: tuple[float, float] | None = None,
     full_length: bool = False,
     failed: str | None = None,
 ) -> dict[str, Any]:
-    """What is reported to Tune: always the same keys. `evaluated` is False in the last report, which repeats values."""
+    """What is reported to Tune: always the same keys. `evaluated` is False in the last report, which repeats values.
+
+    What constraints may bound is told as far as it is known; memory is the largest that the process has held, of the
+    GPU where there is one.
+    """
     if values is None and evaluation is not None and not full_length:
         values = objectives(evaluation)
     fidelity, memorization = values or (math.nan, math.nan)
+    asked = 0 if trial is None else trial.config["evaluation.samples"]
     return {
         "fidelity": fidelity,
         "memorization": memorization,
         "images": evaluation.images if evaluation else 0,
         "fraction": evaluation.fraction if evaluation else 0.0,
         "endpoint": evaluation.endpoint if evaluation else "",
+        "full_samples": evaluation is not None and evaluation.samples >= asked,
         "evaluated": evaluation is not None and not full_length,
+        "parameters": None if trial is None else trial.parameters,
+        "device_seconds": None if trial is None else trial.device_seconds,
+        "memory_gib": None if trial is None else _memory_gib(),
         FULL_LENGTH: full_length,
         FAILED: failed,
     }
 
 
+def _memory_gib() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 # -- one worker -----------------------------------------------------------------------------------------------------
 
 
-def _in_process(config: Config, root: Path, trial_id: str, role: str) -> None:
+def _in_process(config: Config, root: Path, trial_id: str, role: str, share: bool, replicate_of: str | None) -> None:
     from ambient_sweep.trial import Report, run_trial
+    from ambient_sweep.trial.stages import Stages
 
     def forward(report: Report) -> None:
         if report.evaluation is not None and report.evaluation.main_endpoint:
-            tune.report(result(report.evaluation))
+            tune.report(result(report.evaluation, read_trial(root, trial_id)))
 
+    stages = Stages(root) if share else None
     with only_trainer(trial_folder(root, trial_id)):
-        run_trial(config, root, trial_id, role=role, on_report=forward)
+        run_trial(config, root, trial_id, role=role, on_report=forward, stages=stages, replicate_of=replicate_of)
 
 
 # -- several workers ------------------------------------------------------------------------------------------------
 
 
-def _with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
+def _with_workers(config: Config, root: Path, trial_id: str, role: str, share: bool, replicate_of: str | None) -> None:
     told = NewEvaluations(root, trial_id)
-    for _ in fit_watched(config, root, trial_id, role):
+    for _ in fit_watched(config, root, trial_id, role, share, replicate_of):
         for evaluation in told.read():
             if evaluation.main_endpoint:
-                tune.report(result(evaluation))
+                tune.report(result(evaluation, read_trial(root, trial_id)))
 
 
 class NewEvaluations:
@@ -138,13 +166,15 @@ class NewEvaluations:
         return new
 
 
-def fit_watched(config: Config, root: Path, trial_id: str, role: str) -> Iterator[None]:
+def fit_watched(
+    config: Config, root: Path, trial_id: str, role: str, share: bool = False, replicate_of: str | None = None
+) -> Iterator[None]:
     """`fit_with_workers` in a thread; yields now and then while it trains and once after it, then raises what it raised."""
     failure: list[BaseException] = []
 
     def fit() -> None:
         try:
-            fit_with_workers(config, root, trial_id, role)
+            fit_with_workers(config, root, trial_id, role, share, replicate_of)
         except BaseException as error:  # noqa: BLE001 (handed to the caller's own thread, which raises it)
             failure.append(error)
 
@@ -162,7 +192,9 @@ def stop_file(root: Path, trial_id: str) -> Path:
     return trial_folder(root, trial_id) / "stop"
 
 
-def fit_with_workers(config: Config, root: Path, trial_id: str, role: str) -> None:
+def fit_with_workers(
+    config: Config, root: Path, trial_id: str, role: str, share: bool = False, replicate_of: str | None = None
+) -> None:
     """Trains and evaluates `config` with `resources.workers` workers, in or outside of a Tune trial; blocks until the end.
 
     Raises the workers' own AmbientSweepError if there was one, else what Ray Train raises.
@@ -170,7 +202,10 @@ def fit_with_workers(config: Config, root: Path, trial_id: str, role: str) -> No
     from ray.train import WorkerGroupError
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
-    task = {"config": dump(config), "root": str(root), "trial_id": trial_id, "role": role}
+    task = {
+        "config": dump(config), "root": str(root), "trial_id": trial_id, "role": role,
+        "share": share, "replicate_of": replicate_of,
+    }  # fmt: skip
     try:
         _trainer(config.resources, task).fit()
     except WorkerGroupError as error:
@@ -202,10 +237,20 @@ def train_worker(task: dict[str, Any]) -> None:
     from ambient_sweep.training.group import Group
     from ambient_sweep.training.loop import never
     from ambient_sweep.trial import run_trial
+    from ambient_sweep.trial.stages import Stages
 
     config = build_config(task["config"], where=task["trial_id"])
     root, trial_id, group = Path(task["root"]), task["trial_id"], Group.distributed()
     with only_trainer(trial_folder(root, trial_id)) if group.rank == 0 else contextlib.nullcontext():
         group.broadcast(None)  # the others wait here for rank 0's lock
         told = stop_file(root, trial_id).exists if group.rank == 0 else never
-        run_trial(config, root, trial_id, role=task["role"], group=group, interrupted=told)
+        run_trial(
+            config,
+            root,
+            trial_id,
+            role=task["role"],
+            group=group,
+            interrupted=told,
+            stages=Stages(root) if task["share"] else None,
+            replicate_of=task["replicate_of"],
+        )

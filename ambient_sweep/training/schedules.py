@@ -6,13 +6,27 @@ from ambient_sweep.config import ConsistencyConfig, OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, progress: float) -> float:
-    """Linear warm-up from 0, then constant or half a cosine down to 0 at the horizon."""
+    """Linear warm-up from 0, then constant, half a cosine down to 0 at the horizon, or wsd.
+
+    wsd (warmup-stable-decay): constant, then down to 0 over the last `decay` of the run, as 1 - sqrt(x) or linearly (Haegele
+    et al., arXiv 2405.18392, section 3). Up to the decay, runs that differ in it alone are the same.
+    """
     if progress < config.warmup:
         return config.lr * progress / config.warmup
-    if config.schedule == "constant":
+    begin = decay_start(config)
+    if config.schedule == "constant" or (config.schedule == "wsd" and progress <= begin):
         return config.lr
-    rest = (progress - config.warmup) / max(1 - config.warmup, 1e-12)
-    return config.lr * (1 + math.cos(math.pi * min(rest, 1.0))) / 2
+    rest = min((progress - begin) / max(1 - begin, 1e-12), 1.0)
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * rest)) / 2
+    return config.lr * (1 - (math.sqrt(rest) if config.tail == "sqrt" else rest))
+
+
+def decay_start(config: OptimizerConfig) -> float:
+    """The progress up to which the learning rate is that of warm-up and peak; 1 for schedule=constant."""
+    if config.schedule == "constant":
+        return 1.0
+    return config.warmup if config.schedule == "cosine" else max(config.warmup, 1 - config.decay)
 
 
 def consistency_weight(config: ConsistencyConfig, progress: float) -> float:

@@ -10,6 +10,7 @@ from ambient_sweep.trial.examine import Examination, Findings, examine
 from ambient_sweep.trial.run import REMOVE_STATE, Interrupted, run_trial
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, prepare, use_threads
+from ambient_sweep.trial.stages import Stages, collect, data_key_of, fork_points, stage_keys
 
 __all__ = [
     "LOG",
@@ -18,15 +19,20 @@ __all__ = [
     "Findings",
     "Interrupted",
     "Report",
+    "Stages",
     "cached_data",
     "class_counts",
+    "collect",
+    "data_key_of",
     "device_of",
     "evaluate_model",
     "evaluated_lengths",
     "examine",
+    "fork_points",
     "generate",
     "ignore",
     "prepare",
     "run_trial",
+    "stage_keys",
     "use_threads",
 ]

@@ -1,13 +1,16 @@
 """A trial's record, its log and its TensorBoard events."""
 
 import dataclasses
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ambient_sweep.config import dump, write_config
 from ambient_sweep.models import count_parameters
@@ -26,8 +29,10 @@ from ambient_sweep.results.records import (
 from ambient_sweep.results.tensorboard import TrialBoard
 from ambient_sweep.training.loop import Record
 from ambient_sweep.training.state import TrainState
+from ambient_sweep.writing import write_atomic
 
 LOG = "log.txt"
+GRID = "samples above nearest training images"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Book:
         data_fingerprint: str,
         on_report: Callable[[Report], None],
         echo: Callable[[str], None],
+        replicate_of: str | None = None,
     ) -> None:
         config = state.config
         self.root, self.config, self.trial_id, self.writes = root, config, trial_id, state.group.rank == 0
@@ -68,6 +74,7 @@ class Book:
         self.device_seconds, self._start = 0.0, state.images
         self._on_report, self._echo = on_report, echo
         before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+        kept = before is not None and before.forked_at <= state.images  # else it was cut off before it saved the state
         self.record = TrialRecord(
             trial_id=trial_id,
             role=role,
@@ -86,6 +93,9 @@ class Book:
             reference_key=reference_key,
             versions=versions(),
             code_revision=code_revision(),
+            stage=before.stage if before and kept else None,
+            forked_at=before.forked_at if before and kept else 0,
+            replicate_of=replicate_of,
         )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         self._has_objectives = bool(read_trial_evaluations(root, trial_id))
@@ -117,12 +127,24 @@ class Book:
 
     def went_back(self, images: int) -> None:
         """Training goes on from `images`: what lies between there and where it was is trained again."""
-        self._executed += self.record.images_done - self._start
-        self._start = images
-        self.reached(images)
+        self._move(images)
+        if images < self.record.forked_at:
+            self._update(stage=None, forked_at=0)
         if self.writes:
             self._board.close()
             self._board = TrialBoard(self.folder, self.config, resume_at=images + 1)
+
+    def forked(self, images: int, stage: str) -> None:
+        """Training goes on from the state after `images` that another trial stored."""
+        self.note(f"goes on from {images:,} images, which another trial trained (stage {stage})")
+        self._move(images)
+        self._update(stage=stage, forked_at=images)
+
+    def _move(self, images: int) -> None:
+        """To `images`, without training what lies between."""
+        self._executed += self.record.images_done - self._start
+        self._start = images
+        self.reached(images)
 
     def evaluated(self, evaluation: EvaluationRecord) -> None:
         """Also called for evaluations that an earlier attempt wrote, of a length that is passed again."""
@@ -140,9 +162,12 @@ class Book:
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
         path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")
-        self._board.grid(
-            images, f"samples above nearest training images/{endpoint}", image_grid(samples, neighbours, path)
-        )
+        self._board.grid(images, f"{GRID}/{endpoint}", image_grid(samples, neighbours, path))
+
+    def picture(self, images: int, endpoint: str, png: bytes) -> None:
+        """The grid that another trial made."""
+        write_atomic(evaluation_path(self.root, self.trial_id, images, endpoint, ".png"), png)
+        self._board.grid(images, f"{GRID}/{endpoint}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
 
     def end(self, status: str, reason: str | None) -> TrialRecord:
         self._update(status=status, reason=reason, finished=_now())

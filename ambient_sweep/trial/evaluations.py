@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ class Evaluator:
             config, denoiser, shape, count, e.seed, group, device, counts=self.counts, before_batch=before_batch
         )
         seconds = (time.perf_counter() - begun) / len(samples)
-        checkpoint = trial_folder(book.root, book.trial_id) / "checkpoints" / f"images-{images:09d}"
+        checkpoint = checkpoint_folder(book.root, book.trial_id, images)
         if group.rank == 0:
             save_model(checkpoint, denoiser, config, images, shape, self.notes)
         records: list[EvaluationRecord] = []
@@ -85,6 +85,18 @@ class Evaluator:
             records.append(record)
         return records, True
 
+    def own(self, record: EvaluationRecord) -> EvaluationRecord:
+        """The evaluation that another trial made of the same weights and samples, with what this trial says of it."""
+        book, config = self.book, self.book.config
+        return replace(
+            record,
+            fraction=evaluated_lengths(config)[record.images],
+            main_endpoint=record.endpoint == config.main_endpoint(),
+            fidelity=config.evaluation.fidelity,
+            memorization=config.evaluation.memorization,
+            checkpoint=checkpoint_folder(book.root, book.trial_id, record.images).relative_to(book.root).as_posix(),
+        )
+
     @property
     def notes(self) -> dict[str, object]:
         """What a checkpoint needs beside config and weights."""
@@ -106,6 +118,11 @@ class Evaluator:
                 f"so far (relative error {residual:.0%} of its profile)"
             )
         return state.with_weights(weights)
+
+
+def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
+    """Where the evaluated weights of a trial lie."""
+    return trial_folder(root, trial_id) / "checkpoints" / f"images-{images:09d}"
 
 
 def evaluate_model(denoiser: Denoiser, config: Config, data_fingerprint: str) -> dict[str, dict[str, Measure]]:

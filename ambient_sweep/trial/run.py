@@ -11,7 +11,7 @@ from ambient_sweep.data.images import load_clean
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
 from ambient_sweep.models import Shape, describe
-from ambient_sweep.results.records import TrialRecord, trial_folder
+from ambient_sweep.results.records import TrialRecord, evaluation_path, read_evaluation, trial_folder
 from ambient_sweep.training.files import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import never, train
@@ -24,6 +24,8 @@ from ambient_sweep.trial.book import Book, Report, ignore, silent
 from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
+from ambient_sweep.trial.sharing import Sharing
+from ambient_sweep.trial.stages import Stages, data_key
 
 REMOVE_STATE = BEGIN_AGAIN  # in the reason of a trial whose states cannot be read
 INTERRUPTED = "interrupted"  # how the reason of an interrupted trial begins
@@ -43,10 +45,14 @@ def run_trial(
     on_report: Callable[[Report], None] = ignore,
     echo: Callable[[str], None] = silent,
     interrupted: Callable[[], bool] = never,
+    stages: Stages | None = None,
+    replicate_of: str | None = None,
 ) -> TrialRecord:
     """Trains `config`, evaluates it at its lengths and endpoints, and writes the trial's folder; `prepare` comes first.
 
-    Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder. Raises
+    Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder, or from
+    the longest of the same run in `stages`, whose evaluations it takes over and reports; gives there what others can use.
+    The numbers are the same with stages and without. `replicate_of`: the trial of which one of that role is one. Raises
     TrainingDiverged, and AmbientSweepError for samples that are not finite: the record then says failed, and why. Raises
     Interrupted at the end of the step after which `interrupted` says so, and OSError that names what cannot be written.
     """
@@ -61,11 +67,12 @@ def run_trial(
     lines = [_size(config, data.shape, classes)] if group.rank == 0 else []
     found = restore_newest(place, state, lines.append)
     with _named(place.parent):
-        book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo)
+        book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo, replicate_of)
         for line in lines:
             book.note(line)
-    counts = class_counts(config, data)
-    run = _Run(state, observed, book, Evaluator(book, reference, clean, counts), place, interrupted, found is not None)
+    evaluator = Evaluator(book, reference, clean, class_counts(config, data))
+    sharing = None if stages is None else Sharing(stages, state, data_key(data), book, evaluator)
+    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing)
     try:
         with _named(book.folder):
             run.go()
@@ -113,6 +120,7 @@ class _Run:
     place: Path  # of the states
     interrupted: Callable[[], bool]
     saved: bool  # whether the state as it stands is on the disk
+    sharing: Sharing | None
 
     def go(self) -> None:
         """Trains to the end, or raises."""
@@ -121,19 +129,22 @@ class _Run:
         self.lengths = evaluated_lengths(config)
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
-        self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | frozenset(self.lengths)
+        points = frozenset[int]() if self.sharing is None else self.sharing.points
+        self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths.keys()
         if state.group.rank == 0:
             for folder in ("checkpoints", SNAPSHOTS):
                 remove_leftovers(self.book.folder / folder)
         if state.images in self.lengths:  # saved, but perhaps not evaluated any more
             self._evaluate(told=True)
+        self._publish()
+        self._jump()
         while not self._passed():
             pass
         if state.images < config.images_at(config.training.stop):
             self._leave()
 
     def _passed(self) -> bool:
-        """Trains on; False if training diverged and goes on from where it went back to."""
+        """Trains on; False where it goes on from elsewhere: it diverged and went back, or others were ahead."""
         records = train(
             self.state.config,
             self.observed,
@@ -148,6 +159,8 @@ class _Run:
                     self.book.training(record)
                     self._arrive()
                     self._count_time()
+                    if self.state.images in self.lengths and self._jump():
+                        return False
         except TrainingDiverged as error:
             self._go_back(error)
             return False
@@ -163,8 +176,37 @@ class _Run:
                 save_snapshot(self.book.folder, self.state.config, tensors, images, notes)
         if images in self.saves:
             self._save()
+            self._publish()
         if images in self.lengths:
             self._evaluate()
+
+    def _jump(self) -> bool:
+        """Goes on from ever longer states that others stored, as long as there are any ahead; whether there were."""
+        state, sharing, begin = self.state, self.sharing, self.state.images
+        while sharing is not None and not state.rewinds:
+            before = state.images
+            ahead = state.group.broadcast(sharing.ahead() if state.group.rank == 0 else None)
+            if ahead is None:
+                break
+            if not sharing.take(ahead):
+                continue
+            self.book.forked(ahead, sharing.key(ahead))
+            for images in self.lengths:
+                if before < images < ahead and state.group.rank == 0:
+                    self._tell(images)
+            self._save()  # after the telling: who is cut off in between takes the same again
+            self._arrive()
+        return state.images > begin
+
+    def _tell(self, images: int) -> None:
+        """Tells of evaluations that are there."""
+        for endpoint in self.state.config.endpoints():
+            path = evaluation_path(self.book.root, self.book.trial_id, images, endpoint)
+            self.book.evaluated(read_evaluation(path, self.book.trial_id))
+
+    def _publish(self) -> None:
+        if self.sharing is not None and self.state.group.rank == 0 and not self.state.rewinds:
+            self.sharing.publish(self.place)
 
     def _save(self) -> None:
         save_newest(self.place, self.state)
@@ -172,8 +214,12 @@ class _Run:
 
     def _evaluate(self, told: bool = False) -> None:
         """Evaluates here, or takes what an earlier attempt measured, and had told where `told`."""
+        sharing = None if self.state.rewinds or self.state.group.rank else self.sharing
+        taken = sharing is not None and sharing.take_evaluation(self.state.images)
         records, new = self.evaluator(self.state, self._heed)
-        for record in records if new or not told else []:
+        if sharing is not None:
+            sharing.publish_evaluation(self.state.images)
+        for record in records if new or taken or not told else []:
             self.book.evaluated(record)
 
     def _heed(self) -> None:

@@ -40,6 +40,16 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
     assert tree["measures"]["fd_pixels"]["value"] == "inf"
 
 
+def test_a_record_of_before_stages_is_read(tmp_path: Path) -> None:
+    write_trial(tmp_path, TRIAL)
+    path = trial_path(tmp_path, "a")
+    tree = json.loads(path.read_text())
+    for name in ("stage", "forked_at", "replicate_of"):
+        del tree[name]
+    path.write_text(json.dumps(tree))
+    assert read_trial(tmp_path, "a") == TRIAL
+
+
 def test_one_trial_can_be_read_alone(tmp_path: Path) -> None:
     later = make_evaluation("a", Config(), 31.0, 0.1, 0.5)
     for record in (later, EVALUATION, make_evaluation("b", Config(), 30.0, 0.1)):
@@ -113,6 +123,9 @@ def test_records_refuse_what_cannot_be() -> None:
     for record, change, complaint in (
         (TRIAL, {"role": "guest"}, "role: 'guest' is none of search"),
         (TRIAL, {"status": "lost"}, "status: 'lost' is none of running"),
+        (TRIAL, {"role": "replicate"}, "replicate_of: None does not go with role=replicate"),
+        (TRIAL, {"replicate_of": "b"}, "replicate_of: 'b' does not go with role=search"),
+        (TRIAL, {"forked_at": 640}, "stage: None does not go with forked_at=640"),
         (TRIAL, {"started": "yesterday"}, "yesterday"),
         (TRIAL, {"finished": "2026-01-31T12:00:00"}, "finished: .* has no time zone"),
         (EVALUATION, {"endpoint": "middle"}, "endpoint: 'middle' is none of zero"),

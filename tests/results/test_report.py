@@ -8,6 +8,8 @@ import pytest
 from made_up_sweeps import add, fill
 
 from ambient_sweep.results import select
+from ambient_sweep.results.confidence import with_standings
+from ambient_sweep.results.curves import attainment_image
 from ambient_sweep.results.grids import image_grid
 from ambient_sweep.results.plot import frontier_image
 from ambient_sweep.results.records import evaluation_path
@@ -69,16 +71,16 @@ def test_the_report_holds_frontier_picks_trials_and_pictures(sweep: Path) -> Non
         image_grid(np.full((1, 1, 8, 8), row["fidelity"] / 100), np.zeros((1, 1, 8, 8)), path)
         grids.append(path.read_bytes())
     page = Page(write_report(sweep).read_text())
-    assert page.images[0] == frontier_image(tables.evaluations)
-    assert page.images[1] == grids[0]
+    assert page.images[0] == frontier_image(with_standings(tables.evaluations))
+    assert page.images[2] == grids[0]
     assert page.images[-1] == grids[-1]
-    assert len(page.images) == 9
-    assert set(page.images[1:]) <= set(grids)
+    assert len(page.images) == 10, "the frontier, the history, and eight of samples"
+    assert set(page.images[2:]) <= set(grids)
     shown = next(table for table in page.tables if table[0][0] == "#")
     assert [(row[0], row[1], row[5]) for row in shown[1:]] == [
         (str(i), row["trial_id"], row["endpoint"]) for i, row in enumerate(front, 1)
     ]
-    trials = next(table for table in page.tables if table[0][0] == "trial")
+    trials = next(table for table in page.tables if table[0][2:3] == ["status"])
     assert [row[0] for row in trials[1:]] == tables.trials["trial_id"].to_pylist()
     assert "loss is not finite at image 6400" in page.text
     for rule in ("knee", "max-memorization=0.05"):
@@ -124,6 +126,24 @@ def test_what_the_baseline_says_comes_from_the_data(tmp_path: Path) -> None:
     assert "0 of the 2 checkpoints of clean training are beaten" in page.text
     comparison = next(table for table in page.tables if table[0][0] == "clean training")
     assert [row[4] for row in comparison[1:]] == ["none", "noisy, 100 %, zero"]
+
+
+def test_how_sure_the_frontier_is_and_what_further_seeds_attain(tmp_path: Path) -> None:
+    add(tmp_path, "a", {"observed.sigma": 0.2}, [(20.0, 0.3)])
+    add(tmp_path, "b", {"observed.sigma": 0.4}, [(40.0, 0.1)])
+    assert "the uncertainty of sampling alone" in read(tmp_path).text
+    for seed, shift in enumerate((4.0, 8.0), 1):
+        for name, sigma, point in (("a", 0.2, (20.0 + shift, 0.3)), ("b", 0.4, (40.0 + shift, 0.1))):
+            values = {"observed.sigma": sigma, "seed": seed}
+            add(tmp_path, f"{name}{seed}", values, [point], role="replicate", replicate_of=name)
+    tables = export_tables(tmp_path)
+    page = read(tmp_path)
+    listed = next(t for t in page.tables if t[0][-1] == "memorization" and t[0][0] == "trial")
+    assert [(row[0], row[6], row[7]) for row in listed[1:]] == [("b", "100 %", "3"), ("a", "100 %", "3")]
+    assert [row[8].split(" ")[0] for row in listed[1:]] == ["44", "24"]
+    assert "What 2 further training seeds of the confirmed configs attain" in page.text
+    assert page.images[1] == attainment_image(tables.evaluations)
+    assert len(page.images) == 3
 
 
 def test_all_text_is_escaped(tmp_path: Path) -> None:

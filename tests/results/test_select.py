@@ -10,23 +10,33 @@ from ambient_sweep.config import build_config, dump, load_config, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import select
+from ambient_sweep.results.confidence import with_standings
 from ambient_sweep.results.records import read_evaluations, write_evaluation
 from ambient_sweep.results.select import best_config, candidates, frontier
 from ambient_sweep.results.table import export_tables
 
 
 def random_sweep(root: Path, rng: np.random.Generator) -> None:
-    """Values from a coarse grid, some not finite, some measured on fewer samples."""
+    """Values from a coarse grid, so that models agree by chance; some not finite, some measured on fewer samples."""
     for i in range(int(rng.integers(1, 7))):
         points = []
         for fraction in (0.25, 0.5, 0.75, 1.0)[: rng.integers(1, 5)]:
             for endpoint in ("zero", "observed"):
                 fidelity = float(rng.choice([*range(10, 16), np.nan, np.inf]))
                 points.append((fidelity, float(rng.integers(0, 5)) / 10, fraction, endpoint))
-        add(root, f"t{i}", {}, points, role=str(rng.choice(["search", "baseline", "control"])))
+        values = {"consistency.weight": 1.0 + i}
+        add(root, f"t{i}", values, points, role=str(rng.choice(["search", "baseline", "control"])))
     for record in read_evaluations(root):
         if rng.random() < 0.15:
             write_evaluation(root, replace(record, samples=100))
+
+
+def distinct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each model once: rows of one length, endpoint and values are of a run that trials share, told by the first."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: str(row["trial_id"])):
+        found.setdefault((row["images"], row["endpoint"], row["fidelity"], row["memorization"]), row)
+    return list(found.values())
 
 
 def is_candidate(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
@@ -61,17 +71,19 @@ def test_candidates_views_front_and_rules_equal_brute_force(tmp_path: Path) -> N
         random_sweep(root, rng)
         table = export_tables(root).evaluations
         rows = table.drop_columns(["on_front"]).to_pylist()
-        eligible = [row for row in rows if is_candidate(row, rows)]
+        everything = [row for row in rows if is_candidate(row, rows)]
+        eligible = distinct(everything)
         front = [row for row in eligible if not dominated(row, eligible)]
-        assert names(candidates(table)) == names(eligible)
+        assert names(candidates(table)) == names(everything)
         assert names([row for row in table.to_pylist() if row["on_front"]]) == names(front)
         assert names(frontier(table)) == names(front)
         memorization = frontier(table)["memorization"].to_pylist()
         assert memorization == sorted(memorization)
-        full = [row for row in eligible if row["fraction"] == 1]
+        full = distinct([row for row in everything if row["fraction"] == 1])
         assert names(frontier(table, "full-length")) == names([row for row in full if not dominated(row, full)])
-        main = [row for row in eligible if row["main_endpoint"]]
+        main = [row for row in everything if row["main_endpoint"]]
         last = [r for r in main if r["images"] == max(o["images"] for o in main if o["trial_id"] == r["trial_id"])]
+        last = distinct(last)
         assert names(frontier(table, "per-trial")) == names([row for row in last if not dominated(row, last)])
         allowed = sorted((r["fidelity"], r["memorization"], r["images"]) for r in eligible if r["memorization"] <= 0.2)
         if allowed:
@@ -87,7 +99,7 @@ def test_candidates_views_front_and_rules_equal_brute_force(tmp_path: Path) -> N
 
 def sweep_of(root: Path, *points: tuple[float, float], **changes: Any) -> Any:
     for i, point in enumerate(points):
-        add(root, f"t{i}", {}, [point], **changes)
+        add(root, f"t{i}", {"consistency.weight": 1.0 + i}, [point], **changes)
     return export_tables(root).evaluations
 
 
@@ -178,6 +190,44 @@ def test_values_of_different_measures_are_never_ranked_together(tmp_path: Path) 
         candidates(table)
     with pytest.raises(UserError, match="reference_key: the table mixes 4ef4 and 5ee5"):
         select(table.filter([row["fidelity_measure"] == "fd_classifier" for row in table.to_pylist()]), "knee")
+
+
+def test_a_shared_checkpoint_counts_once_and_seeds_of_one_recipe_are_no_runner_up_of_each_other(tmp_path: Path) -> None:
+    """Trial b forked from a at half its length; c is a once more with another seed; d is the only other answer."""
+    shared = (30.0, 0.1, 0.5)
+    add(tmp_path, "a", {"consistency.start": 0.6}, [shared, (25.0, 0.3, 1.0)])
+    add(tmp_path, "b", {"consistency.start": 0.8}, [shared, (26.0, 0.35, 1.0)])
+    add(tmp_path, "c", {"consistency.start": 0.6, "seed": 1}, [(31.0, 0.11, 0.5)])
+    add(tmp_path, "d", {"consistency.start": 0.1}, [(40.0, 0.05, 0.25)])
+    table = export_tables(tmp_path).evaluations
+    assert names(candidates(table)).count(("b", 99_968, "zero")) == 1
+    assert names(frontier(table)) == [("a", 99_968, "zero"), ("a", 200_000, "zero"), ("d", 49_984, "zero")]
+    assert table["on_front"].to_pylist() == [True, True, False, False, False, True]
+    choice = select(table, "max-memorization=0.2")
+    assert choice.row["trial_id"] == "a"
+    assert choice.runner_up is not None
+    assert choice.runner_up["trial_id"] == "d", "b is the same model, c the same recipe"
+    assert "the 3 candidates, out of 5," in choice.reason
+
+
+def test_confidence_leaves_out_what_is_on_the_front_by_luck(tmp_path: Path) -> None:
+    """The best value at little memorization was one of four seeds'; the other three tell another story."""
+    for seed, fidelity in enumerate((25.0, 38.0, 39.0, 37.0)):
+        add(tmp_path, f"lucky-{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.1)])
+        add(tmp_path, f"sound-{seed}", {"observed.sigma": 0.4, "seed": seed}, [(30 + seed / 3, 0.09)])
+    table = with_standings(export_tables(tmp_path).evaluations)
+    assert select(table, "max-memorization=0.2").row["trial_id"] == "lucky-0"
+    choice = select(table, "max-memorization=0.2", confident=0.8)
+    assert choice.row["trial_id"] == "sound-0"
+    assert choice.row["front_probability"] > 0.9
+    assert choice.row["runs"] == 4
+    assert choice.row["fidelity_mean"] == pytest.approx(30.5)
+    assert choice.runner_up is None, "the lucky one is not so surely on the frontier"
+    with pytest.raises(UserError, match=r"expected a probability, above 0 and up to 1"):
+        select(table, "knee", confident=0.0)
+    only = table.filter([row["trial_id"].startswith("lucky") for row in table.to_pylist()])
+    with pytest.raises(UserError, match=r"the surest is trial lucky-. after 200000 images, 0\.\d+ by 4 training runs"):
+        select(only, "knee", confident=0.999)
 
 
 def test_a_nan_on_more_samples_disqualifies_nobody(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def test_a_trials_objectives_are_those_of_full_length_and_main_endpoint(tmp_path
     assert rows == expected
 
 
+def test_replicates_and_forks_are_told(tmp_path: Path) -> None:
+    point = [(40.0, 0.3)]
+    add(tmp_path, "a", {}, point)
+    forked = {"stage": "000006400-0a", "forked_at": 6400, "images_executed": 193_600}
+    add(tmp_path, "b", {"seed": 1}, point, role="replicate", replicate_of="a", **forked)
+    tables = export_tables(tmp_path)
+    columns = ("role", "replicate_of", "stage", "images_forked", "images_executed", "rung")
+    assert [tuple(row[name] for name in columns) for row in tables.trials.to_pylist()] == [
+        ("search", None, None, 0, 200_000, None),
+        ("replicate", "a", "000006400-0a", 6400, 193_600, None),
+    ]
+    assert tables.evaluations["replicate_of"].to_pylist() == [None, "a"]
+
+
 def test_parquet_comes_back_with_its_schema(sweep: Path) -> None:
     written = export_tables(sweep)
     assert read_tables(sweep) == written

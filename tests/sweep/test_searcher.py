@@ -1,8 +1,11 @@
 """What the study is told, and what a resumed search remembers; with real Optuna studies, without Ray processes."""
 
+import contextlib
 import itertools
 import math
 import pickle
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
-from ambient_sweep.sweep.space import Search, Sweep, load_sweep
-from ambient_sweep.sweep.study import build_sampler, open_study, optuna_distribution
+from ambient_sweep.sweep.sources import Elsewhere
+from ambient_sweep.sweep.space import Sweep, load_sweep
+from ambient_sweep.sweep.study import open_study, optuna_distribution
 
 REAL = """
 space:
@@ -115,6 +119,8 @@ def test_what_the_study_is_told(
     trial = study_of(tmp_path / "j").trials[0]
     assert (trial.state, trial.values) == (state, values)
     assert trial.intermediate_values == {}
+    assert trial.params["length"] == 1.0
+    assert ("why" in trial.user_attrs) == (state == TrialState.FAIL)
 
 
 def test_optuna_search_itself_takes_a_stopped_trial_for_a_complete_one(tmp_path: Path) -> None:
@@ -193,14 +199,16 @@ def test_a_trial_that_failed_and_then_came_through_counts(tmp_path: Path) -> Non
     assert second.suggest("new")["values"] == values
     second.on_trial_complete("new", full(5.0, 0.5))
     done = [t for t in study_of(journal).trials if t.state == TrialState.COMPLETE]
-    assert [(t.params, t.values) for t in done] == [(values, [5.0, 0.5])]
+    assert [(t.params, t.values) for t in done] == [({**values, "length": 1.0}, [5.0, 0.5])]
     third = SweepSearcher(sweep, journal, outcomes={"b": Outcome(True), "s0": Outcome(True)})
     assert len(ask_all(third, (f"t{i}" for i in itertools.count()))) == sweep.search.trials - 1
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", "optuna:TPESampler"])
 def test_a_resumed_search_does_not_repeat_its_draws(tmp_path: Path, sampler: str) -> None:
-    sweep = sweep_of(tmp_path, REAL.replace("points", "# points"), search__trials=8, search__sampler=sampler)
+    sweep = sweep_of(
+        tmp_path, REAL.replace("points", "# points"), search__trials=8, search__sampler=sampler, search__ask_seconds=0
+    )
     journal = tmp_path / "j"
     first = SweepSearcher(sweep, journal)
     ended: dict[str, Outcome] = {}
@@ -217,22 +225,9 @@ def test_a_resumed_search_does_not_repeat_its_draws(tmp_path: Path, sampler: str
     assert len(set(drawn)) == 8
 
 
-def test_a_seed_that_is_not_moved_on_would_repeat() -> None:
-    """The check above can fail: the same seed draws the same values."""
-    search = Search(sampler="random", seed=1)
-    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
-
-    def draw(seen: int) -> float:
-        study = optuna.create_study(sampler=build_sampler(search, seen=seen))
-        return float(study.ask(space).params["x"])
-
-    assert draw(0) == draw(0)
-    assert draw(0) != draw(3)
-
-
 def test_a_finite_space_is_searched_once_to_its_end(tmp_path: Path, ids: Iterator[str]) -> None:
     text = FINITE.replace("data_free: null", "consistency.chain_steps: {int: [1, 4]}")
-    for sampler in ("tpe", "random"):
+    for sampler in ("tpe", "random", "nsga2", "grid"):
         sweep = sweep_of(tmp_path, text, search__sampler=sampler)
         searcher = SweepSearcher(sweep, tmp_path / sampler)
         given = []
@@ -245,9 +240,7 @@ def test_a_finite_space_is_searched_once_to_its_end(tmp_path: Path, ids: Iterato
         searched = [tuple(s["values"].values()) for s in given if s["role"] == "search"]
         assert len(searched) == len(set(searched)) == 12
         assert searcher.finished
-        rejected = [t for t in study_of(tmp_path / sampler).trials if "trial_id" not in t.user_attrs]
-        assert {t.state for t in rejected} == {TrialState.FAIL}
-        assert all("same values" in t.user_attrs["why"] for t in rejected)
+        assert len(study_of(tmp_path / sampler).trials) == 12  # what is drawn and not handed out leaves no trace
 
 
 def test_a_torn_last_line_does_not_lose_the_study(tmp_path: Path) -> None:
@@ -284,3 +277,203 @@ def test_distributions_become_optunas(tmp_path: Path) -> None:
     assert optuna_distribution(space["observed.sigma"]) == floats(0.1, 0.5)
     assert optuna_distribution(space["consistency.weight"]) == floats(0.1, 10, log=True)
     assert optuna_distribution(space["consistency.chain_steps"]) == optuna.distributions.IntDistribution(1, 8, log=True)
+
+
+# -- observations, constraints, replicates ------------------------------------------------------------------------------
+
+
+def at(fraction: float, fidelity: float, memorization: float, **more: Any) -> dict[str, Any]:
+    report = {"fidelity": fidelity, "memorization": memorization, "images": int(1000 * fraction), "fraction": fraction}
+    return report | {"evaluated": True, "done_full_length": False, "failed": None, "full_samples": True} | more
+
+
+BARE = REAL.replace("controls", "# controls").replace("points", "# points").replace("trials: 6", "trials: 9")
+
+
+def observations(journal: Path) -> list[tuple[Any, ...]]:
+    return [
+        (t.user_attrs["observation_of"], t.user_attrs["images"], t.params["length"], t.values)
+        for t in study_of(journal).trials
+        if "observation_of" in t.user_attrs
+    ]
+
+
+def test_every_full_evaluation_is_an_observation_once(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, BARE), tmp_path / "j"
+    searcher = SweepSearcher(sweep, journal)
+    given = {name: searcher.suggest(name)["values"] for name in ("b", "s0", "s1", "s2")}
+    for name in ("b", "s0", "s1"):
+        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))
+        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))  # told again after its worker was lost
+        searcher.on_trial_result(name, at(0.5, 8.0, math.nan))
+        searcher.on_trial_result(name, at(0.6, 8.0, 0.2, full_samples=False))
+        searcher.on_trial_result(name, at(0.75, 7.0, 0.3))
+        searcher.on_trial_result(name, at(1.0, 6.0, 0.4))  # its end says this
+    searcher.on_trial_complete("s0", full(6.0, 0.4, evaluated=False))
+    searcher.on_trial_complete("s1", at(1.0, 6.0, 0.4))  # stopped, at its full length
+    searcher.on_trial_result("s2", at(0.25, 5.0, 0.5))
+    wanted = [
+        (name, 1000 * f, f, values) for name in ("s0", "s1") for f, values in ((0.25, [9.0, 0.1]), (0.75, [7.0, 0.3]))
+    ]
+    assert observations(journal) == [*wanted, ("s2", 250, 0.25, [5.0, 0.5])]
+    # The driver dies; what is reported once more of s2 is known.
+    second = SweepSearcher(
+        sweep, journal, outcomes={n: Outcome(True) for n in ("b", "s0", "s1")} | {"s2": Outcome(False)}
+    )
+    assert second.suggest("new")["values"] == given["s2"]
+    second.on_trial_result("new", at(0.25, 5.0, 0.5))
+    second.on_trial_result("new", at(0.5, 4.0, 0.5))
+    second.on_trial_complete("new", at(0.5, 4.0, 0.5))
+    assert observations(journal) == [*wanted, ("s2", 250, 0.25, [5.0, 0.5]), ("s2", 500, 0.5, [4.0, 0.5])]
+    trials = {t.user_attrs["trial_id"]: t for t in study_of(journal).trials if "trial_id" in t.user_attrs}
+    assert {name: (t.state.name, t.values) for name, t in trials.items()} == {
+        "s0": ("COMPLETE", [6.0, 0.4]), "s1": ("COMPLETE", [6.0, 0.4]), "s2": ("PRUNED", None),
+    }  # fmt: skip
+    third = SweepSearcher(sweep, journal, outcomes={name: Outcome(True) for name in ("b", "s0", "s1", "s2")})
+    third.suggest("s3")
+    assert third._source is not None
+    learned = third._source._asker._history  # type: ignore[attr-defined]
+    assert sorted(item.objectives for item in learned) == sorted(
+        [(9.0, 0.1), (7.0, 0.3), (6.0, 0.4)] * 2 + [(5.0, 0.5), (4.0, 0.5)]
+    )
+
+
+def test_full_length_alone_can_be_observed(tmp_path: Path) -> None:
+    searcher = SweepSearcher(sweep_of(tmp_path, BARE, search__observations="full-length"), tmp_path / "j")
+    for name in ("b", "s0"):
+        searcher.suggest(name)
+        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))
+    assert observations(tmp_path / "j") == []
+
+
+def test_the_length_of_a_trial_is_where_it_stops(tmp_path: Path) -> None:
+    text = "space: {training.stop: {choice: [0.25, 0.5]}, observed.sigma: {uniform: [0.1, 0.5]}}\nsearch: {trials: 4}"
+    searcher = SweepSearcher(sweep_of(tmp_path, text), tmp_path / "j")
+    searcher.suggest("b")
+    for name in ("s0", "s1", "s2", "s3"):
+        stop = searcher.suggest(name)["values"]["training.stop"]
+        searcher.on_trial_result(name, at(0.125, 3.0, 0.2))
+        searcher.on_trial_result(name, at(stop, 2.0, 0.3))
+        searcher.on_trial_complete(name, full(2.0, 0.3))
+    assert [o[2] for o in observations(tmp_path / "j")] == [0.125] * 4
+    ended = [t for t in study_of(tmp_path / "j").trials if "trial_id" in t.user_attrs]
+    assert all(t.params["length"] == t.params["training.stop"] and t.values == [2.0, 0.3] for t in ended)
+
+
+def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: Path) -> None:
+    text = """
+    space: {model.width: {choice: [16, 1024]}, observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}
+    base: {model.kind: mlp}
+    search: {trials: 20, constraints: {memorization: 0.2, parameters: 1e5, device_seconds: 50}}
+    """
+    sweep = sweep_of(tmp_path, textwrap.dedent(text))
+    searcher = SweepSearcher(sweep, tmp_path / "j")
+    given = []
+    for name in ("b", *(f"s{i}" for i in range(20))):
+        suggestion = searcher.suggest(name)
+        if suggestion == Searcher.FINISHED:
+            break
+        given.append(suggestion["values"])
+        searcher.on_trial_result(name, at(0.5, 3.0, 0.1, device_seconds=60))
+        searcher.on_trial_complete(name, full(2.0, 0.3, device_seconds=25))
+    assert sorted(values["observed.sigma"] for values in given[1:]) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert {values["model.width"] for values in given[1:]} == {16}
+    assert searcher.finished
+    trials = study_of(tmp_path / "j").trials
+    halves = [t.constraints for t in trials if "observation_of" in t.user_attrs]
+    ends = [t.constraints for t in trials if "trial_id" in t.user_attrs]
+    assert halves == [pytest.approx({"memorization": -0.5, "device_seconds": 0.2})] * 5
+    assert ends == [pytest.approx({"memorization": 0.5, "device_seconds": -0.5})] * 5
+    refused = [t for t in trials if "why" in t.user_attrs]
+    assert {(t.state, t.params["model.width"]) for t in refused} == {(TrialState.FAIL, 1024)}
+    assert all(t.constraints["parameters"] > 0 and "exceed search.constraints" in t.user_attrs["why"] for t in refused)
+    again = SweepSearcher(
+        sweep, tmp_path / "j", outcomes={f"s{i}": Outcome(True) for i in range(5)} | {"b": Outcome(True)}
+    )
+    assert again.finished
+
+
+def test_replicates_repeat_a_config_with_seeds_of_their_own(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, BARE, search__trials=2, search__replicates=3), tmp_path / "j"
+    first = SweepSearcher(sweep, journal)
+    given = {name: first.suggest(name) for name in ("b", "s0", "r1")}
+    assert given["r1"] == {
+        "trial_id": "r1", "role": "replicate", "label": "s0", "values": {**given["s0"]["values"], "seed": 1},
+    }  # fmt: skip
+    assert sweep.config_for(given["r1"]["values"]).seed == 1
+    first.on_trial_complete("s0", full(1.0, 0.5))
+    first.on_trial_result("r1", at(0.5, 4.0, 0.5))
+    ended = {"b": Outcome(True), "s0": Outcome(True), "r1": Outcome(False)}
+    second = SweepSearcher(sweep, journal, outcomes=ended)
+    rest = ask_all(second, (f"n{i}" for i in itertools.count()))
+    assert [(s["trial_id"], s["role"], s["label"], s["values"].get("seed")) for s in rest.values()] == [
+        ("r1", "replicate", "s0", 1), ("n1", "replicate", "s0", 2), ("n2", "search", "", None),
+        ("n3", "replicate", "n2", 1), ("n4", "replicate", "n2", 2),
+    ]  # fmt: skip
+    second.on_trial_complete("n0", full(2.0, 0.25))
+    assert observations(journal) == [("r1", 500, 0.5, [4.0, 0.5])]
+    replicate = next(t for t in study_of(journal).trials if t.user_attrs.get("trial_id") == "r1")
+    assert (replicate.state, replicate.values, replicate.user_attrs["replicate_of"]) == (
+        TrialState.COMPLETE,
+        [2.0, 0.25],
+        "s0",
+    )
+    everything = ended | {name: Outcome(True) for name in ("r1", "n1", "n2", "n3", "n4")}
+    assert SweepSearcher(sweep, journal, outcomes=everything).finished
+
+
+def test_stages_have_their_say_in_what_comes_next(tmp_path: Path) -> None:
+    sweep, all_busy = sweep_of(tmp_path, BARE, search__lookahead=4), False
+    searcher = SweepSearcher(
+        sweep,
+        tmp_path / "j",
+        cost=lambda values: int(1000 * values["observed.sigma"]),
+        busy=lambda values: all_busy,
+    )
+    assert searcher.suggest("b")["role"] == "baseline"
+    sigma = searcher.suggest("s0")["values"]["observed.sigma"]
+    assert searcher._candidates is not None
+    held = [candidate.values["observed.sigma"] for candidate in searcher._candidates._held]
+    assert len(held) == 3
+    assert sigma < min(held)
+    all_busy = True
+    assert searcher.suggest("s1") is None  # what they share is being trained: Tune asks again
+    searcher.on_trial_complete("s0", full(1.0, 0.5))
+    assert searcher.suggest("s1")["role"] == "search"  # nothing runs, so waiting is of no use
+    assert len(study_of(tmp_path / "j").trials) == 2  # candidates leave no trace
+
+
+def test_a_slow_sampler_never_holds_up_tune(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, BARE, search__sampler="gp", search__startup_trials=2, search__trials=5)
+    with contextlib.closing(SweepSearcher(sweep, tmp_path / "j")) as searcher:
+        searcher.suggest("b")
+        names = (f"s{i}" for i in range(5))
+        name = next(names)
+        for _ in range(12_000):
+            suggestion = searcher.suggest(name)
+            if suggestion is None:
+                time.sleep(0.02)
+            elif suggestion == Searcher.FINISHED:
+                break
+            else:
+                searcher.on_trial_result(name, at(0.5, 3.0, 0.1))
+                searcher.on_trial_complete(name, full(2.0, suggestion["values"]["observed.sigma"]))
+                name = next(names, "end")
+        assert suggestion == Searcher.FINISHED
+        assert isinstance(searcher._source, Elsewhere)
+    assert len([t for t in study_of(tmp_path / "j").trials if "trial_id" in t.user_attrs]) == 5
+
+
+def test_no_config_is_trained_twice_after_its_conditions(tmp_path: Path, ids: Iterator[str]) -> None:
+    text = """
+    space:
+      objective.kind: {choice: [ambient, ambient_consistency]}
+      consistency.weight: {loguniform: [0.1, 3], when: {objective.kind: ambient_consistency}}
+    search: {trials: 12, sampler: random}
+    """
+    given = ask_all(SweepSearcher(sweep_of(tmp_path, textwrap.dedent(text)), tmp_path / "j"), ids)
+    values = [tuple(s["values"].items()) for s in given.values() if s["role"] == "search"]
+    assert len(set(values)) == len(values) == 12
+    assert values.count((("objective.kind", "ambient"),)) == 1
+    params = [t.params for t in study_of(tmp_path / "j").trials]
+    assert {len(p) for p in params} == {2, 3}  # with the length

@@ -8,9 +8,9 @@ import pytest
 
 from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import space as space_module
+from ambient_sweep.sweep import corners as corners_module
 from ambient_sweep.sweep.distributions import Distribution
-from ambient_sweep.sweep.space import check_corners, load_sweep, write_sweep
+from ambient_sweep.sweep.space import Confirm, Stopping, check_corners, load_sweep, write_sweep
 
 GOOD = """
 base:
@@ -31,6 +31,15 @@ controls:
   - {set: {observed.sigma: 0.3, consistency: {weight: 0}}}
 baseline: {seeds: [0, 1, 2]}
 search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2, startup_trials: 6}
+"""
+CONDITIONAL = """
+space:
+  consistency.weight: {loguniform: [0.1, 3], when: {objective.kind: ambient_consistency}}
+  objective.kind: {choice: [ambient, ambient_consistency]}
+  observed.sigma: {uniform: [0.05, 0.5], step: 0.05}
+  consistency.chain_steps: {int: [2, 8], step: 3, when: {objective.kind: [ambient_consistency], observed.sigma: [0.1, 0.3]}}
+confirm: {samples: 64}
+search: {trials: 5}
 """
 MINIMAL = "space: {observed.sigma: {uniform: [0.1, 0.5]}}\n"
 
@@ -110,7 +119,7 @@ def test_noisy_base_copies_leave_no_baseline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", [{}, {"observed.base_sigma": 0.05}, {"search.trials": 4}])
-@pytest.mark.parametrize("text", [GOOD.replace("baseline: {seeds: [0, 1, 2]}\n", ""), MINIMAL])
+@pytest.mark.parametrize("text", [GOOD.replace("baseline: {seeds: [0, 1, 2]}\n", ""), MINIMAL, CONDITIONAL])
 def test_the_dump_reads_back_to_an_equal_sweep(tmp_path: Path, text: str, overrides: dict[str, Any]) -> None:
     sweep = load_sweep(write(tmp_path, text), overrides)
     write_sweep(sweep, tmp_path / "sweep.yaml")
@@ -123,6 +132,25 @@ def test_overrides_reach_base_search_and_name(tmp_path: Path) -> None:
     assert (sweep.search.trials, sweep.search.sampler) == (9, "nsga2")
     assert sweep.base["training.images"] == 640
     assert (sweep.name, sweep.fixed_trials()[0].values["seed"]) == ("other", 5)
+
+
+def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> None:
+    text = MINIMAL + "search: {stopping: {rule: rungs, eta: 4}, constraints: {memorization: 0.05}}\nconfirm: {top: 4}\n"
+    changes = {
+        "search.stopping.eta": 2,
+        "search.constraints.parameters": 5e6,
+        "confirm.seeds": 2,
+        "search.sampler_args.a": 1,
+    }
+    sweep = load_sweep(write(tmp_path, text), changes)
+    assert (sweep.search.stopping.rule, sweep.search.stopping.eta, sweep.search.stopping.grace) == ("rungs", 2, 0.25)
+    assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
+    assert sweep.search.sampler_args == {"a": 1}
+    assert sweep.confirm == Confirm(seeds=2, top=4)
+    write_sweep(sweep, tmp_path / "sweep.yaml")
+    assert load_sweep(tmp_path / "sweep.yaml") == sweep
+    plain = load_sweep(write(tmp_path, MINIMAL))
+    assert (plain.confirm, plain.search.stopping, plain.search.stages) == (None, Stopping(), True)
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +197,46 @@ BAD = {
         "points: 2 of them, but search.trials=1",
     ),
     "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
-    "unknown sampler": (MINIMAL + "search: {sampler: grid}", "search.sampler: input should be 'tpe',"),
+    "unknown sampler": (MINIMAL + "search: {sampler: annealing}", "search.sampler: input should be "),
+    "sampler without name": (MINIMAL + "search: {sampler: 'optuna:'}", "search.sampler: input should be "),
+    "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "grid needs a step or choices, which space.observed.s"),
+    "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
+    "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
+    "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
+    "unknown stratum": (MINIMAL + "search: {stopping: {strata: [sigma]}}", "stopping.strata: unknown key 'sigma'"),
+    "searched seeds": (
+        "space: {seed: {int: [0, 9]}}\nsearch: {replicates: 2}", "replicates differ by their seeds, so seed may not be",
+    ),
+    "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; it has seeds, top, samples,"),
+    "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps' beside uniform"),
+    "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
+    "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; list"),
+    "step below": ("space: {consistency.chain_steps: {int: [1, 8], step: -1}}", "step: -1 is not above 0"),
+    "point beside a step": (
+        "space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}\npoints: [{observed.sigma: 0.25}]",
+        "points[0]: observed.sigma: 0.25 is not reached from 0.1 in steps of 0.1",
+    ),
+    "condition on nothing": (
+        "space: {consistency.weight: {uniform: [0, 1], when: {objective.kind: ambient}}}",
+        "space.consistency.weight: when: objective.kind: is not searched",
+    ),
+    "condition never met": (
+        "space: {consistency.weight: {uniform: [0, 1], when: {observed.sigma: 0.1}}, observed.sigma: {uniform: [0, 1]}}",
+        "when: observed.sigma: uniform has no step, so no value of it is ever met",
+    ),
+    "condition on no value": (
+        "space: {consistency.weight: {uniform: [0, 1], when: {seed: 9}}, seed: {int: [0, 3]}}",
+        "when: seed: 9 lies outside of int [0, 3]",
+    ),
+    "circle": (
+        "space: {model.blocks: {int: [1, 2], when: {seed: 1}}, seed: {int: [0, 3], when: {model.blocks: 1}}}",
+        "the conditions of model.blocks, seed go in a circle",
+    ),
+    "point without its parent": (
+        "space: {seed: {int: [0, 3]}, consistency.weight: {uniform: [0, 1], when: {seed: [1, 2]}}}\n"
+        "points: [{consistency.weight: 0.5}]",
+        "points[0]: consistency.weight needs seed among [1, 2] in the point",
+    ),
     "unknown search key": (MINIMAL + "search: {trial: 3}", "search: unknown key 'trial'; it has trials,"),
     "baseline without seeds": (MINIMAL + "baseline: {seeds: []}", "baseline.seeds: tuple should have at least 1"),
     "baseline off": (MINIMAL + "baseline: null", "baseline.seeds: field required"),
@@ -249,7 +316,7 @@ def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_p
 
 
 def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(space_module, "CORNER_CAP", 3)
+    monkeypatch.setattr(corners_module, "CORNER_CAP", 3)
     text = """
     space:
       seed: {int: [0, 1]}
@@ -258,4 +325,29 @@ def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: p
       observed.sigma: {uniform: [0.1, 90]}
     """
     with pytest.raises(UserError, match=r"observed\.sigma=90\.0: sampling\.sigma_max"):
+        check_corners(load_sweep(write(tmp_path, text)))
+
+
+def test_corners_keep_to_conditions(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, CONDITIONAL))
+    assert list(sweep.space) == ["objective.kind", "consistency.weight", "observed.sigma", "consistency.chain_steps"]
+    # baseline; ambient: 4 levels, the ends and those of the condition; with consistency 2 weights, each at 2 levels alone
+    # and at 2 with chains of either end; and a chain between them
+    assert check_corners(sweep) == 1 + 4 + 2 * (2 + 2 * 2) + 1
+    bad = "space:\n  seed: {int: [0, 9]}\n  observed.sigma: {uniform: [0.1, 90], when: {seed: 7}}\n"
+    with pytest.raises(UserError, match=r"small: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
+        check_corners(load_sweep(write(tmp_path, bad)))
+
+
+def test_a_wide_conditional_space_is_checked_where_its_keys_are_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corners_module, "CORNER_CAP", 0)
+    text = """
+    space:
+      seed: {int: [0, 9]}
+      model.blocks: {choice: [1, 2], when: {seed: 7}}
+      observed.sigma: {uniform: [0.1, 90], when: {model.blocks: 2}}
+    """
+    with pytest.raises(UserError, match=r"seed=7, model\.blocks=2, observed\.sigma=90\.0: sampling\.sigma_max"):
         check_corners(load_sweep(write(tmp_path, text)))

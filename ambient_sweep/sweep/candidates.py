@@ -1,0 +1,200 @@
+"""Candidates of the search: proposals that are new, allowed and, with stages, the cheapest to train first."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep import conditions
+from ambient_sweep.sweep.asking import Asked, Told, draw, violations
+from ambient_sweep.sweep.definition import Sweep
+
+ENUMERABLE = 4096  # of spaces up to this size, a config that was not tried is found by listing them
+REPEATS = 20  # proposals in a row that were tried already, before one is drawn
+REFUSALS = 200  # proposals in a row that exceed a bound, before the search gives up
+PATIENCE = 4  # a candidate is passed over at most this many times the lookahead
+
+Mark = tuple[tuple[str, Any], ...]
+
+
+class Nothing(Enum):
+    """Why there is no candidate."""
+
+    YET = "not yet: ask again"
+    LEFT = "the space holds no more"
+
+
+class Source(Protocol):
+    """Where proposals come from: an asker in this process, or one in a process of its own."""
+
+    def propose(self, key: str) -> Asked | Nothing:
+        """The next proposal, at once."""
+
+    def add(self, key: str, told: Told) -> None: ...
+
+    def end(self, key: str, told: Told) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Candidate:
+    """A config that may be trained next. `note` says where it came from, if not from the sampler."""
+
+    key: str
+    values: dict[str, Any]
+    system: dict[str, Any] = field(default_factory=dict)
+    note: str | None = None
+    passed: int = 0  # times that another one was taken
+
+
+class Candidates:
+    """Draws from a source without repeats; `refused` is told of those that a bound rules out before training.
+
+    With `cost` (images still to train) it holds `search.lookahead` candidates and hands out the cheapest among those that
+    are not `busy` (what they share is being trained right now). The others stay, and one that was passed over too often
+    goes first.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        source: Source,
+        tried: Iterable[Mapping[str, Any]],
+        *,
+        cost: Callable[[Mapping[str, Any]], int] | None = None,
+        busy: Callable[[Mapping[str, Any]], bool] | None = None,
+        parameters: Callable[[Mapping[str, Any]], int] | None = None,
+        refused: Callable[[Candidate, dict[str, float], str], None] | None = None,
+        drawn: int = 0,
+    ) -> None:
+        self._sweep, self._source = sweep, source
+        self._size = sweep.size()
+        self._taken: set[Mark] = {mark(values) for values in tried}
+        self._cost, self._busy, self._parameters = cost, busy, parameters
+        self._refused = refused
+        self._held: list[Candidate] = []
+        self._keys = (f"c{number}" for number in itertools.count())
+        self._drawn = drawn
+
+    @property
+    def left(self) -> bool:
+        """Whether the space holds a config that was not handed out."""
+        return bool(self._held) or len(self._taken) < self._size
+
+    def given(self, values: Mapping[str, Any]) -> Candidate | None:
+        """A point of the sweep file, keys that it lacks drawn; None where its values were tried already."""
+        for _ in range(REPEATS):
+            full = conditions.active(self._sweep.space, {**draw(self._sweep.space, self._rng()), **values})
+            for key, distribution in self._sweep.space.items():  # the point may have opened keys that the draw left out
+                if key not in full and conditions.is_active(distribution, full):
+                    full[key] = distribution.at(self._rng().random())
+            if self._new(full):
+                candidate = Candidate(next(self._keys), full, note="a point of the sweep")
+                self._source.add(candidate.key, Told(full, "running"))
+                return candidate
+        return None
+
+    def next(self, *, waiting_helps: bool) -> Candidate | Nothing:
+        """The next to train. `waiting_helps`: trials are running, so that what is busy will be free."""
+        wanted = 1 if self._cost is None else self._sweep.search.lookahead
+        while len(self._held) < wanted:
+            candidate = self._fresh()
+            if isinstance(candidate, Nothing):
+                if not self._held:
+                    return candidate
+                break
+            self._held.append(candidate)
+        chosen = self._choose(waiting_helps)
+        if chosen is None:
+            return Nothing.YET
+        self._held.remove(chosen)
+        for candidate in self._held:
+            candidate.passed += 1
+        return chosen
+
+    def _choose(self, waiting_helps: bool) -> Candidate | None:
+        free = [c for c in self._held if self._busy is None or not self._busy(c.values)]
+        if not free:
+            return None if waiting_helps else self._held[0]
+        if self._cost is None:
+            return free[0]
+        oldest = max(free, key=lambda c: c.passed)
+        if oldest.passed >= PATIENCE * self._sweep.search.lookahead:
+            return oldest
+        cost = self._cost
+        return min(free, key=lambda c: cost(c.values))  # the first of equals, which waited longest
+
+    # -- proposals ----------------------------------------------------------------------------------------------------
+
+    def _fresh(self) -> Candidate | Nothing:
+        """A candidate whose values no other has, and that no bound rules out."""
+        for _ in range(REFUSALS):
+            candidate = self._unlike()
+            if isinstance(candidate, Nothing) or self._allowed(candidate):
+                return candidate
+        bound = self._sweep.search.constraints["parameters"]
+        raise UserError(
+            f"search.constraints: {REFUSALS} configs in a row exceed parameters={bound:g}; raise it, or narrow the space"
+        )
+
+    def _unlike(self) -> Candidate | Nothing:
+        if len(self._taken) >= self._size:
+            return Nothing.LEFT
+        # a grid comes to its end by itself
+        for _ in itertools.count() if self._sweep.search.sampler == "grid" else range(REPEATS):
+            key = next(self._keys)
+            asked = self._source.propose(key)
+            if isinstance(asked, Nothing):
+                return asked
+            if self._new(asked.values):
+                return Candidate(key, asked.values, asked.system, asked.note)
+            self._source.end(key, Told(asked.values, "fail"))
+        values = self._untried()
+        key = next(self._keys)
+        self._source.add(key, Told(values, "running"))
+        return Candidate(key, values, note="drawn: the sampler proposed what was tried before")
+
+    def _untried(self) -> dict[str, Any]:
+        space, tries = self._sweep.space, 1000 if self._size > ENUMERABLE else 0
+        for _ in range(tries):
+            values = draw(space, self._rng())
+            if self._new(values):
+                return values
+        left = (values for values in conditions.configs(space) if mark(values) not in self._taken)
+        values = next(left) if tries else self._rng().choice(list(left))
+        self._new(values)
+        return values
+
+    def _new(self, values: Mapping[str, Any]) -> bool:
+        marked = mark(values)
+        if marked in self._taken:
+            return False
+        self._taken.add(marked)
+        return True
+
+    def _rng(self) -> random.Random:
+        self._drawn += 1
+        return random.Random(f"{self._sweep.search.seed}/candidate/{self._drawn}")
+
+    def _allowed(self, candidate: Candidate) -> bool:
+        bound = self._sweep.search.constraints.get("parameters")
+        if bound is None or self._parameters is None:
+            return True
+        count = self._parameters(candidate.values)
+        over = violations({"parameters": bound}, {"parameters": count})
+        if over["parameters"] <= 0:
+            return True
+        self._source.end(candidate.key, Told(candidate.values, "pruned", constraints=over))
+        if self._refused is not None:
+            why = f"parameters {count:,} exceed search.constraints.parameters={bound:g}"
+            self._refused(candidate, over, why)
+        return False
+
+
+def mark(values: Mapping[str, Any]) -> Mark:
+    """Values as a key; true and 1 are two."""
+    return tuple(sorted((key, (type(value).__name__, value)) for key, value in values.items()))

@@ -1,0 +1,115 @@
+"""What the trials of a sweep have trained so far, as the driver knows it: what a config would still cost.
+
+The states themselves lie in the store of `ambient_sweep.trial.stages`, which trials read and write on their own; nothing
+here decides what is trained from what, only in which order configs are tried.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ambient_sweep.config import Config
+from ambient_sweep.training.prefix import Prefix, prefix_of
+from ambient_sweep.trial.setup import evaluated_lengths
+from ambient_sweep.trial.stages import evaluation_part, stage_keys
+
+Values = Mapping[str, Any]
+KNOWN = 16384  # configs whose prefixes are remembered
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config's training: the states that others may share, and its evaluations, by images and rising."""
+
+    prefix: Prefix
+    length: int  # images at its end
+    states: tuple[tuple[int, str], ...]
+    evaluations: tuple[tuple[int, str], ...]
+
+
+@dataclass
+class _Running:
+    run: Run
+    images: int
+
+
+@dataclass
+class Prefixes:
+    """Which prefixes are stored, and which are being trained. `data`: the fingerprint of what is trained on."""
+
+    config_for: Callable[[Values], Config]
+    data: str = ""
+    stored: set[str] = field(default_factory=set)  # states, and evaluations of states that are not stored themselves
+
+    def __post_init__(self) -> None:
+        self._running: dict[str, _Running] = {}
+        self._run = lru_cache(KNOWN)(self._make)
+
+    def run(self, values: Values) -> Run:
+        """The training of a config."""
+        return self._run(tuple(sorted(values.items())))
+
+    def position(self, values: Values) -> int:
+        """Images up to which a config is trained already: where its longest stored state lies, all before it measured."""
+        return self._reachable(self.run(values))
+
+    def cost(self, values: Values) -> int:
+        """Images still to train."""
+        run = self.run(values)
+        return run.length - self._reachable(run)
+
+    def busy(self, values: Values) -> bool:
+        """Whether a running trial is on its way to a longer prefix of this config than is stored."""
+        run = self.run(values)
+        position = self._reachable(run)
+        for other in self._running.values():
+            shared = run.prefix.shared_until(other.run.prefix)
+            if max((images for images, _ in run.states if images <= shared), default=0) > max(position, other.images):
+                return True
+        return False
+
+    def _reachable(self, run: Run) -> int:
+        states, reached = dict(run.states), 0
+        measurable = {images for images, key in run.evaluations if key in self.stored}
+        measurable |= {images for images, key in run.states if key in self.stored}
+        missing = next((images for images, _ in run.evaluations if images not in measurable), run.length)
+        for images, key in states.items():
+            if key in self.stored and images <= missing:
+                reached = images
+        return reached
+
+    # -- told -------------------------------------------------------------------------------------------------------
+
+    def started(self, trial_id: str, values: Values) -> int:
+        """A trial began or goes on; gives the images that it may take over."""
+        run = self.run(values)
+        self._running[trial_id] = _Running(run, self._reachable(run))
+        return self._running[trial_id].images
+
+    def reached(self, trial_id: str, images: int) -> None:
+        """A running trial was evaluated after `images`: what others may share up to there is stored."""
+        running = self._running.get(trial_id)
+        if running is None:
+            return
+        running.images = max(images, running.images)
+        last = max((at for at, _ in running.run.states if at <= images), default=0)
+        self.store(key for at, key in (*running.run.states, *running.run.evaluations) if at <= last)
+
+    def ended(self, trial_id: str) -> None:
+        """A trial is over, or pauses."""
+        self._running.pop(trial_id, None)
+
+    def store(self, keys: Iterable[str]) -> None:
+        """These are stored."""
+        self.stored.update(keys)
+
+    def _make(self, items: tuple[tuple[str, Any], ...]) -> Run:
+        config = self.config_for(dict(items))
+        prefix = prefix_of(config)
+        evaluations = tuple(
+            (images, f"{prefix.key(images, self.data)}/{evaluation_part(config, images, '')}")
+            for images in sorted(evaluated_lengths(config))
+        )
+        states = tuple(sorted(stage_keys(config, self.data).items()))
+        return Run(prefix, config.images_at(config.training.stop), states, evaluations)

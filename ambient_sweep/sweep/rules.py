@@ -1,0 +1,136 @@
+"""What a rule that stops trials is, and MO-ASHA as one. No Ray: a simulator asks the same objects."""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.definition import Sweep
+from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
+
+OBJECTIVES = ("fidelity", "memorization")
+
+
+class StoppingRule(Protocol):
+    """Decides, report by report, which trials go on. Trials are known by the searcher's ids."""
+
+    def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
+        """A full evaluation of a trial: `values` of its suggestion, `result` as the trainable reports it."""
+
+    def ended(self, trial_id: str) -> None:
+        """The trial is over, or lost; one that is started again after its worker died may report again."""
+
+    def promotable(self) -> list[str]:
+        """The paused trials that may go on, the first first. Asked very often: cheap while nothing was reported."""
+
+    def state(self) -> dict[str, Any]:
+        """All that later decisions depend on, as JSON can hold it."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state. Raises UserError for one of other settings."""
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Trials are compared only with those of an equal value of `key`, or of the same bin of it.
+
+    Bins are `width` wide; with `log`, from one power of `width` to the next. Raises UserError for a width that is none.
+    """
+
+    key: str
+    width: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        least = 1.0 if self.log else 0.0
+        if (self.log and self.width is None) or (self.width is not None and not least < self.width < math.inf):
+            raise UserError(f"strata: the width of {self.key} must be a number above {least:g}, not {self.width!r}")
+
+    def of(self, values: Mapping[str, Any]) -> Hashable:
+        """The bin of a trial's values; None where the key is not among them, or is not positive and `log`."""
+        value = values.get(self.key)
+        if value is None or self.width is None:
+            return tuple(value) if isinstance(value, list) else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"strata: {self.key} is {value!r}, not a number, so it has no bins; leave its width out")
+        if self.log:
+            return None if value <= 0 else math.floor(math.log(value) / math.log(self.width) + 1e-9)
+        return math.floor(value / self.width + 1e-9)  # 0.3 is in bin 3 of width 0.1
+
+
+class RungRule:
+    """MO-ASHA over what trials report. See `sweep.rungs`.
+
+    `strata`: what has to agree for two trials to be compared. `phase_start`: from a trial's values to the images at which
+    its phase begins, for `relative_to: phase`. `bounds`: objectives above theirs make a trial infeasible.
+    """
+
+    def __init__(
+        self,
+        settings: RungSettings,
+        *,
+        objectives: Sequence[str] = OBJECTIVES,
+        strata: Sequence[Stratum] = (),
+        phase_start: Callable[[Mapping[str, Any]], int] | None = None,
+        bounds: Mapping[str, float] | None = None,
+    ) -> None:
+        if len(objectives) != len(settings.directions):
+            raise UserError(
+                f"rungs: {len(settings.directions)} directions for {len(objectives)} objectives; give each one"
+            )
+        if settings.relative_to == "phase" and phase_start is None:
+            raise UserError("rungs: relative_to is phase, but nothing says where a trial's phase begins")
+        self.rungs = Rungs(settings)
+        self._objectives = tuple(objectives)
+        self._strata = tuple(strata)
+        self._phase_start = phase_start
+        self._bounds = dict(bounds or {})
+
+    def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
+        """Enters the evaluation at the rung its `images` reached; at full length (`fraction` 1) none is stopped."""
+        return self.rungs.report(
+            trial_id,
+            result["images"],
+            [result[name] for name in self._objectives],
+            phase_start=self._phase_start(values) if self._phase_start else 0,
+            stratum=tuple(each.of(values) for each in self._strata) if self._strata else None,
+            feasible=all(result[name] <= bound for name, bound in self._bounds.items()),
+            last=result["fraction"] >= 1.0,
+        )
+
+    def ended(self, trial_id: str) -> None:
+        """See `Rungs.ended`."""
+        self.rungs.ended(trial_id)
+
+    def promotable(self) -> list[str]:
+        """See `Rungs.promotable`."""
+        return self.rungs.promotable()
+
+    def state(self) -> dict[str, Any]:
+        """See `Rungs.state`."""
+        return self.rungs.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Rungs.restore`."""
+        self.rungs = Rungs.restore(self.rungs.settings, state)
+
+
+def stopping_rule(sweep: Sweep) -> StoppingRule | None:
+    """What `search.stopping` of a sweep asks for: rungs at every evaluated length from `grace` on, the last one apart."""
+    stopping, config = sweep.search.stopping, sweep.some_config()
+    if stopping.rule == "none":
+        return None
+    last = max(config.evaluation.lengths)
+    levels = sorted({config.images_at(f) for f in config.evaluation.lengths if stopping.grace <= f < last})
+    if not levels:
+        return None
+    settings = RungSettings(
+        eta=stopping.eta,
+        levels=tuple(levels),
+        brackets=min(stopping.brackets, len(levels)),
+        variant=stopping.variant,
+        ties=stopping.ties,
+    )
+    bounds: dict[str, float] = {name: bound for name, bound in sweep.search.constraints.items() if name in OBJECTIVES}
+    return RungRule(settings, strata=[Stratum(key) for key in stopping.strata], bounds=bounds)

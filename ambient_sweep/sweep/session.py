@@ -1,0 +1,191 @@
+"""What a sweep does while Ray runs: the search, and the confirmation of what it found."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from ambient_sweep.config import Config
+from ambient_sweep.errors import UserError
+from ambient_sweep.results.records import read_evaluations, read_trials
+from ambient_sweep.results.table import build_tables
+from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
+from ambient_sweep.sweep.confirm import Plan, ReEvaluation, plan
+from ambient_sweep.sweep.outcomes import LOST, objectives, read_outcomes
+from ambient_sweep.sweep.prefixes import Prefixes
+from ambient_sweep.sweep.progress import Progress
+from ambient_sweep.sweep.resources import concurrent_trials, preflight, ray_nodes
+from ambient_sweep.sweep.rules import stopping_rule
+from ambient_sweep.sweep.scheduler import SweepScheduler
+from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.space import Sweep
+from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+from ambient_sweep.trial import prepare
+from ambient_sweep.trial.again import evaluate_again, is_evaluated_again
+from ambient_sweep.trial.stages import Stages, data_key_of
+
+Echo = Callable[[str], None]
+JOURNAL, TUNE_FOLDER = "study.journal", "ray"
+
+
+def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> None:
+    """Runs what is left of the search. `start` is called when nothing can be refused any more."""
+    plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
+    for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
+        echo(line)
+    if sweep.baseline is None:
+        echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
+    config = sweep.some_config()
+    if config.resources.gpus:
+        _prepare_on_gpu(config, root)
+    prefixes = _prefixes(sweep, root) if sweep.search.stages else None
+    hooks: dict[str, Any] = {} if prefixes is None else {"cost": prefixes.cost, "busy": prefixes.busy}
+    searcher = SweepSearcher(sweep, root / JOURNAL, outcomes=read_outcomes(root), concurrent=plan.concurrent, **hooks)
+    rule = stopping_rule(sweep)
+    scheduler = None if rule is None else SweepScheduler(rule, concurrent=plan.concurrent)
+    if scheduler is not None and (root / SCHEDULER_FILE).exists():
+        scheduler.load(_scheduler_state(root / SCHEDULER_FILE))
+    progress = _progress(sweep, root, plan.trials, echo)
+    callback = SweepCallback(sweep, root, progress, prefixes, scheduler)
+    start()
+    with contextlib.closing(searcher):
+        _run_tune(sweep, root, searcher, plan.concurrent, callback, scheduler)
+    progress.status(force=True)
+    callback.mark_interrupted()
+
+
+def _run_tune(
+    sweep: Sweep,
+    root: Path,
+    searcher: Searcher,
+    concurrent: int,
+    callback: SweepCallback,
+    scheduler: SweepScheduler | None = None,
+) -> None:
+    resources = sweep.some_config().resources
+    sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
+    tune.run(
+        make_trainable(sweep, root),
+        name=f"session-{sessions + 1}",
+        storage_path=str(root / TUNE_FOLDER),
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=-1,  # the searcher says when it is finished
+        max_concurrent_trials=concurrent,
+        resources_per_trial=trial_bundles(resources),
+        max_failures=sweep.search.max_failures,
+        raise_on_failed_trial=False,
+        reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
+        trial_dirname_creator=_trial_dirname,
+        callbacks=[callback],
+        verbose=0,
+    )
+
+
+def _trial_dirname(trial: Trial) -> str:
+    return str(trial.trial_id)
+
+
+def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
+    """What is stored already, of trials of an earlier session."""
+    data = data_key_of(root)
+    if data is None:
+        raise UserError(f"{root}: holds no note of its training data; start again under another name")
+    return Prefixes(sweep.config_for, data, Stages(root).states())
+
+
+def _scheduler_state(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it, or start again under another name") from None
+
+
+def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo) -> Progress:
+    ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith(LOST))
+    points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
+    names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
+    return Progress(trials, names, echo, done=ended["completed"], failed=ended["failed"], points=points)
+
+
+def _prepare_on_gpu(config: Config, root: Path) -> None:
+    """What all trials share, made on a node that has the GPU; the driver's node may have none."""
+    need = config.resources
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(prepare)
+    try:
+        ray.get(task.remote(config, root))
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+# -- confirmation -----------------------------------------------------------------------------------------------------
+
+
+def confirmation(sweep: Sweep, root: Path) -> Plan:
+    """What is left of the confirmation of a finished search; empty where none is asked for."""
+    if sweep.confirm is None:
+        return Plan((), (), (), 0, 0)
+    whole = plan(build_tables(root).evaluations, sweep.confirm, base=sweep.base)
+    outcomes = read_outcomes(root)
+    ended = {trial_id for trial_id, outcome in outcomes.items() if outcome.ended}
+    replicates = tuple(each for each in whole.replicates if each.trial_id not in ended)
+    again = tuple(e for e in whole.reevaluations if not is_evaluated_again(root, e.trial_id, e.images, e.seed))
+    return Plan(whole.candidates, again, replicates, sum(each.cost for each in replicates), whole.left_out)
+
+
+def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
+    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `search.confirm`."""
+    left = confirmation(sweep, root)
+    if not left.replicates and not left.reevaluations:
+        return
+    for line in left.lines():
+        echo(line)
+    _evaluate_again(sweep, root, left.reevaluations)
+    resources = sweep.some_config().resources
+    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+    _, concurrent = concurrent_trials(nodes, resources, sweep.search.max_concurrent)
+    progress = _progress(sweep, root, 0, echo)
+    progress.total = progress.done + progress.failed + len(left.replicates)
+    callback = SweepCallback(sweep, root, progress)
+    suggestions = [each.suggestion() for each in left.replicates]
+    if suggestions:
+        _run_tune(sweep, root, _HandedOut(suggestions), min(concurrent, len(suggestions)), callback)
+    progress.status(force=True)
+    callback.mark_interrupted()
+
+
+class _HandedOut(Searcher):
+    """Hands out given trials, one after another."""
+
+    def __init__(self, suggestions: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self._left = suggestions
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._left.pop(0) if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to learn."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the records say what is left."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the records say what is left."""
+
+
+def _evaluate_again(sweep: Sweep, root: Path, tasks: tuple[ReEvaluation, ...]) -> None:
+    need = sweep.some_config().resources
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(evaluate_again)
+    try:
+        ray.get([task.remote(root, each.trial_id, each.images, root / each.checkpoint, each.seed) for each in tasks])
+    except RayTaskError as error:
+        raise error.cause from None

@@ -1,0 +1,177 @@
+"""What a run has in common with others: the hash of all that determines its state after so many images.
+
+A knob acts on a run always, never, or from some image on: consistency from its first step with a weight, a learning-rate
+tail from its start, an average's half-life from where the ramp-up ends. Up to there a run is the same, to the bit, whatever
+that knob says (Hippo's stage trees, arXiv 2006.11972). Where it is not certain that a knob does not act, it counts as
+acting always. Sampling, evaluation, saving, stopping and `ema.length` of power averages never act on the state.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ambient_sweep.config import Config
+from ambient_sweep.training.averages import average_name
+from ambient_sweep.training.schedules import consistency_weight, decay_start
+
+FORMAT = 1  # raised whenever the same config comes to train other bits
+CONSISTENCY, SCHEDULE, HALFLIFE = "consistency", "optimizer.schedule", "ema.halflife"
+SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
+EXCEPTIONS = {
+    "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
+    "model": {"preset"},
+    "optimizer": {"schedule", "decay", "tail"},  # act late
+    "compute": {"prefetch"},
+}
+
+
+@dataclass(frozen=True)
+class Late:
+    """A knob that acts on the steps after `images` only, with the settings it acts by."""
+
+    images: int
+    what: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What determines a run: `always` from the first step on, `late` from some image on, until `last`."""
+
+    always: str
+    late: tuple[Late, ...]  # by images, at most one per knob
+    batch_size: int
+    last: int  # images where training ends
+
+    def key(self, images: int, data: str) -> str:
+        """A name of the state after `images` of training on `data`: the images, 9 digits, then 24 of a hash."""
+        acting = [[each.what, each.settings] for each in self.late if each.images < images]
+        text = json.dumps([FORMAT, images, data, self.always, sorted(acting)])
+        return f"{images:09d}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+    def shared_until(self, other: "Prefix") -> int:
+        """The images up to which both are the same run on the same data; 0 if never."""
+        if self.always != other.always:
+            return 0
+        end = min(self.last, other.last)
+        mine, theirs = ({each.what: each for each in run.late} for run in (self, other))
+        for what in mine.keys() | theirs.keys():
+            one, two = mine.get(what), theirs.get(what)
+            if one != two:
+                end = min(end, *(each.images for each in (one, two) if each is not None))
+        return end
+
+
+@functools.lru_cache(maxsize=16384)
+def prefix_of(config: Config) -> Prefix:
+    """What determines the run of `config`."""
+    tree = config.model_dump(mode="json", include=set(SECTIONS), exclude=EXCEPTIONS)
+    t, resources = config.training, config.resources
+    always: dict[str, Any] = tree | {
+        "kind": "ambient" if config.objective.kind == "ambient_consistency" else config.objective.kind,
+        "ema": [config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
+        "horizon": [config.steps, t.batch_size],
+        "health": [max(1, config.steps // t.records), t.spike],  # the losses that a spike is told by
+        "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
+    }
+    late = [each for each in (_consistency(config), _schedule(config), _halflife(config)) if each is not None]
+    digest = hashlib.sha256(json.dumps(always, sort_keys=True).encode()).hexdigest()
+    last = config.images_at(t.stop)
+    return Prefix(digest, tuple(sorted(late, key=lambda each: each.images)), t.batch_size, last)
+
+
+def prefix_key(config: Config, images: int, data: str) -> str:
+    """A name of the state of training `config` on `data` after `images`, equal for equal states.
+
+    The images, 9 digits, a dash, and a hash of all that determines the state there and of nothing else; `data` is the
+    fingerprint of what is trained on.
+    """
+    return prefix_of(config).key(images, data)
+
+
+def shared_until(a: Config, b: Config) -> int:
+    """The images up to which two configs are the same run on the same data, to the bit; 0 if never.
+
+    At most where the shorter of them stops.
+    """
+    return prefix_of(a).shared_until(prefix_of(b))
+
+
+def independent_until(config: Config) -> list[tuple[int, str]]:
+    """Image counts, rising, up to which a run does not depend on a knob, with the knob.
+
+    CONSISTENCY, SCHEDULE or HALFLIFE; those that never act are left out.
+    """
+    return [(each.images, each.what) for each in prefix_of(config).late]
+
+
+def phase_starts(config: Config) -> list[int]:
+    """The images, rising, at which a phase of this run begins: consistency, and a learning-rate tail (schedule wsd).
+
+    Up to each of them other configs may be the same run; 0 and what lies at or beyond the stop are left out.
+    """
+    of_schedule = {SCHEDULE} if config.optimizer.schedule == "wsd" else set()
+    wanted, last = {CONSISTENCY, *of_schedule}, config.images_at(config.training.stop)
+    return sorted({images for images, what in independent_until(config) if what in wanted and 0 < images < last})
+
+
+# -- when a knob begins to act ----------------------------------------------------------------------------------------
+
+
+def _consistency(config: Config) -> Late | None:
+    """From the first step in which the consistency loss has a weight."""
+    c, steps = config.consistency, config.steps
+    if config.objective.kind != "ambient_consistency" or c.weight == 0:
+        return None
+    step = _first(c.start, steps, strictly=False)
+    while step < steps and consistency_weight(c, step / steps) == 0:  # a ramp begins at 0, and a cosine stays there
+        step += 1
+    if step >= steps:
+        return None
+    settings = c.model_dump(mode="json", exclude={"preset", "start", "ramp", "ramp_fraction"})
+    sudden = c.ramp == "step" or c.ramp_fraction == 0
+    settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction]
+    if c.target == "ema" and config.ema.kind == "power":  # the teacher is the average nearest to the evaluated one
+        lengths = {average_name(length): abs(length - config.ema.length) for length in config.ema.tracked}
+        settings["teacher"] = min(lengths, key=lambda name: lengths[name])
+    return _late(config, step, CONSISTENCY, settings)
+
+
+def _schedule(config: Config) -> Late | None:
+    """From the first step whose learning rate is not that of warm-up and peak. Step s is trained at (s + 1) / steps."""
+    o, steps = config.optimizer, config.steps
+    begin = decay_start(o)
+    if o.schedule == "constant" or begin >= 1:
+        return None
+    step = _first(begin, steps, strictly=True) - 1
+    settings = [o.schedule] if o.schedule == "cosine" else [o.schedule, o.decay, o.tail]
+    return _late(config, max(step, 0), SCHEDULE, settings)
+
+
+def _halflife(config: Config) -> Late | None:
+    """From the first step after which the half-life is below its ramp-up: a share of the images seen so far."""
+    e, batch_size = config.ema, config.training.batch_size
+    if e.kind != "halflife":
+        return None
+    step = max(1, math.floor(e.halflife / e.rampup / batch_size))
+    while step > 1 and (step - 1) * batch_size * e.rampup > e.halflife:
+        step -= 1
+    while step * batch_size * e.rampup <= e.halflife:
+        step += 1
+    return None if step > config.steps else _late(config, step - 1, HALFLIFE, e.halflife)
+
+
+def _first(fraction: float, steps: int, strictly: bool) -> int:
+    """The least n >= 0 with n / steps >= fraction, or above it, as floats compare."""
+    step = max(0, math.floor(fraction * steps) - 1)
+    while step / steps < fraction or (strictly and step / steps == fraction):
+        step += 1
+    return step
+
+
+def _late(config: Config, step: int, what: str, settings: Any) -> Late:
+    """A knob that acts from step number `step` on, from 0."""
+    return Late(step * config.training.batch_size, what, json.dumps(settings, sort_keys=True))

@@ -1,0 +1,248 @@
+"""A folder of parts that never change: written by any process of any node, each all or nothing, read with checksums.
+
+<root>/<key>/<part>/       the files of a part, and manifest.json with their hashes
+<root>/.leases/            who reads what just now
+<root>/.*.tmp              parts being written or removed
+
+A part appears by a rename and goes by one, so that nobody sees half of it; of two that write the same part the second
+drops its own. What a process was writing when it was killed goes with the next `sweep`. `Store` is all that stages ask of
+it: an object store, whose objects appear whole as well, can take the place of `FolderStore`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.training.files import remove
+
+FORMAT = 1
+MANIFEST, LEASES = "manifest.json", ".leases"
+STALE_SECONDS = 3600.0  # after which a reader or writer on another node counts as dead
+TRIES = 5
+OWN_HASH = ".safetensors"  # such files are named with their hash by the JSON beside them, which readers check
+
+Notes = dict[str, Any]
+
+
+class Gone(UserError):
+    """The part is not there, or not any more."""
+
+
+class DamagedPart(UserError):
+    """A file of the part is missing, or not what was written."""
+
+
+class Store(Protocol):
+    """Parts under keys. A part is a few files that are written once, together, and its notes."""
+
+    def stored(self) -> set[str]:
+        """All keys under which there is a part."""
+
+    def has(self, key: str, part: str) -> bool:
+        """Whether a part is there."""
+
+    def put(self, key: str, part: str, files: Mapping[str, Path], notes: Notes) -> bool:
+        """Stores copies of `files` by name, all or nothing; False where the part is there already."""
+
+    def reading(self, key: str, part: str) -> AbstractContextManager[tuple[Path, Notes]]:
+        """A folder with the part's checked files, which stays there meanwhile, and its notes.
+
+        Raises Gone where there is none, DamagedPart for one that is not what was written.
+        """
+
+    def remove(self, key: str, part: str | None = None) -> bool:
+        """Removes a part, or all of a key; False where it is being read, or is not there."""
+
+    def sweep(self) -> None:
+        """Removes what processes that are dead left half written or marked as being read."""
+
+
+class FolderStore:
+    """The store as a folder that all nodes see; files are hard links to those given where the file system has them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def stored(self) -> set[str]:
+        try:
+            return {name for name in os.listdir(self.root) if not name.startswith(".")}
+        except FileNotFoundError:
+            return set()
+
+    def has(self, key: str, part: str) -> bool:
+        return (self.root / key / part / MANIFEST).exists()
+
+    def put(self, key: str, part: str, files: Mapping[str, Path], notes: Notes) -> bool:
+        """Raises OSError that names the part where it cannot be written."""
+        if self.has(key, part):
+            return False
+        aside, place = self._aside(), self.root / key / part
+        try:
+            aside.mkdir(parents=True)
+            for name, file in files.items():
+                _link(file, aside / name)
+            hashes = {name: _sha256(aside / name) for name in sorted(files) if not name.endswith(OWN_HASH)}
+            manifest = {"format": FORMAT, "names": sorted(files), "sha256": hashes, "notes": notes}
+            text = json.dumps(manifest | {"manifest_sha256": _digest(manifest)}, indent=1)
+            (aside / MANIFEST).write_text(text, encoding="utf-8")
+            _flush(aside / MANIFEST)
+            _flush(aside)
+            return self._rename_in(aside, place)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(place)) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _rename_in(self, aside: Path, place: Path) -> bool:
+        for _ in range(TRIES):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(aside, place)
+            except FileNotFoundError:  # the key was removed in between
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another was first
+                    return False
+                raise
+            _flush(place.parent)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def reading(self, key: str, part: str) -> Iterator[tuple[Path, Notes]]:
+        place = self.root / key / part
+        lease = self.root / LEASES / f"{key}.{_owner()}"
+        try:
+            lease.parent.mkdir(parents=True, exist_ok=True)
+            lease.touch()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(lease)) from error
+        try:
+            yield place, _checked(place)
+        finally:
+            lease.unlink(missing_ok=True)
+
+    def remove(self, key: str, part: str | None = None) -> bool:
+        place = self.root / key if part is None else self.root / key / part
+        if self._leased(key):
+            return False
+        aside = self._aside()
+        try:
+            os.rename(place, aside)
+        except FileNotFoundError:
+            return False
+        if self._leased(key):  # since: whoever began to read it now may go on
+            with contextlib.suppress(OSError):  # another was put in its place
+                os.rename(aside, place)
+                return False
+        remove(aside)
+        if part is not None:
+            with contextlib.suppress(OSError):  # the last of its key or not
+                place.parent.rmdir()
+        return True
+
+    def sweep(self) -> None:
+        for path in self.root.glob(".*.tmp"):
+            if _dead(path, path.name.removeprefix(".").removesuffix(".tmp")):
+                remove(path)
+        for lease in (self.root / LEASES).glob("*"):
+            if _dead(lease, lease.name.partition(".")[2]):
+                lease.unlink(missing_ok=True)
+
+    def _leased(self, key: str) -> bool:
+        leases = (self.root / LEASES).glob(f"{key}.*")
+        return any(not _dead(lease, lease.name.partition(".")[2]) for lease in leases)
+
+    def _aside(self) -> Path:
+        return self.root / f".{_owner()}.tmp"
+
+
+def _checked(place: Path) -> Notes:
+    """The notes of a part whose files are those that were written."""
+    file = place / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        digest = manifest.pop("manifest_sha256")
+        if _digest(manifest) != digest or manifest["format"] != FORMAT:
+            raise DamagedPart(f"{file}: damaged, or of another version")
+        for name in manifest["names"]:
+            if name in manifest["sha256"] and _sha256(place / name) != manifest["sha256"][name]:
+                raise DamagedPart(f"{place / name}: damaged (its sha256 is not the one in {MANIFEST})")
+    except FileNotFoundError as error:
+        if not place.is_dir():
+            raise Gone(f"{place}: is not there") from None
+        raise DamagedPart(f"{error.filename}: missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedPart(f"{file}: cannot be read ({error})") from None
+    notes: Notes = manifest["notes"]
+    return notes
+
+
+# -- who is there -----------------------------------------------------------------------------------------------------
+
+
+def _owner() -> str:
+    """A name for what this process does now: node, process, and something of its own."""
+    return f"{_node()}.{os.getpid()}.{uuid.uuid4().hex}"
+
+
+def _node() -> str:
+    return socket.gethostname().replace(".", "-") or "node"
+
+
+def _dead(path: Path, owner: str) -> bool:
+    """Whether the process that made `path` is gone: told at once on this node, by the file's age for others."""
+    node, _, rest = owner.partition(".")
+    number = rest.partition(".")[0]
+    if node == _node() and number.isdigit():
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # another user's
+            return False
+        return False
+    try:
+        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _link(file: Path, name: Path) -> None:
+    """A hard link, or a copy on the disk where the file system has none. Files of trials are replaced, never changed."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+        _flush(name)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(manifest: Notes) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""What may be trained next: nothing twice, nothing over a bound, the cheapest first and none for ever last."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.asking import DrawAsker, Told
+from ambient_sweep.sweep.candidates import PATIENCE, Candidate, Candidates, Nothing, mark
+from ambient_sweep.sweep.sources import Here
+from ambient_sweep.sweep.space import Sweep, load_sweep
+
+TEXT = """
+space:
+  objective.kind: {choice: [ambient, ambient_consistency]}
+  consistency.weight: {uniform: [0.5, 1.5], step: 0.5, when: {objective.kind: ambient_consistency}}
+  seed: {int: [0, 3]}
+search: {trials: 50}
+"""
+
+
+def sweep_of(folder: Path, **overrides: Any) -> Sweep:
+    (folder / "s.yaml").write_text(TEXT)
+    return load_sweep(folder / "s.yaml", {f"search.{key}": value for key, value in overrides.items()})
+
+
+class Listing(Here):
+    """Proposes what it is given, and remembers what it is told."""
+
+    def __init__(self, values: Iterator[dict[str, Any]]) -> None:
+        super().__init__(DrawAsker(values))
+        self.told: list[tuple[str, Told]] = []
+        self.add = self.end = lambda key, told: self.told.append((key, told))
+
+
+def seeds(*order: int) -> Iterator[dict[str, Any]]:
+    return ({"objective.kind": "ambient", "seed": seed} for seed in order)
+
+
+def take(candidates: Candidates, count: int = 100, waiting_helps: bool = False) -> list[dict[str, Any]]:
+    found = []
+    for _ in range(count):
+        candidate = candidates.next(waiting_helps=waiting_helps)
+        if isinstance(candidate, Nothing):
+            break
+        found.append(candidate.values)
+    return found
+
+
+def test_every_config_comes_once_even_from_a_source_that_repeats_itself(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    source = Listing(itertools.repeat({"objective.kind": "ambient", "seed": 1}))
+    tried = {"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 0}
+    candidates = Candidates(sweep, source, [tried])
+    given = candidates.given({"seed": 2, "objective.kind": "ambient"})
+    assert given is not None
+    assert candidates.given({"seed": 2, "objective.kind": "ambient"}) is None
+    found = [given.values, *take(candidates)]
+    assert len({mark(values) for values in [*found, tried]}) == len(found) + 1 == sweep.size() == 16
+    assert not candidates.left
+    assert candidates.next(waiting_helps=True) is Nothing.LEFT
+    assert sum(told.ending == "fail" for _, told in source.told) == 20 * 13  # of the rest, drawn
+    assert all(values == sweep.active(values) for values in found)
+
+
+def test_a_point_opens_keys_that_are_drawn(tmp_path: Path) -> None:
+    candidates = Candidates(sweep_of(tmp_path), Listing(seeds()), [])
+    full = [candidates.given({"objective.kind": "ambient_consistency"}) for _ in range(4)]
+    assert all(c is not None and set(c.values) == {"objective.kind", "consistency.weight", "seed"} for c in full)
+    assert len({mark(c.values) for c in full if c}) == 4
+
+
+def test_what_exceeds_a_bound_is_refused_with_the_reason(tmp_path: Path) -> None:
+    sweep, source = sweep_of(tmp_path, **{"constraints.parameters": 1500}), Listing(seeds(3, 1, 2, 0))
+    refused: list[tuple[dict[str, Any], dict[str, float], str]] = []
+
+    def refuse(candidate: Candidate, over: dict[str, float], why: str) -> None:
+        refused.append((candidate.values, over, why))
+
+    def parameters(values: Mapping[str, Any]) -> int:
+        return 1000 * int(values["seed"])
+
+    candidates = Candidates(sweep, source, [], parameters=parameters, refused=refuse)
+    assert [values["seed"] for values in take(candidates, 2)] == [1, 0]
+    assert [values["seed"] for values, _, _ in refused] == [3, 2]
+    assert [over["parameters"] for _, over, _ in refused] == pytest.approx([1, 1 / 3])
+    assert refused[0][2] == "parameters 3,000 exceed search.constraints.parameters=1500"
+    assert [told.constraints for _, told in source.told] == [{"parameters": 1.0}, {"parameters": pytest.approx(1 / 3)}]
+    many = Listing({"objective.kind": "ambient", "seed": seed} for seed in itertools.count(10))
+    wide = Candidates(sweep, many, [], parameters=lambda values: 9999)
+    wide._size = float("inf")
+    with pytest.raises(
+        UserError, match=r"search\.constraints: .* in a row exceed parameters=1500; raise it, or narrow"
+    ):
+        take(wide)
+
+
+def test_the_cheapest_that_is_not_busy_comes_first_and_none_is_lost(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, lookahead=3)
+    busy: set[int] = set()
+    candidates = Candidates(
+        sweep,
+        Listing(seeds(3, 1, 2, 0)),
+        [],
+        cost=lambda values: 100 * int(values["seed"]),
+        busy=lambda values: values["seed"] in busy,
+    )
+    busy |= {1}
+    assert [v["seed"] for v in take(candidates, 2)] == [2, 0]
+    busy |= {3}
+    assert candidates.next(waiting_helps=True) is Nothing.YET
+    assert [v["seed"] for v in take(candidates, 1, waiting_helps=False)] == [3]  # nothing runs: no use in waiting
+    busy.clear()
+    assert [v["seed"] for v in take(candidates, 1)] == [1]
+
+
+def test_a_dear_one_is_not_passed_over_for_ever(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, lookahead=2)
+    values = ({"objective.kind": "ambient", "seed": number} for number in itertools.count())
+    candidates = Candidates(sweep, Listing(values), [], cost=lambda v: 1000 if v["seed"] == 0 else int(v["seed"]))
+    candidates._size = float("inf")
+    order = [v["seed"] for v in take(candidates, 30)]
+    assert order.index(0) == PATIENCE * 2

@@ -1,0 +1,425 @@
+"""MO-ASHA's rungs against a version by the definition, and the properties that such a rule must have."""
+
+import json
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ambient_sweep import pareto
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.rules import RungRule, Stratum
+from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
+
+STOP, PAUSE, CONTINUE = Decision.STOP, Decision.PAUSE, Decision.CONTINUE
+NAN, INF = math.nan, math.inf
+
+
+# -- by the definition ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    trial_id: str
+    values: tuple[float, ...]
+    feasible: bool
+
+    @property
+    def group(self) -> int:
+        return 2 if not all(map(math.isfinite, self.values)) else 0 if self.feasible else 1
+
+
+def dominates(a: Entry, b: Entry) -> bool:
+    return a.values != b.values and all(x <= y for x, y in zip(a.values, b.values, strict=True))
+
+
+def front_of(entries: list[Entry], entry: Entry) -> tuple[int, list[Entry]]:
+    left, rank = [e for e in entries if e.group == entry.group], 0
+    while True:
+        front = [e for e in left if not any(dominates(o, e) for o in left)]
+        if entry in front:
+            return rank, front
+        left, rank = [e for e in left if e not in front], rank + 1
+
+
+def crowding(front: list[Entry], entry: Entry) -> float:
+    total, rows = 0.0, {e.values for e in front}
+    if len(rows) == 1:
+        return INF
+    for m, own in enumerate(entry.values):
+        levels = {row[m] for row in rows}
+        if len(levels) > 1:
+            below, above = [v for v in levels if v < own], [v for v in levels if v > own]
+            total += INF if not below or not above else (min(above) - max(below)) / (max(levels) - min(levels))
+    return total
+
+
+def place(entries: list[Entry], entry: Entry) -> int:
+    def key(e: Entry) -> tuple[float, ...]:
+        if e.group == 2:
+            return (2, 0, 0)
+        rank, front = front_of(entries, e)
+        return (e.group, rank, -crowding(front, e))
+
+    return sum(key(other) < key(entry) for other in entries)
+
+
+class ByDefinition:
+    """Stops and promotes by sorting everything anew each time."""
+
+    def __init__(self, eta: float, positions: tuple[int, ...], variant: str) -> None:
+        self.eta, self.positions, self.variant = eta, positions, variant
+        self.entries: dict[tuple[int, Hashable], list[Entry]] = {}
+        self.reached: dict[str, int] = {}
+        self.paused: dict[str, tuple[int, Hashable]] = {}
+
+    def report(self, trial_id: str, position: int, values: tuple[float, ...], stratum: Hashable, feasible: bool) -> str:
+        self.paused.pop(trial_id, None)
+        passed = [n for n, rung in enumerate(self.positions) if rung <= position]
+        if not passed or passed[-1] <= self.reached.get(trial_id, -1):
+            return CONTINUE
+        self.reached[trial_id] = passed[-1]
+        entries = self.entries.setdefault((passed[-1], stratum), [])
+        entries.append(Entry(trial_id, values, feasible))
+        keeps = int(len(entries) // self.eta)
+        good = place(entries, entries[-1]) < keeps
+        if self.variant == "stop":
+            return CONTINUE if good or keeps == 0 else STOP
+        if good:
+            return CONTINUE
+        self.paused[trial_id] = (passed[-1], stratum)
+        return PAUSE
+
+    def promotable(self) -> list[str]:
+        order = []
+        for trial_id, key in self.paused.items():
+            entries = self.entries[key]
+            row = next(n for n, e in enumerate(entries) if e.trial_id == trial_id)
+            where = place(entries, entries[row])
+            if where < len(entries) // self.eta:
+                order.append((-key[0], where, row, trial_id))
+        return [trial_id for *_, trial_id in sorted(order)]
+
+
+def draw(rng: np.random.Generator, objectives: int = 2) -> tuple[float, ...]:
+    values = rng.integers(0, 6, objectives).astype(float) if rng.random() < 0.7 else rng.normal(size=objectives)
+    if rng.random() < 0.06:
+        values[rng.integers(objectives)] = rng.choice([NAN, INF, -INF])
+    return tuple(values.tolist())
+
+
+@dataclass(frozen=True)
+class Reported:
+    trial_id: str
+    position: int
+    values: tuple[float, ...]
+    stratum: Hashable
+    feasible: bool
+
+
+def sequence(rng: np.random.Generator, *, trials: int = 14, strata: int = 2, objectives: int = 2) -> list[Reported]:
+    """Reports of several trials, interleaved; positions jump over rungs and fall between them."""
+    position = dict.fromkeys(range(trials), 0)
+    reports = []
+    for _ in range(3 * trials):
+        trial = int(rng.integers(trials))
+        position[trial] += int(rng.integers(1, 7))
+        stratum = ("sigma", trial % strata) if strata > 1 else None
+        values, feasible = draw(rng, objectives), bool(rng.random() < 0.85)
+        reports.append(Reported(f"t{trial}", position[trial], values, stratum, feasible))
+    return reports
+
+
+def feed(rungs: Rungs, reports: Sequence[Reported]) -> list[Decision]:
+    return [
+        rungs.report(r.trial_id, r.position, r.values, stratum=r.stratum, feasible=r.feasible) for r in reports
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["stop", "promote"])
+def test_thousands_of_sequences_are_decided_as_by_the_definition(variant: Any) -> None:
+    rng = np.random.default_rng(40)
+    decided = []
+    for _ in range(1000):
+        eta, objectives = float(rng.choice([1.5, 2.0, 3.0, 4.0])), int(rng.integers(1, 4))
+        levels = tuple(sorted(rng.choice(np.arange(1, 16), int(rng.integers(1, 4)), replace=False).tolist()))
+        rungs = Rungs(RungSettings(eta=eta, levels=levels, variant=variant, directions=(1,) * objectives))
+        slow = ByDefinition(eta, levels, variant)
+        for r in sequence(rng, trials=6, strata=int(rng.integers(1, 3)), objectives=objectives):
+            decision = rungs.report(r.trial_id, r.position, r.values, stratum=r.stratum, feasible=r.feasible)
+            assert decision == slow.report(r.trial_id, r.position, r.values, r.stratum, r.feasible)
+            assert variant == "stop" or rungs.promotable() == slow.promotable()
+            decided.append(decision)
+    assert min(decided.count(each) for each in (CONTINUE, STOP if variant == "stop" else PAUSE)) > 1000
+
+
+@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
+def test_deciding_early_equals_sorting_all(ties: Any) -> None:
+    rng = np.random.default_rng(41)
+    for _ in range(50):
+        settings = RungSettings(eta=float(rng.choice([1.5, 2, 3])), levels=(1,), ties=ties, variant="stop")
+        rungs, values, feasible = Rungs(settings), [], []
+        for n in range(int(rng.integers(5, 60))):
+            values.append(draw(rng))
+            feasible.append(bool(rng.random() < 0.8))
+            decision = rungs.report(f"t{n}", 1, values[-1], feasible=feasible[-1])
+            keeps = int(len(values) // settings.eta)
+            good = pareto.places(values, feasible, ties=ties)[-1] < keeps
+            assert decision == (CONTINUE if good or keeps == 0 else STOP)
+
+
+def test_places_count_what_is_strictly_better() -> None:
+    values = [[0, 2], [2, 0], [1, 1], [1, 1], [3, 3], [0, 0], [9, 9], [NAN, 0], [0, INF]]
+    feasible = [True, True, True, True, True, False, False, True, False]
+    assert pareto.places(values, feasible).tolist() == [0, 0, 2, 2, 4, 5, 6, 7, 7]
+    # The net takes (0, 2), then the far end (2, 0), then what is between.
+    assert pareto.places(values, feasible, ties="epsilon").tolist() == [0, 1, 2, 2, 4, 5, 6, 7, 7]
+    assert pareto.places(np.empty((0, 2)), []).tolist() == []
+
+
+# -- properties -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
+@pytest.mark.parametrize("variant", ["stop", "promote"])
+def test_who_dominates_its_rung_goes_on_and_who_is_dominated_by_all_does_not(ties: Any, variant: Any) -> None:
+    rng = np.random.default_rng(42)
+    for _ in range(300):
+        eta = float(rng.choice([1.5, 2, 3, 5]))
+        settings = RungSettings(eta=eta, levels=(10,), ties=ties, variant=variant)
+        others = [draw(rng) for _ in range(int(rng.integers(1, 20)))]
+        finite = np.array([v for v in others if all(map(math.isfinite, v))] or [[0.0, 0.0]])
+        best, worst = tuple(finite.min(axis=0) - 1), tuple(finite.max(axis=0) + 1)
+        for values, loses in ((best, False), (worst, True)):
+            rungs = Rungs(settings)
+            for n, other in enumerate(others):
+                rungs.report(f"t{n}", 10, other)
+            decision = rungs.report("it", 10, values)
+            full = len(others) + 1 >= eta
+            if not loses:
+                assert decision == CONTINUE or (variant == "promote" and not full)
+                assert decision == CONTINUE or "it" not in rungs.promotable()
+            elif full and len(finite) == len(others):
+                assert decision == (STOP if variant == "stop" else PAUSE)
+                assert "it" not in rungs.promotable()
+
+
+def transformed(reports: list[Reported], change: Callable[[Sequence[float]], Sequence[float]]) -> list[Reported]:
+    return [replace(r, values=tuple(change(r.values))) for r in reports]
+
+
+@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
+@pytest.mark.parametrize("variant", ["stop", "promote"])
+def test_decisions_depend_on_neither_scale_nor_sign_nor_names(ties: Any, variant: Any) -> None:
+    rng = np.random.default_rng(43)
+    base = RungSettings(eta=2.0, levels=(2, 6), ties=ties, variant=variant)
+    for _ in range(60):
+        reports = sequence(rng)
+        expected = feed(Rungs(base), reports)
+        units = (2.0 ** rng.integers(-6, 7, 2)).tolist()
+        signs = rng.choice([1, -1], 2).tolist()
+        scaled = transformed(reports, lambda v: [x * u for x, u in zip(v, units, strict=True)])  # noqa: B023
+        assert feed(Rungs(base), scaled) == expected
+        signed = transformed(reports, lambda v: [x * s for x, s in zip(v, signs, strict=True)])  # noqa: B023
+        assert feed(Rungs(replace(base, directions=tuple(signs))), signed) == expected
+        own = Rungs(replace(base, scales=(1.0, 1.0)))
+        assert feed(Rungs(replace(base, scales=tuple(units))), scaled) == feed(own, reports)
+        renamed = [replace(r, trial_id=f"other-{99 - int(r.trial_id[1:])}") for r in reports]
+        assert feed(Rungs(base), renamed) == expected
+
+
+@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
+def test_decision_does_not_depend_on_the_order_of_those_before(ties: Any) -> None:
+    rng = np.random.default_rng(44)
+    for _ in range(120):
+        settings = RungSettings(eta=2.0, levels=(1,), ties=ties, variant="promote")
+        entries = [(f"t{n}", draw(rng)) for n in range(int(rng.integers(1, 12)))]  # ties and duplicates abound
+        last, seen = draw(rng), set()
+        for _ in range(4):
+            rungs = Rungs(settings)
+            for n in rng.permutation(len(entries)):
+                rungs.report(entries[n][0], 1, entries[n][1])
+            decision = rungs.report("it", 1, last)
+            (rung,) = rungs._rungs.values()
+            kept = {t for t, _ in entries if rung.goes_on(t)}
+            seen.add((decision, frozenset(kept)))
+        assert len(seen) == 1
+
+
+def test_equal_trials_go_together() -> None:
+    rungs = Rungs(RungSettings(eta=2.0, levels=(1,)))
+    for n in range(6):
+        assert rungs.report(f"t{n}", 1, (1.0, 1.0)) == CONTINUE, "none is better, so none is worse"
+    assert rungs.report("worse", 1, (1.0, 2.0)) == STOP
+    assert rungs.report("nan", 1, (NAN, 0.0)) == STOP
+    assert rungs.report("infeasible", 1, (0.0, 0.0), feasible=False) == STOP
+    assert rungs.report("better", 1, (0.5, 1.0)) == CONTINUE
+
+
+@pytest.mark.parametrize("variant", ["stop", "promote"])
+def test_saved_half_way_decides_the_same(variant: Any) -> None:
+    rng = np.random.default_rng(45)
+    for _ in range(60):
+        settings = RungSettings(eta=2.0, levels=(2, 6, 11), variant=variant, brackets=int(rng.integers(1, 4)))
+        reports, half = sequence(rng), int(rng.integers(1, 40))
+        whole, begun = Rungs(settings), Rungs(settings)
+        expected = feed(whole, reports)
+        assert feed(begun, reports[:half]) == expected[:half]
+        begun.ended("t3")
+        whole_paused = begun.paused
+        restored = Rungs.restore(settings, json.loads(json.dumps(begun.state(), allow_nan=False)))
+        assert restored.paused == whole_paused
+        assert restored.promotable() == begun.promotable()
+        assert restored.state() == begun.state()
+        assert feed(restored, reports[half:]) == expected[half:]
+        assert restored.promotable() == [t for t in whole.promotable() if t in restored.paused]
+
+
+def test_promoting_loses_no_trial() -> None:
+    """Trials run until nothing may go on: each is finished, or waits; and of every rung one of eta went on."""
+    rng = np.random.default_rng(46)
+    for _ in range(60):
+        levels, full = (3, 9), 27
+        settings = RungSettings(eta=3.0, levels=levels, variant="promote")
+        rungs, quality = Rungs(settings), {f"t{n}": draw(rng) for n in range(int(rng.integers(1, 40)))}
+        at, finished, fresh = dict.fromkeys(quality, 0), set(), list(quality)
+        while (ready := rungs.promotable()) or fresh:
+            trial = ready[0] if ready else fresh.pop(0)
+            for position in (*levels, full):
+                if position <= at[trial]:
+                    continue
+                at[trial] = position
+                decision = rungs.report(trial, position, quality[trial], last=position == full)
+                assert decision != STOP
+                if decision == PAUSE:
+                    break
+            else:
+                rungs.ended(trial)
+                finished.add(trial)
+        assert finished | set(rungs.paused) == set(quality)
+        assert not finished & set(rungs.paused)
+        reached = [sum(p >= level for p in at.values()) for level in (*levels, full)]
+        assert all(above >= below // 3 for below, above in pairwise(reached))
+
+
+# -- where rungs lie --------------------------------------------------------------------------------------------------
+
+
+def test_reports_between_rungs_and_over_several() -> None:
+    rungs = Rungs(RungSettings(eta=2.0, levels=(10, 20, 40)))
+    for n in range(8):
+        assert rungs.report(f"good{n}", 5, (9.0, 9.0)) == CONTINUE, "before the first rung"
+        rungs.report(f"good{n}", 45, (0.0, 0.0))
+    assert rungs.report("a", 12, (5.0, 5.0)) == CONTINUE, "the others jumped over this rung and have no entry there"
+    assert rungs.report("a", 15, (9.0, 9.0)) == CONTINUE, "between rungs"
+    assert rungs.report("a", 19, (NAN, NAN)) == CONTINUE
+    assert rungs.report("b", 11, (6.0, 6.0)) == STOP
+    assert rungs.report("a", 41, (5.0, 5.0)) == STOP, "at the highest one it is compared with those that jumped there"
+    assert rungs.report("c", 60, (5.0, 5.0), last=True) == CONTINUE, "a training that is over is not stopped"
+
+
+def test_rungs_of_a_phase_count_from_its_start() -> None:
+    rungs = Rungs(RungSettings(eta=2.0, levels=(10,), relative_to="phase"))
+    assert rungs.report("early", 10, (1.0, 1.0), phase_start=0) == CONTINUE
+    assert rungs.report("late", 100, (9.0, 9.0), phase_start=95) == CONTINUE, "its phase has hardly begun"
+    assert rungs.report("late", 105, (9.0, 9.0), phase_start=95) == STOP
+
+
+def test_geometric_rungs_lie_below_the_full_length() -> None:
+    assert RungSettings(eta=3.0, grace=100, length=2700).positions == (100, 300, 900)
+    assert RungSettings(eta=2.0, grace=100, length=801).positions == (100, 200, 400, 800)
+    assert RungSettings(eta=1.2, grace=1, length=5).positions == (1, 2, 3, 4), "steps that round to the same are one"
+
+
+def test_brackets_share_the_trials_and_leave_rungs_out() -> None:
+    settings = RungSettings(eta=3.0, levels=(1, 3, 9), brackets=3)
+    rungs = Rungs(settings)
+    for n in range(280):
+        rungs.report(f"t{n}", 0, (0.0, 0.0))
+    shares = np.bincount(list(rungs._brackets.values()))
+    due = np.array([27 / 4, 9 / 3, 3 / 2])
+    assert shares == pytest.approx(280 * due / due.sum(), abs=1)
+    last = [t for t, bracket in rungs._brackets.items() if bracket == 2]
+    for trial in last[:6]:
+        assert rungs.report(trial, 3, (0.0, 0.0)) == CONTINUE
+    assert rungs.report(last[6], 3, (1.0, 1.0)) == CONTINUE, "its bracket has no rung there"
+    for trial in last[:3]:
+        rungs.report(trial, 9, (0.0, 0.0))
+    assert rungs.report(last[6], 9, (1.0, 1.0)) == STOP
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for wrong in (
+        {"eta": 1.0},
+        {"directions": (1, 0)},
+        {"scales": (1.0,)},
+        {"scales": (1.0, 0.0)},
+        {"levels": (3, 3)},
+        {"levels": (0, 3)},
+        {"brackets": 3},
+        {"variant": "kill"},
+        {"ties": "order"},
+        {"relative_to": "end"},
+    ):
+        with pytest.raises(UserError, match="rungs"):
+            RungSettings(**{"levels": (1, 2), **wrong})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="give the levels"):
+        RungSettings()
+    with pytest.raises(UserError, match="keep the settings"):
+        Rungs.restore(RungSettings(levels=(1, 2)), Rungs(RungSettings(levels=(1, 3))).state())
+    with pytest.raises(ValueError, match="2 values"):
+        Rungs(RungSettings(levels=(1,))).report("t", 1, (1.0,))
+
+
+# -- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def result(fidelity: float, memorization: float, images: int = 10, fraction: float = 0.1) -> dict[str, Any]:
+    return {"fidelity": fidelity, "memorization": memorization, "images": images, "fraction": fraction}
+
+
+def test_strata_and_their_bins() -> None:
+    exact, wide, powers = Stratum("s"), Stratum("s", 0.1), Stratum("s", 2.0, log=True)
+    assert [wide.of({"s": v}) for v in (0.0, 0.05, 0.1, 0.3, 0.35, -0.01)] == [0, 0, 1, 3, 3, -1]
+    assert [powers.of({"s": v}) for v in (1, 1.9, 2, 4, 0.5, 0, -1)] == [0, 0, 1, 2, -1, None, None]
+    assert [exact.of({"s": v}) for v in ("a", 0.3, [1, 2])] == ["a", 0.3, (1, 2)]
+    assert wide.of({}) is None
+    with pytest.raises(UserError, match="not a number"):
+        wide.of({"s": "a"})
+    for width, log in ((0.0, False), (1.0, True), (None, True), (NAN, False)):
+        with pytest.raises(UserError, match="width of s"):
+            Stratum("s", width, log)
+
+
+def test_rule_compares_within_strata_and_bounds_make_infeasible() -> None:
+    rule = RungRule(
+        RungSettings(eta=2.0, levels=(10,)),
+        strata=[Stratum("observed.sigma", 0.1), Stratum("model.width")],
+        bounds={"memorization": 0.05},
+    )
+    values = {"observed.sigma": 0.12, "model.width": 64}
+    assert rule.report("a", values, result(1.0, 0.04)) == CONTINUE
+    assert rule.report("b", values | {"observed.sigma": 0.22}, result(9.0, 0.04)) == CONTINUE
+    assert rule.report("c", values | {"model.width": 32}, result(9.0, 0.04)) == CONTINUE
+    assert rule.report("d", values | {"observed.sigma": 0.15}, result(9.0, 0.04)) == STOP
+    assert rule.report("e", values, result(0.1, 0.051)) == STOP, "better in fidelity, but beyond the bound"
+    restored = RungRule(RungSettings(eta=2.0, levels=(10,)), strata=[Stratum("observed.sigma", 0.1)])
+    restored.restore(json.loads(json.dumps(rule.state())))
+    assert restored.state() == rule.state()
+
+
+def test_rule_of_a_phase_and_its_refusals() -> None:
+    settings = RungSettings(eta=2.0, levels=(10,), relative_to="phase")
+    rule = RungRule(settings, phase_start=lambda values: values["start"])
+    assert rule.report("a", {"start": 0}, result(0.0, 0.0, images=10)) == CONTINUE
+    assert rule.report("b", {"start": 20}, result(1.0, 1.0, images=25)) == CONTINUE
+    assert rule.report("b", {"start": 20}, result(1.0, 1.0, images=30)) == STOP
+    assert rule.report("c", {"start": 20}, result(1.0, 1.0, images=30, fraction=1.0)) == CONTINUE
+    with pytest.raises(UserError, match="phase"):
+        RungRule(settings)
+    with pytest.raises(UserError, match="directions"):
+        RungRule(RungSettings(levels=(1,), directions=(1,)))
