@@ -51,7 +51,10 @@ def build_tables(root: Path) -> Tables:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a sweep")
-    evaluations, again = read_evaluations(root), read_again(root)  # before the trials: one begun in between lacks nothing
+    evaluations, again = (
+        read_evaluations(root),
+        read_again(root),
+    )  # before the trials: one begun in between lacks nothing
     trials = read_trials(root)
     configs = {trial.trial_id: _config_columns(root, trial) for trial in trials}
     by_trial: dict[str, list[EvaluationRecord]] = {trial_id: [] for trial_id in configs}

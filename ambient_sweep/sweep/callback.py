@@ -18,7 +18,7 @@ from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 
 SCHEDULER_FILE = "scheduler.json"
-EXPORT_SECONDS = 5.0
+EXPORT_SECONDS, SAVE_SECONDS = 5.0, 1.0
 EXPORT_SHARE = 0.05  # of the driver's time at most
 
 
@@ -36,7 +36,7 @@ class SweepCallback(tune.Callback):
         self._sweep, self._root, self._progress = sweep, root, progress
         self._prefixes, self._scheduler = prefixes, scheduler
         self._changed = False
-        self._next_export = 0.0
+        self._next_export = self._next_save = 0.0
         self._running: dict[str, dict[str, Any]] = {}  # suggestions of the trials that did not end yet
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -53,8 +53,8 @@ class SweepCallback(tune.Callback):
         if result["evaluated"]:
             if self._prefixes is not None:
                 self._prefixes.reached(trial.config["trial_id"], result["images"])
-            if self._scheduler is not None:  # after it has decided, so that a resumed sweep decides alike
-                write_json(self._root / SCHEDULER_FILE, self._scheduler.state())
+            if self._scheduler is not None:
+                self._save_scheduler()
                 if self._prefixes is not None and self._scheduler.is_paused(trial.config["trial_id"]):
                     self._prefixes.ended(trial.config["trial_id"])
             point = (result["fidelity"], result["memorization"])
@@ -87,8 +87,16 @@ class SweepCallback(tune.Callback):
         if self._changed and time.monotonic() >= self._next_export:
             self._export()
 
+    def _save_scheduler(self, *, force: bool = False) -> None:
+        """Writes how trials stand at their rungs, now and then: what a resumed sweep goes on from."""
+        if self._scheduler is not None and (force or time.monotonic() >= self._next_save):
+            begun = time.monotonic()
+            write_json(self._root / SCHEDULER_FILE, self._scheduler.state())
+            self._next_save = begun + max(SAVE_SECONDS, (time.monotonic() - begun) / EXPORT_SHARE)
+
     def mark_interrupted(self) -> None:
         """Writes into the records of the trials that did not end that they were interrupted."""
+        self._save_scheduler(force=True)
         for trial_id, suggestion in self._running.items():
             config = self._sweep.config_for(suggestion["values"])
             mark(

@@ -36,7 +36,7 @@ class Stopping(Section):
 
     rule: Literal["none", "rungs"] = Field("rungs", description="what decides that a trial ends early")
     eta: int = Field(2, ge=2, description="rungs: one in this many goes on from a rung to the next")
-    grace: Fraction = Field(0.25, description="share of a trial before which it is never stopped")
+    grace: Fraction = Field(0.0, description="rungs: share of a training before which there is none")
     brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
     variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
     ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
@@ -64,6 +64,7 @@ class Search(Section):
     startup_trials: int | None = Field(
         None, ge=1, description="drawn trials before TPE and GP model (default 10); population of NSGA-II (default 50)"
     )
+    random_share: Fraction = Field(0.5, description="share of TPE's proposals that are drawn at random")
     ask_seconds: float | None = Field(
         None,
         ge=0,
@@ -76,7 +77,7 @@ class Search(Section):
         default_factory=dict, description="upper bounds that the sampler learns to keep to"
     )
     replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
-    lookahead: int = Field(8, ge=1, description="candidates among which the cheapest to train is taken, with stages")
+    lookahead: int = Field(4, ge=1, description="candidates among which the cheapest to train is taken, with stages")
     stages: bool = Field(True, description="share what trials have in common")
     stopping: Stopping = Stopping()
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")

@@ -55,7 +55,7 @@ class HistoryTpe:
         self._startup = search.startup_trials or STARTUP
         self._draws = sobol_draws(space, search.seed, seen)
         self._random = random_draws(space, search.seed, seen)
-        self._asked = seen
+        self._asked, self._share = seen, search.random_share
         self._history: list[_Item] = []
         self._running: dict[str, dict[str, Any]] = {}
         self._configs: set[Config] = set()  # with observations, until there are enough
@@ -67,7 +67,7 @@ class HistoryTpe:
 
     def ask(self, key: str) -> Asked:
         self._asked += 1
-        if self._asked % 2 == 0:
+        if math.floor(self._asked * self._share) > math.floor((self._asked - 1) * self._share):
             values = next(self._random)
         elif len(self._configs) < self._startup:
             values = next(self._draws)

@@ -93,7 +93,7 @@ class _Linear(_Packed):
 
 
 class _Convolution(torch.autograd.Function):
-    """x [R,C,H,W] by the filters of each member, one after another: a grouped convolution is no faster on a CPU."""
+    """x [R,C,H,W] by the filters of each member, one after another: grouped, they are mostly slower on a CPU."""
 
     @staticmethod
     def forward(

@@ -32,14 +32,15 @@ class Problem:
     images: int
     reference: Point
     base: dict[str, Any] = field(default_factory=dict)
+    shares = False  # whether trials have stages in common
 
     def points(self, values: Values, fraction: float) -> list[Point]:
         """Every candidate measured at that length, the main one first."""
         raise NotImplementedError
 
-    def config(self, values: Values) -> Config | None:
-        """What stages are told apart by; None: nothing is shared."""
-        return None
+    def config(self, values: Values) -> Config:
+        """What stages are told apart by, where `shares`."""
+        raise NotImplementedError
 
     def seconds(self, values: Values, begin: float, end: float) -> float:
         """Time of training from one fraction to another, in trainings without consistency."""
@@ -47,7 +48,11 @@ class Problem:
 
 
 class Digits(Problem):
-    """The recorded digits trials: `record.py`. The reference point lies a tenth of the front's extent beyond its ends."""
+    """The recorded digits trials: `record.py`.
+
+    The reference point lies a tenth of the front's extent beyond its ends."""
+
+    shares = True
 
     def __init__(self, file: Path = DIGITS_FILE, widths: tuple[int, ...] | None = None, seed: int = 0) -> None:
         import record

@@ -44,6 +44,7 @@ class Progress:
     seconds: list[float] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     full: list[bool] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list)
     makespan: float = 0.0
     executed: float = 0.0
     trials: int = 0
@@ -72,7 +73,7 @@ class Simulation:
         self.problem, self.slots, self.share, self.trial_seconds = problem, slots, share, trial_seconds
         base = {"seed": 0, "training.stop": 1.0, "training.images": problem.images, **problem.base}
         self.sweep = Sweep("simulated", base, problem.space, search=search)
-        self.prefixes = Prefixes(problem.config) if share else None  # type: ignore[arg-type]
+        self.prefixes = Prefixes(problem.config) if share and problem.shares else None
         self._folder = tempfile.TemporaryDirectory()
         hooks: dict[str, Any] = {}
         if self.prefixes is not None:
@@ -182,6 +183,7 @@ class Simulation:
             self.progress.seconds.append(self.now)
             self.progress.points.append(point)
             self.progress.full.append(fraction == 1.0)
+            self.progress.begun.append(self.progress.trials)
         images = round(fraction * self.problem.images)
         if self.prefixes is not None:
             self.prefixes.reached(trial.trial_id, images)
