@@ -147,8 +147,7 @@ def test_a_forked_trial_equals_an_unforked_one(root, alone, case):
         assert own == config
     assert run_trial(config, root, "b", stages=stages, on_report=pytest.fail).images_executed == executed
     # what it stored itself is as good: a third trial, with nothing else to go on from
-    for key in stages.states() - set(stage_keys(config, data).values()):
-        shutil.rmtree(root / "stages" / key)
+    collect(root, set(stage_keys(config, data).values()))
     third = run_trial(config, root, "c", stages=stages)
     assert_same(root, "c", other)
     assert (third.images_executed, third.forked_at) == (0, third.images_done)
@@ -201,7 +200,9 @@ def test_a_trial_that_went_back_neither_gives_nor_takes(root, monkeypatch):
         return draws
 
     monkeypatch.setattr(objective, "draw", drawn)
-    monkeypatch.setattr(objective, "main_loss", lambda d, x: losses(d, x) * (float("nan") if x in bad[:1] else 1.0))
+    monkeypatch.setattr(
+        objective, "main_loss", lambda d, x: losses(d, x) * (float("nan") if any(x is b for b in bad) else 1.0)
+    )
     config = small({"training.on_nan": "rewind"})
     record = run_trial(config, root, "a", stages=Stages(root))
     assert (record.status, record.images_executed) == ("completed", 1600 + 160)
@@ -217,7 +218,7 @@ def test_a_trial_that_went_back_neither_gives_nor_takes(root, monkeypatch):
 DAMAGES = {
     "a bit of the state": (f"{STATE}/state.safetensors", "damaged (its sha256 is not the one in state.json)"),
     "the notes of the state": (f"{STATE}/state.json", "damaged (its sha256 is not the one in manifest.json)"),
-    "the manifest": (f"{STATE}/manifest.json", "cannot be read"),
+    "the manifest": (f"{STATE}/manifest.json", "damaged, or of another version"),
     "a model": ("evaluation-*/model.safetensors", "damaged (its sha256 is not the one in checkpoint.json)"),
     "a record": ("evaluation-*/zero.json", "damaged (its sha256"),
     "a picture": ("evaluation-*/observed.png", "damaged (its sha256"),
@@ -414,6 +415,35 @@ def test_trials_that_race_on_one_stage_are_all_correct(root, alone):
     assert {int(key[:9]) for key in Stages(root).states()} == {320, 640, 960, 1600}
 
 
+TOGETHER = """
+import sys
+from pathlib import Path
+import torch.distributed as dist
+from ambient_sweep.config import build_config
+from ambient_sweep.training.group import Group
+from ambient_sweep.trial import Stages, run_trial
+root, rank = Path(sys.argv[1]), int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{{root}}/meet", rank=rank, world_size=2)
+for name, weight in (("a", 1.0), ("b", 3.0), ("alone", 3.0)):
+    config = build_config({config!r}, {{"consistency.weight": weight}})
+    run_trial(config, root, name, group=Group.distributed(), stages=None if name == "alone" else Stages(root))
+dist.destroy_process_group()
+"""
+
+
+def test_the_workers_of_a_trial_go_on_together(root):
+    code = TOGETHER.format(config=dump(small({"resources.workers": 2})))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(root), str(rank)], stderr=subprocess.PIPE) for rank in (0, 1)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors.decode()
+    record = read_trial(root, "b")
+    assert (record.status, record.forked_at, record.images_executed) == ("completed", 960, 640)
+    assert_same(root, "b", root, other_name="alone")
+
+
 # -- bounded disk -----------------------------------------------------------------------------------------------------
 
 
@@ -444,7 +474,7 @@ def test_what_nobody_needs_is_removed(root, alone):
         if key == stage_keys(small({"consistency.weight": 3.0}), data)[1600]
     ]  # fmt: skip
     collect(root, set())
-    assert [p for p in (root / "stages").iterdir() if p.name != ".leases"] == []
+    assert {p.name for p in (root / "stages").iterdir()} == {".leases", ".removing"}
     assert size(root / "stages") == 0
 
 

@@ -31,9 +31,11 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
         tell({"kind": "config", "config": dump(config)}, lines, as_json)
         return
+    from ambient_sweep.sweep.asking import check_sampler
     from ambient_sweep.sweep.space import check_corners, load_sweep
 
     sweep = load_sweep(file, parse_overrides(overrides))
+    check_sampler(sweep.search)
     corners = check_corners(sweep)
     fixed = sweep.fixed_trials()
     result = {
@@ -89,9 +91,12 @@ def resume(folder: Path, as_json: bool) -> None:
     help="knee; max-memorization=C: the best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
 @view_option
+@click.option(
+    "--confident", type=float, metavar="P", help="Only candidates on the frontier with probability P or more."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the config that `ambient-sweep train` takes.")
 @as_json
-def best(source: Path, rule: str, view: str, out: Path | None, as_json: bool) -> None:
+def best(source: Path, rule: str, view: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE, a run's folder or its evaluations.parquet."""
     from ambient_sweep.results.select import best_config, select
     from ambient_sweep.results.table import read_table
@@ -99,12 +104,14 @@ def best(source: Path, rule: str, view: str, out: Path | None, as_json: bool) ->
     table = read_table(_evaluations_file(source))
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: is no table of evaluations; give evaluations.parquet or the folder of a run")
-    choice = select(table, rule, view)
+    choice = select(table, rule, view, confident)
     config = best_config(choice)
     row = choice.row
     lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
     if choice.runner_up is not None:
         lines.append(f"runner-up  {point(choice.runner_up)}")
+    if row["front_probability"] is not None:
+        lines.append(f"on the frontier with probability {row['front_probability']:.2f}, by {row['runs']} training runs")
     lines.append(
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
     )

@@ -21,8 +21,11 @@ class StoppingRule(Protocol):
     def ended(self, trial_id: str) -> None:
         """The trial is over, or lost; one that is started again after its worker died may report again."""
 
-    def promotable(self) -> list[str]:
-        """The paused trials that may go on, the first first. Asked very often: cheap while nothing was reported."""
+    def promotable(self, *, exact: bool = False) -> list[str]:
+        """The paused trials that may go on, the first first. Asked very often: cheap while nothing was reported.
+
+        With many trials it may lag behind the reports a little, unless `exact`.
+        """
 
     def state(self) -> dict[str, Any]:
         """All that later decisions depend on, as JSON can hold it."""
@@ -103,9 +106,9 @@ class RungRule:
         """See `Rungs.ended`."""
         self.rungs.ended(trial_id)
 
-    def promotable(self) -> list[str]:
+    def promotable(self, *, exact: bool = False) -> list[str]:
         """See `Rungs.promotable`."""
-        return self.rungs.promotable()
+        return self.rungs.promotable(exact=exact)
 
     def state(self) -> dict[str, Any]:
         """See `Rungs.state`."""

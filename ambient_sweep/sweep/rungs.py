@@ -23,6 +23,7 @@ from ambient_sweep.sweep.rung import Key, Rung, RungSettings
 __all__ = ["Decision", "RungSettings", "Rungs"]
 
 STATE_VERSION = 1
+RENEWAL = 32
 
 
 class Decision(StrEnum):
@@ -51,6 +52,7 @@ class Rungs:
         self._waiting: dict[Key, dict[str, None]] = {}  # the same by rung
         self._ready: dict[Key, list[tuple[Any, ...]]] = {}  # those that may go on, as they are sorted
         self._changed: set[Key] = set()  # rungs whose `_ready` is not up to date
+        self._sorted: dict[Key, int] = {}  # entries that it was last made of
         self._promotable: list[str] = []
 
     def report(
@@ -95,16 +97,24 @@ class Rungs:
         """The trial is over, however it ended: its entries stay, it is not promoted. A report takes it back."""
         self._resume(trial_id)
 
-    def promotable(self) -> list[str]:
-        """The paused trials that may go on: from the highest rung down, the best first, then those that came first."""
+    def promotable(self, *, exact: bool = True) -> list[str]:
+        """The paused trials that may go on: from the highest rung down, the best first, then those that came first.
+
+        Not `exact`: as of when the rung had up to one in RENEWAL entries less, which costs little at any size.
+        """
         if self._changed:
-            for key in self._changed:
-                rung = self._rungs[key]
+            for key in list(self._changed):
+                rung, waiting = self._rungs[key], self._waiting.get(key, {})
+                count = len(rung.trials)
+                if not exact and count - self._sorted.get(key, 0) < count // RENEWAL:
+                    self._ready[key] = [entry for entry in self._ready.get(key, ()) if entry[-1] in waiting]
+                    continue
+                self._changed.remove(key)
+                self._sorted[key] = count
                 ready = [t for t in self._waiting.get(key, ()) if rung.kept[rung.trials[t]]]
                 rows = np.array([rung.trials[t] for t in ready], dtype=np.int64)
                 order = zip(rung.places()[rows].tolist(), rows.tolist(), ready, strict=True) if ready else ()
                 self._ready[key] = [(-key.level, *entry) for entry in order]
-            self._changed.clear()
             self._promotable = [entry[-1] for entry in sorted(itertools.chain(*self._ready.values()))]
         return list(self._promotable)
 

@@ -95,15 +95,13 @@ class SweepScheduler(TrialScheduler):
         """
         starting = _first_pending(self._promoted)
         if self._paused and (self._has_room() if self._concurrent else starting is None):
-            for trial_id in self.rule.promotable():
-                trial = self._paused.get(trial_id)
-                if trial is not None and trial.status == Trial.PAUSED:  # and not still on its way there
-                    self._unpause(tune_controller, trial)
-                    self._promoted[trial_id] = trial
-                    return trial
+            promoted = self._promote(tune_controller, exact=False)
+            if promoted is not None:
+                return promoted
         chosen = starting or _first_pending(self._new)
         if chosen is None and self._paused and self._only_paused(tune_controller):
-            for trial in list(self._paused.values()):
+            chosen = self._promote(tune_controller, exact=True)
+            for trial in list(self._paused.values()) if chosen is None else ():
                 tune_controller.stop_trial(trial)
         return chosen
 
@@ -135,6 +133,15 @@ class SweepScheduler(TrialScheduler):
         self.load(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _promote(self, tune_controller: Any, *, exact: bool) -> Trial | None:
+        for trial_id in self.rule.promotable(exact=exact):
+            trial = self._paused.get(trial_id)
+            if trial is not None and trial.status == Trial.PAUSED:  # and not still on its way there
+                self._unpause(tune_controller, trial)
+                self._promoted[trial_id] = trial
+                return trial
+        return None
 
     def _has_room(self) -> bool:
         return self._concurrent is None or len(self._live) - len(self._paused) < self._concurrent

@@ -13,6 +13,7 @@ does Optuna's TPESampler, from which this differs:
 Configs that are being trained count as bad, so that trials side by side are not the same one.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ class HistoryTpe:
         chosen = best(self._history, count)
         good = {self._history[i].config: self._history[i].values for i in chosen}
         bad = {item.config: item.values for item in self._history if item.config not in good}
-        self._split = list(good.values()), [*bad.values(), *self._running.values()]
+        running = itertools.islice(reversed(self._running.values()), NEWEST)
+        self._split = list(good.values()), [*bad.values(), *running]
 
     # -- told ---------------------------------------------------------------------------------------------------------
 

@@ -159,7 +159,7 @@ class _Run:
                     self.book.training(record)
                     self._arrive()
                     self._count_time()
-                    if self.state.images in self.lengths and self._jump():
+                    if self.state.images in self.lengths.keys() | self.snapshots and self._jump():
                         return False
         except TrainingDiverged as error:
             self._go_back(error)

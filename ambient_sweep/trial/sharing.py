@@ -172,8 +172,6 @@ class Sharing:
         if images not in self.points or not carries_on(self.config, images):
             return
         key = self.key(images)
-        if self.store.has(key, STATE):
-            return
         with self._told(key):
             needs = {self.key(n) for n in self.lengths if n < images and self._publish_evaluation(n)}
             needs |= {self.key(n) for n in self.snapshots if n <= images and self._publish_snapshot(n)}

@@ -1,7 +1,7 @@
 """A folder of parts that never change: written by any process of any node, each all or nothing, read with checksums.
 
 <root>/<key>/<part>/       the files of a part, and manifest.json with their hashes
-<root>/.leases/            who reads what just now
+<root>/.leases/            who reads what just now; .removing/: who is removing it
 <root>/.*.tmp              parts being written or removed
 
 A part appears by a rename and goes by one, so that nobody sees half of it; of two that write the same part the second
@@ -27,7 +27,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.training.files import remove
 
 FORMAT = 1
-MANIFEST, LEASES = "manifest.json", ".leases"
+MANIFEST, LEASES, REMOVING = "manifest.json", ".leases", ".removing"
 STALE_SECONDS = 3600.0  # after which a reader or writer on another node counts as dead
 TRIES = 5
 OWN_HASH = ".safetensors"  # such files are named with their hash by the JSON beside them, which readers check
@@ -112,9 +112,12 @@ class FolderStore:
             except FileNotFoundError:  # the key was removed in between
                 continue
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another was first
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                if (place / MANIFEST).exists():  # another was first
                     return False
-                raise
+                remove(self._rename_out(place) or place)  # what is there was damaged: it never comes without a manifest
+                continue
             _flush(place.parent)
             return True
         return False
@@ -122,47 +125,58 @@ class FolderStore:
     @contextlib.contextmanager
     def reading(self, key: str, part: str) -> Iterator[tuple[Path, Notes]]:
         place = self.root / key / part
-        lease = self.root / LEASES / f"{key}.{_owner()}"
-        try:
-            lease.parent.mkdir(parents=True, exist_ok=True)
-            lease.touch()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(lease)) from error
-        try:
+        with self._marked(LEASES, key):
+            if self._is_marked(REMOVING, key):
+                raise Gone(f"{place}: is being removed")
             yield place, _checked(place)
-        finally:
-            lease.unlink(missing_ok=True)
 
     def remove(self, key: str, part: str | None = None) -> bool:
         place = self.root / key if part is None else self.root / key / part
-        if self._leased(key):
+        with self._marked(REMOVING, key):  # of a reader and a remover each marks first and looks then: one gives way
+            aside = None if self._is_marked(LEASES, key) else self._rename_out(place)
+        if aside is None:
             return False
-        aside = self._aside()
-        try:
-            os.rename(place, aside)
-        except FileNotFoundError:
-            return False
-        if self._leased(key):  # since: whoever began to read it now may go on
-            with contextlib.suppress(OSError):  # another was put in its place
-                os.rename(aside, place)
-                return False
         remove(aside)
         if part is not None:
             with contextlib.suppress(OSError):  # the last of its key or not
                 place.parent.rmdir()
         return True
 
+    def _rename_out(self, place: Path) -> Path | None:
+        """Takes a folder out of sight, and gives its name for the time until it is removed; None where there is none."""
+        aside = self._aside()
+        try:
+            os.rename(place, aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
     def sweep(self) -> None:
         for path in self.root.glob(".*.tmp"):
             if _dead(path, path.name.removeprefix(".").removesuffix(".tmp")):
                 remove(path)
-        for lease in (self.root / LEASES).glob("*"):
-            if _dead(lease, lease.name.partition(".")[2]):
-                lease.unlink(missing_ok=True)
+        for kind in (LEASES, REMOVING):
+            for mark in (self.root / kind).glob("*"):
+                if _dead(mark, mark.name.partition(".")[2]):
+                    mark.unlink(missing_ok=True)
 
-    def _leased(self, key: str) -> bool:
-        leases = (self.root / LEASES).glob(f"{key}.*")
-        return any(not _dead(lease, lease.name.partition(".")[2]) for lease in leases)
+    @contextlib.contextmanager
+    def _marked(self, kind: str, key: str) -> Iterator[None]:
+        """Says meanwhile that this process is reading or removing what is under a key."""
+        mark = self.root / kind / f"{key}.{_owner()}"
+        try:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(mark)) from error
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _is_marked(self, kind: str, key: str) -> bool:
+        marks = (self.root / kind).glob(f"{key}.*")
+        return any(not _dead(mark, mark.name.partition(".")[2]) for mark in marks)
 
     def _aside(self) -> Path:
         return self.root / f".{_owner()}.tmp"

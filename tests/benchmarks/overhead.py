@@ -1,8 +1,8 @@
 """CPU seconds that a sweep adds to a trial of one worker: `python tests/benchmarks/overhead.py [--trials N]`.
 
-The same trials, two optimizer steps of a tiny network each, are run by a sweep on a local Ray cluster and one after another in one process. The
-CPU time of all processes of the sweep at two numbers of trials gives what a further trial costs, whatever the start
-costs; what is beyond the same trials without Ray is the sweep's own.
+The same trials, two optimizer steps of a tiny network each, are run by a sweep on a local Ray cluster and one after
+another in one process. The CPU time of all processes of the sweep at two numbers of trials gives what a further trial
+costs, whatever the start costs; what is beyond the same trials without Ray is the sweep's own.
 """
 
 import argparse

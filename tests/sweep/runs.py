@@ -4,6 +4,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial
+
 from ambient_sweep.sweep.space import Sweep, load_sweep
 
 SMALL = """
@@ -15,8 +18,13 @@ base:
 space:
   observed.sigma: {uniform: [0.1, 0.5]}
   consistency.start: {choice: [0.5, 0.75]}
-search: {trials: 2, startup_trials: 1}
+search: {trials: 2, startup_trials: 1, stopping: {rule: none}}
 """
+
+
+def searched_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of a study without the observations of theirs before their ends."""
+    return [trial for trial in study.trials if "trial_id" in trial.user_attrs]
 
 
 def small_sweep(folder: Path, extra: str = "", **overrides: Any) -> Sweep:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from runs import small_sweep
+from runs import searched_trials, small_sweep
 
 from ambient_sweep.results.records import TrialRecord, read_evaluations, read_trials
 from ambient_sweep.results.table import read_tables
@@ -129,7 +129,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     for trial_id, content in kept.items():
         assert (root / "trials" / trial_id / "trial.json").read_bytes() == content
     study = open_study(root / "study.journal", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
-    assert len({tuple(t.params.values()) for t in study.trials}) == 4
-    assert {t.user_attrs["trial_id"] for t in study.trials} == {i for i, t in trials.items() if t.role == "search"}
+    assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 4
+    assert len({tuple(t.params.values()) for t in searched_trials(study)}) == 4
+    assert {t.user_attrs["trial_id"] for t in searched_trials(study)} == {i for i, t in trials.items() if t.role == "search"}
     assert len(read_evaluations(root)) == 4 * 2 * 2 + 2

@@ -14,7 +14,7 @@ import torch
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray import tune
-from runs import small_sweep
+from runs import searched_trials, small_sweep
 from safetensors.torch import load_file
 
 from ambient_sweep.config import build_config, dump, load_config
@@ -24,6 +24,7 @@ from ambient_sweep.results.records import EvaluationRecord, read_evaluations, re
 from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.sweep.study import open_study
 from ambient_sweep.sweep.trainable import NewEvaluations, make_trainable, trial_bundles
 from ambient_sweep.trial import prepare, run_trial
@@ -80,8 +81,8 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert sorted(row["fidelity"] for row in summary.frontier) == sorted(front["fidelity"])
 
     study = open_study(root / "study.journal", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
-    for told in study.trials:
+    assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 2
+    for told in searched_trials(study):
         trial = trials[told.user_attrs["trial_id"]]
         (last,) = [
             e for e in read_evaluations(root)
@@ -137,7 +138,7 @@ def test_a_killed_trial_process_goes_on_to_the_same_weights(tmp_path: Path) -> N
     (trial,) = read_trials(root)
     assert trial.images_done == trial.images_asked == 64_000
     study = open_study(root / "study.journal", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.COMPLETE]
+    assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE]
 
     prepare(build_config(trial.config), tmp_path / "whole")
     run_trial(build_config(trial.config), tmp_path / "whole", trial.trial_id)
@@ -168,7 +169,7 @@ def test_a_trial_whose_process_always_dies_fails_and_resume_tries_it_again(tmp_p
     assert summary.counts == {"completed": 1}
     assert [t.trial_id for t in read_trials(root)] == [trial.trial_id]
     study = open_study(root / "study.journal", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [t.state for t in searched_trials(study)] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_two_workers_train_what_one_trains(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     assert 0 < trial.images_done < trial.images_asked
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     study = open_study(tmp_path / "j", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.PRUNED]
+    assert [t.state for t in searched_trials(study)] == [TrialState.PRUNED]
     done = read_trial(tmp_path, trial.trial_id).images_done
     time.sleep(2)
     assert read_trial(tmp_path, trial.trial_id).images_done == done  # nobody trains on
@@ -221,7 +222,7 @@ def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> N
     with pytest.raises(AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): .*finite"):
         run_sweep(small_sweep(tmp_path, **wild, **noisy), tmp_path / "runs", echo=lambda line: None)
     study = open_study(tmp_path / "runs" / "small" / "study.journal", "small", RandomSampler())
-    assert [t.state for t in study.trials] == [TrialState.FAIL]
+    assert [t.state for t in searched_trials(study)] == [TrialState.FAIL]
 
 
 # -- refused before the start ---------------------------------------------------------------------------------------
@@ -266,3 +267,81 @@ def test_evaluations_are_told_once_in_whatever_order_they_are_written(tmp_path: 
         (10, "zero"), (10, "observed"), (20, "observed"), (20, "zero"),
     ]  # fmt: skip
     assert NewEvaluations(tmp_path, "t").read() == []
+
+
+SEARCHED = """
+name: searched
+base:
+  data: {train_size: 150}
+  model: {kind: mlp, width: 32, blocks: 1}
+  training: {images: 6400, batch_size: 64, checkpoints: 4, records: 5}
+  evaluation: {lengths: [0.25, 0.5, 0.75, 1.0], samples: 64, extras: []}
+  sampling.steps: 5
+space:
+  observed.sigma: {choice: [0.1, 0.4]}
+  consistency.weight: {choice: [0.3, 1.0]}
+  consistency.start: {choice: [0.5, 0.75]}
+baseline: {seeds: [0]}
+search: {trials: 8, seed: 1}
+confirm: {seeds: 1, top: 2}
+"""
+
+
+def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> None:
+    """Every config of a small space: what is shared is trained once, the others stop, the best are trained again."""
+    file = tmp_path / "searched.yaml"
+    file.write_text(SEARCHED)
+    lines: list[str] = []
+    summary = run_sweep(load_sweep(file), tmp_path / "runs", echo=lines.append)
+    root = summary.root
+    trials = {t.trial_id: t for t in read_trials(root)}
+    searched = [t for t in trials.values() if t.role == "search"]
+    assert len(searched) == len({tuple(sorted((k, str(v)) for k, v in t.config.items())) for t in searched}) == 8
+    stopped = [t for t in searched if t.status == "stopped"]
+    assert stopped, lines
+    assert {t.status for t in searched} == {"stopped", "completed"}
+    assert all(str(t.reason).startswith("stopped by search.stopping after") for t in stopped)
+    assert all(t.images_done < t.images_asked for t in stopped)
+    forked = [t for t in searched if t.forked_at]
+    assert forked, lines
+    for trial in forked:
+        assert trial.stage is not None
+        assert trial.images_executed <= trial.images_done - trial.forked_at // 2
+    logical = sum(t.images_done for t in searched)
+    assert sum(t.images_executed for t in searched) < 0.8 * logical
+
+    # A forked trial is the trial that nobody shared anything with.
+    longest = max(forked, key=lambda t: (t.images_done, t.trial_id))
+    config = build_config(longest.config)
+    prepare(config, tmp_path / "alone")
+    run_trial(config, tmp_path / "alone", longest.trial_id)
+    alone = {(e.images, e.endpoint): e for e in read_evaluations(tmp_path / "alone")}
+    mine = [e for e in read_evaluations(root) if e.trial_id == longest.trial_id]
+    assert {(e.images, e.endpoint) for e in mine} <= set(alone)
+    for evaluation in mine:
+        assert evaluation.measures == alone[evaluation.images, evaluation.endpoint].measures
+
+    # Every evaluation is an observation, once; stopped trials have no values.
+    study = open_study(root / "study.journal", "searched", RandomSampler())
+    states = {t.user_attrs["trial_id"]: t.state for t in searched_trials(study)}
+    assert {states[t.trial_id] for t in stopped} == {TrialState.PRUNED}
+    main = [e for e in read_evaluations(root) if e.main_endpoint and e.trial_id in states]
+    told = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert sorted(t.values[0] for t in told) == sorted(e.measures["fd_pixels"].value for e in main)
+
+    replicates = [t for t in trials.values() if t.role == "replicate"]
+    assert replicates
+    assert {t.replicate_of for t in replicates} <= set(trials)
+    assert all(t.config["seed"] != 0 and t.status == "completed" for t in replicates)
+    table = pd.read_parquet(root / "evaluations.parquet")
+    again = table[table["evaluation_seed"] != table["evaluation.seed"]]
+    assert len(again) > 0
+    assert not again["on_front"].any()
+    assert table["front_probability"].dropna().between(0, 1).all()
+    assert (table["runs"] == 2).any()
+
+    before = {path: path.read_bytes() for path in root.glob("trials/*/*.json")}
+    lines.clear()
+    resume_sweep(root, echo=lines.append)
+    assert "finished" in lines[0]
+    assert {path: path.read_bytes() for path in root.glob("trials/*/*.json")} == before

@@ -50,7 +50,8 @@ class Problem:
 class Digits(Problem):
     """The recorded digits trials: `record.py`.
 
-    The reference point lies a tenth of the front's extent beyond its ends."""
+    The reference point lies a tenth of the front's extent beyond its ends.
+    """
 
     shares = True
 
@@ -100,12 +101,12 @@ class Digits(Problem):
 
 
 class BraninCurrin(Problem):
-    """Branin and Currin with their usual lower fidelities (Dixon and Szego 1978; Xiong et al. 2013; Kandasamy et al. 2017)."""
+    """Branin and Currin with their usual lower fidelities (Xiong et al. 2013; Kandasamy et al. 2017)."""
 
     def __init__(self) -> None:
         unit = Distribution("uniform", (0.0, 1.0))
         super().__init__(
-            "Branin-Currin", {"x1": unit, "x2": unit}, tuple(k / 8 for k in range(1, 9)), 8000, (18.0, 6.0)
+            "Branin-Currin", {"x1": unit, "x2": unit}, tuple(k / 8 for k in range(1, 9)), 8000, (60.0, 12.0)
         )
 
     def points(self, values: Values, fraction: float) -> list[Point]:
@@ -120,7 +121,7 @@ class BraninCurrin(Problem):
 
 
 class Zdt(Problem):
-    """ZDT1 to 3 (Zitzler, Deb and Thiele 2000) in five variables; at less than full length g is larger by the missing part."""
+    """ZDT1 to 3 (Zitzler, Deb and Thiele 2000) in five variables; g grows with what is missing of the full length."""
 
     def __init__(self, number: int, variables: int = 5) -> None:
         unit = Distribution("uniform", (0.0, 1.0))
