@@ -522,6 +522,7 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
     stop_file(tmp_path, "t").touch()
     task = {"config": dump(config), "root": str(tmp_path), "trial_id": "t", "role": "control"}
+    task |= {"share": False, "replicate_of": None}
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
@@ -536,7 +537,7 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
 def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
     config = build_config(SMALL)
 
-    def wait_for_the_file(config, root, trial_id, role):
+    def wait_for_the_file(config, root, trial_id, role, share, replicate_of):
         deadline = time.monotonic() + 60
         while not stop_file(root, trial_id).exists() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -196,8 +196,15 @@ def standings(table: pa.Table, *, draws: int = DRAWS, seed: int = 0) -> Standing
         if len(rows) == 0:
             continue
         found = Recipes.of(table.take(pa.array(rows)))
-        probability = front_probability(
-            found.mean, found.error, correlation=found.correlation, prior="empirical", draws=draws, seed=seed
+        sound = (np.isfinite(found.mean) & np.isfinite(found.error)).all(axis=1)  # others are too large to reckon with
+        probability = np.full(len(found.mean), np.nan)
+        probability[sound] = front_probability(
+            found.mean[sound],
+            found.error[sound],
+            correlation=found.correlation,
+            prior="empirical",
+            draws=draws,
+            seed=seed,
         )
         result.probability[rows], result.runs[rows] = probability[found.labels], found.runs[found.labels]
         result.mean[rows], result.error[rows] = found.mean[found.labels], found.error[found.labels]
@@ -241,7 +248,8 @@ def _run_errors(members: list[list[Floats]], mean: Floats, sampled: Floats) -> t
     pooled = [run_variance(column, freedom)[0] for column in (variance / unit**2).T]
     deviations = np.concatenate([(each - mean[i]) / unit[i] for i, each in enumerate(members)])
     size = float(np.sqrt((deviations**2).sum(axis=0).prod()))
-    correlation = float(np.clip(deviations.prod(axis=1).sum() / size, -0.95, 0.95)) if size > 0 else 0.0
+    product = deviations.prod(axis=1).sum()
+    correlation = float(np.clip(product / size, -0.95, 0.95)) if size > 0 and np.isfinite(product / size) else 0.0
     return np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled), correlation
 
 

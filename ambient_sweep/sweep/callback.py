@@ -7,17 +7,22 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import write_json
-from ambient_sweep.results.table import export_tables
+from ambient_sweep.results.select import frontier
+from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
+from ambient_sweep.sweep.trainable import original_of
+from ambient_sweep.trial.stages import Stages, stage_keys
 
 SCHEDULER_FILE = "scheduler.json"
+GIB = 2**30
 EXPORT_SECONDS, SAVE_SECONDS = 5.0, 1.0
 EXPORT_SHARE = 0.05  # of the driver's time at most
 
@@ -65,7 +70,8 @@ class SweepCallback(tune.Callback):
         if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
             reason = f"{STOPPED} after {last.get('images', 0):,} images"
             config = self._sweep.config_for(suggestion["values"])
-            mark(self._root, suggestion["trial_id"], suggestion["role"], config, "stopped", reason)
+            original = original_of(suggestion)
+            mark(self._root, suggestion["trial_id"], suggestion["role"], config, "stopped", reason, original)
         self._end(trial, last.get(FAILED))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -79,7 +85,8 @@ class SweepCallback(tune.Callback):
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         reason = f"{LOST}, after {tried}: {describe_error(_error_log(trial))}"
         config = self._sweep.config_for(suggestion["values"])
-        mark(self._root, suggestion["trial_id"], suggestion["role"], config, "failed", reason)
+        original = original_of(suggestion)
+        mark(self._root, suggestion["trial_id"], suggestion["role"], config, "failed", reason, original)
         self._end(trial, reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -99,16 +106,29 @@ class SweepCallback(tune.Callback):
         self._save_scheduler(force=True)
         for trial_id, suggestion in self._running.items():
             config = self._sweep.config_for(suggestion["values"])
-            mark(
-                self._root, trial_id, suggestion["role"], config, "stopped", f"{INTERRUPTED}; `resume` goes on with it"
-            )
+            reason, original = f"{INTERRUPTED}; `resume` goes on with it", original_of(suggestion)
+            mark(self._root, trial_id, suggestion["role"], config, "stopped", reason, original)
 
     def _end(self, trial: Trial, reason: str | None) -> None:
         self._changed = True
         self._running.pop(trial.config["trial_id"], None)
         if self._prefixes is not None:
             self._prefixes.ended(trial.config["trial_id"])
+            self._collect(self._prefixes)
         self._progress.trial_ended(trial.config["trial_id"], _name(trial.config), reason)
+
+    def _collect(self, prefixes: Prefixes) -> None:
+        """Removes stages where they take more than search.stages_gib: all but what the frontier and live trials need."""
+        stages = Stages(self._root)
+        if stages.bytes() <= self._sweep.search.stages_gib * GIB:
+            return
+        front = frontier(build_tables(self._root).evaluations).to_pylist()
+        best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]
+        keep = {key for config in best for key in stage_keys(config, prefixes.data).values()}
+        live = [self._sweep.config_for(suggestion["values"]) for suggestion in self._running.values()]
+        removed = stages.collect(keep, running=live)
+        prefixes.forget(removed)
+        self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
 
     def _export(self) -> None:
         start = time.monotonic()

@@ -79,6 +79,7 @@ class Search(Section):
     replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
     lookahead: int = Field(4, ge=1, description="candidates among which the cheapest to train is taken, with stages")
     stages: bool = Field(True, description="share what trials have in common")
+    stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
     stopping: Stopping = Stopping()
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")

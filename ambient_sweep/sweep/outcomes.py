@@ -54,7 +54,15 @@ def objectives(evaluation: EvaluationRecord) -> tuple[float, float]:
     return measures[evaluation.fidelity].value, measures[evaluation.memorization].value
 
 
-def mark(root: Path, trial_id: str, role: str, config: Config, status: str, reason: str) -> None:
+def mark(
+    root: Path,
+    trial_id: str,
+    role: str,
+    config: Config,
+    status: str,
+    reason: str,
+    replicate_of: str | None = None,
+) -> None:
     """Writes into a trial's record how it ended; makes the record where the trial did not come to writing one.
 
     A record that says completed or failed already keeps what it says.
@@ -84,5 +92,6 @@ def mark(root: Path, trial_id: str, role: str, config: Config, status: str, reas
             reference_key="",
             versions={},
             code_revision=None,
+            replicate_of=replicate_of,
         )
     write_trial(root, record)

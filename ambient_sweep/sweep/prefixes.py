@@ -104,6 +104,11 @@ class Prefixes:
         """These are stored."""
         self.stored.update(keys)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """The states of these keys are gone, and perhaps the evaluations made of them."""
+        gone = set(keys)
+        self.stored = {key for key in self.stored if key.partition("/")[0] not in gone}
+
     def _make(self, items: tuple[tuple[str, Any], ...]) -> Run:
         config = self.config_for(dict(items))
         prefix = prefix_of(config)

@@ -52,7 +52,7 @@ class HistoryTpe:
     def __init__(self, space: Space, search: Search, seed: int, seen: int = 0) -> None:
         self._space = space
         self._candidates = int(search.sampler_args.get("n_ei_candidates", DRAWS))
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._startup = search.startup_trials or STARTUP
         self._draws = sobol_draws(space, search.seed, seen)
         self._random = random_draws(space, search.seed, seen)
@@ -75,10 +75,10 @@ class HistoryTpe:
         else:
             if self._events * RENEWAL >= len(self._history):
                 self._renew()
-            values = {}
+            values, rng = {}, np.random.Generator(np.random.Philox(key=[self._seed, self._asked]))
             for name, distribution in self._space.items():
                 if conditions.is_active(distribution, values):
-                    values[name] = self._key(name).draw(self._rng, self._candidates)
+                    values[name] = self._key(name).draw(rng, self._candidates)
         self._running[key] = values
         self._events += 1
         return Asked(dict(values))

@@ -63,17 +63,22 @@ def train_suggestion(suggestion: dict[str, Any], *, sweep: Sweep, root: Path) ->
     config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
         config = sweep.config_for(suggestion["values"])
-        share, original = sweep.search.stages, suggestion["label"] if role == "replicate" else None
+        share, original = sweep.search.stages, original_of(suggestion)
         run = _in_process if config.resources.workers == 1 else _with_workers
         run(config, root, trial_id, role, share, original)
         trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
     except AmbientSweepError as error:
-        mark(root, trial_id, role, config, "failed", str(error))
+        mark(root, trial_id, role, config, "failed", str(error), original_of(suggestion))
         tune.report(result(failed=str(error)))
         return
     values = full_length_objectives(trial, evaluations)
     last = evaluations[-1] if evaluations else None
     tune.report(result(last, trial, values=values, full_length=trial.status == "completed"))
+
+
+def original_of(suggestion: dict[str, Any]) -> str | None:
+    """The trial that a replicate is one of; None for other roles."""
+    return str(suggestion["label"]) if suggestion["role"] == "replicate" else None
 
 
 def result(

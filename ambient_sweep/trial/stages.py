@@ -46,6 +46,10 @@ class Stages:
         """The keys of all states that are stored."""
         return {key for key in self.store.stored() if self.store.has(key, STATE)}
 
+    def bytes(self) -> int:
+        """What is stored, in bytes; files that trials hold as well count too."""
+        return self.store.bytes()
+
     def collect(self, keep: Set[str], running: Iterable[Config] | None = None) -> list[str]:
         """Removes the states that neither `keep` nor trials under way need, and gives their keys.
 

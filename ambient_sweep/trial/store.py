@@ -67,6 +67,9 @@ class Store(Protocol):
     def sweep(self) -> None:
         """Removes what processes that are dead left half written or marked as being read."""
 
+    def bytes(self) -> int:
+        """What all parts take."""
+
 
 class FolderStore:
     """The store as a folder that all nodes see; files are hard links to those given where the file system has them."""
@@ -82,6 +85,16 @@ class FolderStore:
 
     def has(self, key: str, part: str) -> bool:
         return (self.root / key / part / MANIFEST).exists()
+
+    def bytes(self) -> int:
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                try:
+                    total += os.stat(os.path.join(folder, name)).st_size
+                except FileNotFoundError:
+                    continue  # removed, or renamed into its place
+        return total
 
     def put(self, key: str, part: str, files: Mapping[str, Path], notes: Notes) -> bool:
         """Raises OSError that names the part where it cannot be written."""

@@ -239,7 +239,7 @@ def test_it_beats_random_draws(sampler: str) -> None:
     """ZDT1 (Zitzler et al. 2000) in 5 dimensions; hypervolume after 100 configs, median of 7 seeds."""
 
     def volume(sampler: str, seed: int) -> float:
-        asker = make_asker(PLAIN, Search(sampler=sampler, seed=seed, startup_trials=20))
+        asker = make_asker(PLAIN, Search(sampler=sampler, seed=seed, startup_trials=20, random_share=0))
         points = []
         for number in range(100):
             asked = asker.ask(f"c{number}")
@@ -256,7 +256,7 @@ def test_it_beats_random_draws(sampler: str) -> None:
 
 def test_it_learns_to_keep_to_a_constraint() -> None:
     def share_within(bound: bool) -> float:
-        asker = make_asker(PLAIN, Search(seed=2))
+        asker = make_asker(PLAIN, Search(seed=2, random_share=0))
         late = []
         for number in range(80):
             asked = asker.ask(f"c{number}")

@@ -131,5 +131,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     study = open_study(root / "study.journal", "small", RandomSampler())
     assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 4
     assert len({tuple(t.params.values()) for t in searched_trials(study)}) == 4
-    assert {t.user_attrs["trial_id"] for t in searched_trials(study)} == {i for i, t in trials.items() if t.role == "search"}
+    assert {t.user_attrs["trial_id"] for t in searched_trials(study)} == {
+        i for i, t in trials.items() if t.role == "search"
+    }
     assert len(read_evaluations(root)) == 4 * 2 * 2 + 2

@@ -143,7 +143,7 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
         "search.sampler_args.a": 1,
     }
     sweep = load_sweep(write(tmp_path, text), changes)
-    assert (sweep.search.stopping.rule, sweep.search.stopping.eta, sweep.search.stopping.grace) == ("rungs", 2, 0.25)
+    assert (sweep.search.stopping.rule, sweep.search.stopping.eta, sweep.search.stopping.grace) == ("rungs", 2, 0.0)
     assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
     assert sweep.search.sampler_args == {"a": 1}
     assert sweep.confirm == Confirm(seeds=2, top=4)

@@ -1,7 +1,7 @@
-"""What searcher, scheduler and loop cost at size: `python tests/benchmarks/search/scale.py [--trials N] [--rule none|rungs]`.
+"""What searcher, scheduler and loop cost at size: `python tests/benchmarks/search/scale.py [--trials N]`.
 
-Trials of one simulated second each on 64 slots. The ideal makespan is trials / slots seconds; what the driver computes comes on
-top of it, were it all done in between. Memory is the growth of the process after its first tenth.
+Trials of one simulated second each on 64 slots. The ideal makespan is trials / slots seconds; what the driver computes
+comes on top of it, were it all done in between. Memory is the growth of the process after its first tenth.
 """
 
 import argparse

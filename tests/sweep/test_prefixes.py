@@ -1,0 +1,71 @@
+"""What the driver knows of what is trained already, against what trials do."""
+
+from pathlib import Path
+
+from ambient_sweep.config import build_config
+from ambient_sweep.sweep.prefixes import Prefixes
+from ambient_sweep.trial import Stages, data_key_of, prepare, run_trial
+
+BASE = {
+    "data.train_size": 150,
+    "model": {"kind": "mlp", "width": 16, "blocks": 1},
+    "training": {"images": 1600, "batch_size": 32, "records": 10, "checkpoints": 2},
+    "evaluation": {"samples": 16, "lengths": [0.25, 0.5, 0.75, 0.875, 1.0], "extras": []},
+    "sampling.steps": 3,
+    "ema": {"kind": "power", "snapshots": 4},
+    "consistency.start": 0.75,
+}
+
+
+def config_for(values):
+    return build_config(BASE, dict(values))
+
+
+def test_the_cost_that_is_foreseen_is_the_most_that_trials_then_execute(tmp_path: Path) -> None:
+    prepare(config_for({}), tmp_path)
+    prefixes = Prefixes(config_for, str(data_key_of(tmp_path)))
+    runs = [
+        {"consistency.weight": 1.0},
+        {"consistency.weight": 2.0},  # from 0.75 on
+        {"consistency.weight": 1.0, "consistency.start": 0.5},  # from 0.5 on
+        {"consistency.weight": 2.0, "ema.length": 0.2},  # measured anew where states lie, then from 0.75 on
+        {"consistency.weight": 2.0, "sampling.steps": 4},  # the same
+        {"optimizer.lr": 0.002},  # nothing in common
+    ]
+    foreseen, executed = [], []
+    for number, values in enumerate(runs):
+        foreseen.append(prefixes.cost(values))
+        prefixes.started(str(number), values)
+        record = run_trial(config_for(values), tmp_path, str(number), stages=Stages(tmp_path))
+        prefixes.reached(str(number), record.images_done)
+        prefixes.ended(str(number))
+        executed.append(record.images_executed)
+    assert foreseen == [1600, 384, 800, 384, 384, 1600]
+    assert executed == [
+        1600,
+        384,
+        800,
+        192,
+        192,
+        1600,
+    ]  # once measured at 0.875, what is stored of the end is theirs too
+    stored = Stages(tmp_path).states()
+    assert {key for key in prefixes.stored if "/" not in key} == stored
+    prefixes.forget(stored)
+    assert [prefixes.cost(values) for values in runs] == [1600] * len(runs)
+
+
+def test_a_prefix_that_is_being_trained_is_busy() -> None:
+    prefixes = Prefixes(config_for)
+    prefixes.started("a", {"consistency.weight": 1.0})
+    other = {"consistency.weight": 2.0}
+    assert prefixes.busy(other)
+    assert not prefixes.busy({"optimizer.lr": 0.002})
+    prefixes.reached("a", 800)
+    assert prefixes.busy(other)
+    assert prefixes.cost(other) == 800
+    prefixes.reached("a", 1216)
+    assert not prefixes.busy(other)
+    assert prefixes.cost(other) == 384
+    prefixes.ended("a")
+    assert not prefixes.busy(other)
