@@ -196,7 +196,7 @@ def standings(table: pa.Table, *, draws: int = DRAWS, seed: int = 0) -> Standing
         if len(rows) == 0:
             continue
         found = Recipes.of(table.take(pa.array(rows)))
-        sound = (np.isfinite(found.mean) & np.isfinite(found.error)).all(axis=1)  # others are too large to reckon with
+        sound = (np.isfinite(found.mean) & np.isfinite(found.error) & (found.error >= 0)).all(axis=1)  # no odd values
         probability = np.full(len(found.mean), np.nan)
         probability[sound] = front_probability(
             found.mean[sound],
