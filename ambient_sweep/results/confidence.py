@@ -48,6 +48,7 @@ FEW = 20
 CENTRES = 1000  # components of the prior, at most
 COMPONENT = 0.3  # their width, in units of the typical error
 ROUNDS = 10  # of EM
+LARGEST = 1e100  # error that is reckoned with
 HOPELESS = 5.0  # dominated by so many standard errors in both objectives: probability 0
 
 
@@ -196,15 +197,9 @@ def standings(table: pa.Table, *, draws: int = DRAWS, seed: int = 0) -> Standing
         if len(rows) == 0:
             continue
         found = Recipes.of(table.take(pa.array(rows)))
-        sound = (np.isfinite(found.mean) & np.isfinite(found.error) & (found.error >= 0)).all(axis=1)  # no odd values
-        probability = np.full(len(found.mean), np.nan)
-        probability[sound] = front_probability(
-            found.mean[sound],
-            found.error[sound],
-            correlation=found.correlation,
-            prior="empirical",
-            draws=draws,
-            seed=seed,
+        error = np.nan_to_num(np.abs(found.error), nan=0.0, posinf=LARGEST)  # of odd intervals
+        probability = front_probability(
+            found.mean, error, correlation=found.correlation, prior="empirical", draws=draws, seed=seed
         )
         result.probability[rows], result.runs[rows] = probability[found.labels], found.runs[found.labels]
         result.mean[rows], result.error[rows] = found.mean[found.labels], found.error[found.labels]
