@@ -21,10 +21,10 @@ class StoppingRule(Protocol):
     def ended(self, trial_id: str) -> None:
         """The trial is over, or lost; one that is started again after its worker died may report again."""
 
-    def promotable(self, *, exact: bool = False) -> list[str]:
+    def promotable(self, *, final: bool = False) -> list[str]:
         """The paused trials that may go on, the first first. Asked very often: cheap while nothing was reported.
 
-        With many trials it may lag behind the reports a little, unless `exact`.
+        With many trials it may lag behind the reports a little. `final`: no trial runs and no more will come.
         """
 
     def state(self) -> dict[str, Any]:
@@ -106,9 +106,9 @@ class RungRule:
         """See `Rungs.ended`."""
         self.rungs.ended(trial_id)
 
-    def promotable(self, *, exact: bool = False) -> list[str]:
-        """See `Rungs.promotable`."""
-        return self.rungs.promotable(exact=exact)
+    def promotable(self, *, final: bool = False) -> list[str]:
+        """See `Rungs.promotable` and, for `final`, `Rungs.lone`."""
+        return self.rungs.promotable(exact=final) or (self.rungs.lone() if final else [])
 
     def state(self) -> dict[str, Any]:
         """See `Rungs.state`."""

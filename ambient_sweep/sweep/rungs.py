@@ -97,6 +97,19 @@ class Rungs:
         """The trial is over, however it ended: its entries stay, it is not promoted. A report takes it back."""
         self._resume(trial_id)
 
+    def lone(self) -> list[str]:
+        """The best of the paused trials at rungs with too few entries for any to go on, from the highest rung down.
+
+        For when no more will come: else a search of few trials would train none to its end.
+        """
+        found = []
+        for key, waiting in self._waiting.items():
+            rung = self._rungs[key]
+            if waiting and rung.keeps < 1:
+                places = rung.places()
+                found += [(-key.level, rung.trials[t], t) for t in waiting if places[rung.trials[t]] == 0]
+        return [trial_id for *_, trial_id in sorted(found)]
+
     def promotable(self, *, exact: bool = True) -> list[str]:
         """The paused trials that may go on: from the highest rung down, the best first, then those that came first.
 

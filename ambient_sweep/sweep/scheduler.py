@@ -95,12 +95,12 @@ class SweepScheduler(TrialScheduler):
         """
         starting = _first_pending(self._promoted)
         if self._paused and (self._has_room() if self._concurrent else starting is None):
-            promoted = self._promote(tune_controller, exact=False)
+            promoted = self._promote(tune_controller, final=False)
             if promoted is not None:
                 return promoted
         chosen = starting or _first_pending(self._new)
         if chosen is None and self._paused and self._only_paused(tune_controller):
-            chosen = self._promote(tune_controller, exact=True)
+            chosen = self._promote(tune_controller, final=True)
             for trial in list(self._paused.values()) if chosen is None else ():
                 tune_controller.stop_trial(trial)
         return chosen
@@ -134,8 +134,8 @@ class SweepScheduler(TrialScheduler):
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _promote(self, tune_controller: Any, *, exact: bool) -> Trial | None:
-        for trial_id in self.rule.promotable(exact=exact):
+    def _promote(self, tune_controller: Any, *, final: bool) -> Trial | None:
+        for trial_id in self.rule.promotable(final=final):
             trial = self._paused.get(trial_id)
             if trial is not None and trial.status == Trial.PAUSED:  # and not still on its way there
                 self._unpause(tune_controller, trial)

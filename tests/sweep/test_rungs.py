@@ -423,3 +423,14 @@ def test_rule_of_a_phase_and_its_refusals() -> None:
         RungRule(settings)
     with pytest.raises(UserError, match="directions"):
         RungRule(RungSettings(levels=(1,), directions=(1,)))
+
+
+def test_a_lone_trial_goes_on_when_no_more_will_come() -> None:
+    rungs = Rungs(RungSettings(eta=2, levels=(1, 2, 4), variant="promote"))
+    assert rungs.report("one", 1, (1.0, 1.0)) == Decision.PAUSE
+    assert rungs.promotable() == []
+    assert rungs.lone() == ["one"]
+    assert rungs.report("two", 1, (2.0, 2.0)) == Decision.PAUSE
+    assert (rungs.promotable(), rungs.lone()) == (["one"], [])
+    assert rungs.report("one", 2, (1.0, 1.0)) == Decision.PAUSE
+    assert (rungs.promotable(), rungs.lone()) == ([], ["one"])

@@ -101,7 +101,7 @@ class Scripted:
     def ended(self, trial_id: str) -> None:
         self.over.append(trial_id)
 
-    def promotable(self) -> list[str]:
+    def promotable(self, *, final: bool = False) -> list[str]:
         return list(self.ready)
 
     def state(self) -> dict[str, Any]:
