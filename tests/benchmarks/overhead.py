@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import yaml
 
 POLL_SECONDS = 0.1
+MARK = "AMBIENT_SWEEP_OVERHEAD"
 BASE = {
     "data": {"train_size": 150},
     "model": {"kind": "mlp", "width": 16, "blocks": 1},
@@ -37,32 +39,32 @@ for number in range(sweep.search.trials):
 
 
 def cpu_seconds(command: list[str], folder: Path) -> tuple[float, float]:
-    """CPU seconds of a command with all its descendants, and wall seconds. Raises where it fails."""
-    begun, seen = time.monotonic(), dict[tuple[int, int], float]()
+    """CPU seconds of a command with all that it starts, and wall seconds. Raises where it fails."""
+    begun, seen, mark = time.monotonic(), dict[tuple[int, int], float](), uuid.uuid4().hex
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env={**os.environ, MARK: mark})
         while process.poll() is None:
-            seen |= descendants(process.pid)
+            seen |= marked(mark)
             time.sleep(POLL_SECONDS)
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, command, (folder / "output.txt").read_text())
     return sum(seen.values()), time.monotonic() - begun
 
 
-def descendants(root: int) -> dict[tuple[int, int], float]:
-    """CPU seconds of a process and those under it, by process id and start; Linux only."""
-    tick, found = os.sysconf("SC_CLK_TCK"), dict[int, tuple[int, int, float]]()
+def marked(mark: str) -> dict[tuple[int, int], float]:
+    """CPU seconds so far of the processes with `mark` in their environment, by id and start; Linux only.
+
+    Ray's processes leave the family of the one that starts them.
+    """
+    tick, found, wanted = os.sysconf("SC_CLK_TCK"), dict[tuple[int, int], float](), f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended
-        found[int(folder.name)] = int(fields[1]), int(fields[19]), (int(fields[11]) + int(fields[12])) / tick
-    mine = {root}
-    for pid in sorted(found):  # a child has the higher number, but for numbers that begin again
-        if found[pid][0] in mine:
-            mine.add(pid)
-    return {(pid, found[pid][1]): found[pid][2] for pid in mine if pid in found}
+            if wanted in (folder / "environ").read_bytes():
+                fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+                found[int(folder.name), int(fields[19])] = (int(fields[11]) + int(fields[12])) / tick
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended, or is another user's
+    return found
 
 
 def measured(trials: int, alone: bool) -> tuple[float, float]:
