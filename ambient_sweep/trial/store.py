@@ -119,7 +119,8 @@ class FolderStore:
 
     def _rename_in(self, aside: Path, place: Path) -> bool:
         for _ in range(TRIES):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # it was there, and was removed when that was looked at
+                place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(aside, place)
             except FileNotFoundError:  # the key was removed in between
@@ -129,9 +130,12 @@ class FolderStore:
                     raise
                 if (place / MANIFEST).exists():  # another was first
                     return False
-                remove(self._rename_out(place) or place)  # what is there was damaged: it never comes without a manifest
+                damaged = self._rename_out(place)  # it never comes without a manifest; None: another took it away
+                if damaged is not None:
+                    remove(damaged)
                 continue
-            _flush(place.parent)
+            with contextlib.suppress(FileNotFoundError):  # the key was removed since
+                _flush(place.parent)
             return True
         return False
 
@@ -167,7 +171,7 @@ class FolderStore:
     def sweep(self) -> None:
         for path in self.root.glob(".*.tmp"):
             if _dead(path, path.name.removeprefix(".").removesuffix(".tmp")):
-                remove(path)
+                shutil.rmtree(path, ignore_errors=True)  # several may sweep at once
         for kind in (LEASES, REMOVING):
             for mark in (self.root / kind).glob("*"):
                 if _dead(mark, mark.name.partition(".")[2]):
