@@ -76,11 +76,7 @@ def complaint(name, keywords):
         return "runs code"
     if name in ("torch.randn", "torch.rand", "torch.randint", "torch.randperm") and "generator" not in keywords:
         return "draws from the global generator"
-    if name.startswith("np.random.") and name not in (
-        "np.random.Philox",
-        "np.random.SeedSequence",
-        "np.random.Generator",
-    ):
+    if name.startswith("np.random.") and name not in ("np.random.Philox", "np.random.SeedSequence"):
         return "draws from a stateful generator"
     return None
 

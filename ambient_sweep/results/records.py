@@ -50,6 +50,7 @@ class TrialRecord:
     code_revision: str | None
     stage: str | None = None  # key of the shared state that it went on from, the last where there were several
     forked_at: int = 0  # images of that state, which another trial trained
+    rung: int | None = None  # the highest at which it was compared with others, from 0
     replicate_of: str | None = None  # the trial whose config this one trains with another seed
 
     def __post_init__(self) -> None:

@@ -51,10 +51,8 @@ def build_tables(root: Path) -> Tables:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a sweep")
-    evaluations, again = (
-        read_evaluations(root),
-        read_again(root),
-    )  # before the trials: one begun in between lacks nothing
+    # Before the trials: one that is begun in between then lacks nothing.
+    evaluations, again = read_evaluations(root), read_again(root)
     trials = read_trials(root)
     configs = {trial.trial_id: _config_columns(root, trial) for trial in trials}
     by_trial: dict[str, list[EvaluationRecord]] = {trial_id: [] for trial_id in configs}
@@ -162,7 +160,7 @@ def _trial_row(root: Path, trial: TrialRecord, evaluations: list[EvaluationRecor
         schema.VERSIONS: json.dumps(trial.versions, sort_keys=True),
         schema.CODE_REVISION: trial.code_revision,
         schema.FOLDER: trial_folder(root, trial.trial_id).relative_to(root).as_posix(),
-        schema.RUNG: None,
+        schema.RUNG: trial.rung,
         schema.STAGE: trial.stage,
         **objectives,
         **config,

@@ -12,7 +12,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import write_json
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import build_tables, export_tables
-from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark, note_rung
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.scheduler import SweepScheduler
@@ -60,10 +60,12 @@ class SweepCallback(tune.Callback):
                 self._prefixes.reached(trial.config["trial_id"], result["images"])
             if self._scheduler is not None:
                 self._save_scheduler()
-                if self._prefixes is not None and self._scheduler.is_paused(trial.config["trial_id"]):
-                    self._prefixes.ended(trial.config["trial_id"])
             point = (result["fidelity"], result["memorization"])
             self._progress.evaluated(trial.config["trial_id"], _name(trial.config), result["fraction"], point)
+            if self._scheduler is not None and self._scheduler.is_paused(trial.config["trial_id"]):
+                self._progress.trial_paused(trial.config["trial_id"])
+                if self._prefixes is not None:
+                    self._prefixes.ended(trial.config["trial_id"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         last, suggestion = trial.last_result or {}, trial.config
@@ -111,24 +113,33 @@ class SweepCallback(tune.Callback):
 
     def _end(self, trial: Trial, reason: str | None) -> None:
         self._changed = True
-        self._running.pop(trial.config["trial_id"], None)
+        trial_id = trial.config["trial_id"]
+        self._running.pop(trial_id, None)
+        rung = None if self._scheduler is None else self._scheduler.rule.reached(trial_id)
+        if rung is not None:
+            note_rung(self._root, trial_id, rung)
+        self._progress.trial_ended(trial_id, _name(trial.config), reason)
         if self._prefixes is not None:
-            self._prefixes.ended(trial.config["trial_id"])
+            self._prefixes.ended(trial_id)
             self._collect(self._prefixes)
-        self._progress.trial_ended(trial.config["trial_id"], _name(trial.config), reason)
 
     def _collect(self, prefixes: Prefixes) -> None:
         """Removes stages where they take more than search.stages_gib: all but what the frontier and live trials need."""
         stages = Stages(self._root)
-        if stages.bytes() <= self._sweep.search.stages_gib * GIB:
+        try:
+            if stages.bytes() <= self._sweep.search.stages_gib * GIB:
+                return
+            front = frontier(build_tables(self._root).evaluations).to_pylist()
+            best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]
+            keep = {key for config in best for key in stage_keys(config, prefixes.data).values()}
+            live = [self._sweep.config_for(suggestion["values"]) for suggestion in self._running.values()]
+            removed = stages.collect(keep, running=live)
+        except (UserError, OSError) as error:  # the sweep goes on, and tries again when the next trial ends
+            self._progress.note(f"stages could not be removed: {error}")
             return
-        front = frontier(build_tables(self._root).evaluations).to_pylist()
-        best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]
-        keep = {key for config in best for key in stage_keys(config, prefixes.data).values()}
-        live = [self._sweep.config_for(suggestion["values"]) for suggestion in self._running.values()]
-        removed = stages.collect(keep, running=live)
         prefixes.forget(removed)
-        self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
+        if removed:
+            self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
 
     def _export(self) -> None:
         start = time.monotonic()

@@ -40,6 +40,9 @@ class Stopping(Section):
     brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
     variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
     ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
+    relative_to: Literal["start", "phase"] = Field(
+        "start", description="rungs: counted from the start of training, or from that of consistency or of a wsd tail"
+    )
     strata: tuple[str, ...] = Field((), description="rungs: keys whose values trials must share to be compared")
 
 

@@ -54,6 +54,12 @@ def objectives(evaluation: EvaluationRecord) -> tuple[float, float]:
     return measures[evaluation.fidelity].value, measures[evaluation.memorization].value
 
 
+def note_rung(root: Path, trial_id: str, rung: int) -> None:
+    """Writes into a trial's record at which rung it was compared last, if it has a record."""
+    if trial_path(root, trial_id).exists():
+        write_trial(root, replace(read_trial(root, trial_id), rung=rung))
+
+
 def mark(
     root: Path,
     trial_id: str,

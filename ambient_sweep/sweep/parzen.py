@@ -36,14 +36,15 @@ class Key:
             edges = np.concatenate(([0.0], (edges[1:] + edges[:-1]) / 2, [1.0]))
             self._masses = self._good.masses(edges), self._bad.masses(edges)
 
-    def draw(self, rng: np.random.Generator, draws: int = DRAWS) -> Any:
-        """Of `draws` values from the good density that with the largest ratio of good over bad."""
+    def draw(self, shares: Floats) -> Any:
+        """Of values from the good density, one for each row of uniform numbers [N, 2], that with the largest ratio of good
+        over bad."""
         if self._masses is not None:
             good, bad = self._masses
-            indices = rng.choice(len(good), size=draws, p=good)
+            indices = np.minimum(np.searchsorted(np.cumsum(good), shares[:, 0], side="right"), len(good) - 1)
             best = int(indices[np.argmax(good[indices] / bad[indices])])
             return self._grid[best]
-        points = self._good.draw(rng, draws)
+        points = self._good.draw(shares)
         ratio = self._good.density(points) / self._bad.density(points)
         return self._distribution.at(min(float(points[np.argmax(ratio)]), math.nextafter(1, 0)))
 
@@ -68,10 +69,11 @@ class _Mixture:
         self._below = ndtr(-self._centres / self._widths)
         self._inside = ndtr((1 - self._centres) / self._widths) - self._below
 
-    def draw(self, rng: np.random.Generator, draws: int) -> Floats:
-        which = rng.integers(len(self._centres), size=draws)
-        shares = self._below[which] + rng.random(draws) * self._inside[which]
-        points: Floats = np.clip(self._centres[which] + self._widths[which] * ndtri(shares), 0.0, 1.0)
+    def draw(self, shares: Floats) -> Floats:
+        """A point for each row of uniform numbers [N, 2]: the first chooses the kernel, the second the place in it."""
+        which = (shares[:, 0] * len(self._centres)).astype(np.int64)
+        within = self._below[which] + shares[:, 1] * self._inside[which]
+        points: Floats = np.clip(self._centres[which] + self._widths[which] * ndtri(within), 0.0, 1.0)
         return points
 
     def density(self, points: Floats) -> Floats:

@@ -32,13 +32,19 @@ class Progress:
         self.done, self.failed = done, failed
         self._echo, self._clock, self._every = echo, clock, status_every
         self._points = list(points)
-        self._fractions: dict[str, float] = {}  # of the trials that run
+        self._fractions: dict[str, float] = {}  # of the trials that began and have not ended
+        self._paused: set[str] = set()  # among these
         self._start = self._last = clock()
         self._before = done + failed
 
     def trial_started(self, trial_id: str) -> None:
         """A trial started, or started again."""
         self._fractions.setdefault(trial_id, 0.0)
+        self._paused.discard(trial_id)
+
+    def trial_paused(self, trial_id: str) -> None:
+        """A trial waits; it may start again."""
+        self._paused.add(trial_id)
 
     def evaluated(self, trial_id: str, name: str, fraction: float, point: Point) -> None:
         """A trial was evaluated at its main endpoint after `fraction` of its training."""
@@ -49,6 +55,7 @@ class Progress:
     def trial_ended(self, trial_id: str, name: str, reason: str | None) -> None:
         """A trial came to its end; `reason` if it failed."""
         self._fractions.pop(trial_id, None)
+        self._paused.discard(trial_id)
         if reason is None:
             self.done += 1
         else:
@@ -74,7 +81,10 @@ class Progress:
 
     def status_line(self) -> str:
         """Trials, the frontier so far, the time left."""
-        parts = [f"{self.done} of {self.total} trials done, {len(self._fractions)} running, {self.failed} failed"]
+        running = f"{len(self._fractions) - len(self._paused)} running"
+        if self._paused:
+            running += f", {len(self._paused)} paused"
+        parts = [f"{self.done} of {self.total} trials done, {running}, {self.failed} failed"]
         front = self.frontier()
         if front:
             shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)

@@ -96,18 +96,21 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     """
     searched = int(min(sweep.search.trials, sweep.size())) * sweep.search.replicates
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
-    largest = [sweep.config_for(values) for values in _largest(sweep)]
-    slots, concurrent = concurrent_trials(nodes, largest[0].resources, sweep.search.max_concurrent)
+    sizes = largest(sweep)
+    slots, concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
     trials = searched + len(fixed)
-    images = sum(_images(c) for c in fixed) + searched * max(_images(c) for c in largest)
-    disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in largest)
+    images = sum(_images(c) for c in fixed) + searched * max(_images(c) for c in sizes)
+    disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
+    if sweep.search.stages:
+        most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
+        disk += min(most, int(sweep.search.stages_gib * GIB))
     free = shutil.disk_usage(_existing(storage)).free
     if disk > free:
         raise UserError(
             f"{storage}: {trials} trials write up to {disk / GIB:.1f} GiB of checkpoints, but {free / GIB:.1f} GiB are "
             "free; evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    networks = tuple(network(config) for config in {c.model: c for c in largest}.values())
+    networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
     return Plan(trials, searched, slots, min(concurrent, trials), images, disk, free, networks)
 
 
@@ -120,6 +123,12 @@ def trial_bytes(config: Config) -> int:
     state = (3 + averages) * weights  # weights, two moments, averages
     pictures = PICTURE_BYTES * lengths * len(config.endpoints())
     return weights * (lengths + snapshots) + STATE_COPIES * state + pictures
+
+
+def stage_bytes(config: Config) -> int:
+    """Bytes of the states that a trial stores for others, at most; the rest of what it stores are links to its own files."""
+    averages = 2 if config.ema.kind == "power" else 1
+    return (len(config.evaluation.lengths) + 2) * (3 + averages) * 4 * parameters(config)
 
 
 def parameters(config: Config) -> int:
@@ -157,11 +166,11 @@ def _images(config: Config) -> int:
     return config.images_at(config.training.stop)
 
 
-def _largest(sweep: Sweep) -> list[dict[str, Any]]:
-    """The values among which the largest and longest trial of the search lies: each size at either end."""
+def largest(sweep: Sweep) -> list[Config]:
+    """The configs among which the largest and longest trial of the search lies: each size at either end."""
     lowest: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
     highest = {key: _highest(d.values) for key, d in sweep.space.items() if key.startswith(("model.", "training."))}
-    return [sweep.active(lowest), sweep.active(lowest | highest)]
+    return [sweep.config_for(sweep.active(values)) for values in (lowest, lowest | highest)]
 
 
 def _highest(values: tuple[Any, ...]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.definition import Sweep
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
+from ambient_sweep.training.prefix import phase_starts
 
 OBJECTIVES = ("fidelity", "memorization")
 
@@ -26,6 +27,9 @@ class StoppingRule(Protocol):
 
         With many trials it may lag behind the reports a little. `final`: no trial runs and no more will come.
         """
+
+    def reached(self, trial_id: str) -> int | None:
+        """The highest rung at which a trial was compared, from 0; None where it was not."""
 
     def state(self) -> dict[str, Any]:
         """All that later decisions depend on, as JSON can hold it."""
@@ -110,6 +114,10 @@ class RungRule:
         """See `Rungs.promotable` and, for `final`, `Rungs.lone`."""
         return self.rungs.promotable(exact=final) or (self.rungs.lone() if final else [])
 
+    def reached(self, trial_id: str) -> int | None:
+        """See `Rungs.reached`."""
+        return self.rungs.reached(trial_id)
+
     def state(self) -> dict[str, Any]:
         """See `Rungs.state`."""
         return self.rungs.state()
@@ -120,7 +128,10 @@ class RungRule:
 
 
 def stopping_rule(sweep: Sweep) -> StoppingRule | None:
-    """What `search.stopping` of a sweep asks for: rungs at every evaluated length from `grace` on, the last one apart."""
+    """What `search.stopping` of a sweep asks for: rungs at every evaluated length from `grace` on, the last one apart.
+
+    Relative to a phase, so many images after its start; a trial without a phase counts from its own start.
+    """
     stopping, config = sweep.search.stopping, sweep.some_config()
     if stopping.rule == "none":
         return None
@@ -134,6 +145,13 @@ def stopping_rule(sweep: Sweep) -> StoppingRule | None:
         brackets=min(stopping.brackets, len(levels)),
         variant=stopping.variant,
         ties=stopping.ties,
+        relative_to=stopping.relative_to,
     )
+
+    def phase_start(values: Mapping[str, Any]) -> int:
+        return min(phase_starts(sweep.config_for(values)), default=0)
+
     bounds: dict[str, float] = {name: bound for name, bound in sweep.search.constraints.items() if name in OBJECTIVES}
-    return RungRule(settings, strata=[Stratum(key) for key in stopping.strata], bounds=bounds)
+    strata = [Stratum(key) for key in stopping.strata]
+    begins = phase_start if stopping.relative_to == "phase" else None
+    return RungRule(settings, strata=strata, phase_start=begins, bounds=bounds)

@@ -56,9 +56,9 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    check_corners(sweep)
     from ambient_sweep.sweep.asking import check_sampler
 
+    check_corners(sweep)
     check_sampler(sweep.search)
     root = claim(storage.expanduser().absolute(), sweep.name)
     started = False

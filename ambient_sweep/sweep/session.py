@@ -18,11 +18,11 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_evaluations, read_trials
 from ambient_sweep.results.table import build_tables
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
-from ambient_sweep.sweep.confirm import Plan, ReEvaluation, plan
-from ambient_sweep.sweep.outcomes import LOST, objectives, read_outcomes
+from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
-from ambient_sweep.sweep.resources import concurrent_trials, preflight, ray_nodes
+from ambient_sweep.sweep.resources import concurrent_trials, largest, preflight, ray_nodes
 from ambient_sweep.sweep.rules import stopping_rule
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
@@ -41,6 +41,9 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
     plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
+    if sweep.confirm is not None:
+        most = most_images(sweep.confirm, max(c.images_at(c.training.stop) for c in largest(sweep)))
+        echo(f"to train afterwards, for confirm: at most {most:,} images more")
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
     config = sweep.some_config()
@@ -52,7 +55,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
     rule = stopping_rule(sweep)
     scheduler = None if rule is None else SweepScheduler(rule, concurrent=plan.concurrent)
     if scheduler is not None and (root / SCHEDULER_FILE).exists():
-        scheduler.load(_scheduler_state(root / SCHEDULER_FILE))
+        _load(scheduler, root / SCHEDULER_FILE)
     progress = _progress(sweep, root, plan.trials, echo)
     callback = SweepCallback(sweep, root, progress, prefixes, scheduler)
     start()
@@ -102,18 +105,20 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
     return Prefixes(sweep.config_for, data, Stages(root).states())
 
 
-def _scheduler_state(path: Path) -> Any:
+def _load(scheduler: SweepScheduler, path: Path) -> None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it, or start again under another name") from None
+        scheduler.load(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error!r}); restore it, or start again under another name") from None
 
 
 def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo) -> Progress:
-    ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith(LOST))
+    ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith((LOST, INTERRUPTED)))
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
-    return Progress(trials, names, echo, done=ended["completed"], failed=ended["failed"], points=points)
+    return Progress(
+        trials, names, echo, done=ended["completed"] + ended["stopped"], failed=ended["failed"], points=points
+    )
 
 
 def _prepare_on_gpu(config: Config, root: Path) -> None:
@@ -142,7 +147,7 @@ def confirmation(sweep: Sweep, root: Path) -> Plan:
 
 
 def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
-    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `search.confirm`."""
+    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `confirm` in the file."""
     left = confirmation(sweep, root)
     if not left.replicates and not left.reevaluations:
         return

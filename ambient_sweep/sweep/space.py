@@ -100,6 +100,11 @@ def _build(
     base = {key: _plain(value) for key, value in (defaults | given).items()}
     controls = _read_controls(tree.get("controls"), where)
     search = _read_search(tree.get("search"), space, f"{where}: search")
+    if "memory_gib" in search.constraints and base["resources.workers"] > 1:
+        raise UserError(
+            f"{where}: search.constraints.memory_gib: is measured where trials have one worker, but resources.workers="
+            f"{base['resources.workers']}; remove it"
+        )
     confirm = _section(Confirm, tree["confirm"], f"{where}: confirm") if "confirm" in tree else None
     points = _read_points(tree.get("points"), space, where)
     if len(points) > search.trials:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ambient_sweep import rng
 from ambient_sweep.pareto import nondominated_rank
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.asking import Asked, Space, Told, random_draws, sobol_draws
@@ -75,10 +76,12 @@ class HistoryTpe:
         else:
             if self._events * RENEWAL >= len(self._history):
                 self._renew()
-            values, rng = {}, np.random.Generator(np.random.Philox(key=[self._seed, self._asked]))
+            values, first = {}, self._asked * self._candidates
             for name, distribution in self._space.items():
                 if conditions.is_active(distribution, values):
-                    values[name] = self._key(name).draw(rng, self._candidates)
+                    values[name] = self._key(name).draw(
+                        rng.uniform(f"search.tpe/{name}", self._seed, first, self._candidates, 2)
+                    )
         self._running[key] = values
         self._events += 1
         return Asked(dict(values))

@@ -108,16 +108,16 @@ def result(
         "evaluated": evaluation is not None and not full_length,
         "parameters": None if trial is None else trial.parameters,
         "device_seconds": None if trial is None else trial.device_seconds,
-        "memory_gib": None if trial is None else _memory_gib(),
+        "memory_gib": None if trial is None else _memory_gib(trial.config["resources.gpus"] > 0),
         FULL_LENGTH: full_length,
         FAILED: failed,
     }
 
 
-def _memory_gib() -> float:
+def _memory_gib(gpu: bool) -> float:
     import torch
 
-    if torch.cuda.is_available():
+    if gpu:
         return float(torch.cuda.max_memory_allocated() / 2**30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

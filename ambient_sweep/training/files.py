@@ -36,14 +36,14 @@ def write_tensors(
         aside.mkdir(parents=True)
         file = aside / f"{name}.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
-        notes = meta | {"sha256": _digest(file)}
+        notes = meta | {"sha256": sha256(file)}
         text = json.dumps(notes | {"notes_sha256": _notes_digest(notes)}, indent=1)
         (aside / f"{meta_name or name}.json").write_text(text, encoding="utf-8")
         for written in aside.iterdir():
-            _flush(written)
-        _flush(aside)
+            flush(written)
+        flush(aside)
         _replace(aside, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise _os_error(error, folder) from error
@@ -69,7 +69,7 @@ def read_tensors(
     if not sound:
         raise DamagedFile(f"{meta_file}: damaged (its sha256 is not the one it names)")
     try:
-        if _digest(file) != meta["sha256"]:
+        if sha256(file) != meta["sha256"]:
             raise DamagedFile(f"{file}: damaged (its sha256 is not the one in {meta_file.name})")
         return load_file(file, device=device), meta
     except OSError as error:
@@ -102,7 +102,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _digest(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file's content, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -113,7 +114,7 @@ def _notes_digest(notes: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

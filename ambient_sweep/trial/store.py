@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.files import remove
+from ambient_sweep.training.files import flush, remove, sha256
 
 FORMAT = 1
 MANIFEST, LEASES, REMOVING = "manifest.json", ".leases", ".removing"
@@ -105,12 +105,12 @@ class FolderStore:
             aside.mkdir(parents=True)
             for name, file in files.items():
                 _link(file, aside / name)
-            hashes = {name: _sha256(aside / name) for name in sorted(files) if not name.endswith(OWN_HASH)}
+            hashes = {name: sha256(aside / name) for name in sorted(files) if not name.endswith(OWN_HASH)}
             manifest = {"format": FORMAT, "names": sorted(files), "sha256": hashes, "notes": notes}
             text = json.dumps(manifest | {"manifest_sha256": _digest(manifest)}, indent=1)
             (aside / MANIFEST).write_text(text, encoding="utf-8")
-            _flush(aside / MANIFEST)
-            _flush(aside)
+            flush(aside / MANIFEST)
+            flush(aside)
             return self._rename_in(aside, place)
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), str(place)) from error
@@ -135,7 +135,7 @@ class FolderStore:
                     remove(damaged)
                 continue
             with contextlib.suppress(FileNotFoundError):  # the key was removed since
-                _flush(place.parent)
+                flush(place.parent)
             return True
         return False
 
@@ -208,7 +208,7 @@ def _checked(place: Path) -> Notes:
         if _digest(manifest) != digest or manifest["format"] != FORMAT:
             raise DamagedPart(f"{file}: damaged, or of another version")
         for name in manifest["names"]:
-            if name in manifest["sha256"] and _sha256(place / name) != manifest["sha256"][name]:
+            if name in manifest["sha256"] and sha256(place / name) != manifest["sha256"][name]:
                 raise DamagedPart(f"{place / name}: damaged (its sha256 is not the one in {MANIFEST})")
     except FileNotFoundError as error:
         if not place.is_dir():
@@ -259,20 +259,7 @@ def _link(file: Path, name: Path) -> None:
         os.link(file, name)
     except OSError:
         shutil.copyfile(file, name)
-        _flush(name)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        flush(name)
 
 
 def _digest(manifest: Notes) -> str:

@@ -16,7 +16,7 @@ from ambient_sweep.sweep import conditions, tpe
 from ambient_sweep.sweep.asking import Asker, Told, make_asker, violations
 from ambient_sweep.sweep.definition import Search
 from ambient_sweep.sweep.distributions import Distribution
-from ambient_sweep.sweep.parzen import Key, _Mixture
+from ambient_sweep.sweep.parzen import DRAWS, Key, _Mixture
 
 SPACE = {
     "kind": Distribution("choice", ("plain", "late")),
@@ -142,7 +142,7 @@ def test_kernels_are_truncated_normals_and_densities_integrate_to_one() -> None:
     points = np.linspace(0, 1, 41)
     assert np.allclose(mixture.density(points), np.mean([k.pdf(points) for k in kernels], axis=0))
     assert quad(lambda x: mixture.density(np.array([x]))[0], 0, 1)[0] == pytest.approx(1)
-    drawn = mixture.draw(np.random.default_rng(0), 20_000)
+    drawn = mixture.draw(np.random.default_rng(0).random((20_000, 2)))
     for q in (0.1, 0.5, 0.9):
         wanted = np.mean([k.cdf(np.quantile(drawn, q)) for k in kernels])
         assert wanted == pytest.approx(q, abs=0.015)
@@ -162,8 +162,8 @@ def test_keys_are_drawn_where_the_good_lie_and_the_bad_do_not() -> None:
         (Distribution("int", (0, 100_000)), [9] * 6, [90_000] * 6),
         (Distribution("choice", ("a", "b", True)), ["a"] * 6, ["b"] * 6),
     ):
-        drawn = [Key(distribution, good, bad).draw(rng) for _ in range(40)]
-        away = [Key(distribution, bad, good).draw(rng) for _ in range(40)]
+        drawn = [Key(distribution, good, bad).draw(rng.random((DRAWS, 2))) for _ in range(40)]
+        away = [Key(distribution, bad, good).draw(rng.random((DRAWS, 2))) for _ in range(40)]
         near, far = good[0], bad[0]
         if distribution.kind == "choice":
             assert drawn.count(far) == 0 < drawn.count(near)

@@ -1,6 +1,7 @@
 """The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -136,3 +137,46 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
         i for i, t in trials.items() if t.role == "search"
     }
     assert len(read_evaluations(root)) == 4 * 2 * 2 + 2
+
+
+def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) -> None:
+    changes = {"search__trials": 6, "training__images": 48_000, "search__stopping__rule": "rungs"}
+    sweep = small_sweep(tmp_path, evaluation__lengths=[0.25, 0.5, 1.0], **changes)
+    write_sweep(sweep, tmp_path / "in.yaml")
+    root = tmp_path / "runs" / "small"
+
+    def paused() -> bool:
+        file = root / "scheduler.json"
+        return file.exists() and bool(json.loads(file.read_text())["paused"])
+
+    first = start("run")
+    wait_until(paused)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 1
+    assert all("interrupted" in str(t.reason) for t in read_trials(root) if t.status == "stopped")
+    waiting = json.loads((root / "scheduler.json").read_text())["paused"]
+    assert waiting
+    done = {t.trial_id: t.images_done for t in read_trials(root)}
+
+    second = start("resume")
+    wait_until(lambda: len(list(root.glob("trials/*/trial.json"))) > len(done))
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+
+    assert start("resume").wait(120) == 0
+    trials = {trial.trial_id: trial for trial in read_trials(root)}
+    assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 6
+    assert {t.status for t in trials.values()} == {"completed", "stopped"}
+    assert set(waiting) <= set(trials)
+    for trial in trials.values():
+        assert trial.images_done >= done.get(trial.trial_id, 0)
+        if trial.status == "stopped":
+            assert str(trial.reason).startswith("stopped by search.stopping after")
+            assert trial.images_done < trial.images_asked
+    study = open_study(root / "study.journal", "small", RandomSampler())
+    ended = {t.user_attrs["trial_id"]: t.state for t in searched_trials(study)}
+    assert ended == {
+        t.trial_id: TrialState.PRUNED if t.status == "stopped" else TrialState.COMPLETE
+        for t in trials.values()
+        if t.role == "search"
+    }

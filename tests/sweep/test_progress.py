@@ -78,3 +78,16 @@ def test_ray_s_error_texts_become_one_line() -> None:
     )
     assert describe_error(raised) == "OSError: No space left on device"
     assert describe_error("") == "for a reason that Ray does not tell"
+
+
+def test_paused_trials_are_not_counted_as_running() -> None:
+    progress, _, _ = make()
+    for trial in ("a", "b"):
+        progress.trial_started(trial)
+    progress.trial_paused("a")
+    assert progress.status_line().startswith("0 of 4 trials done, 1 running, 1 paused, 0 failed")
+    progress.trial_started("a")
+    assert progress.status_line().startswith("0 of 4 trials done, 2 running, 0 failed")
+    progress.trial_paused("a")
+    progress.trial_ended("a", "", None)
+    assert progress.status_line().startswith("1 of 4 trials done, 1 running, 0 failed")

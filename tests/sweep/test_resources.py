@@ -1,5 +1,6 @@
 """Slots, concurrency and disk against numbers worked out by hand."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +111,10 @@ def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
     assert plan.images == 6400 + 640 + 3 * 6400
     small, large = (trial_bytes(build_config(sweep.base, {"model.width": width})) for width in (32, 64))
     clean = trial_bytes(sweep.config_for(sweep.fixed_trials()[0].values))  # one endpoint less, so fewer pictures
-    assert plan.disk_bytes == clean + small + 3 * large
+    shared = [4 * 4 * (4 + 2) * parameters(build_config(sweep.base, {"model.width": width})) for width in (32, 64)]
+    assert plan.disk_bytes == clean + small + 3 * large + 2 * shared[0] + 3 * shared[1]
+    bounded = dataclasses.replace(sweep, search=sweep.search.model_copy(update={"stages_gib": 0.0}))
+    assert preflight(bounded, [Node(2, 0)], tmp_path).disk_bytes == clean + small + 3 * large
     assert any("5 (3 searched, 2 fixed), 2 at once" in line for line in plan.lines())
     assert any("26,240 images" in line for line in plan.lines())
 

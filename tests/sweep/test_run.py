@@ -302,6 +302,9 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
     assert {t.status for t in searched} == {"stopped", "completed"}
     assert all(str(t.reason).startswith("stopped by search.stopping after") for t in stopped)
     assert all(t.images_done < t.images_asked for t in stopped)
+    rungs = {1600: 0, 3200: 1, 4800: 2, 6400: 2}  # the last length is none
+    assert all(t.rung == rungs[t.images_done] for t in searched)
+    assert pd.read_parquet(root / "trials.parquet")["rung"].notna().sum() == len(trials) - 2  # not of the replicates
     forked = [t for t in searched if t.forked_at]
     assert forked, lines
     for trial in forked:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.rules import RungRule, Stratum
+from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
+from ambient_sweep.sweep.space import load_sweep
 
 STOP, PAUSE, CONTINUE = Decision.STOP, Decision.PAUSE, Decision.CONTINUE
 NAN, INF = math.nan, math.inf
@@ -434,3 +436,35 @@ def test_a_lone_trial_goes_on_when_no_more_will_come() -> None:
     assert (rungs.promotable(), rungs.lone()) == (["one"], [])
     assert rungs.report("one", 2, (1.0, 1.0)) == Decision.PAUSE
     assert (rungs.promotable(), rungs.lone()) == ([], ["one"])
+
+
+def test_a_sweep_file_says_where_the_rungs_lie(tmp_path: Path) -> None:
+    def rule(stopping: str) -> RungRule | None:
+        (tmp_path / "s.yaml").write_text(
+            "base: {training: {images: 64000, batch_size: 64}, evaluation.lengths: [0.1, 0.25, 0.5, 1.0]}\n"
+            "space: {consistency.start: {choice: [0.2, 0.5]}}\n"
+            f"search: {{stopping: {stopping}, constraints: {{memorization: 0.1, parameters: 1e9}}}}\n"
+        )
+        made = stopping_rule(load_sweep(tmp_path / "s.yaml"))
+        assert made is None or isinstance(made, RungRule)
+        return made
+
+    def told(images: int, fidelity: float, memorization: float = 0.0) -> dict[str, float]:
+        return {"images": images, "fraction": images / 64000, "fidelity": fidelity, "memorization": memorization}
+
+    assert rule("{rule: none}") is None
+    plain = rule("{}")
+    assert plain is not None
+    assert plain.rungs.settings.positions == (6400, 16000, 32000)
+    late = rule("{grace: 0.2, eta: 3, variant: stop}")
+    assert late is not None
+    assert (late.rungs.settings.positions, late.rungs.settings.eta) == ((16000, 32000), 3)
+    values = {"consistency.start": 0.5}
+    assert plain.report("a", values, told(6400, 1.0, 0.5)) == Decision.PAUSE
+    assert plain.report("b", values, told(6400, 9.0)) == Decision.CONTINUE, "the other exceeds a bound"
+    phase = rule("{relative_to: phase}")
+    assert phase is not None
+    assert phase.report("a", values, told(32000, 1.0)) == Decision.CONTINUE, "its phase begins here"
+    assert phase.reached("a") is None
+    assert phase.report("a", values, told(32000 + 6400, 1.0)) == Decision.PAUSE
+    assert phase.reached("a") == 0

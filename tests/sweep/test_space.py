@@ -201,6 +201,10 @@ BAD = {
     "sampler without name": (MINIMAL + "search: {sampler: 'optuna:'}", "search.sampler: input should be "),
     "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "grid needs a step or choices, which space.observed.s"),
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
+    "memory of several workers": (
+        MINIMAL + "base: {resources.workers: 2}\nsearch: {constraints: {memory_gib: 4}}",
+        "search.constraints.memory_gib: is measured where trials have one worker, but resources.workers=2",
+    ),
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
     "unknown stratum": (MINIMAL + "search: {stopping: {strata: [sigma]}}", "stopping.strata: unknown key 'sigma'"),
