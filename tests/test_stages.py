@@ -98,6 +98,9 @@ WSD = {"optimizer.schedule": "wsd"}
 POWER = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.snapshots": 5}
 CLEAN_LOW = {"objective.kind": "ambient_high_clean_low", "data.flip": True}
 UNET = {"model.kind": "unet", "model.levels": 2, "model.width": 8, "sampling.steps": 2, "evaluation.samples": 8}
+BETWEEN = {"training.records": 7, "training.spike": 1e6}  # a record every 7 of 50 steps
+LONGER = {"training.images": 3200, "training.records": 20, "optimizer.warmup": 0.025}  # twice, with the same warm-up
+CONSTANT = AMBIENT | {"optimizer.schedule": "constant"}
 CASES = {  # what is trained first, what then, where it goes on, and what it trains itself
     "another weight": ({}, {"consistency.weight": 3.0}, 960, 640),
     "a later start": ({}, {"consistency.start": 0.8, "consistency.target": "ema"}, 960, 640),
@@ -112,7 +115,20 @@ CASES = {  # what is trained first, what then, where it goes on, and what it tra
     "other samples of all": (DENOISING, DENOISING | {"sampling.steps": 4}, 1600, 0),
     "other lengths": (AMBIENT, AMBIENT | {"evaluation.lengths": [0.1, 0.4, 1.0]}, 1600, 160),
     "to a longer one": ({"training.stop": 0.8}, {}, 1280, 320),
+    "to a longer one, from between two records": (BETWEEN | {"training.stop": 0.62}, BETWEEN, 992, 608),
+    "to a longer one, from one step after a record": (BETWEEN | {"training.stop": 0.3}, BETWEEN, 480, 1120),
+    "between two records, averages": (BETWEEN | POWER | {"training.stop": 0.52}, BETWEEN | POWER, 832, 768),
     "to a shorter one": (AMBIENT, AMBIENT | {"training.stop": 0.4}, 640, 0),
+    "to twice the length": (AMBIENT | WSD, AMBIENT | WSD | LONGER, 1280, 1920),
+    "to half the length": (AMBIENT | WSD | LONGER, AMBIENT | WSD, 1280, 320 + 480 + 320),
+    "to twice the length, at a constant rate": (CONSTANT, CONSTANT | LONGER, 1600, 160 + 1600),
+    "to twice the length, clean below": (CLEAN_LOW | WSD, CLEAN_LOW | WSD | LONGER | {"ema.halflife": 200}, 1280, 1920),
+    "to twice the length, all": (
+        WSD | POWER,
+        WSD | POWER | LONGER | {"consistency.start": 0.3, "ema.snapshots": 10},
+        1280,
+        1920,
+    ),
     "power averages": (POWER, POWER | {"consistency.weight": 3.0, "consistency.target": "ema"}, 960, 640),
     "power averages, another length": (POWER, POWER | {"ema.length": 0.08}, 1600, 160),
     "power averages, both": (POWER, POWER | {"ema.length": 0.08, "consistency.start": 0.8}, 960, 640),
@@ -165,16 +181,11 @@ def test_stages_change_nothing_for_the_first_trial(root, alone):
     assert Stages(root).states() == set(stage_keys(config, data_key_of(root)).values())
 
 
-def test_what_nothing_can_go_on_from_is_not_stored(root, alone):
-    """A run that stops between two records has cut the last one short; one of other data or seed shares nothing."""
-    run_trial(small({"training.stop": 0.9, "training.records": 7}), root, "a", stages=Stages(root))
-    longer = small({"training.records": 7})
-    record = run_trial(longer, root, "b", stages=Stages(root))
-    assert record.forked_at == 960
-    assert_same(root, "b", alone(longer))
-    other = run_trial(small({"seed": 1}), root, "c", stages=Stages(root), role="replicate", replicate_of="b")
-    assert (other.forked_at, other.images_executed, other.replicate_of) == (0, 1600, "b")
-    assert read_trial(root, "c") == other
+def test_runs_of_other_seeds_share_nothing(root):
+    run_trial(small(), root, "a", stages=Stages(root))
+    record = run_trial(small({"seed": 1}), root, "b", stages=Stages(root), role="replicate", replicate_of="a")
+    assert (record.forked_at, record.images_executed, record.replicate_of) == (0, 1600, "a")
+    assert read_trial(root, "b") == record
 
 
 def test_an_evaluation_made_while_one_trains_is_taken_too(root, alone):
@@ -316,7 +327,7 @@ def killed(root, name, config, place):
 PUBLISHING = {
     "before the files": 'nth(store, "_link", 1)',
     "between the files": 'nth(store, "_link", 2, before=False)',
-    "before the manifest": 'nth(store, "_digest", 2)',
+    "before the manifest": 'nth(store, "digest", 2)',
     "before the rename": 'nth(store.FolderStore, "_rename_in", 3)',
     "after the rename": 'nth(store.FolderStore, "_rename_in", 3, before=False)',
 }

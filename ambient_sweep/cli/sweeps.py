@@ -31,11 +31,11 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
         tell({"kind": "config", "config": dump(config)}, lines, as_json)
         return
-    from ambient_sweep.sweep.asking import check_sampler
     from ambient_sweep.sweep.space import check_corners, load_sweep
+    from ambient_sweep.sweep.tryout import try_sampler
 
     sweep = load_sweep(file, parse_overrides(overrides))
-    check_sampler(sweep.search)
+    try_sampler(sweep.space, sweep.search)
     corners = check_corners(sweep)
     fixed = sweep.fixed_trials()
     result = {

@@ -5,14 +5,15 @@ they dominate nothing, are never on the front, rank last and enclose no volume.
 """
 
 from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
-from ambient_sweep.pareto.order import best, places
+from ambient_sweep.pareto.order import places
+from ambient_sweep.pareto.ranking import Ranking
 from ambient_sweep.pareto.shape import attainment, knee, knee_distance, scale
 from ambient_sweep.pareto.spread import crowding_distance, epsilon_net_place
 from ambient_sweep.pareto.volume import contributions, hypervolume, hypervolume_history
 
 __all__ = [
+    "Ranking",
     "attainment",
-    "best",
     "contributions",
     "crowding_distance",
     "epsilon_net_place",

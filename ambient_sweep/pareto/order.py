@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ambient_sweep.pareto.dominance import nondominated_rank
 from ambient_sweep.pareto.rows import Floats, Ints, as_matrix
@@ -31,7 +31,7 @@ def places(
         members = group == each
         if members.any():
             rank[members] = nondominated_rank(matrix[members])
-            tie[members] = _ties(matrix[members], ties, scales)
+            tie[members] = tie_breaks(matrix[members], ties, scales)
     order = np.lexsort((tie, rank, group))
     keys = np.column_stack([group, rank, tie])[order]
     new = np.ones(len(matrix), dtype=np.bool_)
@@ -41,43 +41,12 @@ def places(
     return result
 
 
-def best(
-    values: ArrayLike,
-    feasible: ArrayLike,
-    keep: int,
-    *,
-    ties: Ties = "crowding",
-    scales: Sequence[float] | None = None,
-) -> NDArray[np.bool_]:
-    """Which rows have a place below `keep`: `places(...) < keep`, but only one front is told apart by ties."""
-    matrix = as_matrix(values)
-    group = _groups(matrix, feasible)
-    result, before = np.zeros(len(matrix), dtype=np.bool_), 0
-    for each in (0, 1, 2):
-        members = np.flatnonzero(group == each)
-        if before >= keep or len(members) == 0:
-            continue
-        rank = nondominated_rank(matrix[members]) if each < 2 else np.zeros(len(members), dtype=np.int64)
-        through = before + np.cumsum(np.bincount(rank))  # how many there are up to each front's end
-        last = int(np.searchsorted(through, keep))  # the first front that fills what is kept, or goes beyond
-        result[members[rank < last]] = True
-        if last < len(through):
-            front = members[rank == last]
-            room = keep - (int(through[last]) - len(front))
-            if each == 2 or room >= len(front):
-                result[front] = True
-            else:
-                tie = _ties(matrix[front], ties, scales)
-                result[front] = tie <= np.sort(tie)[room - 1]
-        before = int(through[-1])
-    return result
-
-
 def _groups(matrix: Floats, feasible: ArrayLike) -> Ints:
     return np.where(np.isfinite(matrix).all(axis=1), np.where(np.asarray(feasible, dtype=np.bool_), 0, 1), 2)
 
 
-def _ties(matrix: Floats, ties: Ties, scales: Sequence[float] | None) -> Floats:
+def tie_breaks(matrix: Floats, ties: Ties, scales: Sequence[float] | None) -> Floats:
+    """What orders rows of one front, the least first: finite values [N, M] -> [N]."""
     if ties == "crowding":
         return -crowding_distance(matrix, scales=scales)
     return epsilon_net_place(matrix, scales=scales).astype(np.float64)

@@ -1,7 +1,9 @@
-"""Matrices of objective values: checked, and sorted without duplicates."""
+"""Matrices of objective values: checked, sorted without duplicates, and growing at their end."""
+
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,3 +27,26 @@ def sorted_unique(matrix: Floats) -> tuple[Floats, Ints]:
     inverse = np.empty(len(ordered), dtype=np.int64)
     inverse[order] = np.cumsum(new) - 1
     return ordered[new], inverse
+
+
+class Column:
+    """A numpy array that grows at its end, entry by entry; `shape` is that of an entry."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._room = np.empty((16, *shape), dtype=dtype)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """What is there now, to read and to write; not a copy."""
+        return self._room[: self._count]
+
+    def append(self, entry: ArrayLike) -> None:
+        """One more entry."""
+        if self._count == len(self._room):
+            self._room = np.concatenate([self._room, np.empty_like(self._room)])
+        self._room[self._count] = entry
+        self._count += 1

@@ -13,8 +13,8 @@ independent.
 
 The values that fit. Of hundreds of candidates, those measured on the front are there by luck in part, and noise added
 to noisy values makes fronts that are too good. So what values recipes have is learnt from all candidates (empirical
-Bayes): a mixture of normals centred at the measured values, its weights by EM (Laird 1978, smoothed by stopping early),
-and values are drawn from each candidate's posterior under it. Below FEW candidates the prior is flat.
+Bayes, see `deconvolution`), and values are drawn from each candidate's posterior: luck is not drawn anew, but taken back.
+Below FEW candidates the prior is flat.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ from ambient_sweep.results.candidates import (
     objectives,
     recipes,
 )
+from ambient_sweep.results.deconvolution import Posterior
 
 Floats = NDArray[np.float64]
 
@@ -44,10 +45,7 @@ FRONT_PROBABILITY, RUNS, MEANS, ERRORS = schema.FRONT_PROBABILITY, schema.RUNS, 
 DRAWS = 4096  # Monte Carlo error of a probability: 0.008 at most
 AT_ONCE = 1 << 20  # numbers held at once
 PRIOR_DEGREES = 4.0
-FEW = 20
-CENTRES = 1000  # components of the prior, at most
-COMPONENT = 0.3  # their width, in units of the typical error
-ROUNDS = 10  # of EM
+FEW = 10
 LARGEST = 1e100  # error that is reckoned with
 HOPELESS = 5.0  # dominated by so many standard errors in both objectives: probability 0
 
@@ -94,15 +92,18 @@ def front_probability(
     order = np.lexsort((*spread.T, *values.T[::-1]))
     order = order[~_hopeless(values[order], spread[order])]
     values, spread = values[order], spread[order]
-    learnt = prior == "empirical" and len(values) >= FEW and bool((spread > 0).all())
-    posterior = _Posterior.fit(values, spread, correlation) if learnt else None
+    learnt = prior == "empirical" and len(values) >= FEW and bool((spread > 0).all() and (values.std(axis=0) > 0).all())
+    posterior = Posterior.fit(values, spread, correlation) if learnt else None
     hits, step = np.zeros(len(values)), max(1, AT_ONCE // max(1, len(values)))
     for first in range(0, draws, step):
         count = min(step, draws - first)
         u = rng.uniform("front", seed, first, count, 3 * len(values)).reshape(count, len(values), 3)
         normal = ndtri(u[..., 1:])
-        normal[..., 1] = correlation * normal[..., 0] + np.sqrt(1 - correlation**2) * normal[..., 1]
-        drawn = values + spread * normal if posterior is None else posterior.draw(u[..., 0], normal)
+        if posterior is None:
+            normal[..., 1] = correlation * normal[..., 0] + np.sqrt(1 - correlation**2) * normal[..., 1]
+            drawn = values + spread * normal
+        else:
+            drawn = posterior.draw(u[..., 0], normal)
         hits += _on_front(drawn).sum(axis=0)
     result[order] = hits / draws
     return result
@@ -130,42 +131,6 @@ def _on_front(values: Floats) -> Mask:
     result = np.empty_like(on)
     np.put_along_axis(result, order, on, axis=-1)
     return result
-
-
-@dataclass(frozen=True)
-class _Posterior:
-    """Each candidate's posterior: a mixture of normals, of the same covariance for each component."""
-
-    shares: Floats  # [N, K], cumulative weights of the components
-    means: Floats  # [N, K, 2]
-    scales: Floats  # [N, 2]
-
-    @classmethod
-    def fit(cls, values: Floats, errors: Floats, correlation: float) -> "_Posterior":
-        """The prior's components have the errors' correlation, so all that is normal here differs in scale alone."""
-        centres = values[np.unique(np.linspace(0, len(values) - 1, min(len(values), CENTRES)).round().astype(np.int64))]
-        width = COMPONENT * np.median(errors, axis=0)
-        total = np.sqrt(errors**2 + width**2)  # [N, 2]
-        a, b = np.moveaxis((values[:, None] - centres) / total[:, None], -1, 0)
-        density = np.exp(-0.5 * (a * a - 2 * correlation * a * b + b * b) / (1 - correlation**2))  # up to [N] factors
-        weights = np.full(len(centres), 1 / len(centres))
-        for _ in range(ROUNDS):
-            weights = _normalised(weights * density).mean(axis=0)
-        to_point = width**2 / total**2  # [N, 2]: share of the way from the centre to the measured value
-        means = centres + to_point[:, None] * (values[:, None] - centres)
-        shares = _normalised(weights * density).cumsum(axis=1)
-        return cls(shares, means, errors * width / total)
-
-    def draw(self, uniform: Floats, normal: Floats) -> Floats:
-        """Values [D, N, 2] from uniform [D, N] and normal [D, N, 2] numbers."""
-        rows = np.arange(len(self.shares))
-        component = np.searchsorted((self.shares + rows[:, None]).ravel(), uniform + rows) - rows * self.shares.shape[1]
-        component = component.clip(0, self.shares.shape[1] - 1)  # sums of shares end near 1
-        return np.asarray(self.means[rows, component] + self.scales * normal)
-
-
-def _normalised(weights: Floats) -> Floats:
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 # -- the noise of runs ----------------------------------------------------------------------------------------------

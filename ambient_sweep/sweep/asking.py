@@ -4,6 +4,7 @@ An asker is told what became of its proposals under the caller's keys. Nothing o
 the study's trials again. It touches no file and no clock.
 """
 
+import contextlib
 import itertools
 import math
 import random
@@ -17,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.definition import Search
 from ambient_sweep.sweep.distributions import Distribution
@@ -25,6 +26,10 @@ from ambient_sweep.sweep.journal import constraint_attrs
 from ambient_sweep.sweep.study import LENGTH, LENGTH_DISTRIBUTION, OBJECTIVES, build_sampler, optuna_distribution
 
 DRAWN = ("random", "sobol", "qmc", "grid")  # samplers that learn nothing
+# What a sampler raises itself: of objectives or spaces that are not for it, and of arguments that it looks at late.
+SAMPLER_ERRORS = (
+    ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError,
+)  # fmt: skip
 Space = Mapping[str, Distribution]
 Ending = Literal["running", "complete", "pruned", "fail", "observation"]
 
@@ -80,7 +85,7 @@ def make_asker(space: Space, search: Search, seen: int = 0) -> Asker:
             return HistoryTpe(space, search, seed, seen)
         case name:
             sampler = build_sampler(name, search.sampler_args, seed, search.startup_trials)
-            return StudyAsker(space, sampler)
+            return StudyAsker(space, sampler, f"search.sampler={name}")
 
 
 def check_sampler(search: Search) -> None:
@@ -90,6 +95,9 @@ def check_sampler(search: Search) -> None:
     elif search.sampler_args:
         key = next(iter(search.sampler_args))
         raise UserError(f"search.sampler_args: {search.sampler} takes no {key!r}; it has none")
+    count = search.sampler_args.get("n_ei_candidates", 1) if search.sampler == "tpe" else 1
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UserError(f"search.sampler_args.n_ei_candidates: expected a whole number of at least 1, not {count!r}")
 
 
 # -- draws that learn nothing ---------------------------------------------------------------------------------------
@@ -150,10 +158,14 @@ class DrawAsker:
 
 
 class StudyAsker:
-    """Any sampler of Optuna, over a study in memory that holds every observation."""
+    """Any sampler of Optuna, over a study in memory that holds every observation.
 
-    def __init__(self, space: Space, sampler: BaseSampler) -> None:
+    Raises AmbientSweepError, one line that begins with `where`, for whatever the sampler raises.
+    """
+
+    def __init__(self, space: Space, sampler: BaseSampler, where: str) -> None:
         self._space = space
+        self._where = f"{where}: {type(sampler).__name__}"
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
@@ -164,8 +176,7 @@ class StudyAsker:
 
     def ask(self, key: str) -> Asked:
         """Asks define-by-run, so that keys whose conditions are not met are not drawn."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of independent draws in conditional spaces, and of experimental samplers
+        with self._sampling():
             trial = self._study.ask()
             values: dict[str, Any] = {}
             for name, distribution in self._space.items():
@@ -189,7 +200,7 @@ class StudyAsker:
             params={**told.values, LENGTH: told.length},
             distributions={name: self._distributions[name] for name in told.values} | {LENGTH: LENGTH_DISTRIBUTION},
             values=told.objectives if state == TrialState.COMPLETE else None,
-            system_attrs=told.system,
+            system_attrs=dict(told.system),  # Optuna notes the constraints in it
             constraints=told.constraints,
         )
         number = self._study._storage.create_new_trial(self._study._study_id, frozen)
@@ -205,9 +216,17 @@ class StudyAsker:
         for name, violation in constraint_attrs(told.constraints).items():
             storage.set_trial_system_attr(number, name, violation)
         state = TrialState.COMPLETE if told.ending == "observation" else TrialState[told.ending.upper()]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with self._sampling():
             self._study.tell(number, told.objectives if state == TrialState.COMPLETE else None, state=state)
+
+    @contextlib.contextmanager
+    def _sampling(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of independent draws in conditional spaces, and of experimental samplers
+            try:
+                yield
+            except SAMPLER_ERRORS as error:
+                raise AmbientSweepError(f"{self._where}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def violations(bounds: Mapping[Any, float], measured: Mapping[str, float]) -> dict[str, float]:

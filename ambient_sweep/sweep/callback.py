@@ -13,6 +13,7 @@ from ambient_sweep.results.records import write_json
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark, note_rung
+from ambient_sweep.sweep.packs import Hosts
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.scheduler import SweepScheduler
@@ -37,8 +38,9 @@ class SweepCallback(tune.Callback):
         progress: Progress,
         prefixes: Prefixes | None = None,
         scheduler: SweepScheduler | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
-        self._sweep, self._root, self._progress = sweep, root, progress
+        self._sweep, self._root, self._progress, self._hosts = sweep, root, progress, hosts
         self._prefixes, self._scheduler = prefixes, scheduler
         self._changed = False
         self._next_export = self._next_save = 0.0
@@ -63,11 +65,13 @@ class SweepCallback(tune.Callback):
             point = (result["fidelity"], result["memorization"])
             self._progress.evaluated(trial.config["trial_id"], _name(trial.config), result["fraction"], point)
             if self._scheduler is not None and self._scheduler.is_paused(trial.config["trial_id"]):
+                self._leave_host(trial)
                 self._progress.trial_paused(trial.config["trial_id"])
                 if self._prefixes is not None:
                     self._prefixes.ended(trial.config["trial_id"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._leave_host(trial)
         last, suggestion = trial.last_result or {}, trial.config
         if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
             reason = f"{STOPPED} after {last.get('images', 0):,} images"
@@ -77,11 +81,13 @@ class SweepCallback(tune.Callback):
         self._end(trial, last.get(FAILED))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._leave_host(trial)
         failures = trial.run_metadata.num_failures
         allowed = self._sweep.search.max_failures
         self._progress.trial_lost(trial.config["trial_id"], _name(trial.config), failures, allowed)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._leave_host(trial)
         suggestion = trial.config
         attempts = self._sweep.search.max_failures + 1
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
@@ -95,6 +101,11 @@ class SweepCallback(tune.Callback):
         self._progress.status()
         if self._changed and time.monotonic() >= self._next_export:
             self._export()
+
+    def _leave_host(self, trial: Trial) -> None:
+        """Before anything else becomes of the trial: where it trains among others, they are told."""
+        if self._hosts is not None:
+            self._hosts.leave(trial.config["trial_id"])
 
     def _save_scheduler(self, *, force: bool = False) -> None:
         """Writes how trials stand at their rungs, now and then: what a resumed sweep goes on from."""

@@ -14,7 +14,7 @@ from ambient_sweep.sweep.definition import Sweep
 
 ENUMERABLE = 4096  # of spaces up to this size, a config that was not tried is found by listing them
 REPEATS = 20  # proposals in a row that were tried already, before one is drawn
-REFUSALS = 200  # proposals in a row that exceed a bound, before the search gives up
+REFUSALS = 200  # proposals in a row that are refused, before the search gives up, or takes breath where it has an end
 PATIENCE = 4  # a candidate is passed over at most this many times the lookahead
 
 Mark = tuple[tuple[str, Any], ...]
@@ -52,7 +52,8 @@ class Candidate:
 
 
 class Candidates:
-    """Draws from a source without repeats; `refused` is told of those that a bound rules out before training.
+    """Draws from a source without repeats; `refused` is told of those that a bound rules out before training, and of those
+    for which `cost` or `parameters` raise UserError, since their settings contradict each other.
 
     With `cost` (images still to train) it holds `search.lookahead` candidates and hands out the cheapest among those that
     are not `busy` (what they share is being trained right now). The others stay, and one that was passed over too often
@@ -79,14 +80,17 @@ class Candidates:
         self._held: list[Candidate] = []
         self._keys = (f"c{number}" for number in itertools.count())
         self._drawn = drawn
+        self._refusal = ""  # why the last one was refused
+        self._hopeless = not self._taken  # as long as none was allowed
+        self.gave_up = ""  # why no more come, where the space may hold some
 
     @property
     def left(self) -> bool:
         """Whether the space holds a config that was not handed out."""
-        return bool(self._held) or len(self._taken) < self._size
+        return bool(self._held) or (not self.gave_up and len(self._taken) < self._size)
 
     def given(self, values: Mapping[str, Any]) -> Candidate | None:
-        """A point of the sweep file, keys that it lacks drawn; None where its values were tried already."""
+        """A point of the sweep file, keys that it lacks drawn; None where its values were tried already, or are refused."""
         for _ in range(REPEATS):
             full = conditions.active(self._sweep.space, {**draw(self._sweep.space, self._rng()), **values})
             for key, distribution in self._sweep.space.items():  # the point may have opened keys that the draw left out
@@ -95,7 +99,8 @@ class Candidates:
             if self._new(full):
                 candidate = Candidate(next(self._keys), full, note="a point of the sweep")
                 self._source.add(candidate.key, Told(full, "running"))
-                return candidate
+                if self._allowed(candidate):
+                    return candidate
         return None
 
     def next(self, *, waiting_helps: bool) -> Candidate | Nothing:
@@ -131,15 +136,22 @@ class Candidates:
     # -- proposals ----------------------------------------------------------------------------------------------------
 
     def _fresh(self) -> Candidate | Nothing:
-        """A candidate whose values no other has, and that no bound rules out."""
+        """A candidate whose values no other has, and that is not refused."""
+        if self.gave_up:
+            return Nothing.LEFT
+        what = f"{REFUSALS} configs in a row"
         for _ in range(REFUSALS):
             candidate = self._unlike()
+            if candidate is Nothing.LEFT and self._refusal and self._hopeless:
+                what = "all configs of the space"
+                break
             if isinstance(candidate, Nothing) or self._allowed(candidate):
                 return candidate
-        bound = self._sweep.search.constraints["parameters"]
-        raise UserError(
-            f"search.constraints: {REFUSALS} configs in a row exceed parameters={bound:g}; raise it, or narrow the space"
-        )
+        else:
+            if self._sweep.search.sampler == "grid" or self._size <= ENUMERABLE:  # which come to their end
+                return Nothing.YET
+        self.gave_up = f"search: {what} were refused, the last one: {self._refusal}; narrow the space, or raise the bound"
+        return Nothing.LEFT
 
     def _unlike(self) -> Candidate | Nothing:
         if len(self._taken) >= self._size:
@@ -181,17 +193,23 @@ class Candidates:
         return random.Random(f"{self._sweep.search.seed}/candidate/{self._drawn}")
 
     def _allowed(self, candidate: Candidate) -> bool:
-        bound = self._sweep.search.constraints.get("parameters")
-        if bound is None or self._parameters is None:
+        bound, over = self._sweep.search.constraints.get("parameters"), dict[str, float]()
+        try:
+            if self._cost is not None:
+                self._cost(candidate.values)
+            if bound is not None and self._parameters is not None:
+                count = self._parameters(candidate.values)
+                over = violations({"parameters": bound}, {"parameters": count})
+                if over["parameters"] > 0:
+                    raise UserError(f"parameters {count:,} exceed search.constraints.parameters={bound:g}")
+        except UserError as error:
+            self._refusal = str(error).removeprefix(f"{self._sweep.name}: ")
+        else:
+            self._hopeless = False
             return True
-        count = self._parameters(candidate.values)
-        over = violations({"parameters": bound}, {"parameters": count})
-        if over["parameters"] <= 0:
-            return True
-        self._source.end(candidate.key, Told(candidate.values, "pruned", constraints=over))
+        self._source.end(candidate.key, Told(candidate.values, "pruned" if over else "fail", constraints=over))
         if self._refused is not None:
-            why = f"parameters {count:,} exceed search.constraints.parameters={bound:g}"
-            self._refused(candidate, over, why)
+            self._refused(candidate, over, self._refusal)
         return False
 
 

@@ -84,6 +84,9 @@ class Search(Section):
     stages: bool = Field(True, description="share what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
     stopping: Stopping = Stopping()
+    pack: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto", description="trials that train together in a process; auto: up to 8 small ones, if that is faster"
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 
@@ -137,6 +140,10 @@ class Sweep:
     def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` without those of searched keys whose `when` is not met beside the others."""
         return conditions.active(self.space, values)
+
+    def stop(self, values: Mapping[str, Any]) -> float:
+        """The fraction of the run at which a trial of these values ends by itself."""
+        return float(values.get("training.stop", self.base["training.stop"]))
 
     def fixed_trials(self) -> tuple[FixedTrial, ...]:
         """The baseline's and the controls' trials, in the order in which they start."""

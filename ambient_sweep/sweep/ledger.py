@@ -58,7 +58,7 @@ class Ledger:
 
     def length(self, values: Mapping[str, Any]) -> float:
         """The fraction of the run at which a trial of these values ends."""
-        return float(values.get("training.stop", self._sweep.base["training.stop"]))
+        return self._sweep.stop(values)
 
     def attach(self, source: Source) -> None:
         """Tells a new source of all that was before, and from now on of what happens."""
@@ -86,7 +86,7 @@ class Ledger:
         return live
 
     def refuse(self, candidate: Candidate, over: Mapping[str, float], why: str) -> None:
-        """A bound rules a candidate out before it is trained."""
+        """A candidate is not to be trained: bounds that it exceeds, or none where its settings contradict each other."""
         params = {**candidate.values, LENGTH: self.length(candidate.values)}
         system = candidate.system | constraint_attrs(over)
         self._journal.add(params, self._distributions, TrialState.FAIL, attrs={WHY: why}, system=system)

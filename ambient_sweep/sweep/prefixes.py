@@ -48,7 +48,7 @@ class Prefixes:
 
     def run(self, values: Values) -> Run:
         """The training of a config."""
-        return self._run(tuple(sorted(values.items())))
+        return self._run(tuple((key, _hashable(values[key])) for key in sorted(values)))
 
     def position(self, values: Values) -> int:
         """Images up to which a config is trained already: where its longest stored state lies, all before it measured."""
@@ -118,3 +118,8 @@ class Prefixes:
         )
         states = tuple(sorted(stage_keys(config, self.data).items()))
         return Run(prefix, config.images_at(config.training.stop), states, evaluations)
+
+
+def _hashable(value: Any) -> Any:
+    """A list of a control as a tuple, which a config reads as the same."""
+    return tuple(_hashable(each) for each in value) if isinstance(value, list) else value

@@ -70,7 +70,10 @@ class RungRule:
     """MO-ASHA over what trials report. See `sweep.rungs`.
 
     `strata`: what has to agree for two trials to be compared. `phase_start`: from a trial's values to the images at which
-    its phase begins, for `relative_to: phase`. `bounds`: objectives above theirs make a trial infeasible.
+    its phase begins, for `relative_to: phase`. `bounds`: what is reported above its bound makes a trial infeasible; what
+    is not known does not. `position`: from a fraction of a training to the images that it counts as, where trainings
+    differ in images; those reported count by default, and `phase_start` is on the same scale. `stop`: from a trial's
+    values to the fraction at which it ends.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class RungRule:
         strata: Sequence[Stratum] = (),
         phase_start: Callable[[Mapping[str, Any]], int] | None = None,
         bounds: Mapping[str, float] | None = None,
+        position: Callable[[float], int] | None = None,
+        stop: Callable[[Mapping[str, Any]], float] = lambda values: 1.0,
     ) -> None:
         if len(objectives) != len(settings.directions):
             raise UserError(
@@ -93,17 +98,19 @@ class RungRule:
         self._strata = tuple(strata)
         self._phase_start = phase_start
         self._bounds = dict(bounds or {})
+        self._position, self._stop = position, stop
 
     def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
-        """Enters the evaluation at the rung its `images` reached; at full length (`fraction` 1) none is stopped."""
+        """Enters the evaluation at the rung its `images` reached; where it ends by itself none is stopped."""
+        measured = {name: result.get(name) for name in self._bounds}
         return self.rungs.report(
             trial_id,
-            result["images"],
+            self._position(result["fraction"]) if self._position else result["images"],
             [result[name] for name in self._objectives],
             phase_start=self._phase_start(values) if self._phase_start else 0,
             stratum=tuple(each.of(values) for each in self._strata) if self._strata else None,
-            feasible=all(result[name] <= bound for name, bound in self._bounds.items()),
-            last=result["fraction"] >= 1.0,
+            feasible=all(value is None or value <= self._bounds[name] for name, value in measured.items()),
+            last=result["fraction"] >= self._stop(values) - 1e-9,
         )
 
     def ended(self, trial_id: str) -> None:
@@ -124,13 +131,19 @@ class RungRule:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Rungs.restore`."""
+        brackets, most = self.rungs.settings.brackets, max(state["brackets"].values(), default=0)
+        if most >= brackets:
+            raise UserError(
+                f"rungs: the saved state has {most + 1} brackets, not {brackets}; keep those that the sweep began with"
+            )
         self.rungs = Rungs.restore(self.rungs.settings, state)
 
 
 def stopping_rule(sweep: Sweep) -> StoppingRule | None:
     """What `search.stopping` of a sweep asks for: rungs at every evaluated length from `grace` on, the last one apart.
 
-    Relative to a phase, so many images after its start; a trial without a phase counts from its own start.
+    Relative to a phase, so many images after its start; a trial without a phase counts from its own start. Rungs are in
+    images of `some_config`; trials of other images, or another batch, are compared at the same fraction of the training.
     """
     stopping, config = sweep.search.stopping, sweep.some_config()
     if stopping.rule == "none":
@@ -149,9 +162,16 @@ def stopping_rule(sweep: Sweep) -> StoppingRule | None:
     )
 
     def phase_start(values: Mapping[str, Any]) -> int:
-        return min(phase_starts(sweep.config_for(values)), default=0)
+        own = sweep.config_for(values)
+        share = min(phase_starts(own), default=0) / own.images_at(1.0)
+        step = math.floor(share * config.steps + 1e-6)
+        return max(0, step - 1) * config.training.batch_size  # a step less: no rung is missed by rounding
 
-    bounds: dict[str, float] = {name: bound for name, bound in sweep.search.constraints.items() if name in OBJECTIVES}
-    strata = [Stratum(key) for key in stopping.strata]
-    begins = phase_start if stopping.relative_to == "phase" else None
-    return RungRule(settings, strata=strata, phase_start=begins, bounds=bounds)
+    return RungRule(
+        settings,
+        strata=[Stratum(key) for key in stopping.strata],
+        phase_start=phase_start if stopping.relative_to == "phase" else None,
+        bounds={**sweep.search.constraints},
+        position=config.images_at,
+        stop=sweep.stop,
+    )

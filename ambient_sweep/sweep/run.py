@@ -56,10 +56,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    from ambient_sweep.sweep.asking import check_sampler
+    from ambient_sweep.sweep.tryout import try_sampler
 
     check_corners(sweep)
-    check_sampler(sweep.search)
+    try_sampler(sweep.space, sweep.search)
     root = claim(storage.expanduser().absolute(), sweep.name)
     started = False
 

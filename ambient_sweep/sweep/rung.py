@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.pareto import best, places
-from ambient_sweep.pareto.rows import Floats, Ints
+from ambient_sweep.pareto import Ranking
+from ambient_sweep.pareto.rows import Floats
 
 
 @dataclass(frozen=True)
@@ -78,81 +78,23 @@ class Rung:
     def __init__(self, settings: RungSettings) -> None:
         self._settings = settings
         self.trials: dict[str, int] = {}  # trial id -> row
-        # With room for more; a row of memory per objective, as entries are compared objective by objective.
-        self._columns = np.empty((len(settings.directions), 16))
-        self._feasible = np.empty(16, dtype=np.bool_)
-        self._kept: NDArray[np.bool_] | None = None
-
-    @property
-    def values(self) -> Floats:
-        """Minimised, a row per trial in the order of `trials`; a row that is not finite is NaN throughout."""
-        return self._columns[:, : len(self.trials)].T
-
-    @property
-    def feasible(self) -> NDArray[np.bool_]:
-        """Which rows break no constraint."""
-        return self._feasible[: len(self.trials)]
+        self.ranking = Ranking(len(settings.directions), ties=settings.ties, scales=settings.scales)
 
     @property
     def keeps(self) -> int:
         """How many of its entries go on."""
         return math.floor(len(self.trials) / self._settings.eta)
 
-    def add(self, trial_id: str, values: Floats, feasible: bool) -> bool:
-        """Enters a trial that has no entry here. False: that certainly changes nothing for the others."""
-        row, keeps = len(self.trials), self.keeps
-        if row == len(self._feasible):
-            self._columns = np.concatenate([self._columns, np.empty_like(self._columns)], axis=1)
-            self._feasible = np.concatenate([self._feasible, np.empty_like(self._feasible)])
-        self._columns[:, row] = values if np.isfinite(values).all() else np.nan
-        self._feasible[row] = feasible
-        self.trials[trial_id] = row
-        if self._kept is not None and self.keeps == keeps and self._dominating(row) >= keeps:
-            self._kept = np.append(self._kept, False)  # one that so many dominate displaces none of them
-            return False
-        self._kept = None
-        return True
+    def add(self, trial_id: str, values: Floats, feasible: bool) -> None:
+        """Enters a trial that has no entry here."""
+        self.trials[trial_id] = len(self.trials)
+        self.ranking.add(values, feasible)
 
     def goes_on(self, trial_id: str) -> bool:
-        """Whether fewer than `keeps` entries are strictly better. Most often decided without sorting all."""
-        row, keeps = self.trials[trial_id], self.keeps
-        if self._kept is not None:
-            return bool(self._kept[row])
-        if self._dominating(row) >= keeps:
-            return False
-        if not (self.feasible[row] and np.isfinite(self._columns[:, row]).all()):
-            return bool(self.kept[row])
-        # Nothing that it dominates stands before it, or changes who does.
-        others = ~self._related(row, np.greater_equal, np.greater)
-        if int(others.sum()) <= keeps:
-            return True
-        return bool(self._best(others)[int(others[:row].sum())])
+        """Whether fewer than `keeps` entries are strictly better."""
+        return self.ranking.is_below(self.trials[trial_id], self.keeps)
 
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which rows go on."""
-        if self._kept is None:
-            self._kept = self._best(np.ones(len(self.trials), dtype=np.bool_))
-        return self._kept
-
-    def places(self) -> Ints:
-        """How many entries are strictly better than each."""
-        return places(self.values, self.feasible, ties=self._settings.ties, scales=self._settings.scales)
-
-    def _dominating(self, row: int) -> int:
-        """How many feasible entries dominate a row, if it is feasible itself; each of them stands before it."""
-        if not self.feasible[row]:
-            return 0
-        return int((self._related(row, np.less_equal, np.less) & self.feasible).sum())
-
-    def _related(self, row: int, nowhere_not: np.ufunc, somewhere: np.ufunc) -> NDArray[np.bool_]:
-        count = len(self.trials)
-        everywhere, anywhere = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
-        for column in self._columns:
-            everywhere &= nowhere_not(column[:count], column[row])
-            anywhere |= somewhere(column[:count], column[row])
-        return everywhere & anywhere
-
-    def _best(self, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        settings = self._settings
-        return best(self.values[among], self.feasible[among], self.keeps, ties=settings.ties, scales=settings.scales)
+        return self.ranking.below(self.keeps)

@@ -106,8 +106,7 @@ class Rungs:
         for key, waiting in self._waiting.items():
             rung = self._rungs[key]
             if waiting and rung.keeps < 1:
-                places = rung.places()
-                found += [(-key.level, rung.trials[t], t) for t in waiting if places[rung.trials[t]] == 0]
+                found += [(-key.level, rung.trials[t], t) for t in waiting if rung.ranking.is_below(rung.trials[t], 1)]
         return [trial_id for *_, trial_id in sorted(found)]
 
     def promotable(self, *, exact: bool = True) -> list[str]:
@@ -124,10 +123,9 @@ class Rungs:
                     continue
                 self._changed.remove(key)
                 self._sorted[key] = count
-                ready = [t for t in self._waiting.get(key, ()) if rung.kept[rung.trials[t]]]
-                rows = np.array([rung.trials[t] for t in ready], dtype=np.int64)
-                order = zip(rung.places()[rows].tolist(), rows.tolist(), ready, strict=True) if ready else ()
-                self._ready[key] = [(-key.level, *entry) for entry in order]
+                kept = rung.kept
+                ready = [(rung.trials[t], t) for t in waiting if kept[rung.trials[t]]]
+                self._ready[key] = [(-key.level, rung.ranking.place(row), row, t) for row, t in ready]
             self._promotable = [entry[-1] for entry in sorted(itertools.chain(*self._ready.values()))]
         return list(self._promotable)
 
@@ -154,8 +152,8 @@ class Rungs:
                     "level": key.level,
                     "stratum": key.stratum,
                     "trials": list(rung.trials),
-                    "values": [None if math.isnan(row[0]) else row for row in rung.values.tolist()],
-                    "feasible": rung.feasible.tolist(),
+                    "values": [None if math.isnan(row[0]) else row for row in rung.ranking.values.tolist()],
+                    "feasible": rung.ranking.feasible.tolist(),
                 }
                 for key, rung in self._rungs.items()
             ],
@@ -190,7 +188,8 @@ class Rungs:
 
     def _enter(self, key: Key, trial_id: str, values: Floats, feasible: bool) -> Rung:
         rung = self._rungs.setdefault(key, Rung(self.settings))
-        if rung.add(trial_id, values, feasible) and self.settings.variant == "promote":
+        rung.add(trial_id, values, feasible)
+        if self.settings.variant == "promote":
             self._changed.add(key)
         return rung
 

@@ -6,7 +6,7 @@ which values, what was observed of it, and how it ended. Tune's own snapshots ar
 What the study is told. Every full evaluation before a trial's full length is a COMPLETE trial of its own, with the
 config's values and its `length` (search.observations). A trial that ended at full length with finite objectives is
 COMPLETE; one stopped before is PRUNED, without values; one that failed, or whose objectives are missing or not finite, is
-FAIL, and so is a config that a bound refused before training. Nothing else is ever COMPLETE: Ray's OptunaSearch takes a
+FAIL, and so is a config that was refused before training. Nothing else is ever COMPLETE: Ray's OptunaSearch takes a
 stopped trial's last values, and infinities, for results.
 """
 
@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 from ambient_sweep.config import ModelConfig
 from ambient_sweep.sweep.asking import check_sampler
 from ambient_sweep.sweep.candidates import Candidate, Candidates, Nothing, Source
-from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, Ledger, Live, searched
+from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, WHY, Ledger, Live, searched
 from ambient_sweep.sweep.resources import parameters as count_parameters
 from ambient_sweep.sweep.sources import make_source
 from ambient_sweep.sweep.space import Sweep
@@ -106,7 +106,7 @@ class SweepSearcher(Searcher):
                 continue
             if OBSERVATION_OF in attrs:
                 lengths.setdefault(attrs[OBSERVATION_OF], set()).add(trial.params[LENGTH])
-            elif trial.constraints:
+            elif WHY in attrs:  # refused
                 self._tried.append(searched(trial))
             elif trial.state == TrialState.RUNNING:  # of an older version: drawn, and not handed out
                 self._study.end(trial._trial_id, TrialState.FAIL)
@@ -141,6 +141,16 @@ class SweepSearcher(Searcher):
         left = self._candidates.left if self._candidates else len(self._tried) < self._sweep.size()
         searching = self._searched < self._sweep.search.trials and left
         return not (searching or self._waiting or self._replicas) and len(self._fixed_ids) >= len(self._fixed_trials)
+
+    @property
+    def gave_up(self) -> str:
+        """Why the search ended before its time: config after config was refused. Empty where it did not."""
+        return self._candidates.gave_up if self._candidates else ""
+
+    @property
+    def searched(self) -> int:
+        """Configs that were handed out, in earlier sessions too."""
+        return self._searched
 
     # -- asked by Tune ------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from ambient_sweep.results.table import build_tables
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes
+from ambient_sweep.sweep.packing import decide
+from ambient_sweep.sweep.packs import Hosts, make_hosted_trainable
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
-from ambient_sweep.sweep.resources import concurrent_trials, largest, preflight, ray_nodes
+from ambient_sweep.sweep.resources import largest, preflight, ray_nodes
 from ambient_sweep.sweep.rules import stopping_rule
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
@@ -38,8 +41,12 @@ JOURNAL, TUNE_FOLDER = "study.journal", "ray"
 
 def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> None:
     """Runs what is left of the search. `start` is called when nothing can be refused any more."""
+    limit = sweep.search.max_concurrent
     plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
-    for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
+    packing = decide(sweep, plan, root)
+    if packing.size > 1:
+        plan = replace(plan, concurrent=min(packing.concurrent(plan.slots, limit), plan.trials))
+    for line in (f"sweep {sweep.name} in {root}", *plan.lines(), *packing.lines()):
         echo(line)
     if sweep.confirm is not None:
         most = most_images(sweep.confirm, max(c.images_at(c.training.stop) for c in largest(sweep)))
@@ -57,12 +64,19 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
     if scheduler is not None and (root / SCHEDULER_FILE).exists():
         _load(scheduler, root / SCHEDULER_FILE)
     progress = _progress(sweep, root, plan.trials, echo)
-    callback = SweepCallback(sweep, root, progress, prefixes, scheduler)
+    hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
+    callback = SweepCallback(sweep, root, progress, prefixes, scheduler, hosts)
     start()
-    with contextlib.closing(searcher):
-        _run_tune(sweep, root, searcher, plan.concurrent, callback, scheduler)
-    progress.status(force=True)
-    callback.mark_interrupted()
+    try:
+        with contextlib.closing(searcher), hosts:
+            _run_tune(sweep, root, searcher, plan.concurrent, callback, scheduler, hosts)
+    finally:
+        progress.status(force=True)
+        callback.mark_interrupted()
+    if searcher.gave_up and not searcher.searched:
+        raise UserError(searcher.gave_up)
+    if searcher.gave_up:
+        echo(searcher.gave_up)
 
 
 def _run_tune(
@@ -72,18 +86,20 @@ def _run_tune(
     concurrent: int,
     callback: SweepCallback,
     scheduler: SweepScheduler | None = None,
+    hosts: Hosts | None = None,
 ) -> None:
     resources = sweep.some_config().resources
     sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
+    actors = hosts.actors if hosts else []
     tune.run(
-        make_trainable(sweep, root),
+        make_hosted_trainable(actors) if actors else make_trainable(sweep, root),
         name=f"session-{sessions + 1}",
         storage_path=str(root / TUNE_FOLDER),
         search_alg=searcher,
         scheduler=scheduler,
         num_samples=-1,  # the searcher says when it is finished
         max_concurrent_trials=concurrent,
-        resources_per_trial=trial_bundles(resources),
+        resources_per_trial=trial_bundles(resources, hosted=bool(actors)),
         max_failures=sweep.search.max_failures,
         raise_on_failed_trial=False,
         reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
@@ -108,7 +124,7 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
 def _load(scheduler: SweepScheduler, path: Path) -> None:
     try:
         scheduler.load(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error!r}); restore it, or start again under another name") from None
 
 
@@ -154,15 +170,18 @@ def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
     for line in left.lines():
         echo(line)
     _evaluate_again(sweep, root, left.reevaluations)
-    resources = sweep.some_config().resources
-    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-    _, concurrent = concurrent_trials(nodes, resources, sweep.search.max_concurrent)
     progress = _progress(sweep, root, 0, echo)
     progress.total = progress.done + progress.failed + len(left.replicates)
-    callback = SweepCallback(sweep, root, progress)
+    limit = sweep.search.max_concurrent
+    plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
+    packing = decide(sweep, plan, root)
+    concurrent = packing.concurrent(plan.slots, limit) if packing.size > 1 else plan.concurrent
+    hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
+    callback = SweepCallback(sweep, root, progress, hosts=hosts)
     suggestions = [each.suggestion() for each in left.replicates]
     if suggestions:
-        _run_tune(sweep, root, _HandedOut(suggestions), min(concurrent, len(suggestions)), callback)
+        with hosts:
+            _run_tune(sweep, root, _HandedOut(suggestions), min(concurrent, len(suggestions)), callback, hosts=hosts)
     progress.status(force=True)
     callback.mark_interrupted()
 

@@ -125,7 +125,7 @@ class Elsewhere:
             except Empty:
                 return
             if "error" in answer:
-                raise AmbientSweepError(f"search.sampler={self._name}: {answer['error']}")
+                raise AmbientSweepError(answer["error"])
             self._asked.popleft()
             if self._asked:
                 self._asked[0] = self._clock()  # its turn begins now
@@ -146,7 +146,7 @@ class Elsewhere:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._answers.put(line)
-        self._answers.put(json.dumps({"error": "its process died"}))
+        self._answers.put(json.dumps({"error": f"search.sampler={self._name}: its process died"}))
 
 
 def serve(lines: Any, answer: Callable[[str], None]) -> None:

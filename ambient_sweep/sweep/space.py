@@ -207,10 +207,13 @@ def _section(kind: type[S], tree: Any, where: str) -> S:
     try:
         return kind.model_validate(dict(_mapping(tree, where)))
     except ValidationError as error:
-        known = list(kind.model_fields)
-        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
-        if unknown:
-            raise UserError(f"{where}: unknown key {unknown[0]!r}; it has {', '.join(known)}") from None
+        for unknown in (e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"):
+            *folders, name = map(str, unknown)
+            inner: Any = kind
+            for folder in folders:
+                inner = inner.model_fields[folder].annotation
+            place = ".".join((where, *folders))
+            raise UserError(f"{place}: unknown key {name!r}; it has {', '.join(inner.model_fields)}") from None
         raise UserError(f"{where}.{describe(error)}") from None
 
 

@@ -20,6 +20,7 @@ from ambient_sweep.sweep.journal import StudyJournal, cut_torn_line
 OBJECTIVES = ("fidelity", "memorization")  # names in the reported results; both are minimised
 LENGTH = "length"  # parameter of every trial of the study: the fraction of the run at which it was evaluated
 LENGTH_DISTRIBUTION = FloatDistribution(0.0, 1.0)
+LISTING = ("GridSampler", "BruteForceSampler")  # they end a study of Optuna's own loop, and know no length
 
 
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:
@@ -43,8 +44,8 @@ def open_study(path: Path, name: str, sampler: BaseSampler | None = None) -> opt
     Raises UserError where the file is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    cut_torn_line(path)
     try:
+        cut_torn_line(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = JournalStorage(JournalFileBackend(str(path)))
@@ -52,8 +53,11 @@ def open_study(path: Path, name: str, sampler: BaseSampler | None = None) -> opt
             return optuna.create_study(
                 storage=storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore it, or start again under another name") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: damaged ({why}); restore it, or start again under another name") from None
 
 
 def open_journal(path: Path, name: str) -> tuple[StudyJournal, list[optuna.trial.FrozenTrial], dict[str, Any]]:
@@ -128,6 +132,8 @@ def _optuna_class(name: str, where: str) -> Any:
             and not inspect.isabstract(k)
         )
         raise UserError(f"{where}: optuna.samplers has no such class; it has {', '.join(known)}")
+    if name in LISTING:
+        raise UserError(f"{where}: lists the space within a loop of Optuna's own; search.sampler=grid lists it here")
     return kind
 
 

@@ -1,6 +1,7 @@
 """The Tune trainable: one suggestion of the searcher, trained and evaluated.
 
-With one worker, training runs in the trial's own process. With more, the trial starts Ray Train's `TorchTrainer` and
+With one worker, training runs in the trial's own process, or, for small trials, in one that it shares with others
+(sweep/packs.py). With more, the trial starts Ray Train's `TorchTrainer` and
 watches the trial's folder, where rank 0 writes every evaluation: the folder is the only channel, so nothing is lost
 with a process.
 
@@ -16,7 +17,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -39,6 +40,9 @@ from ambient_sweep.sweep.resources import DRIVER_MEMORY
 from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 
+if TYPE_CHECKING:
+    from ambient_sweep.trial.pack import Trainer
+
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
 
@@ -49,31 +53,47 @@ def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]
     return trainable
 
 
-def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
-    """What Tune reserves for a trial; the workers of a trial with several reserve their own."""
-    if resources.workers > 1:
+def trial_bundles(resources: ResourcesConfig, *, hosted: bool = False) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial. Hosts, and the workers of a trial with several, reserve their own."""
+    if resources.workers > 1 or hosted:
         return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
     bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     return tune.PlacementGroupFactory([bundle])
 
 
-def train_suggestion(suggestion: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
-    """Trains one suggestion and reports each evaluation at its main endpoint, then how it ended."""
+def train_suggestion(
+    suggestion: dict[str, Any],
+    *,
+    sweep: Sweep,
+    root: Path,
+    report: Callable[[dict[str, Any]], None] = tune.report,
+    trainer: "Trainer | None" = None,
+    interrupted: Callable[[], bool] | None = None,
+) -> None:
+    """Trains one suggestion and reports each evaluation at its main endpoint, then how it ended.
+
+    `trainer` and `interrupted`: as of `run_trial`, for trials of one worker that do not have a process of their own.
+    """
     trial_id, role = suggestion["trial_id"], suggestion["role"]
     config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
         config = sweep.config_for(suggestion["values"])
         share, original = sweep.search.stages, original_of(suggestion)
-        run = _in_process if config.resources.workers == 1 else _with_workers
-        run(config, root, trial_id, role, share, original)
+        if config.resources.workers == 1:
+            _in_process(config, root, trial_id, role, share, original, report, trainer, interrupted)
+        else:
+            _with_workers(config, root, trial_id, role, share, original, report)
         trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
     except AmbientSweepError as error:
+        if interrupted is not None and interrupted():  # it goes on elsewhere
+            raise
         mark(root, trial_id, role, config, "failed", str(error), original_of(suggestion))
-        tune.report(result(failed=str(error)))
+        report(result(failed=str(error)))
         return
     values = full_length_objectives(trial, evaluations)
     last = evaluations[-1] if evaluations else None
-    tune.report(result(last, trial, values=values, full_length=trial.status == "completed"))
+    memory = _memory_gib(config, trainer)
+    report(result(last, trial, values=values, full_length=trial.status == "completed", memory=memory))
 
 
 def original_of(suggestion: dict[str, Any]) -> str | None:
@@ -88,11 +108,11 @@ def result(
     values: tuple[float, float] | None = None,
     full_length: bool = False,
     failed: str | None = None,
+    memory: float | None = None,
 ) -> dict[str, Any]:
     """What is reported to Tune: always the same keys. `evaluated` is False in the last report, which repeats values.
 
-    What constraints may bound is told as far as it is known; memory is the largest that the process has held, of the
-    GPU where there is one.
+    What constraints may bound is told as far as it is known; memory where a process trains one trial.
     """
     if values is None and evaluation is not None and not full_length:
         values = objectives(evaluation)
@@ -108,16 +128,19 @@ def result(
         "evaluated": evaluation is not None and not full_length,
         "parameters": None if trial is None else trial.parameters,
         "device_seconds": None if trial is None else trial.device_seconds,
-        "memory_gib": None if trial is None else _memory_gib(trial.config["resources.gpus"] > 0),
+        "memory_gib": memory,
         FULL_LENGTH: full_length,
         FAILED: failed,
     }
 
 
-def _memory_gib(gpu: bool) -> float:
+def _memory_gib(config: Config, trainer: "Trainer | None") -> float | None:
+    """The most that this process has held, of the GPU where it has one; None where it does not train this trial alone."""
     import torch
 
-    if gpu:
+    if trainer is not None or config.resources.workers > 1:
+        return None
+    if config.resources.gpus:
         return float(torch.cuda.max_memory_allocated() / 2**30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -125,28 +148,56 @@ def _memory_gib(gpu: bool) -> float:
 # -- one worker -----------------------------------------------------------------------------------------------------
 
 
-def _in_process(config: Config, root: Path, trial_id: str, role: str, share: bool, replicate_of: str | None) -> None:
+def _in_process(
+    config: Config,
+    root: Path,
+    trial_id: str,
+    role: str,
+    share: bool,
+    replicate_of: str | None,
+    report: Callable[[dict[str, Any]], None],
+    trainer: "Trainer | None",
+    interrupted: Callable[[], bool] | None,
+) -> None:
+    from ambient_sweep.training.loop import never
     from ambient_sweep.trial import Report, run_trial
     from ambient_sweep.trial.stages import Stages
 
-    def forward(report: Report) -> None:
-        if report.evaluation is not None and report.evaluation.main_endpoint:
-            tune.report(result(report.evaluation, read_trial(root, trial_id)))
+    def forward(told: Report) -> None:
+        if told.evaluation is not None and told.evaluation.main_endpoint:
+            report(result(told.evaluation, read_trial(root, trial_id), memory=_memory_gib(config, trainer)))
 
-    stages = Stages(root) if share else None
-    with only_trainer(trial_folder(root, trial_id)):
-        run_trial(config, root, trial_id, role=role, on_report=forward, stages=stages, replicate_of=replicate_of)
+    with only_trainer(trial_folder(root, trial_id)) if trainer is None else contextlib.nullcontext():
+        run_trial(
+            config,
+            root,
+            trial_id,
+            role=role,
+            on_report=forward,
+            interrupted=interrupted or never,
+            stages=Stages(root) if share else None,
+            replicate_of=replicate_of,
+            trainer=trainer,
+        )
 
 
 # -- several workers ------------------------------------------------------------------------------------------------
 
 
-def _with_workers(config: Config, root: Path, trial_id: str, role: str, share: bool, replicate_of: str | None) -> None:
+def _with_workers(
+    config: Config,
+    root: Path,
+    trial_id: str,
+    role: str,
+    share: bool,
+    replicate_of: str | None,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
     told = NewEvaluations(root, trial_id)
     for _ in fit_watched(config, root, trial_id, role, share, replicate_of):
         for evaluation in told.read():
             if evaluation.main_endpoint:
-                tune.report(result(evaluation, read_trial(root, trial_id)))
+                report(result(evaluation, read_trial(root, trial_id)))
 
 
 class NewEvaluations:

@@ -47,10 +47,11 @@ def train(
     """Trains from `state.images` to config.training.stop, in place, and yields a record now and then.
 
     A record falls on every image count in `stops` (multiples of the batch size) and, regularly, config.training.records
-    times over the run. When `interrupted` says so on any worker, a last record follows at the end of the step, and training
-    ends there. What is trained depends on the config and the position alone: neither on the number of workers nor on how
-    often the run was interrupted. Every worker of state.group calls it. Raises TrainingDiverged when a loss or gradient is
-    not finite, or a loss is a spike by training.spike: no state with such a value is ever yielded.
+    times over the horizon; one more falls on an early stop. When `interrupted` says so on any worker, a last record follows
+    at the end of the step, and training ends there. What is trained depends on the config and the position alone: neither
+    on the number of workers nor on where or how often the run was stopped. Every worker of state.group calls it. Raises
+    TrainingDiverged when a loss or gradient is not finite, or a loss is a spike by training.spike: no state with such a
+    value is ever yielded.
     """
     state.config = config
     batch_size, steps = config.training.batch_size, config.steps
@@ -66,13 +67,16 @@ def train(
             weight = weight_at(config, step)
             lr = stepper.step(step, pieces, weight)
             counted += batch_size
-            stopping, regular = stop(), (step + 1) % every == 0 or step + 1 == ahead.stop
-            if not (stopping or regular or state.images in stops):
+            stopping, ends = stop(), step + 1 == ahead.stop
+            regular = (step + 1) % every == 0 or step + 1 == steps
+            if not (stopping or ends or regular or state.images in stops):
                 continue
             mean = _means(state, step % every + 1)
             check_finite(state.images, mean[MAIN], mean[CONSISTENCY], mean[NORM])
+            if regular or ends:  # at an early stop nothing is remembered: the state is that of a longer run
+                losses = state.losses if regular else state.losses.copy()
+                check_spike(state.images, mean[MAIN], losses, config.training.spike)
             if regular:
-                check_spike(state.images, mean[MAIN], state.losses, config.training.spike)
                 state.sums.zero_()
             pace = counted / max(time.perf_counter() - began, 1e-9)
             yield Record(state.images, mean[MAIN], mean[CONSISTENCY], weight, mean[NORM], lr, pace)

@@ -56,26 +56,29 @@ def train_packed(
     observeds: Sequence[Observed],
     states: Sequence[TrainState],
     *,
-    stops: frozenset[int] = frozenset(),
+    stops: Sequence[frozenset[int]] = (),
     interrupted: Callable[[], bool] = never,
     leaves: Callable[[int], bool] = stays,
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Trains each state from where it is to its config's training.stop, in place; yields (index, record) now and then.
+) -> Generator[list[tuple[int, Outcome]], None, None]:
+    """Trains each state from where it is to its config's training.stop, in place; yields [(index, record), ...] of a step.
 
-    Records, `stops` and `interrupted` are as in `loop.train`, member by member. A member that `leaves(index)` names gets a
-    last record at the end of the step and is trained no further; so does one at its end, while the others go on. One that
+    They, `stops` (of each member) and `interrupted` are as in `loop.train`. A member that `leaves(index)` names gets a last
+    record at the end of the step and is trained no further; so does one at its end, while the others go on. One that
     diverges yields its TrainingDiverged, where `loop.train` raises it, and harms no other. Between two steps every state
     can be saved and evaluated; it may be changed only after its last record. Raises UserError, at once, for configs that
     cannot be packed (together), and ValueError for lists that do not fit each other.
     """
-    if not len(configs) == len(observeds) == len(states):
-        raise ValueError(f"{len(configs)} configs, {len(observeds)} observations and {len(states)} states")
+    stops = stops or [frozenset()] * len(configs)
+    if not len(configs) == len(observeds) == len(states) == len(stops):
+        raise ValueError(
+            f"{len(configs)} configs, {len(observeds)} observations, {len(states)} states, {len(stops)} stops"
+        )
     for index, (config, state) in enumerate(zip(configs, states, strict=True)):
         _check(config, state, configs[0], states[0], index)
         state.config = config
         state.denoiser.train()
-    members = [_Member(*parts) for parts in zip(range(len(states)), configs, observeds, states, strict=True)]
-    return _train(members, stops, interrupted, leaves)
+    members = [_Member(*parts) for parts in zip(range(len(states)), configs, observeds, states, stops, strict=True)]
+    return _train(members, interrupted, leaves)
 
 
 def _check(config: Config, state: TrainState, first: Config, first_state: TrainState, index: int) -> None:
@@ -97,6 +100,7 @@ class _Member:
     config: Config
     observed: Observed
     state: TrainState
+    stops: frozenset[int]
     began: float = field(default_factory=time.perf_counter)
     counted: int = 0  # images since the last record
 
@@ -121,14 +125,16 @@ class _Member:
             return "", 0.0
         return str(structure(self.config)), self.config.consistency.start * self.config.steps - self.step
 
-    def outcome(self, regular: bool, weight: float, lr: float) -> Outcome:
+    def outcome(self, regular: bool, ends: bool, weight: float, lr: float) -> Outcome:
         """The record due after the step that was made, or why there is none; as `loop.train` makes it."""
         state = self.state
         mean = (state.sums / ((self.step - 1) % self.every + 1)).tolist()
         try:
             check_finite(state.images, mean[MAIN], mean[CONSISTENCY], mean[NORM])
+            if regular or ends:
+                losses = state.losses if regular else state.losses.copy()
+                check_spike(state.images, mean[MAIN], losses, self.config.training.spike)
             if regular:
-                check_spike(state.images, mean[MAIN], state.losses, self.config.training.spike)
                 state.sums.zero_()
         except TrainingDiverged as error:
             return error
@@ -145,28 +151,28 @@ class _Told:
 
 
 def _train(
-    members: list[_Member], stops: frozenset[int], interrupted: Callable[[], bool], leaves: Callable[[int], bool]
-) -> Generator[tuple[int, Outcome], None, None]:
+    members: list[_Member], interrupted: Callable[[], bool], leaves: Callable[[int], bool]
+) -> Generator[list[tuple[int, Outcome]], None, None]:
     members = [member for member in members if member.step < member.last]
     while members:
         members.sort(key=_Member.order)
         told: list[_Told] = []
         try:
-            with closing(_until_one_leaves(members, stops, interrupted, leaves)) as steps:
+            with closing(_until_one_leaves(members, interrupted, leaves)) as steps:
                 for told in steps:
                     if any(each.last for each in told):
                         break
-                    yield from ((each.member.index, each.outcome) for each in told)
+                    yield [(each.member.index, each.outcome) for each in told]
         finally:
             for member in members:
                 PackedStates.release(member.state)
-        yield from ((each.member.index, each.outcome) for each in told)
+        yield [(each.member.index, each.outcome) for each in told]
         gone = {each.member.index for each in told if each.last}
         members = [member for member in members if member.index not in gone]
 
 
 def _until_one_leaves(
-    members: list[_Member], stops: frozenset[int], interrupted: Callable[[], bool], leaves: Callable[[int], bool]
+    members: list[_Member], interrupted: Callable[[], bool], leaves: Callable[[int], bool]
 ) -> Generator[list[_Told], None, None]:
     """Trains them in one pack, and tells after each step whose record is due, if any is."""
     configs, streams = [member.config for member in members], [member.stream for member in members]
@@ -192,11 +198,11 @@ def _until_one_leaves(
             stopping, told = interrupted(), []
             for member, step, lr in zip(members, steps, rates, strict=True):
                 member.counted += member.config.training.batch_size
-                leaving = stopping or leaves(member.index)
-                regular = (step + 1) % member.every == 0 or step + 1 == member.last
-                if leaving or regular or member.state.images in stops:
-                    outcome = member.outcome(regular, weight_at(member.config, step), lr)
-                    last = leaving or step + 1 == member.last or isinstance(outcome, TrainingDiverged)
+                leaving, ends = stopping or leaves(member.index), step + 1 == member.last
+                regular = (step + 1) % member.every == 0 or step + 1 == member.config.steps
+                if leaving or ends or regular or member.state.images in member.stops:
+                    outcome = member.outcome(regular, ends, weight_at(member.config, step), lr)
+                    last = leaving or ends or isinstance(outcome, TrainingDiverged)
                     told.append(_Told(member, outcome, last))
             if told:
                 yield sorted(told, key=lambda each: each.member.index)

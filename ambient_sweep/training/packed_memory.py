@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw
 from ambient_sweep.training.averages import Averages
 from ambient_sweep.training.state import TrainState
 
+LINE = 64  # floats
 FLAT = ("all",)  # the name of the one tensor that all weights of a member are
 
 
@@ -22,7 +23,9 @@ class PackedStates:
         self.states = list(states)
         first = dict(states[0].denoiser.named_parameters())
         self.shapes = {name: parameter.shape for name, parameter in first.items()}
-        size, count, device = sum(shape.numel() for shape in self.shapes.values()), len(states), states[0].device
+        self._sizes = [shape.numel() for shape in self.shapes.values()]
+        # rows begin on whole cache lines: what a member's numbers round to does not depend on its row
+        size, count, device = -(-sum(self._sizes) // LINE) * LINE, len(states), states[0].device
         # every average has a place; the one that a teacher takes (Averages.nearest) comes first
         names = [_nearest_first(state.averages) for state in states]
         # each its own memory: autograd refuses a backward pass through weights of which any view has been written to
@@ -41,7 +44,7 @@ class PackedStates:
 
     def parts(self, stacked: torch.Tensor) -> dict[str, torch.Tensor]:
         """[P, size] as the parameters it is made of, each [P, *shape]; shares its memory."""
-        parts = torch.split(stacked, [shape.numel() for shape in self.shapes.values()], dim=1)
+        parts = torch.split(stacked[:, : sum(self._sizes)], self._sizes, dim=1)
         return {
             name: part.view(len(stacked), *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)

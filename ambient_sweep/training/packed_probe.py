@@ -58,20 +58,19 @@ def _times(config: Config, count: int, seconds: float, device: str) -> tuple[flo
     clock = time.process_time if device == "cpu" else time.perf_counter
     with (
         closing(train(configs[0], observed[0], single, stops=stops)) as alone,
-        closing(train_packed(configs, observed, states, stops=stops)) as together,
+        closing(train_packed(configs, observed, states, stops=[stops] * count)) as together,
     ):
         rounds: list[tuple[float, float]] = []
         ends = time.perf_counter() + seconds
         while len(rounds) < 1 + FEWEST or time.perf_counter() < ends:
-            rounds.append((_timed(clock, alone, 1), _timed(clock, together, count)))
+            rounds.append((_timed(clock, alone), _timed(clock, together)))
     serial, packed = (statistics.median(times) for times in zip(*rounds[1:], strict=True))  # the first warms up
     return serial / STEPS, packed / (STEPS * count)
 
 
-def _timed(clock: Callable[[], float], records: Iterator[object], count: int) -> float:
+def _timed(clock: Callable[[], float], records: Iterator[object]) -> float:
     begun = clock()
-    for _ in range(count):  # a record waits for the device
-        next(records)
+    next(records)  # waits for the device
     return clock() - begun
 
 

@@ -4,6 +4,9 @@ A knob acts on a run always, never, or from some image on: consistency from its 
 tail from its start, an average's half-life from where the ramp-up ends. Up to there a run is the same, to the bit, whatever
 that knob says (Hippo's stage trees, arXiv 2006.11972). Where it is not certain that a knob does not act, it counts as
 acting always. Sampling, evaluation, saving, stopping and `ema.length` of power averages never act on the state.
+
+`training.images` acts through what is a share of it: the warm-up, the interval of training records, and the late knobs. So
+runs of unlike lengths are one run where these come out the same in steps.
 """
 
 import functools
@@ -17,13 +20,14 @@ from ambient_sweep.config import Config
 from ambient_sweep.training.averages import average_name
 from ambient_sweep.training.schedules import consistency_weight, decay_start
 
-FORMAT = 1  # raised whenever the same config comes to train other bits
+FORMAT = 2  # raised whenever the same config comes to train other bits
 CONSISTENCY, SCHEDULE, HALFLIFE = "consistency", "optimizer.schedule", "ema.halflife"
+END = "training.images"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
     "model": {"preset"},
-    "optimizer": {"schedule", "decay", "tail"},  # act late
+    "optimizer": {"warmup", "schedule", "decay", "tail"},  # a share of the run; act late
     "compute": {"prefetch"},
 }
 
@@ -73,11 +77,12 @@ def prefix_of(config: Config) -> Prefix:
     always: dict[str, Any] = tree | {
         "kind": "ambient" if config.objective.kind == "ambient_consistency" else config.objective.kind,
         "ema": [config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
-        "horizon": [config.steps, t.batch_size],
-        "health": [max(1, config.steps // t.records), t.spike],  # the losses that a spike is told by
+        "batch": t.batch_size,
+        "warmup": _warmup(config),
+        "health": [_interval(config), t.spike],  # the losses that a spike is told by
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
-    late = [each for each in (_consistency(config), _schedule(config), _halflife(config)) if each is not None]
+    late = [each for knob in (_consistency, _schedule, _halflife, _end) if (each := knob(config)) is not None]
     digest = hashlib.sha256(json.dumps(always, sort_keys=True).encode()).hexdigest()
     last = config.images_at(t.stop)
     return Prefix(digest, tuple(sorted(late, key=lambda each: each.images)), t.batch_size, last)
@@ -103,7 +108,7 @@ def shared_until(a: Config, b: Config) -> int:
 def independent_until(config: Config) -> list[tuple[int, str]]:
     """Image counts, rising, up to which a run does not depend on a knob, with the knob.
 
-    CONSISTENCY, SCHEDULE or HALFLIFE; those that never act are left out.
+    CONSISTENCY, SCHEDULE, HALFLIFE or END; those that never act are left out.
     """
     return [(each.images, each.what) for each in prefix_of(config).late]
 
@@ -133,7 +138,7 @@ def _consistency(config: Config) -> Late | None:
         return None
     settings = c.model_dump(mode="json", exclude={"preset", "start", "ramp", "ramp_fraction"})
     sudden = c.ramp == "step" or c.ramp_fraction == 0
-    settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction]
+    settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction, steps]
     if c.target == "ema" and config.ema.kind == "power":  # the teacher is the average nearest to the evaluated one
         lengths = {average_name(length): abs(length - config.ema.length) for length in config.ema.tracked}
         settings["teacher"] = min(lengths, key=lambda name: lengths[name])
@@ -147,8 +152,8 @@ def _schedule(config: Config) -> Late | None:
     if o.schedule == "constant" or begin >= 1:
         return None
     step = _first(begin, steps, strictly=True) - 1
-    settings = [o.schedule] if o.schedule == "cosine" else [o.schedule, o.decay, o.tail]
-    return _late(config, max(step, 0), SCHEDULE, settings)
+    settings = [o.warmup] if o.schedule == "cosine" else [o.decay, o.tail]
+    return _late(config, max(step, 0), SCHEDULE, [o.schedule, steps, *settings])
 
 
 def _halflife(config: Config) -> Late | None:
@@ -162,6 +167,27 @@ def _halflife(config: Config) -> Late | None:
     while step * batch_size * e.rampup <= e.halflife:
         step += 1
     return None if step > config.steps else _late(config, step - 1, HALFLIFE, e.halflife)
+
+
+def _end(config: Config) -> Late | None:
+    """At the last step of the horizon a training record ends, out of turn where the interval does not divide the run."""
+    return _late(config, config.steps - 1, END, config.steps) if config.steps % _interval(config) else None
+
+
+def _warmup(config: Config) -> list[float]:
+    """What the learning rates of the warm-up follow from, to the bit: lr (s + 1) / steps / warmup.
+
+    A factor of two moved from `steps` to `warmup` changes no bit of them; others may, in the rounding.
+    """
+    steps, warmup = config.steps, config.optimizer.warmup
+    while steps % 2 == 0 and warmup > 0:
+        steps, warmup = steps // 2, warmup * 2
+    return [steps, warmup] if warmup > 0 else []
+
+
+def _interval(config: Config) -> int:
+    """Steps between two training records."""
+    return max(1, config.steps // config.training.records)
 
 
 def _first(fraction: float, steps: int, strictly: bool) -> int:

@@ -1,7 +1,6 @@
 """One trial: trains, saves, evaluates at its lengths, goes back where it diverged, and leaves in order when told to."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ambient_sweep.models import Shape, describe
 from ambient_sweep.results.records import TrialRecord, evaluation_path, read_evaluation, trial_folder
 from ambient_sweep.training.files import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.loop import never, train
+from ambient_sweep.training.loop import never
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.rebuild import SNAPSHOTS, remove_snapshots, save_snapshot, snapshot_images
 from ambient_sweep.training.saved import BEGIN_AGAIN, restore_newest, save_newest
@@ -22,6 +21,7 @@ from ambient_sweep.training.state import TrainState, gathered
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.book import Book, Report, ignore, silent
 from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
+from ambient_sweep.trial.pack import Alone, Trainer
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
 from ambient_sweep.trial.sharing import Sharing
@@ -47,14 +47,16 @@ def run_trial(
     interrupted: Callable[[], bool] = never,
     stages: Stages | None = None,
     replicate_of: str | None = None,
+    trainer: Trainer | None = None,
 ) -> TrialRecord:
     """Trains `config`, evaluates it at its lengths and endpoints, and writes the trial's folder; `prepare` comes first.
 
     Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder, or from
     the longest of the same run in `stages`, whose evaluations it takes over and reports; gives there what others can use.
-    The numbers are the same with stages and without. `replicate_of`: the trial of which one of that role is one. Raises
-    TrainingDiverged, and AmbientSweepError for samples that are not finite: the record then says failed, and why. Raises
-    Interrupted at the end of the step after which `interrupted` says so, and OSError that names what cannot be written.
+    The numbers are the same with stages and without. `replicate_of`: the trial of which one of that role is one.
+    `trainer`: what trains it; by itself, if none is given. Raises TrainingDiverged, and AmbientSweepError for samples that
+    are not finite: the record then says failed, and why. Raises Interrupted at the end of the step after which
+    `interrupted` says so, and OSError that names what cannot be written.
     """
     use_threads(config)
     device = device_of(config)
@@ -72,7 +74,7 @@ def run_trial(
             book.note(line)
     evaluator = Evaluator(book, reference, clean, class_counts(config, data))
     sharing = None if stages is None else Sharing(stages, state, data_key(data), book, evaluator)
-    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing)
+    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing, trainer or Alone())
     try:
         with _named(book.folder):
             run.go()
@@ -121,11 +123,12 @@ class _Run:
     interrupted: Callable[[], bool]
     saved: bool  # whether the state as it stands is on the disk
     sharing: Sharing | None
+    trainer: Trainer
 
     def go(self) -> None:
         """Trains to the end, or raises."""
         state, config = self.state, self.state.config
-        self.begun = time.perf_counter()
+        self.begun = self.trainer.seconds()
         self.lengths = evaluated_lengths(config)
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
@@ -139,13 +142,13 @@ class _Run:
         self._publish()
         self._jump()
         while not self._passed():
-            pass
+            self._jump()
         if state.images < config.images_at(config.training.stop):
             self._leave()
 
     def _passed(self) -> bool:
-        """Trains on; False where it goes on from elsewhere: it diverged and went back, or others were ahead."""
-        records = train(
+        """Trains on; False where it goes on from elsewhere: it diverged and went back, or others are ahead."""
+        records = self.trainer.train(
             self.state.config,
             self.observed,
             self.state,
@@ -159,7 +162,7 @@ class _Run:
                     self.book.training(record)
                     self._arrive()
                     self._count_time()
-                    if self.state.images in self.lengths.keys() | self.snapshots and self._jump():
+                    if self.state.images in self.lengths.keys() | self.snapshots and self._ahead() is not None:
                         return False
         except TrainingDiverged as error:
             self._go_back(error)
@@ -180,14 +183,19 @@ class _Run:
         if images in self.lengths:
             self._evaluate()
 
-    def _jump(self) -> bool:
-        """Goes on from ever longer states that others stored, as long as there are any ahead; whether there were."""
-        state, sharing, begin = self.state, self.sharing, self.state.images
-        while sharing is not None and not state.rewinds:
+    def _ahead(self) -> int | None:
+        """Images of a longer state of this run that another trial stored, if there is one."""
+        if self.sharing is None or self.state.rewinds:
+            return None
+        group = self.state.group
+        ahead: int | None = group.broadcast(self.sharing.ahead() if group.rank == 0 else None)
+        return ahead
+
+    def _jump(self) -> None:
+        """Goes on from ever longer states that others stored, as long as there are any ahead."""
+        state, sharing = self.state, self.sharing
+        while sharing is not None and (ahead := self._ahead()) is not None:
             before = state.images
-            ahead = state.group.broadcast(sharing.ahead() if state.group.rank == 0 else None)
-            if ahead is None:
-                break
             if not sharing.take(ahead):
                 continue
             self.book.forked(ahead, sharing.key(ahead))
@@ -196,7 +204,6 @@ class _Run:
                     self._tell(images)
             self._save()  # after the telling: who is cut off in between takes the same again
             self._arrive()
-        return state.images > begin
 
     def _tell(self, images: int) -> None:
         """Tells of evaluations that are there."""
@@ -256,4 +263,4 @@ class _Run:
         )
 
     def _count_time(self) -> None:
-        self.book.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size
+        self.book.device_seconds = (self.trainer.seconds() - self.begun) * self.state.group.size

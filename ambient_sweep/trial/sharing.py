@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import EvaluationRecord, adopt_evaluation, evaluation_path, write_evaluation
 from ambient_sweep.training.files import read_tensors
@@ -27,12 +26,6 @@ from ambient_sweep.trial.store import DamagedPart, Gone
 
 T = TypeVar("T")
 State = tuple[Tensors, dict[str, Any]]
-
-
-def carries_on(config: Config, images: int) -> bool:
-    """Whether the state here is that of a longer run too: where training stops early, the last record's sums are cut."""
-    step, every = images // config.training.batch_size, max(1, config.steps // config.training.records)
-    return images < config.images_at(config.training.stop) or step == config.steps or step % every == 0
 
 
 class Sharing:
@@ -56,7 +49,7 @@ class Sharing:
 
     def ahead(self) -> int | None:
         """Images of the longest stored state of this very run beyond where it is, with all that lies between; else None."""
-        after, stored = self.state.images, self.store.stored()
+        after, stored = self.state.images, self._stored()
         limit = min(self._first_missing(after), self.prefix.last)
         candidates = {images_of(key) for key in stored if after < images_of(key) <= limit}
         for images in sorted(candidates, reverse=True):
@@ -64,6 +57,13 @@ class Sharing:
             if key in stored and self._there(images, STATE):
                 return images
         return None
+
+    def _stored(self) -> set[str]:
+        try:
+            return self.store.stored()
+        except OSError as error:
+            self.book.note(f"stages: {error.filename}: {error.strerror}; going on without them")
+            return set()
 
     def _first_missing(self, after: int) -> int:
         """The first image count beyond `after` that the trial must come to itself, to evaluate or make a snapshot."""
@@ -162,14 +162,18 @@ class Sharing:
 
     def _there(self, images: int, part: str) -> bool:
         key = self.key(images)
-        return (key, part) not in self._passed_over and self.store.has(key, part)
+        try:
+            return (key, part) not in self._passed_over and self.store.has(key, part)
+        except OSError as error:
+            self._pass_over(key, part, f"{error.filename}: {error.strerror}; going on without it")
+            return False
 
     # -- giving -----------------------------------------------------------------------------------------------------
 
     def publish(self, place: Path) -> None:
         """Gives the state as it stands, saved in `place`, with what others need to go on from it."""
         images = self.state.images
-        if images not in self.points or not carries_on(self.config, images):
+        if images not in self.points:
             return
         key = self.key(images)
         with self._told(key):

@@ -44,7 +44,7 @@ class Stages:
 
     def states(self) -> set[str]:
         """The keys of all states that are stored."""
-        return {key for key in self.store.stored() if self.store.has(key, STATE)}
+        return self.store.having(STATE)
 
     def bytes(self) -> int:
         """What is stored, in bytes; files that trials hold as well count too."""
@@ -74,8 +74,7 @@ class Stages:
 
     def _needs(self, key: str) -> set[str]:
         try:
-            with self.store.reading(key, STATE) as (_, notes):
-                return set(notes[NEEDS])
+            return set(self.store.notes(key, STATE)[NEEDS])
         except (Gone, DamagedPart):
             return set()
 

@@ -6,7 +6,7 @@
 
 A part appears by a rename and goes by one, so that nobody sees half of it; of two that write the same part the second
 drops its own. What a process was writing when it was killed goes with the next `sweep`. `Store` is all that stages ask of
-it: an object store, whose objects appear whole as well, can take the place of `FolderStore`.
+it: `object_store.ObjectStore`, whose objects appear whole as well, can take the place of `FolderStore`.
 """
 
 import contextlib
@@ -44,10 +44,16 @@ class DamagedPart(UserError):
 
 
 class Store(Protocol):
-    """Parts under keys. A part is a few files that are written once, together, and its notes."""
+    """Parts under keys. A part is a few files that are written once, together, and its notes.
+
+    Each raises OSError, with `filename` and `strerror`, where the storage fails.
+    """
 
     def stored(self) -> set[str]:
         """All keys under which there is a part."""
+
+    def having(self, part: str) -> set[str]:
+        """All keys under which there is this part."""
 
     def has(self, key: str, part: str) -> bool:
         """Whether a part is there."""
@@ -61,8 +67,11 @@ class Store(Protocol):
         Raises Gone where there is none, DamagedPart for one that is not what was written.
         """
 
+    def notes(self, key: str, part: str) -> Notes:
+        """Its notes alone. Raises as `reading` does."""
+
     def remove(self, key: str, part: str | None = None) -> bool:
-        """Removes a part, or all of a key; False where it is being read, or is not there."""
+        """Removes a part, or all of a key; False where it is not there, or stays because it is being read."""
 
     def sweep(self) -> None:
         """Removes what processes that are dead left half written or marked as being read."""
@@ -82,6 +91,9 @@ class FolderStore:
             return {name for name in os.listdir(self.root) if not name.startswith(".")}
         except FileNotFoundError:
             return set()
+
+    def having(self, part: str) -> set[str]:
+        return {key for key in self.stored() if self.has(key, part)}
 
     def has(self, key: str, part: str) -> bool:
         return (self.root / key / part / MANIFEST).exists()
@@ -107,7 +119,7 @@ class FolderStore:
                 _link(file, aside / name)
             hashes = {name: sha256(aside / name) for name in sorted(files) if not name.endswith(OWN_HASH)}
             manifest = {"format": FORMAT, "names": sorted(files), "sha256": hashes, "notes": notes}
-            text = json.dumps(manifest | {"manifest_sha256": _digest(manifest)}, indent=1)
+            text = json.dumps(manifest | {"manifest_sha256": digest(manifest)}, indent=1)
             (aside / MANIFEST).write_text(text, encoding="utf-8")
             flush(aside / MANIFEST)
             flush(aside)
@@ -146,6 +158,10 @@ class FolderStore:
             if self._is_marked(REMOVING, key):
                 raise Gone(f"{place}: is being removed")
             yield place, _checked(place)
+
+    def notes(self, key: str, part: str) -> Notes:
+        with self.reading(key, part) as (_, notes):
+            return notes
 
     def remove(self, key: str, part: str | None = None) -> bool:
         place = self.root / key if part is None else self.root / key / part
@@ -204,8 +220,7 @@ def _checked(place: Path) -> Notes:
     file = place / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        digest = manifest.pop("manifest_sha256")
-        if _digest(manifest) != digest or manifest["format"] != FORMAT:
+        if manifest.pop("manifest_sha256") != digest(manifest) or manifest["format"] != FORMAT:
             raise DamagedPart(f"{file}: damaged, or of another version")
         for name in manifest["names"]:
             if name in manifest["sha256"] and sha256(place / name) != manifest["sha256"][name]:
@@ -262,5 +277,6 @@ def _link(file: Path, name: Path) -> None:
         flush(name)
 
 
-def _digest(manifest: Notes) -> str:
+def digest(manifest: Notes) -> str:
+    """The hash that a manifest names itself by."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

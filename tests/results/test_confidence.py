@@ -14,6 +14,7 @@ from ambient_sweep.evaluation.measure import Z95, Measure
 from ambient_sweep.results import schema
 from ambient_sweep.results.candidates import recipes
 from ambient_sweep.results.confidence import DRAWS, front_probability, run_variance, standings, with_standings
+from ambient_sweep.results.deconvolution import Posterior
 from ambient_sweep.results.records import read_evaluations, write_evaluation
 from ambient_sweep.results.table import export_tables
 
@@ -105,48 +106,94 @@ def test_bad_input_is_refused() -> None:
 # -- planted fronts -------------------------------------------------------------------------------------------------
 
 
-def planted(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """True values as on digits, a trade-off with a tail of worse recipes, and each recipe's noise between seeds."""
-    t, worse = rng.uniform(0, 1, n), rng.exponential(0.4, n)
-    truth = np.stack([28 + 30 * (1 - t) ** 1.5 + 15 * worse, 0.4 * t**1.5 + 0.1 * worse], axis=1)
-    noise = np.stack([0.05 * truth[:, 0], 0.01 + 0.06 * truth[:, 1]], axis=1)
-    return truth, noise * np.exp(rng.normal(0, 0.25, (n, 2)))
+def planted(rng: np.random.Generator, shape: str, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True values, each recipe's noise between seeds, and what is known of that noise but for a factor."""
+    t = rng.uniform(0, 1, n)
+    if shape == "digits":  # a trade-off with a tail of worse recipes, noise that grows with the values
+        worse = rng.exponential(0.4, n)
+        truth = np.stack([28 + 30 * (1 - t) ** 1.5 + 15 * worse, 0.4 * t**1.5 + 0.1 * worse], axis=1)
+        unit = np.stack([0.05 * truth[:, 0], 0.01 + 0.06 * truth[:, 1]], axis=1)
+        known = np.stack([0.025 * truth[:, 0], np.sqrt(np.clip(truth[:, 1] + 0.01, 1e-3, 1) / 500)], axis=1)
+    else:
+        truth = {
+            "convex": np.stack([t**2, (1 - t) ** 2], axis=1) + rng.exponential(0.2, (n, 2)),
+            "concave": np.stack([np.sin(t * np.pi / 2), np.cos(t * np.pi / 2)], axis=1) + rng.exponential(0.2, (n, 2)),
+            "line": np.stack([t, 1 - t], axis=1) + rng.gamma(2, 0.1, (n, 1)),
+            "cloud": rng.normal(0, 0.35, (n, 2)),
+        }[shape]
+        unit = known = np.full((n, 2), 0.08)
+    return truth, unit * np.exp(rng.normal(0, 0.25, (n, 2))), known
 
 
-def measured(rng: np.random.Generator, truth: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One value of each, three more of the 8 best, and the standard errors by the pooled variance."""
+def measured(
+    rng: np.random.Generator, truth: np.ndarray, noise: np.ndarray, known: np.ndarray, more: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One value of each, some more of the 8 best, and the standard errors by the pooled variance."""
     first = truth + noise * rng.normal(size=truth.shape)
     best = np.argsort(pareto.nondominated_rank(first), kind="stable")[:8]
-    more = truth[best, None] + noise[best, None] * rng.normal(size=(8, 3, 2))
-    values = np.concatenate([first[best, None], more], axis=1)
-    unit = np.stack([0.025 * first[:, 0], np.sqrt(np.clip(first[:, 1] + 0.01, 1e-3, 1) / 500)], axis=1)
+    values = truth[best, None] + noise[best, None] * rng.normal(size=(len(best), more, 2))
+    values = np.concatenate([first[best, None], values], axis=1)
     mean, runs, variance = first.copy(), np.ones(len(truth)), np.zeros_like(truth)
-    mean[best], runs[best], variance[best] = values.mean(axis=1), 4, values.var(axis=1, ddof=1)
-    pooled = np.stack([run_variance(column, runs - 1)[0] for column in (variance / unit**2).T], axis=1)
-    return mean, np.sqrt(pooled / runs[:, None]) * unit
+    mean[best], runs[best], variance[best] = values.mean(axis=1), 1 + more, values.var(axis=1, ddof=1)
+    pooled = np.stack([run_variance(column, runs - 1)[0] for column in (variance / known**2).T], axis=1)
+    return mean, np.sqrt(pooled / runs[:, None]) * known
 
 
-@pytest.mark.parametrize("n", [60, 250])
-def test_probabilities_of_planted_fronts_hold(n: int) -> None:
-    """Calibration: of candidates given p, about p are on the true front; closer than with a flat prior, in squares."""
+SHAPES = ("digits", "convex", "concave", "line", "cloud")
+BANDS = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.01)
+
+
+@pytest.mark.parametrize(("n", "fronts"), [(10, 60), (60, 16), (250, 5)])
+def test_probabilities_of_planted_fronts_hold(n: int, fronts: int) -> None:
+    """Calibration over five shapes, 2 to 5 runs and unequal noise: of candidates given p, about p are on the true front.
+
+    Closer than with a flat prior in logarithms, and in how many are on the front.
+    """
     rng = np.random.default_rng(n)
     said: dict[str, list[np.ndarray]] = {"flat": [], "empirical": []}
     on = []
-    for _ in range(40):
-        truth, noise = planted(rng, n)
-        mean, error = measured(rng, truth, noise)
+    for case in range(len(SHAPES) * fronts):
+        truth, noise, known = planted(rng, SHAPES[case % len(SHAPES)], n)
+        mean, error = measured(rng, truth, noise, known, more=1 + case // len(SHAPES) % 4)
         on.append(pareto.pareto_mask(truth))
         for prior, lists in said.items():
-            lists.append(front_probability(mean, error, prior=prior, draws=500))
-    true = np.concatenate(on).astype(float)
-    score = {prior: float(((np.concatenate(lists) - true) ** 2).mean()) for prior, lists in said.items()}
-    assert score["empirical"] < score["flat"]
-    p = np.concatenate(said["empirical"])
-    flat = np.concatenate(said["flat"])
+            lists.append(front_probability(mean, error, prior=prior, draws=400))
+    true = np.concatenate(on)
+    p, flat = np.concatenate(said["empirical"]), np.concatenate(said["flat"])
+
+    def loss(probability: np.ndarray) -> float:
+        return float(-np.log(np.where(true, probability, 1 - probability).clip(1e-3)).mean())
+
+    assert loss(p) < loss(flat)
     assert abs(np.log(p.sum() / true.sum())) < abs(np.log(flat.sum() / true.sum())), "how many are on the front"
-    for low, high in ((0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 1.01)):
+    for low, high in zip(BANDS, BANDS[1:], strict=False):
         band = (p >= low) & (p < high)
-        assert true[band].mean() == pytest.approx(p[band].mean(), abs=0.2), (low, high, band.sum())
+        expected = true[band].mean()
+        noise_of_it = 3 * np.sqrt(expected * (1 - expected) / band.sum())
+        assert expected == pytest.approx(p[band].mean(), abs=0.12 + noise_of_it), (low, high, band.sum())
+
+
+@pytest.mark.parametrize("correlation", [0.0, -0.8])
+@pytest.mark.parametrize("n", [14, 300])
+def test_true_values_fall_into_their_posteriors(n: int, correlation: float) -> None:
+    """Planted: two normals. Whitened by the posterior's draws the truth is standard, and the mean beats the measurement."""
+    rng = np.random.default_rng(n)
+    whitened, squares = [], np.zeros(3)
+    for _ in range(4800 // n):
+        part = rng.integers(0, 2, n)[:, None]
+        one = rng.normal(size=(n, 2)) @ [[2.0, -1.5], [0.0, 0.7]]
+        truth = np.where(part, one, rng.normal(size=(n, 2)) * [0.5, 2.0] + [6.0, 1.0])
+        errors = rng.uniform(0.3, 1.5, (n, 2))
+        noise = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], n)
+        points = truth + errors * noise
+        drawn = Posterior.fit(points, errors, correlation).draw(rng.random((300, n)), rng.normal(size=(300, n, 2)))
+        for i in range(n):
+            root = np.linalg.cholesky(np.cov(drawn[:, i].T))
+            whitened.append(np.linalg.solve(root, truth[i] - drawn[:, i].mean(axis=0)))
+        squares += [((each - truth) ** 2).sum() for each in (points, drawn.mean(axis=0), drawn[0])]
+    assert np.cov(np.array(whitened).T) == pytest.approx(np.eye(2), abs=0.15 if n > 100 else 0.3)
+    assert np.mean(whitened, axis=0) == pytest.approx([0, 0], abs=0.1)
+    assert squares[1] < 0.9 * squares[0]
 
 
 # -- from tables ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from scipy.integrate import quad
 from scipy.stats import qmc, truncnorm
@@ -13,10 +14,11 @@ from scipy.stats import qmc, truncnorm
 from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions, tpe
-from ambient_sweep.sweep.asking import Asker, Told, make_asker, violations
+from ambient_sweep.sweep.asking import Asker, StudyAsker, Told, make_asker, violations
 from ambient_sweep.sweep.definition import Search
 from ambient_sweep.sweep.distributions import Distribution
 from ambient_sweep.sweep.parzen import DRAWS, Key, _Mixture
+from ambient_sweep.sweep.tryout import try_sampler
 
 SPACE = {
     "kind": Distribution("choice", ("plain", "late")),
@@ -81,6 +83,18 @@ def test_active_keys_alone_are_proposed_within_their_ranges(sampler: str) -> Non
     assert again != drive(make_asker(SPACE, Search(sampler=sampler, seed=1, startup_trials=6), seen=12), 12)
 
 
+def test_every_observation_of_a_config_keeps_its_own_violations() -> None:
+    asker = StudyAsker(PLAIN, optuna.samplers.NSGAIISampler(seed=1), "")
+    asked = asker.ask("c")
+    over = [{"memorization": length - 0.6} for length in (0.25, 0.5, 0.75)]
+    for each in over:
+        asker.add("", Told(asked.values, "observation", 0.5, (1.0, 1.0), each, asked.system))
+    asker.end("c", Told(asked.values, "complete", 1.0, (1.0, 1.0), {"memorization": 0.4}, asked.system))
+    found = asker._study.get_trials()
+    assert [trial.constraints for trial in found] == [{"memorization": 0.4}, *over]
+    assert "constraints" not in str(asked.system)
+
+
 def test_gp_asks_too() -> None:
     given = drive(make_asker(PLAIN | {"sigma": SPACE["sigma"]}, Search(sampler="gp", seed=1, startup_trials=5)), 8)
     assert len({tuple(values.values()) for values in given}) == 8
@@ -114,7 +128,10 @@ def test_sobol_is_scipys_sequence_and_goes_on_where_it_was() -> None:
         (Search(sampler="nsga2", sampler_args={"populace": 3}), "NSGAIISampler takes no 'populace'; it has"),
         (Search(sampler="nsga2", sampler_args={"population_size": 1}), "NSGAIISampler refuses {'population_size': 1}"),
         (Search(sampler="tpe", sampler_args={"multivariate": False, "group": True}), "TPESampler refuses"),
-        (Search(sampler="optuna:GridSampler"), "GridSampler refuses {}: GridSampler.__init__() missing 1 required"),
+        (Search(sampler="optuna:GridSampler"), "search.sampler=optuna:GridSampler: lists the space"),
+        (Search(sampler="optuna:PartialFixedSampler"), "PartialFixedSampler.__init__() missing 2 required"),
+        (Search(sampler_args={"n_ei_candidates": 0}), "n_ei_candidates: expected a whole number of at least 1, not 0"),
+        (Search(sampler_args={"n_ei_candidates": "x"}), "n_ei_candidates: expected a whole number of at least 1, not 'x'"),
         (Search(sampler="random", sampler_args={"n": 3}), "search.sampler_args: random takes no 'n'; it has none"),
     ],
 )
@@ -123,6 +140,28 @@ def test_a_sampler_that_cannot_be_is_refused_in_one_line(search: Search, complai
         make_asker(PLAIN, search)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "complaint"),
+    [
+        (Search(sampler="optuna:CmaEsSampler"), "search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being"),
+        (Search(sampler="optuna:BruteForceSampler"), "search.sampler=grid lists it here"),
+        (Search(sampler_args={"gamma": 1}), "search.sampler=tpe: TPESampler: 'int' object is not callable; take another"),
+        (Search(sampler_args={"gamma": 1}, startup_trials=30), "TPESampler: 'int' object is not callable"),
+        (Search(sampler_args={"n_ei_candidates": -3}), "n_ei_candidates: expected a whole number"),
+    ],
+)
+def test_a_sampler_that_cannot_search_is_refused_before_anything_is_trained(search: Search, complaint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        try_sampler(SPACE, search)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "gp"])
+def test_samplers_that_work_pass_their_trial(sampler: str) -> None:
+    try_sampler(SPACE, Search(sampler=sampler))
 
 
 def test_violations_are_shares_of_the_bound() -> None:

@@ -92,10 +92,65 @@ def test_what_exceeds_a_bound_is_refused_with_the_reason(tmp_path: Path) -> None
     many = Listing({"objective.kind": "ambient", "seed": seed} for seed in itertools.count(10))
     wide = Candidates(sweep, many, [], parameters=lambda values: 9999)
     wide._size = float("inf")
-    with pytest.raises(
-        UserError, match=r"search\.constraints: .* in a row exceed parameters=1500; raise it, or narrow"
-    ):
-        take(wide)
+    assert take(wide) == []
+    assert not wide.left
+    assert wide.gave_up == (
+        "search: 200 configs in a row were refused, the last one: parameters 9,999 exceed "
+        "search.constraints.parameters=1500; narrow the space, or raise the bound"
+    )
+
+
+def test_a_point_over_a_bound_is_refused_too(tmp_path: Path) -> None:
+    sweep, source = sweep_of(tmp_path, **{"constraints.parameters": 1500}), Listing(seeds())
+    whys: list[str] = []
+    candidates = Candidates(
+        sweep,
+        source,
+        [],
+        parameters=lambda values: 1000 * int(values["seed"]),
+        refused=lambda candidate, over, why: whys.append(why),
+    )
+    assert candidates.given({"objective.kind": "ambient", "seed": 3}) is None
+    assert whys == ["parameters 3,000 exceed search.constraints.parameters=1500"]
+    assert [told.ending for _, told in source.told] == ["running", "pruned"]
+    open_point = candidates.given({"objective.kind": "ambient"})  # other draws of what it leaves open fit
+    assert open_point is not None
+    assert open_point.values["seed"] < 2
+
+
+def test_a_config_that_contradicts_itself_is_refused_and_the_search_goes_on(tmp_path: Path) -> None:
+    sweep, source = sweep_of(tmp_path), Listing(seeds(3, 1, 2, 0))
+    whys: list[tuple[int, str]] = []
+
+    def cost(values: Mapping[str, Any]) -> int:
+        if values["seed"] > 1:
+            raise UserError("s: no such config")
+        return 1
+
+    def refuse(candidate: Candidate, over: dict[str, float], why: str) -> None:
+        assert not over
+        whys.append((candidate.values["seed"], why))
+
+    candidates = Candidates(sweep, source, [], cost=cost, refused=refuse)
+    assert [values["seed"] for values in take(candidates)] == [1, 0]
+    assert not candidates.gave_up
+    assert whys == [(3, "no such config"), (2, "no such config")]
+    assert [told.ending for _, told in source.told] == ["fail", "fail"]
+    none = Candidates(sweep, Listing(seeds(3, 2)), [], cost=cost)
+    none._size = 2
+    assert take(none) == []
+    assert none.gave_up.startswith("search: all configs of the space were refused, the last one: no such config")
+
+
+def test_a_grid_goes_on_behind_any_number_that_is_refused(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, **{"sampler": "grid", "constraints.parameters": 1500})
+    grid = [{"model.width": width, "seed": seed} for width in (512, 16) for seed in range(402)]
+    candidates = Candidates(sweep, Listing(iter(grid)), [], parameters=lambda values: int(values["model.width"]) ** 2)
+    candidates._size = len(grid)
+    asked = [candidates.next(waiting_helps=False) for _ in range(406)]
+    assert asked[:2] == [Nothing.YET] * 2  # Tune's loop turns in between
+    assert [c.values for c in asked[2:404] if isinstance(c, Candidate)] == grid[402:]
+    assert asked[404:] == [Nothing.LEFT] * 2
 
 
 def test_the_cheapest_that_is_not_busy_comes_first_and_none_is_lost(tmp_path: Path) -> None:

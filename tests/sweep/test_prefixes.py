@@ -62,6 +62,14 @@ def test_the_cost_that_is_foreseen_is_the_most_that_trials_then_execute(tmp_path
     assert [prefixes.cost(values) for values in runs] == [1600] * len(runs)
 
 
+def test_lists_of_a_control_are_values_like_others() -> None:
+    prefixes = Prefixes(config_for)
+    tracked = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "model.multipliers": [1, 2]}
+    assert prefixes.started("control", tracked) == 0
+    assert prefixes.run(tracked).length == 1600
+    assert prefixes.run(tracked) != prefixes.run({**tracked, "ema.tracked": [0.05, 0.15]})
+
+
 def test_a_prefix_that_is_being_trained_is_busy() -> None:
     prefixes = Prefixes(config_for)
     prefixes.started("a", {"consistency.weight": 1.0})

@@ -86,6 +86,14 @@ def test_a_process_that_died_is_told(opened: list[Elsewhere]) -> None:
         wait_for(opened[0], "a")
 
 
+def test_what_a_sampler_raises_in_its_process_is_one_line(opened: list[Elsewhere]) -> None:
+    opened.append(Elsewhere(SPACE, Search(sampler="optuna:CmaEsSampler"), seconds=100))
+    with pytest.raises(AmbientSweepError) as caught:
+        wait_for(opened[0], "a")
+    assert str(caught.value).startswith("search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being used for")
+    assert "\n" not in str(caught.value)
+
+
 def test_which_samplers_get_a_process_of_their_own(opened: list[Elsewhere], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("ambient_sweep.sweep.sources.Elsewhere", lambda *args, **more: made.append(more))

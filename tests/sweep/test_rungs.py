@@ -16,6 +16,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
 from ambient_sweep.sweep.space import load_sweep
+from ambient_sweep.trial.setup import evaluated_lengths
 
 STOP, PAUSE, CONTINUE = Decision.STOP, Decision.PAUSE, Decision.CONTINUE
 NAN, INF = math.nan, math.inf
@@ -468,3 +469,66 @@ def test_a_sweep_file_says_where_the_rungs_lie(tmp_path: Path) -> None:
     assert phase.reached("a") is None
     assert phase.report("a", values, told(32000 + 6400, 1.0)) == Decision.PAUSE
     assert phase.reached("a") == 0
+
+
+@pytest.mark.parametrize("relative_to", ["start", "phase"])
+@pytest.mark.parametrize(
+    ("key", "choices"), [("training.batch_size", [128, 64, 96, 32]), ("training.images", [10000, 40000, 2500])]
+)
+def test_trials_of_other_lengths_are_compared_at_the_same_fraction(
+    tmp_path: Path, key: str, choices: list[int], relative_to: str
+) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "base: {training: {images: 10000, batch_size: 128}, evaluation.lengths: [0.25, 0.5, 0.75, 1.0],\n"
+        "       consistency.start: 0.25}\n"
+        f"space: {{{key}: {{choice: {choices}}}}}\n"
+        f"search: {{stopping: {{relative_to: {relative_to}}}}}\n"
+    )
+    sweep = load_sweep(tmp_path / "s.yaml")
+    rule = stopping_rule(sweep)
+    assert rule is not None
+    late = relative_to == "phase"  # a quarter later
+    for number, choice in enumerate(choices):
+        lengths = evaluated_lengths(sweep.config_for({key: choice}))
+        reached = []
+        for images, fraction in sorted(lengths.items()):
+            report = {"images": images, "fraction": fraction, "fidelity": float(number), "memorization": 0.0}
+            rule.report(str(choice), {key: choice}, report)
+            reached.append(rule.reached(str(choice)))
+        assert reached == ([None, 0, 1, 2] if late else [0, 1, 2, 2])
+
+
+def test_a_trial_that_ends_by_itself_is_not_paused_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "base: {training: {images: 64000, batch_size: 64, stop: 0.5}, evaluation.lengths: [0.25, 0.5, 1.0]}\n"
+        "space: {training.stop: {choice: [0.6, 0.5]}}\n"
+    )
+    rule = stopping_rule(load_sweep(tmp_path / "s.yaml"))
+    assert rule is not None
+    for trial_id, stop, decision in (("a", 0.6, PAUSE), ("b", 0.5, CONTINUE), ("c", 0.6, PAUSE)):
+        told = {"images": 32000, "fraction": 0.5, "fidelity": ord(trial_id), "memorization": 0.0}
+        assert rule.report(trial_id, {"training.stop": stop}, told) == decision
+        assert rule.reached(trial_id) == 1
+
+
+@pytest.mark.parametrize("name", ["device_seconds", "memory_gib"])
+def test_a_trial_beyond_any_bound_comes_last(tmp_path: Path, name: str) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "base: {training: {images: 64000, batch_size: 64}, evaluation.lengths: [0.25, 1.0]}\n"
+        "space: {observed.sigma: {uniform: [0.1, 0.5]}}\n"
+        f"search: {{stopping: {{variant: stop}}, constraints: {{{name}: 10}}}}\n"
+    )
+    rule = stopping_rule(load_sweep(tmp_path / "s.yaml"))
+    assert rule is not None
+    told = {"images": 16000, "fraction": 0.25, "memorization": 0.0}
+    assert rule.report("within", {}, {**told, "fidelity": 5.0, name: 9.0}) == CONTINUE
+    assert rule.report("unknown", {}, {**told, "fidelity": 4.0, name: None}) == CONTINUE
+    assert rule.report("beyond", {}, {**told, "fidelity": 1.0, name: 1000.0}) == STOP
+
+
+def test_a_state_of_more_brackets_is_refused() -> None:
+    rule = RungRule(RungSettings(levels=(1, 2, 3), brackets=3))
+    for number in range(9):
+        rule.report(str(number), {}, result(1.0, 1.0))
+    with pytest.raises(UserError, match="the saved state has 3 brackets, not 2; keep those"):
+        RungRule(RungSettings(levels=(1, 2, 3), brackets=2)).restore(rule.state())

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.rungs import Decision, RungSettings
 from ambient_sweep.sweep.scheduler import RungRule, SweepScheduler
+from ambient_sweep.sweep.session import _load
 
 STOP, PAUSE, CONTINUE = TrialScheduler.STOP, TrialScheduler.PAUSE, TrialScheduler.CONTINUE
 RUNGS, FULL = (1, 3), 9
@@ -250,6 +252,25 @@ def test_saved_state_keeps_paused_trials_paused(tmp_path: Path) -> None:
     assert control.choose() is resumed[1], "the best of the rung, paused in the earlier session"
     resumed[1].status = Trial.RUNNING
     assert control.choose() is fresh
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: "[" * 100_000,
+        lambda state: "null",
+        lambda state: json.dumps({**state, "rule": {**state["rule"], "brackets": {"t0": -9}}}),
+        lambda state: json.dumps({**state, "rule": {**state["rule"], "rungs": [{}]}}),
+        lambda state: json.dumps({**state, "rule": {**state["rule"], "brackets": {"t0": "x"}}}),
+    ],
+)
+def test_a_damaged_state_is_told_in_one_line(tmp_path: Path, damage: Callable[[dict[str, Any]], str]) -> None:
+    rule = RungRule(RungSettings(levels=RUNGS, brackets=2))
+    path = tmp_path / "scheduler.json"
+    path.write_text(damage(SweepScheduler(rule).state()))
+    with pytest.raises(UserError, match=r"scheduler\.json: cannot be read") as caught:
+        _load(SweepScheduler(rule), path)
+    assert "\n" not in str(caught.value)
 
 
 # -- with Tune --------------------------------------------------------------------------------------------------------

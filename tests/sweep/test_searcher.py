@@ -17,9 +17,10 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
 from ambient_sweep.sweep.sources import Elsewhere
-from ambient_sweep.sweep.space import Sweep, load_sweep
+from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep
 from ambient_sweep.sweep.study import open_study, optuna_distribution
 
 REAL = """
@@ -260,6 +261,56 @@ def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"what is this\nand this\n")
     with pytest.raises(UserError, match=r"j: damaged"):
         SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+
+
+@pytest.mark.parametrize("line", ["123", "null", "[]", '{"op_code": 99}', '{"op_code": 0}', "[" * 100_000])
+def test_a_damaged_line_is_told_in_one(tmp_path: Path, line: str) -> None:
+    sweep = sweep_of(tmp_path, REAL)
+    with contextlib.closing(SweepSearcher(sweep, tmp_path / "j")) as searcher:
+        ask_all(searcher, (f"t{i}" for i in range(5)))
+    with (tmp_path / "j").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"j: damaged \(.+\); restore it") as caught:
+        SweepSearcher(sweep, tmp_path / "j")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_studys_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()
+    with pytest.raises(UserError, match=r"j: cannot be read \(Is a directory\)"):
+        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
+
+
+def test_configs_that_contradict_themselves_do_not_end_the_search(tmp_path: Path) -> None:
+    """128 / 48 heads are none; no corner of the space shows it."""
+    text = """
+    base: {model.kind: dit}
+    space:
+      model.width: {int: [96, 192], step: 32}
+      model.head_width: {choice: [32, 48]}
+    search: {trials: 8, sampler: grid}
+    """
+    sweep, journal = sweep_of(tmp_path, textwrap.dedent(text)), tmp_path / "j"
+    assert check_corners(sweep)
+    prefixes = Prefixes(sweep.config_for)
+    outcomes, given = {}, []
+    for session in range(2):
+        hooks = {"cost": prefixes.cost, "busy": prefixes.busy}
+        searcher = SweepSearcher(sweep, journal, outcomes=outcomes, concurrent=1, **hooks)  # type: ignore[arg-type]
+        for number in range(3 if session == 0 else 20):
+            suggestion = searcher.suggest(f"{session}.{number}")
+            if suggestion == Searcher.FINISHED:
+                break
+            searcher.on_trial_complete(f"{session}.{number}", full(1.0, 0.5))
+            outcomes[f"{session}.{number}"] = Outcome(True, (1.0, 0.5))
+            given += [suggestion["values"]] if suggestion["role"] == "search" else []
+        assert searcher.finished == (session == 1)
+        searcher.close()
+    allowed = [(w, h) for w in (96, 128, 160, 192) for h in (32, 48) if w % h == 0]
+    assert sorted((v["model.width"], v["model.head_width"]) for v in given) == allowed
+    refused = [t for t in study_of(journal).trials if t.state == TrialState.FAIL]
+    assert sorted(t.params["model.width"] for t in refused) == [128, 160]  # once each, over both sessions
+    assert all("model.head_width" in t.user_attrs["why"] for t in refused)
 
 
 def test_tunes_snapshot_of_it_is_a_note_and_no_pickle(tmp_path: Path) -> None:

@@ -207,6 +207,9 @@ BAD = {
     ),
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
+    "unknown key of stopping": (
+        MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta, grace,",
+    ),
     "unknown stratum": (MINIMAL + "search: {stopping: {strata: [sigma]}}", "stopping.strata: unknown key 'sigma'"),
     "searched seeds": (
         "space: {seed: {int: [0, 9]}}\nsearch: {replicates: 2}", "replicates differ by their seeds, so seed may not be",

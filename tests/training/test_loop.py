@@ -89,6 +89,29 @@ def test_resuming_is_exact_with_convolutions_and_labels(tmp_path, knob):
     assert_same_bits(whole, state)
 
 
+@pytest.mark.parametrize("knob", KNOBS)
+def test_a_run_that_stops_early_is_the_beginning_of_a_longer_one(tmp_path, knob):
+    """Wherever it stops: 1, 2 and 3 steps after a regular record, and at one; 40 steps, a record every 4."""
+    config = build_config(BASE, KNOBS[knob])
+    whole, records = run(config, observations())
+    for steps in (17, 22, 27, 28):
+        early = build_config(BASE, KNOBS[knob], {"training.stop": steps / 40})
+        state, first = run(early, observations())
+        passing = new_state(config, observations())
+        until(config, observations(), passing, 16 * steps)
+        assert_same_bits(state, passing)
+        state.save(tmp_path / str(steps))
+        longer = TrainState.load(tmp_path / str(steps), early, state.shape)
+        _, second = run(build_config(BASE, KNOBS[knob], {"training.stop": 33 / 40}), observations(), longer)
+        _, third = run(config, observations(), longer)
+        assert_same_bits(longer, whole)
+        assert [r.images for r in (first[-1], second[-1], third[-1])] == [16 * steps, 16 * 33, 640]
+        told = [r for r in first + second + third if r.images % 64 == 0]
+        assert [(r.images, r.loss, r.consistency, r.gradient_norm, r.lr) for r in told] == [
+            (r.images, r.loss, r.consistency, r.gradient_norm, r.lr) for r in records
+        ]
+
+
 def test_how_often_it_reports_changes_nothing():
     config = build_config(BASE)
     plain, records = run(config, observations())

@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import closing
+from statistics import median
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import build_model
 from ambient_sweep.training import objective
+from ambient_sweep.training.health import FEWEST
 from ambient_sweep.training.packed import train_packed
 from ambient_sweep.training.packed_memory import PackedStates
 from ambient_sweep.training.packed_probe import packing_gain
@@ -41,8 +43,9 @@ def packed(configs, observeds, states=None, **options):
     """The states at the end, and the outcomes of each."""
     states = states or [new_state(*each) for each in zip(configs, observeds, strict=True)]
     told = [[] for _ in configs]
-    for index, outcome in train_packed(configs, observeds, states, **options):
-        told[index].append(outcome)
+    for together in train_packed(configs, observeds, states, **options):
+        for index, outcome in together:
+            told[index].append(outcome)
     return states, told
 
 
@@ -151,12 +154,14 @@ def test_states_in_a_pack_are_saved_forked_and_mixed_with_serial_training(tmp_pa
     alone = [run(config, observations()), run(other, observations())]
     states = [half, new_state(other, observations())]
     saved = {}
-    for index, record in train_packed([config, other], [observations()] * 2, states, stops=frozenset({464})):
-        if record.images == 464:
-            states[index].save(tmp_path / str(index))
-            saved[index] = {name: tensor.clone() for name, tensor in states[index].tensors().items()}
-            average = states[index].average  # a model of its own
-            assert not any(p.requires_grad for p in average.parameters())
+    stops = [frozenset({464})] * 2
+    for together in train_packed([config, other], [observations()] * 2, states, stops=stops):
+        for index, record in together:
+            if record.images == 464:
+                states[index].save(tmp_path / str(index))
+                saved[index] = {name: tensor.clone() for name, tensor in states[index].tensors().items()}
+                average = states[index].average  # a model of its own
+                assert not any(p.requires_grad for p in average.parameters())
     assert saved.keys() == {0, 1}
     for index, each in enumerate((config, other)):
         forked = TrainState.load(tmp_path / str(index), each, states[index].shape)
@@ -168,6 +173,23 @@ def test_states_in_a_pack_are_saved_forked_and_mixed_with_serial_training(tmp_pa
             assert state.images == 640
             assert distance(state, alone[index][0]) < 1e-6
             assert state.losses == pytest.approx(alone[index][0].losses, rel=1e-5)
+
+
+def test_a_member_that_stops_early_is_the_beginning_of_a_longer_run():
+    """Between two records, to the bit within one pack: alone at its end, beside another that goes on."""
+    longer = [build_config(BASE, {"seed": n}) for n in range(2)]
+    for steps in (17, 22, 27):
+        early = [build_config(BASE, {"seed": 0, "training.stop": steps / 40}), longer[1]]
+        (state, _), (told, _) = packed(early, [observations()] * 2)
+        assert (state.images, told[-1].images) == (16 * steps, 16 * steps)
+        passing = [new_state(config, observations()) for config in longer]
+        packed(longer, [observations()] * 2, passing, interrupted=lambda at=steps, s=passing: s[0].images >= 16 * at)
+        assert_same_bits(state, passing[0])
+        whole, records = run(longer[0], observations())
+        _, (after,) = packed(longer[:1], [observations()], [state])
+        assert distance(state, whole) < 1e-6
+        assert state.losses == pytest.approx(whole.losses, rel=1e-5)
+        assert [r.images for r in told[:-1] + after] == [r.images for r in records]
 
 
 def test_a_member_that_left_has_memory_of_its_own_and_goes_on_by_itself():
@@ -190,7 +212,7 @@ def test_interrupting_and_closing_leave_states_that_go_on():
     _, told = packed(configs, [observations()] * 2, states, interrupted=lambda: states[0].images >= 144)
     assert [[record.images for record in each] for each in told] == [[64, 128, 144]] * 2
     with closing(train_packed(configs, [observations()] * 2, states)) as records:
-        assert next(records)[0] == 0  # the other's record of that step is never read
+        assert [index for index, _ in next(records)] == [0, 1]
     packed(configs, [observations()] * 2, states)
     for config, state in zip(configs, states, strict=True):
         alone, _ = run(config, observations())
@@ -230,6 +252,26 @@ def test_a_spike_is_told_as_the_loop_tells_it():
     assert isinstance(told[1][-1], TrainingDiverged)
     assert str(told[1][-1]) == str(caught.value)
     assert (states[1].images, len(told[0])) == (alone.images, 10)
+
+
+def test_a_spike_up_to_an_early_stop_is_told_too():
+    """Where the mean since the last record passes a bound that no record before it passes."""
+    _, means = run(build_config(BASE), observations(), stops=frozenset(range(0, 641, 16)))
+    regular = [mean for mean in means if mean.images % 64 == 0]
+    ratios = {}
+    for mean in means:
+        before = [each.loss for each in regular if each.images < mean.images]
+        if len(before) >= FEWEST:
+            ratios[mean.images] = mean.loss / median(before)
+    at = max((images for images in ratios if images % 64), key=lambda images: ratios[images])
+    highest = max(ratio for images, ratio in ratios.items() if images % 64 == 0 and images < at)
+    spike = (max(highest, 1) + ratios[at]) / 2
+    assert highest < spike < ratios[at]
+    early = build_config(BASE, {"training.spike": spike, "training.stop": at / 640})
+    with pytest.raises(TrainingDiverged, match=f"at {at} images") as caught:
+        run(early, observations())
+    _, told = packed([build_config(BASE), early], [observations()] * 2)
+    assert str(told[1][-1]) == str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,9 @@ def test_a_spike_in_training_is_seen_at_its_record(prefetch):
     ):
         run(config, observations())
     assert run(CONFIG, observations())[0].images == 640
+    early = build_config(BASE, {"training.spike": 20.0, "training.stop": 352 / 640})  # before that record
+    with planted(330, 1000.0), pytest.raises(TrainingDiverged, match=r"at 352 images, more than training.spike=20"):
+        run(early, observations())
 
 
 def test_a_value_that_is_not_finite_is_never_yielded():
