@@ -1,15 +1,18 @@
-"""The store of stages as objects: what dies while it uploads, what is removed while it is read, and what cannot be opened."""
+"""The store of stages as objects: what dies while it uploads, what is removed while it is read, what cannot be opened."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pyarrow.fs import PyFileSystem
 from whole_objects import Objects, whole_objects
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.trial import Stages
 from ambient_sweep.trial import object_store as module
 from ambient_sweep.trial.object_store import ObjectStore, open_store
 from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone
@@ -249,26 +252,25 @@ ASKED = {
 @pytest.mark.parametrize("asked", ASKED)
 def test_a_failure_at_any_call_is_told_in_a_line_and_leaves_no_half_part(files, tmp_path, asked):
     handler, ask = Failing(tmp_path / "store"), ASKED[asked]
-    store = ObjectStore(module.FileSystem.from_uri("mock:///")[0], "bucket/stages")
-    store.filesystem = type(whole_objects(tmp_path))(handler)
+    store = ObjectStore(PyFileSystem(handler), "bucket/stages")
     store.put(KEY, "state", files, {})
-    needed = 0
-    while True:
-        handler.left = needed
+    for calls in range(12):
+        handler.left = calls
         try:
             ask(store, files)
-            break
         except OSError as error:
-            assert error.strerror == "connection lost"
-            assert error.filename.startswith("bucket/stages")
+            told = error
+        else:
+            break
+        assert told.strerror == "connection lost"
+        assert told.filename.startswith("bucket/stages")
         handler.left = 1 << 30
         assert store.having("state") <= {KEY, OTHER}
         if asked == "remove":
             store.put(KEY, "state", files, {})
         for key in store.stored():
             assert content(store, key)[0] == whole(files)
-        needed += 1
-    assert 1 <= needed < 12
+    assert 1 <= calls < 11
 
 
 def test_a_removed_file_of_a_part_is_damage_not_removal(store, files):
@@ -291,14 +293,24 @@ def test_folders_are_opened_as_folders(tmp_path):
     }.items():
         store = open_store(uri, root)
         assert isinstance(store, FolderStore)
-        assert store.root == expected
+        assert store.root == Stages.open(root, uri).store.root == expected
+    assert Stages.open(root).store.root == root / "stages"
 
 
-def test_object_stores_are_opened_under_the_sweeps_name():
-    store = open_store("mock:///bucket/folder/", Path("runs/digits"))
+def test_object_stores_are_opened_under_the_sweeps_name(tmp_path, files, monkeypatch):
+    there, asked = whole_objects(tmp_path / "store"), []
+    opens = SimpleNamespace(from_uri=lambda uri: asked.append(uri) or (there, "bucket/folder/"))
+    monkeypatch.setattr(module, "FileSystem", opens)
+    module._opened.cache_clear()
+    with there.open_output_stream("bucket/another") as stream:
+        stream.write(b"")
+    store = open_store("s3://bucket/folder/", Path("runs/digits"))
     assert isinstance(store, ObjectStore)
-    assert store.prefix == "bucket/folder/digits"
-    assert open_store("mock:///bucket/folder/", Path("runs/other")).filesystem is store.filesystem
+    assert store.put(KEY, "state", files, {})
+    assert store._objects()[0].path.startswith("bucket/folder/digits/")
+    assert not open_store("s3://bucket/folder/", Path("runs/other")).has(KEY, "state")
+    assert open_store("s3://bucket/folder/", Path("runs/digits")).has(KEY, "state")
+    assert asked == ["s3://bucket/folder/"]  # opened once in a process
 
 
 @pytest.mark.parametrize(
@@ -306,7 +318,8 @@ def test_object_stores_are_opened_under_the_sweeps_name():
     [
         ("nope://bucket/folder", r"^nope://bucket/folder: cannot be opened \(.*nope"),
         ("mock://", "names no bucket; give one, as in s3://bucket/folder"),
-        ("s3://", "^s3://: cannot be opened"),
+        ("s3://", "names no bucket"),
+        ("s3:///folder", "^s3:///folder: cannot be opened"),
         ("s3://id:secret@bucket/folder", "leave it to the environment, as AWS_SECRET_ACCESS_KEY"),
         ("mock:///none/folder", "there is no bucket 'none'; make it first, or name another"),
     ],

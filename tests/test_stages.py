@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from whole_objects import Objects, whole_objects
 
 from ambient_sweep.config import build_config, dump
 from ambient_sweep.results.records import read_trial, read_trial_evaluations
@@ -19,6 +20,7 @@ from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import Interrupted, Stages, collect, data_key_of, fork_points, prepare, run_trial, stage_keys
 from ambient_sweep.trial import sharing as sharing_module
 from ambient_sweep.trial import store as store_module
+from ambient_sweep.trial.object_store import ObjectStore
 from ambient_sweep.trial.stages import STATE
 
 SMALL = {
@@ -297,7 +299,7 @@ import os, signal, sys
 from pathlib import Path
 from ambient_sweep.config import build_config
 from ambient_sweep.trial import Stages, run_trial
-from ambient_sweep.trial import book, run, sharing, store
+from ambient_sweep.trial import book, object_store, run, sharing, store
 def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 def nth(owner, name, count, before=True):
@@ -313,14 +315,19 @@ def nth(owner, name, count, before=True):
     setattr(owner, name, counted)
 root = Path(sys.argv[1])
 {place}
-run_trial(build_config({config!r}), root, {name!r}, stages=Stages(root))
+stages = Stages(root)
+if {remote}:
+    from whole_objects import whole_objects
+    stages = Stages(root, object_store.ObjectStore(whole_objects(root / "remote"), "bucket/stages"))
+run_trial(build_config({config!r}), root, {name!r}, stages=stages)
 """
 
 
-def killed(root, name, config, place):
-    code = KILLED.format(place=place, config=dump(config), name=name)
+def killed(root, name, config, place, remote=False):
+    code = KILLED.format(place=place, config=dump(config), name=name, remote=remote)
     command = [sys.executable, "-c", code, str(root)]
-    done = subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, check=False, env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -393,6 +400,63 @@ def test_an_interrupted_trial_takes_what_was_stored_meanwhile(root, alone):
     record = run_trial(config, root, "b", stages=Stages(root))
     assert record.images_executed == 512 + 640
     assert_same(root, "b", alone(config))
+
+
+# -- in an object store -----------------------------------------------------------------------------------------------
+
+
+def in_objects(root):
+    return Stages(root, ObjectStore(whole_objects(root / "remote"), "bucket/stages"))
+
+
+@pytest.mark.parametrize("case", ["a later start", "power averages, another length", "to twice the length"])
+def test_trials_share_by_an_object_store(root, alone, case):
+    first, second, forked_at, executed = CASES[case]
+    run_trial(small(first), root, "a", stages=in_objects(root))
+    config, lines = small(second), []
+    record = run_trial(config, root, "b", stages=in_objects(root), echo=lines.append)
+    assert (record.forked_at, record.images_executed) == (forked_at, executed)
+    assert_same(root, "b", alone(config))
+    assert not (root / "stages").exists()
+    stages, wanted = in_objects(root), set(stage_keys(config, data_key_of(root)).values())
+    assert wanted <= stages.states()
+    assert set(stages.collect(wanted)) | wanted >= set(stage_keys(small(first), data_key_of(root)).values())
+    third = run_trial(config, root, "c", stages=stages)
+    assert (third.images_executed, third.forked_at) == (0, third.images_done)
+    stages.collect(set(), running=[])
+    assert (stages.store.stored(), stages.bytes()) == (set(), 0)
+    assert [line for line in lines if line.startswith("stage")] == []
+
+
+def test_an_object_store_that_is_not_to_be_reached_is_told_and_the_trial_goes_on(root, alone, monkeypatch):
+    def lost(*arguments):
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(Objects, "get_file_info_selector", lost)
+    lines = []
+    record = run_trial(small(), root, "a", stages=in_objects(root), echo=lines.append)
+    assert (record.status, record.images_executed) == ("completed", 1600)
+    assert_same(root, "a", alone(small()))
+    assert "stages: bucket/stages/parts: connection lost; going on without them" in lines
+    assert all("connection lost" in line for line in lines[1:])
+
+
+UPLOADING = {
+    "between the files": 'nth(object_store.ObjectStore, "_send", 8)',
+    "before the manifest": 'nth(object_store, "digest", 2)',
+}
+
+
+@pytest.mark.parametrize("when", UPLOADING)
+def test_a_trial_that_is_killed_while_it_uploads_leaves_nothing_half(root, alone, when):
+    killed(root, "a", small(), UPLOADING[when], remote=True)
+    config, lines = small({"consistency.weight": 3.0}), []
+    record = run_trial(config, root, "b", stages=in_objects(root), echo=lines.append)
+    assert record.status == "completed"
+    assert [line for line in lines if line.startswith("stage")] == []
+    assert_same(root, "b", alone(config))
+    assert run_trial(small(), root, "a", stages=in_objects(root)).status == "completed"
+    assert_same(root, "a", alone(small()))
 
 
 # -- several processes at once ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 PER_COMPONENT = 15  # values for each component
 COMPONENTS = 32  # at most
-STRENGTH = 1.0
+STRENGTH = 3.0
 ROUNDS = 20  # of EM
 LEAST = 1e-9  # variance of a component, in units of all values'; keeps matrices regular
 

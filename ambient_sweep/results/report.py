@@ -231,13 +231,20 @@ def _commands(root: Path) -> str:
 
 
 def _trial_table(trials: Sequence[Row]) -> str:
-    header = ("trial", "role", "status", "reason", "sigma", "objective", "images done", "asked", "device s")
+    header = (
+        "trial", "role", "status", "reason", "sigma", "objective",
+        "images done", "asked", "executed", "forked at", "rung", "device s",
+    )  # fmt: skip
     names = (
         schema.TRIAL_ID, schema.ROLE, schema.STATUS, schema.REASON, schema.SIGMA, schema.OBJECTIVE,
-        schema.IMAGES_DONE, schema.IMAGES_ASKED, schema.DEVICE_SECONDS,
+        schema.IMAGES_DONE, schema.IMAGES_ASKED, schema.IMAGES_EXECUTED, schema.IMAGES_FORKED, schema.RUNG,
+        schema.DEVICE_SECONDS,
     )  # fmt: skip
     cells = [[*("" if row[name] is None else row[name] for name in names), _full(row)] for row in trials]
-    note = "<p>The last column: fidelity and memorization at full length, main endpoint.</p>"
+    note = (
+        "<p>Executed: images trained for this trial; the rest, up to where it forked, another trial trained. Rung: where it "
+        "was compared last, from 0. The last column: fidelity and memorization at full length, main endpoint.</p>"
+    )
     return note + table((*header, "full length"), cells, [row[schema.ROLE] for row in trials])
 
 

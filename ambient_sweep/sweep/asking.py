@@ -226,7 +226,9 @@ class StudyAsker:
             try:
                 yield
             except SAMPLER_ERRORS as error:
-                raise AmbientSweepError(f"{self._where}: {' '.join(str(error).split()) or type(error).__name__}") from None
+                raise AmbientSweepError(
+                    f"{self._where}: {' '.join(str(error).split()) or type(error).__name__}"
+                ) from None
 
 
 def violations(bounds: Mapping[Any, float], measured: Mapping[str, float]) -> dict[str, float]:

@@ -150,7 +150,9 @@ class Candidates:
         else:
             if self._sweep.search.sampler == "grid" or self._size <= ENUMERABLE:  # which come to their end
                 return Nothing.YET
-        self.gave_up = f"search: {what} were refused, the last one: {self._refusal}; narrow the space, or raise the bound"
+        self.gave_up = (
+            f"search: {what} were refused, the last one: {self._refusal}; narrow the space, or raise the bound"
+        )
         return Nothing.LEFT
 
     def _unlike(self) -> Candidate | Nothing:

@@ -65,8 +65,9 @@ class Host:
         self._lock = threading.Lock()
         self._hosted: dict[str, _Hosted] = {}
 
+    @ray.method(max_task_retries=-1)
     def load(self) -> int:
-        """How many trials are here."""
+        """How many trials are here. Who asks a host that has died waits until Ray has started it again."""
         return len(self._hosted)
 
     def advance(self, attempt: str, suggestion: dict[str, Any]) -> Reported | None:
@@ -138,20 +139,21 @@ class Hosts:
 
     def __init__(self, sweep: "Sweep", root: Path, count: int = 0) -> None:
         self._sweep, self._root, self._count = sweep, root, count
+        self._arguments: Any = None  # kept, or a host that died could not be made anew
         self.actors: list[Any] = []
 
     def __enter__(self) -> Self:
         need = self._sweep.some_config().resources
         actor = ray.remote(Host).options(num_cpus=need.cpus, num_gpus=need.gpus, max_restarts=-1, max_concurrency=CALLS)
         if self._count:
-            sweep = ray.put(self._sweep)
-            self.actors = [actor.remote(sweep, self._root) for _ in range(self._count)]
+            self._arguments = ray.put(self._sweep)
+            self.actors = [actor.remote(self._arguments, self._root) for _ in range(self._count)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for actor in self.actors:
             ray.kill(actor)
-        self.actors = []
+        self.actors, self._arguments = [], None
 
     def leave(self, trial_id: str) -> None:
         """Tells whichever host holds the trial; when this returns, it has heard."""

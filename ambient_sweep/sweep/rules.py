@@ -171,7 +171,7 @@ def stopping_rule(sweep: Sweep) -> StoppingRule | None:
         settings,
         strata=[Stratum(key) for key in stopping.strata],
         phase_start=phase_start if stopping.relative_to == "phase" else None,
-        bounds={**sweep.search.constraints},
+        bounds={str(name): bound for name, bound in sweep.search.constraints.items()},
         position=config.images_at,
         stop=sweep.stop,
     )

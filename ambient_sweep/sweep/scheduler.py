@@ -43,6 +43,7 @@ class SweepScheduler(TrialScheduler):
         self._paused: dict[str, Trial] = {}
         self._new: dict[str, Trial] = {}  # not started yet
         self._promoted: dict[str, Trial] = {}  # not restarted yet
+        self._last: list[str] = []  # those that may go on since no more will come
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """True as long as Tune is given no metric: the rule reads the objectives from the result."""
@@ -95,12 +96,13 @@ class SweepScheduler(TrialScheduler):
         """
         starting = _first_pending(self._promoted)
         if self._paused and (self._has_room() if self._concurrent else starting is None):
-            promoted = self._promote(tune_controller, final=False)
+            promoted = self._promote(tune_controller, self.rule.promotable() or self._last)
             if promoted is not None:
                 return promoted
         chosen = starting or _first_pending(self._new)
         if chosen is None and self._paused and self._only_paused(tune_controller):
-            chosen = self._promote(tune_controller, final=True)
+            self._last = self.rule.promotable(final=True)  # side by side, as many as there is room for
+            chosen = self._promote(tune_controller, self._last)
             for trial in list(self._paused.values()) if chosen is None else ():
                 tune_controller.stop_trial(trial)
         return chosen
@@ -134,12 +136,14 @@ class SweepScheduler(TrialScheduler):
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _promote(self, tune_controller: Any, *, final: bool) -> Trial | None:
-        for trial_id in self.rule.promotable(final=final):
+    def _promote(self, tune_controller: Any, promotable: list[str]) -> Trial | None:
+        """The first of these that is paused, on its way to a worker."""
+        for trial_id in promotable:
             trial = self._paused.get(trial_id)
             if trial is not None and trial.status == Trial.PAUSED:  # and not still on its way there
                 self._unpause(tune_controller, trial)
                 self._promoted[trial_id] = trial
+                self._last = [each for each in self._last if each != trial_id]  # once, however soon it pauses again
                 return trial
         return None
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from ambient_sweep.config import ModelConfig
+from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.asking import check_sampler
 from ambient_sweep.sweep.candidates import Candidate, Candidates, Nothing, Source
 from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, WHY, Ledger, Live, searched
@@ -57,7 +58,7 @@ class SweepSearcher(Searcher):
     the trial that it repeats. `outcomes` maps the ids of earlier sessions' trials to how they ended; ids that are missing
     there never began, and start now. `cost`, `busy` and `parameters` are told a trial's values: see candidates.Candidates;
     parameters are counted by default.
-    Raises UserError for a damaged study file and an impossible sampler.
+    Raises UserError for a damaged study file, one that is not of these trials, and an impossible sampler.
     """
 
     def __init__(
@@ -97,6 +98,12 @@ class SweepSearcher(Searcher):
         for trial_id, fixed in zip(self._fixed_ids, self._fixed_trials, strict=False):
             if not outcomes.get(trial_id, going_on).ended:
                 self._waiting.append(_suggestion(trial_id, fixed.role, fixed.label, fixed.values))
+        ids = {trial.user_attrs.get(TRIAL_ID) for trial in earlier} | {*self._fixed_ids}
+        if outcomes and not ids & outcomes.keys():
+            raise UserError(
+                f"{self._path}: knows none of the {len(outcomes)} trials of this sweep, so they would be trained again; "
+                "restore it, or start again under another name"
+            )
         trials: dict[str, FrozenTrial] = {}  # the last one told of each id
         lengths: dict[str, set[float]] = {}
         for trial in earlier:

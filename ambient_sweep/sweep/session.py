@@ -177,24 +177,38 @@ def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
     packing = decide(sweep, plan, root)
     concurrent = packing.concurrent(plan.slots, limit) if packing.size > 1 else plan.concurrent
     hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
-    callback = SweepCallback(sweep, root, progress, hosts=hosts)
+    prefixes = _prefixes(sweep, root) if sweep.search.stages else None
+    callback = SweepCallback(sweep, root, progress, prefixes, hosts=hosts)
     suggestions = [each.suggestion() for each in left.replicates]
     if suggestions:
         with hosts:
-            _run_tune(sweep, root, _HandedOut(suggestions), min(concurrent, len(suggestions)), callback, hosts=hosts)
+            _run_tune(
+                sweep, root, _HandedOut(suggestions, prefixes), min(concurrent, len(suggestions)), callback, hosts=hosts
+            )
     progress.status(force=True)
     callback.mark_interrupted()
 
 
 class _HandedOut(Searcher):
-    """Hands out given trials, one after another."""
+    """Hands out given trials: those first that have the least to train, and none that others are training a part of now."""
 
-    def __init__(self, suggestions: list[dict[str, Any]]) -> None:
+    def __init__(self, suggestions: list[dict[str, Any]], prefixes: Prefixes | None) -> None:
         super().__init__()
-        self._left = suggestions
+        self._left, self._prefixes = suggestions, prefixes
 
     def suggest(self, trial_id: str) -> Any:
-        return self._left.pop(0) if self._left else Searcher.FINISHED
+        prefixes = self._prefixes
+        if not self._left:
+            return Searcher.FINISHED
+        if prefixes is None:
+            return self._left.pop(0)
+        free = [each for each in self._left if not prefixes.busy(each["values"])]
+        if not free:
+            return None
+        chosen = min(free, key=lambda each: prefixes.cost(each["values"]))
+        self._left.remove(chosen)
+        prefixes.started(chosen["trial_id"], chosen["values"])  # Tune starts it later
+        return chosen
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to learn."""

@@ -5,7 +5,7 @@ evaluated by the trial itself: a stage only ever saves work.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,7 +151,8 @@ class Sharing:
         except UserError as error:
             self._pass_over(key, part, f"{error}; going on without it")
             if self.state.group.rank == 0:
-                self.store.remove(key, part)  # so that a sound one can take its place
+                with suppress(OSError):
+                    self.store.remove(key, part)  # so that a sound one can take its place
         except OSError as error:
             self._pass_over(key, part, f"{error.filename}: {error.strerror}; going on without it")
         return None

@@ -24,6 +24,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_trials
 from ambient_sweep.training.prefix import phase_starts, prefix_of
 from ambient_sweep.training.rebuild import snapshot_images
+from ambient_sweep.trial.object_store import open_store
 from ambient_sweep.trial.samples import samples_at
 from ambient_sweep.trial.setup import TRAINED_ON, evaluated_lengths
 from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone, Store
@@ -41,6 +42,11 @@ class Stages:
     def __init__(self, root: Path, store: Store | None = None) -> None:
         self.root = root
         self.store: Store = FolderStore(root / FOLDER) if store is None else store
+
+    @classmethod
+    def open(cls, root: Path, at: str | None = None) -> "Stages":
+        """With the store under a URI, as `open_store` takes it. Raises UserError where that cannot be opened."""
+        return cls(root, None if at is None else open_store(at, root))
 
     def states(self) -> set[str]:
         """The keys of all states that are stored."""

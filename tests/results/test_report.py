@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ambient_sweep.results.confidence import with_standings
 from ambient_sweep.results.curves import attainment_image
 from ambient_sweep.results.grids import image_grid
 from ambient_sweep.results.plot import frontier_image
-from ambient_sweep.results.records import evaluation_path
+from ambient_sweep.results.records import evaluation_path, read_trials, write_trial
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import export_tables
@@ -100,6 +101,17 @@ def test_the_report_holds_frontier_picks_trials_and_pictures(sweep: Path) -> Non
     ):
         assert words in page.text
     assert not list(sweep.glob(".*"))
+
+
+def test_the_trials_say_what_was_trained_for_them_and_where_they_were_compared(sweep: Path) -> None:
+    first = read_trials(sweep)[0]
+    write_trial(sweep, replace(first, images_executed=1600, stage="s", forked_at=4800, rung=2))
+    page = Page(write_report(sweep).read_text())
+    names, *rows = next(table for table in page.tables if table[0][2:3] == ["status"])
+    shown = {row[0]: dict(zip(names, row, strict=True)) for row in rows}
+    mine = shown.pop(first.trial_id)
+    assert [mine[name].replace(",", "") for name in ("executed", "forked at", "rung")] == ["1600", "4800", "2"]
+    assert {row["rung"] for row in shown.values()} == {""}
 
 
 def test_the_page_needs_no_network_and_runs_no_script(sweep: Path) -> None:

@@ -131,7 +131,10 @@ def test_sobol_is_scipys_sequence_and_goes_on_where_it_was() -> None:
         (Search(sampler="optuna:GridSampler"), "search.sampler=optuna:GridSampler: lists the space"),
         (Search(sampler="optuna:PartialFixedSampler"), "PartialFixedSampler.__init__() missing 2 required"),
         (Search(sampler_args={"n_ei_candidates": 0}), "n_ei_candidates: expected a whole number of at least 1, not 0"),
-        (Search(sampler_args={"n_ei_candidates": "x"}), "n_ei_candidates: expected a whole number of at least 1, not 'x'"),
+        (
+            Search(sampler_args={"n_ei_candidates": "x"}),
+            "n_ei_candidates: expected a whole number of at least 1, not 'x'",
+        ),
         (Search(sampler="random", sampler_args={"n": 3}), "search.sampler_args: random takes no 'n'; it has none"),
     ],
 )
@@ -145,9 +148,15 @@ def test_a_sampler_that_cannot_be_is_refused_in_one_line(search: Search, complai
 @pytest.mark.parametrize(
     ("search", "complaint"),
     [
-        (Search(sampler="optuna:CmaEsSampler"), "search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being"),
+        (
+            Search(sampler="optuna:CmaEsSampler"),
+            "search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being",
+        ),
         (Search(sampler="optuna:BruteForceSampler"), "search.sampler=grid lists it here"),
-        (Search(sampler_args={"gamma": 1}), "search.sampler=tpe: TPESampler: 'int' object is not callable; take another"),
+        (
+            Search(sampler_args={"gamma": 1}),
+            "search.sampler=tpe: TPESampler: 'int' object is not callable; take another",
+        ),
         (Search(sampler_args={"gamma": 1}, startup_trials=30), "TPESampler: 'int' object is not callable"),
         (Search(sampler_args={"n_ei_candidates": -3}), "n_ei_candidates: expected a whole number"),
     ],

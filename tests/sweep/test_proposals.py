@@ -90,7 +90,9 @@ def test_what_a_sampler_raises_in_its_process_is_one_line(opened: list[Elsewhere
     opened.append(Elsewhere(SPACE, Search(sampler="optuna:CmaEsSampler"), seconds=100))
     with pytest.raises(AmbientSweepError) as caught:
         wait_for(opened[0], "a")
-    assert str(caught.value).startswith("search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being used for")
+    assert str(caught.value).startswith(
+        "search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being used for"
+    )
     assert "\n" not in str(caught.value)
 
 

@@ -93,6 +93,7 @@ class Scripted:
 
     def __init__(self, *answers: Decision) -> None:
         self.answers, self.heard, self.over, self.ready = list(answers), list[str](), list[str](), list[str]()
+        self.at_the_end = list[str]()
 
     def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
         self.heard.append(trial_id)
@@ -104,7 +105,7 @@ class Scripted:
         self.over.append(trial_id)
 
     def promotable(self, *, final: bool = False) -> list[str]:
-        return list(self.ready)
+        return list(self.ready or (self.at_the_end if final else []))
 
     def state(self) -> dict[str, Any]:
         return {"heard": self.heard}
@@ -186,6 +187,29 @@ def test_paused_trials_are_stopped_once_nothing_else_is_left() -> None:
     control.choose()
     assert a.status == b.status == Trial.TERMINATED
     assert rule.over == ["c", "a", "b"]
+
+
+def test_the_last_to_go_on_train_side_by_side() -> None:
+    rule = Scripted(*[Decision.PAUSE] * 5)
+    control = FakeController(SweepScheduler(rule, concurrent=2))
+    trials = [FakeTrial(name) for name in "abcd"]
+    control.add(*trials)
+    for trial in trials:
+        control.report(trial, 1.0, 1)
+    control.finished, rule.at_the_end = True, ["a", "b", "c"]
+    assert control.choose() is trials[0]
+    trials[0].status = Trial.RUNNING
+    assert control.choose() is trials[1]
+    trials[1].status = Trial.RUNNING
+    assert control.choose() is None, "there is room for two"
+    control.report(trials[0], 1.0, 3)
+    assert control.choose() is trials[2], "not the first again, which has just paused at its next rung"
+    for trial in trials[1:3]:
+        trial.status = Trial.RUNNING
+        control.stop_trial(trial)
+    rule.at_the_end = []
+    assert control.choose() is None
+    assert rule.over == ["b", "c", "d", "a"]
 
 
 def test_a_lost_trial_goes_on() -> None:

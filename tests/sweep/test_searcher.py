@@ -275,6 +275,15 @@ def test_a_damaged_line_is_told_in_one(tmp_path: Path, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", [None, ""])
+def test_trials_without_their_study_are_not_begun_anew(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "j").write_text(text)
+    outcomes = {"b": Outcome(True), "s0": Outcome(True, (1.0, 0.5))}
+    with pytest.raises(UserError, match=r"j: knows none of the 2 trials of this sweep, .*; restore it, or start again"):
+        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j", outcomes=outcomes)
+
+
 def test_a_folder_in_the_studys_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "j").mkdir()
     with pytest.raises(UserError, match=r"j: cannot be read \(Is a directory\)"):
