@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_evaluations, read_trials
-from ambient_sweep.results.table import build_tables
+from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes
@@ -74,6 +74,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
         progress.status(force=True)
         callback.mark_interrupted()
     if searcher.gave_up and not searcher.searched:
+        export_tables(root)  # of the trials outside the search
         raise UserError(searcher.gave_up)
     if searcher.gave_up:
         echo(searcher.gave_up)

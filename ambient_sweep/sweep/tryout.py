@@ -30,4 +30,4 @@ def try_sampler(space: Space, search: Search) -> None:
         asked = asker.ask("tried")
         asker.end("tried", Told(asked.values, "complete", 1.0, (0.0, 0.0), system=asked.system))
     except AmbientSweepError as error:
-        raise UserError(f"{error}; take another sampler, or other sampler_args") from None
+        raise UserError(f"{str(error).rstrip('.')}; take another sampler, or other sampler_args") from None

@@ -106,6 +106,7 @@ def test_the_report_holds_frontier_picks_trials_and_pictures(sweep: Path) -> Non
 def test_the_trials_say_what_was_trained_for_them_and_where_they_were_compared(sweep: Path) -> None:
     first = read_trials(sweep)[0]
     write_trial(sweep, replace(first, images_executed=1600, stage="s", forked_at=4800, rung=2))
+    export_tables(sweep)
     page = Page(write_report(sweep).read_text())
     names, *rows = next(table for table in page.tables if table[0][2:3] == ["status"])
     shown = {row[0]: dict(zip(names, row, strict=True)) for row in rows}

@@ -150,7 +150,8 @@ def test_a_sampler_that_cannot_be_is_refused_in_one_line(search: Search, complai
     [
         (
             Search(sampler="optuna:CmaEsSampler"),
-            "search.sampler=optuna:CmaEsSampler: CmaEsSampler: If the study is being",
+            "optuna:CmaEsSampler: CmaEsSampler: If the study is being used for multi-objective optimization, CmaEsSampler "
+            "cannot be used; take another",
         ),
         (Search(sampler="optuna:BruteForceSampler"), "search.sampler=grid lists it here"),
         (
