@@ -14,8 +14,9 @@ from whole_objects import Objects, whole_objects
 from ambient_sweep.errors import UserError
 from ambient_sweep.trial import Stages
 from ambient_sweep.trial import object_store as module
+from ambient_sweep.trial.folder_store import FolderStore
 from ambient_sweep.trial.object_store import ObjectStore, open_store
-from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone
+from ambient_sweep.trial.store import DamagedPart, Gone
 
 KEY, OTHER = "000000320-00aa", "000000640-00bb"
 

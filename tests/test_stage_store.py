@@ -10,9 +10,10 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from whole_objects import whole_objects
 
-from ambient_sweep.trial import store as store_module
+from ambient_sweep.trial import folder_store as store_module
+from ambient_sweep.trial.folder_store import FolderStore
 from ambient_sweep.trial.object_store import ObjectStore
-from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone
+from ambient_sweep.trial.store import DamagedPart, Gone
 
 KEY, OTHER = "000000320-00aa", "000000640-00bb"
 KINDS = {

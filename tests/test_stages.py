@@ -18,8 +18,8 @@ from ambient_sweep.training import objective
 from ambient_sweep.training.saved import saved_states
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import Interrupted, Stages, collect, data_key_of, fork_points, prepare, run_trial, stage_keys
+from ambient_sweep.trial import folder_store as store_module
 from ambient_sweep.trial import sharing as sharing_module
-from ambient_sweep.trial import store as store_module
 from ambient_sweep.trial.object_store import ObjectStore
 from ambient_sweep.trial.stages import STATE
 
@@ -299,7 +299,7 @@ import os, signal, sys
 from pathlib import Path
 from ambient_sweep.config import build_config
 from ambient_sweep.trial import Stages, run_trial
-from ambient_sweep.trial import book, object_store, run, sharing, store
+from ambient_sweep.trial import book, folder_store, object_store, run, sharing
 def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 def nth(owner, name, count, before=True):
@@ -332,11 +332,11 @@ def killed(root, name, config, place, remote=False):
 
 
 PUBLISHING = {
-    "before the files": 'nth(store, "_link", 1)',
-    "between the files": 'nth(store, "_link", 2, before=False)',
-    "before the manifest": 'nth(store, "digest", 2)',
-    "before the rename": 'nth(store.FolderStore, "_rename_in", 3)',
-    "after the rename": 'nth(store.FolderStore, "_rename_in", 3, before=False)',
+    "before the files": 'nth(folder_store, "_link", 1)',
+    "between the files": 'nth(folder_store, "_link", 2, before=False)',
+    "before the manifest": 'nth(folder_store, "digest", 2)',
+    "before the rename": 'nth(folder_store.FolderStore, "_rename_in", 3)',
+    "after the rename": 'nth(folder_store.FolderStore, "_rename_in", 3, before=False)',
 }
 
 

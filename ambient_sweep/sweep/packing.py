@@ -21,7 +21,7 @@ from ambient_sweep.training.packed import pack_key
 FILE = "packing.json"
 MOST = 8  # trials in a process
 TURNS = (
-    4  # times that each place in a pack is taken, at least: more at once would leave the search little to learn from
+    6  # a place in a pack is taken so often at least: with more trials at once a search learns and shares too little
 )
 SMALL = 1_000_000  # parameters
 WORTH = 1.5  # times as fast

@@ -25,7 +25,8 @@ import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone, Notes, Store, digest
+from ambient_sweep.trial.folder_store import FolderStore
+from ambient_sweep.trial.store import DamagedPart, Gone, Notes, Store, digest
 
 FORMAT = 1
 PARTS, FILES = "parts", "files"

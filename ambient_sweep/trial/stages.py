@@ -24,10 +24,11 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_trials
 from ambient_sweep.training.prefix import phase_starts, prefix_of
 from ambient_sweep.training.rebuild import snapshot_images
+from ambient_sweep.trial.folder_store import FolderStore
 from ambient_sweep.trial.object_store import open_store
 from ambient_sweep.trial.samples import samples_at
 from ambient_sweep.trial.setup import TRAINED_ON, evaluated_lengths
-from ambient_sweep.trial.store import DamagedPart, FolderStore, Gone, Store
+from ambient_sweep.trial.store import DamagedPart, Gone, Store
 
 FOLDER = "stages"
 STATE = "state"
