@@ -522,7 +522,7 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
     stop_file(tmp_path, "t").touch()
     task = {"config": dump(config), "root": str(tmp_path), "trial_id": "t", "role": "control"}
-    task |= {"share": False, "replicate_of": None}
+    task |= {"shared": None, "replicate_of": None}
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):

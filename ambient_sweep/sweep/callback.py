@@ -136,8 +136,8 @@ class SweepCallback(tune.Callback):
 
     def _collect(self, prefixes: Prefixes) -> None:
         """Removes stages where they take more than search.stages_gib: all but what the frontier and live trials need."""
-        stages = Stages(self._root)
         try:
+            stages = Stages.open(self._root, self._sweep.search.stages_at)
             if stages.bytes() <= self._sweep.search.stages_gib * GIB:
                 return
             front = frontier(build_tables(self._root).evaluations).to_pylist()

@@ -82,6 +82,10 @@ class Search(Section):
     replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
     lookahead: int = Field(4, ge=1, description="candidates among which the cheapest to train is taken, with stages")
     stages: bool = Field(True, description="share what trials have in common")
+    stages_at: str | None = Field(
+        None,
+        description="where stages lie, in the sweep's folder by default: s3://bucket/folder, gs://, abfs:// or a path",
+    )
     stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
     stopping: Stopping = Stopping()
     pack: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(

@@ -119,7 +119,7 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
     data = data_key_of(root)
     if data is None:
         raise UserError(f"{root}: holds no note of its training data; start again under another name")
-    return Prefixes(sweep.config_for, data, Stages(root).states())
+    return Prefixes(sweep.config_for, data, Stages.open(root, sweep.search.stages_at).states())
 
 
 def _load(scheduler: SweepScheduler, path: Path) -> None:

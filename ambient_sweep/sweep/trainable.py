@@ -43,6 +43,8 @@ from ambient_sweep.sweep.space import Sweep
 if TYPE_CHECKING:
     from ambient_sweep.trial.pack import Trainer
 
+Shared = tuple[str | None] | None  # where stages lie: search.stages_at. None: nothing is shared
+
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
 
@@ -78,11 +80,11 @@ def train_suggestion(
     config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
         config = sweep.config_for(suggestion["values"])
-        share, original = sweep.search.stages, original_of(suggestion)
+        shared, original = shared_by(sweep), original_of(suggestion)
         if config.resources.workers == 1:
-            _in_process(config, root, trial_id, role, share, original, report, trainer, interrupted)
+            _in_process(config, root, trial_id, role, shared, original, report, trainer, interrupted)
         else:
-            _with_workers(config, root, trial_id, role, share, original, report)
+            _with_workers(config, root, trial_id, role, shared, original, report)
         trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
     except AmbientSweepError as error:
         if interrupted is not None and interrupted():  # it goes on elsewhere
@@ -94,6 +96,11 @@ def train_suggestion(
     last = evaluations[-1] if evaluations else None
     memory = _memory_gib(config, trainer)
     report(result(last, trial, values=values, full_length=trial.status == "completed", memory=memory))
+
+
+def shared_by(sweep: Sweep) -> Shared:
+    """Where trials of the sweep find and leave their stages."""
+    return (sweep.search.stages_at,) if sweep.search.stages else None
 
 
 def original_of(suggestion: dict[str, Any]) -> str | None:
@@ -153,7 +160,7 @@ def _in_process(
     root: Path,
     trial_id: str,
     role: str,
-    share: bool,
+    shared: Shared,
     replicate_of: str | None,
     report: Callable[[dict[str, Any]], None],
     trainer: "Trainer | None",
@@ -175,7 +182,7 @@ def _in_process(
             role=role,
             on_report=forward,
             interrupted=interrupted or never,
-            stages=Stages(root) if share else None,
+            stages=None if shared is None else Stages.open(root, *shared),
             replicate_of=replicate_of,
             trainer=trainer,
         )
@@ -189,12 +196,12 @@ def _with_workers(
     root: Path,
     trial_id: str,
     role: str,
-    share: bool,
+    shared: Shared,
     replicate_of: str | None,
     report: Callable[[dict[str, Any]], None],
 ) -> None:
     told = NewEvaluations(root, trial_id)
-    for _ in fit_watched(config, root, trial_id, role, share, replicate_of):
+    for _ in fit_watched(config, root, trial_id, role, shared, replicate_of):
         for evaluation in told.read():
             if evaluation.main_endpoint:
                 report(result(evaluation, read_trial(root, trial_id)))
@@ -223,14 +230,14 @@ class NewEvaluations:
 
 
 def fit_watched(
-    config: Config, root: Path, trial_id: str, role: str, share: bool = False, replicate_of: str | None = None
+    config: Config, root: Path, trial_id: str, role: str, shared: Shared = None, replicate_of: str | None = None
 ) -> Iterator[None]:
     """`fit_with_workers` in a thread; yields now and then while it trains and once after it, then raises what it raised."""
     failure: list[BaseException] = []
 
     def fit() -> None:
         try:
-            fit_with_workers(config, root, trial_id, role, share, replicate_of)
+            fit_with_workers(config, root, trial_id, role, shared, replicate_of)
         except BaseException as error:  # noqa: BLE001 (handed to the caller's own thread, which raises it)
             failure.append(error)
 
@@ -249,7 +256,7 @@ def stop_file(root: Path, trial_id: str) -> Path:
 
 
 def fit_with_workers(
-    config: Config, root: Path, trial_id: str, role: str, share: bool = False, replicate_of: str | None = None
+    config: Config, root: Path, trial_id: str, role: str, shared: Shared = None, replicate_of: str | None = None
 ) -> None:
     """Trains and evaluates `config` with `resources.workers` workers, in or outside of a Tune trial; blocks until the end.
 
@@ -260,7 +267,7 @@ def fit_with_workers(
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
     task = {
         "config": dump(config), "root": str(root), "trial_id": trial_id, "role": role,
-        "share": share, "replicate_of": replicate_of,
+        "shared": shared, "replicate_of": replicate_of,
     }  # fmt: skip
     try:
         _trainer(config.resources, task).fit()
@@ -307,6 +314,6 @@ def train_worker(task: dict[str, Any]) -> None:
             role=task["role"],
             group=group,
             interrupted=told,
-            stages=Stages(root) if task["share"] else None,
+            stages=None if task["shared"] is None else Stages.open(root, *task["shared"]),
             replicate_of=task["replicate_of"],
         )

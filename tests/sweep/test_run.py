@@ -371,7 +371,7 @@ confirm: {seeds: 1, top: 1}
 
 
 def test_small_trials_train_together_and_outlive_their_hosts(tmp_path: Path) -> None:
-    """Three in a process, on each of two workers; one of these is killed. Every trial is within rounding what it is alone."""
+    """Three in a process, on each of two workers; one is killed. Every trial is within rounding what it is alone."""
     file = tmp_path / "packed.yaml"
     file.write_text(PACKED)
     root, killed = tmp_path / "runs" / "packed", []
