@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -11,10 +12,12 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.asking import Asked, Told, draw, violations
 from ambient_sweep.sweep.definition import Sweep
+from ambient_sweep.training.prefix import prefix_of
 
 ENUMERABLE = 4096  # of spaces up to this size, a config that was not tried is found by listing them
 REPEATS = 20  # proposals in a row that were tried already, before one is drawn
 REFUSALS = 200  # proposals in a row that are refused, before the search gives up, or takes breath where it has an end
+SINGLE, DRAWS = 64, 4  # proposals that may yet get a sibling; draws of each key for one
 PATIENCE = 4  # a candidate is passed over at most this many times the lookahead
 
 Mark = tuple[tuple[str, Any], ...]
@@ -57,7 +60,8 @@ class Candidates:
 
     With `cost` (images still to train) it holds `search.lookahead` candidates and hands out the cheapest among those that
     are not `busy` (what they share is being trained right now). The others stay, and one that was passed over too often
-    goes first.
+    goes first. Before them come siblings: a config whose training is the same run as that of one handed out before, and
+    that differs in what is evaluated alone, costs no training. There is one for each proposal, once that has trained.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Candidates:
         self._cost, self._busy, self._parameters = cost, busy, parameters
         self._refused = refused
         self._held: list[Candidate] = []
+        self._single: deque[tuple[dict[str, Any], int]] = deque(maxlen=SINGLE)  # without a sibling; what they cost then
         self._keys = (f"c{number}" for number in itertools.count())
         self._drawn = drawn
         self._refusal = ""  # why the last one was refused
@@ -105,6 +110,9 @@ class Candidates:
 
     def next(self, *, waiting_helps: bool) -> Candidate | Nothing:
         """The next to train. `waiting_helps`: trials are running, so that what is busy will be free."""
+        sibling = self._sibling()
+        if sibling is not None:
+            return sibling
         wanted = 1 if self._cost is None else self._sweep.search.lookahead
         while len(self._held) < wanted:
             candidate = self._fresh()
@@ -119,6 +127,8 @@ class Candidates:
         self._held.remove(chosen)
         for candidate in self._held:
             candidate.passed += 1
+        if self._cost is not None:
+            self._single.append((chosen.values, self._cost(chosen.values)))
         return chosen
 
     def _choose(self, waiting_helps: bool) -> Candidate | None:
@@ -132,6 +142,42 @@ class Candidates:
             return oldest
         cost = self._cost
         return min(free, key=lambda c: cost(c.values))  # the first of equals, which waited longest
+
+    def _sibling(self) -> Candidate | None:
+        """A new config whose training is the run of an earlier proposal, as far as that has come."""
+        for entry in reversed(self._single):
+            values, cost = entry
+            if self._cost is None or self._cost(values) >= cost or (self._busy is not None and self._busy(values)):
+                continue
+            self._single.remove(entry)
+            for changed in self._same_run(values):
+                if self._new(changed):
+                    candidate = Candidate(next(self._keys), changed, note="its training is that of another")
+                    self._source.add(candidate.key, Told(changed, "running"))
+                    return candidate
+            return self._sibling()
+        return None
+
+    def _same_run(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Configs of the same run that differ from `values` in one key, a few for each key."""
+        run = prefix_of(self._sweep.config_for(values))
+        for key, distribution in self._sweep.space.items():
+            for _ in range(DRAWS if key in values else 0):
+                changed = {**values, key: distribution.at(self._rng().random())}
+                if changed[key] == values[key] or not self._is_whole(changed):
+                    continue
+                try:
+                    same = prefix_of(self._sweep.config_for(changed)) == run
+                except UserError:
+                    continue
+                if not same:
+                    break
+                yield changed
+
+    def _is_whole(self, values: Mapping[str, Any]) -> bool:
+        """Whether values are those of the active keys, no more and no fewer."""
+        space = self._sweep.space
+        return {key for key, d in space.items() if conditions.is_active(d, values)} == set(values)
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ class Stopping(Section):
     brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
     variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
     ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
+    declining: Literal["last", "equal"] = Field(
+        "last", description="rungs: place of trials that an earlier checkpoint of their own dominates"
+    )
     relative_to: Literal["start", "phase"] = Field(
         "start", description="rungs: counted from the start of training, or from that of consistency or of a wsd tail"
     )
@@ -80,7 +83,7 @@ class Search(Section):
         default_factory=dict, description="upper bounds that the sampler learns to keep to"
     )
     replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
-    lookahead: int = Field(4, ge=1, description="candidates among which the cheapest to train is taken, with stages")
+    lookahead: int = Field(2, ge=1, description="candidates among which the cheapest to train is taken, with stages")
     stages: bool = Field(True, description="share what trials have in common")
     stages_at: str | None = Field(
         None,

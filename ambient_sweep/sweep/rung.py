@@ -90,6 +90,12 @@ class Rung:
         self.trials[trial_id] = len(self.trials)
         self.ranking.add(values, feasible)
 
+    def is_dominated_by(self, values: Floats) -> bool:
+        """Whether every entry is dominated by these values."""
+        entries = self.ranking.values
+        worse = np.isnan(entries).any(axis=1) | ((entries >= values).all(axis=1) & (entries > values).any(axis=1))
+        return bool(np.isfinite(values).all() and worse.all())
+
     def goes_on(self, trial_id: str) -> bool:
         """Whether fewer than `keeps` entries are strictly better."""
         return self.ranking.is_below(self.trials[trial_id], self.keeps)

@@ -64,13 +64,15 @@ class Rungs:
         phase_start: int = 0,
         stratum: Hashable = None,
         feasible: bool = True,
+        behind: bool = False,
         last: bool = False,
     ) -> Decision:
         """Enters a trial's values at the highest rung that `position` has reached, and decides there.
 
         A report between rungs, or at a rung where the trial has its entry, decides nothing. Of the rungs that a report
         passes at once only the highest gets an entry, since the values are those of that length. `phase_start`: where the
-        trial's phase begins, for rungs that count from there. `feasible` False: the values break a constraint.
+        trial's phase begins, for rungs that count from there. `feasible` False: the values break a constraint. `behind`: it
+        stands behind the others, with those that break one, unless it dominates all of them.
         `last`: the training is over; it is entered and never stopped. Raises ValueError for a wrong number of values.
         """
         if len(values) != len(self.settings.directions):
@@ -82,8 +84,10 @@ class Rungs:
         if level < bracket or level <= self._reached.get(trial_id, -1):
             return Decision.CONTINUE
         self._reached[trial_id] = level
-        key = Key(bracket, level, stratum)
-        rung = self._enter(key, trial_id, np.array(values, dtype=np.float64) * self.settings.directions, feasible)
+        key, minimised = Key(bracket, level, stratum), np.array(values, dtype=np.float64) * self.settings.directions
+        if behind:
+            feasible = feasible and key in self._rungs and self._rungs[key].is_dominated_by(minimised)
+        rung = self._enter(key, trial_id, minimised, feasible)
         if last:
             return Decision.CONTINUE
         if self.settings.variant == "stop":

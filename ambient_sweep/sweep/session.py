@@ -59,7 +59,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
     hooks: dict[str, Any] = {} if prefixes is None else {"cost": prefixes.cost, "busy": prefixes.busy}
     searcher = SweepSearcher(sweep, root / JOURNAL, outcomes=read_outcomes(root), concurrent=plan.concurrent, **hooks)
-    rule = stopping_rule(sweep)
+    rule = stopping_rule(sweep, None if prefixes is None else prefixes.busy)
     scheduler = None if rule is None else SweepScheduler(rule, concurrent=plan.concurrent)
     if scheduler is not None and (root / SCHEDULER_FILE).exists():
         _load(scheduler, root / SCHEDULER_FILE)
@@ -119,7 +119,11 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
     data = data_key_of(root)
     if data is None:
         raise UserError(f"{root}: holds no note of its training data; start again under another name")
-    return Prefixes(sweep.config_for, data, Stages.open(root, sweep.search.stages_at).states())
+    try:
+        stored = Stages.open(root, sweep.search.stages_at).states()
+    except OSError as error:
+        raise UserError(f"stages: {error.filename or root}: cannot be listed ({error.strerror or error})") from None
+    return Prefixes(sweep.config_for, data, stored)
 
 
 def _load(scheduler: SweepScheduler, path: Path) -> None:

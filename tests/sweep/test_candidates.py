@@ -179,3 +179,33 @@ def test_a_dear_one_is_not_passed_over_for_ever(tmp_path: Path) -> None:
     candidates._size = float("inf")
     order = [v["seed"] for v in take(candidates, 30)]
     assert order.index(0) == PATIENCE * 2
+
+
+def test_what_trains_alike_comes_right_after_it_once_for_each_proposal(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "base: {ema.kind: power}\n"
+        "space: {seed: {int: [0, 2]}, ema.length: {choice: [0.05, 0.1, 0.2]}, sampling.steps: {choice: [4, 8]}}\n"
+        "search: {lookahead: 1}\n"
+    )
+    values = ({"seed": seed, "ema.length": 0.1, "sampling.steps": 8} for seed in (0, 1, 2))
+    source, trained = Listing(values), dict[int, int]()
+    busy = {0}
+    candidates = Candidates(
+        load_sweep(tmp_path / "s.yaml"),
+        source,
+        [],
+        cost=lambda v: 100 - trained.get(v["seed"], 0),
+        busy=lambda v: v["seed"] in busy,
+    )
+    assert [v["seed"] for v in take(candidates, 1, waiting_helps=False)] == [0]
+    assert [v["seed"] for v in take(candidates, 1)] == [1]  # nothing is trained of the first yet
+    trained |= {0: 50}
+    assert [v["seed"] for v in take(candidates, 1)] == [2]  # and now it is still on its way
+    busy.clear()
+    (sibling,) = take(candidates, 1)
+    first = {"seed": 0, "ema.length": 0.1, "sampling.steps": 8}
+    assert sibling["seed"] == 0
+    assert sum(sibling[key] != first[key] for key in first) == 1
+    assert source.told[-1][1] == Told(sibling, "running")
+    trained |= {1: 100}
+    assert [v["seed"] for v in take(candidates, 1)] == [1]

@@ -14,6 +14,7 @@ import pytest
 from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
+from ambient_sweep.sweep.rung import Key
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
 from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.trial.setup import evaluated_lengths
@@ -532,3 +533,45 @@ def test_a_state_of_more_brackets_is_refused() -> None:
         rule.report(str(number), {}, result(1.0, 1.0))
     with pytest.raises(UserError, match="the saved state has 3 brackets, not 2; keep those"):
         RungRule(RungSettings(levels=(1, 2, 3), brackets=2)).restore(rule.state())
+
+
+def evaluation(images: int, fidelity: float, memorization: float) -> dict[str, Any]:
+    return {"images": images, "fraction": images / 8, "fidelity": fidelity, "memorization": memorization}
+
+
+def test_a_trial_that_was_better_before_comes_after_those_that_were_not() -> None:
+    settings = RungSettings(eta=2, levels=(1, 2), variant="promote")
+    curves = {"a": [(9.0, 0.0), (9.5, 0.0)], "b": [(20.0, 0.1), (18.0, 0.2)]}  # a falls behind itself, b trades
+    for declining, ahead in (("last", "b"), ("equal", "a")):
+        rule = RungRule(settings, declining=declining)
+        for images in (1, 2):
+            for trial_id, curve in curves.items():
+                rule.report(trial_id, {}, evaluation(images, *curve[images - 1]))
+        rung = rule.rungs._rungs[Key(0, 1, None)]
+        order = sorted(rung.trials, key=lambda trial_id: rung.ranking.place(rung.trials[trial_id]))
+        assert order[0] == ahead
+        again = RungRule(settings, declining=declining)
+        again.restore(json.loads(json.dumps(rule.state())))
+        assert again._declines("b", (18.0, 0.3))
+        assert not again._declines("b", (17.0, 0.3))
+
+
+def test_what_another_trains_right_now_is_not_promoted_yet() -> None:
+    busy: set[str] = set()
+    rule = RungRule(RungSettings(eta=2, levels=(1,), variant="promote"), busy=lambda values: values["name"] in busy)
+    for trial_id, fidelity in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0)):
+        rule.report(trial_id, {"name": trial_id}, evaluation(1, fidelity, 0.0))
+    ready = rule.promotable()
+    assert ready
+    busy.add(ready[0])
+    assert rule.promotable() == ready[1:]
+    assert rule.promotable(final=True)[:1] == ready[:1]
+
+
+def test_a_trial_that_dominates_its_rung_goes_on_though_it_was_better_before() -> None:
+    rule = RungRule(RungSettings(eta=2, levels=(1, 2), variant="stop"), declining="last")
+    for trial_id in "abc":
+        rule.report(trial_id, {}, evaluation(1, 1.0, 0.0))
+    for trial_id, fidelity in (("a", 3.0), ("b", 4.0), ("c", 2.0)):
+        decision = rule.report(trial_id, {}, evaluation(2, fidelity, 0.1))
+    assert decision == Decision.CONTINUE

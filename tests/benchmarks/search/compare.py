@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from problems import Problem, problems
@@ -41,7 +41,11 @@ class Method:
         return Simulation(problem, search, share=self.stages, make_rule=self.rule)
 
 
-def rungs(objectives: tuple[str, ...] = ("fidelity", "memorization"), **changes: Any) -> Callable[[Simulation], Any]:
+def rungs(
+    objectives: tuple[str, ...] = ("fidelity", "memorization"),
+    declining: Literal["last", "equal"] = "last",
+    **changes: Any,
+) -> Callable[[Simulation], Any]:
     """The rule of search.stopping: rungs at every evaluated length but the last."""
 
     def make(simulation: Simulation) -> RungRule:
@@ -49,7 +53,12 @@ def rungs(objectives: tuple[str, ...] = ("fidelity", "memorization"), **changes:
         levels = tuple(round(f * problem.images) for f in problem.lengths if f < 1.0)
         settings = {"eta": stopping.eta, "variant": stopping.variant, "ties": stopping.ties} | changes
         directions = (1,) * len(objectives)
-        return RungRule(RungSettings(levels=levels, directions=directions, **settings), objectives=objectives)
+        return RungRule(
+            RungSettings(levels=levels, directions=directions, **settings),
+            objectives=objectives,
+            declining=declining,
+            busy=None if simulation.prefixes is None else simulation.prefixes.busy,
+        )
 
     return make
 
@@ -63,10 +72,11 @@ METHODS = (
     Method("TPE + stages", stages=True),
     Method("NSGA-II", "nsga2"),
     Method("NSGA-II + stages", "nsga2", True),
-    Method("MO-ASHA, random", "random", rule=rungs()),
-    Method("MO-ASHA, random + stages", "random", True, rungs()),
-    Method("ASHA on the distance", "random", rule=rungs(("fidelity",))),
-    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",))),
+    Method("MO-ASHA, random", "random", rule=rungs(declining="equal")),
+    Method("MO-ASHA, random + stages", "random", True, rungs(declining="equal")),
+    Method("ASHA on the distance", "random", rule=rungs(("fidelity",), "equal")),
+    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",), "equal")),
+    Method("default, random", "random", True, rungs()),
     Method("default without stages", rule=rungs()),
     DEFAULT,
 )
