@@ -151,7 +151,7 @@ class Candidates:
                 continue
             self._single.remove(entry)
             for changed in self._same_run(values):
-                if self._new(changed):
+                if self._cost(changed) <= self._cost(values) and self._new(changed):
                     candidate = Candidate(next(self._keys), changed, note="its training is that of another")
                     self._source.add(candidate.key, Told(changed, "running"))
                     return candidate

@@ -75,8 +75,8 @@ class RungRule:
     differ in images; those reported count by default, and `phase_start` is on the same scale. `stop`: from a trial's
     values to the fraction at which it ends. `declining`: what becomes of a trial that an earlier checkpoint of its own
     dominates. Since every checkpoint is a model to choose, training it on added nothing: `last` puts it behind all others
-    of its rung, unless it dominates these, `equal` treats it as any. `busy`: whether what a trial would train next is being trained right now, by
-    another that shares it; such a trial is not promoted yet.
+    of its rung, unless it dominates these, `equal` treats it as any. `busy`: whether what a trial would train next is being
+    trained right now, by another that shares it; such a trial is not promoted yet.
     """
 
     def __init__(
