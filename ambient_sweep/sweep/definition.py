@@ -1,6 +1,9 @@
 """A sweep: what is fixed, what is searched, what runs beside the search."""
 
+import contextlib
+import functools
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -8,11 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.training.prefix import prefix_of
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "sobol", "qmc", "grid")  # qmc: sobol's name before
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
+SAMPLED = 16  # configs that are looked at
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -151,6 +157,20 @@ class Sweep:
     def stop(self, values: Mapping[str, Any]) -> float:
         """The fraction of the run at which a trial of these values ends by itself."""
         return float(values.get("training.stop", self.base["training.stop"]))
+
+    @functools.cached_property
+    def has_siblings(self) -> bool:
+        """Whether the space holds configs that are one training to the end, and measured otherwise."""
+        for number in range(SAMPLED):
+            rng = random.Random(f"siblings/{number}")
+            values = self.active({key: d.at(rng.random()) for key, d in self.space.items()})
+            for key in values:
+                changed = {**values, key: self.space[key].at(rng.random())}
+                if changed[key] != values[key] and self.active(changed).keys() == values.keys():
+                    with contextlib.suppress(UserError):  # some settings contradict each other
+                        if prefix_of(self.config_for(values)) == prefix_of(self.config_for(changed)):
+                            return True
+        return False
 
     def fixed_trials(self) -> tuple[FixedTrial, ...]:
         """The baseline's and the controls' trials, in the order in which they start."""

@@ -36,10 +36,14 @@ class _Running:
 
 @dataclass
 class Prefixes:
-    """Which prefixes are stored, and which are being trained. `data`: the fingerprint of what is trained on."""
+    """Which prefixes are stored, and which are being trained.
+
+    `data`: the fingerprint of what is trained on. `every_length`: as of `Stages`.
+    """
 
     config_for: Callable[[Values], Config]
     data: str = ""
+    every_length: bool = False
     stored: set[str] = field(default_factory=set)  # states, and evaluations of states that are not stored themselves
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class Prefixes:
             (images, f"{prefix.key(images, self.data)}/{evaluation_part(config, images, '')}")
             for images in sorted(evaluated_lengths(config))
         )
-        states = tuple(sorted(stage_keys(config, self.data).items()))
+        states = tuple(sorted(stage_keys(config, self.data, self.every_length).items()))
         return Run(prefix, config.images_at(config.training.stop), states, evaluations)
 
 

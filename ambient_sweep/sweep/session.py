@@ -123,7 +123,7 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
         stored = Stages.open(root, sweep.search.stages_at).states()
     except OSError as error:
         raise UserError(f"stages: {error.filename or root}: cannot be listed ({error.strerror or error})") from None
-    return Prefixes(sweep.config_for, data, stored)
+    return Prefixes(sweep.config_for, data, sweep.has_siblings, stored)
 
 
 def _load(scheduler: SweepScheduler, path: Path) -> None:

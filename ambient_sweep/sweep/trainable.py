@@ -43,7 +43,9 @@ from ambient_sweep.sweep.space import Sweep
 if TYPE_CHECKING:
     from ambient_sweep.trial.pack import Trainer
 
-Shared = tuple[str | None] | None  # where stages lie: search.stages_at. None: nothing is shared
+Shared = (
+    tuple[str | None, bool] | None
+)  # as Stages.open takes them: where stages lie, every_length. None: nothing is shared
 
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
@@ -100,7 +102,7 @@ def train_suggestion(
 
 def shared_by(sweep: Sweep) -> Shared:
     """Where trials of the sweep find and leave their stages."""
-    return (sweep.search.stages_at,) if sweep.search.stages else None
+    return (sweep.search.stages_at, sweep.has_siblings) if sweep.search.stages else None
 
 
 def original_of(suggestion: dict[str, Any]) -> str | None:

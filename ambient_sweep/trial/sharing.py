@@ -36,7 +36,7 @@ class Sharing:
         self.store, self.state, self.book, self.evaluator, self.data = stages.store, state, book, evaluator, data
         self.config, self.prefix = config, prefix_of(config)
         self.made_with = made_with(state.device)
-        self.points = frozenset(fork_points(config))
+        self.points = frozenset(fork_points(config, stages.every_length))
         self.lengths = tuple(evaluated_lengths(config))
         self.snapshots = snapshot_images(config)
         self._passed_over: set[tuple[str, str]] = set()  # parts that were found to be of no use

@@ -38,16 +38,19 @@ NEEDS = (
 
 
 class Stages:
-    """The stages of the sweep in `root`; in `store`, which is a folder of the sweep by default."""
+    """The stages of the sweep in `root`; in `store`, which is a folder of the sweep by default.
 
-    def __init__(self, root: Path, store: Store | None = None) -> None:
-        self.root = root
+    `every_length`: as of `fork_points`.
+    """
+
+    def __init__(self, root: Path, store: Store | None = None, *, every_length: bool = False) -> None:
+        self.root, self.every_length = root, every_length
         self.store: Store = FolderStore(root / FOLDER) if store is None else store
 
     @classmethod
-    def open(cls, root: Path, at: str | None = None) -> "Stages":
+    def open(cls, root: Path, at: str | None = None, every_length: bool = False) -> "Stages":
         """With the store under a URI, as `open_store` takes it. Raises UserError where that cannot be opened."""
-        return cls(root, None if at is None else open_store(at, root))
+        return cls(root, None if at is None else open_store(at, root), every_length=every_length)
 
     def states(self) -> set[str]:
         """The keys of all states that are stored."""
@@ -126,19 +129,20 @@ def images_of(key: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def fork_points(config: Config) -> tuple[int, ...]:
+def fork_points(config: Config, every_length: bool = False) -> tuple[int, ...]:
     """The image counts, rising, at which a trial publishes its state.
 
-    The evaluated lengths up to where its own last phase begins, the begin of each phase, and where it stops.
+    The evaluated lengths up to where its own last phase begins, the begin of each phase, and where it stops. `every_length`:
+    all evaluated lengths, for trials that are one training to the end, and measured otherwise.
     """
     starts, last = phase_starts(config), config.images_at(config.training.stop)
-    before = max(starts, default=last)
+    before = last if every_length else max(starts, default=last)
     return tuple(sorted({n for n in evaluated_lengths(config) if n <= before} | {*starts, last}))
 
 
-def stage_keys(config: Config, data: str) -> dict[int, str]:
+def stage_keys(config: Config, data: str, every_length: bool = False) -> dict[int, str]:
     """The keys of the states that a trial publishes, by images, rising; `data` as `data_key` gives it."""
-    return {images: prefix_of(config).key(images, data) for images in fork_points(config)}
+    return {images: prefix_of(config).key(images, data) for images in fork_points(config, every_length)}
 
 
 def evaluation_part(config: Config, images: int, reference_key: str) -> str:

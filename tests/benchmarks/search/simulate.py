@@ -73,7 +73,9 @@ class Simulation:
         self.problem, self.slots, self.share, self.trial_seconds = problem, slots, share, trial_seconds
         base = {"seed": 0, "training.stop": 1.0, "training.images": problem.images, **problem.base}
         self.sweep = Sweep("simulated", base, problem.space, search=search)
-        self.prefixes = Prefixes(problem.config) if share and problem.shares else None
+        self.prefixes = (
+            Prefixes(problem.config, every_length=self.sweep.has_siblings) if share and problem.shares else None
+        )
         self._folder = tempfile.TemporaryDirectory()
         hooks: dict[str, Any] = {}
         if self.prefixes is not None:
