@@ -183,6 +183,26 @@ def test_stages_change_nothing_for_the_first_trial(root, alone):
     assert Stages(root).states() == set(stage_keys(config, data_key_of(root)).values())
 
 
+def test_one_training_measured_otherwise_is_trained_once_as_far_as_it_came(root, alone):
+    """It paused after its consistency had begun, where only a trial of the same training can go on."""
+    power = {"ema.kind": "power", "ema.tracked": [0.05, 0.1]}
+    stages = Stages(root, every_length=True)
+    seen = []
+
+    def pause(report):
+        seen.append(report.images)
+        if report.evaluation is not None and report.images == 1120:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_trial(small(power, {"ema.length": 0.05}), root, "a", stages=stages, on_report=pause)
+    config = small(power, {"ema.length": 0.1})
+    assert fork_points(config, every_length=True) == (320, 640, 960, 1120, 1600)
+    record = run_trial(config, root, "b", stages=stages)
+    assert (record.forked_at, record.images_executed) == (1120, 480)
+    assert_same(root, "b", alone(config))
+
+
 def test_runs_of_other_seeds_share_nothing(root):
     run_trial(small(), root, "a", stages=Stages(root))
     record = run_trial(small({"seed": 1}), root, "b", stages=Stages(root), role="replicate", replicate_of="a")

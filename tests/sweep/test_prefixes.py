@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
 
 from ambient_sweep.config import build_config
@@ -120,3 +121,21 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
     assert prefixes.cost(trials[1].config["values"]) == 1600
     assert prefixes.cost(trials[0].config["values"]) == 0
     assert "removed, to stay within search.stages_gib" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"ema.length": {"choice": [0.05, 0.1]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}}, True),
+        ({"sampling.steps": {"int": [4, 8]}}, True),
+        ({"consistency.weight": {"choice": [1.0, 2.0]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}}, False),
+        ({"training.stop": {"choice": [0.5, 1.0]}}, False),  # of another end
+    ],
+)
+def test_which_spaces_hold_one_training_measured_otherwise(
+    tmp_path: Path, space: dict[str, Any], expected: bool
+) -> None:
+    file = tmp_path / "s.yaml"
+    base = BASE | {"ema": {"kind": "power", "tracked": [0.05, 0.1]}}
+    file.write_text(yaml.safe_dump({"base": base, "space": space}))
+    assert load_sweep(file).has_siblings is expected
