@@ -46,8 +46,9 @@ class Stopping(Section):
     brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
     variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
     ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
-    declining: Literal["last", "equal"] = Field(
-        "last", description="rungs: place of trials that an earlier checkpoint of their own dominates"
+    among: Literal["shorter", "rung"] = Field(
+        "shorter",
+        description="rungs: what trials are ranked among, those of their rung or with them all shorter checkpoints",
     )
     relative_to: Literal["start", "phase"] = Field(
         "start", description="rungs: counted from the start of training, or from that of consistency or of a wsd tail"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.definition import Sweep
@@ -73,9 +73,7 @@ class RungRule:
     its phase begins, for `relative_to: phase`. `bounds`: what is reported above its bound makes a trial infeasible; what
     is not known does not. `position`: from a fraction of a training to the images that it counts as, where trainings
     differ in images; those reported count by default, and `phase_start` is on the same scale. `stop`: from a trial's
-    values to the fraction at which it ends. `declining`: what becomes of a trial that an earlier checkpoint of its own
-    dominates. Since every checkpoint is a model to choose, training it on added nothing: `last` puts it behind all others
-    of its rung, unless it dominates these, `equal` treats it as any. `busy`: whether what a trial would train next is being
+    values to the fraction at which it ends. `busy`: whether what a trial would train next is being
     trained right now, by another that shares it; such a trial is not promoted yet.
     """
 
@@ -89,7 +87,6 @@ class RungRule:
         bounds: Mapping[str, float] | None = None,
         position: Callable[[float], int] | None = None,
         stop: Callable[[Mapping[str, Any]], float] = lambda values: 1.0,
-        declining: Literal["last", "equal"] = "last",
         busy: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> None:
         if len(objectives) != len(settings.directions):
@@ -104,25 +101,21 @@ class RungRule:
         self._phase_start = phase_start
         self._bounds = dict(bounds or {})
         self._position, self._stop = position, stop
-        self._declining, self._busy = declining, busy
-        self._passed: dict[str, list[tuple[float, ...]]] = {}  # trial id -> what it measured, minimised
+        self._busy = busy
         self._values: dict[str, Mapping[str, Any]] = {}  # of trials that have not ended
 
     def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
         """Enters the evaluation at the rung its `images` reached; where it ends by itself none is stopped."""
         measured = {name: result.get(name) for name in self._bounds}
-        objectives = [result[name] for name in self._objectives]
         allowed = all(value is None or value <= self._bounds[name] for name, value in measured.items())
-        declines = self._declines(trial_id, objectives)
         self._values[trial_id] = values
         return self.rungs.report(
             trial_id,
             self._position(result["fraction"]) if self._position else result["images"],
-            objectives,
+            [result[name] for name in self._objectives],
             phase_start=self._phase_start(values) if self._phase_start else 0,
             stratum=tuple(each.of(values) for each in self._strata) if self._strata else None,
             feasible=allowed,
-            behind=declines and self._declining == "last",
             last=result["fraction"] >= self._stop(values) - 1e-9,
         )
 
@@ -156,23 +149,6 @@ class RungRule:
                 f"rungs: the saved state has {most + 1} brackets, not {brackets}; keep those that the sweep began with"
             )
         self.rungs = Rungs.restore(self.rungs.settings, state)
-        self._passed = {}
-        for rung in state["rungs"]:
-            for trial_id, row in zip(rung["trials"], rung["values"], strict=True):
-                if row is not None:
-                    self._passed.setdefault(trial_id, []).append(tuple(row))
-
-    def _declines(self, trial_id: str, objectives: Sequence[float]) -> bool:
-        """Whether an earlier checkpoint of the trial dominates this one."""
-        now = tuple(value * sign for value, sign in zip(objectives, self.rungs.settings.directions, strict=True))
-        passed = self._passed.setdefault(trial_id, [])
-        declines = any(_dominates(earlier, now) for earlier in passed)
-        passed.append(now)
-        return declines
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return tuple(one) != tuple(other) and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def stopping_rule(sweep: Sweep, busy: Callable[[Mapping[str, Any]], bool] | None = None) -> StoppingRule | None:
@@ -195,6 +171,7 @@ def stopping_rule(sweep: Sweep, busy: Callable[[Mapping[str, Any]], bool] | None
         brackets=min(stopping.brackets, len(levels)),
         variant=stopping.variant,
         ties=stopping.ties,
+        among=stopping.among,
         relative_to=stopping.relative_to,
     )
 
@@ -211,6 +188,5 @@ def stopping_rule(sweep: Sweep, busy: Callable[[Mapping[str, Any]], bool] | None
         bounds={str(name): bound for name, bound in sweep.search.constraints.items()},
         position=config.images_at,
         stop=sweep.stop,
-        declining=stopping.declining,
         busy=busy,
     )

@@ -25,6 +25,7 @@ class RungSettings:
     brackets: int = 1  # bracket b leaves the first b rungs out
     variant: Literal["stop", "promote"] = "stop"
     ties: Literal["crowding", "epsilon"] = "crowding"
+    among: Literal["rung", "shorter"] = "rung"  # what an entry is ranked among: its rung, or with it all shorter ones
     relative_to: Literal["start", "phase"] = "start"  # a rung counts from the training's start or from its phase's
     directions: tuple[int, ...] = (1, 1)  # per objective: +1 is minimised, -1 maximised
     scales: tuple[float, ...] | None = None  # per objective: what counts as 1 among ties; None: the front's range
@@ -42,6 +43,7 @@ class RungSettings:
         for name, known in (
             ("variant", ("stop", "promote")),
             ("ties", ("crowding", "epsilon")),
+            ("among", ("rung", "shorter")),
             ("relative_to", ("start", "phase")),
         ):
             if getattr(self, name) not in known:
@@ -78,6 +80,7 @@ class Rung:
     def __init__(self, settings: RungSettings) -> None:
         self._settings = settings
         self.trials: dict[str, int] = {}  # trial id -> row
+        self.shorter = 0  # entries of shorter rungs, among which the order is made as well
         self.ranking = Ranking(len(settings.directions), ties=settings.ties, scales=settings.scales)
 
     @property
@@ -87,14 +90,18 @@ class Rung:
 
     def add(self, trial_id: str, values: Floats, feasible: bool) -> None:
         """Enters a trial that has no entry here."""
-        self.trials[trial_id] = len(self.trials)
+        self.trials[trial_id] = len(self.ranking)
         self.ranking.add(values, feasible)
 
-    def is_dominated_by(self, values: Floats) -> bool:
-        """Whether every entry is dominated by these values."""
-        entries = self.ranking.values
-        worse = np.isnan(entries).any(axis=1) | ((entries >= values).all(axis=1) & (entries > values).any(axis=1))
-        return bool(np.isfinite(values).all() and worse.all())
+    def add_shorter(self, values: Floats, feasible: bool) -> None:
+        """Takes an entry of a shorter rung into the order: whoever goes on should beat what less training gives."""
+        self.shorter += 1
+        self.ranking.add(values, feasible, counted=False)
+
+    def entries(self) -> list[tuple[list[float], bool]]:
+        """The values of each trial, NaN throughout where one is not finite, and whether they break no constraint."""
+        rows = list(self.trials.values())
+        return list(zip(self.ranking.values[rows].tolist(), self.ranking.feasible[rows].tolist(), strict=True))
 
     def goes_on(self, trial_id: str) -> bool:
         """Whether fewer than `keeps` entries are strictly better."""

@@ -2,7 +2,9 @@
 
 Asynchronous successive halving (Li et al. 2020) for several objectives (Schmucker et al. 2021): at each rung, a length,
 trials are ordered by non-dominated rank, trials of one rank by how alone they stand on their front, and one of `eta` goes
-on. Values are compared within one bracket, one rung and one stratum (a noise level, say) and never across.
+on. Values are compared within one bracket, one rung and one stratum (a noise level, say) and never across. With
+`among: shorter` the order of a rung's entries is the one that they have among all entries of shorter rungs too: they should
+beat what less training gives, since every checkpoint is a model to choose. Places still count the rung's own entries.
 
 A trial's place is the number of entries that are strictly better. Ties therefore never depend on who came first, and
 equal trials stay or go together. Syne Tune's MOASHA takes an argsort for ranks and stops trials that dominate all others.
@@ -11,6 +13,7 @@ equal trials stay or go together. Syne Tune's MOASHA takes an argsort for ranks 
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -52,7 +55,7 @@ class Rungs:
         self._waiting: dict[Key, dict[str, None]] = {}  # the same by rung
         self._ready: dict[Key, list[tuple[Any, ...]]] = {}  # those that may go on, as they are sorted
         self._changed: set[Key] = set()  # rungs whose `_ready` is not up to date
-        self._sorted: dict[Key, int] = {}  # entries that it was last made of
+        self._sorted: dict[Key, tuple[int, int]] = {}  # entries, and shorter ones, that it was last made of
         self._promotable: list[str] = []
 
     def report(
@@ -64,15 +67,13 @@ class Rungs:
         phase_start: int = 0,
         stratum: Hashable = None,
         feasible: bool = True,
-        behind: bool = False,
         last: bool = False,
     ) -> Decision:
         """Enters a trial's values at the highest rung that `position` has reached, and decides there.
 
         A report between rungs, or at a rung where the trial has its entry, decides nothing. Of the rungs that a report
         passes at once only the highest gets an entry, since the values are those of that length. `phase_start`: where the
-        trial's phase begins, for rungs that count from there. `feasible` False: the values break a constraint. `behind`: it
-        stands behind the others, with those that break one, unless it dominates all of them.
+        trial's phase begins, for rungs that count from there. `feasible` False: the values break a constraint.
         `last`: the training is over; it is entered and never stopped. Raises ValueError for a wrong number of values.
         """
         if len(values) != len(self.settings.directions):
@@ -84,10 +85,8 @@ class Rungs:
         if level < bracket or level <= self._reached.get(trial_id, -1):
             return Decision.CONTINUE
         self._reached[trial_id] = level
-        key, minimised = Key(bracket, level, stratum), np.array(values, dtype=np.float64) * self.settings.directions
-        if behind:
-            feasible = feasible and key in self._rungs and self._rungs[key].is_dominated_by(minimised)
-        rung = self._enter(key, trial_id, minimised, feasible)
+        key = Key(bracket, level, stratum)
+        rung = self._enter(key, trial_id, np.array(values, dtype=np.float64) * self.settings.directions, feasible)
         if last:
             return Decision.CONTINUE
         if self.settings.variant == "stop":
@@ -121,17 +120,23 @@ class Rungs:
         if self._changed:
             for key in list(self._changed):
                 rung, waiting = self._rungs[key], self._waiting.get(key, {})
-                count = len(rung.trials)
-                if not exact and count - self._sorted.get(key, 0) < count // RENEWAL:
+                if not exact and self._is_recent(key):
                     self._ready[key] = [entry for entry in self._ready.get(key, ()) if entry[-1] in waiting]
                     continue
                 self._changed.remove(key)
-                self._sorted[key] = count
+                self._sorted[key] = (len(rung.trials), rung.shorter)
                 kept = rung.kept
                 ready = [(rung.trials[t], t) for t in waiting if kept[rung.trials[t]]]
                 self._ready[key] = [(-key.level, rung.ranking.place(row), row, t) for row, t in ready]
             self._promotable = [entry[-1] for entry in sorted(itertools.chain(*self._ready.values()))]
         return list(self._promotable)
+
+    def _is_recent(self, key: Key) -> bool:
+        """Whether hardly anything came since `_ready` was made."""
+        rung, (entries, shorter) = self._rungs[key], self._sorted.get(key, (0, 0))
+        new = len(rung.trials) - entries
+        few = new < len(rung.trials) // RENEWAL or (new == 0 and entries > 0)
+        return few and rung.shorter - shorter <= rung.shorter // RENEWAL
 
     def reached(self, trial_id: str) -> int | None:
         """The index of the highest rung at which the trial has an entry."""
@@ -156,8 +161,8 @@ class Rungs:
                     "level": key.level,
                     "stratum": key.stratum,
                     "trials": list(rung.trials),
-                    "values": [None if math.isnan(row[0]) else row for row in rung.ranking.values.tolist()],
-                    "feasible": rung.ranking.feasible.tolist(),
+                    "values": [None if math.isnan(row[0]) else row for row, _ in rung.entries()],
+                    "feasible": [feasible for _, feasible in rung.entries()],
                 }
                 for key, rung in self._rungs.items()
             ],
@@ -191,10 +196,24 @@ class Rungs:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _enter(self, key: Key, trial_id: str, values: Floats, feasible: bool) -> Rung:
-        rung = self._rungs.setdefault(key, Rung(self.settings))
+        rung = self._rungs.get(key) or self._new_rung(key)
         rung.add(trial_id, values, feasible)
+        changed = [key]
+        if self.settings.among == "shorter":
+            longer = (replace(key, level=level) for level in range(key.level + 1, len(self.settings.positions)))
+            for other in self._rungs.keys() & set(longer):
+                self._rungs[other].add_shorter(values, feasible)
+                changed.append(other)
         if self.settings.variant == "promote":
-            self._changed.add(key)
+            self._changed.update(changed)
+        return rung
+
+    def _new_rung(self, key: Key) -> Rung:
+        rung = self._rungs[key] = Rung(self.settings)
+        for level in range(key.level) if self.settings.among == "shorter" else ():
+            shorter = self._rungs.get(replace(key, level=level))
+            for values, feasible in shorter.entries() if shorter else ():
+                rung.add_shorter(np.array(values), feasible)
         return rung
 
     def _pause(self, trial_id: str, key: Key) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,7 +15,6 @@ import pytest
 from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
-from ambient_sweep.sweep.rung import Key
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
 from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.trial.setup import evaluated_lengths
@@ -539,21 +539,50 @@ def evaluation(images: int, fidelity: float, memorization: float) -> dict[str, A
     return {"images": images, "fraction": images / 8, "fidelity": fidelity, "memorization": memorization}
 
 
-def test_a_trial_that_was_better_before_comes_after_those_that_were_not() -> None:
-    settings = RungSettings(eta=2, levels=(1, 2), variant="promote")
-    curves = {"a": [(9.0, 0.0), (9.5, 0.0)], "b": [(20.0, 0.1), (18.0, 0.2)]}  # a falls behind itself, b trades
-    for declining, ahead in (("last", "b"), ("equal", "a")):
-        rule = RungRule(settings, declining=declining)
-        for images in (1, 2):
-            for trial_id, curve in curves.items():
-                rule.report(trial_id, {}, evaluation(images, *curve[images - 1]))
-        rung = rule.rungs._rungs[Key(0, 1, None)]
-        order = sorted(rung.trials, key=lambda trial_id: rung.ranking.place(rung.trials[trial_id]))
-        assert order[0] == ahead
-        again = RungRule(settings, declining=declining)
-        again.restore(json.loads(json.dumps(rule.state())))
-        assert again._declines("b", (18.0, 0.3))
-        assert not again._declines("b", (17.0, 0.3))
+def test_places_among_shorter_entries_equal_a_brute_force_version() -> None:
+    """Every report of random sequences, with ties, NaN, infeasible values and a restored state on the way."""
+    for case in range(60):
+        rng = random.Random(f"among/{case}")
+        variant, ties = rng.choice(["stop", "promote"]), rng.choice(["crowding", "epsilon"])
+        settings = RungSettings(eta=2, levels=(1, 2, 3), among="shorter", variant=variant, ties=ties)
+        rungs, told = Rungs(settings), dict[tuple[int, str], tuple[list[float], bool]]()
+        trials = [f"t{n}" for n in range(20)]
+        reports = [(trial_id, position) for trial_id in trials for position in (1, 2, 3)]
+        order = sorted(reports, key=lambda report: (rng.random() + report[1], report))  # roughly by length
+        for trial_id, position in order:
+            values = [float(rng.randrange(6)), rng.choice([0.0, 1.0, 2.0, math.nan, 3.5])]
+            feasible = rng.random() < 0.9
+            decision = rungs.report(trial_id, position, values, feasible=feasible)
+            told[position, trial_id] = (values if not math.isnan(values[1]) else [math.nan] * 2, feasible)
+            mine = [at for at in told if at[0] == position]
+            rows = mine + [at for at in told if at[0] < position]
+            place = pareto.places(
+                np.array([told[at][0] for at in rows]), np.array([told[at][1] for at in rows]), ties=ties
+            )
+            own = place[: len(mine)]
+            better = int((own < own[mine.index((position, trial_id))]).sum())
+            keeps = len(mine) // 2
+            if variant == "stop":
+                assert (decision == Decision.CONTINUE) == (keeps < 1 or better < keeps)
+            else:
+                assert (decision == Decision.CONTINUE) == (better < keeps)
+                kept = {at[1] for at, p in zip(mine, own, strict=True) if int((own < p).sum()) < keeps}
+                ready = [t for t in rungs.promotable() if rungs.reached(t) == position - 1]
+                assert set(ready) == kept & set(rungs.paused) & {t for t in trials if rungs.reached(t) == position - 1}
+            if rng.random() < 0.1:
+                rungs = Rungs.restore(settings, json.loads(json.dumps(rungs.state())))
+
+
+def test_a_trial_that_less_training_beats_stands_behind() -> None:
+    """`a` is best at the second rung by distance, but is no better than `c` was at the first; `b` is a trade of its own."""
+    for among, first in (("shorter", "b"), ("rung", "a")):
+        rungs = Rungs(RungSettings(eta=2, levels=(1, 2), variant="promote", among=among))  # type: ignore[arg-type]
+        for trial_id, values in (("c", (5.0, 0.0)), ("a", (9.0, 0.0)), ("b", (20.0, 0.1))):
+            rungs.report(trial_id, 1, values)
+        rungs.report("a", 2, (6.0, 0.1))
+        rungs.report("b", 2, (4.0, 0.4))
+        rungs.report("d", 2, (5.5, 0.5))
+        assert next(t for t in ("a", "b", "d") if t in rungs.promotable() or t not in rungs.paused) == first
 
 
 def test_what_another_trains_right_now_is_not_promoted_yet() -> None:
@@ -566,12 +595,3 @@ def test_what_another_trains_right_now_is_not_promoted_yet() -> None:
     busy.add(ready[0])
     assert rule.promotable() == ready[1:]
     assert rule.promotable(final=True)[:1] == ready[:1]
-
-
-def test_a_trial_that_dominates_its_rung_goes_on_though_it_was_better_before() -> None:
-    rule = RungRule(RungSettings(eta=2, levels=(1, 2), variant="stop"), declining="last")
-    for trial_id in "abc":
-        rule.report(trial_id, {}, evaluation(1, 1.0, 0.0))
-    for trial_id, fidelity in (("a", 3.0), ("b", 4.0), ("c", 2.0)):
-        decision = rule.report(trial_id, {}, evaluation(2, fidelity, 0.1))
-    assert decision == Decision.CONTINUE

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from problems import Problem, problems
@@ -43,7 +43,6 @@ class Method:
 
 def rungs(
     objectives: tuple[str, ...] = ("fidelity", "memorization"),
-    declining: Literal["last", "equal"] = "last",
     **changes: Any,
 ) -> Callable[[Simulation], Any]:
     """The rule of search.stopping: rungs at every evaluated length but the last."""
@@ -51,12 +50,16 @@ def rungs(
     def make(simulation: Simulation) -> RungRule:
         problem, stopping = simulation.problem, Stopping()
         levels = tuple(round(f * problem.images) for f in problem.lengths if f < 1.0)
-        settings = {"eta": stopping.eta, "variant": stopping.variant, "ties": stopping.ties} | changes
+        settings = {
+            "eta": stopping.eta,
+            "variant": stopping.variant,
+            "ties": stopping.ties,
+            "among": stopping.among,
+        } | changes
         directions = (1,) * len(objectives)
         return RungRule(
             RungSettings(levels=levels, directions=directions, **settings),
             objectives=objectives,
-            declining=declining,
             busy=None if simulation.prefixes is None else simulation.prefixes.busy,
         )
 
@@ -72,10 +75,10 @@ METHODS = (
     Method("TPE + stages", stages=True),
     Method("NSGA-II", "nsga2"),
     Method("NSGA-II + stages", "nsga2", True),
-    Method("MO-ASHA, random", "random", rule=rungs(declining="equal")),
-    Method("MO-ASHA, random + stages", "random", True, rungs(declining="equal")),
-    Method("ASHA on the distance", "random", rule=rungs(("fidelity",), "equal")),
-    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",), "equal")),
+    Method("MO-ASHA, random", "random", rule=rungs(among="rung")),
+    Method("MO-ASHA, random + stages", "random", True, rungs(among="rung")),
+    Method("ASHA on the distance", "random", rule=rungs(("fidelity",), among="rung")),
+    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",), among="rung")),
     Method("default, random", "random", True, rungs()),
     Method("default without stages", rule=rungs()),
     DEFAULT,
