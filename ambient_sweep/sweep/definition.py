@@ -14,7 +14,6 @@ from ambient_sweep.config import Config, Section, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.distributions import Distribution
-from ambient_sweep.training.prefix import prefix_of
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "sobol", "qmc", "grid")  # qmc: sobol's name before
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
@@ -162,6 +161,8 @@ class Sweep:
     @functools.cached_property
     def has_siblings(self) -> bool:
         """Whether the space holds configs that are one training to the end, and measured otherwise."""
+        from ambient_sweep.training.prefix import prefix_of
+
         for number in range(SAMPLED):
             rng = random.Random(f"siblings/{number}")
             values = self.active({key: d.at(rng.random()) for key, d in self.space.items()})
