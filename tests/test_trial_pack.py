@@ -212,7 +212,7 @@ def test_packed_trials_share_stages(sweep, single):
         ours, theirs = (
             load_model(root / "trials" / name / "checkpoints" / "images-000001600") for root in (sweep, single)
         )
-        for one, other in zip(ours.denoiser.parameters(), theirs.denoiser.parameters(), strict=True):
+        for one, other in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
             assert (one - other).norm() <= 1e-5 * other.norm()
 
 

@@ -177,8 +177,13 @@ class ObjectStore:
 
     def _drop(self, *names: str) -> None:
         """Deletes the objects in a folder; another may be at it too."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self.filesystem.delete_dir(self._path(*names))
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # of a file system with folders: another has written into this one meanwhile
+            if error.errno != errno.ENOTEMPTY:
+                raise
 
     def _writing(self, path: str) -> Any:
         """A stream whose end makes the object appear. Folders are made where a file system has need of them."""
