@@ -127,9 +127,8 @@ class Book:
 
     def went_back(self, images: int) -> None:
         """Training goes on from `images`: what lies between there and where it was is trained again."""
-        self._move(images)
-        if images < self.record.forked_at:
-            self._update(stage=None, forked_at=0)
+        kept = images >= self.record.forked_at
+        self.stands(images, self.record.stage if kept else None, self.record.forked_at if kept else 0)
         if self.writes:
             self._board.close()
             self._board = TrialBoard(self.folder, self.config, resume_at=images + 1)
@@ -137,14 +136,13 @@ class Book:
     def forked(self, images: int, stage: str) -> None:
         """Training goes on from the state after `images` that another trial stored."""
         self.note(f"goes on from {images:,} images, which another trial trained (stage {stage})")
-        self._move(images)
-        self._update(stage=stage, forked_at=images)
+        self.stands(images, stage, images)
 
-    def _move(self, images: int) -> None:
-        """To `images`, without training what lies between."""
+    def stands(self, images: int, stage: str | None, forked_at: int) -> None:
+        """The trial is at `images`, without having trained what lies between; `stage` is what it went on from last."""
         self._executed += self.record.images_done - self._start
         self._start = images
-        self.reached(images)
+        self._update(images_done=images, stage=stage, forked_at=forked_at)
 
     def evaluated(self, evaluation: EvaluationRecord) -> None:
         """Also called for evaluations that an earlier attempt wrote, of a length that is passed again."""

@@ -195,18 +195,18 @@ class _Run:
         """Goes on from ever longer states that others stored, as long as there are any ahead."""
         state, sharing = self.state, self.sharing
         while sharing is not None and (ahead := self._ahead()) is not None:
-            before = state.images
-            if not sharing.take(ahead):
+            stood = self.book.record.stage, self.book.record.forked_at
+            if not sharing.take(ahead, self._tell):
+                self.book.stands(state.images, *stood)
                 continue
             self.book.forked(ahead, sharing.key(ahead))
-            for images in self.lengths:
-                if before < images < ahead and state.group.rank == 0:
-                    self._tell(images)
             self._save()  # after the telling: who is cut off in between takes the same again
             self._arrive()
 
     def _tell(self, images: int) -> None:
-        """Tells of evaluations that are there."""
+        """Tells of evaluations after `images` that another made; the caller may leave there."""
+        if self.sharing is not None:
+            self.book.stands(images, self.sharing.key(images), images)
         for endpoint in self.state.config.endpoints():
             path = evaluation_path(self.book.root, self.book.trial_id, images, endpoint)
             self.book.evaluated(read_evaluation(path, self.book.trial_id))

@@ -73,30 +73,37 @@ class Sharing:
         missing += [n for n in self.snapshots if n > after and not self._kept(n) and not self._there(n, SNAPSHOT)]
         return min(missing, default=self.prefix.last)
 
-    def take(self, images: int) -> bool:
+    def take(self, images: int, tell: Callable[[int], None]) -> bool:
         """Brings the trial to the stored state after `images`, with the evaluations and snapshots before it.
 
-        Every worker calls it. False, and the trial stays where it is, where something is gone or damaged after all.
+        `tell` hears of every evaluated length on the way, as soon as the trial has it; it may raise, and nothing beyond that
+        length is taken. Every worker calls it. False, and the state stays as it is, where something is gone or damaged.
         """
-        group, key = self.state.group, self.key(images)
-        if not group.broadcast(group.rank != 0 or self._take_what_lies_before(self.state.images, images)):
+        group, key, after = self.state.group, self.key(images), self.state.images
+        if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
             return False
         found = self._read_state(images)
         failed = torch.tensor([float(found is None)], device=self.state.device)
         if group.max(failed).item() > 0 or found is None:  # for one of the workers, and so for all
             self._passed_over.add((key, STATE))
             return False
+        if not group.broadcast(group.rank != 0 or self._take_evaluations(after, images, tell)):
+            return False
         tensors, meta = found
         self.state.restore(Path(key), tensors, meta | {"config": self.config.model_dump(mode="json")})
         return True
 
-    def _take_what_lies_before(self, after: int, images: int) -> bool:
-        """What the trial would have made on its way, each whole before the state is taken; so it may be cut off anywhere."""
-        snapshots = [n for n in self.snapshots if after < n < images and not self._kept(n)]
-        lengths = [n for n in self.lengths if after < n < images]
-        return all(map(self._take_snapshot, snapshots)) and all(
-            self._evaluated(n) or self.take_evaluation(n) for n in lengths
-        )
+    def _take_snapshots(self, after: int, images: int) -> bool:
+        """What the trial would have made on its way comes before the state, each whole; so it may be cut off anywhere."""
+        return all(self._kept(n) or self._take_snapshot(n) for n in self.snapshots if after < n < images)
+
+    def _take_evaluations(self, after: int, images: int, tell: Callable[[int], None]) -> bool:
+        for n in self.lengths:
+            if after < n < images:
+                if not (self._evaluated(n) or self.take_evaluation(n)):
+                    return False
+                tell(n)
+        return True
 
     def _read_state(self, images: int) -> State | None:
         def read(folder: Path) -> State:
