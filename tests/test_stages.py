@@ -203,6 +203,28 @@ def test_one_training_measured_otherwise_is_trained_once_as_far_as_it_came(root,
     assert_same(root, "b", alone(config))
 
 
+def test_who_leaves_while_it_takes_over_holds_nothing_that_it_did_not_tell(root, alone):
+    """It is ahead by three lengths at once, and is paused at the second: there it stands, and goes on from there."""
+    run_trial(small(), root, "a", stages=Stages(root))
+    config, told = small({"consistency.start": 0.8}), []
+
+    def pause(report):
+        if report.evaluation is not None and report.evaluation.main_endpoint:
+            told.append(report.images)
+            if report.images == 640:
+                raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_trial(config, root, "b", stages=Stages(root), on_report=pause)
+    assert told == [320, 640]
+    assert {e.images for e in read_trial_evaluations(root, "b")} == {320, 640}
+    record = read_trial(root, "b")
+    assert (record.images_done, record.images_executed, record.forked_at) == (640, 0, 640)
+    record = run_trial(config, root, "b", stages=Stages(root), on_report=lambda report: None)
+    assert (record.forked_at, record.images_executed) == (960, 640)
+    assert_same(root, "b", alone(config))
+
+
 def test_runs_of_other_seeds_share_nothing(root):
     run_trial(small(), root, "a", stages=Stages(root))
     record = run_trial(small({"seed": 1}), root, "b", stages=Stages(root), role="replicate", replicate_of="a")

@@ -20,9 +20,9 @@ from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.results.records import read_trial, read_trial_evaluations
 from ambient_sweep.results.table import build_tables
-from ambient_sweep.sweep import trainable
+from ambient_sweep.sweep import workers
 from ambient_sweep.sweep.signals import stop_requests
-from ambient_sweep.sweep.trainable import stop_file, train_worker
+from ambient_sweep.sweep.workers import Job, stop_file, train_worker
 from ambient_sweep.training import files as files_module
 from ambient_sweep.training import objective
 from ambient_sweep.training.rebuild import rebuild, snapshots_at
@@ -537,16 +537,16 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
 def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
     config = build_config(SMALL)
 
-    def wait_for_the_file(config, root, trial_id, role, share, replicate_of):
+    def wait_for_the_file(job):
         deadline = time.monotonic() + 60
-        while not stop_file(root, trial_id).exists() and time.monotonic() < deadline:
+        while not stop_file(job.root, job.trial_id).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         raise Interrupted("told to")
 
-    monkeypatch.setattr(trainable, "fit_with_workers", wait_for_the_file)
-    monkeypatch.setattr(trainable, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "fit_with_workers", wait_for_the_file)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
-    watch = trainable.fit_watched(config, tmp_path, "t", "control")
+    watch = workers.fit_watched(Job(config, tmp_path, "t", "control"))
     next(watch)
     stop_file(tmp_path, "t").touch()
     with pytest.raises(Interrupted, match="told to"):

@@ -105,6 +105,7 @@ class Candidates:
                 candidate = Candidate(next(self._keys), full, note="a point of the sweep")
                 self._source.add(candidate.key, Told(full, "running"))
                 if self._allowed(candidate):
+                    self._remember(full)
                     return candidate
         return None
 
@@ -127,8 +128,7 @@ class Candidates:
         self._held.remove(chosen)
         for candidate in self._held:
             candidate.passed += 1
-        if self._cost is not None:
-            self._single.append((chosen.values, self._cost(chosen.values)))
+        self._remember(chosen.values)
         return chosen
 
     def _choose(self, waiting_helps: bool) -> Candidate | None:
@@ -142,6 +142,11 @@ class Candidates:
             return oldest
         cost = self._cost
         return min(free, key=lambda c: cost(c.values))  # the first of equals, which waited longest
+
+    def _remember(self, values: dict[str, Any]) -> None:
+        """It may get a sibling, once it has trained."""
+        if self._cost is not None:
+            self._single.append((values, self._cost(values)))
 
     def _sibling(self) -> Candidate | None:
         """A new config whose training is the run of an earlier proposal, as far as that has come."""

@@ -62,13 +62,9 @@ def decide(sweep: Sweep, plan: Plan, root: Path) -> Packing:
 
     Raises UserError where packs are asked for and cannot be, and for a damaged file.
     """
-    asked = sweep.search.pack
-    if asked != "auto":
-        check(sweep, asked)
-        return Packing(asked)
-    path = root / FILE
-    if path.exists():
-        return _read(path)
+    known = decided(sweep, root)
+    if known is not None:
+        return known
     size = _most(sweep, plan)
     if size < 2:
         return Packing()
@@ -76,8 +72,17 @@ def decide(sweep: Sweep, plan: Plan, root: Path) -> Packing:
     raced = max(2, size // len(configs))  # where sizes are searched, a process holds fewer of each
     gain = _race(configs, raced)
     packing = Packing(size if gain >= WORTH else 1, raced, gain)
-    write_json(path, asdict(packing))
+    write_json(root / FILE, asdict(packing))
     return packing
+
+
+def decided(sweep: Sweep, root: Path) -> Packing | None:
+    """What is asked for, or was decided when the sweep began; None where neither is so. Raises as `decide`."""
+    asked = sweep.search.pack
+    if asked != "auto":
+        check(sweep, asked)
+        return Packing(asked)
+    return _read(root / FILE) if (root / FILE).exists() else None
 
 
 def check(sweep: Sweep, size: int) -> None:

@@ -73,8 +73,8 @@ class RungRule:
     its phase begins, for `relative_to: phase`. `bounds`: what is reported above its bound makes a trial infeasible; what
     is not known does not. `position`: from a fraction of a training to the images that it counts as, where trainings
     differ in images; those reported count by default, and `phase_start` is on the same scale. `stop`: from a trial's
-    values to the fraction at which it ends. `busy`: whether what a trial would train next is being
-    trained right now, by another that shares it; such a trial is not promoted yet.
+    values to the fraction at which it ends. `busy`: whether what a trial would train next is being trained right now, by
+    another that shares it; such a trial is not promoted yet.
     """
 
     def __init__(

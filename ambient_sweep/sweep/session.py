@@ -21,11 +21,11 @@ from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes
-from ambient_sweep.sweep.packing import decide
+from ambient_sweep.sweep.packing import Packing, decide, decided
 from ambient_sweep.sweep.packs import Hosts, make_hosted_trainable
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
-from ambient_sweep.sweep.resources import largest, preflight, ray_nodes
+from ambient_sweep.sweep.resources import concurrent_trials, largest, preflight, ray_nodes
 from ambient_sweep.sweep.rules import stopping_rule
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
@@ -177,11 +177,13 @@ def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
     _evaluate_again(sweep, root, left.reevaluations)
     progress = _progress(sweep, root, 0, echo)
     progress.total = progress.done + progress.failed + len(left.replicates)
-    limit = sweep.search.max_concurrent
-    plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
-    packing = decide(sweep, plan, root)
-    concurrent = packing.concurrent(plan.slots, limit) if packing.size > 1 else plan.concurrent
-    hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
+    resources, limit = sweep.some_config().resources, sweep.search.max_concurrent
+    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+    slots, concurrent = concurrent_trials(nodes, resources, limit)
+    packing = decided(sweep, root) or Packing()
+    if packing.size > 1:
+        concurrent = packing.concurrent(slots, limit)
+    hosts = Hosts(sweep, root, packing.hosts(slots, limit))
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
     callback = SweepCallback(sweep, root, progress, prefixes, hosts=hosts)
     suggestions = [each.suggestion() for each in left.replicates]

@@ -93,7 +93,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
 
     from ambient_sweep.sweep.cluster import ray_session
     from ambient_sweep.sweep.resources import concurrent_trials, ray_nodes
-    from ambient_sweep.sweep.trainable import NewEvaluations, fit_watched, stop_file
+    from ambient_sweep.sweep.workers import Job, NewEvaluations, fit_watched, stop_file
 
     stop, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     with ray_session(dashboard=True), stop_requests() as asked:
         # refuses what would wait for ever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
-        for _ in fit_watched(config, root, TRIAL, "control"):
+        for _ in fit_watched(Job(config, root, TRIAL, "control")):
             if asked():
                 stop.touch()
             lines = _lines(log)

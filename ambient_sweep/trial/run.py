@@ -21,11 +21,11 @@ from ambient_sweep.training.state import TrainState, gathered
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.book import Book, Report, ignore, silent
 from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
-from ambient_sweep.trial.pack import Alone, Trainer
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
 from ambient_sweep.trial.sharing import Sharing
 from ambient_sweep.trial.stages import Stages, data_key
+from ambient_sweep.trial.trainer import Alone, Trainer
 
 REMOVE_STATE = BEGIN_AGAIN  # in the reason of a trial whose states cannot be read
 INTERRUPTED = "interrupted"  # how the reason of an interrupted trial begins

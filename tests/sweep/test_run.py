@@ -26,7 +26,8 @@ from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.searcher import SweepSearcher
 from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.sweep.study import open_study
-from ambient_sweep.sweep.trainable import NewEvaluations, make_trainable, trial_bundles
+from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+from ambient_sweep.sweep.workers import NewEvaluations
 from ambient_sweep.trial import prepare, run_trial
 
 
