@@ -66,19 +66,7 @@ from test_object_store import opened
 from ambient_sweep.trial import object_store
 from whole_objects import Upload
 root = Path(sys.argv[1])
-def die(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
-def nth(owner, name, count, before=True):
-    function, calls = getattr(owner, name), []
-    def counted(*arguments, **options):
-        calls.append(1)
-        if before and len(calls) == count:
-            die()
-        result = function(*arguments, **options)
-        if len(calls) == count:
-            die()
-        return result
-    setattr(owner, name, counted)
+from sudden_death import die, nth
 {place}
 files = {{name: root / name for name in ("x.json", "y.safetensors")}}
 for number in range({times}):

@@ -342,19 +342,7 @@ from pathlib import Path
 from ambient_sweep.config import build_config
 from ambient_sweep.trial import Stages, run_trial
 from ambient_sweep.trial import book, folder_store, object_store, run, sharing
-def die(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
-def nth(owner, name, count, before=True):
-    function, calls = getattr(owner, name), []
-    def counted(*arguments, **options):
-        calls.append(1)
-        if before and len(calls) == count:
-            die()
-        result = function(*arguments, **options)
-        if len(calls) == count:
-            die()
-        return result
-    setattr(owner, name, counted)
+from sudden_death import die, nth
 root = Path(sys.argv[1])
 {place}
 stages = Stages(root)
