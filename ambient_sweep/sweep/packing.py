@@ -116,7 +116,10 @@ def _most(sweep: Sweep, plan: Plan) -> int:
 
 def _read(path: Path) -> Packing:
     try:
-        return Packing(**json.loads(path.read_text(encoding="utf-8")))
+        packing = Packing(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(packing.size, int) or packing.size < 1:
+            raise ValueError(f"size: {packing.size!r} is no number of trials")
+        return packing
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, and the race is run again") from None
 

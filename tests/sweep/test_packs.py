@@ -183,9 +183,10 @@ def test_a_race_decides_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (packing.hosts(2, None), packing.concurrent(2, None)) == (2, 16)
     assert decide(sweep, plan_of(sweep, tmp_path), tmp_path) == packing
     assert len(calls) == 1
-    (tmp_path / FILE).write_text("{")
-    with pytest.raises(UserError, match=rf"^{tmp_path / FILE}: cannot be read .*; remove it"):
-        decide(sweep, plan_of(sweep, tmp_path), tmp_path)
+    for damaged in ("{", "[]", '{"size": "8"}', '{"size": 0}', '{"sizes": 8}'):
+        (tmp_path / FILE).write_text(damaged)
+        with pytest.raises(UserError, match=rf"^{tmp_path / FILE}: cannot be read .*; remove it"):
+            decide(sweep, plan_of(sweep, tmp_path), tmp_path)
 
 
 def test_what_gains_too_little_is_told_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
