@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from ambient_sweep.data.image_set import ImageSet
     from ambient_sweep.evaluation.cache import Mapped
-    from ambient_sweep.evaluation.suite import Report, Row, Search
+    from ambient_sweep.evaluation.report import Report, Row
+    from ambient_sweep.evaluation.suite import Search
 
 path_option = click.Path(path_type=Path)
 without_option = click.option(
@@ -58,7 +59,8 @@ def measure(
     distance and similarity that of fidelity, unless given. docs/metrics.md says what each measure is and when it lies.
     """
     from ambient_sweep.data.image_set import read_set, without_overlap
-    from ambient_sweep.evaluation.suite import Suite, across
+    from ambient_sweep.evaluation.report import across
+    from ambient_sweep.evaluation.suite import Suite
 
     if approximate and on_ray:
         raise UserError("--approximate, --ray: give one of them")

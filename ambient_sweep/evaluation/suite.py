@@ -4,12 +4,11 @@ A fidelity measure's null is its floor: as many training images in place of the 
 null is what held-out images get, which nobody can have copied.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -43,9 +42,10 @@ from ambient_sweep.evaluation.memorization import (
     sim_excess,
     thumbnails,
 )
+from ambient_sweep.evaluation.needs import check_counts
 from ambient_sweep.evaluation.neighbours import ApproximateIndex, merge_flips, nearest
+from ambient_sweep.evaluation.report import Report, Row
 
-Kind = Literal["fidelity", "memorization", "diagnostic"]
 Search: TypeAlias = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # thumbnails, k -> distances [N, k], places [N, k]
 PIXEL_MEASURES = (
     "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "mem_neighbourhood",
@@ -53,40 +53,6 @@ PIXEL_MEASURES = (
 DIAGNOSTICS = ("authpct", "c_t")
 THUMBNAILS = "thumbnails16/1"  # identity of what is kept of them
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which a line says so
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measure of a generated set."""
-
-    name: str
-    kind: Kind
-    measure: Measure
-    null: Measure | None = None
-    sets: int = 1  # generated sets, one per seed, that it is the mean over
-
-    def seeded(self, seed: int) -> "Row":
-        """With the seed of the samples, of floors and of subsets, in both values."""
-        null = None if self.null is None else replace(self.null, seed=seed, encoder=self.measure.encoder)
-        return replace(self, measure=replace(self.measure, seed=seed), null=null)
-
-    def dump(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        null = None if self.null is None else vars(self.null)
-        return {"name": self.name, "kind": self.kind, **vars(self.measure), "sets": self.sets, "null": null}
-
-
-@dataclass(frozen=True)
-class Report:
-    """All measures of one generated set."""
-
-    rows: tuple[Row, ...]
-    histograms: Mapping[str, SimilarityHistograms]  # by encoder
-    warnings: tuple[str, ...]
-    nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
-
-    def __getitem__(self, name: str) -> Measure:
-        return next(row.measure for row in self.rows if row.name == name)
 
 
 class Suite:
@@ -138,7 +104,8 @@ class Suite:
     def measure(self, generated: ImageSet) -> Report:
         """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
         check_alike(generated, self.train)
-        self._check_counts(generated)
+        asked = [name for name in self.names if name not in self.without]
+        check_counts(asked, self.config, generated, self.train, self.heldout)
         rows: list[Row] = []
         warnings = list(self._warnings)
         pixel_rows, order = self._copies(generated)
@@ -148,7 +115,7 @@ class Suite:
         rows += [*pixel_rows, *similar]
         shown = {row.name: row for row in rows}
         seed = self.config.seed
-        kept = tuple(shown[name].seeded(seed) for name in self.names if name not in self.without)
+        kept = tuple(shown[name].seeded(seed) for name in asked)
         real = (self.train.fingerprint, self.heldout.fingerprint)
         self._known = {key: features for key, features in self._known.items() if key[1] in real}
         return Report(kept, histograms, tuple(warnings), order)
@@ -360,71 +327,6 @@ class Suite:
             f"{self.heldout.where}: {twins.value:.1%} of these images look like copies of training images, which hides "
             "memorization; find near duplicates with `ambient-sweep prepare --drop-duplicates`",
         )
-
-    def _check_counts(self, generated: ImageSet) -> None:
-        quantile = max(2, math.ceil(1 / self.config.quantile - 1e-9) - 1)
-        needs: dict[str, tuple[int, int, int]] = {  # generated, training, held-out images
-            **dict.fromkeys((*self.config.distances, "kid"), (2, 2, 2)),
-            **{f"{d}_infinity": (20, 2, 2) for d in self.config.distances},
-            **dict.fromkeys(("precision", "recall"), (4, 4, 4)),
-            **dict.fromkeys(("density", "coverage"), (6, 6, 6)),
-            **dict.fromkeys(("mem_excess", "mem_excess_flips", "mem_local_excess", "sim_excess"), (1, 2, quantile)),
-            **dict.fromkeys(("mem_ratio", "mem_ratio_flips", "authpct"), (1, 2, 1)),
-            **{f"sim_above_{s:g}": (1, 1, 1) for s in SIMILARITIES},
-            "mem_neighbourhood": (1, NEIGHBOURHOOD, 1),
-            "c_t": (20, 20, 20),
-            "search_recall": (1, 2, 1),
-        }
-        problems, names = [], []
-        for name in self.names:
-            short = [
-                f"{needed} {role} images, there are {len(images)}"
-                for role, images, needed in zip(
-                    ("generated", "training", "held-out"),
-                    (generated, self.train, self.heldout),
-                    needs[name],
-                    strict=True,
-                )
-                if len(images) < needed
-            ]
-            if short and name not in self.without:
-                problems.append(f"{name} needs at least {' and '.join(short)}")
-                names.append(name)
-        if problems:
-            lower = " or raise evaluation.quantile," if any(name.endswith("excess") for name in names) else ""
-            advice = " ".join(f"--without {name}" for name in names)
-            raise UserError(f"{'; '.join(problems)}: add images,{lower} or leave out what cannot be measured: {advice}")
-
-
-def across(reports: Sequence[Report]) -> list[Row]:
-    """The mean of each measure over several generated sets (seeds, say), n images each.
-
-    The interval is the wider of Student's, from the spread of the sets, and that of their own intervals averaged; a share
-    stays within its range.
-    """
-    from scipy.stats import t
-
-    count, rows = len(reports), []
-    for row in reports[0].rows:
-        measures = [report[row.name] for report in reports]
-        values = np.array([measure.value for measure in measures])
-        spread = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count))
-        own = [(m.high - m.low) / 2 for m in measures if m.low is not None and m.high is not None]
-        half = max(spread, math.hypot(*own) / count)
-        mean, (least, most) = float(values.mean()), _range(row.name)
-        low, high = max(least, mean - half), min(most, mean + half)
-        measure = replace(row.measure, value=mean, low=low, high=high, n=min(m.n for m in measures))
-        rows.append(replace(row, measure=measure, sets=count))
-    return rows
-
-
-def _range(name: str) -> tuple[float, float]:
-    """What a measure cannot leave."""
-    if name in ("kid", "c_t") or name.endswith("_infinity"):
-        return -math.inf, math.inf
-    if "excess" in name:
-        return -1.0, 1.0
-    return 0.0, math.inf if name.startswith("f") or name == "density" else 1.0
 
 
 def default_evaluation(config: EvaluationConfig) -> EvaluationConfig:

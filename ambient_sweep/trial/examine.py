@@ -17,7 +17,8 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.suite import Report, Row, Suite, across, default_evaluation
+from ambient_sweep.evaluation.report import Report, Row, across
+from ambient_sweep.evaluation.suite import Suite, default_evaluation
 from ambient_sweep.trial.book import silent
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads

@@ -11,7 +11,8 @@ import torch
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.image_set import ImageSet
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.suite import Report, Row, Suite, across, default_evaluation
+from ambient_sweep.evaluation.report import Report, Row, across
+from ambient_sweep.evaluation.suite import Suite, default_evaluation
 
 LITE = default_evaluation(EvaluationConfig(distances=("fd_lite0@64",), fidelity="fd_lite0@64"))
 PIXELS = default_evaluation(EvaluationConfig())
