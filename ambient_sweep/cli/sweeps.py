@@ -42,14 +42,14 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         "kind": "sweep",
         "name": sweep.name,
         "configs_checked": corners,
-        "searched_trials": sweep.search.trials,
+        "searched_trials": sweep.trials,
         "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
         "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
     }
     names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
-        f"{sweep.search.trials} searched trials over {', '.join(sweep.space)}",
+        f"{sweep.trials} searched trials over {', '.join(sweep.space)}",
         f"{len(fixed)} fixed trials: {names}",
     ]
     tell(result, lines, as_json)

@@ -12,7 +12,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import write_json
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import build_tables, export_tables
-from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, STOPPED, mark, note_rung
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.packs import Hosts
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
@@ -74,7 +74,8 @@ class SweepCallback(tune.Callback):
         self._leave_host(trial)
         last, suggestion = trial.last_result or {}, trial.config
         if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
-            reason = f"{STOPPED} after {last.get('images', 0):,} images"
+            spent = self._scheduler is not None and self._scheduler.budget.spent
+            reason = f"{SPENT if spent else STOPPED} after {last.get('images', 0):,} images"
             config = self._sweep.config_for(suggestion["values"])
             original = original_of(suggestion)
             mark(self._root, suggestion["trial_id"], suggestion["role"], config, "stopped", reason, original)

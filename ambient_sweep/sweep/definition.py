@@ -18,6 +18,7 @@ from ambient_sweep.sweep.distributions import Distribution
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "sobol", "qmc", "grid")  # qmc: sobol's name before
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
 SAMPLED = 16  # configs that are looked at
+TRIALS, PER_TRAINING = 20, 16  # searched configs, where nothing else is said
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -69,7 +70,14 @@ class Confirm(Section):
 
 
 class Search(Section):
-    trials: int = Field(20, ge=1, description="searched configs, points included")
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description=f"searched configs, points included; default {TRIALS}; with images, {PER_TRAINING} per full training",
+    )
+    images: int | None = Field(
+        None, ge=1, description="images to train; what is left after the last config goes to paused trials"
+    )
     sampler: str = Field("tpe", description="tpe, nsga2, gp, random, sobol, grid, optuna:CLASS or hub:PACKAGE")
     sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
@@ -157,6 +165,16 @@ class Sweep:
     def stop(self, values: Mapping[str, Any]) -> float:
         """The fraction of the run at which a trial of these values ends by itself."""
         return float(values.get("training.stop", self.base["training.stop"]))
+
+    @functools.cached_property
+    def trials(self) -> int:
+        """Searched configs, at most."""
+        search = self.search
+        if search.trials is not None or search.images is None:
+            return search.trials or TRIALS
+        config = self.some_config()
+        lasts_for = math.ceil(search.images / config.images_at(config.training.stop))
+        return max(PER_TRAINING * lasts_for, len(self.points))
 
     @functools.cached_property
     def has_siblings(self) -> bool:

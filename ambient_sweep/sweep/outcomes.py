@@ -14,12 +14,13 @@ from ambient_sweep.results.records import (
     trial_path,
     write_trial,
 )
+from ambient_sweep.sweep.budget import ROLES
 from ambient_sweep.sweep.searcher import Outcome
 from ambient_sweep.trial import REMOVE_STATE
 
 LOST = "worker failed"  # such a trial is tried again by `resume`; any other failure would only repeat itself
 INTERRUPTED = "interrupted"  # so is such a one
-STOPPED = "stopped by search.stopping"
+STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
 
 
 def read_outcomes(root: Path) -> dict[str, Outcome]:
@@ -28,6 +29,11 @@ def read_outcomes(root: Path) -> dict[str, Outcome]:
     for evaluation in read_evaluations(root):
         evaluations.setdefault(evaluation.trial_id, []).append(evaluation)
     return {trial.trial_id: outcome(trial, evaluations.get(trial.trial_id, [])) for trial in read_trials(root)}
+
+
+def spent_before(root: Path) -> dict[str, int]:
+    """Images that were trained for each trial that `search.images` counts. Raises UserError naming a damaged record."""
+    return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role in ROLES}
 
 
 def outcome(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> Outcome:

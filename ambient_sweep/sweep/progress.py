@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ambient_sweep.pareto import pareto_mask
+from ambient_sweep.sweep.budget import Budget
 
 FRONTIER_POINTS = 5
 Point = tuple[float, float]
@@ -13,7 +14,7 @@ class Progress:
     """Counts trials, collects the frontier, and tells both through `echo`.
 
     `total` trials are to be run in this session and before; `done` and `failed` were before; `names` are the two
-    objectives' names; `points` are known values of both.
+    objectives' names; `points` are known values of both. With a limited `budget` that is what says how much is left.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Progress:
         done: int = 0,
         failed: int = 0,
         points: Iterable[Point] = (),
+        budget: Budget | None = None,
         status_every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -36,6 +38,8 @@ class Progress:
         self._paused: set[str] = set()  # among these
         self._start = self._last = clock()
         self._before = done + failed
+        self._budget = budget if budget is not None and budget.limited else None
+        self._executed_before = budget.executed if budget is not None else 0
 
     def trial_started(self, trial_id: str) -> None:
         """A trial started, or started again."""
@@ -84,7 +88,11 @@ class Progress:
         running = f"{len(self._fractions) - len(self._paused)} running"
         if self._paused:
             running += f", {len(self._paused)} paused"
-        parts = [f"{self.done} of {self.total} trials done, {running}, {self.failed} failed"]
+        if self._budget is None:
+            parts = [f"{self.done} of {self.total} trials done, {running}, {self.failed} failed"]
+        else:
+            trained = f"{self._budget.executed:,} of {self._budget.images:,} images trained"
+            parts = [f"{trained}, {self.done} trials done, {running}, {self.failed} failed"]
         front = self.frontier()
         if front:
             shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)
@@ -106,6 +114,10 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the pace of this session, each trial counting alike; None before there is one, and when nothing is left."""
+        if self._budget is not None:
+            trained = self._budget.executed - self._executed_before
+            left = (self._budget.images or 0) - self._budget.executed
+            return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
         ended = self.done + self.failed
         worked = ended + sum(self._fractions.values()) - self._before
         if worked <= 0:

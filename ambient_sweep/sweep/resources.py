@@ -94,12 +94,14 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
-    searched = int(min(sweep.search.trials, sweep.size())) * sweep.search.replicates
+    searched = int(min(sweep.trials, sweep.size())) * sweep.search.replicates
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
     slots, concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
     trials = searched + len(fixed)
-    images = sum(_images(c) for c in fixed) + searched * max(_images(c) for c in sizes)
+    images = sum(_images(c) for c in fixed) + min(
+        searched * max(_images(c) for c in sizes), sweep.search.images or math.inf
+    )
     disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
     if sweep.search.stages and sweep.search.stages_at is None:
         most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
@@ -108,10 +110,10 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     if disk > free:
         raise UserError(
             f"{storage}: {trials} trials write up to {disk / GIB:.1f} GiB of checkpoints, but {free / GIB:.1f} GiB are "
-            "free; evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
+            "free; lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
     networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
-    return Plan(trials, searched, slots, min(concurrent, trials), images, disk, free, networks)
+    return Plan(trials, searched, slots, min(concurrent, trials), int(images), disk, free, networks)
 
 
 def trial_bytes(config: Config) -> int:

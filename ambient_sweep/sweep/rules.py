@@ -28,6 +28,12 @@ class StoppingRule(Protocol):
         With many trials it may lag behind the reports a little. `final`: no trial runs and no more will come.
         """
 
+    def nearest(self) -> list[str]:
+        """All paused trials, those first that are nearest to going on: for when no more will come, and budget is left."""
+
+    def busy(self, trial_id: str) -> bool:
+        """Whether another is training right now what a paused trial would train next."""
+
     def reached(self, trial_id: str) -> int | None:
         """The highest rung at which a trial was compared, from 0; None where it was not."""
 
@@ -128,10 +134,16 @@ class RungRule:
         """See `Rungs.promotable` and, for `final`, `Rungs.lone`."""
         if final:
             return self.rungs.promotable() or self.rungs.lone()
-        ready, busy = self.rungs.promotable(exact=False), self._busy
-        if busy is None:
-            return ready
-        return [each for each in ready if each not in self._values or not busy(self._values[each])]
+        ready = self.rungs.promotable(exact=False)
+        return ready if self._busy is None else [each for each in ready if not self.busy(each)]
+
+    def nearest(self) -> list[str]:
+        """See `Rungs.nearest`."""
+        return self.rungs.nearest()
+
+    def busy(self, trial_id: str) -> bool:
+        """By the trial's values, once it has told them."""
+        return self._busy is not None and trial_id in self._values and self._busy(self._values[trial_id])
 
     def reached(self, trial_id: str) -> int | None:
         """See `Rungs.reached`."""

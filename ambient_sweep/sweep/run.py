@@ -108,6 +108,7 @@ def claim(storage: Path, name: str) -> Path:
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
+    from ambient_sweep.sweep.budget import Budget
     from ambient_sweep.sweep.cluster import (
         only_driver,
         quiet_tune,
@@ -115,14 +116,14 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
         ray_session,
         stop_signals,
     )
-    from ambient_sweep.sweep.outcomes import read_outcomes
+    from ambient_sweep.sweep.outcomes import read_outcomes, spent_before
     from ambient_sweep.sweep.searcher import SweepSearcher
     from ambient_sweep.sweep.session import confirm, confirmation, search
 
     begun = time.monotonic()
     with only_driver(root):
-        outcomes = read_outcomes(root)
-        with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes)) as known:
+        outcomes, budget = read_outcomes(root), Budget(sweep.search.images, spent_before(root))
+        with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, budget=budget)) as known:
             left = confirmation(sweep, root) if known.finished else None
             finished = left is not None and not (left.replicates or left.reevaluations)
         if finished:

@@ -112,6 +112,15 @@ class Rungs:
                 found += [(-key.level, rung.trials[t], t) for t in waiting if rung.ranking.is_below(rung.trials[t], 1)]
         return [trial_id for *_, trial_id in sorted(found)]
 
+    def nearest(self) -> list[str]:
+        """The paused trials by the share of their rung that is better, as if `eta` came down step by step."""
+        found = []
+        for key, waiting in self._waiting.items():
+            rung = self._rungs[key]
+            rows = ((rung.trials[t], t) for t in waiting)
+            found += [(rung.ranking.place(row) / len(rung.trials), -key.level, row, t) for row, t in rows]
+        return [trial_id for *_, trial_id in sorted(found)]
+
     def promotable(self, *, exact: bool = True) -> list[str]:
         """The paused trials that may go on: from the highest rung down, the best first, then those that came first.
 

@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter
 
+from ambient_sweep.sweep.budget import ROLES, Budget
 from ambient_sweep.sweep.rules import RungRule, StoppingRule, Stratum
 from ambient_sweep.sweep.rungs import Decision
 
@@ -29,14 +30,15 @@ class SweepScheduler(TrialScheduler):
     A trial's config is the searcher's suggestion, `{"trial_id", "role", "label", "values"}`. The rule hears of the
     evaluations of all roles; trials of another role than `search` are never stopped or paused. `concurrent`: how many
     trials may train at once, where the cluster's resources alone do not limit that. A limit by Tune's
-    `max_concurrent_trials` counts trials until they end; paused ones are taken out of it here.
+    `max_concurrent_trials` counts trials until they end; paused ones are taken out of it here. Once `budget` is spent, every
+    trial ends at its next evaluation and none is promoted; what is left of it when no more will come goes to paused trials.
     """
 
     _supports_buffered_results = False  # a trial must not train on while its report waits
 
-    def __init__(self, rule: StoppingRule, *, concurrent: int | None = None) -> None:
+    def __init__(self, rule: StoppingRule, *, concurrent: int | None = None, budget: Budget | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.rule = rule
+        self.rule, self.budget = rule, budget or Budget()
         self._concurrent = concurrent
         self._live: set[str] = set()  # trial ids, all three
         self._held: set[str] = set()  # paused in an earlier session, not yet handed out in this one
@@ -67,8 +69,12 @@ class SweepScheduler(TrialScheduler):
         """What becomes of the trial after this report."""
         if not result["evaluated"]:
             return str(TrialScheduler.CONTINUE)
-        decision = self.rule.report(_id(trial), trial.config["values"], result)
-        if decision == Decision.CONTINUE or trial.config["role"] != SEARCH_ROLE:
+        decision, role = self.rule.report(_id(trial), trial.config["values"], result), trial.config["role"]
+        if self.budget.limited and role in ROLES:
+            self.budget.report(_id(trial), result["images_executed"])
+            if decision == Decision.CONTINUE and self.budget.spent and result["images_left"] > 0:
+                return str(TrialScheduler.STOP)
+        if decision == Decision.CONTINUE or role != SEARCH_ROLE:
             return str(TrialScheduler.CONTINUE)
         if decision == Decision.STOP:
             return str(TrialScheduler.STOP)
@@ -95,13 +101,16 @@ class SweepScheduler(TrialScheduler):
         Costs nothing per trial: Tune asks at every step of its loop.
         """
         starting = _first_pending(self._promoted)
-        if self._paused and (self._has_room() if self._concurrent else starting is None):
-            promoted = self._promote(tune_controller, self.rule.promotable() or self._last)
+        if self.budget.spent:
+            self._last = []
+        elif self._paused and (self._has_room() if self._concurrent else starting is None):
+            ready = self.rule.promotable() or [each for each in self._last if not self.rule.busy(each)]
+            promoted = self._promote(tune_controller, ready)
             if promoted is not None:
                 return promoted
         chosen = starting or _first_pending(self._new)
         if chosen is None and self._paused and self._only_paused(tune_controller):
-            self._last = self.rule.promotable(final=True)  # side by side, as many as there is room for
+            self._last = self._last_ones()  # side by side, as many as there is room for
             chosen = self._promote(tune_controller, self._last)
             for trial in list(self._paused.values()) if chosen is None else ():
                 tune_controller.stop_trial(trial)
@@ -135,6 +144,15 @@ class SweepScheduler(TrialScheduler):
         self.load(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _last_ones(self) -> list[str]:
+        """The paused trials that may go on when nothing runs and no more will come."""
+        if self.budget.spent:
+            return []
+        last = self.rule.promotable(final=True)
+        if not last and self.budget.limited:
+            last = [each for each in self.rule.nearest() if each in self._paused][: self._concurrent or 1]
+        return last
 
     def _promote(self, tune_controller: Any, promotable: list[str]) -> Trial | None:
         """The first of these that is paused, on its way to a worker."""

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from ambient_sweep.config import ModelConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.asking import check_sampler
+from ambient_sweep.sweep.budget import ROLES, Budget
 from ambient_sweep.sweep.candidates import Candidate, Candidates, Nothing, Source
 from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, WHY, Ledger, Live, searched
 from ambient_sweep.sweep.resources import parameters as count_parameters
@@ -57,7 +58,7 @@ class SweepSearcher(Searcher):
     except for a trial that goes on from an earlier session, which keeps its own. The label of a replicate is the id of
     the trial that it repeats. `outcomes` maps the ids of earlier sessions' trials to how they ended; ids that are missing
     there never began, and start now. `cost`, `busy` and `parameters` are told a trial's values: see candidates.Candidates;
-    parameters are counted by default.
+    parameters are counted by default. `budget` is told what trials train; once it is spent nothing begins.
     Raises UserError for a damaged study file, one that is not of these trials, and an impossible sampler.
     """
 
@@ -68,13 +69,14 @@ class SweepSearcher(Searcher):
         *,
         outcomes: Mapping[str, Outcome] | None = None,
         concurrent: int = 1,
+        budget: Budget | None = None,
         cost: Callable[[Values], int] | None = None,
         busy: Callable[[Values], bool] | None = None,
         parameters: Callable[[Values], int] | None = None,
     ) -> None:
         check_sampler(sweep.search)
         super().__init__()  # both objectives are read from the reports
-        self._sweep, self._path, self._concurrent = sweep, journal, concurrent
+        self._sweep, self._path, self._concurrent, self._budget = sweep, journal, concurrent, budget or Budget()
         self._hooks: dict[str, Any] = {"cost": cost, "busy": busy, "parameters": parameters or self._parameters}
         self._sizes: dict[ModelConfig, int] = {}
         self._study, earlier, attrs = open_journal(journal, sweep.name)
@@ -146,8 +148,9 @@ class SweepSearcher(Searcher):
     def finished(self) -> bool:
         """Whether all trials were handed out and ended."""
         left = self._candidates.left if self._candidates else len(self._tried) < self._sweep.size()
-        searching = self._searched < self._sweep.search.trials and left
-        return not (searching or self._waiting or self._replicas) and len(self._fixed_ids) >= len(self._fixed_trials)
+        searching = (self._searched < self._sweep.trials and left) or self._replicas
+        more = searching and not self._budget.spent
+        return not (more or self._waiting) and len(self._fixed_ids) >= len(self._fixed_trials)
 
     @property
     def gave_up(self) -> str:
@@ -167,15 +170,18 @@ class SweepSearcher(Searcher):
         if self._waiting:
             suggestion = self._waiting.popleft()
             self._tune_ids[trial_id] = suggestion["trial_id"]
-            return suggestion
+            return self._counted(suggestion["trial_id"], suggestion)
         if len(self._fixed_ids) < len(self._fixed_trials):
             fixed = self._fixed_trials[len(self._fixed_ids)]
             self._fixed_ids.append(trial_id)
             self._study.set_study_attr(FIXED, self._fixed_ids)
             return _suggestion(trial_id, fixed.role, fixed.label, fixed.values)
+        if self._budget.spent:
+            return Searcher.FINISHED
         if self._replicas:
-            return _suggest_live(trial_id, self._ledger.repeat(trial_id, *self._replicas.popleft()))
-        if self._searched >= self._sweep.search.trials:
+            live = self._ledger.repeat(trial_id, *self._replicas.popleft())
+            return self._counted(trial_id, _suggest_live(trial_id, live))
+        if self._searched >= self._sweep.trials:
             return Searcher.FINISHED
         return self._search(trial_id)
 
@@ -195,7 +201,15 @@ class SweepSearcher(Searcher):
             attrs[SAMPLED] = candidate.note
         self._searched += 1
         self._want_replicas(trial_id, candidate.values, 0)
-        return _suggest_live(trial_id, self._ledger.begin(trial_id, candidate, attrs))
+        return self._counted(trial_id, _suggest_live(trial_id, self._ledger.begin(trial_id, candidate, attrs)))
+
+    def _counted(self, trial_id: str, suggestion: dict[str, Any]) -> dict[str, Any]:
+        """A suggestion that begins, or goes on, as the budget sees it."""
+        if suggestion["role"] in ROLES and self._budget.limited:
+            cost, values = self._hooks["cost"], suggestion["values"]
+            config = self._sweep.config_for(values)
+            self._budget.begin(trial_id, cost(values) if cost else config.images_at(config.training.stop))
+        return suggestion
 
     def _begin(self) -> Candidates:
         """Makes the source, and tells it of what was before."""
@@ -226,6 +240,7 @@ class SweepSearcher(Searcher):
         """Observes a full evaluation of a searched trial."""
         self._study.tick()
         ours = self._tune_ids.get(trial_id, trial_id)
+        self._spend(ours, result)
         if ours in self._ledger.live and result.get("evaluated") and result.get(FAILED) is None:
             self._ledger.observe(ours, result)
 
@@ -235,6 +250,8 @@ class SweepSearcher(Searcher):
         live = self._ledger.live.get(ours)
         if live is None:
             return
+        self._spend(ours, result or {})
+        self._budget.ended(ours)
         if error or (result and result.get(FAILED) is not None):
             why = "its worker failed" if error or not result else str(result[FAILED])
             self._ledger.end(ours, None, why=why)
@@ -244,6 +261,10 @@ class SweepSearcher(Searcher):
             if result and result.get("evaluated"):  # where it was stopped, which Tune tells here alone
                 self._ledger.observe(ours, result)
             self._ledger.end(ours, live.full, stopped=live.full is None)
+
+    def _spend(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        if trial_id in self._ledger.live and result.get("images_executed") is not None:
+            self._budget.report(trial_id, result["images_executed"])
 
     def close(self) -> None:
         """Flushes the study file and ends the sampler's process, if it has one."""

@@ -18,9 +18,10 @@ from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_evaluations, read_trials
 from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
-from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes, spent_before
 from ambient_sweep.sweep.packing import Packing, decide, decided
 from ambient_sweep.sweep.packs import Hosts, make_hosted_trainable
 from ambient_sweep.sweep.prefixes import Prefixes
@@ -58,12 +59,15 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
         _prepare_on_gpu(config, root)
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
     hooks: dict[str, Any] = {} if prefixes is None else {"cost": prefixes.cost, "busy": prefixes.busy}
-    searcher = SweepSearcher(sweep, root / JOURNAL, outcomes=read_outcomes(root), concurrent=plan.concurrent, **hooks)
     rule = stopping_rule(sweep, None if prefixes is None else prefixes.busy)
-    scheduler = None if rule is None else SweepScheduler(rule, concurrent=plan.concurrent)
+    budget = Budget(sweep.search.images, spent_before(root), whole=rule is None)
+    searcher = SweepSearcher(
+        sweep, root / JOURNAL, outcomes=read_outcomes(root), concurrent=plan.concurrent, budget=budget, **hooks
+    )
+    scheduler = None if rule is None else SweepScheduler(rule, concurrent=plan.concurrent, budget=budget)
     if scheduler is not None and (root / SCHEDULER_FILE).exists():
         _load(scheduler, root / SCHEDULER_FILE)
-    progress = _progress(sweep, root, plan.trials, echo)
+    progress = _progress(sweep, root, plan.trials, echo, budget)
     hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
     callback = SweepCallback(sweep, root, progress, prefixes, scheduler, hosts)
     start()
@@ -133,13 +137,12 @@ def _load(scheduler: SweepScheduler, path: Path) -> None:
         raise UserError(f"{path}: cannot be read ({error!r}); restore it, or start again under another name") from None
 
 
-def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo) -> Progress:
+def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo, budget: Budget | None = None) -> Progress:
     ended = Counter(t.status for t in read_trials(root) if not (t.reason or "").startswith((LOST, INTERRUPTED)))
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
-    return Progress(
-        trials, names, echo, done=ended["completed"] + ended["stopped"], failed=ended["failed"], points=points
-    )
+    done, failed = ended["completed"] + ended["stopped"], ended["failed"]
+    return Progress(trials, names, echo, done=done, failed=failed, points=points, budget=budget)
 
 
 def _prepare_on_gpu(config: Config, root: Path) -> None:

@@ -29,6 +29,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.corners import check_corners
 from ambient_sweep.sweep.definition import (
+    TRIALS,
     Baseline,
     Confirm,
     Control,
@@ -107,10 +108,9 @@ def _build(
         )
     confirm = _section(Confirm, tree["confirm"], f"{where}: confirm") if "confirm" in tree else None
     points = _read_points(tree.get("points"), space, where)
-    if len(points) > search.trials:
-        raise UserError(
-            f"{where}: points: {len(points)} of them, but search.trials={search.trials}; raise search.trials"
-        )
+    most = math.inf if search.trials is None and search.images is not None else search.trials or TRIALS
+    if len(points) > most:
+        raise UserError(f"{where}: points: {len(points)} of them, but search.trials={most}; raise search.trials")
     base_sigma = base["observed.base_sigma"]
     baseline: Baseline | None = None
     if base_sigma == 0:

@@ -116,10 +116,13 @@ def result(
         values = objectives(evaluation)
     fidelity, memorization = values or (math.nan, math.nan)
     asked = 0 if trial is None else trial.config["evaluation.samples"]
+    images = evaluation.images if evaluation else 0
     return {
         "fidelity": fidelity,
         "memorization": memorization,
-        "images": evaluation.images if evaluation else 0,
+        "images": images,
+        "images_left": 0 if trial is None else trial.images_asked - images,
+        "images_executed": None if trial is None else trial.images_executed,
         "fraction": evaluation.fraction if evaluation else 0.0,
         "endpoint": evaluation.endpoint if evaluation else "",
         "full_samples": evaluation is not None and evaluation.samples >= asked,

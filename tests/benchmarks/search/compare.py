@@ -37,7 +37,8 @@ class Method:
     search: dict[str, Any] = field(default_factory=dict)
 
     def simulation(self, problem: Problem, seed: int) -> Simulation:
-        search = Search(trials=UNLIMITED, sampler=self.sampler, seed=seed, ask_seconds=0, **self.search)
+        images = round(BUDGET * PATIENCE * problem.images)
+        search = Search(trials=UNLIMITED, images=images, sampler=self.sampler, seed=seed, ask_seconds=0, **self.search)
         return Simulation(problem, search, share=self.stages, make_rule=self.rule)
 
 

@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from ambient_sweep.pareto import hypervolume_history
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.definition import Search, Sweep
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.scheduler import SweepScheduler
@@ -30,6 +31,7 @@ class SimulatedTrial:
     config: dict[str, Any]
     status: str = Trial.PENDING
     position: float = 0.0  # fraction trained
+    executed: float = 0.0  # of that, for this trial
     reported: set[float] = field(default_factory=set)
 
     def set_status(self, status: str) -> None:
@@ -81,9 +83,10 @@ class Simulation:
         if self.prefixes is not None:
             hooks = {"cost": self.prefixes.cost, "busy": self.prefixes.busy}
         journal = Path(self._folder.name) / "study.journal"
-        self.searcher = SweepSearcher(self.sweep, journal, concurrent=slots, **hooks)
         rule = make_rule(self) if make_rule else None
-        self.scheduler = SweepScheduler(rule) if rule is not None else None
+        budget = Budget(search.images, whole=rule is None)
+        self.searcher = SweepSearcher(self.sweep, journal, concurrent=slots, budget=budget, **hooks)
+        self.scheduler = SweepScheduler(rule, concurrent=slots, budget=budget) if rule is not None else None
         self.search_alg = self  # the scheduler asks its controller's
         self._events: list[tuple[float, int, SimulatedTrial, float]] = []
         self._numbers = itertools.count()
@@ -113,6 +116,7 @@ class Simulation:
             while self._events and self.progress.executed < budget and not (until and until(self.progress)):
                 self.now, _, trial, fraction = heapq.heappop(self._events)
                 self.progress.executed += fraction - trial.position
+                trial.executed += fraction - trial.position
                 trial.position = fraction
                 self._measure(trial, fraction)
                 if trial.status == Trial.RUNNING:
@@ -192,6 +196,7 @@ class Simulation:
         result = {
             "fidelity": points[0][0], "memorization": points[0][1], "images": images, "fraction": fraction,
             "endpoint": "zero", "evaluated": True, "full_samples": True, "done_full_length": False, "failed": None,
+            "images_executed": round(trial.executed * self.problem.images), "images_left": self.problem.images - images,
         }  # fmt: skip
         decision = TrialScheduler.CONTINUE
         if self.scheduler is not None:
@@ -212,6 +217,7 @@ class Simulation:
         result = {
             "fidelity": point[0], "memorization": point[1], "images": self.problem.images, "fraction": 1.0,
             "endpoint": "zero", "evaluated": False, "full_samples": True, "done_full_length": True, "failed": None,
+            "images_executed": round(trial.executed * self.problem.images), "images_left": 0,
         }  # fmt: skip
         if self.scheduler is not None:
             self.scheduler.on_trial_complete(self, trial, result)  # type: ignore[arg-type]
