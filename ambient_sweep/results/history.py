@@ -43,12 +43,11 @@ def hypervolume_history(trials: pa.Table, evaluations: pa.Table, reference: Floa
         images += trial[schema.IMAGES_EXECUTED]
         seconds += trial[schema.DEVICE_SECONDS]
     places = []
-    for trial_id, length in zip(rows[schema.TRIAL_ID].to_pylist(), rows[schema.IMAGES].to_pylist(), strict=True):
+    columns = (rows[name].to_pylist() for name in (schema.TRIAL_ID, schema.IMAGES, schema.IMAGES_EXECUTED))
+    for trial_id, length, executed in zip(*columns, strict=True):
         turn, images, seconds, trial = done[trial_id]
-        forked = trial[schema.IMAGES_FORKED]
-        share = min(max((length - forked) / max(trial[schema.IMAGES_DONE] - forked, 1), 0.0), 1.0)
-        x, y = images + share * trial[schema.IMAGES_EXECUTED], seconds + share * trial[schema.DEVICE_SECONDS]
-        places.append((turn, length, x, y))
+        share = executed / trial[schema.IMAGES_EXECUTED] if trial[schema.IMAGES_EXECUTED] else 1.0
+        places.append((turn, length, images + executed, seconds + share * trial[schema.DEVICE_SECONDS]))
     turns, lengths, x_images, x_seconds = np.array(places, dtype=np.float64).reshape(-1, 4).T
     first = np.lexsort((lengths, turns))
     volume = pareto.hypervolume_history(objectives(rows)[first], corner)

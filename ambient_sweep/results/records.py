@@ -52,6 +52,7 @@ class TrialRecord:
     forked_at: int = 0  # images of that state, which another trial trained
     rung: int | None = None  # the highest at which it was compared with others, from 0
     replicate_of: str | None = None  # the trial whose config this one trains with another seed
+    taken: tuple[tuple[int, int], ...] = ()  # from and to images that other trials trained, rising
 
     def __post_init__(self) -> None:
         _one_of("role", self.role, ROLES)
@@ -63,6 +64,15 @@ class TrialRecord:
         for name, time in (("started", self.started), ("finished", self.finished)):
             if time is not None and datetime.fromisoformat(time).tzinfo is None:
                 raise ValueError(f"{name}: {time!r} has no time zone; write UTC, as in 2026-01-31T12:00:00+00:00")
+
+    def executed_at(self, images: int) -> int:
+        """The images that were trained here until it stood at `images`; repeats after restarts spread evenly over all."""
+        whole = self._own(self.images_done)
+        return round(self.images_executed * self._own(min(images, self.images_done)) / whole) if whole else 0
+
+    def _own(self, images: int) -> int:
+        """Of the first `images`, those that no other trial trained."""
+        return images - sum(max(0, min(end, images) - begin) for begin, end in self.taken)
 
 
 @dataclass(frozen=True)

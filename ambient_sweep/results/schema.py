@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ambient_sweep.config import Distance, Extra, Memorization, knobs
 
-VERSION = 4  # raise it when a column is added, removed, renamed or changes its type or meaning
+VERSION = 5  # raise it when a column is added, removed, renamed or changes its type or meaning
 
 # -- in both tables
 TRIAL_ID = "trial_id"
@@ -24,12 +24,12 @@ FIDELITY = "fidelity"  # the first objective, lower is better
 MEMORIZATION = "memorization"  # the second objective, lower is better
 FIDELITY_MEASURE = "fidelity_measure"
 MEMORIZATION_MEASURE = "memorization_measure"
+IMAGES_EXECUTED = "images_executed"  # really trained in this trial (until the evaluation), with repeats after a restart
 
 # -- trials
 STATUS = "status"  # running | completed | stopped | failed
 REASON = "reason"
 IMAGES_DONE = "images_done"  # logical training position
-IMAGES_EXECUTED = "images_executed"  # really trained in this trial, with repeats after a restart
 IMAGES_FORKED = "images_forked"  # position of the last state that was taken over from another trial; 0: none
 DEVICE_SECONDS = "device_seconds"
 PARAMETERS = "parameters"
@@ -162,7 +162,7 @@ EVALUATIONS: pa.Schema = _schema(
     [
         *_fields(TEXT, TRIAL_ID, ROLE, TRIAL_STATUS),
         *_fields(TEXT, REPLICATE_OF, nullable=True),
-        *_fields(WHOLE, IMAGES),
+        *_fields(WHOLE, IMAGES, IMAGES_EXECUTED),
         *_fields(REAL, FRACTION),
         *_fields(WHOLE, IMAGES_ASKED),
         *_fields(TEXT, ENDPOINT),

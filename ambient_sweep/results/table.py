@@ -174,6 +174,7 @@ def _evaluation_row(trial: TrialRecord, evaluation: EvaluationRecord, config: Ro
         schema.TRIAL_STATUS: trial.status,
         schema.REPLICATE_OF: trial.replicate_of,
         schema.IMAGES: evaluation.images,
+        schema.IMAGES_EXECUTED: trial.executed_at(evaluation.images),
         schema.FRACTION: evaluation.fraction,
         schema.IMAGES_ASKED: trial.images_asked,
         schema.ENDPOINT: evaluation.endpoint,

@@ -9,7 +9,7 @@ from ray.tune.experiment import Trial
 
 from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.records import write_json
+from ambient_sweep.results.records import read_trial, trial_path, write_json
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
@@ -75,7 +75,9 @@ class SweepCallback(tune.Callback):
         last, suggestion = trial.last_result or {}, trial.config
         if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
             spent = self._scheduler is not None and self._scheduler.budget.spent
-            reason = f"{SPENT if spent else STOPPED} after {last.get('images', 0):,} images"
+            known = trial_path(self._root, suggestion["trial_id"]).exists()
+            images = read_trial(self._root, suggestion["trial_id"]).images_done if known else 0
+            reason = f"{SPENT if spent else STOPPED} after {images:,} images"
             config = self._sweep.config_for(suggestion["values"])
             original = original_of(suggestion)
             mark(self._root, suggestion["trial_id"], suggestion["role"], config, "stopped", reason, original)

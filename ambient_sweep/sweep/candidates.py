@@ -18,6 +18,7 @@ ENUMERABLE = 4096  # of spaces up to this size, a config that was not tried is f
 REPEATS = 20  # proposals in a row that were tried already, before one is drawn
 REFUSALS = 200  # proposals in a row that are refused, before the search gives up, or takes breath where it has an end
 SINGLE, DRAWS = 64, 4  # proposals that may yet get a sibling; draws of each key for one
+WIDER = 4  # times the lookahead, that are held at most while all are busy
 PATIENCE = 4  # a candidate is passed over at most this many times the lookahead
 
 Mark = tuple[tuple[str, Any], ...]
@@ -58,8 +59,8 @@ class Candidates:
     """Draws from a source without repeats; `refused` is told of those that a bound rules out before training, and of those
     for which `cost` or `parameters` raise UserError, since their settings contradict each other.
 
-    With `cost` (images still to train) it holds `search.lookahead` candidates and hands out the cheapest among those that
-    are not `busy` (what they share is being trained right now). The others stay, and one that was passed over too often
+    With `cost` (images still to train) it holds `search.lookahead` candidates, more where all are `busy` (what they share is
+    being trained right now), and hands out the cheapest that is not. The others stay, and one that was passed over too often
     goes first. Before them come siblings: a config whose training is the same run as that of one handed out before, and
     that differs in what is evaluated alone, costs no training. There is one for each proposal, once that has trained.
     """
@@ -115,26 +116,30 @@ class Candidates:
         if sibling is not None:
             return sibling
         wanted = 1 if self._cost is None else self._sweep.search.lookahead
-        while len(self._held) < wanted:
-            candidate = self._fresh()
-            if isinstance(candidate, Nothing):
-                if not self._held:
-                    return candidate
-                break
-            self._held.append(candidate)
-        chosen = self._choose(waiting_helps)
-        if chosen is None:
-            return Nothing.YET
+        nothing = self._hold(wanted)
+        while (chosen := self._choose(waiting_helps)) is None:
+            if nothing is not None or len(self._held) >= WIDER * wanted:
+                return Nothing.YET if self._held or nothing is None else nothing
+            nothing = self._hold(len(self._held) + 1)
         self._held.remove(chosen)
         for candidate in self._held:
             candidate.passed += 1
         self._remember(chosen.values)
         return chosen
 
+    def _hold(self, wanted: int) -> Nothing | None:
+        """Fills what is held up to `wanted`; says why where there are no more."""
+        while len(self._held) < wanted:
+            candidate = self._fresh()
+            if isinstance(candidate, Nothing):
+                return candidate
+            self._held.append(candidate)
+        return None
+
     def _choose(self, waiting_helps: bool) -> Candidate | None:
         free = [c for c in self._held if self._busy is None or not self._busy(c.values)]
         if not free:
-            return None if waiting_helps else self._held[0]
+            return None if waiting_helps or not self._held else self._held[0]
         if self._cost is None:
             return free[0]
         oldest = max(free, key=lambda c: c.passed)

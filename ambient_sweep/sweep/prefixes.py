@@ -12,7 +12,7 @@ from typing import Any
 from ambient_sweep.config import Config
 from ambient_sweep.training.prefix import Prefix, prefix_of
 from ambient_sweep.trial.setup import evaluated_lengths
-from ambient_sweep.trial.stages import evaluation_part, stage_keys
+from ambient_sweep.trial.stages import evaluation_part, images_of, stage_keys
 
 Values = Mapping[str, Any]
 KNOWN = 16384  # configs whose prefixes are remembered
@@ -20,12 +20,19 @@ KNOWN = 16384  # configs whose prefixes are remembered
 
 @dataclass(frozen=True)
 class Run:
-    """A config's training: the states that others may share, and its evaluations, by images and rising."""
+    """A config's training: the states that it stores, and its evaluations, by images and rising."""
 
     prefix: Prefix
     length: int  # images at its end
     states: tuple[tuple[int, str], ...]
     evaluations: tuple[tuple[int, str], ...]
+    keys: dict[int, str] = field(default_factory=dict, compare=False)
+
+    def key(self, images: int, data: str) -> str:
+        """Of the state after so many images, whoever stores it."""
+        if images not in self.keys:
+            self.keys[images] = self.prefix.key(images, data)
+        return self.keys[images]
 
 
 @dataclass
@@ -48,6 +55,7 @@ class Prefixes:
 
     def __post_init__(self) -> None:
         self._running: dict[str, _Running] = {}
+        self._counts = {images_of(key) for key in self.stored}  # after how many images states lie
         self._run = lru_cache(KNOWN)(self._make)
 
     def run(self, values: Values) -> Run:
@@ -64,24 +72,21 @@ class Prefixes:
         return run.length - self._reachable(run)
 
     def busy(self, values: Values) -> bool:
-        """Whether a running trial is on its way to a longer prefix of this config than is stored."""
+        """Whether a running trial is on its way to store a longer prefix of this config than is stored."""
         run = self.run(values)
         position = self._reachable(run)
         for other in self._running.values():
             shared = run.prefix.shared_until(other.run.prefix)
-            if max((images for images, _ in run.states if images <= shared), default=0) > max(position, other.images):
+            to_come = max((images for images, _ in other.run.states if images <= shared), default=0)
+            if to_come > max(position, other.images):
                 return True
         return False
 
     def _reachable(self, run: Run) -> int:
-        states, reached = dict(run.states), 0
-        measurable = {images for images, key in run.evaluations if key in self.stored}
-        measurable |= {images for images, key in run.states if key in self.stored}
+        states = {images for images in self._counts if run.key(images, self.data) in self.stored}
+        measurable = states | {images for images, key in run.evaluations if key in self.stored}
         missing = next((images for images, _ in run.evaluations if images not in measurable), run.length)
-        for images, key in states.items():
-            if key in self.stored and images <= missing:
-                reached = images
-        return reached
+        return max((images for images in states if images <= missing), default=0)
 
     # -- told -------------------------------------------------------------------------------------------------------
 
@@ -106,7 +111,9 @@ class Prefixes:
 
     def store(self, keys: Iterable[str]) -> None:
         """These are stored."""
-        self.stored.update(keys)
+        new = set(keys) - self.stored
+        self.stored |= new
+        self._counts |= {images_of(key) for key in new}
 
     def forget(self, keys: Iterable[str]) -> None:
         """The states of these keys are gone, and perhaps the evaluations made of them."""

@@ -24,7 +24,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.asking import check_sampler
 from ambient_sweep.sweep.budget import ROLES, Budget
 from ambient_sweep.sweep.candidates import Candidate, Candidates, Nothing, Source
-from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, TRIAL_ID, WHY, Ledger, Live, searched
+from ambient_sweep.sweep.ledger import OBSERVATION_OF, REPLICATE_OF, SEED, TRIAL_ID, WHY, Ledger, Live, searched
 from ambient_sweep.sweep.resources import parameters as count_parameters
 from ambient_sweep.sweep.sources import make_source
 from ambient_sweep.sweep.space import Sweep
@@ -58,7 +58,8 @@ class SweepSearcher(Searcher):
     except for a trial that goes on from an earlier session, which keeps its own. The label of a replicate is the id of
     the trial that it repeats. `outcomes` maps the ids of earlier sessions' trials to how they ended; ids that are missing
     there never began, and start now. `cost`, `busy` and `parameters` are told a trial's values: see candidates.Candidates;
-    parameters are counted by default. `budget` is told what trials train; once it is spent nothing begins.
+    parameters are counted by default. `budget` is told what trials train; once it is spent nothing begins. `begun` hears of
+    every trial that is handed out for the first time, since Tune may ask for many before it starts one.
     Raises UserError for a damaged study file, one that is not of these trials, and an impossible sampler.
     """
 
@@ -73,11 +74,13 @@ class SweepSearcher(Searcher):
         cost: Callable[[Values], int] | None = None,
         busy: Callable[[Values], bool] | None = None,
         parameters: Callable[[Values], int] | None = None,
+        begun: Callable[[str, Values], object] | None = None,
     ) -> None:
         check_sampler(sweep.search)
         super().__init__()  # both objectives are read from the reports
         self._sweep, self._path, self._concurrent, self._budget = sweep, journal, concurrent, budget or Budget()
         self._hooks: dict[str, Any] = {"cost": cost, "busy": busy, "parameters": parameters or self._parameters}
+        self._begun = begun or (lambda trial_id, values: None)
         self._sizes: dict[ModelConfig, int] = {}
         self._study, earlier, attrs = open_journal(journal, sweep.name)
         self._ledger = Ledger(sweep, self._study)
@@ -170,20 +173,31 @@ class SweepSearcher(Searcher):
         if self._waiting:
             suggestion = self._waiting.popleft()
             self._tune_ids[trial_id] = suggestion["trial_id"]
-            return self._counted(suggestion["trial_id"], suggestion)
+            self._count(suggestion)
+            return suggestion
         if len(self._fixed_ids) < len(self._fixed_trials):
             fixed = self._fixed_trials[len(self._fixed_ids)]
             self._fixed_ids.append(trial_id)
             self._study.set_study_attr(FIXED, self._fixed_ids)
-            return _suggestion(trial_id, fixed.role, fixed.label, fixed.values)
+            return self._begin_trial(_suggestion(trial_id, fixed.role, fixed.label, fixed.values))
         if self._budget.spent:
             return Searcher.FINISHED
-        if self._replicas:
-            live = self._ledger.repeat(trial_id, *self._replicas.popleft())
-            return self._counted(trial_id, _suggest_live(trial_id, live))
-        if self._searched >= self._sweep.trials:
-            return Searcher.FINISHED
-        return self._search(trial_id)
+        replica = self._free_replica()
+        if replica is not None:
+            return self._begin_trial(_suggest_live(trial_id, self._ledger.repeat(trial_id, *replica)))
+        if self._searched < self._sweep.trials and (found := self._search(trial_id)) != Searcher.FINISHED:
+            return found
+        return None if self._replicas else Searcher.FINISHED  # what they share is being trained
+
+    def _free_replica(self) -> tuple[str, dict[str, Any], int] | None:
+        """The next replicate of which no part is being trained right now."""
+        busy = self._hooks["busy"]
+        for replica in self._replicas:
+            _, values, seed = replica
+            if busy is None or not self._ledger.live or not busy({**values, SEED: seed}):
+                self._replicas.remove(replica)
+                return replica
+        return None
 
     def _search(self, trial_id: str) -> Any:
         candidates = self._candidates or self._begin()
@@ -201,15 +215,20 @@ class SweepSearcher(Searcher):
             attrs[SAMPLED] = candidate.note
         self._searched += 1
         self._want_replicas(trial_id, candidate.values, 0)
-        return self._counted(trial_id, _suggest_live(trial_id, self._ledger.begin(trial_id, candidate, attrs)))
+        return self._begin_trial(_suggest_live(trial_id, self._ledger.begin(trial_id, candidate, attrs)))
 
-    def _counted(self, trial_id: str, suggestion: dict[str, Any]) -> dict[str, Any]:
-        """A suggestion that begins, or goes on, as the budget sees it."""
+    def _begin_trial(self, suggestion: dict[str, Any]) -> dict[str, Any]:
+        self._count(suggestion)
+        self._begun(suggestion["trial_id"], suggestion["values"])
+        return suggestion
+
+    def _count(self, suggestion: dict[str, Any]) -> None:
+        """What a trial will train, for the budget."""
         if suggestion["role"] in ROLES and self._budget.limited:
             cost, values = self._hooks["cost"], suggestion["values"]
             config = self._sweep.config_for(values)
-            self._budget.begin(trial_id, cost(values) if cost else config.images_at(config.training.stop))
-        return suggestion
+            left = cost(values) if cost else config.images_at(config.training.stop)
+            self._budget.begin(suggestion["trial_id"], left)
 
     def _begin(self) -> Candidates:
         """Makes the source, and tells it of what was before."""

@@ -96,6 +96,7 @@ class Book:
             stage=before.stage if before and kept else None,
             forked_at=before.forked_at if before and kept else 0,
             replicate_of=replicate_of,
+            taken=_until(before.taken, state.images) if before else (),
         )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         self._has_objectives = bool(read_trial_evaluations(root, trial_id))
@@ -140,9 +141,11 @@ class Book:
 
     def stands(self, images: int, stage: str | None, forked_at: int) -> None:
         """The trial is at `images`, without having trained what lies between; `stage` is what it went on from last."""
-        self._executed += self.record.images_done - self._start
+        before, taken = self.record.images_done, self.record.taken
+        self._executed += before - self._start
         self._start = images
-        self._update(images_done=images, stage=stage, forked_at=forked_at)
+        taken = _until(taken, images) if images <= before else (*taken, (before, images))
+        self._update(images_done=images, stage=stage, forked_at=forked_at, taken=taken)
 
     def evaluated(self, evaluation: EvaluationRecord) -> None:
         """Also called for evaluations that an earlier attempt wrote, of a length that is passed again."""
@@ -183,6 +186,11 @@ class Book:
         self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
         if self.writes:
             write_trial(self.root, self.record)
+
+
+def _until(taken: tuple[tuple[int, int], ...], images: int) -> tuple[tuple[int, int], ...]:
+    """What of these stretches lies before `images`."""
+    return tuple((begin, min(end, images)) for begin, end in taken if begin < images)
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ from ambient_sweep import pareto
 from ambient_sweep.results.candidates import candidates, objectives
 from ambient_sweep.results.curves import attainment_image, history_image
 from ambient_sweep.results.history import hypervolume_history, reference_point, seed_fronts
+from ambient_sweep.results.records import read_trial
 from ambient_sweep.results.table import export_tables
 
 
@@ -17,7 +18,7 @@ def test_a_history_known_by_hand(tmp_path: Path) -> None:
         started="2026-01-31T12:00:00+00:00", images_executed=200_000, device_seconds=40.0)  # fmt: skip
     add(tmp_path, "a", {"consistency.start": 0.7, "observed.sigma": 0.2}, [(40.0, 0.1, 0.5), (20.0, 0.2, 1.0)],
         started="2026-01-31T12:00:01+00:00", images_executed=100_032, device_seconds=10.0, stage="s",
-        forked_at=99_968)  # fmt: skip
+        forked_at=99_968, taken=((0, 99_968),))  # fmt: skip
     tables = export_tables(tmp_path)
     history = hypervolume_history(*tables, reference=np.array([50.0, 0.5]))
     assert history.images.tolist() == [99_968, 200_000, 200_000, 300_032]
@@ -25,6 +26,18 @@ def test_a_history_known_by_hand(tmp_path: Path) -> None:
     first, second = 10 * 0.4, 10 * 0.4 + 10 * 0.2
     assert history.volume == pytest.approx([first, second, second, 10 * 0.4 + 20 * 0.3])
     assert hypervolume_history(*tables).reference == pytest.approx([42.0, 0.21]), "b's last point is beaten"
+
+
+def test_what_a_trial_trained_between_two_forks_is_counted_where_it_was_trained(tmp_path: Path) -> None:
+    """Of 1000 images it trained 0 to 400 and 600 to 1000 by itself, the first 400 twice."""
+    add(tmp_path, "a", {"training.images": 1024, "training.batch_size": 32}, [(4.0, 0.4, 0.25), (3.0, 0.3, 1.0)],
+        images_executed=1600, device_seconds=16.0, stage="s", forked_at=768, taken=((256, 512), (640, 768)))  # fmt: skip
+    trial = read_trial(tmp_path, "a")
+    assert [trial.executed_at(n) for n in (0, 256, 400, 512, 640, 700, 1024)] == [0, 640, 640, 640, 960, 960, 1600]
+    tables = export_tables(tmp_path)
+    assert tables.evaluations["images_executed"].to_pylist() == [640, 1600]
+    history = hypervolume_history(*tables)
+    assert (history.images.tolist(), history.seconds.tolist()) == ([640, 1600], [6.4, 16.0])
 
 
 def test_a_history_ends_at_the_hypervolume_and_never_falls(tmp_path: Path) -> None:

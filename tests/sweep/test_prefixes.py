@@ -63,6 +63,22 @@ def test_the_cost_that_is_foreseen_is_the_most_that_trials_then_execute(tmp_path
     assert [prefixes.cost(values) for values in runs] == [1600] * len(runs)
 
 
+def test_a_state_where_only_anothers_phase_begins_counts_too(tmp_path: Path) -> None:
+    """The first stores its state after 960 images, where the second, whose phase begins later, would not stop by itself."""
+    first, second = ({"optimizer.lr": 0.002, "consistency.start": start} for start in (0.6, 0.875))
+    prepare(config_for({}), tmp_path)
+    prefixes = Prefixes(config_for, str(data_key_of(tmp_path)))
+    assert 960 not in dict(prefixes.run(second).states)
+    prefixes.started("a", first)
+    prefixes.reached("a", 800)
+    assert prefixes.busy(second), "it is on its way there"
+    run_trial(config_for(first), tmp_path, "a", stages=Stages(tmp_path))
+    prefixes.reached("a", 1200)
+    assert not prefixes.busy(second)
+    assert prefixes.cost(second) == 640
+    assert run_trial(config_for(second), tmp_path, "b", stages=Stages(tmp_path)).images_executed == 640
+
+
 def test_lists_of_a_control_are_values_like_others() -> None:
     prefixes = Prefixes(config_for)
     tracked = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "model.multipliers": [1, 2]}

@@ -440,6 +440,23 @@ def test_a_lone_trial_goes_on_when_no_more_will_come() -> None:
     assert (rungs.promotable(), rungs.lone()) == ([], ["one"])
 
 
+def test_the_nearest_to_going_on_are_those_of_whom_the_smallest_share_is_better() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(100):
+        rungs, entries = Rungs(RungSettings(eta=4, levels=(1, 2), variant="promote")), list[Entry]()
+        for n in range(int(rng.integers(1, 12))):
+            entries.append(Entry(f"t{n}", draw(rng), bool(rng.random() < 0.8)))
+            rungs.report(f"t{n}", 1, entries[-1].values, feasible=entries[-1].feasible)
+        high = [Entry(t, draw(rng), True) for t in rungs.promotable()[:2]]
+        for entry in high:
+            rungs.report(entry.trial_id, 2, entry.values)
+        shares = {e.trial_id: place(entries, e) / len(entries) for e in entries}
+        shares |= {e.trial_id: place(high, e) / len(high) for e in high}
+        nearest = rungs.nearest()
+        assert sorted(nearest) == sorted(rungs.paused)
+        assert [shares[t] for t in nearest] == sorted(shares[t] for t in rungs.paused)
+
+
 def test_a_sweep_file_says_where_the_rungs_lie(tmp_path: Path) -> None:
     def rule(stopping: str) -> RungRule | None:
         (tmp_path / "s.yaml").write_text(

@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.rungs import Decision, RungSettings
 from ambient_sweep.sweep.scheduler import RungRule, SweepScheduler
@@ -25,8 +26,10 @@ STOP, PAUSE, CONTINUE = TrialScheduler.STOP, TrialScheduler.PAUSE, TrialSchedule
 RUNGS, FULL = (1, 3), 9
 
 
-def result(quality: float, images: int, *, evaluated: bool = True) -> dict[str, Any]:
+def result(quality: float, images: int, *, evaluated: bool = True, executed: int | None = None) -> dict[str, Any]:
     return {
+        "images_executed": images if executed is None else executed,
+        "images_left": FULL - images,
         "fidelity": quality,
         "memorization": quality,
         "images": images,
@@ -93,7 +96,7 @@ class Scripted:
 
     def __init__(self, *answers: Decision) -> None:
         self.answers, self.heard, self.over, self.ready = list(answers), list[str](), list[str](), list[str]()
-        self.at_the_end = list[str]()
+        self.at_the_end, self.waiting, self.others_train = list[str](), list[str](), set[str]()
 
     def report(self, trial_id: str, values: Mapping[str, Any], result: Mapping[str, Any]) -> Decision:
         self.heard.append(trial_id)
@@ -106,6 +109,15 @@ class Scripted:
 
     def promotable(self, *, final: bool = False) -> list[str]:
         return list(self.ready or (self.at_the_end if final else []))
+
+    def nearest(self) -> list[str]:
+        return list(self.waiting)
+
+    def busy(self, trial_id: str) -> bool:
+        return trial_id in self.others_train
+
+    def reached(self, trial_id: str) -> int | None:
+        return None
 
     def state(self) -> dict[str, Any]:
         return {"heard": self.heard}
@@ -210,6 +222,78 @@ def test_the_last_to_go_on_train_side_by_side() -> None:
     rule.at_the_end = []
     assert control.choose() is None
     assert rule.over == ["b", "c", "d", "a"]
+
+
+def test_once_the_budget_is_spent_all_end_at_their_next_evaluation() -> None:
+    rule = Scripted(Decision.PAUSE, *[Decision.CONTINUE] * 6)
+    budget = Budget(10, {"earlier": 4})
+    control = FakeController(SweepScheduler(rule, concurrent=4, budget=budget))
+    paused, b, c, control_trial, replicate = (
+        FakeTrial(name, role)
+        for name, role in (("a", "search"), ("b", "search"), ("c", "search"), ("d", "control"), ("e", "replicate"))
+    )
+    control.add(paused, b, c, control_trial, replicate)
+    assert control.report(paused, 1.0, 1) == PAUSE
+    assert control.report(control_trial, 1.0, 3, executed=100) == CONTINUE, "what is not searched does not count"
+    assert control.report(b, 1.0, 3) == CONTINUE, "8 of 10"
+    assert control.report(c, 1.0, FULL, executed=2) == CONTINUE, "10 of 10, but it has nothing left to train"
+    assert control.report(b, 1.0, 6, executed=3) == STOP
+    assert control.report(replicate, 1.0, 3, executed=0) == STOP
+    assert control.report(control_trial, 1.0, 6, executed=200) == CONTINUE
+    assert budget.executed == 10
+
+
+def test_a_spent_budget_promotes_none() -> None:
+    rule = Scripted(*[Decision.PAUSE] * 2)
+    control = FakeController(SweepScheduler(rule, concurrent=2, budget=Budget(2)))
+    a, b = FakeTrial("a"), FakeTrial("b")
+    control.add(a, b)
+    for trial in (a, b):
+        control.report(trial, 1.0, 1)
+    rule.ready = rule.at_the_end = rule.waiting = ["a", "b"]
+    assert control.choose() is None
+    assert a.status == Trial.PAUSED, "more trials may come, as far as the scheduler knows"
+    control.finished = True
+    assert control.choose() is None
+    assert a.status == b.status == Trial.TERMINATED
+
+
+def test_what_is_left_of_the_budget_goes_to_paused_trials() -> None:
+    """As many at once as may train, the nearest first, and none of which another trains a part."""
+    rule = Scripted(*[Decision.PAUSE] * 9)
+    control = FakeController(SweepScheduler(rule, concurrent=2, budget=Budget(10)))
+    _, b, c, d = trials = [FakeTrial(name) for name in "abcd"]
+    control.add(*trials)
+    for trial in trials:
+        control.report(trial, 1.0, 1)
+    control.finished = True
+    rule.waiting = ["c", "b", "a", "d"]
+    assert control.choose() is c
+    c.status, rule.others_train = Trial.RUNNING, {"b"}
+    assert control.choose() is None, "b waits for what c trains"
+    rule.others_train = set()
+    assert control.choose() is b
+    b.status = Trial.RUNNING
+    control.report(c, 1.0, 3)
+    assert control.choose() is None, "a and d are of the next round, in the order that will be then"
+    control.report(b, 1.0, 3)
+    rule.waiting = ["d", "a", "c", "b"]
+    assert control.choose() is d
+    d.status = Trial.RUNNING
+    control.report(d, 1.0, 3)  # 10 of 10
+    assert control.choose() is None
+    assert {trial.status for trial in trials} == {Trial.TERMINATED}
+
+
+def test_without_a_budget_the_rule_alone_says_who_goes_on_last() -> None:
+    rule = Scripted(Decision.PAUSE)
+    control = FakeController(SweepScheduler(rule, concurrent=2))
+    trial = FakeTrial("a")
+    control.add(trial)
+    control.report(trial, 1.0, 1)
+    control.finished, rule.waiting = True, ["a"]
+    assert control.choose() is None
+    assert trial.status == Trial.TERMINATED
 
 
 def test_a_lost_trial_goes_on() -> None:

@@ -17,6 +17,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
 from ambient_sweep.sweep.sources import Elsewhere
@@ -537,3 +538,95 @@ def test_no_config_is_trained_twice_after_its_conditions(tmp_path: Path, ids: It
     assert values.count((("objective.kind", "ambient"),)) == 1
     params = [t.params for t in study_of(tmp_path / "j").trials]
     assert {len(p) for p in params} == {2, 3}  # with the length
+
+
+# -- what is shared, and what may be trained --------------------------------------------------------------------------
+
+REPLICATED = """
+base: {training: {images: 6400, batch_size: 64}}
+space: {observed.sigma: {choice: [0.1, 0.2]}}
+baseline: {seeds: [0]}
+search: {trials: 2, replicates: 2, stopping: {rule: none}, sampler: random}
+"""
+
+
+def test_every_trial_is_known_to_be_trained_as_soon_as_it_is_handed_out(tmp_path: Path) -> None:
+    begun: dict[str, Any] = {}
+    sweep = sweep_of(tmp_path, REAL)
+    searcher = SweepSearcher(sweep, tmp_path / "j", begun=begun.__setitem__)
+    given = ask_all(searcher, (f"tune{i}" for i in itertools.count()))
+    assert begun == {trial_id: suggestion["values"] for trial_id, suggestion in given.items()}
+
+
+def test_trials_that_are_asked_for_at_once_share_what_they_have_in_common(tmp_path: Path) -> None:
+    """Tune asks for many trials before it starts the first: none may be one that shares what another is to train."""
+    sweep = sweep_of(
+        tmp_path,
+        """
+base: {training: {images: 6400, batch_size: 64}, evaluation: {lengths: [0.5, 1.0]}}
+space: {observed.sigma: {choice: [0.1, 0.2]}, consistency.weight: {choice: [0.5, 1.0, 2.0, 4.0]}}
+search: {trials: 8, sampler: random}
+""",
+    )
+    prefixes = Prefixes(sweep.config_for)
+    hooks = {"cost": prefixes.cost, "busy": prefixes.busy, "begun": prefixes.started}
+    searcher = SweepSearcher(sweep, tmp_path / "j", concurrent=8, **hooks)
+    given = [searcher.suggest(f"t{n}") for n in range(10)]
+    asked = [suggestion["values"] for suggestion in given[1:] if suggestion is not None]
+    assert sorted(values["observed.sigma"] for values in asked) == [0.1, 0.2], "one of each noise level"
+    for n, suggestion in enumerate(given):
+        if suggestion is not None:
+            prefixes.reached(f"t{n}", 3200)
+    assert searcher.suggest("later") is not None, "what they share is stored"
+
+
+def test_replicates_wait_for_what_is_being_trained(tmp_path: Path) -> None:
+    taken: set[int] = {1}
+    searcher = SweepSearcher(
+        sweep_of(tmp_path, REPLICATED),
+        tmp_path / "j",
+        busy=lambda values: values.get("seed") in taken,
+        cost=lambda v: 1,
+    )
+    given = [searcher.suggest(f"t{n}") for n in range(5)]
+    assert [s and s["role"] for s in given] == ["baseline", "search", "search", None, None]
+    taken.clear()
+    later = [searcher.suggest(f"u{n}") for n in range(3)]
+    assert [s if isinstance(s, str) else s["role"] for s in later] == ["replicate", "replicate", Searcher.FINISHED]
+
+
+def report(executed: int, *, full: bool = False) -> dict[str, Any]:
+    return {
+        "fidelity": 1.0, "memorization": 0.1, "images": 3200, "fraction": 0.5, "evaluated": not full, "failed": None,
+        "done_full_length": full, "images_executed": executed,
+    }  # fmt: skip
+
+
+def test_a_search_ends_with_its_budget(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, REPLICATED, search__images=9000, search__stopping__rule="rungs")
+    budget = Budget(sweep.search.images)
+    searcher = SweepSearcher(sweep, tmp_path / "j", budget=budget)
+    assert [searcher.suggest(f"t{n}")["role"] for n in range(2)] == ["baseline", "search"]
+    searcher.on_trial_result("t0", report(50_000))
+    searcher.on_trial_result("t1", report(3200))
+    assert budget.executed == 3200, "the baseline is not searched"
+    assert searcher.suggest("t2")["role"] == "replicate"
+    searcher.on_trial_complete("t1", report(6400, full=True))
+    assert not searcher.finished
+    searcher.on_trial_result("t2", report(2600))
+    assert searcher.suggest("t3") == Searcher.FINISHED
+    assert searcher.finished, "though a config and a replicate are left"
+    searcher.close()
+    resumed = SweepSearcher(sweep, tmp_path / "j", budget=Budget(9000, {"t1": 6400}))
+    assert not resumed.finished
+    assert resumed.suggest("v0")["trial_id"] == "t0"
+    resumed.close()
+
+
+def test_trials_that_run_to_their_ends_are_not_begun_beyond_the_budget(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, REPLICATED, search__images=10_000)
+    searcher = SweepSearcher(sweep, tmp_path / "j", budget=Budget(sweep.search.images, whole=True))
+    given = [searcher.suggest(f"t{n}") for n in range(4)]
+    assert [s if isinstance(s, str) else s["role"] for s in given] == [
+        "baseline", "search", "replicate", Searcher.FINISHED,
+    ]  # fmt: skip

@@ -81,7 +81,7 @@ class Simulation:
         self._folder = tempfile.TemporaryDirectory()
         hooks: dict[str, Any] = {}
         if self.prefixes is not None:
-            hooks = {"cost": self.prefixes.cost, "busy": self.prefixes.busy}
+            hooks = {"cost": self.prefixes.cost, "busy": self.prefixes.busy, "begun": self.prefixes.started}
         journal = Path(self._folder.name) / "study.journal"
         rule = make_rule(self) if make_rule else None
         budget = Budget(search.images, whole=rule is None)
