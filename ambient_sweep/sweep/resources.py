@@ -20,7 +20,7 @@ DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
 STATE_COPIES = 3  # training states on disk at once: the two newest, and the one being written
 CLASSES = 1000  # taken for the number of classes, which only the images tell; it hardly matters
 PICTURE_BYTES = 300_000  # an evaluation's picture, record and events
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For people, before the start."""
-        fixed, gib = self.trials - self.searched, self.disk_bytes / GIB
+        fixed = self.trials - self.searched
         return [
             f"trials: {self.trials} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
             f"to train: at most {self.images:,} images",
-            f"disk: at most {gib:.2f} GiB of {self.free_bytes / GIB:.1f} GiB free",
+            f"disk: at most {size_text(self.disk_bytes)} of {size_text(self.free_bytes)} free",
             f"network: {' to '.join(self.networks)}",
         ]
 
@@ -109,11 +109,16 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     free = shutil.disk_usage(_existing(storage)).free
     if disk > free:
         raise UserError(
-            f"{storage}: {trials} trials write up to {disk / GIB:.1f} GiB of checkpoints, but {free / GIB:.1f} GiB are "
-            "free; lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
+            f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
+            "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
     networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
     return Plan(trials, searched, slots, min(concurrent, trials), int(images), disk, free, networks)
+
+
+def size_text(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"
 
 
 def trial_bytes(config: Config) -> int:

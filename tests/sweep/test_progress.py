@@ -1,5 +1,6 @@
 """The lines that a person follows, with a clock of our own."""
 
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.callback import describe_error
 from ambient_sweep.sweep.progress import Progress
 
@@ -78,6 +79,18 @@ def test_ray_s_error_texts_become_one_line() -> None:
     )
     assert describe_error(raised) == "OSError: No space left on device"
     assert describe_error("") == "for a reason that Ray does not tell"
+
+
+def test_with_a_budget_its_images_say_how_much_is_left() -> None:
+    budget = Budget(1_000_000, {"before": 200_000})
+    progress, _, clock = make(total=512, done=3, budget=budget)
+    assert progress.seconds_left() is None
+    clock.now += 60
+    budget.report("a", 200_000)
+    line = progress.status_line()
+    assert line == "400,000 of 1,000,000 images trained, 3 trials done, 0 running, 0 failed; about 3:00 left"
+    budget.report("a", 800_000)
+    assert progress.seconds_left() is None
 
 
 def test_paused_trials_are_not_counted_as_running() -> None:

@@ -119,6 +119,12 @@ def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
     assert any("26,240 images" in line for line in plan.lines())
 
 
+def test_a_plan_trains_no_more_than_the_search_may(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP.replace("{trials: 3}", "{images: 9000}"))
+    plan = preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
+    assert (plan.searched, plan.images) == (32, 6400 + 640 + 9000)  # 16 for each of two trainings that are begun
+
+
 def test_parameters_are_those_of_the_model() -> None:
     config = build_config({"model": {"kind": "unet", "width": 16, "blocks": 1}})
     model = build_model(config.model, (1, 8, 8), 0)
@@ -131,8 +137,8 @@ def test_a_full_disk_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: py
         free: int
 
     (tmp_path / "s.yaml").write_text(SWEEP)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free=1000))
-    with pytest.raises(UserError, match=r"5 trials write up to \d+\.\d GiB of checkpoints, but 0\.0 GiB are free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free=3 * 2**19))
+    with pytest.raises(UserError, match=r"5 trials write up to \d+\.\d MiB of checkpoints, but 1\.5 MiB are free"):
         preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
 
 

@@ -134,6 +134,24 @@ def test_overrides_reach_base_search_and_name(tmp_path: Path) -> None:
     assert (sweep.name, sweep.fixed_trials()[0].values["seed"]) == ("other", 5)
 
 
+@pytest.mark.parametrize(
+    ("search", "trials"),
+    [
+        ("{}", 20),
+        ("{trials: 3}", 3),
+        ("{images: 640}", 16),
+        ("{images: 641}", 32),
+        ("{images: 6400, trials: 12}", 12),
+    ],
+)
+def test_how_many_configs_a_search_has_at_most(tmp_path: Path, search: str, trials: int) -> None:
+    text = MINIMAL + f"search: {search}\n"
+    sweep = load_sweep(write(tmp_path, text), {"training.images": 640, "training.batch_size": 64})
+    assert sweep.trials == trials
+    write_sweep(sweep, tmp_path / "sweep.yaml")
+    assert load_sweep(tmp_path / "sweep.yaml").trials == trials
+
+
 def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> None:
     text = MINIMAL + "search: {stopping: {rule: rungs, eta: 4}, constraints: {memorization: 0.05}}\nconfirm: {top: 4}\n"
     changes = {
