@@ -59,6 +59,10 @@ class Ranking:
         before, front = self._standing(row)
         return before + self._better(row, front)
 
+    def least_place(self, row: int) -> int:
+        """How many counted rows are better by group and front alone."""
+        return self._standing(row)[0]
+
     def is_below(self, row: int, place: int) -> bool:
         """Whether fewer than `place` counted rows are strictly better; most often known by the row's front alone."""
         before, front = self._standing(row)

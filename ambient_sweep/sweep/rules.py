@@ -28,8 +28,8 @@ class StoppingRule(Protocol):
         With many trials it may lag behind the reports a little. `final`: no trial runs and no more will come.
         """
 
-    def nearest(self) -> list[str]:
-        """All paused trials, those first that are nearest to going on: for when no more will come, and budget is left."""
+    def nearest(self, count: int) -> list[str]:
+        """The `count` paused trials that are nearest to going on: for when no more will come, and budget is left."""
 
     def busy(self, trial_id: str) -> bool:
         """Whether another is training right now what a paused trial would train next."""
@@ -137,9 +137,9 @@ class RungRule:
         ready = self.rungs.promotable(exact=False)
         return ready if self._busy is None else [each for each in ready if not self.busy(each)]
 
-    def nearest(self) -> list[str]:
+    def nearest(self, count: int) -> list[str]:
         """See `Rungs.nearest`."""
-        return self.rungs.nearest()
+        return self.rungs.nearest(count)
 
     def busy(self, trial_id: str) -> bool:
         """By the trial's values, once it has told them."""

@@ -10,6 +10,7 @@ A trial's place is the number of entries that are strictly better. Ties therefor
 equal trials stay or go together. Syne Tune's MOASHA takes an argsort for ranks and stops trials that dominate all others.
 """
 
+import heapq
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -112,14 +113,23 @@ class Rungs:
                 found += [(-key.level, rung.trials[t], t) for t in waiting if rung.ranking.is_below(rung.trials[t], 1)]
         return [trial_id for *_, trial_id in sorted(found)]
 
-    def nearest(self) -> list[str]:
-        """The paused trials by the share of their rung that is better, as if `eta` came down step by step."""
-        found = []
-        for key, waiting in self._waiting.items():
+    def nearest(self, count: int) -> list[str]:
+        """The first `count` paused trials by the share of their rung that is better, as if `eta` came down step by step."""
+        queue = []  # with the least share that it may be, until one comes to the front: the exact one takes longer
+        for trial_id, key in self._paused.items():
             rung = self._rungs[key]
-            rows = ((rung.trials[t], t) for t in waiting)
-            found += [(rung.ranking.place(row) / len(rung.trials), -key.level, row, t) for row, t in rows]
-        return [trial_id for *_, trial_id in sorted(found)]
+            row = rung.trials[trial_id]
+            queue.append((rung.ranking.least_place(row) / len(rung.trials), False, -key.level, row, trial_id))
+        heapq.heapify(queue)
+        found: list[str] = []
+        while queue and len(found) < count:
+            _, exact, level, row, trial_id = heapq.heappop(queue)
+            if exact:
+                found.append(trial_id)
+                continue
+            rung = self._rungs[self._paused[trial_id]]
+            heapq.heappush(queue, (rung.ranking.place(row) / len(rung.trials), True, level, row, trial_id))
+        return found
 
     def promotable(self, *, exact: bool = True) -> list[str]:
         """The paused trials that may go on: from the highest rung down, the best first, then those that came first.

@@ -151,7 +151,7 @@ class SweepScheduler(TrialScheduler):
             return []
         last = self.rule.promotable(final=True)
         if not last and self.budget.limited:
-            last = [each for each in self.rule.nearest() if each in self._paused][: self._concurrent or 1]
+            last = self.rule.nearest(self._concurrent or 1)
         return last
 
     def _promote(self, tune_controller: Any, promotable: list[str]) -> Trial | None:

@@ -356,6 +356,43 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in root.glob("trials/*/*.json")} == before
 
 
+BUDGETED = """
+name: budgeted
+base:
+  data: {train_size: 150}
+  model: {kind: mlp, width: 32, blocks: 1}
+  training: {images: 6400, batch_size: 64, checkpoints: 4, records: 5}
+  evaluation: {lengths: [0.25, 0.5, 0.75, 1.0], samples: 64, extras: []}
+  sampling.steps: 5
+space: {observed.sigma: {choice: [0.1, 0.2, 0.3, 0.4]}}
+baseline: {seeds: [0]}
+search: {images: 19200, seed: 1}
+"""
+
+
+def test_a_search_ends_with_the_images_it_may_train(tmp_path: Path) -> None:
+    """Four configs, which rungs would have trained 16,000 images: the others go on with what is left, up to the budget."""
+    file = tmp_path / "budgeted.yaml"
+    file.write_text(BUDGETED)
+    lines: list[str] = []
+    root = run_sweep(load_sweep(file), tmp_path / "runs", echo=lines.append).root
+    assert any("of 19,200 images trained" in line for line in lines)
+    trials = read_trials(root)
+    searched = [t for t in trials if t.role == "search"]
+    assert len(searched) == 4
+    assert [t.status for t in trials if t.role == "baseline"] == ["completed"]
+    executed = sum(t.images_executed for t in searched)
+    assert 19_200 <= executed <= 19_200 + 1600, "each of two that train goes on to its next evaluation"
+    assert {t.status for t in searched} == {"completed", "stopped"}
+    for trial in searched:
+        assert trial.images_done == trial.images_executed
+        if trial.status == "stopped":
+            assert trial.reason == f"stopped by search.images after {trial.images_done:,} images"
+    again = resume_sweep(root, echo=lines.append)
+    assert any("is finished" in line for line in lines)
+    assert {t.trial_id: t.images_done for t in read_trials(again.root)} == {t.trial_id: t.images_done for t in trials}
+
+
 PACKED = """
 name: packed
 base:

@@ -452,7 +452,8 @@ def test_the_nearest_to_going_on_are_those_of_whom_the_smallest_share_is_better(
             rungs.report(entry.trial_id, 2, entry.values)
         shares = {e.trial_id: place(entries, e) / len(entries) for e in entries}
         shares |= {e.trial_id: place(high, e) / len(high) for e in high}
-        nearest = rungs.nearest()
+        nearest = rungs.nearest(len(entries))
+        assert rungs.nearest(2) == nearest[:2]
         assert sorted(nearest) == sorted(rungs.paused)
         assert [shares[t] for t in nearest] == sorted(shares[t] for t in rungs.paused)
 

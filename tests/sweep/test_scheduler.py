@@ -110,8 +110,8 @@ class Scripted:
     def promotable(self, *, final: bool = False) -> list[str]:
         return list(self.ready or (self.at_the_end if final else []))
 
-    def nearest(self) -> list[str]:
-        return list(self.waiting)
+    def nearest(self, count: int) -> list[str]:
+        return self.waiting[:count]
 
     def busy(self, trial_id: str) -> bool:
         return trial_id in self.others_train
