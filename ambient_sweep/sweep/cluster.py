@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 
@@ -19,10 +21,46 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in one line, and recorded
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `stop_signals`
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `StopRequest`
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+HEED_SECONDS = 0.2  # between two looks whether a signal came
+
+
+class Stopped(AmbientSweepError):
+    """A signal asked the sweep to end."""
+
+
+class StopRequest:
+    """Whether a signal asked the sweep to end: whoever begins a piece of work looks here before, and while it waits."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ask(self) -> None:
+        """From now on nothing more is begun."""
+        self._asked = True
+
+    def check(self) -> None:
+        """Raises Stopped if the sweep was asked to end."""
+        if self._asked:
+            raise Stopped("interrupted")
+
+    def results(self, tasks: Sequence[Any]) -> list[Any]:
+        """What Ray's `tasks` give. Raises what one of them raised, or Stopped; those that did not end are cancelled."""
+        waiting = list(tasks)
+        try:
+            while waiting:
+                self.check()
+                ended, waiting = ray.wait(waiting, timeout=HEED_SECONDS)
+                ray.get(ended)
+        except RayTaskError as error:
+            raise error.cause from None
+        finally:
+            for task in waiting:
+                ray.cancel(task)
+        return ray.get(list(tasks))
 
 
 @contextlib.contextmanager
@@ -48,8 +86,11 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
-    if in_main:
-        signal.signal(signal.SIGTERM, on_sigterm)
+    except SystemExit:  # by Ray's handler of SIGTERM
+        raise KeyboardInterrupt from None
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
@@ -93,30 +134,25 @@ def quiet_tune() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM makes Tune come to an orderly end; the second ends the process at once.
+def stop_signals() -> Iterator[StopRequest]:
+    """The first SIGINT or SIGTERM asks for an orderly end; the second ends the process at once.
 
-    `ray job stop` sends SIGTERM and kills after 3 seconds; Tune itself heeds only SIGINT and SIGUSR1. Yields an event
-    that says whether a signal came. Outside of the main thread there are no signals to handle.
+    `ray job stop` sends SIGTERM and kills after 3 seconds. Outside of the main thread there are no signals to handle.
     """
-    stopped = threading.Event()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stopped
+        yield stop
         return
     names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in (*names, signal.SIGUSR1)}
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.ask()
         for name in names:
             signal.signal(name, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGUSR1)
 
-    for name in names:
-        signal.signal(name, stop)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune sets its own handler
+    before = {name: signal.signal(name, ask) for name in names}
     try:
-        yield stopped
+        yield stop
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -124,8 +160,14 @@ def stop_signals() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def only_driver(root: Path) -> Iterator[None]:
-    """Holds the sweep's folder for this process. Raises UserError if another one has it."""
-    with (root / ".driver.lock").open("w") as file:
+    """Holds the sweep's folder for this process. Raises UserError if another one has it, or it cannot be written."""
+    try:
+        lock = (root / ".driver.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{root}: cannot be written ({error.strerror}); make it writable, then call this again"
+        ) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -105,7 +105,7 @@ class Search(Section):
     )
     stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
     stopping: Stopping = Stopping()
-    pack: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+    pack: Literal["auto"] | int = Field(
         "auto", description="trials that train together in a process; auto: up to 8 small ones, if that is faster"
     )
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
@@ -118,6 +118,13 @@ class Search(Section):
         if name in SAMPLERS or (colon and prefix in ("optuna", "hub") and rest):
             return name
         raise ValueError(f"input should be {', '.join(SAMPLERS)}, optuna:CLASS or hub:PACKAGE")
+
+    @field_validator("pack", mode="before")
+    @classmethod
+    def _packed(cls, size: Any) -> Any:
+        if size == "auto" or (type(size) is int and 1 <= size <= 64):
+            return size
+        raise ValueError("input should be auto or a whole number from 1 to 64")
 
     @field_validator("constraints")
     @classmethod

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import write_json
+from ambient_sweep.sweep.cluster import StopRequest
 from ambient_sweep.sweep.resources import Plan, largest, parameters
 from ambient_sweep.sweep.space import Sweep
 from ambient_sweep.training.packed import pack_key
@@ -57,10 +57,10 @@ class Packing:
         ]
 
 
-def decide(sweep: Sweep, plan: Plan, root: Path) -> Packing:
+def decide(sweep: Sweep, plan: Plan, root: Path, stop: StopRequest) -> Packing:
     """What search.pack says; `auto`: what a race on one of the cluster's workers says. A sweep that goes on keeps to it.
 
-    Raises UserError where packs are asked for and cannot be, and for a damaged file.
+    Raises UserError where packs are asked for and cannot be, and for a damaged file; Stopped.
     """
     known = decided(sweep, root)
     if known is not None:
@@ -70,7 +70,7 @@ def decide(sweep: Sweep, plan: Plan, root: Path) -> Packing:
         return Packing()
     configs = list({config.model: config for config in largest(sweep)}.values())
     raced = max(2, size // len(configs))  # where sizes are searched, a process holds fewer of each
-    gain = _race(configs, raced)
+    gain = _race(configs, raced, stop)
     packing = Packing(size if gain >= WORTH else 1, raced, gain)
     write_json(root / FILE, asdict(packing))
     return packing
@@ -124,13 +124,11 @@ def _read(path: Path) -> Packing:
         raise UserError(f"{path}: cannot be read ({error}); remove it, and the race is run again") from None
 
 
-def _race(configs: list[Config], count: int) -> float:
+def _race(configs: list[Config], count: int, stop: StopRequest) -> float:
     need = configs[0].resources
     task: Any = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(gain)
-    try:
-        return float(ray.get(task.remote(configs, count)))
-    except RayTaskError as error:
-        raise error.cause from None
+    (factor,) = stop.results([task.remote(configs, count)])
+    return float(factor)
 
 
 def gain(configs: list[Config], count: int) -> float:

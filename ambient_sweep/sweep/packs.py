@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError
 if TYPE_CHECKING:
     from ambient_sweep.sweep.space import Sweep
 
+SWEEP_FILE = "sweep.yaml"
 CALLS = 1000  # that a host serves at once: one for each of its trials, and what it is told
 Reported = dict[str, Any]
 
@@ -56,12 +57,16 @@ class _Hosted:
 
 
 class Host:
-    """An actor that trains trials of a sweep together, each in a thread of its own."""
+    """An actor that trains trials of the sweep in `root` together, each in a thread of its own.
 
-    def __init__(self, sweep: "Sweep", root: Path) -> None:
+    It reads the sweep from its file, since an actor that may be made anew must have no argument in Ray's object store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        from ambient_sweep.sweep.space import load_sweep
         from ambient_sweep.trial.pack import Pack
 
-        self._sweep, self._root, self._pack = sweep, root, Pack()
+        self._sweep, self._root, self._pack = load_sweep(root / SWEEP_FILE), root, Pack()
         self._lock = threading.Lock()
         self._hosted: dict[str, _Hosted] = {}
 
@@ -139,21 +144,18 @@ class Hosts:
 
     def __init__(self, sweep: "Sweep", root: Path, count: int = 0) -> None:
         self._sweep, self._root, self._count = sweep, root, count
-        self._arguments: Any = None  # kept, or a host that died could not be made anew
         self.actors: list[Any] = []
 
     def __enter__(self) -> Self:
         need = self._sweep.some_config().resources
         actor = ray.remote(Host).options(num_cpus=need.cpus, num_gpus=need.gpus, max_restarts=-1, max_concurrency=CALLS)
-        if self._count:
-            self._arguments = ray.put(self._sweep)
-            self.actors = [actor.remote(self._arguments, self._root) for _ in range(self._count)]
+        self.actors = [actor.remote(self._root) for _ in range(self._count)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for actor in self.actors:
             ray.kill(actor)
-        self.actors, self._arguments = [], None
+        self.actors = []
 
     def leave(self, trial_id: str) -> None:
         """Tells whichever host holds the trial; when this returns, it has heard."""

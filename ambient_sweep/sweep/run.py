@@ -56,6 +56,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
+    from ambient_sweep.sweep.cluster import Stopped
     from ambient_sweep.sweep.tryout import try_sampler
 
     check_corners(sweep)
@@ -70,6 +71,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     try:
         write_sweep(sweep, root / SWEEP_FILE)
         return _run(sweep, root, echo, start)
+    except (Stopped, KeyboardInterrupt):
+        if started:
+            raise
+        raise AmbientSweepError("interrupted before anything was trained") from None
     finally:
         if not started:  # nothing is lost with it, and the name is free again
             shutil.rmtree(root)
@@ -108,44 +113,55 @@ def claim(storage: Path, name: str) -> Path:
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
-    from ambient_sweep.sweep.budget import Budget
     from ambient_sweep.sweep.cluster import (
+        Stopped,
         only_driver,
         quiet_tune,
         ray_output_to,
         ray_session,
         stop_signals,
     )
-    from ambient_sweep.sweep.outcomes import read_outcomes, spent_before
-    from ambient_sweep.sweep.searcher import SweepSearcher
-    from ambient_sweep.sweep.session import confirm, confirmation, search
+    from ambient_sweep.sweep.session import confirm, search
 
     begun = time.monotonic()
     with only_driver(root):
-        outcomes, budget = read_outcomes(root), Budget(sweep.search.images, spent_before(root))
-        with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, budget=budget)) as known:
-            left = confirmation(sweep, root) if known.finished else None
-            finished = left is not None and not (left.replicates or left.reevaluations)
-        if finished:
+        if _is_finished(sweep, root):
             echo(f"{root}: this sweep is finished; its tables and report are made anew")
             return summarize(root, time.monotonic() - begun)
         config = sweep.some_config()
         if not config.resources.gpus:
             prepare_images(config, str(root))  # before Ray starts: bad images are told at once
-        with (
-            ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
-            quiet_tune(),
-            ray_session(dashboard=config.resources.workers > 1),
-            stop_signals() as stopped,
-        ):
-            search(sweep, root, say, start)
-            if not stopped.is_set():
-                confirm(sweep, root, say)
-            interrupted = stopped.is_set()
-        summary = summarize(root, time.monotonic() - begun)
-    if interrupted:
-        raise AmbientSweepError(f"interrupted; `ambient-sweep resume {root}` goes on from here")
+        with stop_signals() as stop:
+            stopped = False
+            with (
+                ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
+                quiet_tune(),
+                ray_session(dashboard=config.resources.workers > 1),
+            ):
+                try:
+                    search(sweep, root, say, start, stop)
+                    confirm(sweep, root, say, stop)
+                except Stopped:
+                    stopped = True
+            summary = summarize(root, time.monotonic() - begun)
+            if stopped and not _is_finished(sweep, root):
+                raise Stopped(f"interrupted; `ambient-sweep resume {root}` goes on from here")
     return summary
+
+
+def _is_finished(sweep: Sweep, root: Path) -> bool:
+    """Whether nothing is left to search or to confirm, by the records."""
+    from ambient_sweep.sweep.budget import Budget
+    from ambient_sweep.sweep.outcomes import read_outcomes, spent_before
+    from ambient_sweep.sweep.searcher import SweepSearcher
+    from ambient_sweep.sweep.session import confirmation
+
+    outcomes, budget = read_outcomes(root), Budget(sweep.search.images, spent_before(root))
+    with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, budget=budget)) as known:
+        if not known.finished:
+            return False
+        left = confirmation(sweep, root)
+    return not (left.replicates or left.reevaluations)
 
 
 def prepare_images(config: Config, root: str) -> None:
@@ -158,8 +174,19 @@ def prepare_images(config: Config, root: str) -> None:
 def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:
     """Writes tables, picture, report and the knee's config from the trials' records, and says what there is.
 
-    Raises AmbientSweepError, naming the first reason, if there are trials and every one failed.
+    Raises AmbientSweepError, naming the first reason, if there are trials and every one failed; UserError for a file that
+    cannot be written.
     """
+    try:
+        return _summarize(root, seconds)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root}: cannot be written ({error.strerror or error}); "
+            f"`ambient-sweep report {root}` makes tables and report once it can"
+        ) from None
+
+
+def _summarize(root: Path, seconds: float) -> SweepSummary:
     tables = export_tables(root)
     trials = read_trials(root)
     counts = Counter(trial.status for trial in trials)

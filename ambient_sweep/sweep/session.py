@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -20,6 +19,7 @@ from ambient_sweep.results.records import read_evaluations, read_trials
 from ambient_sweep.results.table import build_tables, export_tables
 from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
+from ambient_sweep.sweep.cluster import StopRequest
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes, spent_before
 from ambient_sweep.sweep.packing import Packing, decide, decided
@@ -40,11 +40,11 @@ Echo = Callable[[str], None]
 JOURNAL, TUNE_FOLDER = "study.journal", "ray"
 
 
-def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> None:
-    """Runs what is left of the search. `start` is called when nothing can be refused any more."""
+def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop: StopRequest) -> None:
+    """Runs what is left of the search. `start` is called when nothing can be refused any more. Raises Stopped."""
     limit = sweep.search.max_concurrent
     plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
-    packing = decide(sweep, plan, root)
+    packing = decide(sweep, plan, root, stop)
     if packing.size > 1:
         plan = replace(plan, concurrent=min(packing.concurrent(plan.slots, limit), plan.trials))
     for line in (f"sweep {sweep.name} in {root}", *plan.lines(), *packing.lines()):
@@ -56,9 +56,12 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
     config = sweep.some_config()
     if config.resources.gpus:
-        _prepare_on_gpu(config, root)
+        _prepare_on_gpu(config, root, stop)
+    stop.check()
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
-    hooks: dict[str, Any] = {} if prefixes is None else {"cost": prefixes.cost, "busy": prefixes.busy}
+    hooks: dict[str, Any] = {}
+    if prefixes is not None:
+        hooks = {"cost": prefixes.cost, "busy": prefixes.busy, "begun": prefixes.started}
     rule = stopping_rule(sweep, None if prefixes is None else prefixes.busy)
     budget = Budget(sweep.search.images, spent_before(root), whole=rule is None)
     searcher = SweepSearcher(
@@ -73,7 +76,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
     start()
     try:
         with contextlib.closing(searcher), hosts:
-            _run_tune(sweep, root, searcher, plan.concurrent, callback, scheduler, hosts)
+            _run_tune(sweep, root, searcher, plan.concurrent, [callback, _Heed(stop)], scheduler, hosts)
     finally:
         progress.status(force=True)
         callback.mark_interrupted()
@@ -84,12 +87,22 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> N
         echo(searcher.gave_up)
 
 
+class _Heed(tune.Callback):
+    """Ends Tune's loop, between two of its steps, by Stopped."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._stop.check()
+
+
 def _run_tune(
     sweep: Sweep,
     root: Path,
     searcher: Searcher,
     concurrent: int,
-    callback: SweepCallback,
+    callbacks: list[tune.Callback],
     scheduler: SweepScheduler | None = None,
     hosts: Hosts | None = None,
 ) -> None:
@@ -109,7 +122,7 @@ def _run_tune(
         raise_on_failed_trial=False,
         reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
         trial_dirname_creator=_trial_dirname,
-        callbacks=[callback],
+        callbacks=callbacks,
         verbose=0,
     )
 
@@ -145,14 +158,11 @@ def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo, budget: Budget 
     return Progress(trials, names, echo, done=done, failed=failed, points=points, budget=budget)
 
 
-def _prepare_on_gpu(config: Config, root: Path) -> None:
+def _prepare_on_gpu(config: Config, root: Path, stop: StopRequest) -> None:
     """What all trials share, made on a node that has the GPU; the driver's node may have none."""
     need = config.resources
     task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(prepare)
-    try:
-        ray.get(task.remote(config, root))
-    except RayTaskError as error:
-        raise error.cause from None
+    stop.results([task.remote(config, root)])
 
 
 # -- confirmation -----------------------------------------------------------------------------------------------------
@@ -170,14 +180,19 @@ def confirmation(sweep: Sweep, root: Path) -> Plan:
     return Plan(whole.candidates, again, replicates, sum(each.cost for each in replicates), whole.left_out)
 
 
-def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
-    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `confirm` in the file."""
+def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
+    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `confirm` in the file.
+
+    Raises Stopped.
+    """
     left = confirmation(sweep, root)
     if not left.replicates and not left.reevaluations:
         return
+    stop.check()
     for line in left.lines():
         echo(line)
-    _evaluate_again(sweep, root, left.reevaluations)
+    _evaluate_again(sweep, root, left.reevaluations, stop)
+    stop.check()
     progress = _progress(sweep, root, 0, echo)
     progress.total = progress.done + progress.failed + len(left.replicates)
     resources, limit = sweep.some_config().resources, sweep.search.max_concurrent
@@ -190,13 +205,14 @@ def confirm(sweep: Sweep, root: Path, echo: Echo) -> None:
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
     callback = SweepCallback(sweep, root, progress, prefixes, hosts=hosts)
     suggestions = [each.suggestion() for each in left.replicates]
-    if suggestions:
-        with hosts:
-            _run_tune(
-                sweep, root, _HandedOut(suggestions, prefixes), min(concurrent, len(suggestions)), callback, hosts=hosts
-            )
-    progress.status(force=True)
-    callback.mark_interrupted()
+    searcher, concurrent = _HandedOut(suggestions, prefixes), min(concurrent, len(suggestions))
+    try:
+        if suggestions:
+            with hosts:
+                _run_tune(sweep, root, searcher, concurrent, [callback, _Heed(stop)], hosts=hosts)
+    finally:
+        progress.status(force=True)
+        callback.mark_interrupted()
 
 
 class _HandedOut(Searcher):
@@ -230,10 +246,7 @@ class _HandedOut(Searcher):
         """Nothing: the records say what is left."""
 
 
-def _evaluate_again(sweep: Sweep, root: Path, tasks: tuple[ReEvaluation, ...]) -> None:
+def _evaluate_again(sweep: Sweep, root: Path, wanted: tuple[ReEvaluation, ...], stop: StopRequest) -> None:
     need = sweep.some_config().resources
     task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(evaluate_again)
-    try:
-        ray.get([task.remote(root, each.trial_id, each.images, root / each.checkpoint, each.seed) for each in tasks])
-    except RayTaskError as error:
-        raise error.cause from None
+    stop.results([task.remote(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in wanted])

@@ -46,7 +46,7 @@ def use_threads(config: Config) -> None:
 def prepare(config: Config, root: Path) -> Reference:
     """Writes what all trials under `root` share, where it is not there yet: split.json, data.json and reference/.
 
-    Raises UserError for bad images, or where `root` began with other data or other evaluation settings.
+    Raises UserError for bad images, or where `root` began with other data, another split or other evaluation settings.
     """
     device = device_of(config)
     use_threads(config)
@@ -58,9 +58,25 @@ def prepare(config: Config, root: Path) -> Reference:
         _note_data(config, root)
         reference.save(root / REFERENCE)
     reference = shared_reference(config, root)
-    if not new:  # of an older version, and found to be the same
+    if not new:  # found to be the same; the notes may be of an older version, or damaged
+        _check_split(clean, root)
         _note_data(config, root)
     return reference
+
+
+def _check_split(clean: ImageData, root: Path) -> None:
+    """Writes split.json anew where it is damaged. Raises UserError where it holds another split."""
+    file, split = root / SPLIT, clean.split()
+    try:
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        theirs = None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); restore it, or use a new name") from None
+    if isinstance(theirs, dict) and theirs.get("fingerprint", clean.fingerprint) != clean.fingerprint:
+        raise UserError(f"{file}: holds another split than that of this run; remove it, and it is written anew")
+    if theirs != split:
+        write_json(file, split)
 
 
 def _note_data(config: Config, root: Path) -> None:

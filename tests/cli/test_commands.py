@@ -1,6 +1,7 @@
 """The command line as a user has it: real processes, exit codes, one line per error."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,25 @@ def test_report_makes_everything_anew_and_resume_of_a_finished_sweep_trains_noth
     pd.testing.assert_frame_equal(before, pd.read_parquet(root / "evaluations.parquet"))
 
 
+def test_a_run_that_cannot_be_written_is_told_by_resume_and_by_report(sweep, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(sweep[0], copy)
+    for name in (".driver.lock", "trials.parquet"):  # folders in their places stop root as well
+        (copy / name).unlink()
+        (copy / name / "in the way").mkdir(parents=True)
+    message = bad("resume", copy)
+    assert message == f"error: {copy}: cannot be written (Is a directory); make it writable, then call this again"
+    table = copy / "trials.parquet"
+    assert bad("report", copy).startswith(f"error: {table}: cannot be written (Is a directory); `ambient-sweep report ")
+
+
+def test_a_sweep_in_packs_prints_nothing_but_its_own_lines(tmp_path):
+    file = written(tmp_path / "packed.yaml", SWEEP | {"controls": []})
+    done = ambient_sweep("run", file, "search.pack=2", "--storage", tmp_path / "runs")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "packing: 2 trials train together in a process" in done.stdout
+
+
 def test_a_name_that_is_taken_is_refused_and_nothing_is_touched(sweep):
     root, _ = sweep
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
@@ -224,6 +244,25 @@ def test_train_keeps_to_its_storage_and_leaves_nothing_after_bad_input(tmp_path)
     assert "workers" in bad(
         "train", written(tmp_path / "w.yaml", {"resources.workers": 64}), "--storage", tmp_path / "runs"
     )
+
+
+def test_a_damaged_split_is_written_anew_and_another_one_refused(tmp_path):
+    config = written(tmp_path / "c.yaml", SWEEP["base"] | {"training": {"images": 640, "batch_size": 64}})
+    command = ("train", config, "--storage", tmp_path)
+    good(*command)
+    split = tmp_path / "c" / "split.json"
+    whole = split.read_bytes()
+    changed = json.loads(whole)
+    changed["train"].pop()
+    for damaged in (whole[: len(whole) // 2], json.dumps(changed).encode()):
+        split.write_bytes(damaged)
+        good(*command)
+        assert split.read_bytes() == whole
+    other = json.dumps(changed | {"fingerprint": "0" * 16})
+    split.write_text(other)
+    message = bad(*command)
+    assert message == f"error: {split}: holds another split than that of this run; remove it, and it is written anew"
+    assert split.read_text() == other
 
 
 def test_whole_numbers_inside_a_range_are_validated(tmp_path):

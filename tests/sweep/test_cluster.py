@@ -11,6 +11,8 @@ import pytest
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.cluster import (
+    Stopped,
+    StopRequest,
     only_driver,
     only_trainer,
     quiet_tune,
@@ -25,6 +27,12 @@ def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) ->
         only_driver(tmp_path).__enter__()
     with only_driver(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".driver.lock").mkdir()  # which stops root as well
+    with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \(Is a directory\); make it writable"):
+        only_driver(tmp_path).__enter__()
 
 
 def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> None:
@@ -50,15 +58,28 @@ def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: signal.Signals) -> None:
-    asked: list[int] = []
     before = signal.getsignal(number)
-    with stop_signals() as stopped:
-        signal.signal(signal.SIGUSR1, lambda n, frame: asked.append(n))  # as Tune does
-        os.kill(os.getpid(), number)
-        assert stopped.wait(5)
-        assert asked == [signal.SIGUSR1]
-        assert signal.getsignal(number) == signal.SIG_DFL
+    with stop_signals() as stop:
+        stop.check()
+        signal.raise_signal(number)
+        with pytest.raises(Stopped):
+            stop.check()
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(number) == before
+
+
+def test_there_are_no_signals_outside_of_the_main_thread() -> None:
+    entered: list[StopRequest] = []
+
+    def enter() -> None:
+        with stop_signals() as stop:
+            stop.check()
+            entered.append(stop)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered
 
 
 def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

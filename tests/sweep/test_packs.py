@@ -16,11 +16,12 @@ from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.records import read_trial
 from ambient_sweep.sweep import packing as packing_module
+from ambient_sweep.sweep.cluster import StopRequest
 from ambient_sweep.sweep.distributions import read_distribution
 from ambient_sweep.sweep.packing import FILE, Packing, decide
-from ambient_sweep.sweep.packs import Host
+from ambient_sweep.sweep.packs import SWEEP_FILE, Host
 from ambient_sweep.sweep.resources import Node, Plan, preflight
-from ambient_sweep.sweep.space import Sweep, load_sweep
+from ambient_sweep.sweep.space import Sweep, load_sweep, write_sweep
 from ambient_sweep.trial import Interrupted, prepare
 
 SMALL = {
@@ -40,7 +41,8 @@ def root(tmp_path: Path) -> Path:
 
 def host_in(root: Path, **base: Any) -> Host:
     space = {"observed.sigma": read_distribution({"uniform": [0.1, 0.5]}, "space")}
-    return Host(Sweep("small", dump(build_config(SMALL, base)), space), root)
+    write_sweep(Sweep("small", dump(build_config(SMALL, base)), space), root / SWEEP_FILE)
+    return Host(root)
 
 
 def suggestion(trial_id: str, **values: Any) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def plan_of(sweep: Sweep, root: Path, cpus: float = 2) -> Plan:
 def raced(monkeypatch: pytest.MonkeyPatch, gain: float) -> list[tuple[list[Config], int]]:
     calls: list[tuple[list[Config], int]] = []
 
-    def race(configs: list[Config], count: int) -> float:
+    def race(configs: list[Config], count: int, stop: StopRequest) -> float:
         calls.append((configs, count))
         return gain
 
@@ -182,22 +184,22 @@ def raced(monkeypatch: pytest.MonkeyPatch, gain: float) -> list[tuple[list[Confi
 def test_a_race_decides_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = raced(monkeypatch, 1.72)
     sweep = small_sweep(tmp_path, search__trials=100)
-    packing = decide(sweep, plan_of(sweep, tmp_path), tmp_path)
+    packing = decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest())
     assert (packing.size, packing.gain, calls[0][1]) == (8, 1.72, 8)
     assert packing.lines() == ["packing: 8 trials in one process train 1.72 times as fast as one by one; used"]
     assert (packing.hosts(2, None), packing.concurrent(2, None)) == (2, 16)
-    assert decide(sweep, plan_of(sweep, tmp_path), tmp_path) == packing
+    assert decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest()) == packing
     assert len(calls) == 1
     for damaged in ("{", "[]", '{"size": "8"}', '{"size": 0}', '{"sizes": 8}'):
         (tmp_path / FILE).write_text(damaged)
         with pytest.raises(UserError, match=rf"^{tmp_path / FILE}: cannot be read .*; remove it"):
-            decide(sweep, plan_of(sweep, tmp_path), tmp_path)
+            decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest())
 
 
 def test_what_gains_too_little_is_told_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raced(monkeypatch, 1.2)
     sweep = small_sweep(tmp_path, search__trials=24)
-    packing = decide(sweep, plan_of(sweep, tmp_path), tmp_path)
+    packing = decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest())
     assert packing.size == 1
     assert packing.lines() == [
         "packing: 2 trials in one process train 1.20 times as fast as one by one; not used, which it is from 1.5 on"
@@ -222,7 +224,7 @@ def test_no_race_where_packs_cannot_be_or_would_not_matter(
 ) -> None:
     calls = raced(monkeypatch, 9.0)
     sweep = small_sweep(tmp_path, **({"search__trials": 100} | overrides))
-    assert decide(sweep, plan_of(sweep, tmp_path, cpus), tmp_path) == Packing()
+    assert decide(sweep, plan_of(sweep, tmp_path, cpus), tmp_path, StopRequest()) == Packing()
     assert not calls
     assert not (tmp_path / FILE).exists()
 
@@ -233,7 +235,7 @@ def test_sizes_that_are_searched_share_a_process(tmp_path: Path, monkeypatch: py
     file = tmp_path / "small.yaml"
     file.write_text(file.read_text().replace("space:", "space:\n  model.width: {choice: [16, 32]}"))
     sweep = load_sweep(file, {"search.trials": 100})
-    assert decide(sweep, plan_of(sweep, tmp_path), tmp_path).size == 8
+    assert decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest()).size == 8
     assert [config.model.width for config in calls[0][0]] == [16, 32]
     assert calls[0][1] == 4
 
@@ -254,7 +256,7 @@ def test_packs_that_are_asked_for_and_cannot_be_are_refused(
 ) -> None:
     sweep = small_sweep(tmp_path, search__pack=4, **overrides)
     with pytest.raises(UserError, match=f"^{line}"):
-        decide(sweep, plan_of(sweep, tmp_path), tmp_path)
+        decide(sweep, plan_of(sweep, tmp_path), tmp_path, StopRequest())
 
 
 def test_packs_keep_to_the_limit_of_trials_at_once() -> None:

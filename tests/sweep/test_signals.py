@@ -1,0 +1,131 @@
+"""Signals to a sweep outside of Tune's loop: after the first, no new piece of work begins."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from runs import small_sweep
+from test_driver import session_of, wait_until
+
+from ambient_sweep.results.records import read_again, read_trials
+from ambient_sweep.results.table import read_tables
+from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.session import confirmation
+from ambient_sweep.sweep.space import Sweep, write_sweep
+from ambient_sweep.trial import prepare, run_trial
+
+COMMAND = "from ambient_sweep.cli import main\nmain()\n"
+RACING = """
+from pathlib import Path
+from ambient_sweep.sweep import packing
+race = packing._race
+def marked(*arguments):
+    Path("racing").touch()
+    return race(*arguments)
+packing._race = marked
+"""
+LATE = """
+import signal
+from ambient_sweep.sweep import session
+confirm = session.confirm
+def late(*arguments):
+    signal.raise_signal(signal.SIGINT)
+    return confirm(*arguments)
+session.confirm = late
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command in a session of its own, after a script; whatever is left of those sessions at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*words: str | Path, before: str = "") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", before + COMMAND, *map(str, words)]
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True, cwd=tmp_path)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        for pid in session_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def racing_sweep(folder: Path) -> Sweep:
+    """One that is worth a race on any machine."""
+    return small_sweep(folder, search__trials=12 * (os.cpu_count() or 1), model__width=16)
+
+
+def search_here(sweep: Sweep, root: Path, trials: int) -> None:
+    """The whole search of a sweep of `trials`, in this process."""
+    write_sweep(sweep, root / "sweep.yaml")
+    prepare(sweep.some_config(), root)
+    with contextlib.closing(SweepSearcher(sweep, root / "study.journal")) as searcher:
+        for number in range(trials):
+            suggestion = searcher.suggest(f"trial-{number}")
+            config = sweep.config_for(suggestion["values"])
+            run_trial(config, root, suggestion["trial_id"], role=suggestion["role"])
+
+
+def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, start: Start) -> None:
+    sweep = small_sweep(tmp_path, "confirm: {seeds: 1, top: 2, samples: 25600}", search__trials=1)  # 400 sets for each
+    root = tmp_path / "runs" / "small"
+    search_here(sweep, root, 2)
+    driver = start("resume", root)
+    wait_until(lambda: list(root.glob("trials/*/again/*.json")))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 1
+    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
+
+    left = confirmation(sweep, root)
+    assert 0 < len(left.reevaluations) < 800
+    assert left.replicates
+    assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
+    measured = read_again(root)  # whole records
+    assert len(measured) >= 800 - len(left.reevaluations)
+    seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
+    assert {each.seed for each in measured} <= seeds
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_race_leaves_nothing_of_a_new_sweep(
+    tmp_path: Path, start: Start, number: signal.Signals
+) -> None:
+    write_sweep(racing_sweep(tmp_path), tmp_path / "in.yaml")
+    driver = start("run", tmp_path / "in.yaml", before=RACING)
+    wait_until((tmp_path / "racing").exists)
+    driver.send_signal(number)
+    assert driver.wait(60) == 1
+    assert (tmp_path / "err").read_text() == "error: interrupted before anything was trained\n"
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_signal_during_the_race_of_a_resumed_sweep_leaves_it_as_it_was(tmp_path: Path, start: Start) -> None:
+    root = tmp_path / "runs" / "small"
+    write_sweep(racing_sweep(tmp_path), root / "sweep.yaml")
+    driver = start("resume", root, before=RACING)
+    wait_until((tmp_path / "racing").exists)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(60) == 1
+    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
+    assert not (root / "packing.json").exists()
+    assert not read_trials(root)
+
+
+def test_a_signal_after_the_last_piece_of_work_ends_a_finished_sweep(tmp_path: Path, start: Start) -> None:
+    write_sweep(small_sweep(tmp_path, search__trials=1), tmp_path / "in.yaml")
+    driver = start("run", tmp_path / "in.yaml", "--json", before=LATE)
+    assert driver.wait(120) == 0
+    assert json.loads((tmp_path / "out").read_text())["trials"] == {"completed": 2}
+    assert (tmp_path / "runs" / "small" / "report.html").exists()
