@@ -37,19 +37,20 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     sweep = load_sweep(file, parse_overrides(overrides))
     try_sampler(sweep.space, sweep.search)
     corners = check_corners(sweep)
-    fixed = sweep.fixed_trials()
+    fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
+    within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
         "kind": "sweep",
         "name": sweep.name,
         "configs_checked": corners,
-        "searched_trials": sweep.trials,
+        "searched_trials": searched,
         "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
         "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
     }
     names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
-        f"{sweep.trials} searched trials over {', '.join(sweep.space)}",
+        f"{searched} searched trials{within} over {', '.join(sweep.space)}",
         f"{len(fixed)} fixed trials: {names}",
     ]
     tell(result, lines, as_json)
