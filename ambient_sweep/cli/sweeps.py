@@ -50,7 +50,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
-        f"{searched} searched trials{within} over {', '.join(sweep.space)}",
+        f"{searched} searched trials over {', '.join(sweep.space)}{within}",
         f"{len(fixed)} fixed trials: {names}",
     ]
     tell(result, lines, as_json)

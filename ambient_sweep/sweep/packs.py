@@ -21,7 +21,6 @@ from ray.exceptions import RayActorError
 if TYPE_CHECKING:
     from ambient_sweep.sweep.space import Sweep
 
-SWEEP_FILE = "sweep.yaml"
 CALLS = 1000  # that a host serves at once: one for each of its trials, and what it is told
 Reported = dict[str, Any]
 
@@ -63,7 +62,7 @@ class Host:
     """
 
     def __init__(self, root: Path) -> None:
-        from ambient_sweep.sweep.space import load_sweep
+        from ambient_sweep.sweep.space import SWEEP_FILE, load_sweep
         from ambient_sweep.trial.pack import Pack
 
         self._sweep, self._root, self._pack = load_sweep(root / SWEEP_FILE), root, Pack()

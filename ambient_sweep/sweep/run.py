@@ -23,11 +23,10 @@ from ambient_sweep.results.records import read_trials
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import best_config, candidates, frontier, select
 from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep, write_sweep
+from ambient_sweep.sweep.space import SWEEP_FILE, Sweep, check_corners, load_sweep, write_sweep
 
 Echo = Callable[[str], None]
-SWEEP_FILE, JOURNAL, BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = (
-    "sweep.yaml",
+JOURNAL, BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = (
     "study.journal",
     "best.yaml",
     "frontier.png",

@@ -28,7 +28,7 @@ class SweepScheduler(TrialScheduler):
     """Stops, pauses and restarts the searched trials of a sweep as `rule` decides.
 
     A trial's config is the searcher's suggestion, `{"trial_id", "role", "label", "values"}`. The rule hears of the
-    evaluations of all roles; trials of another role than `search` are never stopped or paused. `concurrent`: how many
+    evaluations of all roles; it never stops or pauses trials of another role than `search`. `concurrent`: how many
     trials may train at once, where the cluster's resources alone do not limit that. A limit by Tune's
     `max_concurrent_trials` counts trials until they end; paused ones are taken out of it here. Once `budget` is spent, every
     trial ends at its next evaluation and none is promoted; what is left of it when no more will come goes to paused trials.
@@ -72,7 +72,8 @@ class SweepScheduler(TrialScheduler):
         decision, role = self.rule.report(_id(trial), trial.config["values"], result), trial.config["role"]
         if self.budget.limited and role in ROLES:
             self.budget.report(_id(trial), result["images_executed"])
-            if decision == Decision.CONTINUE and self.budget.spent and result["images_left"] > 0:
+            trains_on = decision == Decision.CONTINUE or role != SEARCH_ROLE
+            if trains_on and self.budget.spent and result["images_left"] > 0:
                 return str(TrialScheduler.STOP)
         if decision == Decision.CONTINUE or role != SEARCH_ROLE:
             return str(TrialScheduler.CONTINUE)

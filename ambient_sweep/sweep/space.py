@@ -44,6 +44,7 @@ from ambient_sweep.writing import write_atomic
 __all__ = ["Baseline", "Confirm", "Control", "Distribution", "FixedTrial", "Search", "Stopping", "Sweep"]
 __all__ += ["check_corners", "load_sweep", "write_sweep"]
 
+SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
 SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search", "confirm")
 SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
 SHARED_KEYS = ("observed.base_sigma", "observed.seed")

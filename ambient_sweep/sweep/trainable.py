@@ -82,7 +82,7 @@ def train_suggestion(
         if interrupted is not None and interrupted():  # it goes on elsewhere
             raise
         mark(root, trial_id, role, config, "failed", str(error), original_of(suggestion))
-        report(result(failed=str(error)))
+        report(result(trial=read_trial(root, trial_id), failed=str(error)))
         return
     values = full_length_objectives(trial, evaluations)
     last = evaluations[-1] if evaluations else None

@@ -1,18 +1,17 @@
 """The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
+from processes import end_session, wait_until
 from runs import searched_trials, small_sweep
 
 from ambient_sweep.results.records import TrialRecord, read_evaluations, read_trials
@@ -55,33 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield popen
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for pid in session_of(process.pid):  # two agents of Ray's outlive a killed driver by a minute
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def session_of(leader: int) -> list[int]:
-    """The processes of a session that are alive, by /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"not within {seconds} s")
-        time.sleep(0.05)
+        end_session(process)
 
 
 def completed(root: Path) -> list[TrialRecord]:
@@ -103,7 +76,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     first = start("run")
     wait_until(lambda: half_way(root))
     first.send_signal(signal.SIGTERM)
-    assert first.wait(90) == 1
+    assert first.wait(30) == 1
     error = (tmp_path / "0.err").read_text().strip().splitlines()
     assert error[-1] == f"interrupted; `ambient-sweep resume {root}` goes on from here"
     kept = {trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)}
@@ -124,7 +97,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
         trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)
     }
 
-    assert start("resume").wait(300) == 0
+    assert start("resume").wait(120) == 0
     trials = {trial.trial_id: trial for trial in read_trials(root)}
     assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 4
     assert {t.status for t in trials.values()} == {"completed"}
@@ -152,7 +125,7 @@ def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) ->
     first = start("run")
     wait_until(paused)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(90) == 1
+    assert first.wait(30) == 1
     assert all("interrupted" in str(t.reason) for t in read_trials(root) if t.status == "stopped")
     waiting = json.loads((root / "scheduler.json").read_text())["paused"]
     assert waiting
@@ -163,7 +136,7 @@ def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) ->
     os.kill(second.pid, signal.SIGKILL)
     second.wait()
 
-    assert start("resume").wait(300) == 0
+    assert start("resume").wait(120) == 0
     trials = {trial.trial_id: trial for trial in read_trials(root)}
     assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 6
     assert {t.status for t in trials.values()} == {"completed", "stopped"}

@@ -19,9 +19,9 @@ from ambient_sweep.sweep import packing as packing_module
 from ambient_sweep.sweep.cluster import StopRequest
 from ambient_sweep.sweep.distributions import read_distribution
 from ambient_sweep.sweep.packing import FILE, Packing, decide
-from ambient_sweep.sweep.packs import SWEEP_FILE, Host
+from ambient_sweep.sweep.packs import Host
 from ambient_sweep.sweep.resources import Node, Plan, preflight
-from ambient_sweep.sweep.space import Sweep, load_sweep, write_sweep
+from ambient_sweep.sweep.space import SWEEP_FILE, Sweep, load_sweep, write_sweep
 from ambient_sweep.trial import Interrupted, prepare
 
 SMALL = {
@@ -140,6 +140,7 @@ def test_a_trial_that_cannot_succeed_reports_why(root: Path) -> None:
     reported = host.advance("first", trial)
     assert reported is not None
     assert "finite" in reported["failed"]
+    assert reported["images_executed"] == read_trial(root, "t").images_executed > 0, "they count for search.images"
     assert host.advance("first", trial) is None
     assert read_trial(root, "t").status == "failed"
     assert host.load() == 0

@@ -270,14 +270,18 @@ def test_evaluations_are_told_once_in_whatever_order_they_are_written(tmp_path: 
     assert NewEvaluations(tmp_path, "t").read() == []
 
 
-SEARCHED = """
-name: searched
+FOUR_LENGTHS = """
 base:
   data: {train_size: 150}
   model: {kind: mlp, width: 32, blocks: 1}
   training: {images: 6400, batch_size: 64, checkpoints: 4, records: 5}
   evaluation: {lengths: [0.25, 0.5, 0.75, 1.0], samples: 64, extras: []}
   sampling.steps: 5
+"""
+SEARCHED = (
+    "name: searched"
+    + FOUR_LENGTHS
+    + """
 space:
   observed.sigma: {choice: [0.1, 0.4]}
   consistency.weight: {choice: [0.3, 1.0]}
@@ -286,6 +290,7 @@ baseline: {seeds: [0]}
 search: {trials: 8, seed: 1}
 confirm: {seeds: 1, top: 2}
 """
+)
 
 
 def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> None:
@@ -356,22 +361,19 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
     assert {path: path.read_bytes() for path in root.glob("trials/*/*.json")} == before
 
 
-BUDGETED = """
-name: budgeted
-base:
-  data: {train_size: 150}
-  model: {kind: mlp, width: 32, blocks: 1}
-  training: {images: 6400, batch_size: 64, checkpoints: 4, records: 5}
-  evaluation: {lengths: [0.25, 0.5, 0.75, 1.0], samples: 64, extras: []}
-  sampling.steps: 5
+BUDGETED = (
+    "name: budgeted"
+    + FOUR_LENGTHS
+    + """
 space: {observed.sigma: {choice: [0.1, 0.2, 0.3, 0.4]}}
 baseline: {seeds: [0]}
-search: {images: 19200, seed: 1}
+search: {images: 19200, seed: 1, max_concurrent: 2}
 """
+)
 
 
 def test_a_search_ends_with_the_images_it_may_train(tmp_path: Path) -> None:
-    """Four configs, which rungs would have trained 16,000 images: the others go on with what is left, up to the budget."""
+    """Four configs, of which the rungs alone would have paused three: these go on with what is left, up to the budget."""
     file = tmp_path / "budgeted.yaml"
     file.write_text(BUDGETED)
     lines: list[str] = []

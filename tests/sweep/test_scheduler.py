@@ -225,7 +225,7 @@ def test_the_last_to_go_on_train_side_by_side() -> None:
 
 
 def test_once_the_budget_is_spent_all_end_at_their_next_evaluation() -> None:
-    rule = Scripted(Decision.PAUSE, *[Decision.CONTINUE] * 6)
+    rule = Scripted(Decision.PAUSE, *[Decision.CONTINUE] * 4, Decision.PAUSE, Decision.CONTINUE)
     budget = Budget(10, {"earlier": 4})
     control = FakeController(SweepScheduler(rule, concurrent=4, budget=budget))
     paused, b, c, control_trial, replicate = (
@@ -238,7 +238,7 @@ def test_once_the_budget_is_spent_all_end_at_their_next_evaluation() -> None:
     assert control.report(b, 1.0, 3) == CONTINUE, "8 of 10"
     assert control.report(c, 1.0, FULL, executed=2) == CONTINUE, "10 of 10, but it has nothing left to train"
     assert control.report(b, 1.0, 6, executed=3) == STOP
-    assert control.report(replicate, 1.0, 3, executed=0) == STOP
+    assert control.report(replicate, 1.0, 3, executed=0) == STOP, "it trains on whatever the rule says, but for this"
     assert control.report(control_trial, 1.0, 6, executed=200) == CONTINUE
     assert budget.executed == 10
 

@@ -623,6 +623,16 @@ def test_a_search_ends_with_its_budget(tmp_path: Path) -> None:
     resumed.close()
 
 
+def test_what_a_failed_trial_trained_is_spent(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, REPLICATED, search__images=9000)
+    budget = Budget(sweep.search.images)
+    searcher = SweepSearcher(sweep, tmp_path / "j", budget=budget)
+    for n in range(2):
+        searcher.suggest(f"t{n}")
+    searcher.on_trial_complete("t1", report(3000) | {"evaluated": False, "failed": "diverged"})
+    assert budget.executed == 3000
+
+
 def test_trials_that_run_to_their_ends_are_not_begun_beyond_the_budget(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, REPLICATED, search__images=10_000)
     searcher = SweepSearcher(sweep, tmp_path / "j", budget=Budget(sweep.search.images, whole=True))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import end_session, wait_until
 from runs import small_sweep
-from test_driver import session_of, wait_until
 
 from ambient_sweep.results.records import read_again, read_trials
 from ambient_sweep.results.table import read_tables
@@ -57,9 +57,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield popen
     for process in started:
-        for pid in session_of(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        end_session(process)
 
 
 def racing_sweep(folder: Path) -> Sweep:

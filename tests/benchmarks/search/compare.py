@@ -2,10 +2,10 @@
 
 Written down before any run: the hypervolume counts every measured checkpoint (both endpoints) of every method alike,
 against the problem's reference point; the target is what random search without stopping or sharing has after `BUDGET`
-full trainings, with the same seed; a method that has not reached it after `PATIENCE` times as many images counts as
-infinite. Ratios are to the images of those `BUDGET` trainings ("of all") and to those after which random search had its
-last hypervolume ("of needed"). `full only`: what the same search reports where models of full length alone count.
-Four trials run side by side.
+full trainings, with the same seed; a method that has not reached it after `PATIENCE` times as many images, which is every
+search's `search.images`, counts as infinite. Ratios are to the images of those `BUDGET` trainings ("of all") and to those
+after which random search had its last hypervolume ("of needed"). `full only`: what the same search reports where models of
+full length alone count. Four trials run side by side.
 """
 
 import argparse
