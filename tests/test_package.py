@@ -37,7 +37,8 @@ for name in ("ray", "optuna", "cleanfid", "tensorboardX"):
     sys.modules[name] = None
 from pathlib import Path
 from ambient_sweep.config import build_config
-from ambient_sweep.trial import prepare, run_trial
+from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 config = build_config({{
     "model": {{"kind": "mlp", "width": 8, "blocks": 1}}, "training.images": 128, "sampling.steps": 2,
     "evaluation": {{"samples": 8, "lengths": [1.0], "distances": ["fd_pixels", "fd_classifier"]}},

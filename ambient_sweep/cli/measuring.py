@@ -126,7 +126,7 @@ def evaluate(
     get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
     """
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial import Examination, examine
+    from ambient_sweep.trial.examine import Examination, examine
 
     changes = parse_overrides(overrides)
     for key in changes:
@@ -247,7 +247,7 @@ def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "lis
     """nearest.png, the samples nearest to training images above these, and the similarity histograms, per set."""
     import numpy as np
 
-    from ambient_sweep.results.grids import image_grid
+    from ambient_sweep.trial.grids import image_grid
 
     folder.mkdir(parents=True, exist_ok=True)
     for number, (images, report) in enumerate(zip(sets, reports, strict=True)):

@@ -44,7 +44,8 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
     from ambient_sweep.results.images import write_images
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial import device_of, generate, use_threads
+    from ambient_sweep.trial.samples import generate
+    from ambient_sweep.trial.setup import device_of, use_threads
 
     model, config, meta = load_model(checkpoint)
     chosen = endpoint or config.main_endpoint()
@@ -94,7 +95,7 @@ def average(
         tensors, rebuilt = rebuild(trial_folder, length, images)
         row: dict[str, Any] = {"length": length, "residual": rebuilt.residual, "poor": rebuilt.poor}
         if by_evaluation:
-            from ambient_sweep.trial import evaluate_model
+            from ambient_sweep.trial.evaluations import evaluate_model
 
             config, fingerprint = rebuilt.config, rebuilt.notes["data_fingerprint"]
             measures = evaluate_model(as_denoiser(tensors, rebuilt), config, fingerprint)[config.main_endpoint()]

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import new_file
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 storage_option = click.option(
@@ -84,9 +85,8 @@ def write_new(path: Path, write: Callable[[Path], None]) -> None:
     """Writes a file that is not there yet, beside its place and then moved. Raises UserError where it cannot."""
     if path.exists():
         raise UserError(f"{path}: is there already; remove it or give another --out")
-    part = path.with_name(f".{path.name}.part")
     try:
-        write(part)
-        part.replace(path)
+        with new_file(path) as temporary:
+            write(temporary)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None

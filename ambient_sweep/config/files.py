@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ambient_sweep.config.presets import expand_presets
 from ambient_sweep.config.sections import Config, Section
 from ambient_sweep.errors import UserError
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
 PATH_KEYS = (

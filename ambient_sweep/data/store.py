@@ -10,7 +10,6 @@ labels.npy, sigma.npy (own noise level, NaN: none), names.txt: where there are a
 A store is written aside and renamed into place, so that one that is there is whole.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ambient_sweep import storage
 from ambient_sweep.data.names import NamesFile
 from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
@@ -27,7 +27,6 @@ from ambient_sweep.errors import UserError
 FORMAT = 1
 INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
 AGAIN = "prepare the store again"
-_PIECE = 2**24  # bytes hashed at once
 
 
 class _Record(BaseModel):
@@ -198,11 +197,7 @@ def _read_array(file: Path, info: StoreInfo, dtype: type[np.generic], count: int
 
 def file_sha256(file: Path) -> str:
     """The sha256 of a file's bytes. Raises UserError where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with file.open("rb") as stream:
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
+        return storage.sha256(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; {AGAIN}") from None
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ambient_sweep.data.names import name_line
 from ambient_sweep.data.pixels import Array
 from ambient_sweep.data.store import IMAGES_FILE, INFO_FILE, NAMES_FILE, FileInfo, StoreInfo
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import new_folder
 
 
 @contextlib.contextmanager
@@ -28,16 +28,8 @@ def new_store(out: Path) -> Iterator["StoreWriter"]:
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: is there already; remove it or give another place")
-    temporary = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
-    with _written(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    try:
+    with _written(out), new_folder(out) as temporary:
         yield StoreWriter(out, temporary)
-        with _written(out):
-            os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

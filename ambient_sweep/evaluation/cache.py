@@ -1,8 +1,6 @@
 """Features of real images, computed once per (images, encoder) and kept: they are what a measurement waits for."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import file_sha256
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import new_file, sha256, write_atomic
 
 Features = NDArray[np.float32]  # [N, D]; in memory, or mapped from a file
 
@@ -53,7 +50,7 @@ def _read(path: Path, count: int) -> Features | None:
     except (OSError, ValueError, EOFError):
         return None
     whole = found.ndim == 2 and len(found) == count and found.dtype == np.float32
-    return found if whole and wanted == file_sha256(path) else None
+    return found if whole and wanted == sha256(path) else None
 
 
 def _hash_file(path: Path) -> Path:
@@ -62,10 +59,7 @@ def _hash_file(path: Path) -> Path:
 
 def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
     """Writes the features as they come; `path` appears once all are there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with new_file(path) as temporary:
         first = next(batches).cpu()
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, first.shape[1]))
         array[: len(first)] = first.numpy()
@@ -76,10 +70,7 @@ def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
         if start != count:
             raise ValueError(f"{start} features of {count} images")
         array.flush()
-        write_atomic(_hash_file(path), file_sha256(temporary).encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_atomic(_hash_file(path), sha256(temporary).encode())
 
 
 class Mapped:

@@ -3,9 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ from ambient_sweep.evaluation.encoders import (
     build_encoder,
     empty_classifier,
     encode,
-    file_sha256,
     train_classifier,
 )
 from ambient_sweep.evaluation.fidelity import Moments, Statistics
@@ -43,6 +39,7 @@ from ambient_sweep.evaluation.memorization import (
     thumbnails,
 )
 from ambient_sweep.evaluation.neighbours import Targets, nearest, nearest_with_flips
+from ambient_sweep.storage import new_folder, sha256
 
 FORMAT = 2  # of the files and of what they hold; raised whenever an encoder or a measure changes its values
 SETTINGS_FILE = "reference.json"
@@ -208,28 +205,17 @@ class Reference:
     def save(self, folder: Path) -> None:
         """Writes `folder`, whole or not at all; one that is there is replaced. Raises UserError where it cannot."""
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+            with new_folder(folder) as new:
+                save_file(self._tensors(), new / TENSORS_FILE)
+                np.save(new / TRAIN_FILE, _rows(self.train))
+                if self.similarity is not None:
+                    np.save(new / SIMILARITY_FILE, _rows(self.similarity))
+                hashes = {path.name: sha256(path) for path in sorted(new.iterdir())}
+                settings = vars(self.settings) | {"evaluation": self.settings.evaluation.model_dump(mode="json")}
+                document = {"format": FORMAT, "sha256": hashes} | settings
+                (new / SETTINGS_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-        try:
-            new, old = temporary / "new", temporary / "old"
-            new.mkdir()
-            save_file(self._tensors(), new / TENSORS_FILE)
-            np.save(new / TRAIN_FILE, _rows(self.train))
-            if self.similarity is not None:
-                np.save(new / SIMILARITY_FILE, _rows(self.similarity))
-            hashes = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
-            settings = vars(self.settings) | {"evaluation": self.settings.evaluation.model_dump(mode="json")}
-            document = {"format": FORMAT, "sha256": hashes} | settings
-            (new / SETTINGS_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(new, folder)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-        finally:
-            shutil.rmtree(temporary)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {
@@ -304,15 +290,15 @@ def _read_settings(folder: Path) -> Settings:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version, hashes = document.pop("format"), document.pop("sha256")
-        found = {name: file_sha256(folder / name) for name in (TENSORS_FILE, *sorted({*hashes} - {TENSORS_FILE}))}
+        found = {name: sha256(folder / name) for name in (TENSORS_FILE, *sorted({*hashes} - {TENSORS_FILE}))}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}; {advice}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; {advice}") from None
     if version != FORMAT:
         raise UserError(f"{path}: has format {version}, this version reads {FORMAT}; {advice}")
-    for name, sha256 in found.items():
-        if sha256 != hashes[name]:
+    for name, actual in found.items():
+        if actual != hashes[name]:
             raise UserError(f"{folder / name}: damaged (its sha256 is not the one in {SETTINGS_FILE}); {advice}")
     try:
         document["shape"] = tuple(document["shape"])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ambient_sweep.results import schema
 from ambient_sweep.results.candidates import candidates, frontier, objectives
 from ambient_sweep.results.confidence import ERRORS, MEANS, RUNS
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import write_atomic
 
 MARKERS = {"zero": "o", "observed": "^"}
 ENDPOINT_LABELS = {"zero": "sampled down to 0", "observed": "stopped at the observed level"}

@@ -13,10 +13,10 @@ from ambient_sweep.results.confidence import FRONT_PROBABILITY, RUNS, with_stand
 from ambient_sweep.results.evidence import confidence_section, history_section
 from ambient_sweep.results.markup import escaped, image, number, percent, table
 from ambient_sweep.results.plot import frontier_image
-from ambient_sweep.results.records import evaluation_path
 from ambient_sweep.results.select import Row, candidates, frontier, select
 from ambient_sweep.results.table import Tables, read_tables
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import write_atomic
+from ambient_sweep.trial.records import evaluation_path
 
 REPORT_FILE = "report.html"
 PICKS = ("knee", "max-memorization=0.05")

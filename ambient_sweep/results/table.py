@@ -18,7 +18,9 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import schema
 from ambient_sweep.results.confidence import with_standings
-from ambient_sweep.results.records import (
+from ambient_sweep.results.select import front_mask
+from ambient_sweep.storage import write_atomic
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_again,
@@ -27,8 +29,6 @@ from ambient_sweep.results.records import (
     trial_folder,
     trial_path,
 )
-from ambient_sweep.results.select import front_mask
-from ambient_sweep.writing import write_atomic
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"

@@ -9,18 +9,17 @@ from ray.tune.experiment import Trial
 
 from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.records import read_trial, trial_path, write_json
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.stages import Stages, stage_keys
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
-from ambient_sweep.sweep.packs import Hosts
-from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 from ambient_sweep.sweep.trainable import original_of
-from ambient_sweep.trial.stages import Stages, stage_keys
+from ambient_sweep.trial.records import read_trial, trial_path, write_json
 
 SCHEDULER_FILE = "scheduler.json"
 GIB = 2**30
@@ -38,9 +37,8 @@ class SweepCallback(tune.Callback):
         progress: Progress,
         prefixes: Prefixes | None = None,
         scheduler: SweepScheduler | None = None,
-        hosts: Hosts | None = None,
     ) -> None:
-        self._sweep, self._root, self._progress, self._hosts = sweep, root, progress, hosts
+        self._sweep, self._root, self._progress = sweep, root, progress
         self._prefixes, self._scheduler = prefixes, scheduler
         self._changed = False
         self._next_export = self._next_save = 0.0
@@ -65,13 +63,11 @@ class SweepCallback(tune.Callback):
             point = (result["fidelity"], result["memorization"])
             self._progress.evaluated(trial.config["trial_id"], _name(trial.config), result["fraction"], point)
             if self._scheduler is not None and self._scheduler.is_paused(trial.config["trial_id"]):
-                self._leave_host(trial)
                 self._progress.trial_paused(trial.config["trial_id"])
                 if self._prefixes is not None:
                     self._prefixes.ended(trial.config["trial_id"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._leave_host(trial)
         last, suggestion = trial.last_result or {}, trial.config
         if last and not last.get(FULL_LENGTH) and last.get(FAILED) is None:
             spent = self._scheduler is not None and self._scheduler.budget.spent
@@ -84,13 +80,11 @@ class SweepCallback(tune.Callback):
         self._end(trial, last.get(FAILED))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._leave_host(trial)
         failures = trial.run_metadata.num_failures
         allowed = self._sweep.search.max_failures
         self._progress.trial_lost(trial.config["trial_id"], _name(trial.config), failures, allowed)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._leave_host(trial)
         suggestion = trial.config
         attempts = self._sweep.search.max_failures + 1
         tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
@@ -104,11 +98,6 @@ class SweepCallback(tune.Callback):
         self._progress.status()
         if self._changed and time.monotonic() >= self._next_export:
             self._export()
-
-    def _leave_host(self, trial: Trial) -> None:
-        """Before anything else becomes of the trial: where it trains among others, they are told."""
-        if self._hosts is not None:
-            self._hosts.leave(trial.config["trial_id"])
 
     def _save_scheduler(self, *, force: bool = False) -> None:
         """Writes how trials stand at their rungs, now and then: what a resumed sweep goes on from."""
@@ -140,7 +129,7 @@ class SweepCallback(tune.Callback):
     def _collect(self, prefixes: Prefixes) -> None:
         """Removes stages where they take more than search.stages_gib: all but what the frontier and live trials need."""
         try:
-            stages = Stages.open(self._root, self._sweep.search.stages_at)
+            stages = Stages(self._root)
             if stages.bytes() <= self._sweep.search.stages_gib * GIB:
                 return
             front = frontier(build_tables(self._root).evaluations).to_pylist()

@@ -9,10 +9,10 @@ from enum import Enum
 from typing import Any, Protocol
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.asking import Asked, Told, draw, violations
 from ambient_sweep.sweep.definition import Sweep
-from ambient_sweep.training.prefix import prefix_of
 
 ENUMERABLE = 4096  # of spaces up to this size, a config that was not tried is found by listing them
 REPEATS = 20  # proposals in a row that were tried already, before one is drawn

@@ -99,15 +99,8 @@ class Search(Section):
     replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
     lookahead: int = Field(2, ge=1, description="candidates among which the cheapest to train is taken, with stages")
     stages: bool = Field(True, description="share what trials have in common")
-    stages_at: str | None = Field(
-        None,
-        description="where stages lie, in the sweep's folder by default: s3://bucket/folder, gs://, abfs:// or a path",
-    )
     stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
     stopping: Stopping = Stopping()
-    pack: Literal["auto"] | int = Field(
-        "auto", description="trials that train together in a process; auto: up to 8 small ones, if that is faster"
-    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 
@@ -118,13 +111,6 @@ class Search(Section):
         if name in SAMPLERS or (colon and prefix in ("optuna", "hub") and rest):
             return name
         raise ValueError(f"input should be {', '.join(SAMPLERS)}, optuna:CLASS or hub:PACKAGE")
-
-    @field_validator("pack", mode="before")
-    @classmethod
-    def _packed(cls, size: Any) -> Any:
-        if size == "auto" or (type(size) is int and 1 <= size <= 64):
-            return size
-        raise ValueError("input should be auto or a whole number from 1 to 64")
 
     @field_validator("constraints")
     @classmethod
@@ -186,7 +172,7 @@ class Sweep:
     @functools.cached_property
     def has_siblings(self) -> bool:
         """Whether the space holds configs that are one training to the end, and measured otherwise."""
-        from ambient_sweep.training.prefix import prefix_of
+        from ambient_sweep.stages.prefix import prefix_of
 
         for number in range(SAMPLED):
             rng = random.Random(f"siblings/{number}")

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ambient_sweep.config import Config, dump
-from ambient_sweep.results.records import (
+from ambient_sweep.sweep.budget import ROLES
+from ambient_sweep.sweep.searcher import Outcome
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_evaluations,
@@ -14,9 +16,7 @@ from ambient_sweep.results.records import (
     trial_path,
     write_trial,
 )
-from ambient_sweep.sweep.budget import ROLES
-from ambient_sweep.sweep.searcher import Outcome
-from ambient_sweep.trial import REMOVE_STATE
+from ambient_sweep.trial.run import REMOVE_STATE
 
 LOST = "worker failed"  # such a trial is tried again by `resume`; any other failure would only repeat itself
 INTERRUPTED = "interrupted"  # so is such a one

@@ -103,7 +103,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
         searched * max(_images(c) for c in sizes), sweep.search.images or math.inf
     )
     disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
-    if sweep.search.stages and sweep.search.stages_at is None:
+    if sweep.search.stages:
         most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
         disk += min(most, int(sweep.search.stages_gib * GIB))
     free = shutil.disk_usage(_existing(storage)).free

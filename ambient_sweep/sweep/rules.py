@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.prefix import phase_starts
 from ambient_sweep.sweep.definition import Sweep
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
-from ambient_sweep.training.prefix import phase_starts
 
 OBJECTIVES = ("fidelity", "memorization")
 

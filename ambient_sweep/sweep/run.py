@@ -19,11 +19,11 @@ from ambient_sweep.config import Config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results import schema
 from ambient_sweep.results.plot import frontier_png
-from ambient_sweep.results.records import read_trials
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import best_config, candidates, frontier, select
 from ambient_sweep.results.table import export_tables
 from ambient_sweep.sweep.space import SWEEP_FILE, Sweep, check_corners, load_sweep, write_sweep
+from ambient_sweep.trial.records import read_trials
 
 Echo = Callable[[str], None]
 JOURNAL, BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = (
@@ -165,7 +165,7 @@ def _is_finished(sweep: Sweep, root: Path) -> bool:
 
 def prepare_images(config: Config, root: str) -> None:
     """Writes what all trials share: the split and the evaluator's reference."""
-    from ambient_sweep.trial import prepare
+    from ambient_sweep.trial.setup import prepare
 
     prepare(config, Path(root))
 

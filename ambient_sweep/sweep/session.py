@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ from ray.tune.search import Searcher
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.records import read_evaluations, read_trials
 from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.stages import Stages, data_key_of
 from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.cluster import StopRequest
 from ambient_sweep.sweep.confirm import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, objectives, read_outcomes, spent_before
-from ambient_sweep.sweep.packing import Packing, decide, decided
-from ambient_sweep.sweep.packs import Hosts, make_hosted_trainable
-from ambient_sweep.sweep.prefixes import Prefixes
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.resources import concurrent_trials, largest, preflight, ray_nodes
 from ambient_sweep.sweep.rules import stopping_rule
@@ -32,9 +29,9 @@ from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
 from ambient_sweep.sweep.space import Sweep
 from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
-from ambient_sweep.trial import prepare
 from ambient_sweep.trial.again import evaluate_again, is_evaluated_again
-from ambient_sweep.trial.stages import Stages, data_key_of
+from ambient_sweep.trial.records import read_evaluations, read_trials
+from ambient_sweep.trial.setup import prepare
 
 Echo = Callable[[str], None]
 JOURNAL, TUNE_FOLDER = "study.journal", "ray"
@@ -42,12 +39,8 @@ JOURNAL, TUNE_FOLDER = "study.journal", "ray"
 
 def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop: StopRequest) -> None:
     """Runs what is left of the search. `start` is called when nothing can be refused any more. Raises Stopped."""
-    limit = sweep.search.max_concurrent
     plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
-    packing = decide(sweep, plan, root, stop)
-    if packing.size > 1:
-        plan = replace(plan, concurrent=min(packing.concurrent(plan.slots, limit), plan.trials))
-    for line in (f"sweep {sweep.name} in {root}", *plan.lines(), *packing.lines()):
+    for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
     if sweep.confirm is not None:
         most = most_images(sweep.confirm, max(c.images_at(c.training.stop) for c in largest(sweep)))
@@ -71,12 +64,11 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop
     if scheduler is not None and (root / SCHEDULER_FILE).exists():
         _load(scheduler, root / SCHEDULER_FILE)
     progress = _progress(sweep, root, plan.trials, echo, budget)
-    hosts = Hosts(sweep, root, packing.hosts(plan.slots, limit))
-    callback = SweepCallback(sweep, root, progress, prefixes, scheduler, hosts)
+    callback = SweepCallback(sweep, root, progress, prefixes, scheduler)
     start()
     try:
-        with contextlib.closing(searcher), hosts:
-            _run_tune(sweep, root, searcher, plan.concurrent, [callback, _Heed(stop)], scheduler, hosts)
+        with contextlib.closing(searcher):
+            _run_tune(sweep, root, searcher, plan.concurrent, [callback, _Heed(stop)], scheduler)
     finally:
         progress.status(force=True)
         callback.mark_interrupted()
@@ -104,20 +96,18 @@ def _run_tune(
     concurrent: int,
     callbacks: list[tune.Callback],
     scheduler: SweepScheduler | None = None,
-    hosts: Hosts | None = None,
 ) -> None:
     resources = sweep.some_config().resources
     sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
-    actors = hosts.actors if hosts else []
     tune.run(
-        make_hosted_trainable(actors) if actors else make_trainable(sweep, root),
+        make_trainable(sweep, root),
         name=f"session-{sessions + 1}",
         storage_path=str(root / TUNE_FOLDER),
         search_alg=searcher,
         scheduler=scheduler,
         num_samples=-1,  # the searcher says when it is finished
         max_concurrent_trials=concurrent,
-        resources_per_trial=trial_bundles(resources, hosted=bool(actors)),
+        resources_per_trial=trial_bundles(resources),
         max_failures=sweep.search.max_failures,
         raise_on_failed_trial=False,
         reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
@@ -137,7 +127,7 @@ def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
     if data is None:
         raise UserError(f"{root}: holds no note of its training data; start again under another name")
     try:
-        stored = Stages.open(root, sweep.search.stages_at).states()
+        stored = Stages(root).states()
     except OSError as error:
         raise UserError(f"stages: {error.filename or root}: cannot be listed ({error.strerror or error})") from None
     return Prefixes(sweep.config_for, data, sweep.has_siblings, stored)
@@ -197,19 +187,14 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
     progress.total = progress.done + progress.failed + len(left.replicates)
     resources, limit = sweep.some_config().resources, sweep.search.max_concurrent
     nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-    slots, concurrent = concurrent_trials(nodes, resources, limit)
-    packing = decided(sweep, root) or Packing()
-    if packing.size > 1:
-        concurrent = packing.concurrent(slots, limit)
-    hosts = Hosts(sweep, root, packing.hosts(slots, limit))
+    _, concurrent = concurrent_trials(nodes, resources, limit)
     prefixes = _prefixes(sweep, root) if sweep.search.stages else None
-    callback = SweepCallback(sweep, root, progress, prefixes, hosts=hosts)
+    callback = SweepCallback(sweep, root, progress, prefixes)
     suggestions = [each.suggestion() for each in left.replicates]
     searcher, concurrent = _HandedOut(suggestions, prefixes), min(concurrent, len(suggestions))
     try:
         if suggestions:
-            with hosts:
-                _run_tune(sweep, root, searcher, concurrent, [callback, _Heed(stop)], hosts=hosts)
+            _run_tune(sweep, root, searcher, concurrent, [callback, _Heed(stop)])
     finally:
         progress.status(force=True)
         callback.mark_interrupted()

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.results.records import (
+from ambient_sweep.results.table import export_tables
+from ambient_sweep.sweep.signals import stop_requests
+from ambient_sweep.sweep.space import NAME
+from ambient_sweep.training.state import trained_config
+from ambient_sweep.trial.book import LOG, Report
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_trial,
     read_trial_evaluations,
     trial_folder,
 )
-from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.signals import stop_requests
-from ambient_sweep.sweep.space import NAME
-from ambient_sweep.training.state import trained_config
-from ambient_sweep.trial import LOG, Report, prepare, run_trial
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 TRIAL = "train"
 

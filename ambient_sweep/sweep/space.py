@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
 from ambient_sweep.config.files import absolute_paths, overlay
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep import conditions
 from ambient_sweep.sweep.corners import check_corners
 from ambient_sweep.sweep.definition import (
@@ -39,7 +40,6 @@ from ambient_sweep.sweep.definition import (
     Sweep,
 )
 from ambient_sweep.sweep.distributions import Distribution, read_distribution
-from ambient_sweep.writing import write_atomic
 
 __all__ = ["Baseline", "Confirm", "Control", "Distribution", "FixedTrial", "Search", "Stopping", "Sweep"]
 __all__ += ["check_corners", "load_sweep", "write_sweep"]

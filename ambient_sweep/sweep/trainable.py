@@ -1,31 +1,22 @@
 """The Tune trainable: one suggestion of the searcher, trained and evaluated.
 
-With one worker, training runs in the trial's own process, or, for small trials, in one that it shares with others
-(sweep/packs.py). With more, the trial watches what its workers do (sweep/workers.py).
+With one worker, training runs in the trial's own process; with more, the trial watches its workers (sweep/workers.py).
 
 A trial that cannot succeed (its training diverged, its config is bad) ends normally and reports why, since Tune would
 start an errored one again. A worker that dies makes the trial fail, and Tune start it again: `run_trial` goes on from
 the trial's own training state.
 """
 
-import contextlib
 import math
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 
 from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.results.records import (
-    EvaluationRecord,
-    TrialRecord,
-    read_trial,
-    read_trial_evaluations,
-    trial_folder,
-)
 from ambient_sweep.sweep.cluster import only_trainer
 from ambient_sweep.sweep.outcomes import (
     full_length_objectives,
@@ -36,9 +27,13 @@ from ambient_sweep.sweep.resources import DRIVER_MEMORY
 from ambient_sweep.sweep.searcher import FAILED, FULL_LENGTH
 from ambient_sweep.sweep.space import Sweep
 from ambient_sweep.sweep.workers import Job, NewEvaluations, Shared, fit_watched, stages_of
-
-if TYPE_CHECKING:
-    from ambient_sweep.trial.trainer import Trainer
+from ambient_sweep.trial.records import (
+    EvaluationRecord,
+    TrialRecord,
+    read_trial,
+    read_trial_evaluations,
+    trial_folder,
+)
 
 
 def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]:
@@ -47,9 +42,9 @@ def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]
     return trainable
 
 
-def trial_bundles(resources: ResourcesConfig, *, hosted: bool = False) -> tune.PlacementGroupFactory:
-    """What Tune reserves for a trial. Hosts, and the workers of a trial with several, reserve their own."""
-    if resources.workers > 1 or hosted:
+def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial. The workers of a trial with several reserve their own."""
+    if resources.workers > 1:
         return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
     bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     return tune.PlacementGroupFactory([bundle])
@@ -61,37 +56,30 @@ def train_suggestion(
     sweep: Sweep,
     root: Path,
     report: Callable[[dict[str, Any]], None] = tune.report,
-    trainer: "Trainer | None" = None,
-    interrupted: Callable[[], bool] | None = None,
 ) -> None:
-    """Trains one suggestion and reports each evaluation at its main endpoint, then how it ended.
-
-    `trainer` and `interrupted`: as of `run_trial`, for trials of one worker that do not have a process of their own.
-    """
+    """Trains one suggestion and reports each evaluation at its main endpoint, then how it ended."""
     trial_id, role = suggestion["trial_id"], suggestion["role"]
     config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
         config = sweep.config_for(suggestion["values"])
         job = Job(config, root, trial_id, role, _shared(sweep), original_of(suggestion))
         if config.resources.workers == 1:
-            _in_process(job, report, trainer, interrupted)
+            _in_process(job, report)
         else:
             _with_workers(job, report)
         trial, evaluations = read_trial(root, trial_id), read_trial_evaluations(root, trial_id)
     except AmbientSweepError as error:
-        if interrupted is not None and interrupted():  # it goes on elsewhere
-            raise
         mark(root, trial_id, role, config, "failed", str(error), original_of(suggestion))
         report(result(trial=read_trial(root, trial_id), failed=str(error)))
         return
     values = full_length_objectives(trial, evaluations)
     last = evaluations[-1] if evaluations else None
-    memory = _memory_gib(config, trainer)
+    memory = _memory_gib(config)
     report(result(last, trial, values=values, full_length=trial.status == "completed", memory=memory))
 
 
 def _shared(sweep: Sweep) -> Shared:
-    return (sweep.search.stages_at, sweep.has_siblings) if sweep.search.stages else None
+    return (sweep.has_siblings,) if sweep.search.stages else None
 
 
 def original_of(suggestion: dict[str, Any]) -> str | None:
@@ -135,9 +123,9 @@ def result(
     }
 
 
-def _memory_gib(config: Config, trainer: "Trainer | None") -> float | None:
-    """The most that this process has held, of the GPU where it has one; None where it does not train this trial alone."""
-    if trainer is not None or config.resources.workers > 1:
+def _memory_gib(config: Config) -> float | None:
+    """The most that this process has held, of the GPU where it has one."""
+    if config.resources.workers > 1:
         return None
     import torch
 
@@ -146,31 +134,24 @@ def _memory_gib(config: Config, trainer: "Trainer | None") -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _in_process(
-    job: Job,
-    report: Callable[[dict[str, Any]], None],
-    trainer: "Trainer | None",
-    interrupted: Callable[[], bool] | None,
-) -> None:
-    from ambient_sweep.training.loop import never
-    from ambient_sweep.trial import Report, run_trial
+def _in_process(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
+    from ambient_sweep.trial.book import Report
+    from ambient_sweep.trial.run import run_trial
 
     def forward(told: Report) -> None:
         if told.evaluation is not None and told.evaluation.main_endpoint:
-            memory = _memory_gib(job.config, trainer)
+            memory = _memory_gib(job.config)
             report(result(told.evaluation, read_trial(job.root, job.trial_id), memory=memory))
 
-    with only_trainer(trial_folder(job.root, job.trial_id)) if trainer is None else contextlib.nullcontext():
+    with only_trainer(trial_folder(job.root, job.trial_id)):
         run_trial(
             job.config,
             job.root,
             job.trial_id,
             role=job.role,
             on_report=forward,
-            interrupted=interrupted or never,
             stages=stages_of(job.root, job.shared),
             replicate_of=job.replicate_of,
-            trainer=trainer,
         )
 
 

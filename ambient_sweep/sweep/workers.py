@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.results.records import EvaluationRecord, read_trial_evaluations, trial_folder
 from ambient_sweep.sweep.cluster import only_trainer
+from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
 
 if TYPE_CHECKING:
-    from ambient_sweep.trial.stages import Stages
+    from ambient_sweep.stages.stages import Stages
 
-Shared = (
-    tuple[str | None, bool] | None
-)  # as Stages.open takes them: where stages lie, every_length. None: nothing is shared
+Shared = tuple[bool] | None  # every_length, as Stages takes it; None: nothing is shared
 
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
@@ -41,9 +39,9 @@ class Job:
 
 def stages_of(root: Path, shared: Shared) -> "Stages | None":
     """Where a trial finds and leaves what it shares."""
-    from ambient_sweep.trial.stages import Stages
+    from ambient_sweep.stages.stages import Stages
 
-    return None if shared is None else Stages.open(root, *shared)
+    return None if shared is None else Stages(root, every_length=shared[0])
 
 
 class NewEvaluations:
@@ -134,7 +132,7 @@ def train_worker(task: dict[str, Any]) -> None:
     """One of a trial's workers; the process group stands when Ray Train calls it."""
     from ambient_sweep.training.group import Group
     from ambient_sweep.training.loop import never
-    from ambient_sweep.trial import run_trial
+    from ambient_sweep.trial.run import run_trial
 
     config = build_config(task["config"], where=task["trial_id"])
     root, trial_id, group = Path(task["root"]), task["trial_id"], Group.distributed()

@@ -18,8 +18,9 @@ from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
+from ambient_sweep.storage import remove
 from ambient_sweep.training.averages import HALFLIFE, average_name, part
-from ambient_sweep.training.files import FORMAT, read_tensors, remove, write_tensors
+from ambient_sweep.training.files import FORMAT, read_tensors, write_tensors
 from ambient_sweep.training.state import save_model, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.files import DamagedFile, remove, remove_leftovers
+from ambient_sweep.storage import remove, remove_leftovers
+from ambient_sweep.training.files import DamagedFile
 from ambient_sweep.training.state import TrainState, read_state
 
 KEPT = 2

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from ambient_sweep.config import build_config
 from ambient_sweep.evaluation import evaluate
-from ambient_sweep.results.records import (
+from ambient_sweep.training.state import load_model
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     again_path,
     read_trial,
     write_again,
 )
-from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 

@@ -15,8 +15,11 @@ from PIL import Image
 from ambient_sweep.config import dump, write_config
 from ambient_sweep.models import count_parameters
 from ambient_sweep.provenance import code_revision, versions
-from ambient_sweep.results.grids import image_grid
-from ambient_sweep.results.records import (
+from ambient_sweep.storage import write_atomic
+from ambient_sweep.training.loop import Record
+from ambient_sweep.training.state import TrainState
+from ambient_sweep.trial.grids import image_grid
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     evaluation_path,
@@ -26,10 +29,7 @@ from ambient_sweep.results.records import (
     trial_path,
     write_trial,
 )
-from ambient_sweep.results.tensorboard import TrialBoard
-from ambient_sweep.training.loop import Record
-from ambient_sweep.training.state import TrainState
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.trial.tensorboard import TrialBoard
 
 LOG = "log.txt"
 GRID = "samples above nearest training images"

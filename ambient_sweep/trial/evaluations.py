@@ -12,17 +12,17 @@ from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation import Measure, Reference, evaluate
-from ambient_sweep.results.records import (
+from ambient_sweep.training.rebuild import POOR, evaluated
+from ambient_sweep.training.state import TrainState, save_model, whole
+from ambient_sweep.trial.book import Book
+from ambient_sweep.trial.examine import checked_data
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     evaluation_path,
     read_evaluation,
     trial_folder,
     write_evaluation,
 )
-from ambient_sweep.training.rebuild import POOR, evaluated
-from ambient_sweep.training.state import TrainState, save_model, whole
-from ambient_sweep.trial.book import Book
-from ambient_sweep.trial.examine import checked_data
 from ambient_sweep.trial.samples import class_counts, generate, samples_at
 from ambient_sweep.trial.setup import device_of, evaluated_lengths, use_threads
 

@@ -1,6 +1,7 @@
 """One trial: trains, saves, evaluates at its lengths, goes back where it diverged, and leaves in order when told to."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from ambient_sweep.data.images import load_clean
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
 from ambient_sweep.models import Shape, describe
-from ambient_sweep.results.records import TrialRecord, evaluation_path, read_evaluation, trial_folder
-from ambient_sweep.training.files import remove_leftovers
+from ambient_sweep.stages.stages import Stages, data_key
+from ambient_sweep.storage import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.loop import never
+from ambient_sweep.training.loop import never, train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.rebuild import SNAPSHOTS, remove_snapshots, save_snapshot, snapshot_images
 from ambient_sweep.training.saved import BEGIN_AGAIN, restore_newest, save_newest
@@ -21,11 +22,10 @@ from ambient_sweep.training.state import TrainState, gathered
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.book import Book, Report, ignore, silent
 from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
+from ambient_sweep.trial.records import TrialRecord, evaluation_path, read_evaluation, trial_folder
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
 from ambient_sweep.trial.sharing import Sharing
-from ambient_sweep.trial.stages import Stages, data_key
-from ambient_sweep.trial.trainer import Alone, Trainer
 
 REMOVE_STATE = BEGIN_AGAIN  # in the reason of a trial whose states cannot be read
 INTERRUPTED = "interrupted"  # how the reason of an interrupted trial begins
@@ -47,14 +47,13 @@ def run_trial(
     interrupted: Callable[[], bool] = never,
     stages: Stages | None = None,
     replicate_of: str | None = None,
-    trainer: Trainer | None = None,
 ) -> TrialRecord:
     """Trains `config`, evaluates it at its lengths and endpoints, and writes the trial's folder; `prepare` comes first.
 
     Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder, or from
     the longest of the same run in `stages`, whose evaluations it takes over and reports; gives there what others can use.
     The numbers are the same with stages and without. `replicate_of`: the trial of which one of that role is one.
-    `trainer`: what trains it; by itself, if none is given. Raises TrainingDiverged, and AmbientSweepError for samples that
+    Raises TrainingDiverged, and AmbientSweepError for samples that
     are not finite: the record then says failed, and why. Raises Interrupted at the end of the step after which
     `interrupted` says so, and OSError that names what cannot be written.
     """
@@ -74,7 +73,7 @@ def run_trial(
             book.note(line)
     evaluator = Evaluator(book, reference, clean, class_counts(config, data))
     sharing = None if stages is None else Sharing(stages, state, data_key(data), book, evaluator)
-    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing, trainer or Alone())
+    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing)
     try:
         with _named(book.folder):
             run.go()
@@ -123,12 +122,11 @@ class _Run:
     interrupted: Callable[[], bool]
     saved: bool  # whether the state as it stands is on the disk
     sharing: Sharing | None
-    trainer: Trainer
 
     def go(self) -> None:
         """Trains to the end, or raises."""
         state, config = self.state, self.state.config
-        self.begun = self.trainer.seconds()
+        self.begun = time.perf_counter()
         self.lengths = evaluated_lengths(config)
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
@@ -148,7 +146,7 @@ class _Run:
 
     def _passed(self) -> bool:
         """Trains on; False where it goes on from elsewhere: it diverged and went back, or others are ahead."""
-        records = self.trainer.train(
+        records = train(
             self.state.config,
             self.observed,
             self.state,
@@ -263,4 +261,4 @@ class _Run:
         )
 
     def _count_time(self) -> None:
-        self.book.device_seconds = (self.trainer.seconds() - self.begun) * self.state.group.size
+        self.book.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

@@ -12,7 +12,7 @@ from ambient_sweep.data.images import ImageData, load_clean, load_data
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference
 from ambient_sweep.evaluation.reference import reference_key
-from ambient_sweep.results.records import write_json
+from ambient_sweep.trial.records import write_json
 
 REFERENCE, SPLIT, TRAINED_ON = "reference", "split.json", "data.json"
 SPOKEN = {

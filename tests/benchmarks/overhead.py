@@ -29,7 +29,8 @@ ALONE = """
 import sys
 from pathlib import Path
 from ambient_sweep.sweep.space import load_sweep
-from ambient_sweep.trial import prepare, run_trial
+from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 root, sweep = Path(sys.argv[2]), load_sweep(Path(sys.argv[1]))
 prepare(sweep.some_config(), root)
 for number in range(sweep.search.trials):

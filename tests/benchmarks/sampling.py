@@ -15,7 +15,7 @@ import torch
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.models import Shape, build_model, describe
-from ambient_sweep.trial import generate
+from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial import samples as sampling
 
 SETS: dict[str, tuple[Shape, dict[str, object]]] = {

@@ -145,13 +145,6 @@ def test_a_run_that_cannot_be_written_is_told_by_resume_and_by_report(sweep, tmp
     assert bad("report", copy).startswith(f"error: {table}: cannot be written (Is a directory); `ambient-sweep report ")
 
 
-def test_a_sweep_in_packs_prints_nothing_but_its_own_lines(tmp_path):
-    file = written(tmp_path / "packed.yaml", SWEEP | {"controls": []})
-    done = ambient_sweep("run", file, "search.pack=2", "--storage", tmp_path / "runs")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "packing: 2 trials train together in a process" in done.stdout
-
-
 def test_a_name_that_is_taken_is_refused_and_nothing_is_touched(sweep):
     root, _ = sweep
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}

@@ -8,7 +8,8 @@ from made_up import MadeUp, pictures, store_of, use
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.trial import Interrupted, cached_data, prepare, run_trial
+from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.trial.setup import cached_data, prepare
 
 SMALL = {
     "model": {"kind": "mlp", "width": 8, "blocks": 1},

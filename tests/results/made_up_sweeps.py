@@ -7,7 +7,7 @@ import numpy as np
 
 from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.results.records import EvaluationRecord, TrialRecord, write_evaluation, write_trial
+from ambient_sweep.trial.records import EvaluationRecord, TrialRecord, write_evaluation, write_trial
 
 CLASSIFIER = {
     "evaluation.distances": ["fd_classifier", "fd_pixels"],

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.results.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
+from ambient_sweep.trial.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
 from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.searcher import SweepSearcher
@@ -28,7 +28,8 @@ from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.sweep.study import open_study
 from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
 from ambient_sweep.sweep.workers import NewEvaluations
-from ambient_sweep.trial import prepare, run_trial
+from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -393,61 +394,3 @@ def test_a_search_ends_with_the_images_it_may_train(tmp_path: Path) -> None:
     again = resume_sweep(root, echo=lines.append)
     assert any("is finished" in line for line in lines)
     assert {t.trial_id: t.images_done for t in read_trials(again.root)} == {t.trial_id: t.images_done for t in trials}
-
-
-PACKED = """
-name: packed
-base:
-  data: {train_size: 150}
-  model: {kind: mlp, width: 32, blocks: 1}
-  training: {images: 32000, batch_size: 64, checkpoints: 4, records: 20}
-  evaluation: {lengths: [0.25, 0.5, 0.75, 1.0], samples: 64, extras: []}
-  sampling.steps: 5
-space:
-  observed.sigma: {choice: [0.1, 0.2, 0.3, 0.4]}
-  consistency.weight: {choice: [0.3, 1.0, 3.0]}
-search: {trials: 10, pack: 3, seed: 1, sampler: random}
-confirm: {seeds: 1, top: 1}
-"""
-
-
-def test_small_trials_train_together_and_outlive_their_hosts(tmp_path: Path) -> None:
-    """Three in a process, on each of two workers; one is killed. Every trial is within rounding what it is alone."""
-    file = tmp_path / "packed.yaml"
-    file.write_text(PACKED)
-    root, killed = tmp_path / "runs" / "packed", []
-
-    def writers() -> dict[int, set[str]]:
-        """Trials by the process that writes their events."""
-        found: dict[int, set[str]] = {}
-        for path in root.glob("trials/*/events.out.tfevents.*"):
-            found.setdefault(int(path.name.split(".")[-2]), set()).add(path.parent.name)
-        return found
-
-    def kill_once() -> None:
-        wait_until(lambda: list(root.glob("trials/*/evaluations/*.json")))
-        killed.append(max(writers(), key=lambda pid: len(writers()[pid])))
-        os.kill(killed[0], signal.SIGKILL)
-
-    thread = threading.Thread(target=kill_once)
-    thread.start()
-    lines: list[str] = []
-    summary = run_sweep(load_sweep(file), tmp_path / "runs", echo=lines.append)
-    thread.join()
-    assert killed[0] != os.getpid()
-    assert lines[1].endswith("6 at once")
-    assert "packing: 3 trials train together in a process (search.pack)" in lines
-    assert any("its worker failed; it goes on from its last state" in line for line in lines)
-    trials = read_trials(root)
-    searched = [t for t in trials if t.role == "search"]
-    assert len(searched) == 10
-    assert summary.counts.keys() == {"completed", "stopped"}, lines
-    assert max(map(len, writers().values())) > 1
-    assert [t.status for t in trials if t.role == "replicate"] == ["completed"]
-    for trial in [t for t in searched if t.status == "completed"][:2]:
-        prepare(build_config(trial.config), tmp_path / "alone")
-        run_trial(build_config(trial.config), tmp_path / "alone", trial.trial_id)
-        for name, tensor in weights(tmp_path / "alone", trial.trial_id).items():
-            distance = (weights(root, trial.trial_id)[name] - tensor).norm()
-            assert distance <= 1e-4 * tensor.norm() + 1e-6, name
-    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])

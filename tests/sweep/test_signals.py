@@ -13,23 +13,15 @@ import pytest
 from processes import end_session, wait_until
 from runs import small_sweep
 
-from ambient_sweep.results.records import read_again, read_trials
+from ambient_sweep.trial.records import read_again, read_trials
 from ambient_sweep.results.table import read_tables
 from ambient_sweep.sweep.searcher import SweepSearcher
 from ambient_sweep.sweep.session import confirmation
 from ambient_sweep.sweep.space import Sweep, write_sweep
-from ambient_sweep.trial import prepare, run_trial
+from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 
 COMMAND = "from ambient_sweep.cli import main\nmain()\n"
-RACING = """
-from pathlib import Path
-from ambient_sweep.sweep import packing
-race = packing._race
-def marked(*arguments):
-    Path("racing").touch()
-    return race(*arguments)
-packing._race = marked
-"""
 LATE = """
 import signal
 from ambient_sweep.sweep import session
@@ -58,11 +50,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield popen
     for process in started:
         end_session(process)
-
-
-def racing_sweep(folder: Path) -> Sweep:
-    """One that is worth a race on any machine."""
-    return small_sweep(folder, search__trials=12 * (os.cpu_count() or 1), model__width=16)
 
 
 def search_here(sweep: Sweep, root: Path, trials: int) -> None:
@@ -94,31 +81,6 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert len(measured) >= 800 - len(left.reevaluations)
     seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_the_race_leaves_nothing_of_a_new_sweep(
-    tmp_path: Path, start: Start, number: signal.Signals
-) -> None:
-    write_sweep(racing_sweep(tmp_path), tmp_path / "in.yaml")
-    driver = start("run", tmp_path / "in.yaml", before=RACING)
-    wait_until((tmp_path / "racing").exists)
-    driver.send_signal(number)
-    assert driver.wait(60) == 1
-    assert (tmp_path / "err").read_text() == "error: interrupted before anything was trained\n"
-    assert not list((tmp_path / "runs").iterdir())
-
-
-def test_a_signal_during_the_race_of_a_resumed_sweep_leaves_it_as_it_was(tmp_path: Path, start: Start) -> None:
-    root = tmp_path / "runs" / "small"
-    write_sweep(racing_sweep(tmp_path), root / "sweep.yaml")
-    driver = start("resume", root, before=RACING)
-    wait_until((tmp_path / "racing").exists)
-    driver.send_signal(signal.SIGTERM)
-    assert driver.wait(60) == 1
-    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
-    assert not (root / "packing.json").exists()
-    assert not read_trials(root)
 
 
 def test_a_signal_after_the_last_piece_of_work_ends_a_finished_sweep(tmp_path: Path, start: Start) -> None:

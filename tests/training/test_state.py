@@ -12,8 +12,9 @@ from small_runs import BASE, CONDITIONAL, SHAPE, UNET, assert_same_bits, new_sta
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import remove_leftovers
 from ambient_sweep.training import files
-from ambient_sweep.training.files import DamagedFile, read_tensors, remove_leftovers, write_tensors
+from ambient_sweep.training.files import DamagedFile, read_tensors, write_tensors
 from ambient_sweep.training.state import TrainState, load_model, read_state, save_model
 
 

@@ -17,7 +17,7 @@ from ambient_sweep.evaluation.encoders.lite0 import Lite0Encoder
 from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.sscd import SscdEncoder
 from ambient_sweep.evaluation.encoders.user import FileEncoder
-from ambient_sweep.evaluation.encoders.weights import cache_folder, file_sha256
+from ambient_sweep.evaluation.encoders.weights import cache_folder
 
 __all__ = [
     "ENCODERS",
@@ -27,7 +27,6 @@ __all__ = [
     "cache_folder",
     "empty_classifier",
     "encode",
-    "file_sha256",
     "train_classifier",
 ]
 

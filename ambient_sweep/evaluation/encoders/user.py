@@ -12,7 +12,7 @@ from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders.base import missing_package, normalised, resized
 from ambient_sweep.evaluation.encoders.torchscript import load_torchscript
-from ambient_sweep.evaluation.encoders.weights import file_sha256
+from ambient_sweep.storage import sha256
 
 VERSION = 1
 
@@ -61,7 +61,7 @@ class FileEncoder:
 
 def _check_hash(path: Path, wanted: str) -> None:
     try:
-        found = file_sha256(path)
+        found = sha256(path)
     except OSError as error:
         raise UserError(f"evaluation.encoder_file: {path}: cannot be read: {error.strerror}") from None
     if found != wanted:

@@ -1,14 +1,14 @@
 """Finding the published weights of encoders, and trusting them only by their hash."""
 
-import hashlib
 import os
 import re
-import tempfile
+import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import new_file, sha256
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,6 @@ class Weights:
     url: str
     sha256: str | None  # None: not known for certain; the user vouches for the file by one beside it, FILE.sha256
     key: str | None = None  # of the config, under which a file of any name can be given
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex. Raises OSError where it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -64,7 +58,7 @@ def _checked(weights: Weights, path: Path, label: str) -> str:
     """The file's SHA-256, which is the one it should have."""
     wanted = weights.sha256 or _vouched(weights, path)
     try:
-        found = file_sha256(path)
+        found = sha256(path)
     except OSError as error:
         raise UserError(f"{label}: cannot be read ({error.strerror}); fetch {weights.url} and name that file") from None
     if found != wanted:
@@ -95,24 +89,16 @@ def _download(weights: Weights, cached: Path, place: Path) -> None:
             f"{weights.distance} needs {weights.content}, which is not downloaded, for its hash is not known here: fetch "
             f"{weights.url}, put it at {place}, and write its hash with: sha256sum {place} > {place}.sha256"
         )
-    temporary: Path | None = None
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=cached.parent, prefix=f".{cached.name}-")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(weights.url, timeout=60) as response:
-            while chunk := response.read(2**20):
-                file.write(chunk)
-        found = file_sha256(temporary)
-        if found != weights.sha256:
-            raise OSError(f"what arrived has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
-        os.replace(temporary, cached)
+        with new_file(cached) as temporary:
+            with temporary.open("wb") as file, urllib.request.urlopen(weights.url, timeout=60) as response:
+                shutil.copyfileobj(response, file)
+            found = sha256(temporary)
+            if found != weights.sha256:
+                raise OSError(f"what arrived has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
     except OSError as error:  # urllib's errors and timeouts are OSErrors too
         otherwise = "" if weights.key is None else f", or name the file in {weights.key}"
         raise UserError(
             f"{weights.distance} needs {weights.content}, and it cannot be downloaded ({error}); "
             f"fetch {weights.url} and put it at {place}{otherwise}"
         ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

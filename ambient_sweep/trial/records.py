@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import write_atomic
 
 ROLES = ("search", "baseline", "control", "replicate")
 STATUSES = ("running", "completed", "stopped", "failed")

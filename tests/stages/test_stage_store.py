@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from ambient_sweep.trial.object_store import ObjectStore
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from whole_objects import whole_objects
 
-from ambient_sweep.trial import folder_store as store_module
-from ambient_sweep.trial.folder_store import FolderStore
-from ambient_sweep.trial.object_store import ObjectStore
-from ambient_sweep.trial.store import DamagedPart, Gone
+from ambient_sweep.stages import folder_store as store_module
+from ambient_sweep.stages.folder_store import FolderStore
+from ambient_sweep.stages.store import DamagedPart, Gone
 
 KEY, OTHER = "000000320-00aa", "000000640-00bb"
 KINDS = {
@@ -148,7 +148,7 @@ RACER = """
 import random, sys
 from pathlib import Path
 from test_stage_store import KINDS
-from ambient_sweep.trial.store import Gone
+from ambient_sweep.stages.store import Gone
 root, number = Path(sys.argv[1]), int(sys.argv[2])
 store, draw = KINDS[sys.argv[3]](root), random.Random(number)
 files = {name: root / name for name in ("x.json", "y.safetensors")}

@@ -1,6 +1,6 @@
 """What the trials of a sweep have trained so far, as the driver knows it: what a config would still cost.
 
-The states themselves lie in the store of `ambient_sweep.trial.stages`, which trials read and write on their own; nothing
+The states themselves lie in the store of `ambient_sweep.stages.stages`, which trials read and write on their own; nothing
 here decides what is trained from what, only in which order configs are tried.
 """
 
@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 from ambient_sweep.config import Config
-from ambient_sweep.training.prefix import Prefix, prefix_of
+from ambient_sweep.stages.prefix import Prefix, prefix_of
+from ambient_sweep.stages.stages import evaluation_part, images_of, stage_keys
 from ambient_sweep.trial.setup import evaluated_lengths
-from ambient_sweep.trial.stages import evaluation_part, images_of, stage_keys
 
 Values = Mapping[str, Any]
 KNOWN = 16384  # configs whose prefixes are remembered

@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ambient_sweep.training.files import flush, remove, sha256
-from ambient_sweep.trial.store import DamagedPart, Gone, Notes, digest
+from ambient_sweep.stages.store import DamagedPart, Gone, Notes, digest
+from ambient_sweep.storage import flush, remove, sha256
 
 FORMAT = 1
 MANIFEST, LEASES, REMOVING = "manifest.json", ".leases", ".removing"

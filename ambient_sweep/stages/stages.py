@@ -21,14 +21,13 @@ import torch
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.records import read_trials
-from ambient_sweep.training.prefix import phase_starts, prefix_of
+from ambient_sweep.stages.folder_store import FolderStore
+from ambient_sweep.stages.prefix import phase_starts, prefix_of
+from ambient_sweep.stages.store import DamagedPart, Gone
 from ambient_sweep.training.rebuild import snapshot_images
-from ambient_sweep.trial.folder_store import FolderStore
-from ambient_sweep.trial.object_store import open_store
+from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.samples import samples_at
 from ambient_sweep.trial.setup import TRAINED_ON, evaluated_lengths
-from ambient_sweep.trial.store import DamagedPart, Gone, Store
 
 FOLDER = "stages"
 STATE = "state"
@@ -38,19 +37,14 @@ NEEDS = (
 
 
 class Stages:
-    """The stages of the sweep in `root`; in `store`, which is a folder of the sweep by default.
+    """The stages of the sweep in `root`.
 
     `every_length`: as of `fork_points`.
     """
 
-    def __init__(self, root: Path, store: Store | None = None, *, every_length: bool = False) -> None:
+    def __init__(self, root: Path, *, every_length: bool = False) -> None:
         self.root, self.every_length = root, every_length
-        self.store: Store = FolderStore(root / FOLDER) if store is None else store
-
-    @classmethod
-    def open(cls, root: Path, at: str | None = None, every_length: bool = False) -> "Stages":
-        """With the store under a URI, as `open_store` takes it. Raises UserError where that cannot be opened."""
-        return cls(root, None if at is None else open_store(at, root), every_length=every_length)
+        self.store = FolderStore(root / FOLDER)
 
     def states(self) -> set[str]:
         """The keys of all states that are stored."""

@@ -13,7 +13,8 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation import Reference, evaluate
 from ambient_sweep.models import build_model
-from ambient_sweep.trial import Examination, examine, generate
+from ambient_sweep.trial.examine import Examination, examine
+from ambient_sweep.trial.samples import generate
 
 SMALL = {
     "data.train_size": 150,

@@ -9,19 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from ambient_sweep.trial.object_store import ObjectStore
 from whole_objects import Objects, whole_objects
 
 from ambient_sweep.config import build_config, dump
-from ambient_sweep.results.records import read_trial, read_trial_evaluations
+from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.results.table import build_tables
 from ambient_sweep.training import objective
 from ambient_sweep.training.saved import saved_states
 from ambient_sweep.training.state import load_model
-from ambient_sweep.trial import Interrupted, Stages, collect, data_key_of, fork_points, prepare, run_trial, stage_keys
-from ambient_sweep.trial import folder_store as store_module
+from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.stages.stages import Stages, collect, data_key_of, fork_points, stage_keys
+from ambient_sweep.trial.setup import prepare
+from ambient_sweep.stages import folder_store as store_module
 from ambient_sweep.trial import sharing as sharing_module
-from ambient_sweep.trial.object_store import ObjectStore
-from ambient_sweep.trial.stages import STATE
+from ambient_sweep.stages.stages import STATE
 
 SMALL = {
     "data.train_size": 150,
@@ -340,8 +342,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from ambient_sweep.config import build_config
-from ambient_sweep.trial import Stages, run_trial
-from ambient_sweep.trial import book, folder_store, object_store, run, sharing
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial import book, run, sharing
+from ambient_sweep.stages import folder_store
 from sudden_death import die, nth
 root = Path(sys.argv[1])
 {place}
@@ -495,7 +499,8 @@ TRIAL = """
 import sys
 from pathlib import Path
 from ambient_sweep.config import build_config
-from ambient_sweep.trial import Stages, run_trial
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.trial.run import run_trial
 root, name, weight = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 lines = []
 run_trial(build_config({config!r}, {{"consistency.weight": weight}}), root, name, stages=Stages(root), echo=lines.append)
@@ -526,7 +531,8 @@ from pathlib import Path
 import torch.distributed as dist
 from ambient_sweep.config import build_config
 from ambient_sweep.training.group import Group
-from ambient_sweep.trial import Stages, run_trial
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.trial.run import run_trial
 root, rank = Path(sys.argv[1]), int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{{root}}/meet", rank=rank, world_size=2)
 for name, weight in (("a", 1.0), ("b", 3.0), ("alone", 3.0)):

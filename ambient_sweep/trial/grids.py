@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.writing import write_atomic
+from ambient_sweep.storage import write_atomic
 
 COLUMNS = 16  # pairs side by side
 TILE = 40  # pixels that a tile has at least; smaller images are enlarged by a whole factor

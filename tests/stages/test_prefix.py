@@ -11,7 +11,7 @@ from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.diffusion.ema import ema_decay
 from ambient_sweep.training.loader import weight_at
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.prefix import (
+from ambient_sweep.stages.prefix import (
     CONSISTENCY,
     END,
     HALFLIFE,

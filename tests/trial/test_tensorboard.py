@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.plugins.hparams.get_experiment import Handler as GetExperiment
 
 from ambient_sweep.config import build_config, knobs
-from ambient_sweep.results.tensorboard import FIDELITY_TAG, MEMORIZATION_TAG, TrialBoard, hparam_values
+from ambient_sweep.trial.tensorboard import FIDELITY_TAG, MEMORIZATION_TAG, TrialBoard, hparam_values
 
 CONFIGS = [
     build_config({"observed.sigma": 0.2, "data.heldout_size": 300}),

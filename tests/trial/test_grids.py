@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ambient_sweep.results.grids import image_grid
+from ambient_sweep.trial.grids import image_grid
 
 
 def test_each_sample_stands_over_its_neighbour(tmp_path: Path) -> None:
