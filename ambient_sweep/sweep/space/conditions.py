@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.distributions import Distribution, same
+from ambient_sweep.sweep.space.distributions import Distribution, same
 
 Space = Mapping[str, Distribution]
 

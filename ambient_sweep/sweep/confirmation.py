@@ -19,12 +19,12 @@ from ambient_sweep.config import Config, build_config, dump, knobs
 from ambient_sweep.results import schema
 from ambient_sweep.results.candidates import SAMPLES_SEED, Row, candidates, groups
 from ambient_sweep.results.confidence import Recipes
-from ambient_sweep.sweep.definition import Confirm
+from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
 from ambient_sweep.trial.setup import evaluated_lengths
 
 Cost = Callable[[Config], int]  # images that a config takes to train
 
-REPLICATE = "replicate"
+REPLICATE: Role = "replicate"
 CONFIRMING = re.compile(r".+\.seed-\d+")  # ids of trials that a plan asks for
 MARGIN = 0.1  # of a front's extent, from its worst values to the reference point of contributions
 
@@ -55,16 +55,10 @@ class ReEvaluation:
 class Replicate:
     """A trial with a fresh training seed, up to the length that is to be confirmed."""
 
-    trial_id: str
-    replicate_of: str
+    trial: SweepTrial  # its values are those that differ from the sweep's base
     seed: int
-    values: dict[str, Any]  # under dotted keys: what differs from the sweep's base
     images: int  # where it ends
     cost: int  # images to train
-
-    def suggestion(self) -> dict[str, Any]:
-        """As the searcher hands out replicates: the label is the trial that it is one of."""
-        return {"trial_id": self.trial_id, "role": REPLICATE, "label": self.replicate_of, "values": self.values}
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,7 @@ def plan(
             left = None if left is None else left - price
             values = {k: v for k, v in dump(fresh).items() if base is None or k not in base or base[k] != v}
             name = f"{trial_id}.{images}.seed-{seed}"
-            replicates.append(Replicate(name, trial_id, seed, values, images, price))
+            replicates.append(Replicate(SweepTrial(REPLICATE, values, trial_id, name), seed, images, price))
     again = [each for (_, row), config in zip(chosen, configs, strict=True) for each in _again(row, config, settings)]
     images = sum(replicate.cost for replicate in replicates)
     return Plan(tuple(each for each, _ in chosen), tuple(again), tuple(replicates), images, left_out)

@@ -27,22 +27,9 @@ from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, 
 from ambient_sweep.config.files import absolute_paths, overlay
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
-from ambient_sweep.sweep import conditions
-from ambient_sweep.sweep.corners import check_corners
-from ambient_sweep.sweep.definition import (
-    TRIALS,
-    Baseline,
-    Confirm,
-    Control,
-    FixedTrial,
-    Search,
-    Stopping,
-    Sweep,
-)
-from ambient_sweep.sweep.distributions import Distribution, read_distribution
-
-__all__ = ["Baseline", "Confirm", "Control", "Distribution", "FixedTrial", "Search", "Stopping", "Sweep"]
-__all__ += ["check_corners", "load_sweep", "write_sweep"]
+from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.definition import TRIALS, Baseline, Confirm, Control, Search, Sweep
+from ambient_sweep.sweep.space.distributions import Distribution, read_distribution
 
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
 SECTIONS = ("name", "base", "space", "points", "controls", "baseline", "search", "confirm")
@@ -136,9 +123,6 @@ def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
 
 def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Search:
     search = _section(Search, _nested(flatten(_mapping(tree, where))), where)
-    check_keys(search.stopping.strata, f"{where}.stopping.strata")
-    if search.replicates > 1 and "seed" in space:
-        raise UserError(f"{where}.replicates: replicates differ by their seeds, so seed may not be searched; keep one")
     if search.sampler == "grid":
         for key, distribution in space.items():
             if math.isinf(distribution.size):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.space import Sweep
+from ambient_sweep.sweep.space.definition import Sweep
 
 DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
 STATE_COPIES = 3  # training states on disk at once: the two newest, and the one being written
@@ -71,7 +71,7 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
     Raises UserError with the numbers where not even one trial fits.
     """
     if need.gpus > 1 and need.gpus != int(need.gpus):
-        raise UserError(f"resources.gpus: {need.gpus:g} cannot be had; ask for a part of one GPU or for whole GPUs")
+        raise UserError(f"resources.gpus: {need.gpus:g} must be a whole number or a fraction below 1")
     slots = [node_slots(node, need) for node in nodes]
     worker = f"{need.cpus:g} CPUs" + (f" and {need.gpus:g} GPUs" if need.gpus else "")
     has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
@@ -94,7 +94,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
-    searched = int(min(sweep.trials, sweep.size())) * sweep.search.replicates
+    searched = int(min(sweep.trials, sweep.size()))
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
     slots, concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)

@@ -12,14 +12,13 @@ from pydantic import Field, field_validator
 
 from ambient_sweep.config import Config, Section, build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import conditions
-from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.distributions import Distribution
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random", "sobol", "qmc", "grid")  # qmc: sobol's name before
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
-SAMPLED = 16  # configs that are looked at
-TRIALS, PER_TRAINING = 20, 16  # searched configs, where nothing else is said
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Role = Literal["baseline", "control", "search", "replicate"]
+TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
+SAMPLED = 16  # configs drawn to find siblings
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -40,24 +39,12 @@ class Baseline(Section):
 class Stopping(Section):
     """When a trial ends before its full length: see docs/search.md."""
 
-    rule: Literal["none", "rungs"] = Field("rungs", description="what decides that a trial ends early")
-    eta: int = Field(2, ge=2, description="rungs: one in this many goes on from a rung to the next")
-    grace: Fraction = Field(0.0, description="rungs: share of a training before which there is none")
-    brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
-    variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
-    ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
-    among: Literal["shorter", "rung"] = Field(
-        "shorter",
-        description="rungs: what trials are ranked among, those of their rung or with them all shorter checkpoints",
-    )
-    relative_to: Literal["start", "phase"] = Field(
-        "start", description="rungs: counted from the start of training, or from that of consistency or of a wsd tail"
-    )
-    strata: tuple[str, ...] = Field((), description="rungs: keys whose values trials must share to be compared")
+    rule: Literal["none", "rungs"] = Field("rungs", description="rungs: MO-ASHA; none: every trial runs to its end")
+    eta: int = Field(2, ge=2, description="rungs: one trial in this many goes on from a rung to the next")
 
 
 class Confirm(Section):
-    """What is done with the best candidates after the search: see docs/search.md. Without this section nothing is."""
+    """How the best candidates are confirmed after the search; without this section they are not. See docs/search.md."""
 
     seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
     top: int = Field(8, ge=1, description="candidates on and near the front")
@@ -70,47 +57,28 @@ class Confirm(Section):
 
 
 class Search(Section):
+    """How configs are searched and how much is trained for it. See docs/search.md."""
+
     trials: int | None = Field(
         None,
         ge=1,
         description=f"searched configs, points included; default {TRIALS}; with images, {PER_TRAINING} per full training",
     )
     images: int | None = Field(
-        None, ge=1, description="images to train; what is left after the last config goes to paused trials"
+        None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
     )
-    sampler: str = Field("tpe", description="tpe, nsga2, gp, random, sobol, grid, optuna:CLASS or hub:PACKAGE")
+    sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
     sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    startup_trials: int | None = Field(
-        None, ge=1, description="drawn trials before TPE and GP model (default 10); population of NSGA-II (default 50)"
-    )
-    random_share: Fraction = Field(0.5, description="share of TPE's proposals that are drawn at random")
-    ask_seconds: float | None = Field(
-        None,
-        ge=0,
-        description="the sampler's time for a draw, in a process of its own; 0: none; default: 10 for slow ones",
-    )
-    observations: Literal["checkpoints", "full-length"] = Field(
-        "checkpoints", description="what the sampler learns from: every full evaluation, or those at full length"
-    )
-    constraints: dict[ConstraintName, float] = Field(
-        default_factory=dict, description="upper bounds that the sampler learns to keep to"
-    )
-    replicates: int = Field(1, ge=1, description="trainings of each config, each with a seed of its own")
-    lookahead: int = Field(2, ge=1, description="candidates among which the cheapest to train is taken, with stages")
-    stages: bool = Field(True, description="share what trials have in common")
-    stages_gib: float = Field(20.0, ge=0, description="what stages may take on disk before those of no further use go")
+    constraints: dict[ConstraintName, float] = Field(default_factory=dict, description="upper bounds")
     stopping: Stopping = Stopping()
-    max_failures: int = Field(2, ge=0, description="restarts of a trial after its worker died")
+    stages: bool = Field(True, description="train once what trials have in common")
+    stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
+    keep: Literal["frontier", "all"] = Field(
+        "frontier", description="checkpoints kept when the sweep ends; all: stages and training states as well"
+    )
+    max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
-
-    @field_validator("sampler")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        prefix, colon, rest = name.partition(":")
-        if name in SAMPLERS or (colon and prefix in ("optuna", "hub") and rest):
-            return name
-        raise ValueError(f"input should be {', '.join(SAMPLERS)}, optuna:CLASS or hub:PACKAGE")
 
     @field_validator("constraints")
     @classmethod
@@ -122,12 +90,32 @@ class Search(Section):
 
 
 @dataclass(frozen=True)
-class FixedTrial:
-    """A trial outside the search: its role ("baseline" or "control"), its name, and what it changes in the base."""
+class SweepTrial:
+    """One config on its way through a sweep: proposed, trained, measured, repeated.
 
-    role: str
-    label: str
+    values: what overlays the sweep's base, under dotted keys. label: the name of a fixed trial; for a replicate, the id of
+    the trial that it repeats. number: in Optuna's study, for searched trials.
+    """
+
+    role: Role
     values: dict[str, Any]
+    label: str = ""
+    trial_id: str = ""  # once it is to be trained
+    number: int | None = None
+
+    @property
+    def replicate_of(self) -> str | None:
+        return self.label if self.role == "replicate" else None
+
+    @property
+    def name(self) -> str:
+        """What the trial is, in short, for people: the last parts of its keys where these are unique."""
+        if self.role != "search":
+            return f"{self.label} (seed {self.values['seed']})" if "seed" in self.values else self.label
+        short = [key.rpartition(".")[2] for key in self.values]
+        keys = short if len(set(short)) == len(short) else list(self.values)
+        texts = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in self.values.values())
+        return ", ".join(f"{key}={text}" for key, text in zip(keys, texts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -169,9 +157,15 @@ class Sweep:
         lasts_for = math.ceil(search.images / config.images_at(config.training.stop))
         return max(PER_TRAINING * lasts_for, len(self.points))
 
+    @property
+    def rung_levels(self) -> tuple[float, ...]:
+        """The fractions of a training at which trials are compared: all evaluated lengths but the last."""
+        lengths = sorted(self.base["evaluation.lengths"])
+        return tuple(lengths[:-1]) if self.search.stopping.rule == "rungs" else ()
+
     @functools.cached_property
     def has_siblings(self) -> bool:
-        """Whether the space holds configs that are one training to the end, and measured otherwise."""
+        """Whether some configs of the space are one training to the end, and differ in how they are measured alone."""
         from ambient_sweep.stages.prefix import prefix_of
 
         for number in range(SAMPLED):
@@ -185,16 +179,16 @@ class Sweep:
                             return True
         return False
 
-    def fixed_trials(self) -> tuple[FixedTrial, ...]:
+    def fixed_trials(self) -> tuple[SweepTrial, ...]:
         """The baseline's and the controls' trials, in the order in which they start."""
         trials = []
         for seed in self.baseline.seeds if self.baseline else ():
             clean = {"objective.kind": "denoising", "observed.sigma": 0.0, "seed": seed}
-            trials.append(FixedTrial("baseline", "baseline", clean))
+            trials.append(SweepTrial("baseline", clean, "baseline"))
         for index, control in enumerate(self.controls):
             label = control.label or values_text(control.set) or f"control {index + 1}"
             seeds = [{}] if control.seeds is None else [{"seed": seed} for seed in control.seeds]
-            trials += [FixedTrial("control", label, {**control.set, **seed}) for seed in seeds]
+            trials += [SweepTrial("control", {**control.set, **seed}, label) for seed in seeds]
         return tuple(trials)
 
     def size(self) -> float:

@@ -1,47 +1,44 @@
-"""A trial of several workers: Ray Train's `TorchTrainer`, and the trial's folder, through which all is told.
+"""A trial of several workers: Ray Train's `TorchTrainer`, and the trial's folder as the only channel.
 
-Rank 0 writes every evaluation there, so nothing is lost with a process; the folder is the only channel.
+Rank 0 writes every evaluation to the folder, so nothing is lost with a process.
 """
 
 import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.sweep.cluster import only_trainer
+from ambient_sweep.sweep.running.cluster import only_trainer
+from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
 
 if TYPE_CHECKING:
     from ambient_sweep.stages.stages import Stages
 
-Shared = tuple[bool] | None  # every_length, as Stages takes it; None: nothing is shared
-
 POLL_SECONDS = 1.0
-EVALUATION_SECONDS = 24 * 3600  # at most; a worker that died is noticed by Ray at once
+EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial's training, wherever it runs. `replicate_of`: the trial that one of that role repeats."""
+    """A trial's training, wherever it runs. every_length: as of `Stages`; None: nothing is shared."""
 
     config: Config
     root: Path
-    trial_id: str
-    role: str
-    shared: Shared = None
-    replicate_of: str | None = None
+    trial: SweepTrial
+    every_length: bool | None = None
 
 
-def stages_of(root: Path, shared: Shared) -> "Stages | None":
+def stages_of(root: Path, every_length: bool | None) -> "Stages | None":
     """Where a trial finds and leaves what it shares."""
     from ambient_sweep.stages.stages import Stages
 
-    return None if shared is None else Stages(root, every_length=shared[0])
+    return None if every_length is None else Stages(root, every_length=every_length)
 
 
 class NewEvaluations:
@@ -67,7 +64,7 @@ class NewEvaluations:
 
 
 def fit_watched(job: Job) -> Iterator[None]:
-    """`fit_with_workers` in a thread; yields now and then while it trains and once after it, then raises what it raised."""
+    """Trains in a thread; yields now and then while it trains and once after it, then raises what the training raised."""
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -99,11 +96,10 @@ def fit_with_workers(job: Job) -> None:
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
     task = {
-        "config": dump(job.config), "root": str(job.root), "trial_id": job.trial_id, "role": job.role,
-        "shared": job.shared, "replicate_of": job.replicate_of,
+        "config": dump(job.config), "root": str(job.root), "trial": asdict(job.trial), "every_length": job.every_length,
     }  # fmt: skip
     try:
-        _trainer(job.config.resources, task).fit()
+        _trainer(job.config.resources, job.trial.trial_id, task).fit()
     except WorkerGroupError as error:
         ours = [failure for failure in error.worker_failures.values() if isinstance(failure, AmbientSweepError)]
         if not ours:
@@ -111,7 +107,7 @@ def fit_with_workers(job: Job) -> None:
         raise ours[0] from None
 
 
-def _trainer(resources: ResourcesConfig, task: dict[str, Any]) -> Any:
+def _trainer(resources: ResourcesConfig, trial_id: str, task: dict[str, Any]) -> Any:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -124,7 +120,7 @@ def _trainer(resources: ResourcesConfig, task: dict[str, Any]) -> Any:
         ),
         # the others wait for rank 0, which evaluates alone
         torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=EVALUATION_SECONDS),
-        run_config=RunConfig(name=f"workers-{task['trial_id']}", storage_path=str(Path(task["root"]) / "ray")),
+        run_config=RunConfig(name=f"workers-{trial_id}", storage_path=str(Path(task["root"]) / "ray")),
     )
 
 
@@ -134,18 +130,17 @@ def train_worker(task: dict[str, Any]) -> None:
     from ambient_sweep.training.loop import never
     from ambient_sweep.trial.run import run_trial
 
-    config = build_config(task["config"], where=task["trial_id"])
-    root, trial_id, group = Path(task["root"]), task["trial_id"], Group.distributed()
-    with only_trainer(trial_folder(root, trial_id)) if group.rank == 0 else contextlib.nullcontext():
+    trial = SweepTrial(**task["trial"])
+    config, root, group = build_config(task["config"], where=trial.trial_id), Path(task["root"]), Group.distributed()
+    with only_trainer(trial_folder(root, trial.trial_id)) if group.rank == 0 else contextlib.nullcontext():
         group.broadcast(None)  # the others wait here for rank 0's lock
-        told = stop_file(root, trial_id).exists if group.rank == 0 else never
         run_trial(
             config,
             root,
-            trial_id,
-            role=task["role"],
+            trial.trial_id,
+            role=trial.role,
             group=group,
-            interrupted=told,
-            stages=stages_of(root, task["shared"]),
-            replicate_of=task["replicate_of"],
+            interrupted=stop_file(root, trial.trial_id).exists if group.rank == 0 else never,
+            stages=stages_of(root, task["every_length"]),
+            replicate_of=trial.replicate_of,
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.signals import stop_requests
-from ambient_sweep.sweep.space import NAME
+from ambient_sweep.sweep.running.signals import stop_signals
+from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
 from ambient_sweep.training.state import trained_config
 from ambient_sweep.trial.book import LOG, Report
 from ambient_sweep.trial.records import (
@@ -57,7 +58,7 @@ def _claim(config: Config, root: Path) -> bool:
     """Makes the folder and writes the config there, by which the run is known again; False if it is there already."""
     if not NAME.fullmatch(root.name):
         raise UserError(f"--name: {root.name!r} cannot name a folder; use letters, digits and . _ - only")
-    if (root / "sweep.yaml").exists():
+    if (root / SWEEP_FILE).exists():
         raise UserError(f"{root}: holds a sweep; give another --name")
     file = trial_folder(root, TRIAL) / "config.yaml"
     if file.exists():
@@ -85,27 +86,27 @@ def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
         if report.evaluation is not None:
             _tell(report.evaluation, echo)
 
-    with stop_requests() as asked:
-        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=asked)
+    with stop_signals() as stop:
+        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=stop.asked)
 
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
     """Trains with Ray Train; a signal becomes a file that the workers look for, and their log and evaluations are told."""
     import ray
 
-    from ambient_sweep.sweep.cluster import ray_session
-    from ambient_sweep.sweep.resources import concurrent_trials, ray_nodes
-    from ambient_sweep.sweep.workers import Job, NewEvaluations, fit_watched, stop_file
+    from ambient_sweep.sweep.running.cluster import ray_session
+    from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
+    from ambient_sweep.sweep.running.workers import Job, NewEvaluations, fit_watched, stop_file
 
-    stop, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
-    stop.unlink(missing_ok=True)
+    stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
+    stop_here.unlink(missing_ok=True)
     told, evaluations = len(_lines(log)), NewEvaluations(root, TRIAL)
-    with ray_session(dashboard=True), stop_requests() as asked:
+    with ray_session(dashboard=True), stop_signals() as stop:
         # refuses what would wait for ever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
-        for _ in fit_watched(Job(config, root, TRIAL, "control")):
-            if asked():
-                stop.touch()
+        for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
+            if stop.asked():
+                stop_here.touch()
             lines = _lines(log)
             for line in lines[told:]:
                 echo(line.partition(" ")[2])  # without its time

@@ -1,7 +1,6 @@
 """Ray and the operating system around a sweep: connecting, quiet settings, signals, one driver per folder."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -9,58 +8,40 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.storage import locked
+from ambient_sweep.sweep.running.signals import StopRequest
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in one line, and recorded
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see `StopRequest`
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see signals.py
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-HEED_SECONDS = 0.2  # between two looks whether a signal came
+CHECK_SECONDS = 0.2  # between two checks for a signal
 
 
-class Stopped(AmbientSweepError):
-    """A signal asked the sweep to end."""
-
-
-class StopRequest:
-    """Whether a signal asked the sweep to end: whoever begins a piece of work looks here before, and while it waits."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def ask(self) -> None:
-        """From now on nothing more is begun."""
-        self._asked = True
-
-    def check(self) -> None:
-        """Raises Stopped if the sweep was asked to end."""
-        if self._asked:
-            raise Stopped("interrupted")
-
-    def results(self, tasks: Sequence[Any]) -> list[Any]:
-        """What Ray's `tasks` give. Raises what one of them raised, or Stopped; those that did not end are cancelled."""
-        waiting = list(tasks)
-        try:
-            while waiting:
-                self.check()
-                ended, waiting = ray.wait(waiting, timeout=HEED_SECONDS)
-                ray.get(ended)
-        except RayTaskError as error:
-            raise error.cause from None
-        finally:
-            for task in waiting:
-                ray.cancel(task)
-        return ray.get(list(tasks))
+def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
+    """What Ray's `tasks` return. Raises what one of them raised, or Stopped; tasks that have not ended are cancelled."""
+    waiting = list(tasks)
+    try:
+        while waiting:
+            stop.check()
+            ended, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
+            ray.get(ended)
+    except RayTaskError as error:
+        raise error.cause from None
+    finally:
+        for task in waiting:
+            ray.cancel(task)
+    return ray.get(list(tasks))
 
 
 @contextlib.contextmanager
@@ -134,56 +115,21 @@ def quiet_tune() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """The first SIGINT or SIGTERM asks for an orderly end; the second ends the process at once.
-
-    `ray job stop` sends SIGTERM and kills after 3 seconds. Outside of the main thread there are no signals to handle.
-    """
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.ask()
-        for name in names:
-            signal.signal(name, signal.SIG_DFL)
-
-    before = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-@contextlib.contextmanager
 def only_driver(root: Path) -> Iterator[None]:
     """Holds the sweep's folder for this process. Raises UserError if another one has it, or it cannot be written."""
-    try:
-        lock = (root / ".driver.lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{root}: cannot be written ({error.strerror}); make it writable, then call this again"
-        ) from None
-    with lock as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(root / ".driver.lock", wait=False))
         except BlockingIOError:
             raise UserError(f"{root}: another process runs this sweep now; wait for it, or end it first") from None
         except OSError as error:
             raise UserError(
-                f"{root}: its file system has no locks ({error.strerror}); give another --storage"
+                f"{root}: cannot be written or locked ({error.strerror}); make it writable, then run the command again"
             ) from None
         yield
 
 
-@contextlib.contextmanager
-def only_trainer(folder: Path) -> Iterator[None]:
-    """Holds a trial's folder for this process, and waits for one that still has it: a trial's process outlives a killed
-    driver by some seconds, and would write beside its successor."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".trainer.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def only_trainer(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds a trial's folder for this process, once any other has let it go: a trial's process outlives a killed driver
+    by some seconds, and would write beside its successor."""
+    return locked(folder / ".trainer.lock", wait=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import conditions
-from ambient_sweep.sweep.definition import Sweep, values_text
-from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.definition import Sweep, values_text
+from ambient_sweep.sweep.space.distributions import Distribution
 
 CORNER_CAP = 4096  # above this many corners, single-axis extremes and a sample of corners are checked
 INTERIOR_CAP = 64  # whole numbers inside a range that are checked too, from its lower end

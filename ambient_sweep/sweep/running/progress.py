@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ambient_sweep.pareto import pareto_mask
-from ambient_sweep.sweep.budget import Budget
+from ambient_sweep.sweep.search.budget import Budget
 
 FRONTIER_POINTS = 5
 Point = tuple[float, float]
