@@ -16,8 +16,9 @@ from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages, stage_keys
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.running.progress import Progress
-from ambient_sweep.sweep.running.tuning import trial_of
+from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
 from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
@@ -28,7 +29,7 @@ EXPORT_SECONDS = 5.0
 EXPORT_SHARE = 0.05  # of the driver's time at most
 
 
-class SweepCallback(tune.Callback):
+class SweepCallback(WithoutState, tune.Callback):
     """Keeps the records true, the tables fresh and the user informed."""
 
     def __init__(
@@ -37,11 +38,12 @@ class SweepCallback(tune.Callback):
         root: Path,
         search: SweepSearch | GivenTrials,
         progress: Progress,
+        forecast: Forecast,
         planner: Prefixes | None,
         check_stop: Callable[[], None],
     ) -> None:
         self._sweep, self._root, self._search, self._progress = sweep, root, search, progress
-        self._planner, self._check_stop = planner, check_stop
+        self._forecast, self._planner, self._check_stop = forecast, planner, check_stop
         self._changed, self._next_export = False, 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -55,6 +57,7 @@ class SweepCallback(tune.Callback):
     ) -> None:
         self._changed = True
         report, ours = Report.of_result(result), trial_of(trial)
+        self._forecast.report(ours.trial_id, ours.role, report.images, report.images_executed, report.images_left)
         if report.ending is None:
             self._progress.evaluated(ours.trial_id, ours.name, report.fraction, report.objectives)
 
@@ -107,6 +110,7 @@ class SweepCallback(tune.Callback):
         rung = self._search.rung_of(trial.trial_id)
         if rung is not None:
             note_rung(self._root, trial.trial_id, rung)
+        self._forecast.ended(trial.trial_id)
         self._progress.trial_ended(trial.trial_id, trial.name, reason)
         if self._planner is not None:
             self._collect(self._planner)

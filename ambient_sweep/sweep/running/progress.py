@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ambient_sweep.pareto import pareto_mask
+from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.search.budget import Budget
 
 FRONTIER_POINTS = 5
@@ -14,7 +15,7 @@ class Progress:
     """Counts trials, collects the frontier, and tells both through `echo`.
 
     `total` trials are to be run in this session and before; `done` and `failed` were before; `names` are the two
-    objectives' names; `points` are known values of both. With a limited `budget` that is what says how much is left.
+    objectives' names; `points` are known values of both. With a limited `budget`, images are counted instead of trials.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Progress:
         failed: int = 0,
         points: Iterable[Point] = (),
         budget: Budget | None = None,
+        forecast: Forecast | None = None,
         status_every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -34,16 +36,16 @@ class Progress:
         self.done, self.failed = done, failed
         self._echo, self._clock, self._every = echo, clock, status_every
         self._points = list(points)
-        self._fractions: dict[str, float] = {}  # of the trials that began and have not ended
+        self._live: set[str] = set()  # trials that began and have not ended
         self._paused: set[str] = set()  # among these
         self._start = self._last = clock()
-        self._before = done + failed
         self._budget = budget if budget is not None and budget.limited else None
-        self._executed_before = budget.executed if budget is not None else 0
+        self._forecast = forecast
+        self._executed_before = forecast.executed if forecast else 0
 
     def trial_started(self, trial_id: str) -> None:
         """A trial started, or started again."""
-        self._fractions.setdefault(trial_id, 0.0)
+        self._live.add(trial_id)
         self._paused.discard(trial_id)
 
     def trial_paused(self, trial_id: str) -> None:
@@ -52,13 +54,12 @@ class Progress:
 
     def evaluated(self, trial_id: str, name: str, fraction: float, point: Point) -> None:
         """A trial was evaluated at its main endpoint after `fraction` of its training."""
-        self._fractions[trial_id] = fraction
         self._points.append(point)
         self._say(f"{trial_id} {name}: {fraction:.0%} trained, {self._named(point)}")
 
     def trial_ended(self, trial_id: str, name: str, reason: str | None) -> None:
         """A trial came to its end; `reason` if it failed."""
-        self._fractions.pop(trial_id, None)
+        self._live.discard(trial_id)
         self._paused.discard(trial_id)
         if reason is None:
             self.done += 1
@@ -85,7 +86,7 @@ class Progress:
 
     def status_line(self) -> str:
         """Trials, the frontier so far, the time left."""
-        running = f"{len(self._fractions) - len(self._paused)} running"
+        running = f"{len(self._live) - len(self._paused)} running"
         if self._paused:
             running += f", {len(self._paused)} paused"
         if self._budget is None:
@@ -113,19 +114,11 @@ class Progress:
         return [front[round(i * (len(front) - 1) / (FRONTIER_POINTS - 1))] for i in range(FRONTIER_POINTS)]
 
     def seconds_left(self) -> float | None:
-        """From the pace of this session, each trial counting alike; None before there is one, and when nothing is left."""
-        if self._budget is not None:
-            trained = self._budget.executed - self._executed_before
-            left = (self._budget.images or 0) - self._budget.executed
-            return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
-        ended = self.done + self.failed
-        worked = ended + sum(self._fractions.values()) - self._before
-        if worked <= 0:
+        """From the images that this session has trained and those that are left; None before there are any of both."""
+        if self._forecast is None:
             return None
-        remaining = max(0.0, self.total - self._before - worked)
-        if remaining == 0:
-            return None
-        return (self._clock() - self._start) * remaining / worked
+        trained, left = self._forecast.executed - self._executed_before, self._forecast.images_left()
+        return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
 
     def _named(self, point: Point) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, point, strict=True))

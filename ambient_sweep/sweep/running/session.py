@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -17,6 +17,7 @@ from ambient_sweep.sweep.outcomes import has_ended, read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import results
+from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.running.preflight import concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
@@ -26,7 +27,7 @@ from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
-from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.definition import Role, Sweep
 from ambient_sweep.trial.again import evaluate_again, is_evaluated_again
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.setup import prepare
@@ -51,14 +52,17 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop
     stop.check()
     planner = _planner(sweep, root) if sweep.search.stages else None
     known = open_search(sweep, root, planner=planner, concurrent=plan.concurrent)
-    progress = _progress(sweep, root, plan.trials, echo, known.budget)
-    callback = SweepCallback(sweep, root, known, progress, planner, stop.check)
+    stopping, images = sweep.search.stopping, config.images_at(config.training.stop)
+    fixed = plan.trials - plan.searched
+    forecast = Forecast(images, fixed, plan.searched, sweep.rung_levels, stopping.eta, sweep.search.images)
+    progress = _progress(sweep, root, plan.trials, echo, forecast, known.budget)
+    callback = SweepCallback(sweep, root, known, progress, forecast, planner, stop.check)
     start()
     try:
         run_tune(sweep, root, known, plan.concurrent, [callback])
     finally:
-        progress.status(force=True)
         callback.mark_unfinished()
+        progress.status(force=True)
     if known.gave_up and not known.searched:
         export_tables(root)  # of the trials outside the search
         raise UserError(known.gave_up)
@@ -107,12 +111,20 @@ def _planner(sweep: Sweep, root: Path) -> Prefixes:
     return Prefixes(sweep.config_for, data, sweep.has_siblings, stored)
 
 
-def _progress(sweep: Sweep, root: Path, trials: int, echo: Echo, budget: Budget | None = None) -> Progress:
-    ended = Counter(trial.status for trial in read_trials(root) if has_ended(trial))
+def _progress(
+    sweep: Sweep, root: Path, trials: int, echo: Echo, forecast: Forecast, budget: Budget | None = None
+) -> Progress:
+    known = read_trials(root)
+    for trial in known:
+        left = trial.images_asked - trial.images_done
+        forecast.report(trial.trial_id, cast(Role, trial.role), trial.images_done, trial.images_executed, left)
+        if has_ended(trial):
+            forecast.ended(trial.trial_id)
+    ended = Counter(trial.status for trial in known if has_ended(trial))
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
     done, failed = ended["completed"] + ended["stopped"], ended["failed"]
-    return Progress(trials, names, echo, done=done, failed=failed, points=points, budget=budget)
+    return Progress(trials, names, echo, done=done, failed=failed, points=points, budget=budget, forecast=forecast)
 
 
 def _prepare_on_gpu(config: Config, root: Path, stop: StopRequest) -> None:
@@ -151,18 +163,21 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
     stop.check()
     if not left.replicates:
         return
-    progress = _progress(sweep, root, 0, echo)
+    forecast = Forecast(0, 0, 0)
+    progress = _progress(sweep, root, 0, echo, forecast)
+    for each in left.replicates:
+        forecast.report(each.trial.trial_id, "replicate", 0, 0, each.cost)
     progress.total = progress.done + progress.failed + len(left.replicates)
     nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
     _, concurrent = concurrent_trials(nodes, sweep.some_config().resources, sweep.search.max_concurrent)
     planner = _planner(sweep, root) if sweep.search.stages else None
     given = GivenTrials([each.trial for each in left.replicates], planner)
-    callback = SweepCallback(sweep, root, given, progress, planner, stop.check)
+    callback = SweepCallback(sweep, root, given, progress, forecast, planner, stop.check)
     try:
         run_tune(sweep, root, given, min(concurrent, len(left.replicates)), [callback])
     finally:
-        progress.status(force=True)
         callback.mark_unfinished()
+        progress.status(force=True)
 
 
 def _evaluate_again(sweep: Sweep, root: Path, wanted: tuple[ReEvaluation, ...], stop: StopRequest) -> None:

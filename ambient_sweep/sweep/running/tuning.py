@@ -30,7 +30,14 @@ def trial_of(trial: Trial) -> SweepTrial:
     return found
 
 
-class TuneSearcher(Searcher):
+class WithoutState:
+    """Tune pickles what it is given; nothing reads that: the study and the trials' folders are the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TuneSearcher(WithoutState, Searcher):
     """Hands out the trials that the search wants to run, as `{"trial": SweepTrial}`."""
 
     def __init__(self, search: SweepSearch | GivenTrials) -> None:
@@ -54,13 +61,13 @@ class TuneSearcher(Searcher):
             self._search.ended(ours, report, lost=error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study and the trials' folders are the state."""
+        """Nothing: see `WithoutState`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Nothing: see `WithoutState`."""
 
 
-class TuneScheduler(FIFOScheduler):
+class TuneScheduler(WithoutState, FIFOScheduler):
     """Ends a stretch of a trial where the search says so."""
 
     _supports_buffered_results = False  # a trial must not train on while its report waits
