@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.sweep.cluster import (
-    Stopped,
-    StopRequest,
+from ambient_sweep.sweep.running.cluster import (
     only_driver,
     only_trainer,
     quiet_tune,
     ray_output_to,
     ray_session,
-    stop_signals,
 )
+from ambient_sweep.sweep.running.signals import Stopped, StopRequest, stop_signals
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -31,12 +29,14 @@ def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / ".driver.lock").mkdir()  # which stops root as well
-    with pytest.raises(UserError, match=rf"^{tmp_path}: cannot be written \(Is a directory\); make it writable"):
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}: cannot be written or locked \(Is a directory\); make it writable"
+    ):
         only_driver(tmp_path).__enter__()
 
 
 def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> None:
-    hold = "import sys, time; from ambient_sweep.sweep.cluster import only_trainer; from pathlib import Path\n"
+    hold = "import sys, time; from ambient_sweep.sweep.running.cluster import only_trainer; from pathlib import Path\n"
     hold += "with only_trainer(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "t")], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None

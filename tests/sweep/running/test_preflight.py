@@ -11,7 +11,7 @@ import torch
 from ambient_sweep.config import ResourcesConfig, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
-from ambient_sweep.sweep.resources import (
+from ambient_sweep.sweep.running.preflight import (
     Node,
     concurrent_trials,
     node_slots,
@@ -20,7 +20,7 @@ from ambient_sweep.sweep.resources import (
     ray_nodes,
     trial_bytes,
 )
-from ambient_sweep.sweep.space import load_sweep
+from ambient_sweep.sweep.space.file import load_sweep
 
 
 def need(workers: int = 1, cpus: float = 1, gpus: float = 0) -> ResourcesConfig:
@@ -75,7 +75,7 @@ def test_trials_at_once(
             need(workers=3),
             "resources.workers: a trial needs 3 workers of 1 CPUs, but the cluster holds 2",
         ),
-        ([Node(64, 8)], need(gpus=1.5), "resources.gpus: 1.5 cannot be had"),
+        ([Node(64, 8)], need(gpus=1.5), "resources.gpus: 1.5 must be a whole number"),
         ([], need(), "(nodes: none)"),
     ],
 )

@@ -4,32 +4,31 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import ray
 import torch
-from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from ray import tune
-from runs import searched_trials, small_sweep
+from processes import wait_until
+from runs import searched_trials, small_sweep, study_of
 from safetensors.torch import load_file
 
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.trial.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
-from ambient_sweep.sweep.cluster import quiet_tune, ray_session
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
-from ambient_sweep.sweep.searcher import SweepSearcher
-from ambient_sweep.sweep.space import load_sweep
-from ambient_sweep.sweep.study import open_study
-from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
-from ambient_sweep.sweep.workers import NewEvaluations
-from ambient_sweep.trial.setup import prepare
+from ambient_sweep.sweep.running.cluster import quiet_tune, ray_session
+from ambient_sweep.sweep.running.session import open_search
+from ambient_sweep.sweep.running.tuning import run_tune
+from ambient_sweep.sweep.running.workers import NewEvaluations
+from ambient_sweep.sweep.space.file import load_sweep
+from ambient_sweep.sweep.stopping.rungs import Decision
+from ambient_sweep.trial.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
 from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,14 +40,6 @@ def _ray() -> Iterator[None]:
 def weights(root: Path, trial_id: str) -> dict[str, torch.Tensor]:
     newest = max((root / "trials" / trial_id / "checkpoints").iterdir())
     return load_file(newest / "model.safetensors")
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"not within {seconds} s")
-        time.sleep(0.02)
 
 
 def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
@@ -82,7 +73,7 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     front = table[table["on_front"]]
     assert sorted(row["fidelity"] for row in summary.frontier) == sorted(front["fidelity"])
 
-    study = open_study(root / "study.journal", "small", RandomSampler())
+    study = study_of(root)
     assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 2
     for told in searched_trials(study):
         trial = trials[told.user_attrs["trial_id"]]
@@ -139,7 +130,7 @@ def test_a_killed_trial_process_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert sum("its worker failed; it goes on from its last state (restart 1 of 2)" in line for line in lines) == 1
     (trial,) = read_trials(root)
     assert trial.images_done == trial.images_asked == 64_000
-    study = open_study(root / "study.journal", "small", RandomSampler())
+    study = study_of(root)
     assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE]
 
     prepare(build_config(trial.config), tmp_path / "whole")
@@ -170,8 +161,8 @@ def test_a_trial_whose_process_always_dies_fails_and_resume_tries_it_again(tmp_p
     summary = resume_sweep(root, echo=lambda line: None)
     assert summary.counts == {"completed": 1}
     assert [t.trial_id for t in read_trials(root)] == [trial.trial_id]
-    study = open_study(root / "study.journal", "small", RandomSampler())
-    assert [t.state for t in searched_trials(study)] == [TrialState.FAIL, TrialState.COMPLETE]
+    study = study_of(root)
+    assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE]
 
 
 def test_two_workers_train_what_one_trains(tmp_path: Path) -> None:
@@ -195,18 +186,15 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     sweep = small_sweep(tmp_path, evaluation__lengths=[0.05, 1.0], **noisy)
     config = sweep.some_config()
     prepare(config, tmp_path)
-    searcher = SweepSearcher(sweep, tmp_path / "j")
+    search = open_search(sweep, tmp_path)
+    search.evaluated = lambda trial_id, report: Decision.STOP  # type: ignore[method-assign]
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     with quiet_tune():
-        tune.run(
-            make_trainable(sweep, tmp_path), name="stopped", storage_path=str(tmp_path / "ray"), search_alg=searcher,
-            num_samples=1, resources_per_trial=trial_bundles(config.resources), stop={"training_iteration": 1},
-            verbose=0, raise_on_failed_trial=False,
-        )  # fmt: skip
+        run_tune(sweep, tmp_path, search, 1, [])
     (trial,) = read_trials(tmp_path)
     assert 0 < trial.images_done < trial.images_asked
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
-    study = open_study(tmp_path / "j", "small", RandomSampler())
+    study = study_of(tmp_path)
     assert [t.state for t in searched_trials(study)] == [TrialState.PRUNED]
     done = read_trial(tmp_path, trial.trial_id).images_done
     time.sleep(2)
@@ -223,7 +211,7 @@ def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> N
     noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2}
     with pytest.raises(AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): .*finite"):
         run_sweep(small_sweep(tmp_path, **wild, **noisy), tmp_path / "runs", echo=lambda line: None)
-    study = open_study(tmp_path / "runs" / "small" / "study.journal", "small", RandomSampler())
+    study = study_of(tmp_path / "runs" / "small")
     assert [t.state for t in searched_trials(study)] == [TrialState.FAIL]
 
 
@@ -336,7 +324,7 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
         assert evaluation.measures == alone[evaluation.images, evaluation.endpoint].measures
 
     # Every evaluation is an observation, once; stopped trials have no values.
-    study = open_study(root / "study.journal", "searched", RandomSampler())
+    study = study_of(root, "searched")
     states = {t.user_attrs["trial_id"]: t.state for t in searched_trials(study)}
     assert {states[t.trial_id] for t in stopped} == {TrialState.PRUNED}
     main = [e for e in read_evaluations(root) if e.main_endpoint and e.trial_id in states]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.asking import DrawAsker, Told
 from ambient_sweep.sweep.candidates import PATIENCE, Candidate, Candidates, Nothing, mark
 from ambient_sweep.sweep.sources import Here
+
+from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import Sweep, load_sweep
 
 TEXT = """

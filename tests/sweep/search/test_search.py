@@ -12,17 +12,17 @@ from typing import Any
 
 import optuna
 import pytest
+from ambient_sweep.sweep.budget import Budget
+from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
+from ambient_sweep.sweep.sources import Elsewhere
+from ambient_sweep.sweep.study import open_study, optuna_distribution
 from optuna.trial import TrialState
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
-from ambient_sweep.sweep.sources import Elsewhere
 from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep
-from ambient_sweep.sweep.study import open_study, optuna_distribution
 
 REAL = """
 space:

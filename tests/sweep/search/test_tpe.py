@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from ambient_sweep.sweep.asking import Asker, StudyAsker, Told, make_asker, violations
+from ambient_sweep.sweep.definition import Search
+from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.sweep.parzen import DRAWS, Key, _Mixture
+from ambient_sweep.sweep.tryout import try_sampler
 from scipy.integrate import quad
 from scipy.stats import qmc, truncnorm
 
 from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import conditions, tpe
-from ambient_sweep.sweep.asking import Asker, StudyAsker, Told, make_asker, violations
-from ambient_sweep.sweep.definition import Search
-from ambient_sweep.sweep.distributions import Distribution
-from ambient_sweep.sweep.parzen import DRAWS, Key, _Mixture
-from ambient_sweep.sweep.tryout import try_sampler
 
 SPACE = {
     "kind": Distribution("choice", ("plain", "late")),

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ambient_sweep.sweep.distributions import Distribution, read_distribution
 
 from ambient_sweep.sweep import conditions
-from ambient_sweep.sweep.distributions import Distribution, read_distribution
 
 ALL = [
     Distribution("uniform", (0.05, 0.5)),

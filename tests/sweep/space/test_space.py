@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ambient_sweep.sweep.distributions import Distribution
 
 from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep import corners as corners_module
-from ambient_sweep.sweep.distributions import Distribution
 from ambient_sweep.sweep.space import Confirm, Stopping, check_corners, load_sweep, write_sweep
 
 GOOD = """
