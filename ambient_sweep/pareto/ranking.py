@@ -1,110 +1,79 @@
-"""The order of `places` for rows that come one after another, without sorting them anew each time."""
-
-from collections.abc import Sequence
+"""A total order of trials by two objectives, for rungs that new trials keep joining."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.fronts import Fronts
-from ambient_sweep.pareto.order import Ties, tie_breaks
-from ambient_sweep.pareto.rows import Column, Floats, Ints
-
-FEASIBLE, INFEASIBLE, NOT_FINITE = 0, 1, 2
+from ambient_sweep.pareto.dominance import nondominated_rank
+from ambient_sweep.pareto.front_shape import crowding_distance
+from ambient_sweep.pareto.rows import Floats, Ints, Mask
 
 
 class Ranking:
-    """Rows in the order of `places`. What is kept up to date are the fronts; ties are broken when somebody asks.
+    """Rows ordered by feasibility, then nondominated rank among equally feasible rows, then larger crowding distance.
 
-    Rows that are not `counted` take part in the order, and nobody counts them: a place is that among the counted ones.
+    Rows that are not finite are equal, and worse than all others. Rows that are not `counted` have a place but are left
+    out of everybody's count: a place is the number of counted rows that are strictly better.
     """
 
-    def __init__(self, objectives: int, *, ties: Ties = "crowding", scales: Sequence[float] | None = None) -> None:
-        self._ties, self._scales = ties, scales
-        self._values = Column((objectives,), np.float64)
-        self._feasible = Column((), np.bool_)
-        self._counted = Column((), np.bool_)
-        self._group = Column((), np.int8)
-        self._number = Column((), np.int64)  # a row's number within its group
-        self._rows = tuple(Column((), np.int64) for _ in range(3))  # of each group
-        self._fronts = (Fronts(objectives), Fronts(objectives))  # feasible, infeasible
+    def __init__(self) -> None:
+        self.values: Floats = np.empty((0, 2))  # minimised; a row that is not finite is NaN throughout
+        self.feasible: Mask = np.empty(0, dtype=np.bool_)
+        self._counted: Mask = np.empty(0, dtype=np.bool_)
+        self._fronts: Ints | None = None  # of each row; None: to be sorted anew
 
     def __len__(self) -> int:
-        return len(self._group)
+        return len(self.values)
 
-    @property
-    def values(self) -> Floats:
-        """[N, M] in the order of being added, minimised; a row that is not finite is NaN throughout."""
-        return self._values.array
-
-    @property
-    def feasible(self) -> NDArray[np.bool_]:
-        """Which rows break no constraint."""
-        return self._feasible.array
-
-    def add(self, values: Floats, feasible: bool, counted: bool = True) -> None:
-        """One more row, values [M], minimised."""
-        self._counted.append(counted)
-        finite = bool(np.isfinite(values).all())
-        group = NOT_FINITE if not finite else FEASIBLE if feasible else INFEASIBLE
-        self._number.append(len(self._rows[group]))
-        self._rows[group].append(len(self))
-        self._group.append(group)
-        self._values.append(values if finite else np.nan)
-        self._feasible.append(feasible)
-        if finite:
-            self._fronts[group].add(values)
+    def add(self, values: ArrayLike, feasible: bool, counted: bool = True) -> None:
+        """One more row, values [2]."""
+        row = np.asarray(values, dtype=np.float64).reshape(1, 2)
+        self.values = np.concatenate([self.values, row if np.isfinite(row).all() else np.full((1, 2), np.nan)])
+        self.feasible = np.append(self.feasible, feasible)
+        self._counted = np.append(self._counted, counted)
+        self._fronts = None
 
     def place(self, row: int) -> int:
         """How many counted rows are strictly better."""
-        before, front = self._standing(row)
-        return before + self._better(row, front)
+        fronts = self._sorted()
+        front = np.flatnonzero(fronts == fronts[row])
+        distance = self._crowding(front)
+        better = distance > distance[np.searchsorted(front, row)]
+        return self.least_place(row) + int(np.count_nonzero(better & self._counted[front]))
 
     def least_place(self, row: int) -> int:
-        """How many counted rows are better by group and front alone."""
-        return self._standing(row)[0]
+        """How many counted rows are on better fronts: a lower bound of the place, and quicker."""
+        fronts = self._sorted()
+        return int(np.count_nonzero(self._counted & (fronts < fronts[row])))
 
     def is_below(self, row: int, place: int) -> bool:
-        """Whether fewer than `place` counted rows are strictly better; most often known by the row's front alone."""
-        before, front = self._standing(row)
-        mates = int(np.count_nonzero(self._counted.array[front]))
-        return before < place and (before + mates <= place or before + self._better(row, front) < place)
+        """Whether fewer than `place` counted rows are strictly better."""
+        return self.least_place(row) < place and self.place(row) < place
 
-    def below(self, place: int) -> NDArray[np.bool_]:
-        """Which rows have fewer than `place` counted rows that are strictly better: ties tell one front at most apart."""
-        result, before, counted = np.zeros(len(self), dtype=np.bool_), 0, self._counted.array
-        for group, fronts in enumerate(self._fronts):
-            rows, ranks = self._rows[group].array, fronts.ranks
-            # how many there are up to each front's end, and the first front that goes beyond `place`
-            through = before + np.cumsum(np.bincount(ranks, weights=counted[rows])).astype(np.int64)
-            cut = int(np.searchsorted(through, place, side="right"))
-            result[rows[ranks < cut]] = True
-            room = place - (int(through[cut - 1]) if cut else before)
-            if room > 0 and cut < len(through):
-                front = rows[ranks == cut]
-                ties = self._tie_breaks(front)
-                result[front] = ties <= np.sort(ties[counted[front]])[room - 1]
-            before += int(np.count_nonzero(counted[rows]))
-        if before < place:
-            result[self._rows[NOT_FINITE].array] = True
+    def below(self, place: int) -> Mask:
+        """Which rows have fewer than `place` counted rows that are strictly better."""
+        fronts = self._sorted()
+        through = np.bincount(fronts, weights=self._counted, minlength=1).cumsum()  # counted rows up to each front
+        cut = int(np.searchsorted(through, place))  # the first front that reaches `place`
+        result = np.asarray(fronts < cut)
+        room = place - (int(through[cut - 1]) if cut else 0)
+        if room > 0 and cut < len(through):
+            front = np.flatnonzero(fronts == cut)
+            distance = self._crowding(front)
+            result[front] = distance >= -np.sort(-distance[self._counted[front]])[room - 1]
         return result
 
-    def _standing(self, row: int) -> tuple[int, Ints]:
-        """How many counted rows come before a row's front, and the rows of that front."""
-        group, counted = int(self._group.array[row]), self._counted.array
-        rows = self._rows[group].array
-        before = sum(int(np.count_nonzero(counted[self._rows[better].array])) for better in range(group))
-        if group == NOT_FINITE:
-            return before, rows
-        ranks = self._fronts[group].ranks
-        rank = ranks[self._number.array[row]]
-        return before + int(np.count_nonzero(counted[rows[ranks < rank]])), rows[ranks == rank]
+    def _sorted(self) -> Ints:
+        """The front of each row: those of feasible rows come first, those of infeasible ones next, then the rest."""
+        if self._fronts is None:
+            finite = np.isfinite(self.values[:, 0])
+            fronts, count = np.zeros(len(self), dtype=np.int64), 0
+            for members in (finite & self.feasible, finite & ~self.feasible):
+                fronts[members] = count + nondominated_rank(self.values[members])
+                count = int(fronts[members].max(initial=count - 1)) + 1
+            fronts[~finite] = count
+            self._fronts = fronts
+        return self._fronts
 
-    def _better(self, row: int, front: Ints) -> int:
-        """How many counted rows of its own front are better than a row."""
-        if self._group.array[row] == NOT_FINITE:
-            return 0
-        ties = self._tie_breaks(front)
-        return int(np.count_nonzero((ties < ties[np.searchsorted(front, row)]) & self._counted.array[front]))
-
-    def _tie_breaks(self, front: Ints) -> Floats:
-        return tie_breaks(self.values[front], self._ties, self._scales)
+    def _crowding(self, front: Ints) -> Floats:
+        values = self.values[front]
+        return crowding_distance(values) if np.isfinite(values).all() else np.zeros(len(front))

@@ -45,7 +45,6 @@ class Stopping(Section):
     grace: Fraction = Field(0.0, description="rungs: share of a training before which there is none")
     brackets: int = Field(1, ge=1, description="rungs: brackets, each beginning one rung later")
     variant: Literal["stop", "promote"] = Field("promote", description="rungs: stop the others, or pause and promote")
-    ties: Literal["crowding", "epsilon"] = Field("crowding", description="rungs: order of trials of equal rank")
     among: Literal["shorter", "rung"] = Field(
         "shorter",
         description="rungs: what trials are ranked among, those of their rung or with them all shorter checkpoints",

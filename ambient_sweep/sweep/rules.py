@@ -182,7 +182,6 @@ def stopping_rule(sweep: Sweep, busy: Callable[[Mapping[str, Any]], bool] | None
         levels=tuple(levels),
         brackets=min(stopping.brackets, len(levels)),
         variant=stopping.variant,
-        ties=stopping.ties,
         among=stopping.among,
         relative_to=stopping.relative_to,
     )

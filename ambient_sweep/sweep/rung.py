@@ -24,11 +24,9 @@ class RungSettings:
     levels: tuple[int, ...] = ()  # the rungs, where they are not to be grace, grace * eta, ...
     brackets: int = 1  # bracket b leaves the first b rungs out
     variant: Literal["stop", "promote"] = "stop"
-    ties: Literal["crowding", "epsilon"] = "crowding"
     among: Literal["rung", "shorter"] = "rung"  # what an entry is ranked among: its rung, or with it all shorter ones
     relative_to: Literal["start", "phase"] = "start"  # a rung counts from the training's start or from its phase's
     directions: tuple[int, ...] = (1, 1)  # per objective: +1 is minimised, -1 maximised
-    scales: tuple[float, ...] | None = None  # per objective: what counts as 1 among ties; None: the front's range
     positions: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,13 +34,8 @@ class RungSettings:
             raise UserError(f"rungs: eta must be above 1, not {self.eta!r}")
         if not self.directions or any(each not in (1, -1) for each in self.directions):
             raise UserError(f"rungs: directions must be +1 (minimise) or -1 (maximise), not {self.directions!r}")
-        if self.scales is not None and (
-            len(self.scales) != len(self.directions) or not all(math.isfinite(s) and s > 0 for s in self.scales)
-        ):
-            raise UserError(f"rungs: scales must be one positive number per objective, not {self.scales!r}")
         for name, known in (
             ("variant", ("stop", "promote")),
-            ("ties", ("crowding", "epsilon")),
             ("among", ("rung", "shorter")),
             ("relative_to", ("start", "phase")),
         ):
@@ -81,7 +74,7 @@ class Rung:
         self._settings = settings
         self.trials: dict[str, int] = {}  # trial id -> row
         self.shorter = 0  # entries of shorter rungs, among which the order is made as well
-        self.ranking = Ranking(len(settings.directions), ties=settings.ties, scales=settings.scales)
+        self.ranking = Ranking()
 
     @property
     def keeps(self) -> int:

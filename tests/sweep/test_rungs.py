@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nondominated_order import places
 
-from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
@@ -149,11 +149,11 @@ def test_thousands_of_sequences_are_decided_as_by_the_definition(variant: Any) -
     rng = np.random.default_rng(40)
     decided = []
     for _ in range(1000):
-        eta, objectives = float(rng.choice([1.5, 2.0, 3.0, 4.0])), int(rng.integers(1, 4))
+        eta = float(rng.choice([1.5, 2.0, 3.0, 4.0]))
         levels = tuple(sorted(rng.choice(np.arange(1, 16), int(rng.integers(1, 4)), replace=False).tolist()))
-        rungs = Rungs(RungSettings(eta=eta, levels=levels, variant=variant, directions=(1,) * objectives))
+        rungs = Rungs(RungSettings(eta=eta, levels=levels, variant=variant))
         slow = ByDefinition(eta, levels, variant)
-        for r in sequence(rng, trials=6, strata=int(rng.integers(1, 3)), objectives=objectives):
+        for r in sequence(rng, trials=6, strata=int(rng.integers(1, 3))):
             decision = rungs.report(r.trial_id, r.position, r.values, stratum=r.stratum, feasible=r.feasible)
             assert decision == slow.report(r.trial_id, r.position, r.values, r.stratum, r.feasible)
             assert variant == "stop" or rungs.promotable() == slow.promotable()
@@ -161,40 +161,29 @@ def test_thousands_of_sequences_are_decided_as_by_the_definition(variant: Any) -
     assert min(decided.count(each) for each in (CONTINUE, STOP if variant == "stop" else PAUSE)) > 1000
 
 
-@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
-def test_deciding_early_equals_sorting_all(ties: Any) -> None:
+def test_deciding_early_equals_sorting_all() -> None:
     rng = np.random.default_rng(41)
     for _ in range(50):
-        settings = RungSettings(eta=float(rng.choice([1.5, 2, 3])), levels=(1,), ties=ties, variant="stop")
+        settings = RungSettings(eta=float(rng.choice([1.5, 2, 3])), levels=(1,), variant="stop")
         rungs, values, feasible = Rungs(settings), [], []
         for n in range(int(rng.integers(5, 60))):
             values.append(draw(rng))
             feasible.append(bool(rng.random() < 0.8))
             decision = rungs.report(f"t{n}", 1, values[-1], feasible=feasible[-1])
             keeps = int(len(values) // settings.eta)
-            good = pareto.places(values, feasible, ties=ties)[-1] < keeps
+            good = places(np.array(values), feasible)[-1] < keeps
             assert decision == (CONTINUE if good or keeps == 0 else STOP)
-
-
-def test_places_count_what_is_strictly_better() -> None:
-    values = [[0, 2], [2, 0], [1, 1], [1, 1], [3, 3], [0, 0], [9, 9], [NAN, 0], [0, INF]]
-    feasible = [True, True, True, True, True, False, False, True, False]
-    assert pareto.places(values, feasible).tolist() == [0, 0, 2, 2, 4, 5, 6, 7, 7]
-    # The net takes (0, 2), then the far end (2, 0), then what is between.
-    assert pareto.places(values, feasible, ties="epsilon").tolist() == [0, 1, 2, 2, 4, 5, 6, 7, 7]
-    assert pareto.places(np.empty((0, 2)), []).tolist() == []
 
 
 # -- properties -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
 @pytest.mark.parametrize("variant", ["stop", "promote"])
-def test_who_dominates_its_rung_goes_on_and_who_is_dominated_by_all_does_not(ties: Any, variant: Any) -> None:
+def test_who_dominates_its_rung_goes_on_and_who_is_dominated_by_all_does_not(variant: Any) -> None:
     rng = np.random.default_rng(42)
     for _ in range(300):
         eta = float(rng.choice([1.5, 2, 3, 5]))
-        settings = RungSettings(eta=eta, levels=(10,), ties=ties, variant=variant)
+        settings = RungSettings(eta=eta, levels=(10,), variant=variant)
         others = [draw(rng) for _ in range(int(rng.integers(1, 20)))]
         finite = np.array([v for v in others if all(map(math.isfinite, v))] or [[0.0, 0.0]])
         best, worst = tuple(finite.min(axis=0) - 1), tuple(finite.max(axis=0) + 1)
@@ -216,11 +205,10 @@ def transformed(reports: list[Reported], change: Callable[[Sequence[float]], Seq
     return [replace(r, values=tuple(change(r.values))) for r in reports]
 
 
-@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
 @pytest.mark.parametrize("variant", ["stop", "promote"])
-def test_decisions_depend_on_neither_scale_nor_sign_nor_names(ties: Any, variant: Any) -> None:
+def test_decisions_depend_on_neither_scale_nor_sign_nor_names(variant: Any) -> None:
     rng = np.random.default_rng(43)
-    base = RungSettings(eta=2.0, levels=(2, 6), ties=ties, variant=variant)
+    base = RungSettings(eta=2.0, levels=(2, 6), variant=variant)
     for _ in range(60):
         reports = sequence(rng)
         expected = feed(Rungs(base), reports)
@@ -230,17 +218,14 @@ def test_decisions_depend_on_neither_scale_nor_sign_nor_names(ties: Any, variant
         assert feed(Rungs(base), scaled) == expected
         signed = transformed(reports, lambda v: [x * s for x, s in zip(v, signs, strict=True)])  # noqa: B023
         assert feed(Rungs(replace(base, directions=tuple(signs))), signed) == expected
-        own = Rungs(replace(base, scales=(1.0, 1.0)))
-        assert feed(Rungs(replace(base, scales=tuple(units))), scaled) == feed(own, reports)
         renamed = [replace(r, trial_id=f"other-{99 - int(r.trial_id[1:])}") for r in reports]
         assert feed(Rungs(base), renamed) == expected
 
 
-@pytest.mark.parametrize("ties", ["crowding", "epsilon"])
-def test_decision_does_not_depend_on_the_order_of_those_before(ties: Any) -> None:
+def test_decision_does_not_depend_on_the_order_of_those_before() -> None:
     rng = np.random.default_rng(44)
     for _ in range(120):
-        settings = RungSettings(eta=2.0, levels=(1,), ties=ties, variant="promote")
+        settings = RungSettings(eta=2.0, levels=(1,), variant="promote")
         entries = [(f"t{n}", draw(rng)) for n in range(int(rng.integers(1, 12)))]  # ties and duplicates abound
         last, seen = draw(rng), set()
         for _ in range(4):
@@ -360,13 +345,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for wrong in (
         {"eta": 1.0},
         {"directions": (1, 0)},
-        {"scales": (1.0,)},
-        {"scales": (1.0, 0.0)},
         {"levels": (3, 3)},
         {"levels": (0, 3)},
         {"brackets": 3},
         {"variant": "kill"},
-        {"ties": "order"},
         {"relative_to": "end"},
     ):
         with pytest.raises(UserError, match="rungs"):
@@ -561,8 +543,8 @@ def test_places_among_shorter_entries_equal_a_brute_force_version() -> None:
     """Every report of random sequences, with ties, NaN, infeasible values and a restored state on the way."""
     for case in range(60):
         rng = random.Random(f"among/{case}")
-        variant, ties = rng.choice(["stop", "promote"]), rng.choice(["crowding", "epsilon"])
-        settings = RungSettings(eta=2, levels=(1, 2, 3), among="shorter", variant=variant, ties=ties)
+        variant = rng.choice(["stop", "promote"])
+        settings = RungSettings(eta=2, levels=(1, 2, 3), among="shorter", variant=variant)
         rungs, told = Rungs(settings), dict[tuple[int, str], tuple[list[float], bool]]()
         trials = [f"t{n}" for n in range(20)]
         reports = [(trial_id, position) for trial_id in trials for position in (1, 2, 3)]
@@ -574,9 +556,7 @@ def test_places_among_shorter_entries_equal_a_brute_force_version() -> None:
             told[position, trial_id] = (values if not math.isnan(values[1]) else [math.nan] * 2, feasible)
             mine = [at for at in told if at[0] == position]
             rows = mine + [at for at in told if at[0] < position]
-            place = pareto.places(
-                np.array([told[at][0] for at in rows]), np.array([told[at][1] for at in rows]), ties=ties
-            )
+            place = np.array(places(np.array([told[at][0] for at in rows]), [told[at][1] for at in rows]))
             own = place[: len(mine)]
             better = int((own < own[mine.index((position, trial_id))]).sum())
             keeps = len(mine) // 2

@@ -54,7 +54,6 @@ def rungs(
         settings = {
             "eta": stopping.eta,
             "variant": stopping.variant,
-            "ties": stopping.ties,
             "among": stopping.among,
         } | changes
         directions = (1,) * len(objectives)
@@ -78,8 +77,8 @@ METHODS = (
     Method("NSGA-II + stages", "nsga2", True),
     Method("MO-ASHA, random", "random", rule=rungs(among="rung")),
     Method("MO-ASHA, random + stages", "random", True, rungs(among="rung")),
-    Method("ASHA on the distance", "random", rule=rungs(("fidelity",), among="rung")),
-    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",), among="rung")),
+    Method("ASHA on the distance", "random", rule=rungs(("fidelity", "fidelity"), among="rung")),
+    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity", "fidelity"), among="rung")),
     Method("default, random", "random", True, rungs()),
     Method("default without stages", rule=rungs()),
     DEFAULT,
