@@ -99,8 +99,8 @@ def resume(folder: Path, as_json: bool) -> None:
 @as_json
 def best(source: Path, rule: str, view: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE, a run's folder or its evaluations.parquet."""
-    from ambient_sweep.results.select import best_config, select
-    from ambient_sweep.results.table import read_table
+    from ambient_sweep.results.frontier.select import best_config, select
+    from ambient_sweep.results.tables.parquet import read_table
 
     table = read_table(_evaluations_file(source))
     if "on_front" not in table.column_names:

@@ -13,7 +13,7 @@ def as_matrix(values: ArrayLike) -> tuple[Floats, Mask]:
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != 2:
         raise ValueError(f"values: expected [N, 2], a row per point, not {matrix.shape}")
-    return matrix, np.isfinite(matrix).all(axis=1)
+    return matrix, np.asarray(np.isfinite(matrix).all(axis=1))
 
 
 def sorted_unique(rows: Floats) -> tuple[Floats, Ints]:

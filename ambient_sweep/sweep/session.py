@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages, data_key_of
 from ambient_sweep.sweep.budget import Budget

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.results.table import export_tables
+from ambient_sweep.results.export import export_tables
 from ambient_sweep.sweep.signals import stop_requests
 from ambient_sweep.sweep.space import NAME
 from ambient_sweep.training.state import trained_config
