@@ -6,5 +6,5 @@ from made_up_sweeps import fill
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep of 10 trials, a baseline and a failed trial, as records."""
-    return fill(tmp_path / "demo", trials=10)
+    """A sweep of 4 trials, a baseline and a failed trial, as records."""
+    return fill(tmp_path / "demo", trials=4)

@@ -87,8 +87,8 @@ def _shrunk(values: Floats, noise: Floats) -> tuple[Floats, Floats]:
 def _roots(covariances: Floats) -> Floats:
     """Cholesky factors [N, 2, 2], lower triangular; variances that rounding makes negative count as 0."""
     result = np.zeros_like(covariances)
-    first = np.sqrt(covariances[:, 0, 0].clip(1e-300))
-    result[:, 0, 0], result[:, 1, 0] = first, covariances[:, 1, 0] / first
+    first = result[:, 0, 0] = np.sqrt(covariances[:, 0, 0].clip(0.0))
+    np.divide(covariances[:, 1, 0], first, out=result[:, 1, 0], where=first > 0)
     result[:, 1, 1] = np.sqrt((covariances[:, 1, 1] - result[:, 1, 0] ** 2).clip(0.0))
     return result
 

@@ -93,7 +93,7 @@ def _sampling_errors(rows: pa.Table) -> Floats:
     columns = []
     for name in (schema.FIDELITY, schema.MEMORIZATION):
         low, high = (rows[end(name)].to_numpy().astype(np.float64) for end in (schema.low, schema.high))
-        half = np.abs(high - low) / (2 * Z95)
+        half = np.abs(high / 2 - low / 2) / Z95
         columns.append(np.where(np.isfinite(half), half, 0.0))
     return np.stack(columns, axis=1)
 

@@ -48,12 +48,15 @@ def frontier_image(table: pa.Table) -> bytes:
 
 
 def _draw(figure: Figure, axes: Axes, rows: pa.Table) -> None:
-    sigma, clean = rows[schema.SIGMA].to_numpy(), _is(rows, schema.ROLE, "baseline")
+    is_baseline = _is(rows, schema.ROLE, "baseline")
+    baseline, others = (rows.filter(pa.array(mask)) for mask in (is_baseline, ~is_baseline))
+    sigma = rows[schema.SIGMA].to_numpy()
     colors = ScalarMappable(Normalize(0, float(sigma.max()) or 1.0), COLORS)
     _scales(axes, rows)
     _error_bars(axes, rows)
-    _scatter(axes, rows, np.where(clean[:, None], [to_rgba(BASELINE)], colors.to_rgba(sigma)))
-    _clean_training(axes, rows.filter(pa.array(clean)))
+    _scatter(axes, others, colors.to_rgba(sigma[~is_baseline]), zorder=3)
+    _scatter(axes, baseline, np.tile(to_rgba(BASELINE), (baseline.num_rows, 1)), zorder=5)
+    _lengths(axes, baseline)
     front = frontier(rows)
     _staircase(axes, front)
     if (sigma > 0).any():
@@ -100,7 +103,7 @@ def _error_bars(axes: Axes, rows: pa.Table) -> None:
     axes.errorbar(x, y, bars[0], bars[1], fmt="none", ecolor="0.5", elinewidth=0.7, alpha=0.3, zorder=1)
 
 
-def _scatter(axes: Axes, rows: pa.Table, colors: Floats) -> None:
+def _scatter(axes: Axes, rows: pa.Table, colors: Floats, zorder: int) -> None:
     """A point per row: marker by endpoint, area by length."""
     fidelity, memorization = objectives(rows).T
     for endpoint, marker in MARKERS.items():
@@ -113,12 +116,12 @@ def _scatter(axes: Axes, rows: pa.Table, colors: Floats) -> None:
             marker=marker,
             edgecolors="white",
             linewidths=0.5,
-            zorder=3,
+            zorder=zorder,
         )
 
 
-def _clean_training(axes: Axes, rows: pa.Table) -> None:
-    """Clean training at rising lengths, a line per trial and endpoint."""
+def _lengths(axes: Axes, rows: pa.Table) -> None:
+    """The baseline at rising lengths, a line per trial and endpoint."""
     order = np.argsort(rows[schema.IMAGES].to_numpy(), kind="stable")
     points = objectives(rows)[order]
     keys = list(zip(rows[schema.TRIAL_ID].to_pylist(), rows[schema.ENDPOINT].to_pylist(), strict=True))
