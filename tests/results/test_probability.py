@@ -75,14 +75,6 @@ def test_the_order_of_rows_scale_and_hopeless_rows_change_nothing(shrink: bool) 
     assert not extended[60:].any()
 
 
-def test_thousands_of_candidates_are_judged() -> None:
-    rng = np.random.default_rng(4)
-    points, errors = rng.uniform(0, 1, (5000, 2)), np.full((5000, 2), 0.05)
-    found = front_probability(points, errors, draws=256)
-    assert 1 < found.sum() < 100
-    assert found[points.sum(axis=1) < 0.1].mean() > found[points.sum(axis=1) > 0.3].max()
-
-
 def test_bad_input_is_refused() -> None:
     one = np.ones((2, 2))
     for bad in ((one[:1], one), (one[:, :1], one[:, :1]), (one * np.nan, one), (one, -one)):

@@ -44,19 +44,11 @@ def is_candidate(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     return row in finite and row["samples"] == max(r["samples"] for r in finite)
 
 
-def dominated(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    f, m = row["fidelity"], row["memorization"]
-    return any(
-        r["fidelity"] <= f and r["memorization"] <= m and (r["fidelity"] < f or r["memorization"] < m) for r in rows
-    )
-
-
-def chebyshev(row: dict[str, Any], front: list[dict[str, Any]], weight: float) -> float:
-    terms = []
-    for name, factor in (("fidelity", weight), ("memorization", 1 - weight)):
-        values = [other[name] for other in front]
-        terms.append(factor * (row[name] - min(values)) / ((max(values) - min(values)) or 1))
-    return max(terms)
+def front_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = distinct(rows)
+    points = [(row["fidelity"], row["memorization"]) for row in rows]
+    beaten = [any(x <= f and y <= m and (x, y) != (f, m) for x, y in points) for f, m in points]
+    return [row for row, is_beaten in zip(rows, beaten, strict=True) if not is_beaten]
 
 
 def names(rows: Any) -> list[tuple[Any, ...]]:
@@ -72,28 +64,22 @@ def test_candidates_views_front_and_rules_equal_brute_force(tmp_path: Path) -> N
         table = build_tables(root).evaluations
         rows = table.drop_columns(["on_front"]).to_pylist()
         everything = [row for row in rows if is_candidate(row, rows)]
-        eligible = distinct(everything)
-        front = [row for row in eligible if not dominated(row, eligible)]
+        front = front_of(everything)
         assert names(candidates(table)) == names(everything)
-        assert names([row for row in table.to_pylist() if row["on_front"]]) == names(front)
-        assert names(frontier(table)) == names(front)
+        assert names([row for row in table.to_pylist() if row["on_front"]]) == names(frontier(table)) == names(front)
         memorization = frontier(table)["memorization"].to_pylist()
         assert memorization == sorted(memorization)
-        full = distinct([row for row in everything if row["fraction"] == 1])
-        assert names(frontier(table, "full-length")) == names([row for row in full if not dominated(row, full)])
+        full = [row for row in everything if row["fraction"] == 1]
+        assert names(frontier(table, "full-length")) == names(front_of(full))
         main = [row for row in everything if row["main_endpoint"]]
         last = [r for r in main if r["images"] == max(o["images"] for o in main if o["trial_id"] == r["trial_id"])]
-        last = distinct(last)
-        assert names(frontier(table, "per-trial")) == names([row for row in last if not dominated(row, last)])
-        allowed = sorted((r["fidelity"], r["memorization"], r["images"]) for r in eligible if r["memorization"] <= 0.2)
+        assert names(frontier(table, "per-trial")) == names(front_of(last))
+        allowed = [row for row in distinct(everything) if row["memorization"] <= 0.2]
         if allowed:
             choice = select(table, "max-memorization=0.2")
-            picked = [choice.row] if len(allowed) == 1 else [choice.row, choice.runner_up]
-            found = [(r["fidelity"], r["memorization"], r["images"]) for r in picked if r]
-            assert found == allowed[:2]
+            found = [(r["fidelity"], r["memorization"], r["images"]) for r in (choice.row, choice.runner_up) if r]
+            assert found == sorted((r["fidelity"], r["memorization"], r["images"]) for r in allowed)[:2]
         if front:
-            cost = chebyshev(select(table, "chebyshev=0.3").row, front, 0.3)
-            assert cost == pytest.approx(min(chebyshev(row, front, 0.3) for row in front), abs=1e-12)
             assert names([select(table, "knee").row])[0] in names(front)
 
 
@@ -135,47 +121,30 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
         assert select(table.take(list(range(table.num_rows))[::-1]), rule) == choice
 
 
-def test_the_baseline_competes_like_all_others(tmp_path: Path) -> None:
-    add(tmp_path, "noisy", {}, [(50.0, 0.2)])
-    clean = {"observed.sigma": 0, "objective.kind": "denoising"}
-    add(tmp_path, "clean", clean, [(40.0, 0.1)], role="baseline", status="failed")
-    table = build_tables(tmp_path).evaluations
-    assert names(frontier(table)) == [("clean", 200_000, "zero")]
-    choice = select(table, "knee")
-    assert choice.row["trial_id"] == "clean"
-    assert choice.runner_up is None
-
-
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
         ("elbow", "knee, max-memorization=C or chebyshev=W"),
         ("knee=3", "unknown rule"),
-        ("", "unknown rule"),
-        ("max-memorization", "expected a number from 0 to 1"),
         ("max-memorization=much", "expected a number from 0 to 1"),
         ("max-memorization=1.5", "expected a number from 0 to 1"),
-        ("max-memorization=-0.1", "expected a number from 0 to 1"),
         ("max-memorization=nan", "expected a number from 0 to 1"),
         ("chebyshev=0", "strictly between 0 and 1"),
-        ("chebyshev=1", "strictly between 0 and 1"),
         ("max-memorization=0.05", r"the lowest is 0.125 \(trial t1 after 200000 images\)"),
     ],
 )
 def test_a_rule_that_cannot_be_followed_is_refused(tmp_path: Path, rule: str, words: str) -> None:
-    table = sweep_of(tmp_path, (10.0, 0.3), (20.0, 0.125))
     with pytest.raises(UserError, match=words):
-        select(table, rule)
+        select(sweep_of(tmp_path, (10.0, 0.3), (20.0, 0.125)), rule)
 
 
 def test_other_refusals(tmp_path: Path) -> None:
-    table = sweep_of(tmp_path, (10.0, 0.3))
+    table = sweep_of(tmp_path, (np.nan, 0.1))
     with pytest.raises(UserError, match="unknown view 'all'; use checkpoints, full-length or per-trial"):
         frontier(table, "all")
-    with pytest.raises(UserError, match="nothing to pick from"):
-        select(table.slice(0, 0), "knee")
-    with pytest.raises(UserError, match="nothing to pick from"):
-        select(sweep_of(tmp_path / "b", (np.nan, 0.1)), "max-memorization=0.5")
+    for nothing in (table, table.slice(0, 0)):
+        with pytest.raises(UserError, match="nothing to pick from"):
+            select(nothing, "max-memorization=0.5")
 
 
 def test_values_of_different_measures_are_never_ranked_together(tmp_path: Path) -> None:
@@ -192,7 +161,7 @@ def test_values_of_different_measures_are_never_ranked_together(tmp_path: Path) 
         select(table.filter([row["fidelity_measure"] == "fd_classifier" for row in table.to_pylist()]), "knee")
 
 
-def test_a_shared_checkpoint_counts_once_and_seeds_of_one_recipe_are_no_runner_up_of_each_other(tmp_path: Path) -> None:
+def test_a_shared_checkpoint_counts_once_and_a_runner_up_has_another_recipe(tmp_path: Path) -> None:
     """Trial b forked from a at half its length; c is a once more with another seed; d is the only other answer."""
     shared = (30.0, 0.1, 0.5)
     add(tmp_path, "a", {"consistency.start": 0.6}, [shared, (25.0, 0.3, 1.0)])
@@ -200,7 +169,6 @@ def test_a_shared_checkpoint_counts_once_and_seeds_of_one_recipe_are_no_runner_u
     add(tmp_path, "c", {"consistency.start": 0.6, "seed": 1}, [(31.0, 0.11, 0.5)])
     add(tmp_path, "d", {"consistency.start": 0.1}, [(40.0, 0.05, 0.25)])
     table = build_tables(tmp_path).evaluations
-    assert names(candidates(table)).count(("b", 99_968, "zero")) == 1
     assert names(frontier(table)) == [("a", 99_968, "zero"), ("a", 200_000, "zero"), ("d", 49_984, "zero")]
     assert table["on_front"].to_pylist() == [True, True, False, False, False, True]
     choice = select(table, "max-memorization=0.2")
@@ -219,10 +187,8 @@ def test_confidence_leaves_out_what_is_on_the_front_by_luck(tmp_path: Path) -> N
     assert select(table, "max-memorization=0.2").row["trial_id"] == "lucky-0"
     choice = select(table, "max-memorization=0.2", confident=0.8)
     assert choice.row["trial_id"] == "sound-0"
-    assert choice.row["front_probability"] > 0.9
-    assert choice.row["runs"] == 4
-    assert choice.row["fidelity_mean"] == pytest.approx(30.5)
-    assert choice.runner_up is None, "the lucky one is not so surely on the frontier"
+    assert (choice.row["runs"], choice.row["fidelity_mean"]) == (4, pytest.approx(30.5))
+    assert choice.runner_up is None, "the lucky one has too low a probability"
     with pytest.raises(UserError, match=r"expected a probability, above 0 and up to 1"):
         select(table, "knee", confident=0.0)
     only = table.filter([row["trial_id"].startswith("lucky") for row in table.to_pylist()])

@@ -1,4 +1,4 @@
-"""Pieces of an HTML page; all text is escaped here."""
+"""Pieces of an HTML page that is well-formed XML as well; all text is escaped here."""
 
 import base64
 import html
@@ -34,7 +34,7 @@ def percent(fraction: float) -> str:
 def figure(png: bytes, description: str, caption: str = "") -> str:
     """A PNG file's bytes as an embedded image, with a caption that is escaped already."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img alt="{escaped(description)}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><img alt="{escaped(description)}" src="{source}"/><figcaption>{caption}</figcaption></figure>'
 
 
 def bullets(items: Iterable[str]) -> str:

@@ -65,7 +65,7 @@ def build_report(root: Path, tables: Tables) -> str:
         "<h2>Measures and provenance</h2>",
         _provenance(tables),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    head = f'<meta charset="utf-8"/><meta name="viewport" content="width=device-width"/><title>{name}</title>'
     body = "\n".join(sections)
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
