@@ -76,15 +76,6 @@ def test_empty_and_misshapen() -> None:
 # -- hypervolume ----------------------------------------------------------------------------------------------------
 
 
-def test_hypervolume_counts_the_cells_of_a_grid() -> None:
-    rng = np.random.default_rng(4)
-    cells = np.stack(np.meshgrid(np.arange(5), np.arange(5)), axis=-1).reshape(-1, 1, 2)
-    for _ in range(100):
-        values = rng.integers(0, 6, (int(rng.integers(1, 9)), 2)).astype(float)
-        expected = int((cells >= values).all(axis=2).any(axis=1).sum())
-        assert pareto.hypervolume(values, [5.0, 5.0]) == expected
-
-
 @pytest.mark.parametrize(("most", "cases"), [(12, 200), (300, 20)])
 def test_hypervolume_equals_optuna_and_ignores_order_and_dominated_rows(most: int, cases: int) -> None:
     rng = np.random.default_rng(most)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from planted_fronts import SHAPES, measured, planted
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal
 
 from ambient_sweep import pareto
 from ambient_sweep.results.frontier.probability import DRAWS, _shrunk, front_probability
@@ -26,17 +26,6 @@ def test_two_candidates_have_the_closed_form(correlation: float) -> None:
         for one, other in ((0, 1), (1, 0)):
             beaten = multivariate_normal(points[other] - points[one], covariance).cdf(np.zeros(2))
             assert found[one] == pytest.approx(1 - beaten, abs=MONTE_CARLO)
-
-
-def test_a_chain_of_candidates_with_noise_in_one_objective() -> None:
-    """All equal and certain in the second objective: on the front is the least in the first."""
-    points = np.array([[0.0, 1.0], [0.3, 1.0], [0.9, 1.0]])
-    errors = np.array([[0.5, 0.0], [0.4, 0.0], [0.1, 0.0]])
-    grid = np.linspace(-4, 4, 40_001)
-    densities = [norm(m, s).pdf(grid) for m, s in zip(points[:, 0], errors[:, 0], strict=True)]
-    above = [norm(m, s).sf(grid) for m, s in zip(points[:, 0], errors[:, 0], strict=True)]
-    first = [np.trapezoid(densities[i] * above[(i + 1) % 3] * above[(i + 2) % 3], grid) for i in range(3)]
-    assert front_probability(points, errors, shrink=False) == pytest.approx(first, abs=MONTE_CARLO)
 
 
 def test_without_noise_it_is_the_front_and_ties_share_it() -> None:

@@ -9,7 +9,7 @@ from made_up_sweeps import add, make_evaluation
 
 from ambient_sweep.evaluation.measure import Z95, Measure
 from ambient_sweep.results.export import build_tables
-from ambient_sweep.results.frontier.recipes import recipe_labels, run_variance
+from ambient_sweep.results.frontier.recipes import run_variance
 from ambient_sweep.results.tables import schema
 from ambient_sweep.trial.records import read_evaluations, write_again, write_evaluation
 
@@ -56,22 +56,6 @@ def test_sampling_alone_where_nothing_was_trained_twice(tmp_path: Path) -> None:
     runs, fidelity, memorization = columns(tmp_path, schema.RUNS, *schema.ERRORS)
     assert runs == [1, 1]
     assert (fidelity[0], memorization[0]) == pytest.approx((0.14 * 30 / (2 * Z95), 0.035 / (2 * Z95)))
-
-
-def test_a_shared_checkpoint_is_one_run_and_makes_one_recipe_of_two(tmp_path: Path) -> None:
-    """a and b share the first half; c is a with another seed, d is b with that seed, and shares the half with c."""
-    first, second = (30.0, 0.1, 0.5), (34.0, 0.14, 0.5)
-    add(tmp_path, "a", {"consistency.start": 0.6}, [first, (25.0, 0.3, 1.0)])
-    add(tmp_path, "b", {"consistency.start": 0.8}, [first, (26.0, 0.35, 1.0)])
-    add(tmp_path, "c", {"consistency.start": 0.6, "seed": 1}, [second, (24.0, 0.3, 1.0)])
-    add(tmp_path, "d", {"consistency.start": 0.8, "seed": 1}, [second])
-    table = build_tables(tmp_path).evaluations
-    half = np.array(table[schema.IMAGES].to_pylist()) == 99_968
-    labels = recipe_labels(table)
-    assert len(set(labels[half].tolist())) == 1
-    assert len(set(labels.tolist())) == 3
-    assert table[schema.RUNS].to_pylist() == [2, 2, 2, 1, 2, 2, 2]
-    assert np.array(table[schema.MEANS[0]].to_pylist())[half].tolist() == [32.0] * 4
 
 
 def test_a_second_measurement_is_averaged_and_not_a_candidate(tmp_path: Path) -> None:
