@@ -6,11 +6,9 @@ nothing, are never on the front, rank last and enclose no volume.
 
 from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
 from ambient_sweep.pareto.front_shape import crowding_distance, knee_distance, scale
-from ambient_sweep.pareto.ranking import Ranking
 from ambient_sweep.pareto.volume import contributions, hypervolume, hypervolume_history
 
 __all__ = [
-    "Ranking",
     "contributions",
     "crowding_distance",
     "hypervolume",

@@ -3,22 +3,31 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.dominance import pareto_mask
+from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
 from ambient_sweep.pareto.rows import Floats, as_matrix, sorted_unique
 
 
-def crowding_distance(front: ArrayLike) -> Floats:
-    """Crowding distance within one front (NSGA-II, Deb et al. 2002, section III-B); larger is lonelier.
+def crowding_distance(values: ArrayLike) -> Floats:
+    """Crowding distance of each point within its own front (NSGA-II, Deb et al. 2002, section III-B); larger is lonelier.
 
-    front [N, 2], finite points of which none dominates another -> [N]: the distance between a point's two neighbours,
-    summed over the objectives in units of the front's range; infinite at both ends. Equal points share their distance.
+    values [N, 2] -> [N]: the distance between a point's two neighbours on its front, summed over the objectives in units
+    of the front's range; infinite at both ends. Equal points share their distance; points that are not finite get 0.
     """
-    points, inverse = sorted_unique(as_matrix(front)[0])
+    matrix, finite = as_matrix(values)
+    points, inverse = sorted_unique(matrix[finite])
+    rank = nondominated_rank(points)
+    order = np.lexsort((points[:, 0], rank))
+    points, rank = points[order], rank[order]
+    first, last = np.searchsorted(rank, rank), np.searchsorted(rank, rank, side="right") - 1
+    at = np.arange(len(points))
+    inner = at[(at > first) & (at < last)]
+    spans = np.abs(points[last[inner]] - points[first[inner]])
+    gaps = np.abs(points[inner + 1] - points[inner - 1]) / spans
     distance = np.full(len(points), np.inf)
-    if len(points) > 2:
-        gaps = np.abs(points[2:] - points[:-2]) / np.abs(points[-1] - points[0])
-        distance[1:-1] = gaps[:, 0] + gaps[:, 1]
-    return np.asarray(distance[inverse])
+    distance[order[inner]] = gaps[:, 0] + gaps[:, 1]
+    result = np.zeros(len(matrix))
+    result[finite] = distance[inverse]
+    return result
 
 
 def knee_distance(values: ArrayLike) -> Floats:
