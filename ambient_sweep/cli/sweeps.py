@@ -114,10 +114,7 @@ def best(source: Path, rule: str, view: str, confident: float | None, out: Path 
     lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
     if choice.runner_up is not None:
         lines.append(f"runner-up  {point(choice.runner_up)}")
-    if row["front_probability"] is not None:
-        lines.append(
-            f"on the frontier with probability {row['front_probability']:.2f}, from {row['runs']} training runs"
-        )
+    lines.append(f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})")
     lines.append(
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
     )

@@ -51,8 +51,10 @@ def front_probability(
     hits, step = np.zeros(len(means)), max(1, AT_ONCE // max(1, len(means)))
     for first in range(0, draws, step):
         count = min(step, draws - first)
-        normal = ndtri(rng.uniform("front", seed, first, count, 2 * len(means))).reshape(count, len(means), 2, 1)
-        hits += _on_front(means + (roots @ normal)[..., 0]).sum(axis=0)
+        normal = ndtri(rng.uniform("front", seed, first, count, 2 * len(means))).reshape(count, len(means), 2)
+        drawn = means + roots[:, :, 0] * normal[..., :1]
+        drawn[..., 1] += roots[:, 1, 1] * normal[..., 1]
+        hits += _on_front(drawn).sum(axis=0)
     result = np.zeros(len(values))
     result[order] = hits / draws
     return result

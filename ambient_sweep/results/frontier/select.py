@@ -68,7 +68,7 @@ def _confident(rows: pa.Table, least: float) -> pa.Table:
         raise UserError(
             f"confident={least:g}: no candidate is on the frontier with that probability; the most certain is trial "
             f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
-            f"from {best[schema.RUNS]} training runs; use a lower probability, or confirm with more seeds"
+            f"(training runs: {best[schema.RUNS]}); use a lower probability, or confirm with more seeds"
         )
     return kept
 
