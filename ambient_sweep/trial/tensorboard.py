@@ -7,7 +7,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from ambient_sweep.config import Config, dump, knobs
-from ambient_sweep.results.schema import arrow_type
+from ambient_sweep.results.tables.schema import arrow_type
 
 FIDELITY_TAG = "objective/fidelity"
 MEMORIZATION_TAG = "objective/memorization"

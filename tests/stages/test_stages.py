@@ -14,7 +14,7 @@ from whole_objects import Objects, whole_objects
 
 from ambient_sweep.config import build_config, dump
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
-from ambient_sweep.results.table import build_tables
+from ambient_sweep.results.export import build_tables
 from ambient_sweep.training import objective
 from ambient_sweep.training.saved import saved_states
 from ambient_sweep.training.state import load_model

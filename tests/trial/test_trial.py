@@ -19,7 +19,7 @@ from ambient_sweep.config import EvaluationConfig, build_config, dump
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
-from ambient_sweep.results.table import build_tables
+from ambient_sweep.results.export import build_tables
 from ambient_sweep.sweep import workers
 from ambient_sweep.sweep.signals import stop_requests
 from ambient_sweep.sweep.workers import Job, stop_file, train_worker

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from processes import end_session, wait_until
 from runs import searched_trials, small_sweep, study_of
 
-from ambient_sweep.results.table import read_tables
+from ambient_sweep.results.tables.parquet import read_tables
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 

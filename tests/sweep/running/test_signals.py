@@ -11,7 +11,7 @@ import pytest
 from processes import end_session, wait_until
 from runs import small_sweep
 
-from ambient_sweep.results.table import read_tables
+from ambient_sweep.results.tables.parquet import read_tables
 from ambient_sweep.sweep.running.session import confirmation, open_search
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import write_sweep
