@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import ObservedConfig
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
-from ambient_sweep.data.sources.columns import LEVELS_WANTED, bad_levels
+from ambient_sweep.data.sources.annotations import LEVELS_WANTED, bad_levels
 from ambient_sweep.errors import UserError
 
 KEPT = 2**28  # bytes of float32 observations up to which they are made once and kept
@@ -129,10 +129,8 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
         own = data.train_sigma.astype(np.float64)
         bad = bad_levels(data.train_sigma)
         if len(bad):
-            raise UserError(
-                f"{data.name(int(data.train_index[bad[0]]))}: its own noise level {own[bad[0]]:g} is out of range; "
-                f"{LEVELS_WANTED}"
-            )
+            name = data.name(int(data.train_index[bad[0]]))
+            raise UserError(f"{name}: its own noise level is {own[bad[0]]:g}; {LEVELS_WANTED}")
         sigma = np.where(np.isnan(own), sigma, own)
     clean = round(config.clean_fraction * len(sigma))
     sigma[:clean] = 0

@@ -10,8 +10,9 @@ labels.npy, sigma.npy (own noise level, NaN: none), names.txt: where there are a
 A store is written aside and renamed into place, so that one that is there is whole.
 """
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ambient_sweep import storage
-from ambient_sweep.data.names import NamesFile
 from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
 
 FORMAT = 1
 INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
-AGAIN = "prepare the store again"
+PREPARE_AGAIN = "prepare the store again"
+_DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
 class _Record(BaseModel):
@@ -84,7 +85,20 @@ class Store:
     heldout_index: NDArray[np.int64]
     labels: NDArray[np.int64] | None  # [count]
     sigma: NDArray[np.float32] | None  # [count]
-    names: Sequence[str] | None  # [count]
+
+    @cached_property
+    def names(self) -> list[str] | None:
+        """[count], read when asked for; None in a store of observations. Raises UserError for a damaged file."""
+        if NAMES_FILE not in self.info.files:
+            return None
+        file = self.path / NAMES_FILE
+        try:
+            names = [_name_of(line) for line in file.read_bytes().split(b"\n")[:-1]]
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None
+        if len(names) != self.info.count:
+            raise UserError(f"{file}: damaged (it does not hold {self.info.count} lines); {PREPARE_AGAIN}")
+        return names
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in the store the images with these places in the source lie."""
@@ -99,26 +113,22 @@ def open_store(path: Path) -> Store:
     info = read_info(path)
     for name, file in info.files.items():
         _check_size(path / name, file.bytes)
-    optional = {name: path / f"{name}.npy" if f"{name}.npy" in info.files else None for name in ("labels", "sigma")}
-    count, dtype = info.count, np.uint8 if info.encoding == "uint8" else np.dtype("<f4")
-    index = _read_array(path / "index.npy", info, np.int64, count)
-    train_index = _read_array(path / "train_index.npy", info, np.int64, info.split.train_size)
-    heldout_index = _read_array(path / "heldout_index.npy", info, np.int64, info.split.heldout_size)
-    store = Store(
+    train_index = _read_array(path, "train_index.npy", info, np.int64, info.split.train_size)
+    heldout_index = _read_array(path, "heldout_index.npy", info, np.int64, info.split.heldout_size)
+    index = _read_array(path, "index.npy", info, np.int64, info.count)
+    held = train_index if info.kind == "observed" else np.concatenate([train_index, heldout_index])
+    if (np.diff(index) <= 0).any() or not np.isin(held, index).all() or len(np.unique(held)) != len(held):
+        raise UserError(f"{path / INFO_FILE}: damaged (its split names images that the store lacks); {PREPARE_AGAIN}")
+    return Store(
         path=path,
         info=info,
-        images=np.memmap(path / IMAGES_FILE, dtype, "r", shape=(count, *info.shape)),
+        images=np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape)),
         index=index,
         train_index=train_index,
         heldout_index=heldout_index,
-        labels=None if optional["labels"] is None else _read_array(optional["labels"], info, np.int64, count),
-        sigma=None if optional["sigma"] is None else _read_array(optional["sigma"], info, np.float32, count),
-        names=NamesFile(path / NAMES_FILE, count) if NAMES_FILE in info.files else None,
+        labels=_read_array(path, "labels.npy", info, np.int64, info.count) if "labels.npy" in info.files else None,
+        sigma=_read_array(path, "sigma.npy", info, np.float32, info.count) if "sigma.npy" in info.files else None,
     )
-    held = train_index if info.kind == "observed" else np.concatenate([train_index, heldout_index])
-    if (np.diff(index) <= 0).any() or not np.isin(held, index).all() or len(np.unique(held)) != len(held):
-        raise UserError(f"{path / INFO_FILE}: damaged (its split names images that the store does not hold); {AGAIN}")
-    return store
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -127,7 +137,9 @@ def read_info(path: Path) -> StoreInfo:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: is no store (it holds no {INFO_FILE}); `ambient-sweep prepare` makes one") from None
+        raise UserError(
+            f"{path}: is not a store (it holds no {INFO_FILE}); `ambient-sweep prepare` makes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     try:
@@ -136,19 +148,15 @@ def read_info(path: Path) -> StoreInfo:
             raise UserError(f"{file}: has format {found}, this version reads {FORMAT}; use a newer version")
         info = StoreInfo.model_validate_json(text)
     except ValidationError:
-        raise UserError(f"{file}: damaged; {AGAIN}") from None
-    itemsize = 1 if info.encoding == "uint8" else 4
+        raise UserError(f"{file}: damaged; {PREPARE_AGAIN}") from None
     needed = {"index.npy", "train_index.npy", "heldout_index.npy", IMAGES_FILE}
+    size = info.count * _DTYPES[info.encoding].itemsize * int(np.prod(info.shape))
     if not needed <= set(info.files) or any(Path(name).name != name for name in info.files):
-        raise UserError(f"{file}: damaged (its list of files); {AGAIN}")
-    if info.files[IMAGES_FILE].bytes != info.count * itemsize * int(np.prod(info.shape)) or min(info.shape) < 1:
-        raise UserError(
-            f"{file}: damaged (its count and shape of images contradict the size of {IMAGES_FILE}); {AGAIN}"
-        )
-    if (info.kind == "observed") != (info.observed is not None) or (info.kind == "observed") != (
-        info.encoding == "signed"
-    ):
-        raise UserError(f"{file}: damaged (its kind); {AGAIN}")
+        raise UserError(f"{file}: damaged (its list of files); {PREPARE_AGAIN}")
+    if info.files[IMAGES_FILE].bytes != size or min(info.shape) < 1:
+        raise UserError(f"{file}: damaged (its count and shape contradict the size of {IMAGES_FILE}); {PREPARE_AGAIN}")
+    if not (info.kind == "observed") == (info.observed is not None) == (info.encoding == "signed"):
+        raise UserError(f"{file}: damaged (its kind); {PREPARE_AGAIN}")
     return info
 
 
@@ -156,7 +164,7 @@ def made_alike(info: StoreInfo) -> str:
     """How to prepare another store of the same split, in words."""
     found, how = info.duplicates, "without --drop-duplicates"
     if found.get("dropped"):
-        how = f"--drop-duplicates --near {found.get('near')}{' --flips' if found.get('flips') else ''}"
+        how = f"--drop-duplicates --near {found.get('near')}"
     return f"prepared with the same data.* keys and {how}"
 
 
@@ -165,7 +173,7 @@ def verify_store(path: Path) -> StoreInfo:
     store = open_store(path)
     for name, file in store.info.files.items():
         if file_sha256(path / name) != file.sha256:
-            raise UserError(f"{path / name}: damaged (its sha256 is not the one in {INFO_FILE}); {AGAIN}")
+            raise UserError(f"{path / name}: damaged (its sha256 is not the one in {INFO_FILE}); {PREPARE_AGAIN}")
     return store.info
 
 
@@ -177,22 +185,36 @@ def _check_size(file: Path, wanted: int) -> None:
     try:
         found = file.stat().st_size
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; {AGAIN}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None
     if found != wanted:
         what = "truncated" if found < wanted else "damaged"
-        raise UserError(f"{file}: {what} ({found:,} bytes, {INFO_FILE} says {wanted:,}); {AGAIN}")
+        raise UserError(f"{file}: {what} ({found:,} bytes, {INFO_FILE} says {wanted:,}); {PREPARE_AGAIN}")
 
 
-def _read_array(file: Path, info: StoreInfo, dtype: type[np.generic], count: int) -> NDArray[Any]:
-    if file_sha256(file) != info.files[file.name].sha256:
-        raise UserError(f"{file}: damaged (its sha256 is not the one in {INFO_FILE}); {AGAIN}")
+def _read_array(path: Path, name: str, info: StoreInfo, dtype: type[np.generic], count: int) -> NDArray[Any]:
+    file = path / name
+    if file_sha256(file) != info.files[name].sha256:
+        raise UserError(f"{file}: damaged (its sha256 is not the one in {INFO_FILE}); {PREPARE_AGAIN}")
     try:
         array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError):
-        raise UserError(f"{file}: damaged (no array of numbers); {AGAIN}") from None
+        raise UserError(f"{file}: damaged (not an array of numbers); {PREPARE_AGAIN}") from None
     if array.dtype != dtype or array.shape != (count,):
-        raise UserError(f"{file}: damaged ({array.dtype} {list(array.shape)} instead of {count} numbers); {AGAIN}")
+        raise UserError(
+            f"{file}: damaged ({array.dtype} {list(array.shape)} instead of {count} numbers); {PREPARE_AGAIN}"
+        )
     return np.asarray(array)
+
+
+def name_line(name: str) -> bytes:
+    """A name as a line of names.txt, with its end."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return escaped.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _name_of(line: bytes) -> str:
+    text = line.decode("utf-8", "surrogateescape")
+    return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)
 
 
 def file_sha256(file: Path) -> str:
@@ -200,4 +222,4 @@ def file_sha256(file: Path) -> str:
     try:
         return storage.sha256(file)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; {AGAIN}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None

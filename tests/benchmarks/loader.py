@@ -23,7 +23,7 @@ import torch
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
 from ambient_sweep.data import origin as origin_module
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources import Block

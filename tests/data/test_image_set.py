@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ambient_sweep.data import image_set
-from ambient_sweep.data.image_set import ImageSet, check_alike, overlap, read_set, without_overlap
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap, read_set, without_overlap
 from ambient_sweep.errors import UserError
 
 

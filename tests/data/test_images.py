@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data import images as images_module
 from ambient_sweep.data import split as split_module
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.errors import UserError
 
 

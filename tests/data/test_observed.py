@@ -9,7 +9,7 @@ from scipy import stats
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
 from ambient_sweep.data import observed as observed_module
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import LazyObservations, ObservedImages, observe
 from ambient_sweep.errors import UserError
 

@@ -17,7 +17,7 @@ from ambient_sweep.config import DataConfig, ObservedConfig, build_config, parse
 from ambient_sweep.data import observed as observed_module
 from ambient_sweep.data import split as split_module
 from ambient_sweep.data import writing as writing_module
-from ambient_sweep.data.images import load_clean, load_data
+from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.data.observed import observe
 from ambient_sweep.data.prepare import Options, prepare, summary
 from ambient_sweep.data.store import open_store, read_info, verify_store

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from ambient_sweep.data.names import NamesFile, name_line
 from made_up import MadeUp, pictures, store_of, use
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.images import load_data
-from ambient_sweep.data.names import NamesFile, name_line
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.store import open_store, verify_store
 from ambient_sweep.errors import UserError
 

@@ -4,12 +4,12 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from ambient_sweep.data.sources.columns import class_numbers, noise_levels, numbered
 from pictures import complaint, config, opened, read_all
 from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import open_source
-from ambient_sweep.data.sources.columns import class_numbers, noise_levels, numbered
 
 KINDS = get_args(DataConfig.model_fields["source"].annotation)
 

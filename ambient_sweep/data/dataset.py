@@ -1,4 +1,4 @@
-"""A source of images, split by seed into training and held-out images."""
+"""The images of a run: a source or a store, split by seed into training and held-out images."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.split import (
-    ContentHash,
-    block_size,
-    channels_first,
-    check_corrupt,
-    fingerprint_of,
-    good_rows,
-    split_index,
-)
+from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import ObservedInfo, Store, made_alike, open_store
 from ambient_sweep.errors import UserError
 
@@ -80,7 +72,7 @@ class ImageData:
     def split(self) -> dict[str, Any]:
         """Which image trains and which is held out, by name and place in the source, as plain JSON types.
 
-        A store holds its split itself; of that the path, the sizes and the fingerprint are told.
+        Of a store, which holds its split itself: path, sizes and fingerprint.
         """
         if self.store is not None:
             sizes = {"train_size": len(self.train), "heldout_size": len(self.heldout_index)}
@@ -97,7 +89,7 @@ def _hash(array: Array) -> str:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images that `config` names, split: decoded into memory, or those of a store, which stay on the disk.
+    """The images that `config` names, split: decoded into memory, or those of a store, which stay on disk.
 
     Raises UserError for a bad source or store, for images that cannot be read, and where images are too few.
     """
@@ -154,12 +146,12 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
             "`ambient-sweep prepare` once and train with data.source=store"
         )
     array: Array = np.empty((len(source), *size), dtype=np.uint8 if source.depth8 else np.float32)
-    content = ContentHash()
+    content = hashlib.sha256()  # of the images that can be read
     corrupt: list[tuple[int, str]] = []
     for block in source.blocks(block_size(size)):
-        images = channels_first(block)
+        images = block.channels_first()
         array[block.start : block.start + len(images)] = images
-        content.update(images, good_rows(block))
+        content.update(images[block.good()].data)
         corrupt += block.corrupt
     check_corrupt(config, source, corrupt)
     train_index, heldout_index = split_index(config, len(source), corrupt)
