@@ -26,7 +26,7 @@ FLAT = 16 / 255  # standard deviation, on [-1, 1], below which a picture has not
 COMPONENTS, NEIGHBOURS = 10, 16
 GROUPS_NAMED = 100
 _STEP = 24  # a grey picture of standard deviation 1 is kept as int8 in steps of 1 / 24
-_SAMPLE, _BLOCK = 20_000, 20_000
+_SAMPLE, _BLOCK = 20_000, 4096
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -133,37 +133,21 @@ def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) ->
         return np.empty((0, 2), dtype=np.int64)
     sample = _pictures(thumbnails, rows[:: -(-len(rows) // _SAMPLE)])
     basis = np.linalg.svd(sample - sample.mean(axis=0), full_matrices=False)[2][:COMPONENTS].T
-    blocks = range(0, len(rows), _BLOCK)
-    tree = cKDTree(np.concatenate([_pictures(thumbnails, rows[b : b + _BLOCK]) @ basis for b in blocks]))
+    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+    tree = cKDTree(np.concatenate([_pictures(thumbnails, block) @ basis for block in blocks]))
     pairs = []
-    for start in blocks:
-        part = rows[start : start + _BLOCK]
-        pictures = _pictures(thumbnails, part)
-        found = tree.query(
-            pictures @ basis, k=min(NEIGHBOURS, len(rows)), distance_upper_bound=near * 1.001, workers=-1
-        )[1]
-        mine, theirs = np.nonzero(found < len(rows))
+    for start, block in zip(range(0, len(rows), _BLOCK), blocks, strict=True):
+        pictures = _pictures(thumbnails, block)
+        k = min(NEIGHBOURS, len(rows))
+        found = tree.query(pictures @ basis, k=k, distance_upper_bound=near * 1.001, workers=-1)[1]
+        mine, theirs = np.nonzero((found < len(rows)) & (found != start + np.arange(len(block))[:, None]))
         other = found[mine, theirs]
-        different = other != start + mine
-        pairs.append(_confirmed(thumbnails, rows, start, mine[different], other[different], pictures, near))
-    return np.concatenate(pairs)
-
-
-def _confirmed(
-    thumbnails: Thumbnails, rows: NDArray[np.int64], start: int, mine: NDArray[np.int64], other: NDArray[np.int64],
-    pictures: NDArray[np.float32], near: float,
-) -> NDArray[np.int64]:  # fmt: skip
-    """Those of the candidate pairs (start + mine, other) that are near by their whole pictures and their colours."""
-    kept = []
-    for b in range(0, len(mine), _BLOCK):
-        i, j = mine[b : b + _BLOCK], other[b : b + _BLOCK]
-        distance = np.linalg.norm(pictures[i] - _pictures(thumbnails, rows[j]), axis=1)
-        hue = thumbnails.colour[rows[start + i]].astype(np.float32) - thumbnails.colour[rows[j]].astype(np.float32)
-        alike = distance <= near
+        alike = np.linalg.norm(pictures[mine] - _pictures(thumbnails, rows[other]), axis=1) <= near
+        hue = thumbnails.colour[block[mine]].astype(np.float32) - thumbnails.colour[rows[other]].astype(np.float32)
         if hue.shape[1]:
             alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
-        kept.append(np.stack([start + i[alike], j[alike]], axis=1))
-    return np.concatenate(kept) if kept else np.empty((0, 2), dtype=np.int64)
+        pairs.append(np.stack([start + mine[alike], other[alike]], axis=1))
+    return np.concatenate(pairs)
 
 
 def _pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -176,16 +160,17 @@ def _pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.flo
 def describe_groups(
     duplicates: Duplicates, rows: NDArray[np.int64], place: NDArray[np.int64], names: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """The first groups as plain JSON types: the images' places in the source, and names where `names` has them by row.
+    """The first groups as plain JSON types: the images' places in the source, and their names where these are given.
 
-    rows: of the source, per position. place: in the source that is named, per row.
+    rows: of the source, per position. place and names: per row.
     """
-    described = []
-    for group in duplicates.groups()[:GROUPS_NAMED]:
-        entry: dict[str, Any] = {"train": [], "heldout": []}
-        for position in group.tolist():
-            row = int(rows[position])
-            image = int(place[row]) if names is None else {"index": int(place[row]), "name": names[row]}
-            entry["train" if position < duplicates.train else "heldout"].append(image)
-        described.append(entry)
-    return described
+
+    def images(positions: NDArray[np.int64]) -> list[Any]:
+        chosen = rows[positions].tolist()
+        if names is None:
+            return [int(place[row]) for row in chosen]
+        return [{"index": int(place[row]), "name": names[row]} for row in chosen]
+
+    n = duplicates.train
+    groups = duplicates.groups()[:GROUPS_NAMED]
+    return [{"train": images(group[group < n]), "heldout": images(group[group >= n])} for group in groups]

@@ -1,7 +1,6 @@
 """The noisy observations: one fixed noise draw per image, for all epochs, workers and resumes."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,22 +14,9 @@ from ambient_sweep.data.sources.annotations import LEVELS_WANTED, bad_levels
 from ambient_sweep.errors import UserError
 
 KEPT = 2**28  # bytes of float32 observations up to which they are made once and kept
-_BLOCK = 1024  # observations made at once
 
+# y float32 [n,C,H,W], sigma_n [n], x_0 if it is kept, and labels int64 [n] if there are any
 Observation = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-
-
-class Observed(Protocol):
-    """What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 without labels."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, rows: NDArray[np.int64]) -> Observation:
-        """y float32 [n,C,H,W], sigma_n [n], x_0 if it is kept, and labels int64 [n] if there are any."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +67,11 @@ class LazyObservations:
 
     def kept(self) -> ObservedImages:
         """The same observations, all in memory."""
-        images = torch.empty(len(self), *self.pixels.shape)
-        clean = torch.empty_like(images) if self.keep_clean else None
-        for start in range(0, len(self), _BLOCK):
-            y, _, x, _ = self.read(np.arange(start, min(start + _BLOCK, len(self))))
-            images[start : start + _BLOCK] = y
-            if clean is not None and x is not None:
-                clean[start : start + _BLOCK] = x
-        return ObservedImages(images, self.sigma, clean, self.labels, self.classes)
+        return ObservedImages(*self.read(np.arange(len(self))), self.classes)
+
+
+# What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading
+Observed = ObservedImages | LazyObservations
 
 
 def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> Observed:

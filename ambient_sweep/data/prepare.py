@@ -13,7 +13,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, describe_groups, find_duplicates
 from ambient_sweep.data.observed import add_noise
 from ambient_sweep.data.pixels import Array, Encoding, decoded
-from ambient_sweep.data.prepare_input import PrepareInput, Rows, open_input
+from ambient_sweep.data.prepare_input import Rows, open_input
 from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
@@ -46,9 +46,8 @@ def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str
     An unfinished store is removed. Raises UserError for bad images, settings that contradict each other, and a place that
     cannot be written.
     """
-    given = open_input(config)
     with new_store(out) as writer:
-        preparation = _Preparation(writer, config, options, given, echo)
+        preparation = _Preparation(writer, config, options, echo)
         sigma = options.observed_sigma
         info = preparation.clean() if sigma is None else preparation.observations(sigma)
         writer.info(info)
@@ -58,16 +57,10 @@ def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str
 
 
 class _Preparation:
-    def __init__(
-        self,
-        writer: StoreWriter,
-        config: DataConfig,
-        options: Options,
-        given: PrepareInput,
-        echo: Callable[[str], None],
-    ) -> None:
-        self.writer, self.config, self.options, self.given, self.echo = writer, config, options, given, echo
-        self.source, self.place = given.source, given.place
+    def __init__(self, writer: StoreWriter, config: DataConfig, options: Options, echo: Callable[[str], None]) -> None:
+        self.writer, self.config, self.options, self.echo = writer, config, options, echo
+        self.given = open_input(config)
+        self.source, self.place = self.given.source, self.given.place
         self.shape = (config.channels, config.image_size, config.image_size)
         self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
         self.thumbnails = Thumbnails(len(self.source), self.shape)
@@ -92,12 +85,11 @@ class _Preparation:
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
 
-        By default the noise is drawn from the operating system: who knows the seed of a keyed draw can subtract it.
+        By default the noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
         """
         seed = self.options.observed_seed
         content = self._read(None)
         self._settle()
-        self._check_levels(sigma)
         chosen = np.zeros(len(self.source), dtype=bool)
         chosen[self.train] = True
 
@@ -120,8 +112,8 @@ class _Preparation:
     def _read(self, take: Callable[[Rows, Array], None] | None, again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
 
-        The first time, it keeps thumbnails and corrupt images as well. Raises UserError for corrupt images, and for a store
-        that is damaged.
+        The first time, it keeps thumbnails and corrupt images as well. Raises UserError for corrupt images and for a
+        damaged store.
         """
         content, count, next_line = hashlib.sha256(), len(self.source), 0
         for block in self.source.blocks(block_size(self.shape)):
@@ -163,18 +155,6 @@ class _Preparation:
                     f"--drop-duplicates: leaves {len(self.train)} training and {len(self.heldout)} held-out images; "
                     "at least 2 of each are needed"
                 )
-
-    def _check_levels(self, sigma: float) -> None:
-        """Raises UserError, naming the image, for an image whose own noise level is below the observations'."""
-        own = self.source.sigma
-        if own is None:
-            return
-        low = self.train[own[self.train] < np.float32(sigma)]
-        if len(low):
-            raise UserError(
-                f"{self.source.names[int(low[0])]}: its own noise level {own[low[0]]:g} is below --observed-only {sigma}; "
-                f"lower that, or raise the levels of {len(low)} images"
-            )
 
     def _finish(self, rows: Rows, content: str, made: ObservedInfo | None) -> StoreInfo:
         """Writes the small arrays of the images at `rows`. Returns what store.json is to say."""

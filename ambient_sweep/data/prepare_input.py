@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.store import IMAGES_FILE, INFO_FILE, PREPARE_AGAIN, Store, read_info
+from ambient_sweep.data.store import IMAGES_FILE, INFO_FILE, Store, damaged, read_info
 from ambient_sweep.errors import UserError
 
 Rows = NDArray[np.int64]
@@ -35,8 +35,7 @@ class PrepareInput:
         if self.store is None:
             return found
         if found != self.store.info.files[IMAGES_FILE].sha256:
-            file = self.store.path / IMAGES_FILE
-            raise UserError(f"{file}: damaged (its sha256 is not the one in {INFO_FILE}); {PREPARE_AGAIN}")
+            raise damaged(self.store.path / IMAGES_FILE, f"its sha256 is not the one in {INFO_FILE}")
         return self.store.info.content_sha256
 
 
@@ -44,16 +43,21 @@ def open_input(config: DataConfig) -> PrepareInput:
     """The source, or the store of clean images, that `config` names. Raises UserError."""
     if config.source != "store":
         source = open_source(config)
-        described: dict[str, Any] = {"source": config.source}
-        described |= {"image_size": config.image_size, "channels": config.channels}
+        described = config.model_dump(include={"source", "image_size", "channels"})
         if config.path is not None:
             described["name"] = Path(config.path).name  # but not the path to it
         return PrepareInput(source, np.arange(len(source)), described)
     data = load_data(config)
-    if data.store is None or data.observed is not None:
-        raise UserError(f"{config.path}: holds noisy observations alone; give the store of the clean images")
-    split = data.store.rows(data.train_index.numpy()), data.store.rows(data.heldout_index.numpy())
-    return PrepareInput(_stored_source(data.store), data.store.index, data.store.info.source, split, data.store)
+    store = data.store
+    if store is None or data.observed is not None:
+        raise UserError(f"{config.path}: holds only noisy observations; give the store of the clean images")
+    images, depth8 = store.images.transpose(0, 2, 3, 1), store.info.encoding == "uint8"
+    source = Source(
+        store.names, lambda: (partial(np.array, image) for image in images), config.image_size, config.channels, depth8,
+        store.labels, store.info.classes, store.sigma,
+    )  # fmt: skip
+    split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
+    return PrepareInput(source, store.index, store.info.source, split, store)
 
 
 def store_keys(path: Path) -> dict[str, Any]:
@@ -64,19 +68,3 @@ def store_keys(path: Path) -> dict[str, Any]:
         "data.source": "store", "data.path": str(path), "data.image_size": side, "data.channels": channels,
         "data.split_seed": info.split.seed,
     }  # fmt: skip
-
-
-def _stored_source(store: Store) -> Source:
-    """A clean store as a source of images."""
-    channels, side, _ = store.info.shape
-    images = store.images.transpose(0, 2, 3, 1)
-    return Source(
-        names=[f"image {i}" for i in store.index] if store.names is None else store.names,
-        loaders=lambda: (partial(np.array, image) for image in images),
-        size=side,
-        channels=channels,
-        depth8=store.info.encoding == "uint8",
-        labels=store.labels,
-        classes=store.info.classes,
-        sigma=store.sigma,
-    )

@@ -26,7 +26,6 @@ from ambient_sweep.errors import UserError
 
 FORMAT = 1
 INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
-PREPARE_AGAIN = "prepare the store again"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
@@ -87,18 +86,14 @@ class Store:
     sigma: NDArray[np.float32] | None  # [count]
 
     @cached_property
-    def names(self) -> list[str] | None:
-        """[count], read when asked for; None in a store of observations. Raises UserError for a damaged file."""
+    def names(self) -> list[str]:
+        """[count], read when asked for; "image 7" and the like in a store of observations, which holds no names."""
         if NAMES_FILE not in self.info.files:
-            return None
-        file = self.path / NAMES_FILE
-        try:
-            names = [_name_of(line) for line in file.read_bytes().split(b"\n")[:-1]]
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None
-        if len(names) != self.info.count:
-            raise UserError(f"{file}: damaged (it does not hold {self.info.count} lines); {PREPARE_AGAIN}")
-        return names
+            return [f"image {place}" for place in self.index.tolist()]
+        lines = (self.path / NAMES_FILE).read_bytes().split(b"\n")[:-1]
+        if len(lines) != self.info.count:
+            raise damaged(self.path / NAMES_FILE, f"it does not hold {self.info.count} lines")
+        return [_name_of(line) for line in lines]
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in the store the images with these places in the source lie."""
@@ -113,22 +108,27 @@ def open_store(path: Path) -> Store:
     info = read_info(path)
     for name, file in info.files.items():
         _check_size(path / name, file.bytes)
-    train_index = _read_array(path, "train_index.npy", info, np.int64, info.split.train_size)
-    heldout_index = _read_array(path, "heldout_index.npy", info, np.int64, info.split.heldout_size)
-    index = _read_array(path, "index.npy", info, np.int64, info.count)
+
+    def read(name: str, dtype: type[np.generic], count: int) -> NDArray[Any]:
+        _check_sha256(path / name, info)
+        try:
+            array = np.load(path / name, allow_pickle=False)
+        except (ValueError, EOFError):
+            raise damaged(path / name, "not an array of numbers") from None
+        if array.dtype != dtype or array.shape != (count,):
+            raise damaged(path / name, f"{array.dtype} {list(array.shape)} instead of {count} numbers")
+        return np.asarray(array)
+
+    index = read("index.npy", np.int64, info.count)
+    train_index = read("train_index.npy", np.int64, info.split.train_size)
+    heldout_index = read("heldout_index.npy", np.int64, info.split.heldout_size)
     held = train_index if info.kind == "observed" else np.concatenate([train_index, heldout_index])
     if (np.diff(index) <= 0).any() or not np.isin(held, index).all() or len(np.unique(held)) != len(held):
-        raise UserError(f"{path / INFO_FILE}: damaged (its split names images that the store lacks); {PREPARE_AGAIN}")
-    return Store(
-        path=path,
-        info=info,
-        images=np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape)),
-        index=index,
-        train_index=train_index,
-        heldout_index=heldout_index,
-        labels=_read_array(path, "labels.npy", info, np.int64, info.count) if "labels.npy" in info.files else None,
-        sigma=_read_array(path, "sigma.npy", info, np.float32, info.count) if "sigma.npy" in info.files else None,
-    )
+        raise damaged(path / INFO_FILE, "its split names images that the store lacks")
+    images = np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape))
+    labels = read("labels.npy", np.int64, info.count) if "labels.npy" in info.files else None
+    sigma = read("sigma.npy", np.float32, info.count) if "sigma.npy" in info.files else None
+    return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -136,74 +136,68 @@ def read_info(path: Path) -> StoreInfo:
     file = path / INFO_FILE
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: is not a store (it holds no {INFO_FILE}); `ambient-sweep prepare` makes one"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    try:
         found = _Format.model_validate_json(text).format
         if found > FORMAT:
             raise UserError(f"{file}: has format {found}, this version reads {FORMAT}; use a newer version")
         info = StoreInfo.model_validate_json(text)
-    except ValidationError:
-        raise UserError(f"{file}: damaged; {PREPARE_AGAIN}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a store (it holds no {INFO_FILE}); `ambient-sweep prepare` makes one") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValidationError, UnicodeDecodeError):
+        raise damaged(file) from None
     needed = {"index.npy", "train_index.npy", "heldout_index.npy", IMAGES_FILE}
-    size = info.count * _DTYPES[info.encoding].itemsize * int(np.prod(info.shape))
     if not needed <= set(info.files) or any(Path(name).name != name for name in info.files):
-        raise UserError(f"{file}: damaged (its list of files); {PREPARE_AGAIN}")
+        raise damaged(file, "its list of files")
+    size = info.count * _DTYPES[info.encoding].itemsize * int(np.prod(info.shape))
     if info.files[IMAGES_FILE].bytes != size or min(info.shape) < 1:
-        raise UserError(f"{file}: damaged (its count and shape contradict the size of {IMAGES_FILE}); {PREPARE_AGAIN}")
+        raise damaged(file, f"its count and shape contradict the size of {IMAGES_FILE}")
     if not (info.kind == "observed") == (info.observed is not None) == (info.encoding == "signed"):
-        raise UserError(f"{file}: damaged (its kind); {PREPARE_AGAIN}")
+        raise damaged(file, "its kind")
+    return info
+
+
+def verify_store(path: Path) -> StoreInfo:
+    """Reads every byte of the store. Raises UserError, naming the file, where a sha256 is not the one in store.json."""
+    info = open_store(path).info
+    for name in info.files:
+        _check_sha256(path / name, info)
     return info
 
 
 def made_alike(info: StoreInfo) -> str:
     """How to prepare another store of the same split, in words."""
-    found, how = info.duplicates, "without --drop-duplicates"
-    if found.get("dropped"):
-        how = f"--drop-duplicates --near {found.get('near')}"
+    copies = info.duplicates
+    how = f"--drop-duplicates --near {copies['near']}" if copies["dropped"] else "without --drop-duplicates"
     return f"prepared with the same data.* keys and {how}"
 
 
-def verify_store(path: Path) -> StoreInfo:
-    """Reads every byte of the store. Raises UserError, naming the file, where a sha256 is not the one in store.json."""
-    store = open_store(path)
-    for name, file in store.info.files.items():
-        if file_sha256(path / name) != file.sha256:
-            raise UserError(f"{path / name}: damaged (its sha256 is not the one in {INFO_FILE}); {PREPARE_AGAIN}")
-    return store.info
-
-
-class _Format(BaseModel):
-    format: int
+def damaged(file: Path, why: str = "") -> UserError:
+    """The error to raise for a damaged file."""
+    return UserError(f"{file}: damaged{f' ({why})' if why else ''}; prepare the store again")
 
 
 def _check_size(file: Path, wanted: int) -> None:
     try:
         found = file.stat().st_size
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None
+        raise UserError(f"{file}: cannot be read: {error.strerror}; prepare the store again") from None
     if found != wanted:
-        what = "truncated" if found < wanted else "damaged"
-        raise UserError(f"{file}: {what} ({found:,} bytes, {INFO_FILE} says {wanted:,}); {PREPARE_AGAIN}")
+        what = "truncated" if found < wanted else "too long"
+        raise damaged(file, f"{what}: {found:,} bytes, {INFO_FILE} says {wanted:,}")
 
 
-def _read_array(path: Path, name: str, info: StoreInfo, dtype: type[np.generic], count: int) -> NDArray[Any]:
-    file = path / name
-    if file_sha256(file) != info.files[name].sha256:
-        raise UserError(f"{file}: damaged (its sha256 is not the one in {INFO_FILE}); {PREPARE_AGAIN}")
+def _check_sha256(file: Path, info: StoreInfo) -> None:
     try:
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise UserError(f"{file}: damaged (not an array of numbers); {PREPARE_AGAIN}") from None
-    if array.dtype != dtype or array.shape != (count,):
-        raise UserError(
-            f"{file}: damaged ({array.dtype} {list(array.shape)} instead of {count} numbers); {PREPARE_AGAIN}"
-        )
-    return np.asarray(array)
+        found = storage.sha256(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    if found != info.files[file.name].sha256:
+        raise damaged(file, f"its sha256 is not the one in {INFO_FILE}")
+
+
+class _Format(BaseModel):
+    format: int
 
 
 def name_line(name: str) -> bytes:
@@ -215,11 +209,3 @@ def name_line(name: str) -> bytes:
 def _name_of(line: bytes) -> str:
     text = line.decode("utf-8", "surrogateescape")
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)
-
-
-def file_sha256(file: Path) -> str:
-    """The sha256 of a file's bytes. Raises UserError where it cannot be read."""
-    try:
-        return storage.sha256(file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}; {PREPARE_AGAIN}") from None

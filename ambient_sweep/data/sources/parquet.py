@@ -98,12 +98,9 @@ def _check_image_column(shard: Shard, column: str) -> None:
         has = ", ".join(shard.schema.names)
         raise UserError(f"{shard.file}: has no column data.image_column={column}; it has {has}")
     kind = shard.schema.field(column).type
-    inner = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner) or pa.types.is_binary_view(inner)):
-        raise UserError(
-            f"{shard.file}: column {column} is {kind}; data.image_column must hold encoded images, "
-            "binary or struct<bytes: binary, path: string>"
-        )
+    inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
+    if inner not in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        raise UserError(f"{shard.file}: column {column} is {kind}; data.image_column must hold encoded images (binary)")
 
 
 def _images(shard: Shard, column: str) -> Iterator[bytes | None]:
@@ -141,11 +138,10 @@ def _column(shards: list[Shard], column: str) -> pa.ChunkedArray:
             part = opened.read(columns=[column]).column(column)
             if len(part) != shard.count:
                 raise ValueError(f"column {column} holds {len(part)} values in {shard.count} rows")
-        if pa.types.is_dictionary(part.type):
-            part = part.cast(part.type.value_type)
-        if parts and part.type != parts[0].type:
-            raise UserError(f"{shard.file}: column {column} is {part.type}, but {parts[0].type} in other files")
+            part = part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part
         parts.append(part)
+        if part.type != parts[0].type:
+            raise UserError(f"{shard.file}: column {column} is {part.type}, but {parts[0].type} in other files")
     return pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
 
 
@@ -160,13 +156,13 @@ def _labels(shards: list[Shard], column: str | None) -> Labels:
         raise UserError(f"{where}: row {pc.index(values.is_null(), True).as_py()} has no label (null)")
     if pa.types.is_integer(values.type):
         return class_numbers(values.to_numpy(), where, _class_names(shards, column))
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+    if values.type in (pa.string(), pa.large_string(), pa.string_view()):
         return numbered(values.to_pylist())
     raise UserError(f"{where}: is {values.type}; labels must be whole numbers or strings (null: no labels)")
 
 
 def _class_names(shards: list[Shard], column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel in the files' Hugging Face metadata; () where there are none."""
+    """The names of a ClassLabel in the files' Hugging Face metadata; () where there are none. Raises UserError."""
     found = set()
     for shard in shards:
         text = (shard.schema.metadata or {}).get(b"huggingface", b"{}")
