@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.folder_store import FolderStore
 from ambient_sweep.stages.prefix import phase_starts, prefix_of

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.storage import write_atomic
 
 COLUMNS = 16  # pairs side by side
@@ -51,5 +53,5 @@ def _pixels(images: Any) -> NDArray[np.uint8]:
     array = np.asarray(images, dtype=np.float64)
     if array.ndim != 4 or array.shape[1] not in (1, 3):
         raise ValueError(f"images {array.shape}: expected [N, C, H, W] with 1 or 3 channels")
-    levels = np.clip(np.rint((array + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    levels = to_uint8(torch.from_numpy(array)).numpy().transpose(0, 2, 3, 1)
     return np.asarray(np.broadcast_to(levels, (*levels.shape[:3], 3)))

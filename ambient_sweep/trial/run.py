@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.images import load_clean
+from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
 from ambient_sweep.models import Shape, describe

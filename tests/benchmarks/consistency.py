@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from closed_forms import denoising_error, six_modes, two_modes
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.diffusion.loss import mean_over_pixels, reverse_step
 from ambient_sweep.diffusion.noise import expand

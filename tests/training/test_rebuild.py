@@ -11,7 +11,7 @@ from torch import nn
 
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.diffusion.denoiser import edm_weight
 from ambient_sweep.diffusion.power_ema import gamma_from_length, inner_products
 from ambient_sweep.errors import UserError
@@ -31,8 +31,8 @@ from ambient_sweep.training.rebuild import (
     snapshots_at,
 )
 from ambient_sweep.training.state import load_model
-from ambient_sweep.trial.setup import prepare
 from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 SHAPE, BATCH, STEPS = (1, 8, 8), 16, 640
 BASE = {
