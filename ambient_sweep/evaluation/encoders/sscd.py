@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.encoders.base import IMAGENET_MEAN, IMAGENET_STD, normalised, resized
-from ambient_sweep.evaluation.encoders.torchscript import load_torchscript
+from ambient_sweep.evaluation.encoders.base import IMAGENET_MEAN, IMAGENET_STD, load_torchscript, normalised, resized
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 SSCD = Weights(

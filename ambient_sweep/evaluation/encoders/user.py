@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders.base import missing_package, normalised, resized
-from ambient_sweep.evaluation.encoders.torchscript import load_torchscript
+from ambient_sweep.evaluation.encoders.base import load_torchscript, missing_package, normalised, resized
 from ambient_sweep.storage import sha256
 
 VERSION = 1
