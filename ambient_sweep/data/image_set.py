@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.data.pixels import Index
 from ambient_sweep.data.pixels import Pixels as Images
 from ambient_sweep.data.sources import Source, npz, open_source
 from ambient_sweep.data.sources.arrays import layout_of
@@ -33,7 +34,7 @@ class ImageSet:
 
     where: str  # how to speak of it, as in "--train photos"
     names: Sequence[str]
-    pixels: NDArray[np.uint8]
+    pixels: "NDArray[np.uint8] | EightBits"
     digests: NDArray[np.void]  # [N], 16 bytes per image: equal where all pixels are
     fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
 
@@ -56,7 +57,7 @@ class ImageSet:
         return torch.from_numpy(self.pixels[index])
 
     @classmethod
-    def of(cls, where: str, pixels: NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
+    def of(cls, where: str, pixels: "NDArray[np.uint8] | EightBits", names: Sequence[str] | None = None) -> "ImageSet":
         """Images uint8 [N, C, H, W] that are decoded already."""
         digests = np.empty(len(pixels), dtype=np.dtype((np.void, 16)))
         digest = hashlib.sha256(repr(pixels.shape).encode())
@@ -74,23 +75,25 @@ def range_names(count: int) -> list[str]:
 
 
 def from_pixels(where: str, images: Images) -> ImageSet:
-    """The images of a training or held-out set, rounded to 8 bits."""
-    array = _room(len(images), images.shape)
-    start = 0
-    for block in images.blocks(BLOCK):
-        array[start : start + len(block)] = to_uint8(block).numpy()
-        start += len(block)
-    return ImageSet.of(where, array)
+    """The images of a training or held-out set, rounded to 8 bits when they are read."""
+    return ImageSet.of(where, EightBits(images))
 
 
-def unseen(train: Images, heldout: Images) -> NDArray[np.int64]:
-    """Places of the held-out images whose pixels, at 8 bits, are no training image's."""
-    known = {digest for block in train.blocks(BLOCK) for digest in _digests(to_uint8(block).numpy())}
-    places, start = [], 0
-    for block in heldout.blocks(BLOCK):
-        places += [start + i for i, digest in enumerate(_digests(to_uint8(block).numpy())) if digest not in known]
-        start += len(block)
-    return np.array(places, dtype=np.int64)
+class EightBits:
+    """Images as an array uint8 [N, C, H, W] that is read from where they lie, part by part."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self._images), *self._images.shape
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: Index) -> NDArray[np.uint8]:
+        return to_uint8(self._images[rows]).numpy()
 
 
 def _digests(pixels: NDArray[np.uint8]) -> list[bytes]:

@@ -1,6 +1,5 @@
 """How good samples are, from features: distances of distributions, and whether one set covers the other."""
 
-from ambient_sweep.evaluation.fidelity.extrapolation import frechet_infinity
 from ambient_sweep.evaluation.fidelity.frechet import (
     Statistics,
     bootstrap,
@@ -20,7 +19,6 @@ __all__ = [
     "density_coverage",
     "frechet",
     "frechet_between",
-    "frechet_infinity",
     "inception_score",
     "kid",
     "kid_subsets",
