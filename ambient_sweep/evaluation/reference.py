@@ -18,7 +18,7 @@ from ambient_sweep.data.image_set import ImageSet
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.evaluation.encoders import train_classifier
 from ambient_sweep.evaluation.features import Encoders, Features, Mapped, cached_features
-from ambient_sweep.evaluation.fidelity import Moments, Statistics
+from ambient_sweep.evaluation.fidelity import Statistics, statistics
 from ambient_sweep.evaluation.memorization import (
     THUMBNAILS,
     Nearness,
@@ -156,10 +156,7 @@ def _train_thumbnails(images: ImageSet, cache: Path | None) -> Mapped:
 
 
 def _statistics(features: Features) -> Statistics:
-    moments = Moments()
-    for start in range(0, len(features), BLOCK):
-        moments.update(_tensor(features[start : start + BLOCK]))
-    return moments.to_statistics()
+    return statistics(_tensor(features[start : start + BLOCK]) for start in range(0, len(features), BLOCK))
 
 
 def _some(features: Features, most: int | None) -> Tensor:
