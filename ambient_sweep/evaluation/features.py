@@ -29,7 +29,7 @@ class Encoders:
         """The encoder of `distance` on `device`. Raises UserError where its package or weights are missing."""
         if (distance, device) not in self._built:
             self._built[distance, device] = build_encoder(
-                distance, device=device, classifier=self.classifier, settings=self.config
+                distance, self.config, device=device, classifier=self.classifier
             )
         return self._built[distance, device]
 

@@ -137,7 +137,7 @@ def reference_key(data: ImageData, config: EvaluationConfig) -> str:
     labels = None if data.heldout_labels is None else data.heldout_labels.tolist()
     encoders: list[Any] = [sorted(config.distances), config.fidelity, config.similarity]
     if "fd_file" in (*config.distances, config.similarity):
-        own = (config.encoder_sha256, config.encoder_model, config.encoder_size)
+        own = (config.encoder_sha256, config.encoder_size)
         encoders.append([*own, *config.encoder_mean, *config.encoder_std])
     parts = [FORMAT, data.fingerprint, labels, encoders, config.quantile]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

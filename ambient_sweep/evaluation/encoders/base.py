@@ -4,7 +4,7 @@ N images, C channels (1 or 3), D features.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from ambient_sweep.errors import UserError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BLOCK = 2**24  # values resized at once
 
 _PACKAGES = {
@@ -38,6 +37,35 @@ class Encoder(Protocol):
     identity: str
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class NetworkEncoder:
+    """Images resized to `size` px (`resized`) and normalised, from 0..255, then put through a network."""
+
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        batch: int,
+        network: Any,
+        size: int,
+        mode: Literal["bilinear", "bicubic"],
+        normalise: Callable[[Tensor], Tensor],
+        device: str,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        self.name, self.identity, self.batch, self.size = name, identity, batch, size
+        self._mode, self._normalise = mode, normalise
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._network = network.to(device)
+        if channels_last:
+            self._network = self._network.to(memory_format=torch.channels_last)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = self._normalise(resized(images, self.size, self._mode))
+        features: Tensor = self._network(x.contiguous(memory_format=self._layout))
+        return features
 
 
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
@@ -105,6 +133,11 @@ def load_torchscript(path: Path) -> Any:
     """The network in a TorchScript file, on the CPU, for inference. Raises RuntimeError for any other file."""
     with without_torchscript_warning():
         return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+
+
+def imagenet_normalised(x: Tensor) -> Tensor:
+    """`normalised` with ImageNet's mean and deviation."""
+    return normalised(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def missing_package(distance: str, error: ModuleNotFoundError) -> UserError:

@@ -36,8 +36,8 @@ class InceptionEncoder:
             from cleanfid.resize import build_resizer
         except ModuleNotFoundError as error:
             raise missing_package("fid", error) from None
-        path, sha256 = find_weights(INCEPTION, folder, given)
-        self.identity = f"{self.name}/{sha256}/{VERSION}"
+        path = find_weights(INCEPTION, folder, given)
+        self.identity = f"{self.name}/{INCEPTION.sha256}/{VERSION}"
         self.resize = build_resizer("clean")
         with tempfile.TemporaryDirectory() as place, without_torchscript_warning():
             (Path(place) / INCEPTION.file).symlink_to(path.absolute())
