@@ -59,49 +59,26 @@ def cached_features(
     """
     if folder is None:
         return np.concatenate([batch.cpu().numpy() for batch in batches()])
-    key = hashlib.sha256(f"{fingerprint} {identity} {count}".encode()).hexdigest()[:32]
-    path = folder / f"{key}.npy"
-    found = _read(path, count)
-    if found is not None:
-        return found
+    path = folder / f"{hashlib.sha256(f'{fingerprint} {identity} {count}'.encode()).hexdigest()[:32]}.npy"
+    hash_file = path.with_suffix(".sha256")
+    if path.exists() and hash_file.exists() and hash_file.read_text() == sha256(path):
+        return _mapped(path)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # features tell of private images
-        _write(path, count, batches())
+        features = np.concatenate([batch.cpu().numpy() for batch in batches()])
+        with new_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, features)
+        write_atomic(hash_file, sha256(path).encode())
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); free space there, or use --no-cache"
         ) from None
-    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    return _mapped(path)
 
 
-def _read(path: Path, count: int) -> Features | None:
-    try:
-        found: Features = np.load(path, mmap_mode="r", allow_pickle=False)
-        wanted = _hash_file(path).read_text()
-    except (OSError, ValueError, EOFError):
-        return None
-    whole = found.ndim == 2 and len(found) == count and found.dtype == np.float32
-    return found if whole and wanted == sha256(path) else None
-
-
-def _hash_file(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _write(path: Path, count: int, batches: Iterator[Tensor]) -> None:
-    """Writes the features as they come; `path` appears once all are there."""
-    with new_file(path) as temporary:
-        first = next(batches).cpu()
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, first.shape[1]))
-        array[: len(first)] = first.numpy()
-        start = len(first)
-        for batch in batches:
-            array[start : start + len(batch)] = batch.cpu().numpy()
-            start += len(batch)
-        if start != count:
-            raise ValueError(f"{start} features of {count} images")
-        array.flush()
-        write_atomic(_hash_file(path), sha256(temporary).encode())
+def _mapped(path: Path) -> Features:
+    features: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    return features
 
 
 class Mapped:
