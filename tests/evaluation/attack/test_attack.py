@@ -77,7 +77,7 @@ def test_the_law_alone_tells_nothing_of_single_images(sets: tuple[Subjects, Subj
 
 
 def test_posterior_means_errors_are_those_of_the_closed_form(sets: tuple[Subjects, Subjects]) -> None:
-    result = attack(gaussian, *sets, Attack(noise=(1.0,), hidden=0))[0]
+    result = attack(gaussian, *sets, Attack(noise=(1.0,), steps=2))[0]
     shrink = SPREAD**2 / (SPREAD**2 + 1)
     expected = math.sqrt((1 - shrink) ** 2 * SPREAD**2 + shrink**2)
     assert float(result.errors.square().mean().sqrt()) == pytest.approx(expected, rel=0.05)
@@ -85,7 +85,7 @@ def test_posterior_means_errors_are_those_of_the_closed_form(sets: tuple[Subject
 
 def test_masked_pixels_alone_count_and_the_others_are_given(sets: tuple[Subjects, Subjects]) -> None:
     train, heldout = sets
-    result = attack(memorizer(train.images), train, heldout, Attack(noise=(1.0,), hidden=0.3, steps=12))[-1]
+    result = attack(memorizer(train.images), train, heldout, Attack(noise=(1.0,), steps=12))[-1]
     original, damaged, restored = result.train
     same = (original == damaged).flatten(1).all(0)
     assert 0 < int((~same).sum()) < 18
@@ -172,7 +172,7 @@ def test_results_are_json_and_a_picture(memorized: dict[str, Result]) -> None:
     result = memorized["attack_mean_0.5"]
     assert json.loads(json.dumps(result.dump()))["attack_mean_0.5_auc"]["n"] == 100
     picture = Image.open(io.BytesIO(worst_cases(result)))
-    assert picture.size[0] == 8 * (48 + 4)
+    assert picture.size == (8 * (48 + 4) + 4, 7 * (48 + 4) + 4)
     best = result.errors.argmin()
     images_of_train = result.train[0]
     assert bool((images_of_train[0] == images(100, 0)[best]).all())

@@ -10,15 +10,9 @@ from torch import Tensor
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import (
-    SimilarityHistograms,
-    mem_excess,
-    nearest_similarity,
-    normalised,
-    null_threshold,
-    shares_above,
-    sim_excess,
-)
+from ambient_sweep.evaluation.memorization import SimilarityHistograms, nearest_similarity, normalised
+from ambient_sweep.evaluation.memorization.copies import mem_excess, null_threshold
+from ambient_sweep.evaluation.memorization.similarity import share_above, sim_excess
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -65,10 +59,9 @@ def test_an_encoder_that_gives_equal_features_is_judged_by_their_share() -> None
     assert (measure.value, measure.low, measure.high) == pytest.approx((0.05, low - 0.25, high - 0.25))
 
 
-def test_shares_above_fixed_thresholds() -> None:
-    measures = shares_above(torch.tensor([0.8, 0.86, 0.9, 0.91, 0.97], dtype=torch.float64))
-    assert [measure.value for measure in measures] == [0.8, 0.4, 0.2]
-    assert (measures[2].low, measures[2].high) == wilson(1, 5)
+def test_share_above_a_fixed_threshold() -> None:
+    measure = share_above(torch.tensor([0.8, 0.86, 0.9, 0.91, 0.97], dtype=torch.float64), 0.9)
+    assert (measure.value, measure.low, measure.high) == (0.4, *wilson(2, 5))
 
 
 def test_histograms_count_all_and_become_json_and_a_picture() -> None:
