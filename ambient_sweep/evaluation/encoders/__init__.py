@@ -12,11 +12,11 @@ from ambient_sweep.evaluation.encoders.classifier import (
     empty_classifier,
     train_classifier,
 )
-from ambient_sweep.evaluation.encoders.dinov2 import dinov2
+from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
-from ambient_sweep.evaluation.encoders.lite0 import lite0
+from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
 from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
-from ambient_sweep.evaluation.encoders.sscd import sscd
+from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
 from ambient_sweep.evaluation.encoders.user import user_encoder
 from ambient_sweep.evaluation.encoders.weights import cache_folder
 
@@ -39,13 +39,13 @@ def build_encoder(
         case "fd_classifier" if classifier is not None:
             return ClassifierEncoder(classifier, device)
         case "fd_lite0":
-            return lite0(int(size), device)
+            return lite0_encoder(int(size), device)
         case "fid":
             return InceptionEncoder(settings.inception_weights, folder, device)
         case "fd_sscd":
-            return sscd(folder, device)
+            return sscd_encoder(folder, device)
         case "fd_file":
             return user_encoder(settings, device)
         case "fd_dinov2_small" | "fd_dinov2_base" | "fd_dinov2_large":
-            return dinov2(kind.removeprefix("fd_dinov2_"), folder, device)
+            return dinov2_encoder(kind.removeprefix("fd_dinov2_"), folder, device)
     raise ValueError(f"{distance}: no such encoder, or no classifier given")

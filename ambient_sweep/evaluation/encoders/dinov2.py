@@ -23,7 +23,7 @@ _SHA256 = {
 _BATCH = {"small": 64, "base": 32, "large": 16}
 
 
-def dinov2(scale: str, folder: str | None, device: str) -> Encoder:
+def dinov2_encoder(scale: str, folder: str | None, device: str) -> Encoder:
     """The normalised class token of DINOv2 ViT-S, B or L/14, 384, 768 or 1024 features, of images resized to 224 px.
 
     Bicubic with antialiasing, ImageNet's mean and deviation. Raises UserError where timm or the checked weights are missing.

@@ -14,7 +14,7 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 VERSION = 2  # 1: normalisation layers not yet merged into the convolutions
 
 
-def lite0(size: int, device: str) -> Encoder:
+def lite0_encoder(size: int, device: str) -> Encoder:
     """EfficientNet-Lite0, ImageNet weights, the 1280 features before its last layer; images resized to `size` px.
 
     Bilinear with antialiasing; input (x - 127) / 128 for x in 0..255. Raises UserError where timm or the weights' package

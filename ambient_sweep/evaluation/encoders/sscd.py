@@ -14,7 +14,7 @@ SIZE = 288
 VERSION = 1
 
 
-def sscd(folder: str | None, device: str) -> Encoder:
+def sscd_encoder(folder: str | None, device: str) -> Encoder:
     """The descriptor of `sscd_disc_mixup` (ResNet-50), 512 features of length 1, of images resized to 288 px.
 
     Bilinear with antialiasing, ImageNet's mean and deviation. Raises UserError where the checked weights are missing.

@@ -12,7 +12,7 @@ from ambient_sweep.evaluation.encoders import base
 from ambient_sweep.evaluation.encoders.base import normalised, resized
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (64, 48), (299, 299), (200, 400), (310, 500)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 48), (299, 299), (200, 400), (310, 500)])
 def test_bicubic_is_clean_fids_resize(height: int, width: int) -> None:
     images = noise(2, 3, 512)[..., :height, :width].contiguous()
     resize = build_resizer("clean")
