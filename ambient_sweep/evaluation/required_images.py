@@ -40,9 +40,10 @@ def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping
             short.append(name)
     if problems:
         quantile = " raise evaluation.quantile," if any(name.endswith("excess") for name in short) else ""
+        advice = " ".join(f"--without {name}" for name in short)
         raise UserError(
-            f"{'; '.join(problems)}: add images,{quantile} or leave out what cannot be measured (--without, or "
-            f"evaluation.extras of a sweep): {' '.join(short)}"
+            f"{'; '.join(problems)}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
+            f"evaluation.extras): {advice}"
         )
 
 

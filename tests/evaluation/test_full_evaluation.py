@@ -177,7 +177,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
     train, heldout = real.train, real.heldout
     for parts, said in (
         ((train, train), r"600 of 600 images are training images too .*--drop-overlap"),
-        ((train, heldout[:50]), r"mem_excess needs at least 99 held-out images, there are 50; .* mem_excess"),
+        ((train, heldout[:50]), r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_excess"),
         ((train[:40], heldout), "mem_neighbourhood needs at least 50 training images, there are 40"),
         ((train[:1], heldout), "holds 1 image; a measurement needs at least 2"),
         ((train, heldout[:1]), "holds 1 image; a measurement needs at least 2"),

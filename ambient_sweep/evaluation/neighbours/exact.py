@@ -15,6 +15,7 @@ at most 4 D times the smallest normal number. With s the product's value and w i
 upper limit of the k-th distance, and a target that is one of the k nearest has s - w at or below it.
 """
 
+from collections import Counter
 from typing import NamedTuple, Protocol
 
 import torch
@@ -51,9 +52,11 @@ def nearest(queries: Tensor, targets: Targets, k: int, *, device: str | torch.de
     centre = _rows(targets[0:of_targets], device).mean(0)
     for start in range(0, m, of_targets):
         block = _rows(targets[start : start + of_targets], device)
+        first_copies = _first_copies(block, k)
         for first in range(0, len(queries), of_queries):
             part = slice(first, first + of_queries)
-            _search(_rows(queries[part], device), block, centre, start, _Best(distances[part], indices[part]))
+            best = _Best(distances[part], indices[part])
+            _search(_rows(queries[part], device), block, first_copies, centre, start, best)
     return distances.sqrt_(), indices
 
 
@@ -121,7 +124,7 @@ class _Best(NamedTuple):
         self.indices.copy_(index[chosen])
 
 
-def _search(q: Tensor, block: Tensor, centre: Tensor, start: int, best: _Best) -> None:
+def _search(q: Tensor, block: Tensor, first_copies: Tensor, centre: Tensor, start: int, best: _Best) -> None:
     """Puts the targets of the block, which begins at index `start`, that may be among the k nearest into `best`."""
     squares, slack = bounded_squares(q - centre, block - centre)
     if not squares.isfinite().all():
@@ -129,7 +132,7 @@ def _search(q: Tensor, block: Tensor, centre: Tensor, start: int, best: _Best) -
     limit, k = best.distances[:, -1], best.distances.shape[1]
     if len(block) >= k:
         limit = torch.minimum(limit, (squares + slack).kthvalue(k, dim=1).values)
-    mask = squares - slack <= limit[:, None]
+    mask = (squares - slack <= limit[:, None]).logical_and_(first_copies)
     rows = len(q) if int(mask.sum()) <= CANDIDATES else max(1, CANDIDATES // len(block))
     for first in range(0, len(q), rows):
         part = slice(first, first + rows)
@@ -137,6 +140,17 @@ def _search(q: Tensor, block: Tensor, centre: Tensor, start: int, best: _Best) -
         if len(row):
             found = pair_distances(q[part], block, row, column)
             _Best(best.distances[part], best.indices[part]).put(row, found, column + start)
+
+
+def _first_copies(rows: Tensor, k: int) -> Tensor:
+    """Which rows are among the first k of their equals, bool [m]; the others are nobody's k nearest."""
+    seen: Counter[bytes] = Counter()
+    kept = []
+    for row in (rows + 0.0).cpu().numpy():  # -0 equals 0
+        key = row.tobytes()
+        kept.append(seen[key] < k)
+        seen[key] += 1
+    return torch.tensor(kept, device=rows.device)
 
 
 def _order(first: Tensor, second: Tensor) -> Tensor:
