@@ -24,7 +24,7 @@ PIXELS = EvaluationConfig()
 
 
 def replace(data: ImageData, **values: object) -> ImageData:
-    return dataclasses.replace(data, **values)  # type: ignore[arg-type]
+    return dataclasses.replace(data, **values)
 
 
 def test_loaded_is_saved_to_the_bit(digits: ImageData, reference: Reference, saved: Path) -> None:
@@ -94,7 +94,6 @@ def test_key_changes_with_what_determines_the_values_and_with_nothing_else(digit
     key = reference_key(digits, PIXELS)
     same = {"samples": 9, "seed": 5, "lengths": (1.0,), "batch_size": 3, "memorization": "mem_ratio"}
     assert reference_key(digits, PIXELS.model_copy(update=same)) == key
-    assert digits.heldout_labels is not None
     others = [
         reference_key(digits, PIXELS.model_copy(update={"quantile": 0.02})),
         reference_key(digits, PIXELS.model_copy(update={"distances": ("fd_pixels", "fd_lite0@32")})),
@@ -120,8 +119,6 @@ def test_nearness_of_held_out_images(digits: ImageData) -> None:
 def test_images_on_both_sides_of_the_split_count_nowhere(digits: ImageData) -> None:
     clean = Reference.build(digits, PIXELS)
     heldout = Pixels.of(torch.cat([digits.train[:40], digits.heldout.all()]))
-    assert digits.train_labels is not None
-    assert digits.heldout_labels is not None
     labels = torch.cat([digits.train_labels[:40], digits.heldout_labels])
     dirty = Reference.build(replace(digits, heldout=heldout, heldout_labels=labels), PIXELS)
     assert dirty.settings.heldout == clean.settings.heldout

