@@ -44,10 +44,10 @@ def measure(
     channels: str | None, without: tuple[str, ...], drop_overlap: bool, device: str | None, pictures: Path | None,
     json_file: Path | None, no_cache: bool,
 ) -> None:  # fmt: skip
-    """Measure generated images: how good they are, and how much of the training set they give back.
+    """Measure generated images: how good they are, and how much of the training set they reproduce.
 
     Images of any model. KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid]; fidelity is the first
-    distance and similarity that of fidelity, unless given. docs/metrics.md says what each measure is and when it lies.
+    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
     """
     from ambient_sweep.data.image_set import read_set, without_overlap
     from ambient_sweep.evaluation.evaluator import FullEvaluation
@@ -88,7 +88,7 @@ def measure(
         click.echo(line)
     if json_file is not None:
         text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
-        write_new(json_file, lambda path: _write(path, text.encode()))
+        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
     if pictures is not None:
         _draw(pictures, trained, sets, reports)
 
@@ -181,7 +181,7 @@ def _device(asked: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cpu" or (asked.partition(":")[0] == "cuda" and torch.cuda.is_available()):
         return asked
-    raise UserError(f"--device: {asked} is not here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+    raise UserError(f"--device: {asked} is not available; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
 
 
 def _check_new(path: Path | None, *, folder: bool = True) -> None:
@@ -189,12 +189,12 @@ def _check_new(path: Path | None, *, folder: bool = True) -> None:
     if path is None:
         return
     if path.exists() and (not folder or not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: is there already; remove it or give another")
+        raise UserError(f"{path}: already exists; remove it or give another")
     parent = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written, for {parent} is no folder that can be written to")
+        raise UserError(f"{path}: cannot be written: {parent} is not a writable folder")
     if not folder and not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: cannot be written, for its folder is not there; make it")
+        raise UserError(f"{path}: cannot be written: its folder does not exist; make it")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
@@ -227,11 +227,7 @@ def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "lis
         upper, lower = (np.asarray(each) / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
         image_grid(upper, lower, folder / f"nearest{suffix}.png")
         for name, histograms in report.histograms.items():
-            _write(folder / f"similarity-{name}{suffix}.png", histograms.picture(name))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+            (folder / f"similarity-{name}{suffix}.png").write_bytes(histograms.picture(name))
 
 
 def _about(images: "ImageSet") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ambient_sweep.errors import UserError
 @click.option("--name", help="Name of the run; by default that of FILE.")
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
-    """Train and evaluate the one config in FILE, such as `best` writes; called again, it goes on where it stopped."""
+    """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""
     from ambient_sweep.sweep.single import train_single
 
     config = load_config(file, parse_overrides(overrides))
@@ -52,7 +52,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is there already and is not an empty folder")
+        raise UserError(f"--out: {out} already exists and is not an empty folder")
     use_threads(config)
     device = device_of(config)
     channels, height, width = meta["shape"]
@@ -88,7 +88,7 @@ def average(
     if len(lengths) > 1 and not by_evaluation:
         raise UserError("--length: several lengths need --evaluate, which chooses among them; or give one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is there already and is not an empty folder")
+        raise UserError(f"--out: {out} already exists and is not an empty folder")
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for length in dict.fromkeys(lengths):

@@ -81,7 +81,7 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     tell(result, lines, as_json)
 
 
-def write_new(path: Path, write: Callable[[Path], None]) -> None:
+def write_new(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file that is not there yet, beside its place and then moved. Raises UserError where it cannot."""
     if path.exists():
         raise UserError(f"{path}: is there already; remove it or give another --out")

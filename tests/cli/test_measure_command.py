@@ -83,7 +83,7 @@ def test_table_json_and_pictures(measure: Measure, sets: Path, tmp_path: Path) -
     assert (document["train"]["n"], document["heldout"]["n"], document["shape"]) == (400, 300, [1, 8, 8])
     assert sorted(path.name for path in pictures.iterdir()) == ["nearest.png", "similarity-pixels.png"]
     assert f"{measures['mem_ratio']['value']:.4g}" in done.stdout
-    assert "is there already" in refused(measure("--generated", sets / "generated", "--json", out, PIXELS))
+    assert "already exists" in refused(measure("--generated", sets / "generated", "--json", out, PIXELS))
 
 
 def test_several_sets(measure: Measure, sets: Path, tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_overlap_is_refused_or_dropped(measure: Measure, sets: Path) -> None:
         (["--generated", "{sets}/generated", "training.images=3"], "training.images: measure takes evaluation.* only"),
         (["--generated", "{sets}/generated", "--without", "fid"], "--without: fid is not measured"),
         (["--generated", "{sets}/generated", "evaluation.quantile=0.001"], "needs at least 999 held-out images"),
-        (["--generated", "{sets}/generated", "--device", "tpu"], "--device: tpu is not here; use cpu"),
+        (["--generated", "{sets}/generated", "--device", "tpu"], "--device: tpu is not available; use cpu"),
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),
-        (["--generated", "{sets}/generated", "--pictures", "{sets}/train"], "train: is there already"),
+        (["--generated", "{sets}/generated", "--pictures", "{sets}/train"], "train: already exists"),
         (["--generated", "{sets}/generated", "evaluation.distances=[fd_magic]"], "evaluation.distances"),
         (["--generated", "{sets}/generated", "evaluation.distances=[fd_file]"], "evaluation.encoder_file: missing"),
     ],

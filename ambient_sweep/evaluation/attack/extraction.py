@@ -21,7 +21,7 @@ from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Restore = Literal["mean", "sampling", "masked"]
-MARGIN = 1.1  # times what is had by chance, from which on a model restores nothing
+MARGIN = 1.1  # times the error of chance, above which a model restores nothing
 NEAR = 0.1  # root mean square error, data in [-1, 1], below which a restoration is near perfect
 FALSE_POSITIVES = 0.01
 LEAST = 99  # held-out images that its quantile needs

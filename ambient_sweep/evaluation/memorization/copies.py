@@ -1,4 +1,4 @@
-"""How many samples give back a training image, without a network: L2 distances of small thumbnails.
+"""How many samples reproduce a training image, without a network: L2 distances of small thumbnails.
 
 Every measure is a share of N samples, with Wilson's interval; `distances` are L2, not squared, to the nearest training
 images, nearest first (`neighbours.nearest`).
