@@ -1,6 +1,5 @@
 """Measuring: any three folders of images, and checkpoints."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -14,16 +13,12 @@ from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ambient_sweep.data.evaluation_set import ImageSet
-    from ambient_sweep.evaluation.cache import Mapped
     from ambient_sweep.evaluation.report import Report, Row
-    from ambient_sweep.evaluation.suite import Search
 
 path_option = click.Path(path_type=Path)
 without_option = click.option(
-    "--without", multiple=True, metavar="MEASURE", help="Leave a measure out, c_t for one; may be given several times."
+    "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
 )
 cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the real images' features for the next time.")
 
@@ -40,31 +35,29 @@ cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the re
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
 @click.option("--drop-overlap", is_flag=True, help="Leave out held-out images that are training images too.")
-@click.option("--approximate", is_flag=True, help="Nearest training images by faiss; its recall is measured and told.")
-@click.option(
-    "--ray", "on_ray", is_flag=True, help="Share the search for nearest training images out over Ray workers."
-)
 @click.option("--device", help="cpu or cuda; by default cuda where torch finds a GPU.")
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
 @cache_option
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], drop_overlap: bool, approximate: bool, on_ray: bool,
-    device: str | None, pictures: Path | None, json_file: Path | None, no_cache: bool,
+    channels: str | None, without: tuple[str, ...], drop_overlap: bool, device: str | None, pictures: Path | None,
+    json_file: Path | None, no_cache: bool,
 ) -> None:  # fmt: skip
-    """Measure generated images: how good they are, and how much of the training set they give back.
+    """Measure generated images: how good they are, and how much of the training set they reproduce.
 
     Images of any model. KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid]; fidelity is the first
-    distance and similarity that of fidelity, unless given. docs/metrics.md says what each measure is and when it lies.
+    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
     """
     from ambient_sweep.data.evaluation_set import read_set, without_overlap
+    from ambient_sweep.evaluation.evaluator import FullEvaluation
+    from ambient_sweep.evaluation.real_images import RealImages
+    from ambient_sweep.evaluation.reference import Reference
     from ambient_sweep.evaluation.report import across
-    from ambient_sweep.evaluation.suite import Suite
+    from ambient_sweep.evaluation.required_images import all_measures
 
-    if approximate and on_ray:
-        raise UserError("--approximate, --ray: give one of them")
-    config = _evaluation_config(overrides)
+    config, chosen = _evaluation_config(overrides), _device(device)
+    names = all_measures(config, without)
     _check_new(json_file, folder=False)
     _check_new(pictures)
     bands = None if channels is None else int(channels)
@@ -73,12 +66,10 @@ def measure(
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
     kept = without_overlap(trained, unseen) if drop_overlap else unseen
     dropped = len(unseen) - len(kept)
-    with _ray_search(on_ray) as search:
-        suite = Suite(
-            trained, kept, config, without=without, device=_device(device), cache=None if no_cache else _cache(),
-            search=search, approximate=approximate,
-        )  # fmt: skip
-        reports = [suite.measure(each) for each in sets]
+    real = RealImages.disjoint(trained, kept)
+    reference = Reference.of(real, config, names, device=chosen, cache=None if no_cache else _cache())
+    full = FullEvaluation(reference, names, chosen)
+    reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, kept)]
     lines += [f"{dropped} held-out images that are training images left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
@@ -97,7 +88,7 @@ def measure(
         click.echo(line)
     if json_file is not None:
         text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
-        write_new(json_file, lambda path: _write(path, text.encode()))
+        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
     if pictures is not None:
         _draw(pictures, trained, sets, reports)
 
@@ -164,7 +155,7 @@ def evaluate(
 
 def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     """The evaluation section, by default with a small network that comes with its package."""
-    from ambient_sweep.evaluation.suite import default_evaluation
+    from ambient_sweep.evaluation.required_images import with_similarity
 
     changes = parse_overrides(overrides)
     for key in changes:
@@ -174,27 +165,7 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]
-    return default_evaluation(build_config(base, changes, where="measure").evaluation)
-
-
-@contextlib.contextmanager
-def _ray_search(on_ray: bool) -> "Iterator[Callable[[Mapped], Search] | None]":
-    """What makes a search of shards by Ray tasks, one per core, while Ray is connected; None without --ray."""
-    if not on_ray:
-        yield None
-        return
-    import ray
-
-    from ambient_sweep.sweep.cluster import ray_session
-    from ambient_sweep.sweep.neighbours import nearest_sharded
-
-    def searched(targets: "Mapped") -> "Search":
-        cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-        shards = targets.shards(int(cores))
-        return lambda small, k: nearest_sharded(small, shards, k)
-
-    with ray_session(dashboard=False):
-        yield searched
+    return with_similarity(build_config(base, changes, where="measure").evaluation)
 
 
 def _cache() -> Path:
@@ -210,7 +181,7 @@ def _device(asked: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cpu" or (asked.partition(":")[0] == "cuda" and torch.cuda.is_available()):
         return asked
-    raise UserError(f"--device: {asked} is not here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+    raise UserError(f"--device: {asked} is not available; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
 
 
 def _check_new(path: Path | None, *, folder: bool = True) -> None:
@@ -218,12 +189,12 @@ def _check_new(path: Path | None, *, folder: bool = True) -> None:
     if path is None:
         return
     if path.exists() and (not folder or not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: is there already; remove it or give another")
+        raise UserError(f"{path}: already exists; remove it or give another")
     parent = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written, for {parent} is no folder that can be written to")
+        raise UserError(f"{path}: cannot be written: {parent} is not a writable folder")
     if not folder and not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: cannot be written, for its folder is not there; make it")
+        raise UserError(f"{path}: cannot be written: its folder does not exist; make it")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
@@ -256,11 +227,7 @@ def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "lis
         upper, lower = (np.asarray(each) / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
         image_grid(upper, lower, folder / f"nearest{suffix}.png")
         for name, histograms in report.histograms.items():
-            _write(folder / f"similarity-{name}{suffix}.png", histograms.picture(name))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+            (folder / f"similarity-{name}{suffix}.png").write_bytes(histograms.picture(name))
 
 
 def _about(images: "ImageSet") -> dict[str, Any]:

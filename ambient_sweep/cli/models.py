@@ -52,7 +52,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is there already and is not an empty folder")
+        raise UserError(f"--out: {out} already exists and is not an empty folder")
     use_threads(config)
     device = device_of(config)
     channels, height, width = meta["shape"]
@@ -88,7 +88,7 @@ def average(
     if len(lengths) > 1 and not by_evaluation:
         raise UserError("--length: several lengths need --evaluate, which chooses among them; or give one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is there already and is not an empty folder")
+        raise UserError(f"--out: {out} already exists and is not an empty folder")
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for length in dict.fromkeys(lengths):

@@ -81,7 +81,7 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     tell(result, lines, as_json)
 
 
-def write_new(path: Path, write: Callable[[Path], None]) -> None:
+def write_new(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a new file, atomically. Raises UserError where it exists or cannot be written."""
     if path.exists():
         raise UserError(f"{path}: already exists; remove it or give another --out")

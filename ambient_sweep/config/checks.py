@@ -123,8 +123,6 @@ def _of_encoders(c: Config) -> Iterator[str]:
         yield "evaluation.encoder_file: only the distance fd_file reads it; add fd_file to evaluation.distances"
     if e.encoder_file is not None and e.encoder_sha256 is None:
         yield "evaluation.encoder_sha256: missing; an encoder of your own is trusted by its hash alone (sha256sum FILE)"
-    if e.encoder_file is not None and e.encoder_file.endswith(".safetensors") and e.encoder_model is None:
-        yield "evaluation.encoder_model: missing; safetensors holds weights only: give timm's name of the architecture"
     if min(e.encoder_std) <= 0:
         yield f"evaluation.encoder_std: {list(e.encoder_std)} must be above 0"
     if e.early_samples is not None and e.early_samples >= e.samples:

@@ -12,7 +12,7 @@ from ambient_sweep.config.checks import contradictions
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Distance = Literal[
     "fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid",
-    "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_dinov2_giant", "fd_sscd", "fd_file",
+    "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_sscd", "fd_file",
 ]  # fmt: skip
 Extra = Literal["kid", "precision", "recall", "density", "coverage"]
 Memorization = Literal[
@@ -212,11 +212,8 @@ class EvaluationConfig(Section):
     weights_folder: str | None = Field(
         None, description="folder of encoders' weights under their known names; the user's cache by default"
     )
-    encoder_file: str | None = Field(
-        None, description="an encoder of your own: TorchScript, or safetensors, for fd_file"
-    )
+    encoder_file: str | None = Field(None, description="an encoder of your own for fd_file, a TorchScript file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
-    encoder_model: str | None = Field(None, description="timm's name of its architecture, where it is safetensors")
     encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
     encoder_mean: tuple[float, float, float] = Field(
         (0.485, 0.456, 0.406), description="mean that is taken from its RGB input in [0, 1]"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ambient_sweep.data.pixels import Pixels, to_uint8
+from ambient_sweep.data.pixels import Index, Pixels, to_uint8
 from ambient_sweep.data.sources import Source
 from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
 from ambient_sweep.data.sources.damage import CorruptImage, one_line
@@ -28,7 +28,7 @@ class ImageSet:
 
     where: str  # what messages call it, as in "--train photos"
     names: Sequence[str]
-    pixels: NDArray[np.uint8]
+    pixels: "NDArray[np.uint8] | EightBits"
     digests: Sequence[bytes]  # per image, equal where all pixels are
     fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
 
@@ -51,7 +51,7 @@ class ImageSet:
         return torch.from_numpy(self.pixels[index])
 
     @classmethod
-    def of(cls, where: str, pixels: NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
+    def of(cls, where: str, pixels: "NDArray[np.uint8] | EightBits", names: Sequence[str] | None = None) -> "ImageSet":
         """Images uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
         digests = _digests(pixels)
         fingerprint = hashlib.sha256(b"".join([repr(pixels.shape).encode(), *digests])).hexdigest()[:16]
@@ -60,22 +60,34 @@ class ImageSet:
 
 
 def from_pixels(where: str, images: Pixels) -> ImageSet:
-    """The images of a training or held-out set, rounded to 8 bits."""
-    return ImageSet.of(where, torch.cat([to_uint8(block) for block in images.blocks(BLOCK)]).numpy())
+    """The images of a training or held-out set, rounded to 8 bits when they are read."""
+    return ImageSet.of(where, EightBits(images))
 
 
-def unseen(train: Pixels, heldout: Pixels) -> NDArray[np.int64]:
-    """Places of the held-out images whose pixels, at 8 bits, are not those of a training image."""
-    known, found = (
-        [digest for block in images.blocks(BLOCK) for digest in _digests(to_uint8(block).numpy())]
-        for images in (train, heldout)
-    )
-    trained = set(known)
-    return np.flatnonzero([digest not in trained for digest in found])
+class EightBits:
+    """Images as an array uint8 [N, C, H, W] that is read from where they lie, part by part."""
+
+    def __init__(self, images: Pixels) -> None:
+        self._images = images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self._images), *self._images.shape
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: Index) -> NDArray[np.uint8]:
+        return to_uint8(self._images[rows]).numpy()
 
 
-def _digests(pixels: NDArray[np.uint8]) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels]
+def _digests(pixels: "NDArray[np.uint8] | EightBits") -> list[bytes]:
+    blocks = (pixels[start : start + BLOCK] for start in range(0, len(pixels), BLOCK))
+    return [
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+        for block in blocks
+        for image in block
+    ]
 
 
 def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:

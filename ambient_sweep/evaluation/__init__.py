@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ambient_sweep.evaluation.evaluator import evaluate
     from ambient_sweep.evaluation.measure import Measure
-    from ambient_sweep.evaluation.neighbours import nearest
-    from ambient_sweep.evaluation.reference import Reference, reference_key
+    from ambient_sweep.evaluation.reference import Reference
 
-__all__ = ["Measure", "Reference", "evaluate", "nearest", "reference_key"]
+__all__ = ["Measure", "Reference", "evaluate"]
 
-_HOMES = {
-    "Measure": "measure",
-    "Reference": "reference",
-    "evaluate": "evaluator",
-    "nearest": "neighbours",
-    "reference_key": "reference",
-}
+_MODULES = {"Measure": "measure", "Reference": "reference", "evaluate": "evaluator"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,92 +1,193 @@
-"""From samples to measures: how good they are, and how much of the training set they give back."""
+"""From generated images to measures: those of a sweep's trials, and the full report with what real images get beside it.
 
-from collections.abc import Sequence
-from dataclasses import replace
+Beside a fidelity measure stands its floor, which as many training images get in place of the generated ones; beside a
+memorization measure what held-out images get, which nobody can have copied.
+"""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ambient_sweep.config import EvaluationConfig, Extra
+from ambient_sweep import rng
+from ambient_sweep.config import Distance
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, manifold_measures, precision_recall
+from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures, small_sample_warning
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import (
     LOCAL,
-    local_distances,
-    mem_excess,
+    NEIGHBOURHOOD,
+    Nearness,
+    SimilarityHistograms,
     mem_ratio,
-    nearest_similarity,
-    sim_excess,
+    memorization,
     thumbnails,
 )
-from ambient_sweep.evaluation.neighbours import nearest, nearest_with_flips
 from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.report import Report, Row
+from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 from ambient_sweep.training.group import SINGLE, Group
+
+SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
+BLOCK = 1024  # training images encoded at once for a floor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Generated images as the measures take them: features float32 [N, D] by distance, nearness to training images."""
+
+    features: Mapping[Distance, Tensor]
+    nearness: Nearness
+
+    @classmethod
+    def of(
+        cls, blocks: Callable[[], Iterable[Tensor]], names: Sequence[str], reference: Reference, device: str
+    ) -> "Encoded":
+        """Of images uint8 [n, C, H, W] in blocks, for the measures `names`; all on `device`."""
+        config = reference.config
+        distances = [d for d in config.distances if d in names or d == config.fidelity]
+        if config.similarity is not None:
+            distances.append(config.similarity)
+        features = {d: reference.encoders.encode(d, blocks(), device) for d in dict.fromkeys(distances)}
+        small = torch.cat([thumbnails(block) for block in blocks()])
+        similar = None if config.similarity is None else features[config.similarity]
+        k = NEIGHBOURHOOD if "mem_neighbourhood" in names else LOCAL + 1
+        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, k=k, device=device))
+
+    def gathered(self, group: Group, n: int) -> "Encoded":
+        """The parts of all workers joined, n images in all."""
+        features = {name: group.gather(each, n) for name, each in self.features.items()}
+        nearness = (None if each is None else group.gather(each, n) for each in vars(self.nearness).values())
+        return Encoded(features, Nearness(*nearness))  # type: ignore[arg-type]
 
 
 def evaluate(
     samples: Tensor, reference: Reference, *, device: str = "cpu", group: Group = SINGLE
 ) -> dict[str, Measure]:
-    """All measures of samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
+    """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: the distances of the reference's config, its extras (in the features of its fidelity), `mem_*`, and
-    `sim_excess` with evaluation.similarity. Of several workers each, having all samples, encodes and compares a part;
-    rank 0 has the measures, the others nothing. Deterministic. Raises AmbientSweepError for fewer samples than a measure
-    needs, non-finite ones, or images of another size.
+    Keys: `trial_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
+    measures, the others nothing. Deterministic. Raises AmbientSweepError for fewer samples than a measure needs,
+    non-finite ones, or images of another size.
     """
-    settings = reference.settings
-    config: EvaluationConfig = settings.evaluation
-    if tuple(samples.shape[1:]) != settings.shape:
-        raise AmbientSweepError(f"samples are {list(samples.shape[1:])}, the real images {list(settings.shape)}")
+    shape = reference.settings.shape
+    if tuple(samples.shape[1:]) != shape:
+        raise AmbientSweepError(f"samples are {list(samples.shape[1:])}, the real images {list(shape)}")
     if len(samples) < 2:
         raise AmbientSweepError(f"evaluation needs at least 2 samples, not {len(samples)}")
     broken = int((~samples.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    n, part = len(samples), group.share(len(samples))
+    names, part = trial_measures(reference.config), group.share(len(samples))
     images = to_uint8(samples[part.start : part.stop])
-
-    def gathered(rows: Tensor) -> Tensor:
-        return group.gather(rows.to(device), n)
-
-    distances = dict.fromkeys((*config.distances, *([config.similarity] if config.similarity else [])))
-    features = {name: gathered(reference.encode(name, images, device)) for name in distances}
-    small = thumbnails(images)
-    plain = gathered(nearest(small, reference.train, min(LOCAL + 1, len(reference.train)), device=device)[0])
-    flips = gathered(nearest_with_flips(small, reference.train, 2, device=device)[0])
-    similar = None
-    if reference.similarity is not None and config.similarity is not None:
-        mine = features[config.similarity][part.start : part.stop]
-        similar = gathered(nearest_similarity(mine, reference.similarity, device=device))
+    found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
     if group.rank != 0:
         return {}
-    measures: dict[str, Measure] = {}
+    measures = fidelity(found.features, names, reference, device)
+    return measures | {row.name: row.measure for row in _memorization(found.nearness, names, reference)}
+
+
+class FullEvaluation:
+    """Measures generated sets by `names` against one reference, which has its training images at hand."""
+
+    def __init__(self, reference: Reference, names: Sequence[str], device: str = "cpu") -> None:
+        self.reference, self.names, self.device = reference, tuple(names), device
+        self._floors: dict[int, dict[str, Measure]] = {}
+
+    def report(self, generated: ImageSet) -> Report:
+        """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
+        reference, train, n = self.reference, self.reference.train_images, len(generated)
+        assert train is not None
+        check_alike(generated, train)
+        check_counts(self.names, reference.config, {"generated": n})
+        found = Encoded.of(generated.blocks, self.names, reference, self.device)
+        floors = self._floor(train, min(n, len(train)))
+        measures = fidelity(found.features, self.names, reference, self.device)
+        rows = [Row(name, "fidelity", measure, floors[name]) for name, measure in measures.items()]
+        rows += _memorization(found.nearness, self.names, reference)
+        shown = {row.name: row.seeded(reference.config.seed) for row in rows}
+        nearest = found.nearness.distances[:, 0].sort(stable=True).indices
+        return Report(
+            tuple(shown[name] for name in self.names),
+            self._histograms(found.nearness),
+            tuple(self._warnings(found, len(train))),
+            (nearest.cpu().numpy(), found.nearness.indices[nearest, 0].cpu().numpy()),
+        )
+
+    def _floor(self, train: ImageSet, n: int) -> dict[str, Measure]:
+        """The fidelity of n training images in place of generated ones."""
+        if n not in self._floors:
+            reference = self.reference
+            rows = np.sort(rng.permutation("evaluation.floor", reference.config.seed, 0, len(train))[:n])
+            features = {d: self._train_features(d, train, rows) for d in reference.config.distances}
+            self._floors[n] = fidelity(features, self.names, reference, self.device)
+        return self._floors[n]
+
+    def _train_features(self, distance: Distance, train: ImageSet, rows: NDArray[np.int64]) -> Tensor:
+        known = self.reference.train_features.get(distance)
+        if known is not None:
+            return torch.from_numpy(known[rows]).to(self.device)
+        blocks = (train.rows(rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
+        return self.reference.encoders.encode(distance, blocks, self.device)
+
+    def _histograms(self, found: Nearness) -> dict[str, SimilarityHistograms]:
+        config, theirs = self.reference.config, self.reference.heldout.similarities
+        if config.similarity is None or found.similarities is None or theirs is None:
+            return {}
+        encoder = self.reference.encoders.get(config.similarity, self.device).name
+        return {encoder: SimilarityHistograms.of(found.similarities, theirs)}
+
+    def _warnings(self, found: Encoded, train: int) -> Iterator[str]:
+        reference, n = self.reference, len(found.nearness.distances)
+        lookalikes = mem_ratio(reference.heldout.distances).value
+        if lookalikes > SUSPICIOUS:
+            yield (
+                f"the held-out images: {lookalikes:.1%} of them look like copies of training images, which hides "
+                "memorization; find near duplicates with `ambient-sweep prepare --drop-duplicates`"
+            )
+        for distance in self.names:
+            if distance not in reference.statistics:
+                continue
+            features = found.features[distance]
+            warning = small_sample_warning(min(n, reference.settings.heldout), features.shape[1])
+            if warning is not None:
+                yield f"{distance}: {warning}"
+            if train < n:
+                yield (
+                    f"{distance}: its floor is that of {train} training images, all there are, and too high beside a "
+                    f"value of {n} images"
+                )
+
+
+def fidelity(
+    features: Mapping[Distance, Tensor], names: Sequence[str], reference: Reference, device: str
+) -> dict[str, Measure]:
+    """Those of `names` that compare the features, float32 [N, D] by distance, with the held-out images'."""
+    config, found = reference.config, dict[str, Measure]()
     for distance in config.distances:
-        measure = frechet(features[distance], reference.statistics[distance])
-        measures[distance] = replace(measure, encoder=reference.encoder(distance, device).name)
-    name = reference.encoder(config.fidelity, device).name
-    measures |= fidelity_extras(config.extras, features[config.fidelity], reference.features.to(device), name)
-    measures["mem_excess"] = mem_excess(plain[:, 0], reference.threshold, settings.quantile)
-    measures["mem_local_excess"] = mem_excess(local_distances(plain), reference.threshold_local, settings.quantile)
-    measures["mem_ratio"] = mem_ratio(plain)
-    measures["mem_excess_flips"] = mem_excess(flips[:, 0], reference.threshold_flips, settings.quantile)
-    measures["mem_ratio_flips"] = mem_ratio(flips)
-    if similar is not None and reference.heldout_similarities is not None and config.similarity is not None:
-        excess = sim_excess(similar, reference.heldout_similarities, settings.quantile)
-        measures["sim_excess"] = replace(excess, encoder=reference.encoder(config.similarity, device).name)
-    return measures
-
-
-def fidelity_extras(extras: Sequence[Extra], features: Tensor, real: Tensor, encoder: str) -> dict[str, Measure]:
-    """The measures that `extras` name, of features [N, D] of samples and [M, D] of held-out images by one encoder."""
-    found: dict[str, Measure] = {}
+        if distance in names:
+            measure = frechet(features[distance], reference.statistics[distance])
+            found[distance] = replace(measure, encoder=reference.encoders.get(distance, device).name)
+    extras = [name for name in config.extras if name in names]
+    mine, real = features[config.fidelity], reference.features.to(device)
+    values: dict[str, Measure] = {}
     if "kid" in extras:
-        found["kid"] = kid(features, real)
-    first, second = {"precision", "recall"} & {*extras}, {"density", "coverage"} & {*extras}
-    if first and second:
-        found |= manifold_measures(features, real)
-    elif first:
-        found["precision"], found["recall"] = precision_recall(features, real)
-    elif second:
-        found["density"], found["coverage"] = density_coverage(features, real)
-    return {name: replace(found[name], encoder=encoder) for name in extras}
+        values["kid"] = kid(mine, real)
+    if {*extras} - {"kid"}:
+        values |= manifold_measures(mine, real)
+    encoder = reference.encoders.get(config.fidelity, device).name
+    return found | {name: replace(values[name], encoder=encoder) for name in extras}
+
+
+def _memorization(found: Nearness, names: Sequence[str], reference: Reference) -> Iterator[Row]:
+    similarity, quantile = reference.config.similarity, reference.config.quantile
+    device = str(found.distances.device)
+    for name, measure, null in memorization(names, found, reference.heldout, quantile):
+        if name.startswith("sim") and similarity is not None:
+            measure = replace(measure, encoder=reference.encoders.get(similarity, device).name)
+        yield Row(name, "memorization", measure, null)

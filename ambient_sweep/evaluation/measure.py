@@ -1,7 +1,7 @@
 """A measured value with its 95 % interval and its number of samples."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -10,7 +10,7 @@ Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distributi
 class Measure:
     """A value, the ends of its 95 % interval (None where there is none) and the number of samples behind it.
 
-    encoder: whose features it is of (None: of pixels). seed: of the samples, or of the draw of a subset.
+    encoder: the encoder of its features (None: pixels). seed: of the samples, or of the draw of a subset.
     """
 
     value: float
@@ -20,6 +20,16 @@ class Measure:
     encoder: str | None = None
     seed: int | None = None
 
+    @classmethod
+    def share(cls, count: int, n: int) -> "Measure":
+        """The share `count` of `n` with Wilson's interval."""
+        return cls(count / n, *wilson(count, n), n)
+
+    def minus(self, expected: float) -> "Measure":
+        """The value and its interval, less what was expected."""
+        low, high = (None if end is None else end - expected for end in (self.low, self.high))
+        return replace(self, value=self.value - expected, low=low, high=high)
+
 
 def wilson(count: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of which `count` of `n` were seen (Wilson 1927, score interval).
@@ -27,7 +37,7 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     Raises ValueError unless 0 <= count <= n and n >= 1.
     """
     if not 0 <= count <= n or n < 1:
-        raise ValueError(f"wilson: {count} of {n} is no share")
+        raise ValueError(f"wilson: {count} of {n} is not a share")
     share = count / n
     scale = 1 + Z95**2 / n
     centre = (share + Z95**2 / (2 * n)) / scale

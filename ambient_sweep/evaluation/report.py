@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import SimilarityHistograms
 
-Kind = Literal["fidelity", "memorization", "diagnostic"]
+Kind = Literal["fidelity", "memorization"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def across(reports: Sequence[Report]) -> list[Row]:
 
 def _range(name: str) -> tuple[float, float]:
     """What a measure cannot leave."""
-    if name in ("kid", "c_t") or name.endswith("_infinity"):
+    if name == "kid":
         return -math.inf, math.inf
     if "excess" in name:
         return -1.0, 1.0

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from ambient_sweep import rng
 from ambient_sweep.config import Config
 from ambient_sweep.data.dataset import ImageData, load_clean
-from ambient_sweep.data.evaluation_set import ImageSet, from_pixels, without_overlap
+from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
+from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.real_images import RealImages
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row, across
-from ambient_sweep.evaluation.suite import Suite, default_evaluation
+from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.book import silent
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads
@@ -66,17 +69,13 @@ def examine(
     device = device_of(config)
     clean = checked_data(config, data_fingerprint)
     denoiser = denoiser.to(device)
-    train = from_pixels("the training images", clean.train)
-    heldout = from_pixels("the held-out images", clean.heldout)
-    unseen = without_overlap(train, heldout)
-    warnings = []
-    labels = clean.heldout_labels
-    kept = np.array([int(name.split()[1]) for name in unseen.names], dtype=np.int64)
-    if len(unseen) < len(heldout):
-        warnings.append(f"{len(heldout) - len(unseen)} held-out images are training images too and were left out")
-        labels = None if labels is None else labels[torch.from_numpy(kept)]
-    evaluation = default_evaluation(config.evaluation)
-    suite = Suite(train, unseen, evaluation, labels=labels, without=asked.without, device=device, cache=asked.cache)
+    evaluation = with_similarity(config.evaluation)
+    names, real = all_measures(evaluation, asked.without), RealImages.of(clean)
+    dropped, warnings = len(clean.heldout) - len(real.heldout), []
+    if dropped:
+        warnings.append(f"{dropped} held-out images are training images too and were left out")
+    reference = Reference.of(real, evaluation, names, device=device, cache=asked.cache)
+    full = FullEvaluation(reference, names, device)
     reports: dict[str, list[Report]] = {}
     for number in range(asked.seeds):
         seed = config.evaluation.seed + number
@@ -84,16 +83,18 @@ def examine(
         counts = class_counts(config, clean)
         made = generate(config, denoiser, clean.shape, config.evaluation.samples, seed, device=device, counts=counts)
         for endpoint, samples in made.items():
-            reports.setdefault(endpoint, []).append(suite.measure(_as_set(endpoint, samples)))
+            reports.setdefault(endpoint, []).append(full.report(_as_set(endpoint, samples)))
     rows = {endpoint: tuple(across(each)) if len(each) > 1 else each[0].rows for endpoint, each in reports.items()}
-    subjects = _subjects(config, clean, kept, GAP_IMAGES)
+    subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
     gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     found: list[dict[str, Any]] = []
     lines: list[str] = []
     if asked.attack is not None:
-        echo(f"attacking {min(asked.attack_images, len(train))} training images")
-        attacked, found, lines = _attacked(denoiser, config, clean, kept, asked.attack, asked.attack_images, device)
+        echo(f"attacking {min(asked.attack_images, len(clean.train))} training images")
+        attacked, found, lines = _attacked(
+            denoiser, config, clean, real.kept, asked.attack, asked.attack_images, device
+        )
         model += attacked
     first = [each[0] for each in reports.values()]
     return Findings(

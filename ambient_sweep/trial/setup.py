@@ -12,6 +12,7 @@ from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference
 from ambient_sweep.evaluation.reference import reference_key
+from ambient_sweep.evaluation.reference_files import load_reference, save_reference
 from ambient_sweep.trial.records import write_json
 
 REFERENCE, SPLIT, TRAINED_ON = "reference", "split.json", "data.json"
@@ -56,7 +57,7 @@ def prepare(config: Config, root: Path) -> Reference:
         reference = Reference.build(clean, config.evaluation, device=device)
         write_json(root / SPLIT, clean.split())
         _note_data(config, root)
-        reference.save(root / REFERENCE)
+        save_reference(reference, root / REFERENCE)
     reference = shared_reference(config, root)
     if not new:  # found to be the same; the notes may be of an older version, or damaged
         _check_split(clean, root)
@@ -142,4 +143,4 @@ def _source(config: Config) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(root: str, key: str) -> Reference:
-    return Reference.load(Path(root) / REFERENCE)
+    return load_reference(Path(root) / REFERENCE)

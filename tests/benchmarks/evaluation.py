@@ -29,9 +29,12 @@ from torch import Tensor, nn
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.evaluation.encoders import inception
-from ambient_sweep.evaluation.fidelity import Statistics, frechet
+from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.fidelity import frechet, statistics
 from ambient_sweep.evaluation.neighbours import nearest
-from ambient_sweep.evaluation.suite import Suite, default_evaluation
+from ambient_sweep.evaluation.real_images import RealImages
+from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 
 
 def timed(name: str, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -47,7 +50,7 @@ def of_frechet() -> None:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(2048, 2048, generator=generator) / 45
     x, y = (torch.randn(5000, 2048, generator=generator) @ mixing + shift for shift in (0.0, 0.1))
-    real = Statistics.of(y)
+    real = statistics([y])
     mu, sigma = y.double().mean(0).numpy(), np.cov(y.double().numpy(), rowvar=False)
     ours, mine = timed("ours", lambda: frechet(x, real, interval=False))
     whole, _ = timed("ours, with its interval", lambda: frechet(x, real))
@@ -128,15 +131,15 @@ def whole(count: int, place: Path) -> None:
     sets = {role: ImageSet.of(role, part) for role, part in parts.items()}
     seconds = {}
     for distance in ("fd_lite0@64", "fid"):
-        config = default_evaluation(
+        config = with_similarity(
             EvaluationConfig(distances=(distance,), fidelity=distance, inception_weights=str(file))
             if distance == "fid"
             else EvaluationConfig(distances=(distance,), fidelity=distance)
         )
-        suite = Suite(sets["train"], sets["heldout"], config)
-        suite.measure(ImageSet.of("warm-up", parts["generated"][:200]))  # what depends on real images alone
-        suite.measure(ImageSet.of("warm-up", parts["heldout"]))  # and the floor at this number
-        seconds[distance], _ = timed(f"ours, {distance}", lambda suite=suite: suite.measure(sets["generated"]))
+        names, real = all_measures(config), RealImages.disjoint(sets["train"], sets["heldout"])
+        full = FullEvaluation(Reference.of(real, config, names), names)
+        full.report(ImageSet.of("warm-up", parts["heldout"]))  # the floor at this number
+        seconds[distance], _ = timed(f"ours, {distance}", lambda full=full: full.report(sets["generated"]))
     theirs = sum(of_clean_fid(network, place, parts["heldout"]) + of_torch_fidelity(network, place))
     for distance, own in seconds.items():
         print(f"  ratio, {distance}: {theirs / own:.1f}")

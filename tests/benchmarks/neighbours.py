@@ -1,4 +1,4 @@
-"""Nearest neighbours: time beside a loop over the queries, memory, and what the approximate index finds.
+"""Nearest neighbours: time beside a loop over the queries, and memory.
 
     python tests/benchmarks/neighbours.py [--queries 5000] [--targets 50000] [--size 768] [--threads 2]
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.neighbours import ApproximateIndex, nearest, nearest_with_flips
+from ambient_sweep.evaluation.neighbours import nearest
 
 LOOPED = 100
 
@@ -83,21 +83,9 @@ def main() -> None:
     agree = (loop(few, targets, 2)[1] == nearest(few, targets, 2)[1]).double().mean()
     print(f"indices of the float32 loop that are right: {agree:.2%}")
     print(f"nearest, k = 50: {seconds(lambda: nearest(queries, targets, 50)):.1f} s")
-    if asked.size == 768:
-        images = queries.view(-1, 3, 16, 16), targets.view(-1, 3, 16, 16)
-        print(f"nearest with flips, k = 2: {seconds(lambda: nearest_with_flips(*images, 2)):.1f} s")
     same = targets[:1].expand(len(targets), -1)
     took, more = grown(lambda: nearest(queries, same, 2))
     print(f"identical targets: {took:.1f} s, {more:.0f} MB more")
-    begun = time.perf_counter()
-    index = ApproximateIndex(targets)
-    print(f"approximate: {index.lists} lists, built in {time.perf_counter() - begun:.1f} s")
-    copies = targets[:LOOPED] + 0.02 * torch.randn(LOOPED, asked.size, generator=torch.Generator().manual_seed(3))
-    for probes in (index.lists // 32, index.lists // 8, index.lists // 2):
-        index.probes = probes
-        took = seconds(lambda: index.nearest(queries, 2))
-        found, near = index.recall(queries, 1), index.recall(copies, 1)
-        print(f"  {probes} probes: {took:.1f} s, nearest found {found.value:.3f}, of noisy copies {near.value:.3f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from ambient_sweep.config import DataConfig, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData, load_data
 from ambient_sweep.evaluation import Reference
+from ambient_sweep.evaluation.reference_files import save_reference
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -30,5 +31,5 @@ def reference(digits: ImageData) -> Reference:
 @pytest.fixture(scope="session")
 def saved(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "reference"
-    reference.save(folder)
+    save_reference(reference, folder)
     return folder

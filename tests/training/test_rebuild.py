@@ -358,7 +358,7 @@ def test_the_command_writes_a_checkpoint(short, tmp_path):
     assert "length 0.28 is poorly represented" in poor.output
     assert load_model(tmp_path / "d")[2]["images"] == STEPS * BATCH // 2
     again = average(short.folder, "--length", 0.15, "--out", tmp_path / "c")
-    assert "is there already and is not an empty folder" in str(again.exception)
+    assert "already exists and is not an empty folder" in str(again.exception)
     two = average(short.folder, "--length", 0.15, "--length", 0.1, "--out", tmp_path / "e")
     assert "several lengths need --evaluate" in str(two.exception)
     assert not (tmp_path / "e").exists()

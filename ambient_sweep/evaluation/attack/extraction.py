@@ -18,26 +18,27 @@ from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
-from ambient_sweep.evaluation.measure import Z95, Measure, wilson
+from ambient_sweep.evaluation.measure import Z95, Measure
 
 Restore = Literal["mean", "sampling", "masked"]
-MARGIN = 1.1  # times what is had by chance, from which on a model restores nothing
+MARGIN = 1.1  # times the error of chance, above which a model restores nothing
 NEAR = 0.1  # root mean square error, data in [-1, 1], below which a restoration is near perfect
 FALSE_POSITIVES = 0.01
 LEAST = 99  # held-out images that its quantile needs
+HIDDEN = 0.5  # share of the image that masking hides
+SHOWN = 8  # images of either set in the picture
 
 
 @dataclass(frozen=True)
 class Attack:
     """How images are damaged and restored.
 
-    noise: levels, of which those above `stop` count. hidden: share of the image, a square in its middle, that is replaced
-    by noise while the rest is given; 0: no masking. steps, sigma_min, sigma_max, rho: of sampling. stop: level at which
-    sampling ends with the posterior mean; 0: it goes down to 0.
+    noise: levels, of which those above `stop` count. Masking replaces a square in the middle by noise while the rest is
+    given. steps, sigma_min, sigma_max, rho: of sampling. stop: level at which sampling ends with the posterior mean; 0: it
+    goes down to 0.
     """
 
     noise: tuple[float, ...] = (1.0, 2.0, 4.0)
-    hidden: float = 0.5
     steps: int = 18
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -103,7 +104,6 @@ def attack(
     how: Attack,
     *,
     device: str = "cpu",
-    shown: int = 8,
 ) -> list[Result]:
     """Every level by the posterior mean and by sampling, and the masked images by sampling.
 
@@ -116,20 +116,21 @@ def attack(
             f"{len(heldout)}"
         )
     ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in how.levels for r in ("mean", "sampling")]
-    ways += [("masked", None)] if how.hidden else []
-    return [_result(denoiser, train, heldout, how, restore, sigma, device, shown) for restore, sigma in ways]
+    ways.append(("masked", None))
+    return [_result(denoiser, train, heldout, how, restore, sigma, device) for restore, sigma in ways]
 
 
 def _result(
     denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack,
-    restore: Restore, sigma: float | None, device: str, shown: int,
+    restore: Restore, sigma: float | None, device: str,
 ) -> Result:  # fmt: skip
     found = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
     (errors, damaged, restored), (others, damaged_heldout, restored_heldout) = found
     if not (errors.isfinite().all() and others.isfinite().all()):
         raise AmbientSweepError(f"attack: the model restores no finite images ({restore}, sigma {sigma})")
+    shown = min(SHOWN, len(errors), len(others))
     order, order_heldout = (each.sort(stable=True).indices[:shown] for each in (errors, others))
-    mask = _hidden(heldout.images.shape[-2:], how.hidden) if restore == "masked" else None
+    mask = _hidden(heldout.images.shape[-2:]) if restore == "masked" else None
     # the mean is nearer to an image than another image is, by a factor of the square root of 2
     chance = (1 if restore == "mean" else math.sqrt(2)) * _rms(heldout.images - heldout.images.mean(0), mask).mean()
     return Result(
@@ -170,7 +171,7 @@ def _restored(
 
         hidden: Tensor | None = None
         if sigma is None:
-            hidden = _hidden(images.shape[-2:], how.hidden).to(device)
+            hidden = _hidden(images.shape[-2:]).to(device)
             damaged = torch.where(hidden, noise(how.sigma_max).clamp(-1, 1), images)
             restored = _inpaint(bound, images, hidden, noise, how)
         else:
@@ -211,10 +212,10 @@ def _inpaint(
     return torch.where(hidden, x, images)
 
 
-def _hidden(size: Sequence[int], share: float) -> Tensor:
-    """bool [H, W], True in a square in the middle that holds about that share of the image, and at least a pixel."""
+def _hidden(size: Sequence[int]) -> Tensor:
+    """bool [H, W], True in a square in the middle that holds about HIDDEN of the image, and at least a pixel."""
     mask = torch.zeros(*size, dtype=torch.bool)
-    sides = [max(1, min(side - 1, round(side * math.sqrt(share)))) for side in size]
+    sides = [max(1, min(side - 1, round(side * math.sqrt(HIDDEN)))) for side in size]
     top, left = ((side - own) // 2 for side, own in zip(size, sides, strict=True))
     mask[top : top + sides[0], left : left + sides[1]] = True
     return mask
@@ -232,5 +233,4 @@ def _quantile(errors: Tensor) -> float:
 
 
 def _share(mask: Tensor) -> Measure:
-    count, n = int(mask.sum()), len(mask)
-    return Measure(count / n, *wilson(count, n), n)
+    return Measure.share(int(mask.sum()), len(mask))

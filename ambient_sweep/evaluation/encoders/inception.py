@@ -1,39 +1,50 @@
 """clean-fid's Inception-v3 (Parmar et al. 2022), whose Frechet distance is what papers call FID."""
 
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.encoders.base import resized
-from ambient_sweep.evaluation.encoders.torchscript import load_torchscript
+from ambient_sweep.evaluation.encoders.base import missing_package, without_torchscript_warning
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 INCEPTION = Weights(
     distance="fid",
     content="clean-fid's Inception",
-    file="inception-2015-12-05.pt",
+    file="inception-2015-12-05.pt",  # the name under which clean-fid looks for it
     url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     key="evaluation.inception_weights",
 )
-SIZE = 299
-VERSION = 2  # 1: Pillow's own resize
+VERSION = 3  # 1: clean-fid's resize; 2: a resize of this package; 3: clean-fid's resize and wrapper
 
 
 class InceptionEncoder:
-    """The 2048 features of clean-fid's Inception, images resized as by clean-fid's mode `clean`.
+    """The 2048 features of clean-fid's Inception wrapper for images resized by its mode `clean`; grey is repeated.
 
-    Input (x - 128) / 128 for x in 0..255; grey is repeated. Raises UserError where the checked weights are missing.
+    Raises UserError if clean-fid is not installed or the checked weights are missing.
     """
 
     name = "inception"
     batch = 50
 
     def __init__(self, given: str | None, folder: str | None, device: str) -> None:
-        path, sha256 = find_weights(INCEPTION, folder, given)
-        self.identity = f"{self.name}/{sha256}/{VERSION}"
-        self.layers = load_torchscript(path).layers.to(device).to(memory_format=torch.channels_last)
+        try:
+            from cleanfid.inception_torchscript import InceptionV3W
+            from cleanfid.resize import build_resizer
+        except ModuleNotFoundError as error:
+            raise missing_package("fid", error) from None
+        path = find_weights(INCEPTION, folder, given)
+        self.identity = f"{self.name}/{INCEPTION.sha256}/{VERSION}"
+        self.resize = build_resizer("clean")
+        with tempfile.TemporaryDirectory() as place, without_torchscript_warning():
+            (Path(place) / INCEPTION.file).symlink_to(path.absolute())
+            self.model = InceptionV3W(place, download=False).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        x = (resized(images, SIZE, "bicubic") - 128) / 128
-        features: Tensor = self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1)
+        arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+        resized = torch.from_numpy(np.stack([self.resize(array) for array in arrays]))
+        features: Tensor = self.model(resized.permute(0, 3, 1, 2).to(images.device))
         return features

@@ -3,34 +3,28 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders.base import missing_package, resized
+from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, missing_package
 from ambient_sweep.storage import sha256
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 VERSION = 2  # 1: normalisation layers not yet merged into the convolutions
 
 
-class Lite0Encoder:
+def lite0_encoder(size: int, device: str) -> Encoder:
     """EfficientNet-Lite0, ImageNet weights, the 1280 features before its last layer; images resized to `size` px.
 
-    Bilinear with antialiasing; input (x - 127) / 128 for x in 0..255; grey is repeated. Raises UserError where timm or
-    the weights' package is missing, or the weights are not the known ones.
+    Bilinear with antialiasing; input (x - 127) / 128 for x in 0..255. Raises UserError where timm or the weights' package
+    is missing, or the weights are not the known ones.
     """
-
-    def __init__(self, size: int, device: str) -> None:
-        self.name, self.size = f"lite0@{size}", size
-        self.batch = max(1, 125 * 32**2 // size**2)
-        self.identity = f"{self.name}/{LITE0_SHA256}/{VERSION}"
-        self.model = _load_lite0().to(device).to(memory_format=torch.channels_last)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = (resized(images, self.size, "bilinear") - 127) / 128
-        features: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
-        return features
+    name, batch = f"lite0@{size}", max(1, 125 * 32**2 // size**2)
+    identity = f"{name}/{LITE0_SHA256}/{VERSION}"
+    return NetworkEncoder(
+        name, identity, batch, _load_lite0(), size, "bilinear", lambda x: (x - 127) / 128, device, channels_last=True
+    )
 
 
 def _load_lite0() -> nn.Module:

@@ -1,10 +1,6 @@
 """SSCD (Pizzi et al. 2022), a network trained to find copies of images: its cosine similarity tells memorization."""
 
-import torch
-from torch import Tensor
-
-from ambient_sweep.evaluation.encoders.base import IMAGENET_MEAN, IMAGENET_STD, normalised, resized
-from ambient_sweep.evaluation.encoders.torchscript import load_torchscript
+from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, imagenet_normalised, load_torchscript
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 SSCD = Weights(
@@ -18,22 +14,13 @@ SIZE = 288
 VERSION = 1
 
 
-class SscdEncoder:
-    """The descriptor of `sscd_disc_mixup` (ResNet-50), 512 features of length 1.
+def sscd_encoder(folder: str | None, device: str) -> Encoder:
+    """The descriptor of `sscd_disc_mixup` (ResNet-50), 512 features of length 1, of images resized to 288 px.
 
-    Images resized to 288 px, bilinear with antialiasing, ImageNet's mean and deviation; grey is repeated. Raises
-    UserError where the checked weights are missing.
+    Bilinear with antialiasing, ImageNet's mean and deviation. Raises UserError where the checked weights are missing.
     """
-
-    name = f"sscd@{SIZE}"
-    batch = 32
-
-    def __init__(self, folder: str | None, device: str) -> None:
-        path, sha256 = find_weights(SSCD, folder)
-        self.identity = f"{self.name}/{sha256}/{VERSION}"
-        self.model = load_torchscript(path).to(device).to(memory_format=torch.channels_last)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        x = normalised(resized(images, SIZE, "bilinear"), IMAGENET_MEAN, IMAGENET_STD)
-        features: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
-        return features
+    path, name = find_weights(SSCD, folder), f"sscd@{SIZE}"
+    network, identity = load_torchscript(path), f"{name}/{SSCD.sha256}/{VERSION}"
+    return NetworkEncoder(
+        name, identity, 32, network, SIZE, "bilinear", imagenet_normalised, device, channels_last=True
+    )

@@ -1,30 +1,10 @@
 """How good samples are, from features: distances of distributions, and whether one set covers the other."""
 
-from ambient_sweep.evaluation.fidelity.extrapolation import frechet_infinity
-from ambient_sweep.evaluation.fidelity.frechet import (
-    Statistics,
-    bootstrap,
-    frechet,
-    frechet_between,
-    small_sample_warning,
-)
+from ambient_sweep.evaluation.fidelity.frechet import Statistics, frechet, small_sample_warning, statistics
 from ambient_sweep.evaluation.fidelity.inception_score import inception_score
-from ambient_sweep.evaluation.fidelity.kernel import kid, kid_subsets
-from ambient_sweep.evaluation.fidelity.manifold import density_coverage, manifold_measures, precision_recall
-from ambient_sweep.evaluation.fidelity.moments import Moments
+from ambient_sweep.evaluation.fidelity.kernel import kid
+from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 
 __all__ = [
-    "Moments",
-    "Statistics",
-    "bootstrap",
-    "density_coverage",
-    "frechet",
-    "frechet_between",
-    "frechet_infinity",
-    "inception_score",
-    "kid",
-    "kid_subsets",
-    "manifold_measures",
-    "precision_recall",
-    "small_sample_warning",
-]
+    "Statistics", "frechet", "inception_score", "kid", "manifold_measures", "small_sample_warning", "statistics",
+]  # fmt: skip

@@ -8,12 +8,12 @@ deficient rank (fewer images than features) are both right and cheap.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ambient_sweep import rng
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -26,23 +26,13 @@ class Statistics:
     root: Tensor
     n: int
 
-    @classmethod
-    def of(cls, features: Tensor) -> "Statistics":
-        """The statistics of features [n, D], covariance over n - 1.
 
-        Raises AmbientSweepError for fewer than two features or non-finite ones.
-        """
-        mean, root = _centred(features)
-        n, size = root.shape
-        return cls(mean, torch.linalg.qr(root, mode="r").R if n > size else root, n)
-
-
-def frechet(features: Tensor, real: Statistics, *, interval: bool = True) -> Measure:
+def frechet(features: Tensor, real: Statistics) -> Measure:
     """Frechet distance of generated features [n, D] to the real statistics, never below 0.
 
     The interval is for the draw of the samples at this n (infinitesimal jackknife; Efron 1982): the real images are
-    taken as given, and the bias that every such distance has at finite n is not removed. It needs eigenvectors, and takes
-    about as long again as the distance. Raises AmbientSweepError for fewer than two features or non-finite ones.
+    taken as given, and the bias that every such distance has at finite n is not removed. Raises AmbientSweepError for
+    fewer than two features or non-finite ones.
     """
     mean, root = _centred(features)
     n = len(root)
@@ -50,11 +40,8 @@ def frechet(features: Tensor, real: Statistics, *, interval: bool = True) -> Mea
     shift = mean - real_mean
     product = root @ real_root.T
     lengths = root.square().sum(1)  # |x - m_g|^2 / (n - 1)
-    constant = shift.square().sum() + real_root.square().sum() + lengths.sum()
-    if not interval:
-        return Measure(max(0.0, float(constant - 2 * _nuclear_norm(product))), None, None, n)
     singular, shares = _singular_values(product)
-    value = constant - 2 * singular.sum()
+    value = shift.square().sum() + real_root.square().sum() + lengths.sum() - 2 * singular.sum()
     # phi(x) = 2 (m_g - m_r).(x - m_g) + (x - m_g)^T (I - A) (x - m_g) - constant, with
     # A = S_r^1/2 (S_r^1/2 S_g S_r^1/2)^-1/2 S_r^1/2, the derivative of 2 tr (S_r^1/2 S_g S_r^1/2)^1/2 by S_g;
     # n / (n - 1) times the quadratic part, as the covariance is over n - 1
@@ -64,62 +51,41 @@ def frechet(features: Tensor, real: Statistics, *, interval: bool = True) -> Mea
     return Measure(distance, max(0.0, distance - half), distance + half, n)
 
 
-def frechet_between(a: Statistics, b: Statistics) -> float:
-    """The Frechet distance of two statistics, never below 0; no interval, which would need the features."""
-    b_mean, b_root = b.mean.to(a.mean), b.root.to(a.root)
-    traces = a.root.square().sum() + b_root.square().sum()
-    return max(0.0, float((a.mean - b_mean).square().sum() + traces - 2 * _nuclear_norm(a.root @ b_root.T)))
+def statistics(blocks: Iterable[Tensor]) -> Statistics:
+    """The statistics of features [n, D] that come in blocks, covariance over the sum of all n less 1.
 
-
-def bootstrap(features: Tensor, real: Statistics, *, resamples: int = 200, seed: int = 0) -> Measure:
-    """As `frechet`, its interval from resamples of the features (Efron 1979), drawn by (seed, resample).
-
-    A resample repeats images, which raises the distance: its bias at n, a second time. So the quantiles are taken of the
-    resamples less their mean, about the value; with fewer images than features they still spread too far. For a check of
-    `frechet`'s interval, at the cost of `resamples` distances.
-    Raises AmbientSweepError as `frechet` does, ValueError for fewer than two resamples.
+    Blocks are joined in float64 by their means and scatters (Chan, Golub and LeVeque 1979). Raises AmbientSweepError for
+    fewer than two features or non-finite ones.
     """
-    if resamples < 2:
-        raise ValueError(f"bootstrap: {resamples} resamples")
-    resampled = Resampled(features, real)
-    n = len(features)
-    values = torch.empty(resamples, dtype=torch.float64)
-    for index in range(resamples):
-        rows = torch.from_numpy((rng.uniform("frechet.bootstrap", seed, index, 1, n)[0] * n).astype("int64"))
-        values[index] = resampled.distance(torch.bincount(rows, minlength=n))
-    value = max(0.0, resampled.distance(torch.ones(n)))
-    low, high = (values - values.mean()).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Measure(value, max(0.0, value + low), value + high, n, seed=seed)
+    n, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
+    for block in blocks:
+        x = block.double()
+        own = x.mean(0)
+        centred = x - own
+        if n == 0:
+            n, mean, scatter = len(x), own, centred.T @ centred
+            continue
+        total, shift = n + len(x), own - mean
+        scatter += centred.T @ centred
+        scatter += torch.outer(shift, shift * (n * len(x) / total))
+        mean += shift * (len(x) / total)
+        n = total
+    _check(n, scatter)
+    return Statistics(mean, _root(scatter / (n - 1), n), n)
 
 
-class Resampled:
-    """Frechet distances of subsets and resamples of features [n, D] to the real statistics.
-
-    The features are projected on the real root once; a distance then costs one Gram matrix and its eigenvalues, on the
-    side of the images in it or of the real root, whichever is smaller. Raises AmbientSweepError as `frechet` does.
-    """
-
-    def __init__(self, features: Tensor, real: Statistics) -> None:
-        mean, root = _centred(features)
-        scale = math.sqrt(len(root) - 1)
-        self._centred = root.mul_(scale)
-        self._lengths = self._centred.square().sum(1)
-        self._shift = mean - real.mean.to(mean)
-        real_root = real.root.to(mean)
-        self._real_trace = real_root.square().sum()
-        self._product = self._centred @ real_root.T
-
-    def distance(self, counts: Tensor) -> float:
-        """Of the sample in which image i comes counts[i] times, counts [n] with a sum of 2 or more; not cut off at 0."""
-        rows = counts.nonzero()[:, 0].to(self._product.device)
-        c = counts.to(self._product)[rows]
-        n = c.sum()
-        shift = c @ self._centred[rows] / n  # of the sample's mean from that of all
-        product = self._product[rows]
-        product = (product - c @ product / n) * (c / (n - 1)).sqrt()[:, None]
-        trace = (c @ self._lengths[rows] - n * shift.square().sum()) / (n - 1)
-        value = (self._shift + shift).square().sum() + self._real_trace + trace - 2 * _nuclear_norm(product)
-        return float(value)
+def _root(covariance: Tensor, n: int) -> Tensor:
+    """R [rank, D] with R^T R equal to the covariance of n features."""
+    if n > len(covariance):
+        triangle: Tensor
+        triangle, failed = torch.linalg.cholesky_ex(covariance, upper=True)
+        if not failed:
+            return triangle
+    # of deficient rank: fewer images than features, or constant ones; eigenvalues below the rounding are zeros
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+    root: Tensor = values[kept].sqrt()[:, None] * vectors.T[kept]
+    return root
 
 
 def small_sample_warning(n: int, dimension: int) -> str | None:
@@ -134,13 +100,17 @@ def small_sample_warning(n: int, dimension: int) -> str | None:
 
 def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [D] and centred features over sqrt(n - 1), [n, D], in float64."""
-    if len(features) < 2:
-        raise AmbientSweepError(f"a Frechet distance needs at least 2 images, not {len(features)}")
     x = features.double()
-    if not x.isfinite().all():
-        raise AmbientSweepError("a Frechet distance needs finite features; the encoder gave others")
+    _check(len(x), x)
     mean = x.mean(0)
     return mean, (x - mean) / math.sqrt(len(x) - 1)
+
+
+def _check(n: int, features: Tensor) -> None:
+    if n < 2:
+        raise AmbientSweepError(f"a Frechet distance needs at least 2 images, not {n}")
+    if not features.isfinite().all():
+        raise AmbientSweepError("a Frechet distance needs finite features; the encoder gave others")
 
 
 def _singular_values(product: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,10 +127,3 @@ def _singular_values(product: Tensor) -> tuple[Tensor, Tensor]:
     singular = values.clamp(min=0).sqrt()
     inverse = torch.where(singular > 0, 1 / singular, 0.0)
     return singular, (product @ right).square() @ inverse
-
-
-def _nuclear_norm(product: Tensor) -> Tensor:
-    """The sum of the singular values, from the eigenvalues of the smaller Gram matrix."""
-    gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
-    norm: Tensor = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
-    return norm

@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-from ambient_sweep import rng
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -34,33 +33,6 @@ def kid(features: Tensor, real: Tensor) -> Measure:
     variance = 4 * float((x_with_x - x_with_y).var() / n + (y_with_y - y_with_x).var() / m)
     half = Z95 * math.sqrt(variance)
     return Measure(value, value - half, value + half, n)
-
-
-def kid_subsets(features: Tensor, real: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> Measure:
-    """The mean KID of `subsets` pairs of subsets of `size` images, as clean-fid and torch-fidelity take it.
-
-    size: at most the number of images. Subsets are drawn by (seed, subset). The interval is that of the mean of all such
-    subsets (None of one), not of the draw of the images: `kid` has that, at a smaller variance. Raises AmbientSweepError as
-    `kid` does, ValueError for no subset or a size below 2.
-    """
-    _check(features)
-    _check(real)
-    size = min(size, len(features), len(real))
-    if subsets < 1 or size < 2:
-        raise ValueError(f"kid_subsets: {subsets} subsets of {size}")
-    values = torch.empty(subsets, dtype=torch.float64)
-    for index in range(subsets):
-        x, y = (
-            part[torch.from_numpy(rng.permutation(f"kid.{side}", seed, index, len(part))[:size]).to(part.device)]
-            for side, part in (("generated", features), ("real", real))
-        )
-        across = _row_means_across(x, y)[0].mean()
-        values[index] = _row_means_within(x).mean() + _row_means_within(y).mean() - 2 * across
-    value = float(values.mean())
-    if subsets == 1:
-        return Measure(value, None, None, len(features), seed=seed)
-    half = Z95 * float(values.std()) / math.sqrt(subsets)
-    return Measure(value, value - half, value + half, len(features), seed=seed)
 
 
 def _check(features: Tensor) -> None:

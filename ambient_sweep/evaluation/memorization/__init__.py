@@ -1,42 +1,26 @@
-"""Memorization that samples show: copies in pixels, similarity in features, published diagnostics."""
+"""Memorization that samples show: copies in pixels, similarity in features."""
 
-from ambient_sweep.evaluation.memorization.copies import (
-    LOCAL,
-    NEIGHBOURHOOD,
-    local_distances,
-    mem_excess,
-    mem_ratio,
-    neighbourhood_ratio,
-    null_threshold,
-    shares_below,
-    thumbnails,
-)
-from ambient_sweep.evaluation.memorization.diagnostics import authpct, c_t
+from ambient_sweep.evaluation.memorization.copies import LOCAL, NEIGHBOURHOOD, THUMBNAILS, mem_ratio, thumbnails
+from ambient_sweep.evaluation.memorization.measures import check_quantile, memorization
+from ambient_sweep.evaluation.memorization.nearness import Nearness
 from ambient_sweep.evaluation.memorization.similarity import (
     SIMILARITIES,
     SimilarityHistograms,
     nearest_similarity,
     normalised,
-    shares_above,
-    sim_excess,
 )
 
 __all__ = [
     "LOCAL",
     "NEIGHBOURHOOD",
     "SIMILARITIES",
+    "THUMBNAILS",
+    "Nearness",
     "SimilarityHistograms",
-    "authpct",
-    "c_t",
-    "local_distances",
-    "mem_excess",
+    "check_quantile",
     "mem_ratio",
+    "memorization",
     "nearest_similarity",
-    "neighbourhood_ratio",
     "normalised",
-    "null_threshold",
-    "shares_above",
-    "shares_below",
-    "sim_excess",
     "thumbnails",
 ]

@@ -1,12 +1,10 @@
-"""How many samples give back a training image, without a network: L2 distances of small thumbnails.
+"""How many samples reproduce a training image, without a network: L2 distances of small thumbnails.
 
 Every measure is a share of N samples, with Wilson's interval; `distances` are L2, not squared, to the nearest training
 images, nearest first (`neighbours.nearest`).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.measure import Measure, wilson
+from ambient_sweep.evaluation.measure import Measure
 
 SIDE = 16  # thumbnails are at most so large
+THUMBNAILS = f"thumbnails{SIDE}/1"  # their identity in a cache
 RATIO = 1 / 3
 LOCAL = 5  # further neighbours whose mean distance is the local scale
 NEIGHBOURHOOD = 50
@@ -47,7 +46,7 @@ def mem_excess(distances: Tensor, threshold: float, quantile: float) -> Measure:
     `distances`: [N], or `local_distances`; `threshold` from `null_threshold` of the same. Interval: Wilson of the share,
     minus `quantile`; the threshold is taken as known.
     """
-    return minus(share_of(distances < threshold), quantile)
+    return share_of(distances < threshold).minus(quantile)
 
 
 def null_threshold(heldout: Tensor, quantile: float, *, twins: bool = False) -> float:
@@ -93,18 +92,6 @@ def neighbourhood_ratio(distances: Tensor, alpha: float = 0.5) -> Measure:
     return share_of((first < alpha * distances[:, :NEIGHBOURHOOD].mean(1)) | (first == 0))
 
 
-def shares_below(distances: Tensor, thresholds: Sequence[float]) -> list[Measure]:
-    """The share of distances [N] below each threshold."""
-    return [share_of(distances < threshold) for threshold in thresholds]
-
-
 def share_of(mask: Tensor) -> Measure:
-    """The share of True in bool [N]."""
-    count, n = int(mask.sum()), len(mask)
-    return Measure(count / n, *wilson(count, n), n)
-
-
-def minus(measure: Measure, expected: float) -> Measure:
-    """The measure less what was to be expected."""
-    low, high = (None if end is None else end - expected for end in (measure.low, measure.high))
-    return replace(measure, value=measure.value - expected, low=low, high=high)
+    """The share of True in bool [N], with Wilson's interval."""
+    return Measure.share(int(mask.sum()), len(mask))

@@ -5,7 +5,6 @@ little unless one knows how many images exceed it that cannot be copies.
 """
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization.copies import mem_excess, minus, null_threshold, share_of
+from ambient_sweep.evaluation.memorization.copies import mem_excess, null_threshold, share_of
 from ambient_sweep.evaluation.neighbours import Targets, nearest
 
 SIMILARITIES = (0.85, 0.9, 0.95)
@@ -35,9 +34,9 @@ def nearest_similarity(features: Tensor, train: Targets, *, device: str = "cpu")
     return 1 - nearest(normalised(features), train, 1, device=device)[0][:, 0].square() / 2
 
 
-def shares_above(similarities: Tensor, thresholds: Sequence[float] = SIMILARITIES) -> list[Measure]:
-    """The share of samples above each threshold."""
-    return [share_of(similarities > threshold) for threshold in thresholds]
+def share_above(similarities: Tensor, threshold: float) -> Measure:
+    """The share of similarities [N] above the threshold."""
+    return share_of(similarities > threshold)
 
 
 def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measure:
@@ -51,7 +50,7 @@ def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measur
     threshold = null_threshold(others, quantile, twins=True)
     if threshold > 0:
         return mem_excess(distances, threshold, quantile)
-    return minus(share_of(distances <= 0), float((others <= 0).double().mean()))
+    return share_of(distances <= 0).minus(float((others <= 0).double().mean()))
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,26 @@
 nonzero and the order of near ties arbitrary. So the product only nominates: every target that can be among the k nearest,
 given a bound on that error. Their distances are then computed from the differences, in float64.
 
-The bound. u is the unit roundoff of the product's type, g(n) = n u / (1 - n u), and a = q - c, b = t - c are the centred
-rows. Rounding a and b to the type, their product of D terms summed in any order (Higham 2002, section 3.1), and one
-addition give s, a float for |q - t|^2 - |a|^2, with an error of at most
+The bound. u is the unit roundoff of float64, g(n) = n u / (1 - n u), and a = q - c, b = t - c are the centred rows.
+Rounding a and b, their product of D terms summed in any order (Higham 2002, section 3.1), and the additions give a value
+for |q - t|^2 with an error of at most
 
     (g(D) + 2.2 u) 2 |a| |b|  +  g(D) |b|^2  +  3.3 u (|a|^2 + 2 |b|^2)  <=  e (|a|^2 + |b|^2),    e = 2 g(D + 128)
 
-where the 128 leave room for the arithmetic with the bound itself, and for the float64 sums that decide in the end. Let K
-be the k-th smallest of s + e |b|^2. Then k targets have |q - t|^2 - |a|^2 <= K + e |a|^2, and a target that is one of the
-k nearest has s - e |b|^2 <= K + 2 e |a|^2. Underflow adds at most 4 D times the smallest normal number.
+where the 128 leave room for the arithmetic with the bound itself, and for the sums that decide in the end. Underflow adds
+at most 4 D times the smallest normal number. With s the product's value and w its bound, the k-th smallest of s + w is an
+upper limit of the k-th distance, and a target that is one of the k nearest has s - w at or below it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-QUERIES, TARGETS = 1024, 16384  # of one matrix product, at most
-ELEMENTS = 2**23  # of a block of targets, at most; half as many of queries, and of differences formed at once
+QUERIES, TARGETS = 1024, 4096  # of one matrix product, at most
+ELEMENTS = 2**22  # of a block of targets, of queries, and of differences formed at once, at most
 CANDIDATES = 2**19  # decided at once, or those of one query
-MANY = 32  # candidates per query and neighbour, from which on it pays to look closer
 
 
 class Targets(Protocol):
@@ -49,21 +46,28 @@ def nearest(queries: Tensor, targets: Targets, k: int, *, device: str | torch.de
         raise ValueError(f"nearest: k={k} of {m} targets")
     if queries.shape[1:] != shape:
         raise ValueError(f"nearest: queries of {list(queries.shape[1:])}, targets of {list(shape)}")
-    size = max(1, shape.numel())
-    of_targets, of_queries = (
-        max(1, min(most, n // size)) for most, n in ((TARGETS, ELEMENTS), (QUERIES, ELEMENTS // 2))
-    )
+    of_targets, of_queries = (max(1, min(most, ELEMENTS // max(1, shape.numel()))) for most in (TARGETS, QUERIES))
     distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=device)  # squared
     indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=device)
     centre = _rows(targets[0:of_targets], device).mean(0)
-    with _full_precision(torch.device(device).type):
-        for start in range(0, m, of_targets):
-            block = _Block(_rows(targets[start : start + of_targets], device), centre, k)
-            for first in range(0, len(queries), of_queries):
-                part = slice(first, first + of_queries)
-                best = _Best(distances[part], indices[part])
-                _search(_rows(queries[part], device), block, start, best)
+    for start in range(0, m, of_targets):
+        block = _rows(targets[start : start + of_targets], device)
+        first_copies = _first_copies(block, k)
+        for first in range(0, len(queries), of_queries):
+            part = slice(first, first + of_queries)
+            best = _Best(distances[part], indices[part])
+            _search(_rows(queries[part], device), block, first_copies, centre, start, best)
     return distances.sqrt_(), indices
+
+
+def merge_flips(plain: tuple[Tensor, Tensor], mirrored: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of two searches in the same targets, each target once, by the lesser of its distances."""
+    distances, indices = torch.cat([plain[0], mirrored[0]], 1), torch.cat([plain[1], mirrored[1]], 1)
+    order = _order(indices, distances)
+    distances, indices = distances.gather(1, order), indices.gather(1, order)
+    distances[:, 1:].masked_fill_(indices[:, 1:] == indices[:, :-1], torch.inf)  # the farther of a target met twice
+    order = _order(distances, indices)[:, :k]
+    return distances.gather(1, order), indices.gather(1, order)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -83,19 +87,21 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return terms[:, 0]
 
 
-def merge(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest of several searches, each (distances [N, k_i], indices [N, k_i]) in targets of its own.
+def bounded_squares(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances [n, m] of centred rows float64 [n, D] and [m, D] by a product, and the bound on their error."""
+    size, info = a.shape[1], torch.finfo(torch.float64)
+    n_u = (size + 128) * info.eps / 2
+    norms = a.square().sum(1)[:, None] + b.square().sum(1)
+    with torch.autocast(a.device.type, enabled=False):
+        squares = torch.addmm(norms, a, b.T, alpha=-2)
+    return squares, norms * (2 * n_u / (1 - n_u)) + 4 * size * info.tiny
 
-    Indices count all targets; ties go to the lower one, so parts searched apart give what one search gives.
-    """
-    return best_of(torch.cat([d for d, _ in parts], 1), torch.cat([i for _, i in parts], 1), k)
 
-
-def best_of(distances: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k least distances of each row [N, n] with their indices, in the order of (distance, index)."""
-    order = indices.sort(dim=1, stable=True).indices
-    order = order.gather(1, distances.gather(1, order).sort(dim=1, stable=True).indices)[:, :k]
-    return distances.gather(1, order), indices.gather(1, order)
+def pair_distances(a: Tensor, b: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Squared distances float64 [p] of the pairs (a[row], b[column]), by their differences."""
+    at_once = max(1, ELEMENTS // max(1, a.shape[1]))
+    pairs = zip(torch.split(row, at_once), torch.split(column, at_once), strict=True)
+    return torch.cat([squared_distances(a[i].double(), b[j].double()) for i, j in pairs])
 
 
 class _Best(NamedTuple):
@@ -118,88 +124,39 @@ class _Best(NamedTuple):
         self.indices.copy_(index[chosen])
 
 
-class _Block:
-    """A block of targets: the rows, and what products with them need, made when it is needed."""
-
-    def __init__(self, rows: Tensor, centre: Tensor, k: int) -> None:
-        self.rows, self.centre, self.k = rows, centre, k  # float64 [m, D], float64 [D]
-        self._operands: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
-        self._first_copies: Tensor | None = None
-
-    def operands(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The centred rows in that type, and their squared norms in float64."""
-        if dtype not in self._operands:
-            self._operands[dtype] = _centred(self.rows, self.centre, dtype)
-        return self._operands[dtype]
-
-    def first_copies(self) -> Tensor:
-        """Which rows are among the first k of their equals, bool [m]; the others are nobody's k nearest."""
-        if self._first_copies is None:
-            seen: Counter[bytes] = Counter()
-            kept = []
-            for row in (self.rows + 0.0).cpu().numpy():  # -0 equals 0
-                key = row.tobytes()
-                kept.append(seen[key] < self.k)
-                seen[key] += 1
-            self._first_copies = torch.tensor(kept, device=self.rows.device)
-        return self._first_copies
-
-
-def _search(q: Tensor, block: _Block, start: int, best: _Best) -> None:
+def _search(q: Tensor, block: Tensor, first_copies: Tensor, centre: Tensor, start: int, best: _Best) -> None:
     """Puts the targets of the block, which begins at index `start`, that may be among the k nearest into `best`."""
-    mask = _candidates(q, block, best)
-    count = int(mask.sum())
-    rows = len(q) if count <= CANDIDATES else max(1, CANDIDATES // len(block.rows))
-    for first in range(0, len(q) if count else 0, rows):
-        part = slice(first, first + rows)
-        _decide(q[part], block.rows, mask[part], start, _Best(best.distances[part], best.indices[part]))
-
-
-def _candidates(q: Tensor, block: _Block, best: _Best) -> Tensor:
-    """Which targets may be among the k nearest of each query, bool [n, m]: few, where few can be told to be enough."""
-    few = MANY * block.k * len(q)
-    mask = _nominated(q, block, best, torch.float32)
-    if mask is not None and (int(mask.sum()) <= few or int(mask.logical_and_(block.first_copies()).sum()) <= few):
-        return mask
-    mask = _nominated(q, block, best, torch.float64)
-    if mask is None:
+    squares, slack = bounded_squares(q - centre, block - centre)
+    if not squares.isfinite().all():
         raise ValueError("nearest: values too large to square")
-    return mask.logical_and_(block.first_copies())
+    limit, k = best.distances[:, -1], best.distances.shape[1]
+    if len(block) >= k:
+        limit = torch.minimum(limit, (squares + slack).kthvalue(k, dim=1).values)
+    mask = (squares - slack <= limit[:, None]).logical_and_(first_copies)
+    rows = len(q) if int(mask.sum()) <= CANDIDATES else max(1, CANDIDATES // len(block))
+    for first in range(0, len(q), rows):
+        part = slice(first, first + rows)
+        row, column = mask[part].nonzero(as_tuple=True)
+        if len(row):
+            found = pair_distances(q[part], block, row, column)
+            _Best(best.distances[part], best.indices[part]).put(row, found, column + start)
 
 
-def _nominated(q: Tensor, block: _Block, best: _Best, dtype: torch.dtype) -> Tensor | None:
-    """Which targets the bound leaves in each query's race, bool [n, m]; None where the type's range is too small."""
-    info, size = torch.finfo(dtype), q.shape[1]
-    n_u = (size + 128) * info.eps / 2
-    e = 2 * n_u / (1 - n_u)
-    (a, own), (b, norms) = _centred(q, block.centre, dtype), block.operands(dtype)
-    if not (own < info.max / 16).all() or not (norms < info.max / 16).all():
-        return None
-    slack = (2 * e * norms).to(dtype)
-    s = torch.mm(a.mul_(-2), b.T).add_((norms * (1 + e)).to(dtype))
-    limit = best.distances[:, -1] - own
-    if len(b) >= block.k:
-        limit = torch.minimum(limit, s.topk(block.k, largest=False).values[:, -1].double())
-    limit = limit + 2 * e * own + 4 * size * info.tiny
-    return s.sub_(slack) <= limit.to(dtype)[:, None]
+def _first_copies(rows: Tensor, k: int) -> Tensor:
+    """Which rows are among the first k of their equals, bool [m]; the others are nobody's k nearest."""
+    seen: Counter[bytes] = Counter()
+    kept = []
+    for row in (rows + 0.0).cpu().numpy():  # -0 equals 0
+        key = row.tobytes()
+        kept.append(seen[key] < k)
+        seen[key] += 1
+    return torch.tensor(kept, device=rows.device)
 
 
-def _decide(q: Tensor, t: Tensor, mask: Tensor, start: int, best: _Best) -> None:
-    """Puts the targets that `mask` [n, m] names into `best`, by their distances themselves."""
-    rows, columns = mask.nonzero(as_tuple=True)
-    at_once = max(1, ELEMENTS // 2 // max(1, q.shape[1]))
-    parts = [
-        squared_distances(q[row], t[column])
-        for row, column in zip(torch.split(rows, at_once), torch.split(columns, at_once), strict=True)
-    ]
-    best.put(rows, torch.cat(parts), columns + start)
-
-
-def _centred(rows: Tensor, centre: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows less the centre in `dtype` (a copy), and their squared norms in float64."""
-    centred = rows - centre
-    norms = centred.square().sum(1)
-    return centred.to(dtype), norms
+def _order(first: Tensor, second: Tensor) -> Tensor:
+    """The order of each row [N, n] by `first`, then by `second`."""
+    order = second.sort(dim=1, stable=True).indices
+    return order.gather(1, first.gather(1, order).sort(dim=1, stable=True).indices)
 
 
 def _rows(block: Tensor, device: str | torch.device) -> Tensor:
@@ -207,15 +164,3 @@ def _rows(block: Tensor, device: str | torch.device) -> Tensor:
     if not rows.isfinite().all():
         raise ValueError("nearest: non-finite values")
     return rows
-
-
-@contextmanager
-def _full_precision(device_type: str) -> Iterator[None]:
-    """Matrix products in the precision of their type, whatever the process has set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

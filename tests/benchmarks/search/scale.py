@@ -7,11 +7,10 @@ comes on top of it, were it all done in between. Memory is the growth of the pro
 import argparse
 import resource
 
+from ambient_sweep.sweep.definition import Search
 from compare import DEFAULT, rungs
 from problems import Zdt
 from simulate import Progress, Simulation
-
-from ambient_sweep.sweep.definition import Search
 
 SLOTS = 64
 

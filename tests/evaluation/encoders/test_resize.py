@@ -6,13 +6,12 @@ import torch
 from cleanfid.resize import build_resizer
 from encoder_images import noise
 from PIL import Image
-from torch import Tensor
 
 from ambient_sweep.evaluation.encoders import base
-from ambient_sweep.evaluation.encoders.base import normalised, resized
+from ambient_sweep.evaluation.encoders.base import resized
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (64, 48), (299, 299), (200, 400), (310, 500)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 48), (299, 299), (200, 400), (310, 500)])
 def test_bicubic_is_clean_fids_resize(height: int, width: int) -> None:
     images = noise(2, 3, 512)[..., :height, :width].contiguous()
     resize = build_resizer("clean")
@@ -38,11 +37,5 @@ def test_bilinear_is_pillows() -> None:
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_grey_is_repeated(mode: str) -> None:
     grey = noise(2, 1, 9)
-    rgb = resized(grey.expand(-1, 3, -1, -1), 30, mode)  # type: ignore[arg-type]
-    torch.testing.assert_close(resized(grey, 30, mode), rgb, rtol=0, atol=1e-4)  # type: ignore[arg-type]
-
-
-def test_normalised() -> None:
-    x: Tensor = torch.tensor([0.0, 127.5, 255.0]).reshape(1, 3, 1, 1)
-    expected = torch.tensor([-0.5 / 0.1, (0.5 - 0.4) / 0.2, (1 - 0.3) / 0.4])
-    torch.testing.assert_close(normalised(x, (0.5, 0.4, 0.3), (0.1, 0.2, 0.4)).flatten(), expected)
+    rgb = resized(grey.expand(-1, 3, -1, -1), 30, mode)
+    torch.testing.assert_close(resized(grey, 30, mode), rgb, rtol=0, atol=1e-4)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import Statistics, frechet
+from ambient_sweep.evaluation.fidelity import frechet, statistics
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ def mixed(features: Array, seed: int) -> Array:
 
 
 def distance(generated: Array, real: Array) -> Measure:
-    return frechet(torch.from_numpy(generated), Statistics.of(torch.from_numpy(real)))
+    return frechet(torch.from_numpy(generated), statistics([torch.from_numpy(real)]))
 
 
 def by_sqrtm(generated: Array, real: Array) -> float:
@@ -39,7 +39,7 @@ def test_full_rank_is_the_formula_with_scipys_square_root(n: int, m: int, size: 
     assert distance(generated, real).value == pytest.approx(by_sqrtm(generated, real), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "m"), [(30, 400), (400, 30), (30, 40), (40, 30), (60, 61)])
+@pytest.mark.parametrize(("n", "m"), [(30, 400), (400, 30), (30, 40)])
 def test_deficient_rank_is_the_nuclear_norm_in_exact_subspaces(n: int, m: int) -> None:
     size = 60
     generated, real = mixed(sample(0, n, size, 1.3, 0.2), 7), mixed(sample(1, m, size), 8)
@@ -75,19 +75,10 @@ def test_of_a_set_to_itself_is_zero(n: int, size: int) -> None:
     assert distance(features + 1, features).value == pytest.approx(size, rel=1e-7)
 
 
-def test_does_not_depend_on_the_coordinates() -> None:
-    generated, real = sample(0, 70, 40, 1.2, 0.1), sample(1, 90, 40)
-    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((40, 40)))[0]
-    here, there = distance(generated, real), distance(generated @ turn, real @ turn)
-    assert there.value == pytest.approx(here.value, rel=1e-9)
-    assert there.high == pytest.approx(here.high, rel=1e-9)
-
-
 # -- the interval ---------------------------------------------------------------------------------------------------
 
 
 def standard_error(measure: Measure) -> float:
-    assert measure.high is not None
     return (measure.high - measure.value) / Z95
 
 
@@ -125,38 +116,50 @@ def test_standard_error_is_that_of_the_numeric_derivative(n: int, m: int, size: 
 def test_standard_error_is_the_spread_over_repeated_draws(
     n: int, size: int, scale: float, shift: float, low: float, high: float
 ) -> None:
-    real = Statistics.of(torch.from_numpy(sample(0, 500, size)))
+    real = statistics([torch.from_numpy(sample(0, 500, size))])
     measures = [frechet(torch.from_numpy(sample(seed, n, size, scale, shift)), real) for seed in range(1, 121)]
     spread = np.std([measure.value for measure in measures], ddof=1)
     assert low < np.mean([standard_error(measure) for measure in measures]) / spread < high
 
 
-def test_standard_error_is_the_bootstraps() -> None:
-    generated, real = sample(0, 400, 6, 1.4, 0.4), Statistics.of(torch.from_numpy(sample(1, 2000, 6)))
-    rng = np.random.default_rng(2)
-    resampled = [frechet(torch.from_numpy(generated[rng.integers(0, 400, 400)]), real).value for _ in range(300)]
-    measure = frechet(torch.from_numpy(generated), real)
-    assert standard_error(measure) == pytest.approx(np.std(resampled), rel=0.15)
+# -- statistics -------------------------------------------------------------------------------------------------------
 
 
-def test_interval_is_around_the_value_and_not_below_zero() -> None:
-    measure = distance(sample(0, 100, 20), sample(1, 1000, 20))
-    assert measure.low is not None
-    assert measure.high is not None
-    assert 0 <= measure.low < measure.value < measure.high
-    assert measure.n == 100
+@pytest.mark.parametrize("sizes", [[500], [1] * 500, [1, 2, 497], [100] * 5])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_statistics_of_blocks_are_numpys_of_all(sizes: list[int], offset: float) -> None:
+    x = offset + mixed(sample(0, 500, 12), 1)
+    found = statistics(torch.from_numpy(x).split(sizes))
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.root.T @ found.root, np.cov(x, rowvar=False), rtol=1e-10, atol=1e-12)
+    assert found.n == 500
 
 
-# -- cost and bad input ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("n", "size"), [(15, 20), (21, 20), (2, 20), (400, 1)])
+def test_roots_have_the_rank_of_the_features(n: int, size: int) -> None:
+    x = sample(0, n, size)
+    root = statistics([torch.from_numpy(x)]).root
+    assert len(root) <= min(n, size)
+    np.testing.assert_allclose(root.T @ root, np.atleast_2d(np.cov(x, rowvar=False)), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_fewer_than_two_features_are_refused(n: int) -> None:
-    with pytest.raises(AmbientSweepError, match="at least 2 images"):
-        Statistics.of(torch.zeros(n, 3))
+def test_constant_and_repeated_features_cost_rank_and_change_nothing() -> None:
+    x = sample(0, 200, 6)
+    padded = np.concatenate([x, np.full((200, 3), 7.0), x[:, :1]], axis=1)
+    root = statistics([torch.from_numpy(padded)]).root
+    assert len(root) == 6
+    np.testing.assert_allclose(root.T @ root, np.cov(padded, rowvar=False), rtol=1e-9, atol=1e-10)
+    assert statistics([torch.full((5, 3), 7.0)]).root.square().sum() == 0
 
 
-def test_non_finite_features_are_refused() -> None:
-    real = Statistics.of(torch.from_numpy(sample(0, 10, 3)))
-    with pytest.raises(AmbientSweepError, match="finite"):
-        frechet(torch.full((5, 3), float("inf")), real)
+def test_bad_features_are_refused() -> None:
+    real = statistics([torch.from_numpy(sample(0, 10, 3))])
+    for few in (torch.ones(0, 3), torch.ones(1, 3)):
+        with pytest.raises(AmbientSweepError, match=f"at least 2 images, not {len(few)}"):
+            frechet(few, real)
+    with pytest.raises(AmbientSweepError, match="at least 2 images, not 1"):
+        statistics([torch.ones(1, 3)])
+    infinite = torch.full((5, 3), float("inf"))
+    for call in (lambda: frechet(infinite, real), lambda: statistics([torch.ones(4, 3), infinite])):
+        with pytest.raises(AmbientSweepError, match="finite"):
+            call()

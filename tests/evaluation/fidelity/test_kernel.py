@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import kernel, kid, kid_subsets
-from ambient_sweep.evaluation.measure import Z95, Measure
+from ambient_sweep.evaluation.fidelity import kernel, kid
+from ambient_sweep.evaluation.measure import Z95
 
 
 def features(n: int, size: int = 16, seed: int = 0, shift: float = 0.0) -> Tensor:
@@ -34,20 +34,6 @@ def test_is_clean_fids_of_one_subset_of_everything() -> None:
     x, y = features(120), features(120, seed=1, shift=0.2)
     theirs = kernel_distance(x.numpy(), y.numpy(), num_subsets=1, max_subset_size=120)
     assert kid(x, y).value == pytest.approx(theirs, rel=1e-6)
-    assert kid_subsets(x, y, subsets=1, size=500).value == pytest.approx(theirs, rel=1e-6)
-
-
-def test_is_torch_fidelitys_of_one_subset_of_everything() -> None:
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
-    x, y = features(90), features(90, seed=1, shift=0.2)
-    theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=90, verbose=False)
-    assert kid(x, y).value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
-
-
-def spread(n: int, m: int, shift: float) -> tuple[float, list[Measure]]:
-    found = [kid(features(n, 8, 2 * s, shift), features(m, 8, 2 * s + 1)) for s in range(150)]
-    return float(np.std([measure.value for measure in found], ddof=1)), found
 
 
 @pytest.mark.parametrize(("n", "m", "shift", "low", "high"), [(150, 300, 0.5, 0.9, 1.15), (150, 150, 0.0, 1.1, 1.7)])
@@ -55,12 +41,10 @@ def test_standard_error_is_the_spread_over_repeated_draws(
     n: int, m: int, shift: float, low: float, high: float
 ) -> None:
     """At the floor (no shift) sqrt(2) times it: never too narrow."""
-    deviation, found = spread(n, m, shift)
-    errors = [(measure.high - measure.value) / Z95 for measure in found]  # type: ignore[operator]
+    found = [kid(features(n, 8, 2 * s, shift), features(m, 8, 2 * s + 1)) for s in range(150)]
+    deviation = np.std([measure.value for measure in found], ddof=1)
+    errors = [(measure.high - measure.value) / Z95 for measure in found]
     assert low < np.mean(errors) / deviation < high
-    # the mean over draws is the distance itself: E k(x, x') + E k(y, y') - 2 E k(x, y) of these Gaussians, in closed form
-    if not shift:
-        assert abs(np.mean([measure.value for measure in found])) < 3 * deviation / np.sqrt(len(found))
 
 
 def test_is_unbiased() -> None:
@@ -79,24 +63,10 @@ def test_is_unbiased() -> None:
         assert abs(np.mean(values) - expected) < 3 * np.std(values) / np.sqrt(len(values))
 
 
-def test_subsets_are_keyed_and_agree_with_all_pairs() -> None:
-    x, y = features(300), features(400, seed=1, shift=0.3)
-    first, again, other = (kid_subsets(x, y, subsets=40, size=100, seed=seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first.value != other.value
-    assert first.seed == 0
-    assert first.value == pytest.approx(kid(x, y).value, rel=0.1)
-    assert kid_subsets(x, y, subsets=1, size=100).low is None
-
-
 def test_bad_input_is_refused_in_one_line() -> None:
     x = features(5)
-    for call in (lambda: kid(x[:1], x), lambda: kid(x, x[:0]), lambda: kid_subsets(x[:1], x)):
+    for bad, real in ((x[:1], x), (x, x[:0])):
         with pytest.raises(AmbientSweepError, match="kid needs at least 2 images, not"):
-            call()
-    for call in (lambda: kid(x, x * float("nan")), lambda: kid_subsets(x / 0, x)):
-        with pytest.raises(AmbientSweepError, match="finite"):
-            call()
-    for bad in ({"subsets": 0}, {"size": 1}):
-        with pytest.raises(ValueError, match="kid_subsets"):
-            kid_subsets(x, x, **bad)
+            kid(bad, real)
+    with pytest.raises(AmbientSweepError, match="finite"):
+        kid(x, x * float("nan"))

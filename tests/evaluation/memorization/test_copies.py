@@ -4,15 +4,13 @@ import torch
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import (
-    LOCAL,
-    NEIGHBOURHOOD,
+from ambient_sweep.evaluation.memorization import LOCAL, NEIGHBOURHOOD
+from ambient_sweep.evaluation.memorization.copies import (
     local_distances,
     mem_excess,
     mem_ratio,
     neighbourhood_ratio,
     null_threshold,
-    shares_below,
     thumbnails,
 )
 
@@ -31,11 +29,6 @@ def test_thumbnails_of_any_size(size: tuple[int, int], expected: tuple[int, int]
     result = thumbnails(images)
     assert result.shape == (300, 1, *expected)
     torch.testing.assert_close(result, torch.full_like(result, -0.6))
-
-
-def test_small_images_keep_their_pixels() -> None:
-    images = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
-    torch.testing.assert_close(thumbnails(images), images.float() / 127.5 - 1)
 
 
 def test_mem_ratio_by_hand() -> None:
@@ -109,12 +102,6 @@ def test_local_distances_by_hand() -> None:
     assert local_distances(distances[2:3, :3]).tolist() == pytest.approx([2 / 3.5])
     with pytest.raises(ValueError, match="2 neighbours or more"):
         local_distances(distances[:, :1])
-
-
-def test_shares_below_thresholds() -> None:
-    measures = shares_below(torch.tensor([0.0, 0.5, 1.0, 2.0]), [0.0, 1.0, 3.0])
-    assert [measure.value for measure in measures] == [0, 0.5, 1]
-    assert (measures[1].low, measures[1].high) == wilson(2, 4)
 
 
 def test_twins_may_be_kept_in_the_null() -> None:

@@ -11,17 +11,27 @@ import torch
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.real_images import RealImages
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row, across
-from ambient_sweep.evaluation.suite import Suite, default_evaluation
+from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 
-LITE = default_evaluation(EvaluationConfig(distances=("fd_lite0@64",), fidelity="fd_lite0@64"))
-PIXELS = default_evaluation(EvaluationConfig())
+DIGITS, PATCHES = (
+    with_similarity(EvaluationConfig(distances=(distance,), fidelity=distance))
+    for distance in ("fd_lite0@32", "fd_lite0@64")
+)
+PIXELS = with_similarity(EvaluationConfig())
 COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "sim_excess")
 
 
-def suite(real: planted.Real, config: EvaluationConfig = PIXELS, **options: object) -> Suite:
+def evaluation(
+    real: planted.Real, config: EvaluationConfig = PIXELS, *, without: tuple[str, ...] = (),
+    labels: torch.Tensor | None = None, cache: Path | None = None,
+) -> FullEvaluation:  # fmt: skip
     train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
-    return Suite(train, heldout, config, **options)  # type: ignore[arg-type]
+    names = all_measures(config, without)
+    return FullEvaluation(Reference.of(RealImages.disjoint(train, heldout, labels), config, names, cache=cache), names)
 
 
 def generated(images: planted.Pixels) -> ImageSet:
@@ -31,11 +41,11 @@ def generated(images: planted.Pixels) -> ImageSet:
 Reports = dict[str, Report]
 
 
-@pytest.fixture(scope="module", params=["digits", "patches"])
+@pytest.fixture(scope="session", params=["digits", "patches"])
 def found(request: pytest.FixtureRequest) -> tuple[str, Reports]:
     real = getattr(planted, request.param)()
-    measured = suite(real, LITE)
-    return request.param, {case.name: measured.measure(generated(case.images)) for case in planted.cases(real)}
+    measured = evaluation(real, DIGITS if request.param == "digits" else PATCHES)
+    return request.param, {case.name: measured.report(generated(case.images)) for case in planted.cases(real)}
 
 
 def nulls(report: Report) -> dict[str, float]:
@@ -46,10 +56,8 @@ def test_a_perfect_generator_is_at_the_floor_and_copies_nothing(found: tuple[str
     report = found[1]["real"]
     for name in (*COPIES, "mem_excess_flips", "mem_ratio_flips"):
         low, high = report[name].low, report[name].high
-        assert low is not None
-        assert high is not None
         assert low <= 0 <= high
-    assert report["fd_lite0@64"].value < 1.15 * nulls(report)["fd_lite0@64"]
+    assert report.rows[0].measure.value < 1.15 * nulls(report)[report.rows[0].name]
     assert abs(report["kid"].value) < 0.05
     for name in ("precision", "recall", "density", "coverage"):
         assert report[name].value == pytest.approx(nulls(report)[name], abs=0.1)
@@ -61,11 +69,9 @@ def test_exact_copies_are_counted(found: tuple[str, Reports], share: float) -> N
     for name in (*COPIES, "mem_excess_flips", "mem_ratio_flips"):
         assert report[name].value == pytest.approx(share, abs=0.0105)
         low, high = report[name].low, report[name].high
-        assert low is not None
-        assert high is not None
         assert low - 0.01 <= share <= high + 0.01  # unseen images below the threshold come on top, or are missing
         assert share < 0.05 or low > 0
-    assert report["fd_lite0@64"].value < 1.15 * found[1]["real"]["fd_lite0@64"].value  # fidelity does not see them
+    assert report.rows[0].measure.value < 1.15 * found[1]["real"].rows[0].measure.value  # fidelity does not see them
 
 
 def test_copies_with_noise(found: tuple[str, Reports]) -> None:
@@ -89,7 +95,7 @@ def test_flipped_copies_are_counted_with_flips_alone(found: tuple[str, Reports])
 @pytest.mark.parametrize("case", ["shrunk modes", "dropped classes", "blur"])
 def test_faults_of_fidelity_are_seen_and_are_no_copies(found: tuple[str, Reports], case: str) -> None:
     real, report = found[1]["real"], found[1][case]
-    assert report["fd_lite0@64"].value > real["fd_lite0@64"].value
+    assert report.rows[0].measure.value > real.rows[0].measure.value
     lost = {"shrunk modes": ("recall", "coverage"), "dropped classes": ("recall", "coverage"), "blur": ("recall",)}[
         case
     ]
@@ -99,25 +105,15 @@ def test_faults_of_fidelity_are_seen_and_are_no_copies(found: tuple[str, Reports
         assert report[name].value < 0.02
 
 
-def test_diagnostics_take_shrunk_modes_for_copying() -> None:
-    """What docs/metrics.md warns of."""
-    real = planted.digits()
-    measured, images = suite(real), {case.name: case.images for case in planted.cases(real)}
-    shrunk, copied = (measured.measure(generated(images[name])) for name in ("shrunk modes", "copies 5%"))
-    for name in ("authpct", "c_t"):
-        assert shrunk[name].value < copied[name].value
-    assert shrunk["mem_ratio"].value == 0
-
-
 def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Reports]) -> None:
     report = found[1]["real"]
     document = json.loads(json.dumps([row.dump() for row in report.rows]))
-    assert len({row["name"] for row in document}) == len(document) == len(suite(planted.digits(), LITE).names)
+    assert [row["name"] for row in document] == [*all_measures(DIGITS if found[0] == "digits" else PATCHES)]
     for row in document:
         assert row["seed"] == 0
         assert row["n"] > 0
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["encoder"] in ("lite0@64", None)
+        assert row["encoder"] in ("lite0@32", "lite0@64", None)
     (histogram,) = (each.dump() for each in report.histograms.values())
     assert sum(histogram["generated"]) == report["mem_ratio"].n
     assert sum(histogram["heldout"]) in (600, 500)
@@ -127,14 +123,15 @@ def test_nearest_pairs_come_first() -> None:
     real = planted.digits()
     images = real.fresh.copy()
     images[17] = real.train[5]
-    mine, theirs = suite(real).measure(generated(images)).nearest
+    mine, theirs = evaluation(real).report(generated(images)).nearest
     assert (mine[0], theirs[0]) == (17, 5)
 
 
 def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
     real = planted.digits()
-    images = generated(real.fresh[:200])
-    plain, cached, again = (suite(real, LITE, cache=each).measure(images) for each in (None, tmp_path, tmp_path))
+    real = planted.Real(real.train[:120], real.heldout[:110], real.fresh[:60], real.classes)
+    images = generated(real.fresh)
+    plain, cached, again = (evaluation(real, DIGITS, cache=each).report(images) for each in (None, tmp_path, tmp_path))
     assert (
         [row.dump() for row in plain.rows] == [row.dump() for row in cached.rows] == [row.dump() for row in again.rows]
     )
@@ -142,77 +139,64 @@ def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
     assert len(files) == 3  # features of the training and of the held-out images, and thumbnails of the former
     for file in files:  # cut off: made again
         file.write_bytes(file.read_bytes()[:-100])
-    assert suite(real, LITE, cache=tmp_path).measure(images).rows == plain.rows
+    assert evaluation(real, DIGITS, cache=tmp_path).report(images).rows == plain.rows
 
 
 def test_classifier_needs_labels() -> None:
     real = planted.digits()
     config = EvaluationConfig(distances=("fd_classifier",), fidelity="fd_classifier")
     with pytest.raises(UserError, match="fd_classifier needs labels"):
-        suite(real, config).measure(generated(real.fresh[:100]))
-    labels = torch.from_numpy(np.arange(600) % 10)
-    assert suite(real, config, labels=labels).measure(generated(real.fresh[:100]))["fd_classifier"].value > 0
+        evaluation(real, config)
+    real = planted.Real(real.train, real.heldout[:120], real.fresh, real.classes)
+    labels = torch.from_numpy(np.arange(120) % 10)
+    assert evaluation(real, config, labels=labels).report(generated(real.fresh[:100]))["fd_classifier"].value > 0
 
 
 def test_several_sets_give_a_mean_with_its_interval() -> None:
     real = planted.digits()
-    measured = suite(real)
-    reports = [measured.measure(generated(real.fresh[start : start + 150])) for start in (0, 150, 300)]
+    measured = evaluation(real)
+    reports = [measured.report(generated(real.fresh[start : start + 150])) for start in (0, 150, 300)]
     rows: dict[str, Row] = {row.name: row for row in across(reports)}
     values = np.array([report["fd_pixels"].value for report in reports])
     mean = rows["fd_pixels"].measure
     assert mean.value == pytest.approx(values.mean())
-    own = np.array([(report["fd_pixels"].high or 0) - (report["fd_pixels"].low or 0) for report in reports]) / 2
+    own = np.array([report["fd_pixels"].high - report["fd_pixels"].low for report in reports]) / 2
     half = max(4.302653 * values.std(ddof=1) / np.sqrt(3), np.sqrt((own**2).sum()) / 3)
     assert mean.high == pytest.approx(values.mean() + half)
     assert (mean.n, rows["fd_pixels"].sets) == (150, 3)
     for row in rows.values():  # a share stays one, however the sets differ
-        if row.name in ("recall", "coverage", "mem_ratio", "authpct"):
-            assert row.measure.low is not None
-            assert row.measure.high is not None
+        if row.name in ("recall", "coverage", "mem_ratio"):
             assert 0 <= row.measure.low <= row.measure.high <= 1
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
     real = planted.digits()
-    with pytest.raises(UserError, match=r"600 of 600 images are training images too .*--drop-overlap"):
-        suite(planted.Real(real.train, real.train, real.fresh, real.classes))
-    with pytest.raises(
-        UserError, match=r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_ex"
+    train, heldout = real.train, real.heldout
+    for parts, said in (
+        ((train, train), r"600 of 600 images are training images too .*--drop-overlap"),
+        ((train, heldout[:50]), r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_excess"),
+        ((train[:40], heldout), "mem_neighbourhood needs at least 50 training images, there are 40"),
+        ((train[:1], heldout), "holds 1 image; a measurement needs at least 2"),
+        ((train, heldout[:1]), "holds 1 image; a measurement needs at least 2"),
     ):
-        suite(planted.Real(real.train, real.heldout[:50], real.fresh, real.classes)).measure(generated(real.fresh))
-    with pytest.raises(UserError, match=r"mem_neighbourhood needs at least 50 training images, there are 40"):
-        suite(planted.Real(real.train[:40], real.heldout, real.fresh, real.classes)).measure(generated(real.fresh))
-    with pytest.raises(UserError, match="fd_pixels needs at least 2 generated images, there are 1"):
-        suite(real).measure(generated(real.fresh[:1]))
+        with pytest.raises(UserError, match=said):
+            evaluation(planted.Real(*parts, real.fresh, real.classes))
     with pytest.raises(UserError, match="--without: fid is not measured"):
-        suite(real, without=("fid",))
+        evaluation(real, without=("fid",))
+    whole = evaluation(real)
+    with pytest.raises(UserError, match="fd_pixels needs at least 2 generated images, there are 1"):
+        whole.report(generated(real.fresh[:1]))
     with pytest.raises(UserError, match="--train: images are 8x8 grey, those of --generated 16x16 RGB"):
-        suite(real).measure(generated(planted.patches().fresh))
-
-
-def test_a_single_image_is_refused() -> None:
-    real = planted.digits()
-    for few in (
-        planted.Real(real.train[:1], real.heldout, real.fresh, real.classes),
-        planted.Real(real.train, real.heldout[:1], real.fresh, real.classes),
-    ):
-        with pytest.raises(UserError, match="holds 1 image; nothing can be measured"):
-            suite(few)
-
-
-def test_few_images_with_what_they_allow() -> None:
-    real = planted.digits()
-    few = planted.Real(real.train[:12], real.heldout[:10], real.fresh, real.classes)
-    left_out = ("mem_excess", "mem_excess_flips", "mem_local_excess", "mem_neighbourhood", "sim_excess", "c_t")
-    report = suite(few, without=(*left_out, "fd_pixels_infinity")).measure(generated(real.fresh[:8]))
-    assert report["mem_ratio"].n == 8
+        whole.report(generated(planted.patches().fresh))
+    few = planted.Real(train[:12], heldout[:10], real.fresh, real.classes)
+    left_out = ("mem_excess", "mem_excess_flips", "mem_local_excess", "mem_neighbourhood", "sim_excess")
+    assert evaluation(few, without=left_out).report(generated(real.fresh[:8]))["mem_ratio"].n == 8
 
 
 def test_held_out_images_that_look_like_training_images_are_warned_of() -> None:
     real = planted.digits()
     near = real.heldout.copy()
     near[:60] = np.clip(real.train[:60].astype(int) + 1, 0, 255)
-    report = suite(planted.Real(real.train, near, real.fresh, real.classes)).measure(generated(real.fresh))
+    report = evaluation(planted.Real(real.train, near, real.fresh, real.classes)).report(generated(real.fresh))
     assert any("look like copies of training images" in line for line in report.warnings)
-    assert not any("look like copies" in line for line in suite(real).measure(generated(real.fresh)).warnings)
+    assert not any("look like copies" in line for line in evaluation(real).report(generated(real.fresh)).warnings)
