@@ -63,34 +63,14 @@ class NoiseConfig(Section):
 
 
 class ConsistencyConfig(Section):
-    preset: Literal["default", "tweedie-2404.10177", "noisy-worth-2411.02780"] = Field(
-        "default", description="sets the other consistency keys that are not given beside it: docs/consistency.md"
-    )
     weight: float = Field(1.0, ge=0, le=1000, description="weight of the consistency loss")
     start: Fraction = Field(0.5, description="fraction of training before which the weight is 0")
     ramp: Literal["step", "linear", "cosine"] = Field("step", description="how the weight rises after start")
     ramp_fraction: Fraction = Field(0.1, description="fraction of training over which it rises")
     batch_share: float = Field(0.15, gt=0, le=1, description="share of the batch that gets the consistency loss")
-    origin: Literal["boundary", "everywhere"] = Field(
-        "boundary", description="where chains begin: at the observation, or at any level above it as well as below"
-    )
-    chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the first level down to the last level")
-    branch: Literal["boundary", "last"] = Field(
-        "boundary", description="where the draws part: at the chain's first level, or before its last step"
-    )
-    levels: Literal["uniform", "loguniform", "lognormal"] = Field(
-        "loguniform", description="distribution of the last level, below the observed one"
-    )
+    chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the observed level to the last level")
     lowest: float = Field(0.02, gt=0, lt=1, description="lowest last level, as a share of the observed level")
-    largest_gap: float = Field(1.0, gt=0, le=1, description="largest last step, as a share of the level it begins at")
-    draws: int = Field(2, ge=2, le=16, description="independent draws of the last level per image")
-    target: Literal["live", "ema"] = Field("live", description="whose weights give the target and the chain")
-    gradient: Literal["last", "rollout"] = Field(
-        "last", description="the gradient reaches the last level only, or the steps after the branch too"
-    )
-    level_weight: Literal["boundary", "last"] = Field(
-        "boundary", description="lambda is taken at the chain's first level, or at its last"
-    )
+    draws: int = Field(2, ge=2, le=16, description="independent chains per image")
 
 
 class ModelConfig(Section):
@@ -121,7 +101,6 @@ class OptimizerConfig(Section):
     )
     warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
     decay: Fraction = Field(0.2, description="fraction of training, at its end, that the tail of schedule=wsd takes")
-    tail: Literal["sqrt", "linear"] = Field("sqrt", description="how the learning rate falls in it: 1 - sqrt(x), 1 - x")
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second moment decay")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
@@ -147,12 +126,9 @@ class TrainingConfig(Section):
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
     records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
     on_nan: Literal["stop", "rewind"] = Field(
-        "stop", description="a loss that is not finite, or a spike: end the trial, or go back to the last state"
+        "stop", description="a loss that is not finite: end the trial, or go back to the last saved state"
     )
     rewinds: int = Field(3, ge=1, le=100, description="most times a trial goes back, for on_nan=rewind")
-    spike: float | None = Field(
-        None, gt=1, description="a loss above this many times its running median counts as a spike; null: none does"
-    )
 
 
 class ComputeConfig(Section):

@@ -78,31 +78,23 @@ def consistency_loss(
     noise: torch.Tensor,
     weight: torch.Tensor,
     *,
-    branch: int,
     draws: int = 2,
-    teacher: DenoiserFn | None = None,
-    rollout_gradient: bool = False,
 ) -> torch.Tensor:
     """w < D(x', s') - sg[D(x, s)], D(x'', s') - sg[D(x, s)] > (2404.10177, section 4.2, in its unbiased form).
 
-    x [N,C,H,W] lies at levels[:, 0]; levels [N,K+1] descend to s' = levels[:, -1]. A chain without gradient leads to
-    s = levels[:, branch]; from there `draws` *independent* chains lead to as many x' at s'. sg: no gradient.
-    noise [N, branch + draws (K - branch), C,H,W]. With d_i = D(x'_i, s') - sg[D(x, s)], the mean of <d_i, d_j> over all
-    pairs i != j is an unbiased estimate of || E[D(x', s') | x] - D(x, s) ||^2 and negative in about half of the draws;
-    squaring one d_i, or the mean of several, would add their variance. The chain and the target are the `teacher`'s where
-    one is given, the denoiser's own else.
+    x [N,C,H,W] lies at s = levels[:, 0]; levels [N,K+1] descend to s' = levels[:, -1]. `draws` *independent* chains of
+    reverse steps lead from x to as many x' at s', without gradient. sg: no gradient. noise [N, draws K, C,H,W].
+    With d_i = D(x'_i, s') - sg[D(x, s)], the mean of <d_i, d_j> over all pairs i != j is an unbiased estimate of
+    || E[D(x', s') | x] - D(x, s) ||^2 and negative in about half of the draws; squaring one d_i, or the mean of several,
+    would add their variance.
     """
-    steps = levels.shape[1] - 1 - branch
-    guide = denoiser if teacher is None else teacher
+    steps = levels.shape[1] - 1
     with torch.no_grad():
-        x = roll_out(guide, x, levels[:, : branch + 1], noise[:, :branch])
-        target = guide(x, levels[:, branch])
-        parts = noise[:, branch:].reshape(len(x), draws, steps, *x.shape[1:]).transpose(0, 1)
-        first = [reverse_step(x, target, levels[:, branch], levels[:, branch + 1], part[:, 0]) for part in parts]
-    lower = levels[:, branch + 1 :].repeat(draws, 1)
-    with torch.set_grad_enabled(rollout_gradient and torch.is_grad_enabled()):
-        chain = denoiser if rollout_gradient else guide
-        ends = roll_out(chain, torch.cat(first), lower, parts[:, :, 1:].flatten(0, 1))
+        target = denoiser(x, levels[:, 0])
+        parts = noise.reshape(len(x), draws, steps, *x.shape[1:]).transpose(0, 1)
+        first = [reverse_step(x, target, levels[:, 0], levels[:, 1], part[:, 0]) for part in parts]
+        lower = levels[:, 1:].repeat(draws, 1)
+        ends = roll_out(denoiser, torch.cat(first), lower, parts[:, :, 1:].flatten(0, 1))
     error = denoiser(ends, lower[:, -1]).view(draws, *x.shape) - target
     pairs = error.sum(0) ** 2 - (error**2).sum(0)  # the sum of d_i d_j over all pairs i != j
     return weight * mean_over_pixels(pairs) / (draws * (draws - 1))

@@ -63,27 +63,20 @@ class Averages:
         return decay(images_before, images, gamma_from_length(float(average)))
 
     @property
-    def needs_rebuild(self) -> bool:
-        """Whether the average to evaluate is none of those carried along; `rebuild.evaluated` makes it then."""
+    def needs_reconstruction(self) -> bool:
+        """Whether the average to evaluate must be reconstructed from snapshots, as `posthoc_ema` does."""
         return self.config.kind == "power" and average_name(self.config.length) not in self.models
 
     def main(self) -> dict[str, torch.Tensor]:
         """The average to evaluate, parameter by parameter: the stored tensors themselves, which the next update changes.
 
-        Raises UserError where ema.length is not tracked: `rebuild.evaluated` makes it from snapshots.
+        Raises UserError where ema.length is not tracked.
         """
-        if self.needs_rebuild:
+        if self.needs_reconstruction:
             raise UserError(
-                f"ema.length: {self.config.length} is not among ema.tracked, and no snapshots are at hand to rebuild it"
+                f"ema.length: {self.config.length} is not among ema.tracked, and it must be reconstructed from snapshots"
             )
-        return self.nearest()
-
-    def nearest(self) -> dict[str, torch.Tensor]:
-        """The average carried along whose length is nearest to the evaluated one, as a teacher in training needs."""
-        if self.config.kind == "halflife":
-            average = HALFLIFE
-        else:
-            average = min(self.models, key=lambda name: abs(float(name) - self.config.length))
+        average = HALFLIFE if self.config.kind == "halflife" else average_name(self.config.length)
         return dict(zip(self.names, self.models[average], strict=True))
 
     def tensors(self) -> dict[str, torch.Tensor]:

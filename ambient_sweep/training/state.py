@@ -15,11 +15,10 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.models import Shape, build_model
 from ambient_sweep.training.averages import Averages
 from ambient_sweep.training.compute import fit_out
-from ambient_sweep.training.files import FORMAT, read_tensors, write_tensors
+from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
 
-STATE_FORMAT = 2  # 1: a single average, no tracker
-NEEDS = ("images", "rewinds", "losses", "config", "notes_sha256")
+NEEDS = ("images", "rewinds", "config")
 FUSED = ("cpu", "cuda")  # devices whose AdamW is one kernel
 
 Tensors = dict[str, torch.Tensor]
@@ -27,7 +26,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class TrainState:
-    """The live weights, their averages, the optimizer, the position in images, and what judges the health of a run.
+    """The live weights, their averages, the optimizer, the position in images, and the sums of the record under way.
 
     There is no generator state: all randomness is a function of the seed and the position. With compute.parallel=fsdp each
     worker holds its shard of the weights, averages and moments (DTensors); files always hold the whole.
@@ -43,7 +42,6 @@ class TrainState:
     images: int = 0
     rewinds: int = 0  # how often training went back after it had diverged
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last record
-    losses: list[float] = field(default_factory=list)  # of the last records
 
     @classmethod
     def create(
@@ -102,13 +100,7 @@ class TrainState:
         Raises OSError that names the folder where it cannot be written.
         """
         tensors = self.tensors()
-        meta = {
-            "format": STATE_FORMAT,
-            "images": self.images,
-            "rewinds": self.rewinds,
-            "losses": self.losses,
-            "config": self.config.model_dump(mode="json"),
-        }
+        meta = {"images": self.images, "rewinds": self.rewinds, "config": self.config.model_dump(mode="json")}
         if self.group.rank == 0:
             write_tensors(folder, "state", tensors, meta)
 
@@ -142,7 +134,7 @@ class TrainState:
                 if value is not None
             }
         self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
-        self.images, self.rewinds, self.losses = meta["images"], meta["rewinds"], list(meta["losses"])
+        self.images, self.rewinds = meta["images"], meta["rewinds"]
 
     def restart(self) -> None:
         """Back to before the first step; the count of rewinds stays."""
@@ -154,12 +146,12 @@ class TrainState:
         self.averages.load({f"{a}.{name}": weight for a in self.averages.models for name, weight in weights.items()})
         self.optimizer.state.clear()
         self.sums.zero_()
-        self.images, self.losses = 0, []
+        self.images = 0
 
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another version's."""
-    return read_tensors(folder, "state", "cpu", needs=NEEDS, expects=STATE_FORMAT)
+    return read_tensors(folder, "state", "cpu", needs=NEEDS)
 
 
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +203,7 @@ def save_model(
 
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
-    meta = {"format": FORMAT, "images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
+    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
     write_tensors(folder, "model", dict(denoiser.state_dict()), meta, meta_name="checkpoint")
 
 

@@ -7,12 +7,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ambient_sweep.config import ConsistencyConfig
-from ambient_sweep.diffusion.denoiser import Denoiser, given
-from ambient_sweep.models import build_model
+from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.training import objective
-from ambient_sweep.training.compute import Working, fit_out, is_sharded, try_compiled
+from ambient_sweep.training.compute import Working, is_sharded, try_compiled
 from ambient_sweep.training.loader import Pieces
-from ambient_sweep.training.objective import ConsistencyDraws, Draws, branch_of, takes_part
+from ambient_sweep.training.objective import ConsistencyDraws, Draws, takes_part
 from ambient_sweep.training.schedules import learning_rate
 from ambient_sweep.training.state import TrainState
 
@@ -34,7 +33,6 @@ class Stepper:
         state.denoiser.train()
         self.working = Working(state.denoiser, config.compute, group)
         self.sharded = is_sharded(config.compute, group)
-        self.teacher = _Teacher(state) if config.consistency.target == "ema" else None
         if config.compute.compile:
             size = len(group.share(config.training.batch_size)) // config.compute.accumulate
             try_compiled(self.working, state.shape, size, state.device, labels)
@@ -47,8 +45,6 @@ class Stepper:
         state, config = self.state, self.config
         batch_size = config.training.batch_size
         state.optimizer.zero_grad()
-        if self.teacher is not None and weight > 0:
-            self.teacher.follow(state)
         tasks = self._tasks(step, pieces, weight)
         for number, (place, losses, count) in enumerate(tasks):
             with self.working.reducing(last=number == len(tasks) - 1):
@@ -88,38 +84,16 @@ class Stepper:
         return objective.main_loss(given(self.working.denoiser, draws.labels), draws)
 
     def _consistency(self, chains: ConsistencyDraws) -> torch.Tensor:
-        teacher = None if self.teacher is None else given(self.teacher.denoiser, chains.labels)
-        return objective.consistency_term(self.config, given(self.working.denoiser, chains.labels), chains, teacher)
-
-
-class _Teacher:
-    """A denoiser with the averaged weights as they are now, computed as the live one is."""
-
-    def __init__(self, state: TrainState) -> None:
-        own = build_model(state.config.model, state.shape, state.config.seed, state.classes).to(state.device)
-        own.requires_grad_(False).eval()
-        fit_out(own, state.config.compute, state.group)
-        self._weights = dict(own.named_parameters())
-        self.denoiser: Denoiser = Working(own, state.config.compute, state.group).denoiser
-
-    @torch.no_grad()
-    def follow(self, state: TrainState) -> None:
-        """Takes over the averages."""
-        averaged = state.averages.nearest()
-        torch._foreach_copy_(_local(list(self._weights.values())), _local([averaged[name] for name in self._weights]))
-
-
-def _local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        return objective.consistency_term(self.config, given(self.working.denoiser, chains.labels), chains)
 
 
 def _idle(c: ConsistencyConfig, draws: Draws) -> ConsistencyDraws:
-    """Chains of one image that count nothing."""
-    x, steps, branch = draws.y[:1], c.chain_steps, branch_of(c)
+    """Chains of one image with weight 0."""
+    x, steps = draws.y[:1], c.chain_steps
     return ConsistencyDraws(
         x=x,
         levels=torch.linspace(1.0, 0.5, steps + 1, device=x.device)[None],
-        noise=x.new_zeros((1, branch + c.draws * (steps - branch), *x.shape[1:])),
+        noise=x.new_zeros((1, c.draws * steps, *x.shape[1:])),
         weight=x.new_zeros(1),
         labels=None if draws.labels is None else draws.labels[:1],
     )

@@ -63,15 +63,6 @@ def test_the_output_has_the_precision_of_the_input():
     assert y[0].item() == pytest.approx(want, rel=1e-6)  # in bf16 this would be 1
 
 
-def test_labels_reach_the_network_only_where_there_are_some():
-    x, sigma, labels = torch.ones(2, 1, 1, 1), torch.ones(2), torch.tensor([1, 0])
-    network = Recorder(torch.zeros_like(x))
-    Denoiser(network)(x, sigma)
-    Denoiser(network)(x, sigma, labels)
-    assert [len(call) for call in network.calls] == [2, 3]
-    assert torch.equal(network.calls[1][2], labels)
-
-
 def test_given_labels_are_repeated_over_a_stack_of_copies():
     x, sigma = torch.arange(6.0).view(6, 1, 1, 1), torch.arange(6.0)
     labels = torch.tensor([1, 2])

