@@ -42,11 +42,11 @@ def batches(
     def make(step: int) -> Pieces:
         begin = step * batch_size
         with_chains = weight_at(config, step) > 0
-        pieces = (
+        pieces = [
             objective.draw(config, stream.batch(begin + start, size), with_chains)
             for start in range(share.start, share.stop, size)
-        )
-        return [piece.to(device) for piece in pieces]
+        ]
+        return pieces if device.type == "cpu" else [piece.to(device) for piece in pieces]
 
     yield from ahead(make, steps, config.compute.prefetch)
 

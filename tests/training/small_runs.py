@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -81,19 +82,16 @@ def distance(first: TrainState, second: TrainState) -> float:
 
 
 @contextmanager
-def planted(position: int, value: float = float("nan"), times: int = 1) -> Iterator[None]:
-    """The loss at `position` of the stream is multiplied by `value` for so many times that it is trained on."""
-    draw, losses = objective.draw, objective.main_loss
-    bad: list[objective.Draws] = []
+def planted(position: int) -> Iterator[None]:
+    """The first loss at `position` of the stream is not a number."""
+    draw, bad = objective.draw, []
 
     def drawn(config, batch, consistency):
         draws = draw(config, batch, consistency)
-        if batch.start <= position < batch.start + len(batch) and len(bad) < times:
-            bad.append(draws)
+        if batch.start <= position < batch.start + len(batch) and not bad:
+            bad.append(position)
+            return replace(draws, weight=draws.weight * float("nan"))
         return draws
 
-    def loss(denoiser, draws):
-        return losses(denoiser, draws) * (value if any(draws is one for one in bad) else 1)
-
-    with patch.object(objective, "draw", drawn), patch.object(objective, "main_loss", loss):
+    with patch.object(objective, "draw", drawn):
         yield
