@@ -1,4 +1,3 @@
-import errno
 from pathlib import Path
 from typing import get_args
 
@@ -148,22 +147,6 @@ def test_paths_of_a_file_and_of_the_command_line_become_absolute(tmp_path, monke
     (tmp_path / "c.yaml").write_text("data: {source: folder, path: photos, image_size: 8}\n")
     assert load_config(Path("c.yaml")).data.path == str(tmp_path / "photos")
     assert load_config(Path("c.yaml"), {"data.path": "others"}).data.path == str(tmp_path / "others")
-
-
-def test_a_config_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
-    path, config = tmp_path / "config.yaml", build_config({"seed": 3})
-    write_config(config, path)
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full_disk)
-        with pytest.raises(OSError, match="No space left") as caught:
-            write_config(build_config({"seed": 4}), path)
-    assert caught.value.filename == str(path)
-    assert load_config(path) == config
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def full_disk(handle):
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_model_preset_sets_what_is_not_given_beside_it_and_a_later_layer_single_keys():

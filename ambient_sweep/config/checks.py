@@ -59,7 +59,7 @@ def _of_model(c: Config) -> Iterator[str]:
         sides = [c.data.image_size // 2**level for level in range(m.levels)]
         strangers = [side for side in m.attention if side not in sides]
         if strangers:
-            yield f"model.attention: {strangers[0]} is no side of this U-Net; it has {', '.join(map(str, sides))}"
+            yield f"model.attention: {strangers[0]} is not one of this U-Net's resolutions, {', '.join(map(str, sides))}"
     if m.kind == "dit" and c.data.image_size % m.patch:
         yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
     if m.kind == "dit" and m.width % m.head_width:

@@ -20,14 +20,6 @@ def mean_over_pixels(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).mean(1)
 
 
-def denoising_loss(
-    denoiser: DenoiserFn, x0: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
-    """w || D(x_0 + sigma n, sigma) - x_0 ||^2 (EDM, equation 2). weight [N]."""
-    xt = x0 + expand(sigma) * noise
-    return weight * mean_over_pixels((denoiser(xt, sigma) - x0) ** 2)
-
-
 def ambient_loss(
     denoiser: DenoiserFn,
     y: torch.Tensor,
@@ -39,8 +31,9 @@ def ambient_loss(
     """w / (1 - r) || (1 - r) D(x_t, sigma) + r x_t - y ||^2 with r = sigma_n^2 / sigma^2 (2404.10177, theorem 4.1).
 
     y = x_0 + sigma_n eps is the observation and x_t = y + sqrt(sigma^2 - sigma_n^2) n, so that
-    E[y | x_t] = (1 - r) E[x_0 | x_t] + r x_t: the minimiser is E[x_0 | x_t] although no x_0 is seen. For
-    sigma_n = 0 it is `denoising_loss`. sigma >= sigma_n, all [N]; 1 - r is held above 1e-3 in the weight.
+    E[y | x_t] = (1 - r) E[x_0 | x_t] + r x_t: the minimiser is E[x_0 | x_t] although no x_0 is seen. For sigma_n = 0 it is
+    the denoising loss w || D(x_0 + sigma n, sigma) - x_0 ||^2 (EDM, equation 2). sigma >= sigma_n, all [N]; 1 - r is held
+    above 1e-3 in the weight.
     """
     added = (sigma**2 - sigma_n**2).clamp_min(0).sqrt()
     xt = y + expand(added) * noise

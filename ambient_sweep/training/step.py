@@ -9,13 +9,13 @@ from torch.distributed.tensor import DTensor
 from ambient_sweep.config import ConsistencyConfig
 from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.training import objective
-from ambient_sweep.training.compute import Working, is_sharded, try_compiled
+from ambient_sweep.training.compute import WrappedDenoiser, is_sharded, try_compiled
 from ambient_sweep.training.loader import Pieces
 from ambient_sweep.training.objective import ConsistencyDraws, Draws, takes_part
 from ambient_sweep.training.schedules import learning_rate
 from ambient_sweep.training.state import TrainState
 
-REWIND_FACTOR = 0.5  # of the learning rate, each time training went back
+REWIND_FACTOR = 0.5  # of the learning rate, at each rewind
 MAIN, CONSISTENCY, NORM = range(3)  # places in TrainState.sums
 
 Losses = Callable[[], torch.Tensor]
@@ -31,14 +31,14 @@ class Stepper:
         self.state, self.config, self.group = state, config, group
         self.parameters = list(state.denoiser.parameters())
         state.denoiser.train()
-        self.working = Working(state.denoiser, config.compute, group)
+        self.wrapped = WrappedDenoiser(state.denoiser, config.compute, group)
         self.sharded = is_sharded(config.compute, group)
         if config.compute.compile:
             size = len(group.share(config.training.batch_size)) // config.compute.accumulate
-            try_compiled(self.working, state.shape, size, state.device, labels)
+            try_compiled(self.wrapped, state.shape, size, state.device, labels)
 
     def step(self, step: int, pieces: Pieces, weight: float) -> float:
-        """Trains step number `step`, from 0, on this worker's `pieces`; gives the learning rate.
+        """Trains step number `step`, from 0, on this worker's `pieces`; returns the learning rate.
 
         Adds the step's mean losses and gradient norm to state.sums (a worker's part of them).
         """
@@ -47,7 +47,7 @@ class Stepper:
         state.optimizer.zero_grad()
         tasks = self._tasks(step, pieces, weight)
         for number, (place, losses, count) in enumerate(tasks):
-            with self.working.reducing(last=number == len(tasks) - 1):
+            with self.wrapped.reducing(last=number == len(tasks) - 1):
                 total = losses().sum()
                 share = weight if place == CONSISTENCY else 1.0
                 (total * (share * self.group.size / count)).backward()  # type: ignore[no-untyped-call]
@@ -67,8 +67,8 @@ class Stepper:
     def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[tuple[int, Losses, int]]:
         """The losses of this step, each with its place and the count in the whole batch that its mean is over.
 
-        Each gets its own backward pass: a graph is freed before the next is built. Sharded workers must all do the same,
-        so that one without an image in the consistency loss goes through it with weight 0.
+        Each gets its own backward pass: a graph is freed before the next is built. Sharded workers must make the same
+        passes, so one whose share has no image for the consistency loss computes it with weight 0.
         """
         batch_size, c = self.config.training.batch_size, self.config.consistency
         sharing = max(int(takes_part(step * batch_size, batch_size, c.batch_share).sum()), 1)
@@ -81,10 +81,10 @@ class Stepper:
         return tasks
 
     def _main(self, draws: Draws) -> torch.Tensor:
-        return objective.main_loss(given(self.working.denoiser, draws.labels), draws)
+        return objective.main_loss(given(self.wrapped.denoiser, draws.labels), draws)
 
     def _consistency(self, chains: ConsistencyDraws) -> torch.Tensor:
-        return objective.consistency_term(self.config, given(self.working.denoiser, chains.labels), chains)
+        return objective.consistency_term(self.config, given(self.wrapped.denoiser, chains.labels), chains)
 
 
 def _idle(c: ConsistencyConfig, draws: Draws) -> ConsistencyDraws:

@@ -13,7 +13,8 @@ from ambient_sweep.data.images import ImageData
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
-from ambient_sweep.training.state import TrainState, save_model, whole
+from ambient_sweep.training.shards import whole
+from ambient_sweep.training.state import TrainState, save_model
 from ambient_sweep.trial.book import Book
 from ambient_sweep.trial.examine import checked_data
 from ambient_sweep.trial.records import (

@@ -7,7 +7,6 @@ from closed_forms import Mixture, gaussian, standard_errors, two_modes
 from ambient_sweep.diffusion.loss import (
     ambient_loss,
     consistency_loss,
-    denoising_loss,
     reverse_step,
 )
 
@@ -60,15 +59,13 @@ def test_the_posterior_mean_minimises_the_ambient_loss(generator):
 
 
 def test_without_observation_noise_it_is_the_denoising_loss(generator):
+    """w || D(x_0 + sigma n, sigma) - x_0 ||^2, EDM's equation 2."""
     mixture = two_modes()
     x0, noise = mixture.draw(50, generator), normal((50, 1, 1, 2), generator)
-    sigma, zero, weight = (
-        torch.rand(50, dtype=torch.float64) + 0.1,
-        torch.zeros(50, dtype=torch.float64),
-        torch.rand(50),
-    )
-    ambient = ambient_loss(mixture.posterior_mean, x0, zero, sigma, noise, weight)
-    torch.testing.assert_close(ambient, denoising_loss(mixture.posterior_mean, x0, sigma, noise, weight))
+    sigma, weight = torch.rand(2, 50, generator=generator, dtype=torch.float64) + 0.1
+    denoised = mixture.posterior_mean(x0 + sigma[:, None, None, None] * noise, sigma)
+    ambient = ambient_loss(mixture.posterior_mean, x0, torch.zeros_like(sigma), sigma, noise, weight)
+    torch.testing.assert_close(ambient, weight * ((denoised - x0) ** 2).mean((1, 2, 3)))
 
 
 def test_at_the_observed_level_the_loss_is_exactly_zero_and_stays_finite_just_above():

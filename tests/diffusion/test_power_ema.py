@@ -11,8 +11,12 @@ from ambient_sweep.diffusion.power_ema import (
     decay,
     gamma_from_length,
     inner_products,
-    length_from_gamma,
 )
+
+
+def length_from_gamma(gamma):
+    """The spread of Beta(gamma + 1, 1)."""
+    return ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5
 
 
 def profile(tau, gamma, t):
@@ -39,7 +43,7 @@ def test_lengths_and_exponents_belong_together():
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.2887, 1.0, float("nan")])
 def test_lengths_that_no_average_has_are_refused(length):
-    with pytest.raises(ValueError, match="is no length"):
+    with pytest.raises(ValueError, match="out of range"):
         gamma_from_length(length)
 
 
@@ -87,7 +91,7 @@ def test_the_update_gives_the_integral_for_any_batch_sizes(length):
 def test_steps_that_lead_nowhere_are_refused():
     assert decay(0, 64, 6.94) == 0
     for before, after in ((64, 64), (65, 64), (-1, 64)):
-        with pytest.raises(ValueError, match="no step leads"):
+        with pytest.raises(ValueError, match="must add images"):
             decay(before, after, 6.94)
 
 
@@ -134,11 +138,3 @@ def test_an_average_that_is_stored_is_taken_as_it_is():
     assert mix.weights.tolist() == [0, 0, 0, 1]
     earlier = coefficients(0.1, 128, [0.05, 0.1], [64, 64])  # the same length at another time is not it
     assert earlier.residual > 0.1
-
-
-def test_a_single_average_is_given_back_with_its_error():
-    mix = coefficients(0.1, 64, [0.05], [64])
-    assert mix.weights.tolist() == [1.0]
-    assert mix.residual > 0.3
-    with pytest.raises(ValueError, match="no stored average"):
-        coefficients(0.1, 64, [], [])

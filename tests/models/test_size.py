@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from ambient_sweep.config import ModelConfig, build_config
 from ambient_sweep.config.presets import MODEL
@@ -63,20 +62,6 @@ def test_dit_by_closed_form(width, blocks, patch, heads):
     assert count_parameters(build_model(config, (3, 16, 16), 0)) == weights
 
 
-def test_counting_takes_no_weights_and_no_random_numbers():
-    before = torch.get_rng_state()
-    huge = ModelConfig(kind="dit", width=4096, blocks=64, patch=2)  # 80 GB of weights
-    assert count_flops(huge, (3, 32, 32)) > 64 * 24 * 256 * 4096**2
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_description():
-    config = ModelConfig(kind="mlp", width=256, blocks=2, conditional=True)
-    parameters, flops = count_parameters(build_model(config, (1, 8, 8), 0, 10)), count_flops(config, (1, 8, 8), 10)
-    assert (parameters, flops) == (899_136, 1_785_856)
-    assert describe(config, (1, 8, 8), 10) == "mlp 899 k parameters, 1.79 MFLOPs per image forward"
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [
@@ -116,10 +101,3 @@ def test_the_table_in_the_docs_holds_what_is_counted(preset):
     line = describe(ModelConfig(**MODEL[preset]), shape_of(preset))
     parameters, flops = re.search(r"\w+ (.*) parameters, (.*)FLOPs", line).groups()
     assert cells[-3:-1] == [parameters, flops]
-
-
-@pytest.mark.parametrize(("preset", "anchor"), [("unet-32", 55.7e6), ("unet-64", 61.8e6), ("dit-32", 33e6)])
-def test_presets_are_as_large_as_the_networks_they_follow(preset, anchor):
-    with torch.device("meta"):
-        model = build_model(ModelConfig(**MODEL[preset]), shape_of(preset), 0)
-    assert count_parameters(model) == pytest.approx(anchor, rel=0.02)

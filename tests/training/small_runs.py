@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -12,7 +13,7 @@ from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.training import objective
 from ambient_sweep.training.loop import Record, train
-from ambient_sweep.training.state import TrainState
+from ambient_sweep.training.state import TrainState, read_state
 
 SHAPE = (1, 1, 2)
 BASE = {
@@ -54,6 +55,13 @@ def shape_of(observed: ObservedImages) -> tuple[int, int, int]:
 def new_state(config: Config, observed: ObservedImages, **options: object) -> TrainState:
     classes = observed.classes if config.model.conditional else 0
     return TrainState.create(config, shape_of(observed), classes=classes, **options)  # type: ignore[arg-type]
+
+
+def loaded(folder: Path, config: Config, observed: ObservedImages) -> TrainState:
+    """The state saved in `folder`."""
+    state = new_state(config, observed)
+    state.restore(folder, *read_state(folder))
+    return state
 
 
 def run(

@@ -64,16 +64,6 @@ def test_the_half_life_average_follows_its_recursion_in_place(generator, config)
     assert {key: tensor.data_ptr() for key, tensor in averages.tensors().items()} == places
 
 
-@pytest.mark.parametrize("config", [POWER, EmaConfig(halflife=1000)])
-def test_constant_weights_stay_constant_to_the_bit(config):
-    model = network()
-    averages = Averages.create(config, model)
-    for step in range(1, 200):
-        averages.update(list(model.parameters()), 37 * (step - 1), 37 * step)
-    for stored in averages.models.values():
-        assert all(torch.equal(a, p) for a, p in zip(stored, model.parameters(), strict=True))
-
-
 def test_names_in_a_file_are_the_average_and_the_parameter():
     averages = Averages.create(POWER, network())
     assert average_names(POWER) == ("0.05", "0.1")

@@ -1,4 +1,4 @@
-"""How steps are computed changes them within the tolerances that docs/training.md states, and what cannot be had is told."""
+"""How steps are computed changes them within the tolerances that docs/training.md states, and what fails is one line."""
 
 import functools
 
@@ -10,7 +10,7 @@ from torch._inductor import config as inductor
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training import compute
-from ambient_sweep.training.compute import Working, fit_out
+from ambient_sweep.training.compute import WrappedDenoiser, prepare_network
 
 STEPS = 30
 LENGTH = {"training.images": 16 * STEPS}
@@ -62,7 +62,7 @@ def test_bf16_within_half_a_percent(network):
 def test_bf16_is_of_the_network_alone():
     config = build_config(UNET, {"compute.precision": "bf16"})
     state = new_state(config, pictures(32))
-    working = Working(state.denoiser, config.compute)
+    working = WrappedDenoiser(state.denoiser, config.compute)
     seen = []
     state.denoiser.network.inlet.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     x, sigma = torch.randn(2, *state.shape), torch.ones(2)
@@ -94,7 +94,7 @@ def test_a_compiled_conditional_network_gets_its_labels(monkeypatch):
 
 def test_compiling_without_a_compiler_is_refused_in_one_line():
     config = build_config(BASE, {"compute.compile": True})
-    words = r"^compute.compile: cannot be had here \(.*compiler.*\); use compute.compile=false$"
+    words = r"^compute.compile: torch.compile failed \(.*compiler.*\); use compute.compile=false$"
     none = inductor.patch({"cpp.cxx": (None, "/no/such/compiler"), "fx_graph_cache": False})
     with none, pytest.raises(UserError, match=words) as caught:
         run(config, observations())
@@ -102,10 +102,10 @@ def test_compiling_without_a_compiler_is_refused_in_one_line():
     torch._dynamo.reset()
 
 
-def test_what_is_no_network_cannot_be_fitted_out():
+def test_a_wrapped_network_is_refused():
     state = new_state(build_config(BASE), observations())
-    with pytest.raises(TypeError, match="no Network"):
-        fit_out(
-            Working(state.denoiser, build_config(BASE, {"compute.precision": "bf16"}).compute).denoiser,
+    with pytest.raises(TypeError, match="not a Network"):
+        prepare_network(
+            WrappedDenoiser(state.denoiser, build_config(BASE, {"compute.precision": "bf16"}).compute).denoiser,
             state.config.compute,
         )

@@ -37,9 +37,8 @@ def scenario(name, parallel="ddp", workers=1):
     base, changes = SCENARIOS[name]
     if workers > 1 and (base is BASE or parallel == "ddp"):  # with FSDP many small messages, which take long here
         changes = changes | {"compute.accumulate": 2}
-    config = build_config(
-        base, {"training.images": IMAGES}, changes, {"compute.parallel": parallel, "resources.workers": workers, "training.records": 4}
-    )
+    length = {"training.images": IMAGES, "training.records": 4}
+    config = build_config(base, length, changes, {"compute.parallel": parallel, "resources.workers": workers})
     return config, (observations() if base is BASE else pictures(32, clean_share=0.25))
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from small_runs import BASE, CONDITIONAL, observations, pictures
@@ -99,31 +98,21 @@ def test_closing_early_ends_the_thread():
     assert not loader_threads()
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_is_raised_where_its_batch_is_asked_for(prefetch):
-    class Broken:
-        def __init__(self):
-            self.observed, self.classes, self.reads = observations(), 0, 0
-
-        def __len__(self):
-            return len(self.observed)
-
-        def read(self, rows):
-            self.reads += 1
-            if self.reads == 4:
-                raise OSError(5, "Input/output error", "shard-3")
-            return self.observed.read(np.asarray(rows))
-
-    config = build_config(BASE, {"compute.prefetch": prefetch})
-    items = batches(config, Broken(), range(40), SINGLE, CPU)
-    for _ in range(3):
-        next(items)
-    with pytest.raises(OSError, match="shard-3"):
-        next(items)
-    assert not loader_threads()
-
-
 def test_the_weight_of_a_step_says_whether_chains_are_drawn():
     config = build_config(BASE)
     assert [weight_at(config, step) for step in (0, 19, 20, 39)] == [0, 0, 1, 1]
     assert weight_at(build_config(BASE, {"objective.kind": "ambient"}), 39) == 0
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_error_is_raised_where_its_item_is_asked_for(count):
+    def make(step):
+        if step == 3:
+            raise OSError(5, "Input/output error", "shard-3")
+        return step
+
+    items = ahead(make, range(40), count)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="shard-3"):
+        next(items)
+    assert not loader_threads()

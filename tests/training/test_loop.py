@@ -12,6 +12,7 @@ from small_runs import (
     UNET,
     assert_same_bits,
     distance,
+    loaded,
     new_state,
     observations,
     pictures,
@@ -25,7 +26,6 @@ from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training import objective
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import takes_part
-from ambient_sweep.training.state import TrainState
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.training.stream import Stream
 
@@ -125,7 +125,7 @@ def test_resuming_is_exact_to_the_bit_wherever_a_run_was_cut_off(tmp_path, chang
         before = until(config, observed, first, images)
         assert (first.images, before[-1].images) == (images, images)
         first.save(tmp_path / str(images))
-        second = TrainState.load(tmp_path / str(images), config, first.shape)
+        second = loaded(tmp_path / str(images), config, observed)
         assert_same_bits(first, second)
         _, after = run(config, observed, second)
         assert_same_bits(whole, second)
@@ -140,7 +140,7 @@ def test_resuming_is_exact_with_convolutions_and_labels(tmp_path):
     half = new_state(config, pictures(32))
     until(config, pictures(32), half, 96)
     half.save(tmp_path / "s")
-    again = TrainState.load(tmp_path / "s", config, half.shape, classes=half.classes)
+    again = loaded(tmp_path / "s", config, pictures(32))
     run(config, pictures(32), again)
     assert_same_bits(whole, again)
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import nn
 
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
-from ambient_sweep.diffusion.power_ema import gamma_from_length, inner_products
+from ambient_sweep.diffusion.power_ema import gamma_from_length
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
 from ambient_sweep.training import posthoc_ema as module
@@ -98,9 +97,7 @@ def training(tmp_path_factory):
 
 
 # What docs/averages.md promises of 16 snapshots of the lengths 0.05 and 0.1, relative to the norm of all weights.
-PROMISED = {
-    0.02: 1e-2, 0.03: 3e-3, 0.05: 1e-6, 0.07: 2e-4, 0.08: 2e-4, 0.1: 1e-6, 0.12: 2e-4, 0.15: 5e-4, 0.2: 5e-3, 0.25: 2e-2,
-}  # fmt: skip
+PROMISED = {0.02: 1e-2, 0.05: 1e-6, 0.07: 2e-4, 0.1: 1e-6, 0.15: 5e-4, 0.25: 2e-2}
 
 
 @pytest.mark.parametrize("length", PROMISED)
@@ -116,35 +113,20 @@ def test_any_length_is_reconstructed_within_the_promised_error(training, length)
         assert 1e-4 < rebuilt.residual < 0.13
 
 
-def unconstrained(length, positions, lengths):
-    """EDM2's least squares without the constraint on the sum."""
-    gammas, times = [gamma_from_length(v) for v in lengths], np.array(positions) / positions[-1]
-    target = inner_products(gammas, times, [gamma_from_length(length)], [1.0])
-    return np.linalg.lstsq(inner_products(gammas, times, gammas, times), target, rcond=None)[0][:, 0]
-
-
 @pytest.mark.parametrize("length", [0.07, 0.15])
-def test_known_mistakes_are_told_from_the_right_way(training, length, monkeypatch):
+def test_known_mistakes_are_ten_times_worse(training, length, monkeypatch):
     right = training.error(length, flat(reconstruct(training.folder, length)[0]))
     short, long = (flat(part(training.averages.tensors(), name)) for name in ("0.05", "0.1"))
     share = (0.1 - length) / 0.05
-    assert training.error(length, share * short + (1 - share) * long) > 10 * right  # interpolation between the two
-    assert min(training.error(length, short), training.error(length, long)) > 10 * right  # the nearer of the two
-
-    positions = np.repeat(snapshots_at(training.folder), 2)
-    stored = np.array([training.brute(v, p) for p, v in zip(positions, [0.05, 0.1] * 16, strict=True)])
-    weights = unconstrained(length, positions, [0.05, 0.1] * 16)
-    assert training.error(length, weights @ stored) > 1.2 * right
-    constant = abs(weights.sum() - 1)
-    assert constant > 1e-5  # what it takes from weights that never change, which are rebuilt exactly below
-    for one in (0, 1):  # snapshots of one tracked length alone
-        weights = module.coefficients(length, positions[-1], [(0.05, 0.1)[one]] * 16, positions[one::2]).weights
-        assert training.error(length, weights @ stored[one::2]) > 10 * right
-
+    for wrong in (share * short + (1 - share) * long, short, long):  # interpolation, and the nearer of the two
+        assert training.error(length, wrong) > 10 * right
+    positions = snapshots_at(training.folder)
+    stored = np.array([training.brute(0.05, position) for position in positions])
+    weights = module.coefficients(length, positions[-1], [0.05] * 16, positions).weights  # one tracked length alone
+    assert training.error(length, weights @ stored) > 10 * right
     real = gamma_from_length
     monkeypatch.setattr("ambient_sweep.diffusion.power_ema.gamma_from_length", lambda v: real(v) + 1)  # off by one
-    wrong = flat(reconstruct(training.folder, length)[0])
-    assert training.error(length, wrong) > 10 * right
+    assert training.error(length, flat(reconstruct(training.folder, length)[0])) > 10 * right
 
 
 def test_evaluation_in_training_and_reconstruction_afterwards_give_the_same_bits(training):
@@ -155,33 +137,6 @@ def test_evaluation_in_training_and_reconstruction_afterwards_give_the_same_bits
         assert residual == rebuilt.residual
         assert sorted(tensors) == sorted(later)
         assert all(torch.equal(tensors[name], later[name]) for name in later)
-
-
-def test_weights_that_never_change_are_reconstructed_to_the_bit(tmp_path):
-    def still(config, generator):
-        denoiser = build_model(config.model, SHAPE, 0)
-        for p in denoiser.parameters():
-            torch.nn.init.normal_(p, generator=generator)
-        for _ in range(STEPS):
-            yield denoiser
-
-    training = Training(tmp_path, still)
-    for length in (0.01, 0.03, 0.07, 0.15, 0.25, 0.28):
-        tensors, _ = reconstruct(tmp_path, length)
-        assert np.array_equal(flat(tensors), training.history[0])
-
-
-def test_a_tracked_length_needs_no_reconstruction(training):
-    for length, name in ((0.05, "0.05"), (0.1, "0.1")):
-        config = build_config(BASE, {"ema.length": length})
-        tensors, residual = evaluated_average(
-            config, training.averages.tensors(), training.folder / "none", STEPS * BATCH
-        )
-        assert residual == 0
-        assert all(torch.equal(a, b) for a, b in zip(tensors.values(), training.averages.models[name], strict=True))
-    config = build_config(BASE, {"ema.kind": "halflife"})
-    averages = Averages.create(config.ema, nn.Linear(2, 2))
-    assert evaluated_average(config, averages.tensors(), training.folder / "none", 64) == (averages.main(), 0.0)
 
 
 def test_one_snapshot_is_in_memory_at_a_time(training, monkeypatch):

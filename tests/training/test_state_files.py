@@ -1,6 +1,5 @@
 """The states of a run on disk: damaged ones, those of killed processes, those of other runs."""
 
-import os
 import shutil
 from contextlib import closing
 
@@ -112,26 +111,6 @@ def test_a_damaged_state_goes_when_the_next_one_is_saved(place):
     assert names(place) == ["images-000000320", "images-000000256"]
 
 
-def test_files_in_the_place_of_folders_give_way(place):
-    """A file named as a state is a damaged state; one named as a half-written one goes."""
-    left = place / ".images-000000512.4711.tmp"
-    left.write_bytes(b"half")
-    (place / "images-000000400").write_bytes(b"no folder")
-    state, name, lines = restored(place)
-    assert name == "images-000000384"
-    assert len(lines) == 1
-    assert lines[0].startswith("state images-000000400: ")
-    assert not left.exists()
-    (place / "images-000000384.old").touch()  # no state
-    save_newest(place, state)
-    assert names(place) == ["images-000000384", "images-000000256"]
-    shutil.rmtree(place / "images-000000384")
-    (place / "images-000000384").write_bytes(b"no folder")
-    (place / f".images-000000384.{os.getpid()}.tmp").write_bytes(b"half")
-    save_newest(place, state)
-    assert restored(place)[1:] == ("images-000000384", [])
-
-
 def test_states_of_another_config_or_format_are_refused_and_not_passed_over(place):
     other = TrainState.create(build_config(BASE, {"seed": 1}), SHAPE)
     with pytest.raises(UserError, match="another config"):
@@ -148,3 +127,15 @@ def test_states_are_known_by_images_then_by_how_often_training_went_back(tmp_pat
         (tmp_path / state_name(images, rewinds)).mkdir()
     (tmp_path / "images-elsewhere").mkdir()
     assert names(tmp_path) == [state_name(*place) for place in reversed(order)]
+
+
+def test_a_file_in_the_place_of_a_state_is_a_damaged_state_and_leftovers_go(place):
+    left = place / ".images-000000512.4711.tmp"
+    left.write_bytes(b"half")
+    (place / "images-000000400").write_bytes(b"not a folder")
+    state, name, (line,) = restored(place)
+    assert name == "images-000000384"
+    assert line.startswith("state images-000000400: ")
+    assert not left.exists()
+    save_newest(place, state)
+    assert names(place) == ["images-000000384", "images-000000256"]
