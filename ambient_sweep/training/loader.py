@@ -21,7 +21,7 @@ THREAD = "batches"  # name of the thread
 
 
 def weight_at(config: Config, step: int) -> float:
-    """Weight of the consistency loss in a step, counted from 0; where it is 0 its draws are not made."""
+    """Weight of the consistency loss in a step, counted from 0; without a weight its noise is not drawn."""
     if config.objective.kind != "ambient_consistency":
         return 0.0
     return consistency_weight(config.consistency, step / config.steps)
@@ -30,10 +30,10 @@ def weight_at(config: Config, step: int) -> float:
 def batches(
     config: Config, observed: Observed, steps: range, group: Group, device: torch.device
 ) -> Generator[Pieces, None, None]:
-    """This worker's share of each of `steps`, on `device`; compute.prefetch steps are prepared ahead.
+    """This worker's share of each of `steps`, on `device`; a thread prepares compute.prefetch steps ahead.
 
-    The same bits however many are prepared ahead, in how many parts and by how many workers. The thread ends when the
-    iterator is closed or used up; its errors are raised here.
+    The values depend neither on the prefetching nor on the number of parts and workers. The thread ends with the iterator;
+    its errors are raised here.
     """
     stream = Stream(observed, config.seed, config.data.flip)
     batch_size, share = config.training.batch_size, group.share(config.training.batch_size)

@@ -33,7 +33,7 @@ class Record:
 
 
 def never() -> bool:
-    """The caller that does not interrupt."""
+    """Never interrupts."""
     return False
 
 
@@ -45,12 +45,12 @@ def train(
     stops: frozenset[int] = frozenset(),
     interrupted: Callable[[], bool] = never,
 ) -> Generator[Record, None, None]:
-    """Trains from `state.images` to config.training.stop, in place, and yields a record now and then.
+    """Trains from `state.images` to config.training.stop, in place.
 
-    A record falls on every image count in `stops` (multiples of the batch size) and, regularly, config.training.records
-    times over the horizon; one more falls on an early stop. When `interrupted` says so on any worker, a last record follows
-    at the end of the step, and training ends there. What is trained depends on the config and the position alone: neither
-    on the number of workers nor on where or how often the run was stopped. Every worker of state.group calls it. Raises
+    It yields regular records, config.training.records over the horizon, and one at every image count in `stops` (multiples
+    of the batch size) and at an early stop. When `interrupted` returns True on any worker, training ends after the step with
+    a last record. The result depends on the config and the position alone: neither on the number of workers nor on where
+    or how often the run was stopped. Every worker of state.group calls it. Raises
     TrainingDiverged when a loss or gradient is not finite: no state with such a value is ever yielded.
     """
     state.config = config

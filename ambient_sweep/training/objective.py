@@ -1,4 +1,4 @@
-"""What a config trains on: the noise levels and random draws of each position, and the losses as functions of them."""
+"""The noise levels and random draws at each position of the training stream, and the losses as functions of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class _OnDevice:
 
 @dataclass(frozen=True)
 class ConsistencyDraws(_OnDevice):
-    """What `consistency_term` is a function of; M images that take part."""
+    """The inputs of `consistency_term` for the M images that take part."""
 
     x: torch.Tensor  # [M,C,H,W], at levels[:, 0]
     levels: torch.Tensor  # [M,K+1]
@@ -43,7 +43,7 @@ class ConsistencyDraws(_OnDevice):
 
 @dataclass(frozen=True)
 class Draws(_OnDevice):
-    """What the losses at some positions of the training stream are functions of, besides the denoiser."""
+    """The inputs of the losses at some positions of the training stream, besides the denoiser."""
 
     y: torch.Tensor  # [N,C,H,W], observed or, where known is 0, taken for clean
     known: torch.Tensor  # noise level in y, [N]
@@ -58,7 +58,7 @@ class Draws(_OnDevice):
 
 
 def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
-    """The random draws for `batch`, functions of the config and the positions alone; those for consistency if asked for.
+    """The random draws for `batch`, functions of the config and the positions alone; with `consistency` its draws too.
 
     denoising takes y for x_0; ambient draws sigma above sigma_n; ambient_high_clean_low draws it anywhere and takes the
     clean image below. All are `ambient_loss`, whose sigma_n is 0 where an image is taken for clean.
@@ -86,7 +86,7 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
 
 
 def _labels(config: Config, batch: Batch) -> torch.Tensor | None:
-    """The labels that the network is given, some hidden: number `classes` stands for none."""
+    """The labels for the network, some of them hidden: number `classes` stands for "no label"."""
     if batch.labels is None or not config.model.conditional:
         return None
     u = torch.from_numpy(rng.uniform("train.label", config.seed, batch.start, len(batch))[:, 0])

@@ -19,7 +19,7 @@ from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
 from ambient_sweep.storage import remove
-from ambient_sweep.training.averages import HALFLIFE, average_name, part
+from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
 from ambient_sweep.training.state import save_model, trained_config
 
@@ -129,14 +129,11 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
 
 
 def as_denoiser(tensors: Mapping[str, torch.Tensor], source: Reconstruction) -> Denoiser:
-    """The reconstructed weights as a denoiser in eval mode, on the CPU. Raises UserError if they do not fit the config."""
+    """The reconstructed weights as a denoiser in eval mode, on the CPU."""
     channels, height, width = source.notes["shape"]
     classes = int(source.notes.get("classes", 0))
     denoiser = build_model(source.config.model, (channels, height, width), source.config.seed, classes)
-    try:
-        denoiser.load_state_dict(dict(tensors))
-    except RuntimeError:
-        raise UserError(f"the snapshots up to {source.images} images do not fit the config they name") from None
+    denoiser.load_state_dict(dict(tensors))
     return denoiser.requires_grad_(False).eval()
 
 
@@ -151,17 +148,12 @@ def save_reconstruction(folder: Path, tensors: Mapping[str, torch.Tensor], sourc
 def evaluated_average(
     config: Config, tensors: Mapping[str, torch.Tensor], trial_folder: Path, images: int
 ) -> tuple[Tensors, float]:
-    """The weights that a run evaluates after `images`, by parameter, and the residual of their profile.
+    """The average of ema.length after `images`, by parameter, on the CPU, and the residual of its profile.
 
-    `tensors` are the averages now (`Averages.tensors()`, whole). For ema.kind=halflife and for a tracked ema.length they
-    hold the answer; else it is reconstructed on the CPU from them and the snapshots before them in the trial's folder, to
-    the same bits as `reconstruct` gives later from the snapshot at `images`.
+    It is reconstructed from `tensors`, the averages now (`Averages.tensors()`, whole), and the snapshots before them in the
+    trial's folder, to the same bits as `reconstruct` does later from the snapshot at `images`.
     """
-    if config.ema.kind == "halflife":
-        return part(tensors, HALFLIFE), 0.0
     length, tracked = config.ema.length, config.ema.tracked
-    if length in tracked:
-        return part(tensors, average_name(length)), 0.0
     positions = [*(position for position in snapshots_at(trial_folder) if position < images), images]
 
     def read(position: int) -> Mapping[str, torch.Tensor]:
@@ -182,18 +174,16 @@ def _combine(
     total: Tensors = {}
     for position, weights in zip(positions, mix.weights.reshape(-1, len(tracked)), strict=True):
         if weights.any():
-            _add(total, read(position), dict(zip(tracked, weights.tolist(), strict=True)), position)
+            _add(total, read(position), dict(zip(tracked, weights.tolist(), strict=True)))
     return {name: value.float() for name, value in total.items()}, mix.residual
 
 
-def _add(total: Tensors, tensors: Mapping[str, torch.Tensor], weights: Mapping[float, float], position: int) -> None:
+def _add(total: Tensors, tensors: Mapping[str, torch.Tensor], weights: Mapping[float, float]) -> None:
     """Adds the averages of one snapshot to `total` (float64), which may still be empty."""
     for length, weight in weights.items():
         values = part(tensors, average_name(length))
         if not total:
             total |= {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in values.items()}
-        if {name: value.shape for name, value in values.items()} != {name: t.shape for name, t in total.items()}:
-            raise UserError(f"the snapshot at {position} images holds other parameters than those before it; remove it")
         for name, value in values.items():
             total[name].add_(value.detach().cpu(), alpha=weight)
 
@@ -204,6 +194,4 @@ def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:
     tensors, meta = read_tensors(folder, SNAPSHOT, "cpu", needs=NEEDS)
     if meta["images"] != images or trained_config(meta["config"]) != trained_config(config):
         raise UserError(f"{folder}: belongs to another training run; remove it")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise UserError(f"{folder}: holds weights that are not finite; use an earlier snapshot (--images)")
     return tensors

@@ -1,4 +1,4 @@
-"""What changes over training, as functions of progress in [0, 1]."""
+"""Learning rate and consistency weight as functions of training progress in [0, 1]."""
 
 import math
 

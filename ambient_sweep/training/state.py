@@ -1,4 +1,4 @@
-"""All that resuming needs, and the models that are sampled from."""
+"""The state that resuming needs, and checkpoints of models for sampling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.shards import copy_into, gathered, whole
 
 NEEDS = ("images", "rewinds", "config")
-FUSED = ("cpu", "cuda")  # devices whose AdamW is one kernel
 
 Tensors = dict[str, torch.Tensor]
 
@@ -50,14 +49,9 @@ class TrainState:
         """The state before the first step; the same on every worker."""
         denoiser = build_model(config.model, shape, config.seed, classes).to(device)
         prepare_network(denoiser, config.compute, group)
-        o, fused = config.optimizer, torch.device(device).type in FUSED
+        o = config.optimizer
         optimizer = torch.optim.AdamW(
-            denoiser.parameters(),
-            lr=o.lr,
-            betas=(0.9, o.beta2),
-            weight_decay=o.weight_decay,
-            fused=fused,
-            foreach=not fused,
+            denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         averages = Averages.create(config.ema, denoiser)
         state = cls(config, shape, classes, group, denoiser, averages, optimizer)

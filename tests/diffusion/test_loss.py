@@ -4,11 +4,7 @@ import pytest
 import torch
 from closed_forms import Mixture, gaussian, standard_errors, two_modes
 
-from ambient_sweep.diffusion.loss import (
-    ambient_loss,
-    consistency_loss,
-    reverse_step,
-)
+from ambient_sweep.diffusion.loss import ambient_loss, consistency_loss, reverse_step
 
 N = 200_000
 

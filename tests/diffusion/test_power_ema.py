@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from ambient_sweep.diffusion.power_ema import (
-    LONGEST,
-    SHORTEST,
-    coefficients,
-    decay,
-    gamma_from_length,
-    inner_products,
-)
+from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients, decay, gamma_from_length
 
 
 def length_from_gamma(gamma):
@@ -45,17 +38,6 @@ def test_lengths_and_exponents_belong_together():
 def test_lengths_that_no_average_has_are_refused(length):
     with pytest.raises(ValueError, match="out of range"):
         gamma_from_length(length)
-
-
-def test_inner_products_agree_with_quadrature():
-    gammas, times = [0.2, 3.0, 6.94, 16.97, 41.0], [100.0, 64.0, 250.0, 250.0, 1000.0]
-    mine = inner_products(gammas, times, gammas, times)
-    for i, (ga, ta) in enumerate(zip(gammas, times, strict=True)):
-        for j, (gb, tb) in enumerate(zip(gammas, times, strict=True)):
-            brute = quad(lambda tau: profile(tau, ga, ta) * profile(tau, gb, tb), 0, min(ta, tb))[0]  # noqa: B023
-            assert mine[i, j] == pytest.approx(brute, rel=1e-7, abs=1e-15)
-    assert np.array_equal(mine, mine.T)
-    assert inner_products(gammas[:2], times[:2], gammas, times).shape == (2, 5)
 
 
 def exact(weights, ends, gamma):
@@ -116,20 +98,6 @@ def test_the_coefficients_solve_the_least_squares_problem(length):
     assert mine.weights.sum() == pytest.approx(1, abs=1e-12)
     assert mine.residual == pytest.approx(residual, rel=1e-2)
     np.testing.assert_allclose(mine.weights, weights, atol=1e-2 * np.abs(weights).max())
-
-
-def test_more_snapshots_leave_less_and_a_second_tracked_length_is_worth_many():
-    def residual(length, count, tracked=(0.05, 0.1)):
-        positions = np.repeat(np.arange(1, count + 1), len(tracked)) * 64
-        return coefficients(length, count * 64, np.tile(tracked, count), positions).residual
-
-    for length in (0.03, 0.07, 0.15, 0.2):
-        few, some, many = (residual(length, count) for count in (4, 16, 64))
-        assert few > 3 * some > 9 * many
-        assert residual(length, 16, (0.1,)) > 5 * some
-    assert residual(0.07, 16) < 0.004
-    assert residual(0.15, 16) < 0.01
-    assert residual(0.1, 1000) == 0
 
 
 def test_an_average_that_is_stored_is_taken_as_it_is():

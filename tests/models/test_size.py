@@ -22,18 +22,6 @@ def embedding_weights(width, classes=0):
     return 2 * FREQUENCIES * width + width + width**2 + width + ((classes + 1) * width if classes else 0)
 
 
-def test_mlp_by_hand():
-    config = ModelConfig(kind="mlp", width=16, blocks=3)
-    size, w = 2 * 4 * 4, 16
-    per_block = w * 2 * w + w * 2 * w + 2 * w * w  # modulation, up, down
-    assert count_flops(config, (2, 4, 4)) == embedding_flops(w) + 2 * (size * w + 3 * per_block + w * size)
-    biases = w + 3 * (2 * w + 2 * w + w) + size
-    weights = embedding_weights(w) + size * w + 3 * per_block + w * size + biases
-    assert count_parameters(build_model(config, (2, 4, 4), 0)) == weights
-    labelled = build_model(config.model_copy(update={"conditional": True}), (2, 4, 4), 0, 10)
-    assert count_parameters(labelled) == weights + 11 * w
-
-
 def test_unet_of_one_level_by_hand():
     w, c, side = 16, 3, 6
     config = ModelConfig(kind="unet", width=w, blocks=1, levels=1, head_width=8)

@@ -334,7 +334,7 @@ def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_p
         check_corners(load_sweep(write(tmp_path, MINIMAL + control)))
     # Searched only, the batch is always a multiple of the workers; the baseline takes the base's.
     text = "base: {resources.workers: 3}\nspace: {training.batch_size: {choice: [30, 60]}}\n"
-    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 cannot be shared evenly"):
+    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 is not a multiple of"):
         check_corners(load_sweep(write(tmp_path, text)))
 
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.power_ema import gamma_from_length
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.averages import Averages, average_names, part
+from ambient_sweep.training.averages import Averages
 
 POWER = EmaConfig(kind="power", tracked=(0.05, 0.1), length=0.1)
 
@@ -62,14 +62,6 @@ def test_the_half_life_average_follows_its_recursion_in_place(generator, config)
         ]
     assert all(torch.equal(a, b) for a, b in zip(averages.main().values(), mine, strict=True))
     assert {key: tensor.data_ptr() for key, tensor in averages.tensors().items()} == places
-
-
-def test_names_in_a_file_are_the_average_and_the_parameter():
-    averages = Averages.create(POWER, network())
-    assert average_names(POWER) == ("0.05", "0.1")
-    assert list(averages.tensors())[:2] == ["0.05.0.weight", "0.05.0.bias"]
-    assert list(part(averages.tensors(), "0.1")) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert average_names(EmaConfig()) == ("halflife",)
 
 
 def test_tensors_of_another_config_are_refused():

@@ -59,21 +59,6 @@ def test_bf16_within_half_a_percent(network):
     assert losses < 1e-3
 
 
-def test_bf16_is_of_the_network_alone():
-    config = build_config(UNET, {"compute.precision": "bf16"})
-    state = new_state(config, pictures(32))
-    working = WrappedDenoiser(state.denoiser, config.compute)
-    seen = []
-    state.denoiser.network.inlet.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    x, sigma = torch.randn(2, *state.shape), torch.ones(2)
-    assert working.denoiser(x, sigma).dtype == torch.float32
-    assert seen == [torch.bfloat16]
-    assert {p.dtype for p in state.denoiser.parameters()} == {torch.float32}
-    assert {t.dtype for t in state.averages.tensors().values()} == {torch.float32}
-    working.denoiser(x, sigma).sum().backward()
-    assert {p.grad.dtype for p in state.denoiser.parameters()} == {torch.float32}
-
-
 @pytest.mark.parametrize("changes", [{}, {"compute.activation_checkpointing": True}], ids=["plain", "checkpointing"])
 def test_compiling_within_1e_5(monkeypatch, changes):
     """With torch.compile's tracing and its graphs of both passes, but not its code generator, which takes a minute."""

@@ -215,20 +215,12 @@ def rewritten(folder, **changes):
     write_tensors(folder, "snapshot", tensors, {k: v for k, v in meta.items() if "sha256" not in k} | changes)
 
 
-def spoilt(folder, value):
-    tensors, meta = read_tensors(folder, "snapshot", "cpu")
-    tensors = {key: value(tensor) for key, tensor in tensors.items()}
-    write_tensors(folder, "snapshot", tensors, {k: v for k, v in meta.items() if "sha256" not in k})
-
-
 OTHER = build_config(BASE, {"seed": 7}).model_dump(mode="json")
 UNUSABLE = {
     "a flipped bit": (lambda f: flip(f / "snapshot.safetensors"), r"snapshot\.safetensors: damaged"),
     "other training": (lambda f: rewritten(f, config=OTHER), "belongs to another training run"),
     "cut notes": (lambda f: (f / "snapshot.json").write_text("{"), "not a readable snapshot"),
     "notes of another kind": (lambda f: (f / "snapshot.json").write_text("[]"), r"snapshot\.json: damaged"),
-    "not finite": (lambda f: spoilt(f, lambda t: t * float("nan")), "holds weights that are not finite"),
-    "other parameters": (lambda f: spoilt(f, lambda t: t.flatten()[:1]), "holds other parameters"),
     "another name": (lambda f: f.rename(f.with_name("images-first")), "images-first: not a snapshot"),
 }
 

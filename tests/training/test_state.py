@@ -1,17 +1,15 @@
 """States and models on disk: whole or not at all, and nothing damaged is ever taken for sound."""
 
 import errno
-import json
 import resource
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from small_runs import BASE, CONDITIONAL, UNET, assert_same_bits, loaded, new_state, observations, pictures, run
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.files import FORMAT, DamagedFile
+from ambient_sweep.training.files import DamagedFile
 from ambient_sweep.training.state import load_model, read_state, save_model
 
 
@@ -23,17 +21,6 @@ def saved(tmp_path):
     return config, state, tmp_path / "s"
 
 
-def test_a_state_holds_weights_averages_moments_and_position(saved):
-    _, state, folder = saved
-    tensors = load_file(folder / "state.safetensors")
-    names = [name for name, _ in state.denoiser.named_parameters()]
-    for prefix in ("model", "average.halflife", "optimizer.exp_avg", "optimizer.exp_avg_sq", "optimizer.step"):
-        assert {f"{prefix}.{name}" for name in names} <= set(tensors)
-    assert len(tensors) == 5 * len(names) + 1
-    meta = json.loads((folder / "state.json").read_text())
-    assert (meta["format"], meta["images"], meta["rewinds"]) == (FORMAT, 320, 0)
-
-
 def test_a_state_of_another_config_is_refused_but_not_one_computed_otherwise(saved):
     _, state, folder = saved
     with pytest.raises(UserError, match="another config"):
@@ -41,21 +28,6 @@ def test_a_state_of_another_config_is_refused_but_not_one_computed_otherwise(sav
     elsewhere = {"compute.accumulate": 4, "compute.prefetch": 0, "resources.cpus": 2}
     other = loaded(folder, build_config(BASE, {"training.images": 320}, elsewhere), observations())
     assert_same_bits(state, other)
-
-
-def test_the_layout_of_weights_comes_back_too(tmp_path):
-    """Fused kernels take weights and moments for laid out alike."""
-    config = build_config(UNET, {"training.images": 32, "compute.channels_last": True})
-    state, _ = run(config, pictures(32))
-    state.save(tmp_path / "s")
-    again = loaded(tmp_path / "s", config, pictures(32))
-    for (name, parameter), other in zip(state.denoiser.named_parameters(), again.denoiser.parameters(), strict=True):
-        assert parameter.stride() == other.stride(), name
-        for key in ("exp_avg", "exp_avg_sq"):
-            assert again.optimizer.state[other][key].stride() == parameter.stride()
-    assert any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in
-               again.denoiser.parameters() if p.ndim == 4)  # fmt: skip
-    assert_same_bits(state, again)
 
 
 def test_beginning_again_is_beginning():
