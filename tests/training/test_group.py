@@ -28,7 +28,7 @@ POWER = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.05}
 SCENARIOS = {
     "mlp": (BASE, {}),
     "mlp, rare consistency, power averages": (BASE, RARE | POWER),
-    "unet, labels": (UNET, CONDITIONAL | {"consistency.start": 0.8}),
+    "unet, labels": (UNET, CONDITIONAL | {"training.images": 240}),
 }
 PARALLEL = ("ddp", "fsdp")
 
@@ -158,11 +158,11 @@ def part(tensors, prefix):
 @pytest.mark.parametrize("name", SCENARIOS)
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_two_workers_train_what_one_trains(folder, parallel, name):
-    """Sixty steps in float32, in two parts each: all within 1e-5 of one worker that takes the batch as a whole."""
+    """In float32, in two parts each: all within 1e-5 of one worker that takes the batch as a whole."""
     state, records = alone(name)
     tensors, meta = read_state(folder / parallel / name)
     mine = state.tensors()
-    assert meta["images"] == state.images == IMAGES
+    assert meta["images"] == state.images
     assert tensors.keys() == mine.keys()
     for prefix in ("model.", "average.", "optimizer.exp_avg."):
         assert apart(part(tensors, prefix), part(mine, prefix)) < 1e-5
