@@ -24,7 +24,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages.folder_store import FolderStore
 from ambient_sweep.stages.prefix import phase_starts, prefix_of
 from ambient_sweep.stages.store import DamagedPart, Gone
-from ambient_sweep.training.rebuild import snapshot_images
+from ambient_sweep.training.posthoc_ema import snapshot_images
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.samples import samples_at
 from ambient_sweep.trial.setup import TRAINED_ON, evaluated_lengths
@@ -151,7 +151,7 @@ def evaluation_part(config: Config, images: int, reference_key: str) -> str:
     ]
     if config.ema.kind == "power":
         settings.append(config.ema.length)
-        if config.ema.length not in config.ema.tracked:  # rebuilt from the snapshots up to here
+        if config.ema.length not in config.ema.tracked:  # reconstructed from the snapshots up to here
             settings.append([n for n in snapshot_images(config) if n < images])
     return f"evaluation-{_key_of(settings)}"
 

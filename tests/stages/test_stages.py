@@ -17,8 +17,8 @@ from ambient_sweep.results.export import build_tables
 from ambient_sweep.stages import folder_store as store_module
 from ambient_sweep.stages.stages import STATE, Stages, collect, data_key_of, fork_points, stage_keys
 from ambient_sweep.training import objective
-from ambient_sweep.training.saved import saved_states
 from ambient_sweep.training.state import load_model
+from ambient_sweep.training.state_files import saved_states
 from ambient_sweep.trial import sharing as sharing_module
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.trial.run import Interrupted, run_trial
@@ -101,16 +101,15 @@ WSD = {"optimizer.schedule": "wsd"}
 POWER = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.snapshots": 5}
 CLEAN_LOW = {"objective.kind": "ambient_high_clean_low", "data.flip": True}
 UNET = {"model.kind": "unet", "model.levels": 2, "model.width": 8, "sampling.steps": 2, "evaluation.samples": 8}
-BETWEEN = {"training.records": 7, "training.spike": 1e6}  # a record every 7 of 50 steps
+BETWEEN = {"training.records": 7}  # a record every 7 of 50 steps
 LONGER = {"training.images": 3200, "training.records": 20, "optimizer.warmup": 0.025}  # twice, with the same warm-up
 CONSTANT = AMBIENT | {"optimizer.schedule": "constant"}
 CASES = {  # what is trained first, what then, where it goes on, and what it trains itself
     "another weight": ({}, {"consistency.weight": 3.0}, 960, 640),
-    "a later start": ({}, {"consistency.start": 0.8, "consistency.target": "ema"}, 960, 640),
+    "a later start": ({}, {"consistency.start": 0.8}, 960, 640),
     "an earlier start": ({}, {"consistency.start": 0.5}, 640, 960),
     "after a run without consistency": (AMBIENT, {"consistency.ramp": "cosine"}, 640, 960),
     "before one without": ({}, AMBIENT, 960, 640),
-    "another tail": (AMBIENT | WSD, AMBIENT | WSD | {"optimizer.tail": "linear"}, 1280, 320),
     "a longer tail": (DENOISING | WSD, DENOISING | WSD | {"optimizer.decay": 0.5}, 640, 960),
     "tail and consistency": (WSD, WSD | {"optimizer.decay": 0.1}, 1280, 320),
     "another half-life": (AMBIENT, AMBIENT | {"ema.halflife": 50}, 320, 1280),
@@ -132,7 +131,7 @@ CASES = {  # what is trained first, what then, where it goes on, and what it tra
         1280,
         1920,
     ),
-    "power averages": (POWER, POWER | {"consistency.weight": 3.0, "consistency.target": "ema"}, 960, 640),
+    "power averages": (POWER, POWER | {"consistency.weight": 3.0}, 960, 640),
     "power averages, another length": (POWER, POWER | {"ema.length": 0.08}, 1600, 160),
     "power averages, both": (POWER, POWER | {"ema.length": 0.08, "consistency.start": 0.8}, 960, 640),
     "classes": ({"model.conditional": True}, {"model.conditional": True, "consistency.draws": 3}, 960, 640),
