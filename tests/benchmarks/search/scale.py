@@ -1,47 +1,41 @@
-"""What searcher, scheduler and loop cost at size: `python tests/benchmarks/search/scale.py [--trials N]`.
+"""What the search costs the driver: `python tests/benchmarks/search/scale.py [--trials N] [--lengths N]`.
 
-Trials of one simulated second each on 64 slots. The ideal makespan is trials / slots seconds; what the driver computes
-comes on top of it, were it all done in between. Memory is the growth of the process after its first tenth.
+Trials of eight observations each, on a study in Optuna's journal on disk, 64 of them side by side in simulated time. Without
+rungs every trial is measured at all its lengths, which is the most that there is to do.
 """
 
 import argparse
-import resource
+import tempfile
+import time
+from pathlib import Path
 
-from ambient_sweep.sweep.definition import Search
-from compare import DEFAULT, rungs
 from problems import Zdt
-from simulate import Progress, Simulation
+from simulate import Simulation
+
+from ambient_sweep.sweep.space.definition import Search
 
 SLOTS = 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--rule", choices=("none", "rungs"), default="rungs")
-    parser.add_argument("--variant", choices=("stop", "promote"), default="promote")
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--lengths", type=int, default=8)
     arguments = parser.parse_args()
     problem = Zdt(1)
-    problem.lengths = (0.25, 0.5, 0.75, 1.0)
-    rule = None if arguments.rule == "none" else rungs(variant=arguments.variant)
-    search = Search(trials=arguments.trials, sampler=DEFAULT.sampler)
-    simulation = Simulation(problem, search, slots=SLOTS, share=False, make_rule=rule, trial_seconds=1.0)
-    early = [0.0]
-
-    def note(progress: Progress) -> bool:
-        if not early[0] and progress.trials >= arguments.trials // 10:
-            early[0] = _mebibytes()
-        return False
-
-    progress = simulation.run(until=note)
-    ideal = arguments.trials / SLOTS
-    print(f"{progress.trials:,} trials, {len(progress.points):,} evaluations, simulated {progress.makespan:.0f} s")
-    print(f"computed {progress.cpu_seconds:.1f} s: {progress.cpu_seconds / ideal:.1%} over the ideal {ideal:.0f} s")
-    print(f"memory: {early[0]:.0f} MiB after a tenth, {_mebibytes():.0f} MiB at the end")
-
-
-def _mebibytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    problem.lengths = tuple(k / arguments.lengths for k in range(1, arguments.lengths + 1))
+    for rule in ("none", "rungs"):
+        search = Search.model_validate({"trials": arguments.trials, "stopping": {"rule": rule}})
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Path(folder) / "study.journal"
+            simulation, begun = Simulation(problem, search, slots=SLOTS, journal=journal), time.perf_counter()
+            progress = simulation.run()
+            seconds = time.perf_counter() - begun
+            size = journal.stat().st_size / 2**20
+        print(
+            f"rule {rule}: {progress.trials:,} trials, {len(progress.points):,} evaluations; of the driver, per trial: "
+            f"{progress.cpu_seconds / progress.trials:.3f} CPU s, {seconds / progress.trials:.3f} s; journal {size:.1f} MiB"
+        )
 
 
 if __name__ == "__main__":
