@@ -95,7 +95,7 @@ def average(
         tensors, rebuilt = rebuild(trial_folder, length, images)
         row: dict[str, Any] = {"length": length, "residual": rebuilt.residual, "poor": rebuilt.poor}
         if by_evaluation:
-            from ambient_sweep.trial.evaluations import evaluate_model
+            from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
 
             config, fingerprint = rebuilt.config, rebuilt.notes["data_fingerprint"]
             measures = evaluate_model(as_denoiser(tensors, rebuilt), config, fingerprint)[config.main_endpoint()]

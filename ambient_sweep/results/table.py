@@ -23,8 +23,8 @@ from ambient_sweep.storage import write_atomic
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
-    read_again,
     read_evaluations,
+    read_remeasurements,
     read_trials,
     trial_folder,
     trial_path,
@@ -52,7 +52,7 @@ def build_tables(root: Path) -> Tables:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a sweep")
     # Before the trials: one that is begun in between then lacks nothing.
-    evaluations, again = read_evaluations(root), read_again(root)
+    evaluations, again = read_evaluations(root), read_remeasurements(root)
     trials = read_trials(root)
     configs = {trial.trial_id: _config_columns(root, trial) for trial in trials}
     by_trial: dict[str, list[EvaluationRecord]] = {trial_id: [] for trial_id in configs}

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 from ambient_sweep.config import Config
+from ambient_sweep.config.positions import evaluated_lengths
+from ambient_sweep.stages.keys import evaluation_part, images_of, stage_keys
 from ambient_sweep.stages.prefix import Prefix, prefix_of
-from ambient_sweep.stages.stages import evaluation_part, images_of, stage_keys
-from ambient_sweep.trial.setup import evaluated_lengths
 
 Values = Mapping[str, Any]
 KNOWN = 16384  # configs whose prefixes are remembered

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump, knobs
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.results import schema
 from ambient_sweep.results.candidates import SAMPLES_SEED, Row, candidates, groups
 from ambient_sweep.results.confidence import Recipes
 from ambient_sweep.sweep.definition import Confirm
-from ambient_sweep.trial.setup import evaluated_lengths
 
 Cost = Callable[[Config], int]  # images that a config takes to train
 

@@ -8,6 +8,12 @@ from ambient_sweep.config import Config, dump
 from ambient_sweep.sweep.budget import ROLES
 from ambient_sweep.sweep.searcher import Outcome
 from ambient_sweep.trial.records import (
+    INTERRUPTED as INTERRUPTED,
+)
+from ambient_sweep.trial.records import (
+    LOST as LOST,
+)
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_evaluations,
@@ -16,10 +22,7 @@ from ambient_sweep.trial.records import (
     trial_path,
     write_trial,
 )
-from ambient_sweep.trial.run import REMOVE_STATE
 
-LOST = "worker failed"  # such a trial is tried again by `resume`; any other failure would only repeat itself
-INTERRUPTED = "interrupted"  # so is such a one
 STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
 
 
@@ -40,12 +43,7 @@ def outcome(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> Outcome:
     """How a trial ended, from its record and its evaluations."""
     if trial.status == "completed":
         return Outcome(True, full_length_objectives(trial, evaluations))
-    again = (
-        trial.status == "running"
-        or (trial.reason or "").startswith((LOST, INTERRUPTED))
-        or REMOVE_STATE in (trial.reason or "")
-    )
-    return Outcome(not again, stopped=trial.status == "stopped")
+    return Outcome(trial.ended, stopped=trial.status == "stopped")
 
 
 def full_length_objectives(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> tuple[float, float] | None:

@@ -15,8 +15,9 @@ from ray.tune.search import Searcher
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.stages.stages import Stages, data_key_of
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.callback import SCHEDULER_FILE, SweepCallback
 from ambient_sweep.sweep.cluster import StopRequest
@@ -29,8 +30,8 @@ from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
 from ambient_sweep.sweep.space import Sweep
 from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
-from ambient_sweep.trial.again import evaluate_again, is_evaluated_again
 from ambient_sweep.trial.records import read_evaluations, read_trials
+from ambient_sweep.trial.remeasure import is_remeasured, remeasure
 from ambient_sweep.trial.setup import prepare
 
 Echo = Callable[[str], None]
@@ -123,9 +124,7 @@ def _trial_dirname(trial: Trial) -> str:
 
 def _prefixes(sweep: Sweep, root: Path) -> Prefixes:
     """What is stored already, of trials of an earlier session."""
-    data = data_key_of(root)
-    if data is None:
-        raise UserError(f"{root}: holds no note of its training data; start again under another name")
+    data = data_key(root)
     try:
         stored = Stages(root).states()
     except OSError as error:
@@ -166,7 +165,7 @@ def confirmation(sweep: Sweep, root: Path) -> Plan:
     outcomes = read_outcomes(root)
     ended = {trial_id for trial_id, outcome in outcomes.items() if outcome.ended}
     replicates = tuple(each for each in whole.replicates if each.trial_id not in ended)
-    again = tuple(e for e in whole.reevaluations if not is_evaluated_again(root, e.trial_id, e.images, e.seed))
+    again = tuple(e for e in whole.reevaluations if not is_remeasured(root, e.trial_id, e.images, e.seed))
     return Plan(whole.candidates, again, replicates, sum(each.cost for each in replicates), whole.left_out)
 
 
@@ -233,5 +232,5 @@ class _HandedOut(Searcher):
 
 def _evaluate_again(sweep: Sweep, root: Path, wanted: tuple[ReEvaluation, ...], stop: StopRequest) -> None:
     need = sweep.some_config().resources
-    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(evaluate_again)
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(remeasure)
     stop.results([task.remote(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in wanted])

@@ -11,7 +11,7 @@ from ambient_sweep.results.table import export_tables
 from ambient_sweep.sweep.signals import stop_requests
 from ambient_sweep.sweep.space import NAME
 from ambient_sweep.training.state import trained_config
-from ambient_sweep.trial.book import LOG, Report
+from ambient_sweep.trial.recorder import LOG, Report
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,

@@ -135,7 +135,7 @@ def _memory_gib(config: Config) -> float | None:
 
 
 def _in_process(job: Job, report: Callable[[dict[str, Any]], None]) -> None:
-    from ambient_sweep.trial.book import Report
+    from ambient_sweep.trial.recorder import Report
     from ambient_sweep.trial.run import run_trial
 
     def forward(told: Report) -> None:

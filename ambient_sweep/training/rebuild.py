@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.positions import snapshot_images
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
@@ -45,19 +46,6 @@ class Rebuilt:
     @property
     def poor(self) -> bool:
         return self.residual > POOR
-
-
-def snapshot_images(config: Config) -> tuple[int, ...]:
-    """Where training writes snapshots: evenly over the run, at every evaluated length and where it stops.
-
-    Image counts, rising, each a multiple of the batch size; none for ema.kind=halflife.
-    """
-    if config.ema.kind != "power":
-        return ()
-    evenly = (i / config.ema.snapshots for i in range(1, config.ema.snapshots + 1))
-    last = config.images_at(config.training.stop)
-    wanted = {config.images_at(f) for f in (*evenly, *config.evaluation.lengths)} | {last}
-    return tuple(sorted(images for images in wanted if images <= last))
 
 
 def snapshot_due(config: Config, images_before: int, images: int) -> bool:

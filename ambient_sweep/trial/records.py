@@ -2,6 +2,7 @@
 
 <root>/trials/<trial_id>/trial.json
 <root>/trials/<trial_id>/evaluations/images-000038400-zero.json
+<root>/trials/<trial_id>/remeasured/images-000038400-zero-seed-7.json
 """
 
 import json
@@ -20,13 +21,15 @@ from ambient_sweep.storage import write_atomic
 ROLES = ("search", "baseline", "control", "replicate")
 STATUSES = ("running", "completed", "stopped", "failed")
 ENDPOINTS = ("zero", "observed")
+INTERRUPTED, LOST = "interrupted", "worker failed"  # how the reasons of trials begin that `resume` goes on with
+UNREADABLE_STATE = "and the run begins again"  # in the reason of one that does so once its states are removed
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial: what was asked, how far it came, on what.
 
-    Raises ValueError for an unknown role or status, and where a replicate does not say of which trial it is one.
+    Raises ValueError for an unknown role or status, and where a replicate does not name the trial that it repeats.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -53,6 +56,7 @@ class TrialRecord:
     rung: int | None = None  # the highest at which it was compared with others, from 0
     replicate_of: str | None = None  # the trial whose config this one trains with another seed
     taken: tuple[tuple[int, int], ...] = ()  # from and to images that other trials trained, rising
+    discarded: int = 0  # images_done when the sweep ended and its states were removed; evaluations so far were reported
 
     def __post_init__(self) -> None:
         _one_of("role", self.role, ROLES)
@@ -65,8 +69,15 @@ class TrialRecord:
             if time is not None and datetime.fromisoformat(time).tzinfo is None:
                 raise ValueError(f"{name}: {time!r} has no time zone; write UTC, as in 2026-01-31T12:00:00+00:00")
 
+    @property
+    def ended(self) -> bool:
+        """Whether the trial completed, failed or was stopped for good; `resume` goes on with all others."""
+        reason = self.reason or ""
+        resumable = reason.startswith((LOST, INTERRUPTED)) or UNREADABLE_STATE in reason
+        return self.status == "completed" or (self.status != "running" and not resumable)
+
     def executed_at(self, images: int) -> int:
-        """The images that were trained here until it stood at `images`; repeats after restarts spread evenly over all."""
+        """The images trained here up to the position `images`; repeats after restarts spread evenly over all."""
         whole = self._own(self.images_done)
         return round(self.images_executed * self._own(min(images, self.images_done)) / whole) if whole else 0
 
@@ -102,11 +113,13 @@ class EvaluationRecord:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
 
 
 Record = TypeVar("Record", TrialRecord, EvaluationRecord)
 _TRIAL, _EVALUATION = TypeAdapter(TrialRecord), TypeAdapter(EvaluationRecord)
+
+# -- places -----------------------------------------------------------------------------------------------------------
 
 
 def trial_folder(root: Path, trial_id: str) -> Path:
@@ -115,18 +128,26 @@ def trial_folder(root: Path, trial_id: str) -> Path:
 
 
 def trial_path(root: Path, trial_id: str) -> Path:
-    """Where a trial's record lies."""
+    """The file of a trial's record."""
     return trial_folder(root, trial_id) / "trial.json"
 
 
 def evaluation_path(root: Path, trial_id: str, images: int, endpoint: str, suffix: str = ".json") -> Path:
-    """Where an evaluation's record (or, with suffix `.png`, its picture) lies."""
+    """The file of an evaluation's record or, with suffix `.png`, of its picture."""
     return trial_folder(root, trial_id) / "evaluations" / f"images-{images:09d}-{endpoint}{suffix}"
 
 
-def again_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
-    """Where the record of a checkpoint that was measured once more, on samples of another seed, lies."""
-    return trial_folder(root, trial_id) / "again" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
+def remeasurement_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
+    """The file of the record of a checkpoint measured again, on samples of another seed."""
+    return trial_folder(root, trial_id) / "remeasured" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
+
+
+def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
+    """The folder of a trial's evaluated weights."""
+    return trial_folder(root, trial_id) / "checkpoints" / f"images-{images:09d}"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_trial(root: Path, record: TrialRecord) -> None:
@@ -139,49 +160,10 @@ def write_evaluation(root: Path, record: EvaluationRecord) -> None:
     write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
 
 
-def write_again(root: Path, record: EvaluationRecord) -> None:
-    """Writes or replaces the record of a checkpoint that was measured once more, atomically."""
-    path = again_path(root, record.trial_id, record.images, record.endpoint, record.seed)
+def write_remeasurement(root: Path, record: EvaluationRecord) -> None:
+    """Writes or replaces the record of a checkpoint measured again, atomically."""
+    path = remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed)
     write_json(path, asdict(record))
-
-
-def read_trial(root: Path, trial_id: str) -> TrialRecord:
-    """One trial's record. Raises UserError naming the file where it is missing or damaged."""
-    return _read(trial_path(root, trial_id), trial_id, _TRIAL)
-
-
-def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of a trial. Raises UserError naming the file where it is missing or damaged."""
-    return _read(path, trial_id, _EVALUATION)
-
-
-def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of another trial, as that of `trial_id`. Raises UserError naming the file where it is damaged."""
-    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
-
-
-def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
-    """One trial's evaluations, shortest first. Raises UserError naming a damaged file."""
-    paths = sorted((trial_folder(root, trial_id) / "evaluations").glob("images-*.json"))
-    return [read_evaluation(path, trial_id) for path in paths]
-
-
-def read_trials(root: Path) -> list[TrialRecord]:
-    """All trial.json under root, ordered by trial id. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/trial.json"))
-    return [_read(path, path.parent.name, _TRIAL) for path in paths]
-
-
-def read_evaluations(root: Path) -> list[EvaluationRecord]:
-    """All evaluations under root, ordered by trial id, length and endpoint. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/evaluations/images-*.json"))
-    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
-
-
-def read_again(root: Path) -> list[EvaluationRecord]:
-    """All that was measured once more, ordered as `read_evaluations`. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/again/images-*.json"))
-    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -196,6 +178,49 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_plain(value) for value in tree]
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+# -- reading: each raises UserError naming a damaged file ----------------------------------------------------------------
+
+
+def read_trial(root: Path, trial_id: str) -> TrialRecord:
+    """One trial's record, which must exist."""
+    return _read(trial_path(root, trial_id), trial_id, _TRIAL)
+
+
+def read_trials(root: Path) -> list[TrialRecord]:
+    """All trials' records, ordered by trial id."""
+    return [_read(path, path.parent.name, _TRIAL) for path in sorted(root.glob("trials/*/trial.json"))]
+
+
+def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of a trial, which must exist."""
+    return _read(path, trial_id, _EVALUATION)
+
+
+def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
+    """One trial's evaluations, shortest first."""
+    return _evaluations(root, f"{trial_id}/evaluations")
+
+
+def read_evaluations(root: Path) -> list[EvaluationRecord]:
+    """All evaluations, ordered by trial id, length and endpoint."""
+    return _evaluations(root, "*/evaluations")
+
+
+def read_remeasurements(root: Path) -> list[EvaluationRecord]:
+    """All evaluations of checkpoints measured again, ordered as `read_evaluations`."""
+    return _evaluations(root, "*/remeasured")
+
+
+def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of another trial, as that of `trial_id`."""
+    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
+
+
+def _evaluations(root: Path, folders: str) -> list[EvaluationRecord]:
+    paths = sorted(root.glob(f"trials/{folders}/images-*.json"))
+    return [read_evaluation(path, path.parent.parent.name) for path in paths]
 
 
 def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
@@ -214,6 +239,4 @@ def _parse(path: Path, adapter: TypeAdapter[Record]) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise UserError(
-            f"{path}: damaged or of another version ({where}{first['msg']}); restore or remove it"
-        ) from None
+        raise UserError(f"{path}: damaged ({where}{first['msg']}); restore or remove it") from None

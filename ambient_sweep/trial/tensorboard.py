@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
-
-import pyarrow as pa
+from typing import Any, Self, get_args
 
 from ambient_sweep.config import Config, dump, knobs
-from ambient_sweep.results.schema import arrow_type
 
 FIDELITY_TAG = "objective/fidelity"
 MEMORIZATION_TAG = "objective/memorization"
@@ -72,9 +69,8 @@ def hparam_values(config: Config) -> dict[str, float | str]:
 
 
 def _hparam(value: Any, annotation: Any) -> float | str:
-    kind, nullable = arrow_type(annotation)
-    if pa.types.is_list(kind):
+    if annotation in (int, float) or set(map(type, get_args(annotation))) == {int}:  # a choice among numbers
+        return float(value)
+    if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
-    if nullable or pa.types.is_boolean(kind):
-        return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return str(value) if pa.types.is_string(kind) else float(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,8 +15,8 @@ import torch
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.models import Shape, build_model, describe
-from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial import samples as sampling
+from ambient_sweep.trial.samples import generate
 
 SETS: dict[str, tuple[Shape, dict[str, object]]] = {
     "32x32x3": ((3, 32, 32), {"width": 16, "blocks": 1, "levels": 3}),

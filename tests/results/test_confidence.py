@@ -16,8 +16,8 @@ from ambient_sweep.results import schema
 from ambient_sweep.results.candidates import recipes
 from ambient_sweep.results.confidence import DRAWS, front_probability, run_variance, standings, with_standings
 from ambient_sweep.results.deconvolution import Posterior
-from ambient_sweep.trial.records import read_evaluations, write_evaluation
 from ambient_sweep.results.table import export_tables
+from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 MONTE_CARLO = 4 * 0.5 / np.sqrt(DRAWS)  # four standard errors
 

@@ -8,8 +8,8 @@ from ambient_sweep import pareto
 from ambient_sweep.results.candidates import candidates, objectives
 from ambient_sweep.results.curves import attainment_image, history_image
 from ambient_sweep.results.history import hypervolume_history, reference_point, seed_fronts
-from ambient_sweep.trial.records import read_trial
 from ambient_sweep.results.table import export_tables
+from ambient_sweep.trial.records import read_trial
 
 
 def test_a_history_known_by_hand(tmp_path: Path) -> None:

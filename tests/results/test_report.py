@@ -11,12 +11,12 @@ from made_up_sweeps import add, fill
 from ambient_sweep.results import select
 from ambient_sweep.results.confidence import with_standings
 from ambient_sweep.results.curves import attainment_image
-from ambient_sweep.trial.grids import image_grid
 from ambient_sweep.results.plot import frontier_image
-from ambient_sweep.trial.records import evaluation_path, read_trials, write_trial
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import frontier
 from ambient_sweep.results.table import export_tables
+from ambient_sweep.trial.grids import image_grid
+from ambient_sweep.trial.records import evaluation_path, read_trials, write_trial
 
 VOID = {"meta", "img"}
 

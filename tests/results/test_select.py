@@ -11,9 +11,9 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import select
 from ambient_sweep.results.confidence import with_standings
-from ambient_sweep.trial.records import read_evaluations, write_evaluation
 from ambient_sweep.results.select import best_config, candidates, frontier
 from ambient_sweep.results.table import export_tables
+from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 
 def random_sweep(root: Path, rng: np.random.Generator) -> None:

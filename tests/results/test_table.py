@@ -17,8 +17,8 @@ from ambient_sweep.config import Config, build_config, dump, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import read_table, schema
-from ambient_sweep.trial.records import read_evaluations, read_trials, trial_path, write_evaluation, write_trial
 from ambient_sweep.results.table import export_tables, read_tables
+from ambient_sweep.trial.records import read_evaluations, read_trials, trial_path, write_evaluation, write_trial
 
 
 def test_every_column_is_named_once_and_every_knob_has_one() -> None:

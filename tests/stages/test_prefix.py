@@ -9,8 +9,6 @@ from small_runs import new_state, observations, pictures
 
 from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.diffusion.ema import ema_decay
-from ambient_sweep.training.loader import weight_at
-from ambient_sweep.training.loop import train
 from ambient_sweep.stages.prefix import (
     CONSISTENCY,
     END,
@@ -22,6 +20,8 @@ from ambient_sweep.stages.prefix import (
     prefix_of,
     shared_until,
 )
+from ambient_sweep.training.loader import weight_at
+from ambient_sweep.training.loop import train
 from ambient_sweep.training.schedules import learning_rate
 
 BASE = {

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from ambient_sweep.config import build_config
-from ambient_sweep.sweep.callback import SweepCallback
 from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.sweep.callback import SweepCallback
 from ambient_sweep.sweep.progress import Progress
 from ambient_sweep.sweep.space import load_sweep
-from ambient_sweep.stages.stages import Stages, data_key_of
-from ambient_sweep.trial.setup import prepare
 from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 BASE = {
     "data.train_size": 150,

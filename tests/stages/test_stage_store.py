@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ambient_sweep.stages.folder_store import FolderStore
 from ambient_sweep.trial.object_store import ObjectStore
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from whole_objects import whole_objects
 
 from ambient_sweep.stages import folder_store as store_module
-from ambient_sweep.stages.folder_store import FolderStore
 from ambient_sweep.stages.store import DamagedPart, Gone
 
 KEY, OTHER = "000000320-00aa", "000000640-00bb"

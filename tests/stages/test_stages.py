@@ -13,17 +13,16 @@ from ambient_sweep.trial.object_store import ObjectStore
 from whole_objects import Objects, whole_objects
 
 from ambient_sweep.config import build_config, dump
-from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.results.table import build_tables
+from ambient_sweep.stages import folder_store as store_module
+from ambient_sweep.stages.stages import STATE, Stages, collect, data_key_of, fork_points, stage_keys
 from ambient_sweep.training import objective
 from ambient_sweep.training.saved import saved_states
 from ambient_sweep.training.state import load_model
-from ambient_sweep.trial.run import Interrupted, run_trial
-from ambient_sweep.stages.stages import Stages, collect, data_key_of, fork_points, stage_keys
-from ambient_sweep.trial.setup import prepare
-from ambient_sweep.stages import folder_store as store_module
 from ambient_sweep.trial import sharing as sharing_module
-from ambient_sweep.stages.stages import STATE
+from ambient_sweep.trial.records import read_trial, read_trial_evaluations
+from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.trial.setup import prepare
 
 SMALL = {
     "data.train_size": 150,

@@ -11,10 +11,10 @@ import pytest
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
-from ambient_sweep.trial.records import read_evaluations, write_evaluation
 from ambient_sweep.results.table import export_tables
 from ambient_sweep.sweep.confirm import Plan, most_images, order_candidates, plan
 from ambient_sweep.sweep.definition import Confirm
+from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 sys.path.append(str(Path(__file__).parents[1] / "results"))
 from made_up_sweeps import add, fill

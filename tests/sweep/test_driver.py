@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 from processes import end_session, wait_until
 from runs import searched_trials, small_sweep
 
-from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 from ambient_sweep.results.table import read_tables
 from ambient_sweep.sweep.space import write_sweep
 from ambient_sweep.sweep.study import open_study
+from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 
 DRIVER = """
 import sys

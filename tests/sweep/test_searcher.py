@@ -17,8 +17,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
 from ambient_sweep.sweep.sources import Elsewhere
 from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep

@@ -31,8 +31,8 @@ from ambient_sweep.training.rebuild import (
     snapshots_at,
 )
 from ambient_sweep.training.state import load_model
-from ambient_sweep.trial.setup import prepare
 from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 SHAPE, BATCH, STEPS = (1, 8, 8), 16, 640
 BASE = {

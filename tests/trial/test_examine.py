@@ -13,7 +13,7 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation import Reference, evaluate
 from ambient_sweep.models import build_model
-from ambient_sweep.trial.examine import Examination, examine
+from ambient_sweep.trial.checkpoint_evaluation import Options
 from ambient_sweep.trial.samples import generate
 
 SMALL = {
@@ -47,7 +47,7 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
 
 def test_several_seeds_and_an_attack(trained, tmp_path):
     model, config, fingerprint = trained
-    asked = Examination(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("c_t",))
+    options = Options(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("c_t",))
     found = examine(model, config, fingerprint, asked)
     (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
     assert (distance.measure.n, distance.sets) == (60, 3)
@@ -61,7 +61,7 @@ def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
     config = build_config(SMALL, {"model.conditional": True})
     data = load_data(config.data)
     model = build_model(config.model, (1, 8, 8), 0, classes=10)
-    asked = Examination(attack=tmp_path / "attack", attack_images=100)
+    options = Options(attack=tmp_path / "attack", attack_images=100)
     assert examine(model, config, data.fingerprint, asked).attack
 
 

@@ -8,6 +8,7 @@ from made_up_sweeps import make_evaluation, make_trial
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.trial.records import (
     evaluation_path,
     read_evaluation,
@@ -19,7 +20,6 @@ from ambient_sweep.trial.records import (
     write_evaluation,
     write_trial,
 )
-from ambient_sweep.storage import write_atomic
 
 TRIAL = make_trial("a", Config(), status="failed", reason="loss is not finite", finished=None)
 MEASURES = {"fd_pixels": Measure(float("inf"), None, None, 1000), "mem_excess": Measure(-0.01, -0.01, 0.0, 1000)}

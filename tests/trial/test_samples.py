@@ -13,9 +13,8 @@ from ambient_sweep.config import build_config
 from ambient_sweep.models import build_model
 from ambient_sweep.training import compute
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial import samples
-from ambient_sweep.trial.samples import CPU_BATCH, samples_at
+from ambient_sweep.trial.samples import CPU_BATCH, generate, samples_at
 
 WORKERS, COUNT, SEED, COUNTS = 2, 70, 3, (5, 0, 3)
 BASE = {

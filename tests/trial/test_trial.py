@@ -18,7 +18,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ambient_sweep.config import EvaluationConfig, build_config, dump
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
-from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.results.table import build_tables
 from ambient_sweep.sweep import workers
 from ambient_sweep.sweep.signals import stop_requests
@@ -27,12 +26,12 @@ from ambient_sweep.training import files as files_module
 from ambient_sweep.training import objective
 from ambient_sweep.training.rebuild import rebuild, snapshots_at
 from ambient_sweep.training.state import load_model, read_state
-from ambient_sweep.trial.run import Interrupted, run_trial
-from ambient_sweep.trial.evaluations import evaluate_model
-from ambient_sweep.trial.setup import evaluated_lengths, prepare
-from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial import run as run_module
-from ambient_sweep.trial.samples import sampled_labels
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
+from ambient_sweep.trial.records import read_trial, read_trial_evaluations
+from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.trial.samples import generate, sampled_labels
+from ambient_sweep.trial.setup import evaluated_lengths, prepare
 
 MEMORIZATION = {"mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips"}
 SMALL = {

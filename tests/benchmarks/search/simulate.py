@@ -16,9 +16,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from ambient_sweep.pareto import hypervolume_history
+from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.sweep.budget import Budget
 from ambient_sweep.sweep.definition import Search, Sweep
-from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.sweep.scheduler import SweepScheduler
 from ambient_sweep.sweep.searcher import SweepSearcher
 

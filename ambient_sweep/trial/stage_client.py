@@ -1,7 +1,7 @@
-"""What one trial takes from the stages and gives to them.
+"""What one trial takes from the stages of its sweep, and what it stores there.
 
-What is missing or damaged there, is being written, or was made by another torch or on another kind of device, is trained and
-evaluated by the trial itself: a stage only ever saves work.
+Anything missing, damaged, or made by another version of torch or on another kind of device, the trial trains and evaluates
+itself: a stage only ever saves work.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,62 +11,69 @@ from typing import Any, TypeVar
 
 import torch
 
+from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.keys import data_key, evaluation_part, fork_points, images_of
 from ambient_sweep.stages.prefix import prefix_of
-from ambient_sweep.stages.stages import NEEDS, STATE, Stages, evaluation_part, fork_points, images_of, made_with
+from ambient_sweep.stages.stages import NEEDS, STATE, Stages
 from ambient_sweep.stages.store import DamagedPart, Gone
 from ambient_sweep.training.files import read_tensors
-from ambient_sweep.training.rebuild import SNAPSHOT, save_snapshot, snapshot_folder, snapshot_images
+from ambient_sweep.training.rebuild import SNAPSHOT, save_snapshot, snapshot_folder
 from ambient_sweep.training.saved import state_name
 from ambient_sweep.training.state import Tensors, TrainState, read_state, save_model
-from ambient_sweep.trial.book import Book
-from ambient_sweep.trial.evaluations import Evaluator, checkpoint_folder
-from ambient_sweep.trial.records import EvaluationRecord, adopt_evaluation, evaluation_path, write_evaluation
-from ambient_sweep.trial.setup import evaluated_lengths
+from ambient_sweep.trial.evaluations import Evaluator
+from ambient_sweep.trial.recorder import TrialRecorder
+from ambient_sweep.trial.records import (
+    EvaluationRecord,
+    adopt_evaluation,
+    checkpoint_folder,
+    evaluation_path,
+    write_evaluation,
+)
 
 T = TypeVar("T")
 State = tuple[Tensors, dict[str, Any]]
 
 
-class Sharing:
-    """One trial's part in it. Every worker has one; rank 0 alone looks and writes."""
+def made_with(device: torch.device) -> dict[str, str]:
+    """What bits depend on beside the config: only where it is the same is a stage the trial's own training."""
+    kind = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return {"torch": torch.__version__, "device": f"{device.type} {kind}"}
 
-    def __init__(self, stages: Stages, state: TrainState, data: str, book: Book, evaluator: Evaluator) -> None:
+
+class StageClient:
+    """One trial's access to the stages. Every worker has one; only rank 0 looks for stages and stores them."""
+
+    def __init__(self, stages: Stages, state: TrainState, recorder: TrialRecorder, evaluator: Evaluator) -> None:
         config = state.config
-        self.store, self.state, self.book, self.evaluator, self.data = stages.store, state, book, evaluator, data
-        self.config, self.prefix = config, prefix_of(config)
+        self.store, self.state, self.recorder, self.evaluator = stages.store, state, recorder, evaluator
+        self.config, self.prefix, self.data = config, prefix_of(config), data_key(stages.root)
         self.made_with = made_with(state.device)
         self.points = frozenset(fork_points(config, stages.every_length))
         self.lengths = tuple(evaluated_lengths(config))
         self.snapshots = snapshot_images(config)
-        self._passed_over: set[tuple[str, str]] = set()  # parts that were found to be of no use
+        self._passed_over: set[tuple[str, str]] = set()  # parts found to be unusable
 
     def key(self, images: int) -> str:
-        """The stage of this trial after `images`."""
+        """The key of this trial's state after `images`."""
         return self.prefix.key(images, self.data)
 
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def ahead(self) -> int | None:
-        """Images of the longest stored state of this very run beyond where it is, with all that lies between; else None."""
-        after, stored = self.state.images, self._stored()
-        limit = min(self._first_missing(after), self.prefix.last)
-        candidates = {images_of(key) for key in stored if after < images_of(key) <= limit}
-        for images in sorted(candidates, reverse=True):
-            key = self.key(images)
-            if key in stored and self._there(images, STATE):
-                return images
-        return None
-
-    def _stored(self) -> set[str]:
+        """Images of the longest stored state of this very run beyond its position, with all that lies between."""
+        after = self.state.images
         try:
-            return self.store.stored()
+            stored = self.store.stored()
         except OSError as error:
-            self.book.note(f"stages: {error.filename}: {error.strerror}; going on without them")
-            return set()
+            self.recorder.note(f"stages: {error.filename}: {error.strerror}; going on without them")
+            return None
+        limit = min(self._first_missing(after), self.prefix.last)
+        positions = {images_of(key) for key in stored if after < images_of(key) <= limit}
+        return max((n for n in positions if self.key(n) in stored and self._there(n, STATE)), default=None)
 
     def _first_missing(self, after: int) -> int:
-        """The first image count beyond `after` that the trial must come to itself, to evaluate or make a snapshot."""
+        """The first position beyond `after` that the trial must come to itself, to evaluate or to make a snapshot."""
         missing = [
             n for n in self.lengths if n > after and not self._evaluated(n) and not self._there(n, self._part(n))
         ]
@@ -76,13 +83,13 @@ class Sharing:
     def take(self, images: int, tell: Callable[[int], None]) -> bool:
         """Brings the trial to the stored state after `images`, with the evaluations and snapshots before it.
 
-        `tell` hears of every evaluated length on the way, as soon as the trial has it; it may raise, and nothing beyond that
-        length is taken. Every worker calls it. False, and the state stays as it is, where something is gone or damaged.
+        `tell` is called for every evaluated length on the way, as soon as the trial has it; it may raise, and nothing beyond
+        that length is taken. Every worker calls it. False, and the state stays as it is, where something is unusable.
         """
         group, key, after = self.state.group, self.key(images), self.state.images
         if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
             return False
-        found = self._read_state(images)
+        found = self._reading(images, STATE, lambda folder: _state(folder, images))
         failed = torch.tensor([float(found is None)], device=self.state.device)
         if group.max(failed).item() > 0 or found is None:  # for one of the workers, and so for all
             self._passed_over.add((key, STATE))
@@ -105,54 +112,49 @@ class Sharing:
                 tell(n)
         return True
 
-    def _read_state(self, images: int) -> State | None:
-        def read(folder: Path) -> State:
-            tensors, meta = read_state(folder)
-            if (meta["images"], meta["rewinds"]) != (images, 0):
-                raise DamagedPart(f"{folder}: is another state")
-            return tensors, meta
-
-        return self._reading(images, STATE, read)
-
     def _take_snapshot(self, images: int) -> bool:
         tensors = self._reading(images, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
         if tensors is None:
             return False
-        save_snapshot(self.book.folder, self.config, tensors, images, self.notes)
+        notes = {"shape": list(self.state.shape), **self.evaluator.notes}
+        save_snapshot(self.recorder.folder, self.config, tensors, images, notes)
         return True
 
     def take_evaluation(self, images: int) -> bool:
-        """Takes over the evaluations after `images`, as this trial's own; False where that cannot be, or is done already."""
+        """Takes over the evaluations after `images` as this trial's own; False where there are none, or it has them.
+
+        A record that the trial has stays: only the checkpoint may be missing, as after the end of a sweep.
+        """
         if self._evaluated(images) or not self._there(images, self._part(images)):
             return False
 
         def read(folder: Path) -> tuple[Tensors, list[EvaluationRecord], list[bytes]]:
             tensors = read_tensors(folder, "model", "cpu", meta_name="checkpoint")[0]
             endpoints = self.config.endpoints()
-            records = [adopt_evaluation(folder / f"{endpoint}.json", self.book.trial_id) for endpoint in endpoints]
+            records = [adopt_evaluation(folder / f"{endpoint}.json", self.recorder.trial_id) for endpoint in endpoints]
             return tensors, records, [(folder / f"{endpoint}.png").read_bytes() for endpoint in endpoints]
 
         found = self._reading(images, self._part(images), read)
         if found is None:
             return False
         tensors, records, pictures = found
-        checkpoint = checkpoint_folder(self.book.root, self.book.trial_id, images)
         denoiser = self.state.with_weights(tensors)
-        save_model(checkpoint, denoiser, self.config, images, self.state.shape, self.evaluator.notes)
+        save_model(self._checkpoint(images), denoiser, self.config, images, self.state.shape, self.evaluator.notes)
         for record, picture in zip(records, pictures, strict=True):
-            self.book.picture(images, record.endpoint, picture)
-            write_evaluation(self.book.root, self.evaluator.own(record))
+            self.recorder.picture(images, record.endpoint, picture)
+            if not self._file(images, record.endpoint).exists():
+                write_evaluation(self.recorder.root, self.evaluator.own(record))
         return True
 
     def _reading(self, images: int, part: str, read: Callable[[Path], T]) -> T | None:
-        """read(folder) of a part; None where it is gone and, with a line for the user, where it is of no use."""
+        """read(folder) of a part; None where it is gone and, with a line for the user, where it is unusable."""
         key = self.key(images)
         try:
             with self.store.reading(key, part) as (folder, notes):
                 if notes["made_with"] == self.made_with:
                     return read(folder)
                 words = " on ".join(notes["made_with"].values())
-                self._pass_over(key, part, f"made by torch {words}, other than here; going on without it")
+                self._pass_over(key, part, f"made by torch {words}, unlike here; going on without it")
         except Gone:
             pass
         except UserError as error:
@@ -166,47 +168,39 @@ class Sharing:
 
     def _pass_over(self, key: str, part: str, why: str) -> None:
         self._passed_over.add((key, part))
-        self.book.note(f"stage {key}, {part}: {why}")
+        self.recorder.note(f"stage {key}, {part}: {why}")
 
     def _there(self, images: int, part: str) -> bool:
         key = self.key(images)
-        try:
-            return (key, part) not in self._passed_over and self.store.has(key, part)
-        except OSError as error:
-            self._pass_over(key, part, f"{error.filename}: {error.strerror}; going on without it")
-            return False
+        return (key, part) not in self._passed_over and self.store.has(key, part)
 
-    # -- giving -----------------------------------------------------------------------------------------------------
+    # -- storing ----------------------------------------------------------------------------------------------------
 
     def publish(self, place: Path) -> None:
-        """Gives the state as it stands, saved in `place`, with what others need to go on from it."""
+        """Stores the state as it stands, saved in `place`, with what others need to go on from it."""
         images = self.state.images
         if images not in self.points:
             return
         key = self.key(images)
-        with self._told(key):
+        with self._noting(key):
             needs = {self.key(n) for n in self.lengths if n < images and self._publish_evaluation(n)}
             needs |= {self.key(n) for n in self.snapshots if n <= images and self._publish_snapshot(n)}
-            folder, notes = place / state_name(images, 0), {NEEDS: sorted(needs - {key}), "made_with": self.made_with}
-            names = ("state.safetensors", "state.json")
-            self.store.put(key, STATE, {name: folder / name for name in names}, notes)
+            notes = {NEEDS: sorted(needs - {key}), "made_with": self.made_with}
+            files = _files(place / state_name(images, 0), "state.safetensors", "state.json")
+            self.store.put(key, STATE, files, notes)
 
     def publish_evaluation(self, images: int) -> None:
-        """Gives the evaluations of a state that others may take."""
+        """Stores the evaluations of a state that others may take."""
         if images in self.points:
-            with self._told(self.key(images)):
+            with self._noting(self.key(images)):
                 self._publish_evaluation(images)
 
     def _publish_evaluation(self, images: int) -> bool:
         """False where the trial does not have them."""
-        if not self._evaluated(images):
-            return False
-        root, trial_id = self.book.root, self.book.trial_id
-        checkpoint = checkpoint_folder(root, trial_id, images)
-        files = {name: checkpoint / name for name in ("model.safetensors", "checkpoint.json")}
+        files = _files(self._checkpoint(images), "model.safetensors", "checkpoint.json")
         for endpoint in self.config.endpoints():
             for suffix in (".json", ".png"):
-                files[f"{endpoint}{suffix}"] = evaluation_path(root, trial_id, images, endpoint, suffix)
+                files[f"{endpoint}{suffix}"] = self._file(images, endpoint, suffix)
         if not all(file.exists() for file in files.values()):
             return False
         self.store.put(self.key(images), self._part(images), files, {"made_with": self.made_with})
@@ -215,31 +209,43 @@ class Sharing:
     def _publish_snapshot(self, images: int) -> bool:
         if not self._kept(images):
             return False
-        folder, names = snapshot_folder(self.book.folder, images), (f"{SNAPSHOT}.safetensors", f"{SNAPSHOT}.json")
-        files = {name: folder / name for name in names}
+        files = _files(snapshot_folder(self.recorder.folder, images), f"{SNAPSHOT}.safetensors", f"{SNAPSHOT}.json")
         self.store.put(self.key(images), SNAPSHOT, files, {"made_with": self.made_with})
         return True
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
-        """A store that cannot be written is told of: the trial itself goes on."""
+    def _noting(self, key: str) -> Iterator[None]:
+        """A store that cannot be written gives a line for the user; the trial goes on."""
         try:
             yield
         except OSError as error:
-            self.book.note(f"stage {key}: not stored ({error.filename}: {error.strerror})")
+            self.recorder.note(f"stage {key}: not stored ({error.filename}: {error.strerror})")
 
     # -- the trial's own --------------------------------------------------------------------------------------------
-
-    @property
-    def notes(self) -> dict[str, object]:
-        return {"shape": list(self.state.shape), **self.evaluator.notes}
 
     def _part(self, images: int) -> str:
         return evaluation_part(self.config, images, self.evaluator.reference.key)
 
+    def _file(self, images: int, endpoint: str, suffix: str = ".json") -> Path:
+        return evaluation_path(self.recorder.root, self.recorder.trial_id, images, endpoint, suffix)
+
+    def _checkpoint(self, images: int) -> Path:
+        return checkpoint_folder(self.recorder.root, self.recorder.trial_id, images)
+
     def _evaluated(self, images: int) -> bool:
-        paths = (evaluation_path(self.book.root, self.book.trial_id, images, e) for e in self.config.endpoints())
-        return all(path.exists() for path in paths)
+        files = [self._file(images, endpoint) for endpoint in self.config.endpoints()]
+        return all(path.exists() for path in (*files, self._checkpoint(images)))
 
     def _kept(self, images: int) -> bool:
-        return snapshot_folder(self.book.folder, images).exists()
+        return snapshot_folder(self.recorder.folder, images).exists()
+
+
+def _state(folder: Path, images: int) -> State:
+    tensors, meta = read_state(folder)
+    if (meta["images"], meta["rewinds"]) != (images, 0):
+        raise DamagedPart(f"{folder}: is another state")
+    return tensors, meta
+
+
+def _files(folder: Path, *names: str) -> dict[str, Path]:
+    return {name: folder / name for name in names}
