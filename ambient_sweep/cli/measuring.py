@@ -127,12 +127,14 @@ def evaluate(
     """
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
+    from ambient_sweep.trial.retention import check_kept
 
     changes = parse_overrides(overrides)
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
     _check_new(attack)
+    check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
     options = Options(

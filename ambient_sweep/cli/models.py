@@ -44,9 +44,11 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
     from ambient_sweep.results.images import write_images
     from ambient_sweep.training.state import load_model
+    from ambient_sweep.trial.retention import check_kept
     from ambient_sweep.trial.samples import generate
     from ambient_sweep.trial.setup import device_of, use_threads
 
+    check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     chosen = endpoint or config.main_endpoint()
     if chosen not in config.endpoints():
@@ -84,11 +86,13 @@ def average(
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
     from ambient_sweep.training.rebuild import as_denoiser, rebuild, save_rebuilt
+    from ambient_sweep.trial.retention import check_kept
 
     if len(lengths) > 1 and not by_evaluation:
         raise UserError("--length: several lengths need --evaluate, which chooses among them; or give one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} is there already and is not an empty folder")
+    check_kept(trial_folder)
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for length in dict.fromkeys(lengths):

@@ -56,7 +56,7 @@ class TrialRecord:
     rung: int | None = None  # the highest at which it was compared with others, from 0
     replicate_of: str | None = None  # the trial whose config this one trains with another seed
     taken: tuple[tuple[int, int], ...] = ()  # from and to images that other trials trained, rising
-    discarded: int = 0  # images_done when the sweep ended and its states were removed; evaluations so far were reported
+    discarded: int = 0  # images of the last evaluation when the sweep ended and the trial's states were removed
 
     def __post_init__(self) -> None:
         _one_of("role", self.role, ROLES)

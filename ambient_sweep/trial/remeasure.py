@@ -8,6 +8,7 @@ from ambient_sweep.evaluation import evaluate
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import evaluation_record
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, remeasurement_path, write_remeasurement
+from ambient_sweep.trial.retention import train_again
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 
@@ -21,8 +22,11 @@ def is_remeasured(root: Path, trial_id: str, images: int, seed: int) -> bool:
 def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: int) -> list[EvaluationRecord]:
     """Measures a trial's checkpoint on evaluation.samples fresh samples and writes a record for each endpoint.
 
-    Raises UserError for a checkpoint that is missing or damaged, and where the images are others than the sweep's.
+    A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
+    damaged, and where the images are others than the sweep's.
     """
+    if not checkpoint.exists():
+        train_again(root, trial_id, checkpoint)
     config = _config(root, trial_id)
     use_threads(config)
     device = device_of(config)
