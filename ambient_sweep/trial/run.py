@@ -22,7 +22,7 @@ from ambient_sweep.training.state import TrainState, gathered
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder, ignore, silent
-from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, evaluation_path, read_evaluation, trial_folder
+from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 from ambient_sweep.trial.stage_client import StageClient
@@ -140,7 +140,8 @@ class _Run:
                 remove_leftovers(self.recorder.folder / folder)
         if self.state.images in self.lengths:  # saved, but perhaps not evaluated any more
             self._evaluate(reported=True)
-        self._publish()
+        if self.client is not None:
+            self.client.publish(self.place)
         self._jump()
         while not self._passed():
             self._jump()
@@ -163,7 +164,8 @@ class _Run:
                     self.recorder.training(record)
                     self._arrive()
                     self._count_time()
-                    if self.state.images in self.lengths | self.snapshots and self._ahead() is not None:
+                    at_length = self.state.images in self.lengths | self.snapshots
+                    if at_length and self.client is not None and self.client.ahead() is not None:
                         return False
         except TrainingDiverged as error:
             self._rewind(error)
@@ -180,54 +182,26 @@ class _Run:
                 save_snapshot(self.recorder.folder, self.state.config, tensors, images, notes)
         if images in self.saves:
             self._save()
-            self._publish()
+            if self.client is not None:
+                self.client.publish(self.place)
         if images in self.lengths:
             self._evaluate()
 
-    # -- stages -----------------------------------------------------------------------------------------------------
-
-    def _ahead(self) -> int | None:
-        """Images of a longer state of this run that another trial stored, if there is one."""
-        if self.client is None or self.state.rewinds:
-            return None
-        group = self.state.group
-        ahead: int | None = group.broadcast(self.client.ahead() if group.rank == 0 else None)
-        return ahead
-
     def _jump(self) -> None:
         """Goes on from ever longer states that others stored, as long as there are any ahead."""
-        state, client = self.state, self.client
-        while client is not None and (ahead := self._ahead()) is not None:
-            stood = self.recorder.record.stage, self.recorder.record.forked_at
-            if not client.take(ahead, self._report_taken):
-                self.recorder.stands(state.images, *stood)
-                continue
-            self.recorder.forked(ahead, client.key(ahead))
-            self._save()  # after the reports: a trial that is cut off in between takes the same again
-            self._arrive()
-
-    def _report_taken(self, images: int) -> None:
-        """Reports evaluations after `images` that another made; the caller may leave there."""
-        recorder = self.recorder
-        if self.client is not None:
-            recorder.stands(images, self.client.key(images), images)
-        for endpoint in self.state.config.endpoints():
-            path = evaluation_path(recorder.root, recorder.trial_id, images, endpoint)
-            recorder.evaluated(read_evaluation(path, recorder.trial_id))
-
-    def _publish(self) -> None:
-        if self.client is not None and self.state.group.rank == 0 and not self.state.rewinds:
-            self.client.publish(self.place)
-
-    # -- evaluations and states ---------------------------------------------------------------------------------------
+        client = self.client
+        while client is not None and (ahead := client.ahead()) is not None:
+            if client.take(ahead):
+                self._save()  # after the reports: a trial that is cut off in between takes the same again
+                self._arrive()
 
     def _evaluate(self, reported: bool = False) -> None:
         """Evaluates here, or takes what an earlier attempt measured, and had `reported`, or what another stored."""
-        client = None if self.state.rewinds or self.state.group.rank else self.client
-        taken = client is not None and client.take_evaluation(self.state.images)
+        images, client = self.state.images, self.client
+        taken = client is not None and client.take_evaluation(images)
         records, new = self.evaluator(self.state, self._check_interrupted)
         if client is not None:
-            client.publish_evaluation(self.state.images)
+            client.publish_evaluation(images)
         for record in records if new or taken or not reported else []:
             self.recorder.evaluated(record)
 

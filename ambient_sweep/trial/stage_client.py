@@ -28,6 +28,7 @@ from ambient_sweep.trial.records import (
     adopt_evaluation,
     checkpoint_folder,
     evaluation_path,
+    read_evaluation,
     write_evaluation,
 )
 
@@ -42,7 +43,7 @@ def made_with(device: torch.device) -> dict[str, str]:
 
 
 class StageClient:
-    """One trial's access to the stages. Every worker has one; only rank 0 looks for stages and stores them."""
+    """One trial's access to the stages. Every worker has one."""
 
     def __init__(self, stages: Stages, state: TrainState, recorder: TrialRecorder, evaluator: Evaluator) -> None:
         config = state.config
@@ -58,10 +59,23 @@ class StageClient:
         """The key of this trial's state after `images`."""
         return self.prefix.key(images, self.data)
 
+    @property
+    def _active(self) -> bool:
+        """Only rank 0 looks for stages and stores them, and not after the run rewound: its weights are others."""
+        return self.state.group.rank == 0 and not self.state.rewinds
+
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def ahead(self) -> int | None:
-        """Images of the longest stored state of this very run beyond its position, with all that lies between."""
+        """Images of the longest stored state of this very run beyond its position, with all that lies between.
+
+        The same on every worker; None where there is none.
+        """
+        group = self.state.group
+        longest: int | None = group.broadcast(self._longest() if self._active else None)
+        return longest
+
+    def _longest(self) -> int | None:
         after = self.state.images
         try:
             stored = self.store.stored()
@@ -80,36 +94,46 @@ class StageClient:
         missing += [n for n in self.snapshots if n > after and not self._kept(n) and not self._there(n, SNAPSHOT)]
         return min(missing, default=self.prefix.last)
 
-    def take(self, images: int, tell: Callable[[int], None]) -> bool:
+    def take(self, images: int) -> bool:
         """Brings the trial to the stored state after `images`, with the evaluations and snapshots before it.
 
-        `tell` is called for every evaluated length on the way, as soon as the trial has it; it may raise, and nothing beyond
-        that length is taken. Every worker calls it. False, and the state stays as it is, where something is unusable.
+        Each evaluation on the way is reported as soon as the trial has it; the report may raise, and nothing beyond that
+        length is taken. Every worker calls it. False, and the state stays as it is, where something is unusable.
         """
-        group, key, after = self.state.group, self.key(images), self.state.images
-        if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
-            return False
-        found = self._reading(images, STATE, lambda folder: _state(folder, images))
-        failed = torch.tensor([float(found is None)], device=self.state.device)
-        if group.max(failed).item() > 0 or found is None:  # for one of the workers, and so for all
-            self._passed_over.add((key, STATE))
-            return False
-        if not group.broadcast(group.rank != 0 or self._take_evaluations(after, images, tell)):
+        record, after = self.recorder.record, self.state.images
+        found = self._found(after, images)
+        if found is None:
+            self.recorder.stands(after, record.stage, record.forked_at)
             return False
         tensors, meta = found
-        self.state.restore(Path(key), tensors, meta | {"config": self.config.model_dump(mode="json")})
+        self.state.restore(Path(self.key(images)), tensors, meta | {"config": self.config.model_dump(mode="json")})
+        self.recorder.forked(images, self.key(images))
         return True
+
+    def _found(self, after: int, images: int) -> State | None:
+        """The state after `images`, once the trial has taken all before it; None, on every worker, where one cannot."""
+        group = self.state.group
+        if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
+            return None
+        found = self._reading(images, STATE, lambda folder: _state(folder, images))
+        failed = torch.tensor([float(found is None)], device=self.state.device)
+        if group.max(failed).item() > 0:  # for one of the workers, and so for all
+            self._passed_over.add((self.key(images), STATE))
+            return None
+        return found if group.broadcast(group.rank != 0 or self._take_evaluations(after, images)) else None
 
     def _take_snapshots(self, after: int, images: int) -> bool:
         """What the trial would have made on its way comes before the state, each whole; so it may be cut off anywhere."""
         return all(self._kept(n) or self._take_snapshot(n) for n in self.snapshots if after < n < images)
 
-    def _take_evaluations(self, after: int, images: int, tell: Callable[[int], None]) -> bool:
+    def _take_evaluations(self, after: int, images: int) -> bool:
         for n in self.lengths:
             if after < n < images:
                 if not (self._evaluated(n) or self.take_evaluation(n)):
                     return False
-                tell(n)
+                self.recorder.stands(n, self.key(n), n)
+                for endpoint in self.config.endpoints():
+                    self.recorder.evaluated(read_evaluation(self._file(n, endpoint), self.recorder.trial_id))
         return True
 
     def _take_snapshot(self, images: int) -> bool:
@@ -125,7 +149,7 @@ class StageClient:
 
         A record that the trial has stays: only the checkpoint may be missing, as after the end of a sweep.
         """
-        if self._evaluated(images) or not self._there(images, self._part(images)):
+        if not self._active or self._evaluated(images) or not self._there(images, self._part(images)):
             return False
 
         def read(folder: Path) -> tuple[Tensors, list[EvaluationRecord], list[bytes]]:
@@ -179,7 +203,7 @@ class StageClient:
     def publish(self, place: Path) -> None:
         """Stores the state as it stands, saved in `place`, with what others need to go on from it."""
         images = self.state.images
-        if images not in self.points:
+        if not self._active or images not in self.points:
             return
         key = self.key(images)
         with self._noting(key):
@@ -191,7 +215,7 @@ class StageClient:
 
     def publish_evaluation(self, images: int) -> None:
         """Stores the evaluations of a state that others may take."""
-        if images in self.points:
+        if self._active and images in self.points:
             with self._noting(self.key(images)):
                 self._publish_evaluation(images)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 from ambient_sweep.config import Config, dump, knobs
 
@@ -11,7 +11,7 @@ MEMORIZATION_TAG = "objective/memorization"
 
 
 class TrialBoard:
-    """Writes event files into the trial's own folder; steps are images. A context manager.
+    """Writes event files into the trial's own folder; steps are images.
 
     `resume_at`: the position in images from which training goes on; events written there or later by a run that was cut
     off are hidden. Raises OSError where the folder cannot be written.
@@ -30,9 +30,8 @@ class TrialBoard:
         self._writer.flush()
 
     def grid(self, images: int, name: str, pixels: Any) -> None:
-        """One picture: uint8 [height, width, 3] or [height, width], an array or a tensor."""
-        layout = "HW" if pixels.ndim == 2 else "HWC"
-        self._writer.add_image(name, pixels, images, dataformats=layout)
+        """One picture, uint8 [height, width, 3]."""
+        self._writer.add_image(name, pixels, images, dataformats="HWC")
         self._writer.flush()
 
     def hparams(self, images: int, fidelity: float, memorization: float) -> None:
@@ -51,12 +50,6 @@ class TrialBoard:
     def close(self) -> None:
         """Writes what is pending and closes the file."""
         self._writer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def hparam_values(config: Config) -> dict[str, float | str]:
