@@ -55,10 +55,6 @@ class Prefixes:
         """The training of a config."""
         return self._run(tuple((key, _hashable(values[key])) for key in sorted(values)))
 
-    def position(self, values: Values) -> int:
-        """Images up to which a config is trained already: where its longest stored state lies, all before it measured."""
-        return self._reachable(self.run(values))
-
     def cost(self, values: Values) -> int:
         """Images still to train."""
         run = self.run(values)
@@ -94,13 +90,13 @@ class Prefixes:
             run, stored = self._running[trial_id]
             self._running[trial_id] = run, max(images, stored)
             last = max((at for at, _ in run.states if at <= images), default=0)
-            self.store(key for at, key in (*run.states, *run.evaluations) if at <= last)
+            self._store(key for at, key in (*run.states, *run.evaluations) if at <= last)
 
     def ended(self, trial_id: str) -> None:
         """A trial is over, or pauses."""
         self._running.pop(trial_id, None)
 
-    def store(self, keys: Iterable[str]) -> None:
+    def _store(self, keys: Iterable[str]) -> None:
         """These are stored."""
         new = set(keys) - self.stored
         self.stored |= new

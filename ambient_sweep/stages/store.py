@@ -24,7 +24,7 @@ Notes = dict[str, Any]
 MANIFEST, SEAL = "manifest.json", "manifest_sha256"
 LEFTOVER_SECONDS = 3600.0  # after which a temporary folder belongs to a killed process
 SELF_CHECKED = ".safetensors"  # whose hash stands in the JSON beside them, which readers check
-RACES = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # what writing a part meets that another process wrote or removed
+RACES = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors from another process that writes or removes the same part
 
 
 class Gone(UserError):
@@ -107,19 +107,23 @@ class Store:
 
     def remove(self, key: str, part: str | None = None) -> bool:
         """Removes a part, or all of a key; False where there is none."""
-        if part is None:
-            return remove_whole(self.root / key)
-        removed = remove_whole(self.root / key / part)
-        with contextlib.suppress(OSError):  # another part remains
+        try:
+            removed = remove_whole(self.root / key / (part or ""))
+        except OSError as error:
+            if error.errno not in RACES:
+                raise
+            removed = True
+        with contextlib.suppress(OSError):  # gone, or another part remains
             (self.root / key).rmdir()
         return removed
 
     def remove_leftovers(self) -> None:
         """Removes what killed processes left half written or half removed."""
-        for aside in (*self.root.glob(".*.tmp"), *self.root.glob("*/.*.tmp")):
+        for folder in (self.root, *(self.root / key for key in self.stored())):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - aside.stat().st_mtime > LEFTOVER_SECONDS:
-                    remove(aside)
+                for aside in folder.glob(".*.tmp"):
+                    if time.time() - aside.stat().st_mtime > LEFTOVER_SECONDS:
+                        remove(aside)
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
