@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     ways = WAYS | (COMPILED | BOTH if arguments.compile else {})
     print(f"{arguments.images} images, torch {torch.__version__}, {arguments.device}")
-    print(f"exact: {sampling.CHUNK} at once; fast on a CPU: {sampling.CPU_BATCH}")
+    print(f"exact: {sampling.CHUNK} at once; fast: {sampling.FAST_BATCH}")
     for name, (shape, model) in SETS.items():
         base = {
             "data.train_size": 150,

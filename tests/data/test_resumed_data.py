@@ -74,7 +74,7 @@ def test_another_export_of_the_observations_is_refused(tmp_path, source, config)
     shutil.move(out, tmp_path / "kept")
     store_of(out, plain, observed_sigma=0.3)  # another secret draw of the same images
     assert refusal(run, root) == (
-        f"{root}: began with other noisy observations than {out} holds now; put the former back, or use a new name"
+        f"{root}: began with other training data than {out} holds now (observed changed); restore them, or use a new name"
     )
     shutil.rmtree(out)
     shutil.move(tmp_path / "kept", out)
@@ -84,7 +84,7 @@ def test_another_export_of_the_observations_is_refused(tmp_path, source, config)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda source: source.sigma.__setitem__(slice(0, 10), 0.5), "own noise levels"),
+        (lambda source: source.sigma.__setitem__(slice(0, 10), 0.5), "levels"),
         (lambda source: source.labels.__setitem__(slice(0, 10), 1), "labels"),
         (lambda source: setattr(source, "classes", ("cats", "dogs", "owls")), "classes"),
     ],
@@ -94,49 +94,15 @@ def test_other_levels_and_labels_in_the_source_are_refused(tmp_path, source, con
     begin(run, root)
     change(source)
     assert refusal(run, root) == (
-        f"{root}: began with other {words} than /photos holds now; put the former back, or use a new name"
+        f"{root}: began with other training data than /photos holds now ({words} changed); restore them, or use a new name"
     )
-
-
-def test_a_run_of_an_older_version_goes_on_where_its_images_settle_all(tmp_path, source, config):
-    source.sigma = None
-    run, root = run_config(config.model_copy(update={"sigma_column": None})), tmp_path / "run"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert go_on(run, root).status == "completed"
-    assert (root / "data.json").exists()
-
-
-def test_a_run_of_an_older_version_is_refused_where_its_images_do_not(tmp_path, source, config):
-    run, root = run_config(config), tmp_path / "levels"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert refusal(run, root) == (
-        f"{root}: began with an older version, which took no note of own noise levels, so that those in /photos cannot "
-        "be told from others; use a new name"
-    )
-    source.sigma = None
-    plain = config.model_copy(update={"sigma_column": None})
-    run, root = run_config(plain, **{"model.conditional": True}), tmp_path / "labels"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert "took no note of labels" in refusal(run, root)
-    clean = store_of(tmp_path / "clean", plain)
-    observed = store_of(tmp_path / "observed", plain, observed_sigma=0.3)
-    changes = {"observed.base_sigma": 0.3, "observed.sigma": 0.3, "evaluation.path": clean.path}
-    run, root = run_config(observed, **changes), tmp_path / "secret"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert "took no note of noisy observations" in refusal(run, root)
-    observed = store_of(tmp_path / "keyed", plain, observed_sigma=0.3, observed_seed=0)
-    run, root = run_config(observed, **changes), tmp_path / "known"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert go_on(run, root).status == "completed"
 
 
 def test_a_damaged_note_is_told(tmp_path, config):
     run, root = run_config(config), tmp_path / "run"
     begin(run, root)
-    (root / "data.json").write_text("[" * 100_000)
-    assert f"{root / 'data.json'}: cannot be read" in refusal(run, root)
+    for damage in ("[" * 100_000, "[]x", "[1]"):
+        (root / "data.json").write_text(damage)
+        assert f"{root / 'data.json'}: cannot be read" in refusal(run, root)
+    (root / "data.json").unlink()
+    assert "cannot be read" in refusal(run, root)
