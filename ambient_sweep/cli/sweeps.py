@@ -31,8 +31,9 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
         tell({"kind": "config", "config": dump(config)}, lines, as_json)
         return
-    from ambient_sweep.sweep.space import check_corners, load_sweep
-    from ambient_sweep.sweep.tryout import try_sampler
+    from ambient_sweep.sweep.search.samplers import try_sampler
+    from ambient_sweep.sweep.space.corners import check_corners
+    from ambient_sweep.sweep.space.file import load_sweep
 
     sweep = load_sweep(file, parse_overrides(overrides))
     try_sampler(sweep.space, sweep.search)
@@ -69,7 +70,7 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
     that RAY_ADDRESS names, as inside `ray job submit`, else on this machine.
     """
     from ambient_sweep.sweep.run import run_sweep
-    from ambient_sweep.sweep.space import load_sweep
+    from ambient_sweep.sweep.space.file import load_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
     tell_summary(run_sweep(load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)

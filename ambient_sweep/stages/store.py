@@ -24,7 +24,11 @@ Notes = dict[str, Any]
 MANIFEST, SEAL = "manifest.json", "manifest_sha256"
 LEFTOVER_SECONDS = 3600.0  # after which a temporary folder belongs to a killed process
 SELF_CHECKED = ".safetensors"  # whose hash stands in the JSON beside them, which readers check
-RACES = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors from another process that writes or removes the same part
+RACES = (
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+)  # errors from another process that writes or removes the same part
 
 
 class Gone(UserError):

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ambient_sweep.config import Config, dump
-from ambient_sweep.sweep.budget import ROLES
-from ambient_sweep.sweep.searcher import Outcome
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.search.budget import ROLES
+from ambient_sweep.sweep.search.search import History
+from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
     INTERRUPTED as INTERRUPTED,
 )
@@ -26,36 +28,29 @@ from ambient_sweep.trial.records import (
 STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
 
 
-def read_outcomes(root: Path) -> dict[str, Outcome]:
-    """How every trial with a record ended. Raises UserError naming a damaged record."""
+def read_histories(root: Path) -> dict[str, History]:
+    """Every trial of the search with a record, and its reports. Raises UserError naming a damaged record."""
     evaluations: dict[str, list[EvaluationRecord]] = {}
     for evaluation in read_evaluations(root):
-        evaluations.setdefault(evaluation.trial_id, []).append(evaluation)
-    return {trial.trial_id: outcome(trial, evaluations.get(trial.trial_id, [])) for trial in read_trials(root)}
+        if evaluation.main_endpoint:
+            evaluations.setdefault(evaluation.trial_id, []).append(evaluation)
+    found = {}
+    for trial in read_trials(root):
+        if trial.role != "replicate":
+            rising = sorted(evaluations.get(trial.trial_id, []), key=lambda each: each.images)
+            reports = tuple(Report.of(each, trial) for each in rising)
+            found[trial.trial_id] = History(has_ended(trial), reports, trial.status == "stopped")
+    return found
+
+
+def has_ended(trial: TrialRecord) -> bool:
+    """Whether `resume` has nothing to do for a trial."""
+    return trial.ended
 
 
 def spent_before(root: Path) -> dict[str, int]:
     """Images that were trained for each trial that `search.images` counts. Raises UserError naming a damaged record."""
     return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role in ROLES}
-
-
-def outcome(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> Outcome:
-    """How a trial ended, from its record and its evaluations."""
-    if trial.status == "completed":
-        return Outcome(True, full_length_objectives(trial, evaluations))
-    return Outcome(trial.ended, stopped=trial.status == "stopped")
-
-
-def full_length_objectives(trial: TrialRecord, evaluations: list[EvaluationRecord]) -> tuple[float, float] | None:
-    """Fidelity and memorization at the trial's full length and main endpoint."""
-    full = [e for e in evaluations if e.main_endpoint and e.images >= trial.images_asked]
-    return objectives(full[-1]) if full else None
-
-
-def objectives(evaluation: EvaluationRecord) -> tuple[float, float]:
-    """Fidelity and memorization of one evaluation."""
-    measures = evaluation.measures
-    return measures[evaluation.fidelity].value, measures[evaluation.memorization].value
 
 
 def note_rung(root: Path, trial_id: str, rung: int) -> None:
@@ -64,29 +59,21 @@ def note_rung(root: Path, trial_id: str, rung: int) -> None:
         write_trial(root, replace(read_trial(root, trial_id), rung=rung))
 
 
-def mark(
-    root: Path,
-    trial_id: str,
-    role: str,
-    config: Config,
-    status: str,
-    reason: str,
-    replicate_of: str | None = None,
-) -> None:
-    """Writes into a trial's record how it ended; makes the record where the trial did not come to writing one.
+def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str) -> None:
+    """Writes into a trial's record how it ended; makes the record if the trial ended before it wrote one.
 
-    A record that says completed or failed already keeps what it says.
+    A record that says completed or failed keeps what it says.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    if trial_path(root, trial_id).exists():
-        record = read_trial(root, trial_id)
+    if trial_path(root, trial.trial_id).exists():
+        record = read_trial(root, trial.trial_id)
         if record.status in ("completed", "failed"):
             return
         record = replace(record, status=status, reason=reason, finished=now)
     else:
         record = TrialRecord(
-            trial_id=trial_id,
-            role=role,
+            trial_id=trial.trial_id,
+            role=trial.role,
             status=status,
             reason=reason,
             config=dump(config),
@@ -102,6 +89,6 @@ def mark(
             reference_key="",
             versions={},
             code_revision=None,
-            replicate_of=replicate_of,
+            replicate_of=trial.replicate_of,
         )
     write_trial(root, record)

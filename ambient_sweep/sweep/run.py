@@ -5,7 +5,6 @@ states. `resume_sweep` starts from these and not from Tune's snapshots, which la
 make Tune start the whole experiment again without a word.
 """
 
-import contextlib
 import shutil
 import tempfile
 import time
@@ -22,16 +21,13 @@ from ambient_sweep.results.plot import frontier_png
 from ambient_sweep.results.report import write_report
 from ambient_sweep.results.select import best_config, candidates, frontier, select
 from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.space import SWEEP_FILE, Sweep, check_corners, load_sweep, write_sweep
+from ambient_sweep.sweep.space.corners import check_corners
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.trial.records import read_trials
 
 Echo = Callable[[str], None]
-JOURNAL, BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = (
-    "study.journal",
-    "best.yaml",
-    "frontier.png",
-    "ray",
-)
+BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "ray"
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,8 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    from ambient_sweep.sweep.cluster import Stopped
-    from ambient_sweep.sweep.tryout import try_sampler
+    from ambient_sweep.sweep.running.signals import Stopped
+    from ambient_sweep.sweep.search.samplers import try_sampler
 
     check_corners(sweep)
     try_sampler(sweep.space, sweep.search)
@@ -112,15 +108,9 @@ def claim(storage: Path, name: str) -> Path:
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
-    from ambient_sweep.sweep.cluster import (
-        Stopped,
-        only_driver,
-        quiet_tune,
-        ray_output_to,
-        ray_session,
-        stop_signals,
-    )
-    from ambient_sweep.sweep.session import confirm, search
+    from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
+    from ambient_sweep.sweep.running.session import confirm, search
+    from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 
     begun = time.monotonic()
     with only_driver(root):
@@ -150,16 +140,11 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
 
 def _is_finished(sweep: Sweep, root: Path) -> bool:
     """Whether nothing is left to search or to confirm, by the records."""
-    from ambient_sweep.sweep.budget import Budget
-    from ambient_sweep.sweep.outcomes import read_outcomes, spent_before
-    from ambient_sweep.sweep.searcher import SweepSearcher
-    from ambient_sweep.sweep.session import confirmation
+    from ambient_sweep.sweep.running.session import confirmation, open_search
 
-    outcomes, budget = read_outcomes(root), Budget(sweep.search.images, spent_before(root))
-    with contextlib.closing(SweepSearcher(sweep, root / JOURNAL, outcomes=outcomes, budget=budget)) as known:
-        if not known.finished:
-            return False
-        left = confirmation(sweep, root)
+    if open_search(sweep, root).left:
+        return False
+    left = confirmation(sweep, root)
     return not (left.replicates or left.reevaluations)
 
 

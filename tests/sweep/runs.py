@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
-from ambient_sweep.sweep.space import Sweep, load_sweep
+from ambient_sweep.sweep.search.study import open_study
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.file import load_sweep
 
 SMALL = """
 base:
@@ -18,13 +21,18 @@ base:
 space:
   observed.sigma: {uniform: [0.1, 0.5]}
   consistency.start: {choice: [0.5, 0.75]}
-search: {trials: 2, startup_trials: 1, stopping: {rule: none}}
+search: {trials: 2, stopping: {rule: none}}
 """
 
 
+def study_of(root: Path, name: str = "small") -> optuna.Study:
+    """The study of a sweep, as another process sees it."""
+    return open_study(name, RandomSampler(), root / "study.journal")
+
+
 def searched_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of a study without the observations of theirs before their ends."""
-    return [trial for trial in study.trials if "trial_id" in trial.user_attrs]
+    """The searched trials as they stand in a study, by their ids: of one that went on in a later session the last."""
+    return list({t.user_attrs["trial_id"]: t for t in study.trials if "trial_id" in t.user_attrs}.values())
 
 
 def small_sweep(folder: Path, extra: str = "", **overrides: Any) -> Sweep:

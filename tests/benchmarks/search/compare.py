@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ import numpy as np
 from problems import Problem, problems
 from simulate import Progress, Simulation
 
-from ambient_sweep.sweep.definition import Search, Stopping
-from ambient_sweep.sweep.rules import RungRule, RungSettings
+from ambient_sweep.sweep.space.definition import Search
 
 BUDGET, PATIENCE = 32, 1.5
 UNLIMITED = 10**6
@@ -31,57 +29,26 @@ UNLIMITED = 10**6
 @dataclass(frozen=True)
 class Method:
     name: str
-    sampler: str = "tpe"
-    stages: bool = False
-    rule: Callable[[Simulation], Any] | None = None
     search: dict[str, Any] = field(default_factory=dict)
 
     def simulation(self, problem: Problem, seed: int) -> Simulation:
         images = round(BUDGET * PATIENCE * problem.images)
-        search = Search(trials=UNLIMITED, images=images, sampler=self.sampler, seed=seed, ask_seconds=0, **self.search)
-        return Simulation(problem, search, share=self.stages, make_rule=self.rule)
+        return Simulation(problem, Search(trials=UNLIMITED, images=images, seed=seed, **self.search))
 
 
-def rungs(
-    objectives: tuple[str, ...] = ("fidelity", "memorization"),
-    **changes: Any,
-) -> Callable[[Simulation], Any]:
-    """The rule of search.stopping: rungs at every evaluated length but the last."""
-
-    def make(simulation: Simulation) -> RungRule:
-        problem, stopping = simulation.problem, Stopping()
-        levels = tuple(round(f * problem.images) for f in problem.lengths if f < 1.0)
-        settings = {
-            "eta": stopping.eta,
-            "variant": stopping.variant,
-            "ties": stopping.ties,
-            "among": stopping.among,
-        } | changes
-        directions = (1,) * len(objectives)
-        return RungRule(
-            RungSettings(levels=levels, directions=directions, **settings),
-            objectives=objectives,
-            busy=None if simulation.prefixes is None else simulation.prefixes.busy,
-        )
-
-    return make
-
-
-DEFAULT = Method("default", stages=True, rule=rungs())
-RANDOM = Method("random", "random")
+WHOLE: dict[str, Any] = {"stopping": {"rule": "none"}}
+DEFAULT = Method("default")
+RANDOM = Method("random", {"sampler": "random", "stages": False, **WHOLE})
 METHODS = (
     RANDOM,
-    Method("random + stages", "random", True),
-    Method("TPE"),
-    Method("TPE + stages", stages=True),
-    Method("NSGA-II", "nsga2"),
-    Method("NSGA-II + stages", "nsga2", True),
-    Method("MO-ASHA, random", "random", rule=rungs(among="rung")),
-    Method("MO-ASHA, random + stages", "random", True, rungs(among="rung")),
-    Method("ASHA on the distance", "random", rule=rungs(("fidelity",), among="rung")),
-    Method("ASHA on the distance + stages", "random", True, rungs(("fidelity",), among="rung")),
-    Method("default, random", "random", True, rungs()),
-    Method("default without stages", rule=rungs()),
+    Method("random + stages", {"sampler": "random", **WHOLE}),
+    Method("TPE", {"stages": False, **WHOLE}),
+    Method("TPE + stages", WHOLE),
+    Method("Optuna's TPE", {"sampler": "TPESampler", "stages": False, **WHOLE}),
+    Method("NSGA-II", {"sampler": "nsga2", "stages": False, **WHOLE}),
+    Method("default, random", {"sampler": "random"}),
+    Method("default, Optuna's TPE", {"sampler": "TPESampler"}),
+    Method("default without stages", {"stages": False}),
     DEFAULT,
 )
 

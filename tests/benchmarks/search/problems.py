@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.sweep.distributions import Distribution
+from ambient_sweep.sweep.space.distributions import Distribution
 
 DIGITS_FILE = Path(__file__).with_name("digits.parquet")
 Point = tuple[float, float]

@@ -1,0 +1,68 @@
+"""What a trial reports while it trains, and at its end."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from ambient_sweep.trial.records import EvaluationRecord, TrialRecord
+
+
+@dataclass(frozen=True)
+class Report:
+    """One full evaluation at the main endpoint; or, where `ending` is given, how the trial ended.
+
+    Objectives are NaN where they are not known; what constraints may bound is None where it is not.
+    """
+
+    images: int = 0
+    fraction: float = 0.0
+    fidelity: float = math.nan
+    memorization: float = math.nan
+    full_samples: bool = True  # measured on evaluation.samples, not on fewer
+    images_left: int = 0
+    images_executed: int | None = None
+    parameters: int | None = None
+    device_seconds: float | None = None
+    memory_gib: float | None = None
+    ending: Literal["completed", "failed"] | None = None
+    reason: str | None = None  # of a failure
+
+    @property
+    def objectives(self) -> tuple[float, float]:
+        return self.fidelity, self.memorization
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.fidelity) and math.isfinite(self.memorization)
+
+    def as_result(self) -> dict[str, Any]:
+        """As Tune takes it: every key in every report."""
+        return asdict(self)
+
+    @classmethod
+    def of_result(cls, result: dict[str, Any]) -> "Report":
+        """From a result of Tune's, which holds its own keys as well."""
+        return cls(**{field.name: result[field.name] for field in fields(cls)})
+
+    @classmethod
+    def of(cls, evaluation: EvaluationRecord, trial: TrialRecord, memory_gib: float | None = None) -> "Report":
+        """The report of one evaluation."""
+        fidelity, memorization = objectives(evaluation)
+        return cls(
+            images=evaluation.images,
+            fraction=evaluation.fraction,
+            fidelity=fidelity,
+            memorization=memorization,
+            full_samples=evaluation.samples >= trial.config["evaluation.samples"],
+            images_left=trial.images_asked - evaluation.images,
+            images_executed=trial.images_executed,
+            parameters=trial.parameters,
+            device_seconds=trial.device_seconds,
+            memory_gib=memory_gib,
+        )
+
+
+def objectives(evaluation: EvaluationRecord) -> tuple[float, float]:
+    """Fidelity and memorization of one evaluation."""
+    measures = evaluation.measures
+    return measures[evaluation.fidelity].value, measures[evaluation.memorization].value

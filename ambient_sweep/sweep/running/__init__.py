@@ -1,0 +1,1 @@
+"""A sweep on Ray: session, trials, workers, and the driver around them."""

@@ -1,0 +1,161 @@
+"""What happens in the driver while Tune runs: records of lost and stopped trials, tables, progress."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from ambient_sweep.config import build_config, knobs
+from ambient_sweep.errors import UserError
+from ambient_sweep.results.select import frontier
+from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.stages.keys import stage_keys
+from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.forecast import Forecast
+from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
+from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.search.search import SweepSearch
+from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
+from ambient_sweep.trial.records import read_trial, trial_path
+
+GIB = 2**30
+EXPORT_SECONDS = 5.0
+EXPORT_SHARE = 0.05  # of the driver's time at most
+
+
+class SweepCallback(WithoutState, tune.Callback):
+    """Keeps the records true, the tables fresh and the user informed."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        root: Path,
+        search: SweepSearch | GivenTrials,
+        progress: Progress,
+        forecast: Forecast,
+        planner: Prefixes | None,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._sweep, self._root, self._search, self._progress = sweep, root, search, progress
+        self._forecast, self._planner, self._check_stop = forecast, planner, check_stop
+        self._changed, self._next_export = False, 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._check_stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._progress.trial_started(trial_of(trial).trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._changed = True
+        report, ours = Report.of_result(result), trial_of(trial)
+        self._forecast.report(ours.trial_id, ours.role, report.images, report.images_executed, report.images_left)
+        if report.ending is None:
+            self._progress.evaluated(ours.trial_id, ours.name, report.fraction, report.objectives)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        ours = trial_of(trial)
+        if self._search.is_paused(ours.trial_id):
+            self._progress.trial_paused(ours.trial_id)
+            return
+        report = Report.of_result(trial.last_result) if trial.last_result else Report()
+        if report.ending is None:
+            self.stopped(ours)
+        self._end(ours, report.reason)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        failures = trial.run_metadata.num_failures
+        ours, allowed = trial_of(trial), self._sweep.search.max_failures
+        self._progress.trial_lost(ours.trial_id, ours.name, failures, allowed)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        ours, attempts = trial_of(trial), self._sweep.search.max_failures + 1
+        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        reason = f"{LOST}, after {tried}: {describe_error(_error_log(trial))}"
+        mark(self._root, ours, self._sweep.config_for(ours.values), "failed", reason)
+        self._end(ours, reason)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._progress.status()
+        if self._changed and time.monotonic() >= self._next_export:
+            self._export()
+
+    def stopped(self, trial: SweepTrial) -> None:
+        """Writes into a trial's record that it was stopped."""
+        known = trial_path(self._root, trial.trial_id).exists()
+        images = read_trial(self._root, trial.trial_id).images_done if known else 0
+        why = SPENT if self._search.budget.spent else STOPPED
+        mark(self._root, trial, self._sweep.config_for(trial.values), "stopped", f"{why} after {images:,} images")
+
+    def mark_unfinished(self) -> None:
+        """Writes how the trials stand that have not ended: stopped where the search is over, else interrupted."""
+        if self._search.finished:
+            for trial in self._search.end_paused():
+                self.stopped(trial)
+                self._end(trial, None)
+        for trial in self._search.trials.values():
+            config = self._sweep.config_for(trial.values)
+            mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `resume` goes on with it")
+
+    def _end(self, trial: SweepTrial, reason: str | None) -> None:
+        self._changed = True
+        rung = self._search.rung_of(trial.trial_id)
+        if rung is not None:
+            note_rung(self._root, trial.trial_id, rung)
+        self._forecast.ended(trial.trial_id)
+        self._progress.trial_ended(trial.trial_id, trial.name, reason)
+        if self._planner is not None:
+            self._collect(self._planner)
+
+    def _collect(self, planner: Prefixes) -> None:
+        """Removes stages beyond search.stages_gib that neither the frontier nor live trials need."""
+        try:
+            stages = Stages(self._root)
+            if stages.bytes() <= self._sweep.search.stages_gib * GIB:
+                return
+            front = frontier(build_tables(self._root).evaluations).to_pylist()
+            best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]
+            keep = {key for config in best for key in stage_keys(config, planner.data).values()}
+            live = [self._sweep.config_for(trial.values) for trial in self._search.trials.values()]
+            removed = stages.collect(keep, running=live)
+        except (UserError, OSError) as error:  # the sweep goes on, and tries again when the next trial ends
+            self._progress.note(f"stages could not be removed: {error}")
+            return
+        planner.forget(removed)
+        if removed:
+            self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
+
+    def _export(self) -> None:
+        start = time.monotonic()
+        try:
+            export_tables(self._root)
+            self._changed = False
+        except (UserError, OSError) as error:  # the sweep goes on; the last export, after its end, raises
+            self._progress.note(f"the tables could not be written: {error}")
+        seconds = time.monotonic() - start
+        self._next_export = time.monotonic() + max(EXPORT_SECONDS, seconds / EXPORT_SHARE)
+
+
+def _error_log(trial: Trial) -> str:
+    path = trial.error_file  # in the driver's own folder; the copy in storage may come later
+    return Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+
+
+def describe_error(log: str) -> str:
+    """The last failure in Tune's error log of a trial, as one line."""
+    last = log.rpartition("Failure # ")[2]
+    if "ActorDiedError" in last or "actor died" in last or "actor is dead" in last:
+        return "the worker process died (killed, or out of memory)"
+    if "OutOfMemoryError" in last and "memory on the node" in last:
+        return "the worker ran out of memory"
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    return lines[-1] if lines else "Ray gave no reason"

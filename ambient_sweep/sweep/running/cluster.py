@@ -1,0 +1,135 @@
+"""Ray and the operating system around a sweep: connecting, quiet settings, signals, one driver per folder."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.storage import locked
+from ambient_sweep.sweep.running.signals import StopRequest
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in one line, and recorded
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see signals.py
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+CHECK_SECONDS = 0.2  # between two checks for a signal
+
+
+def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
+    """What Ray's `tasks` return. Raises what one of them raised, or Stopped; tasks that have not ended are cancelled."""
+    waiting = list(tasks)
+    try:
+        while waiting:
+            stop.check()
+            ended, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
+            ray.get(ended)
+    except RayTaskError as error:
+        raise error.cause from None
+    finally:
+        for task in waiting:
+            ray.cancel(task)
+    return ray.get(list(tasks))
+
+
+@contextlib.contextmanager
+def ray_session(*, dashboard: bool) -> Iterator[None]:
+    """Connects to the cluster that RAY_ADDRESS names (as `ray job submit` sets it), or starts Ray on this machine; ends
+    what it began. A Ray that runs in this process already is used and left alone.
+
+    The dashboard frees the workers of a trial that is stopped, so sweeps with several workers per trial need it. Raises
+    AmbientSweepError where Ray cannot be reached or started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    in_main = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            # "local": without it, Ray joins any cluster that was once started on this machine, or waits for a dead one
+            ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        where = f"at RAY_ADDRESS={address}" if address else "on this machine"
+        raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
+    except SystemExit:  # by Ray's handler of SIGTERM
+        raise KeyboardInterrupt from None
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_output_to(path: Path, echo: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Keeps out of standard output what Ray prints there unasked (a page when a worker dies), and appends it to `path`.
+
+    Yields `echo` as it was before. Only Python's own stdout is turned aside, not the file descriptor.
+    """
+    stdout = sys.stdout
+
+    def to_stdout(text: str) -> None:
+        with contextlib.redirect_stdout(stdout):
+            echo(text)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield to_stdout
+
+
+@contextlib.contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Tune's settings for a sweep, and its log kept to itself (it advises to use its own commands)."""
+    before = {name: os.environ.get(name) for name in SETTINGS}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(SETTINGS)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def only_driver(root: Path) -> Iterator[None]:
+    """Holds the sweep's folder for this process. Raises UserError if another one has it, or it cannot be written."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(root / ".driver.lock", wait=False))
+        except BlockingIOError:
+            raise UserError(f"{root}: another process runs this sweep now; wait for it, or end it first") from None
+        except OSError as error:
+            raise UserError(
+                f"{root}: cannot be written or locked ({error.strerror}); make it writable, then run the command again"
+            ) from None
+        yield
+
+
+def only_trainer(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds a trial's folder for this process, once any other has let it go: a trial's process outlives a killed driver
+    by some seconds, and would write beside its successor."""
+    return locked(folder / ".trainer.lock", wait=True)

@@ -1,0 +1,188 @@
+"""What a sweep needs and whether it fits, worked out before anything starts.
+
+A trial of one worker runs in its own process. A trial of more is a driver, which only waits, and one process for each
+worker. The driver asks for a little memory and for no CPU: with a CPU of its own, a trial of two workers would wait for
+ever on two CPUs.
+"""
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ambient_sweep.config import Config, ResourcesConfig
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.space.definition import Sweep
+
+DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
+STATE_COPIES = 3  # training states on disk at once: the two newest, and the one being written
+CLASSES = 1000  # taken for the number of classes, which only the images tell; it hardly matters
+PICTURE_BYTES = 300_000  # an evaluation's picture, record and events
+GIB, MIB = 2**30, 2**20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the sweep will need, in numbers."""
+
+    trials: int
+    searched: int
+    slots: int  # workers that fit on the cluster at once
+    concurrent: int  # trials at once
+    images: int  # images to train over all trials, at most
+    disk_bytes: int  # at most
+    free_bytes: int
+    networks: tuple[str, ...]  # the smallest and the largest
+
+    def lines(self) -> list[str]:
+        """For people, before the start."""
+        fixed = self.trials - self.searched
+        return [
+            f"trials: {self.trials} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
+            f"to train: at most {self.images:,} images",
+            f"disk: at most {size_text(self.disk_bytes)} of {size_text(self.free_bytes)} free",
+            f"network: {' to '.join(self.networks)}",
+        ]
+
+
+def node_slots(node: Node, need: ResourcesConfig) -> int:
+    """How many workers fit on one node. Part of a GPU always lies within one GPU."""
+    slots = math.floor(node.cpus / need.cpus + 1e-9)
+    if need.gpus >= 1:
+        slots = min(slots, math.floor(node.gpus / need.gpus + 1e-9))
+    elif need.gpus > 0:
+        slots = min(slots, math.floor(node.gpus) * math.floor(1 / need.gpus + 1e-9))
+    return slots
+
+
+def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int | None = None) -> tuple[int, int]:
+    """Workers that fit on the cluster, and trials that fit at once (`limit` at most).
+
+    Raises UserError with the numbers where not even one trial fits.
+    """
+    if need.gpus > 1 and need.gpus != int(need.gpus):
+        raise UserError(f"resources.gpus: {need.gpus:g} must be a whole number or a fraction below 1")
+    slots = [node_slots(node, need) for node in nodes]
+    worker = f"{need.cpus:g} CPUs" + (f" and {need.gpus:g} GPUs" if need.gpus else "")
+    has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
+    if max(slots, default=0) == 0:
+        raise UserError(
+            f"resources: a worker needs {worker}, which no node of the cluster has (nodes: {has}); "
+            "lower resources.cpus or resources.gpus, or add a node"
+        )
+    if sum(slots) < need.workers:
+        raise UserError(
+            f"resources.workers: a trial needs {need.workers} workers of {worker}, but the cluster holds {sum(slots)} "
+            f"(nodes: {has}); lower resources.workers, or add a node"
+        )
+    fitting = sum(slots) // need.workers
+    return sum(slots), fitting if limit is None else min(fitting, limit)
+
+
+def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
+    """The plan of a sweep on a cluster of `nodes` that writes to `storage`.
+
+    Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
+    """
+    searched = int(min(sweep.trials, sweep.size()))
+    fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
+    sizes = largest(sweep)
+    slots, concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
+    trials = searched + len(fixed)
+    images = sum(_images(c) for c in fixed) + min(
+        searched * max(_images(c) for c in sizes), sweep.search.images or math.inf
+    )
+    disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
+    if sweep.search.stages:
+        most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
+        disk += min(most, int(sweep.search.stages_gib * GIB))
+    free = shutil.disk_usage(_existing(storage)).free
+    if disk > free:
+        raise UserError(
+            f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
+            "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
+        )
+    networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
+    return Plan(trials, searched, slots, min(concurrent, trials), int(images), disk, free, networks)
+
+
+def size_text(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"
+
+
+def trial_bytes(config: Config) -> int:
+    """Bytes that a trial leaves on disk, at most: averaged weights per evaluated length, states, snapshots, records."""
+    weights = 4 * parameters(config)
+    lengths = len(config.evaluation.lengths)
+    averages = 2 if config.ema.kind == "power" else 1
+    snapshots = averages * (config.ema.snapshots + lengths + 1) if config.ema.kind == "power" else 0
+    state = (3 + averages) * weights  # weights, two moments, averages
+    pictures = PICTURE_BYTES * lengths * len(config.endpoints())
+    return weights * (lengths + snapshots) + STATE_COPIES * state + pictures
+
+
+def stage_bytes(config: Config) -> int:
+    """Bytes of the states that a trial stores for others, at most; the rest of what it stores are links to its own files."""
+    averages = 2 if config.ema.kind == "power" else 1
+    return (len(config.evaluation.lengths) + 2) * (3 + averages) * 4 * parameters(config)
+
+
+def parameters(config: Config) -> int:
+    """Number of weights of the config's model."""
+    import torch
+
+    from ambient_sweep.models import build_model, count_parameters
+
+    with torch.device("meta"):  # shapes only
+        return count_parameters(build_model(config.model, _shape(config), 0, _classes(config)))
+
+
+def network(config: Config) -> str:
+    """The config's network, its parameters and FLOPs, in words."""
+    from ambient_sweep.models import describe
+
+    return describe(config.model, _shape(config), _classes(config))
+
+
+def _shape(config: Config) -> tuple[int, int, int]:
+    return config.data.channels, config.data.image_size, config.data.image_size
+
+
+def _classes(config: Config) -> int:
+    return CLASSES if config.model.conditional else 0
+
+
+def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:
+    """The living nodes in the answer of `ray.nodes()`."""
+    living = (node["Resources"] for node in nodes if node["Alive"])
+    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in living]
+
+
+def _images(config: Config) -> int:
+    return config.images_at(config.training.stop)
+
+
+def largest(sweep: Sweep) -> list[Config]:
+    """The configs among which the largest and longest trial of the search lies: each size at either end."""
+    lowest: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
+    highest = {key: _highest(d.values) for key, d in sweep.space.items() if key.startswith(("model.", "training."))}
+    return [sweep.config_for(sweep.active(values)) for values in (lowest, lowest | highest)]
+
+
+def _highest(values: tuple[Any, ...]) -> Any:
+    return max(values, key=lambda v: (isinstance(v, int | float), v if isinstance(v, int | float) else 0))
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -1,0 +1,113 @@
+"""The search behind Ray Tune's interfaces.
+
+Each stretch of a trial between two pauses is a trial of Tune's own: Tune holds no paused trials, and what it forgets is in
+the trial's folder.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from ambient_sweep.config import ResourcesConfig
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.trainable import make_trainable, trial_bundles
+from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.search.search import SweepSearch
+from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
+from ambient_sweep.sweep.stopping.rungs import Decision
+
+TUNE_FOLDER = "ray"
+
+
+def trial_of(trial: Trial) -> SweepTrial:
+    """The sweep's trial behind one of Tune's."""
+    found: SweepTrial = trial.config["trial"]
+    return found
+
+
+class WithoutState:
+    """Tune pickles what it is given; nothing reads that: the study and the trials' folders are the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TuneSearcher(WithoutState, Searcher):
+    """Hands out the trials that the search wants to run, as `{"trial": SweepTrial}`."""
+
+    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+        super().__init__()  # both objectives are read from the reports
+        self._search = search
+        self._ids: dict[str, str] = {}  # Tune's id of a stretch -> the trial's id
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial; None where there is none yet; FINISHED at the end."""
+        trial = self._search.next(trial_id)
+        if trial is None:
+            return Searcher.FINISHED if self._search.finished else None
+        self._ids[trial_id] = trial.trial_id
+        return {"trial": trial}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A stretch ended; a trial that paused goes on later."""
+        ours = self._ids.pop(trial_id)
+        if not self._search.is_paused(ours):
+            report = Report.of_result(result) if result and "images_left" in result else None
+            self._search.ended(ours, report, lost=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see `WithoutState`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `WithoutState`."""
+
+
+class TuneScheduler(WithoutState, FIFOScheduler):
+    """Ends a stretch of a trial where the search says so."""
+
+    _supports_buffered_results = False  # a trial must not train on while its report waits
+
+    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Asks the search about every full evaluation."""
+        report = Report.of_result(result)
+        if report.ending is None:
+            decision = self._search.evaluated(trial_of(trial).trial_id, report)
+            if decision != Decision.CONTINUE:
+                return str(FIFOScheduler.STOP)
+        return str(FIFOScheduler.CONTINUE)
+
+
+def run_tune(
+    sweep: Sweep, root: Path, search: SweepSearch | GivenTrials, concurrent: int, callbacks: list[tune.Callback]
+) -> None:
+    """Runs the trials that `search` hands out, at most `concurrent` at once, until it is finished."""
+    resources: ResourcesConfig = sweep.some_config().resources
+    trainable: Callable[[dict[str, Any]], None] = make_trainable(sweep, root)
+    sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
+    tune.Tuner(
+        tune.with_resources(trainable, trial_bundles(resources)),
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(search),
+            scheduler=TuneScheduler(search),
+            num_samples=-1,  # the search says when it is finished
+            max_concurrent_trials=concurrent,
+            reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{sessions + 1}",
+            storage_path=str(root / TUNE_FOLDER),
+            failure_config=tune.FailureConfig(max_failures=sweep.search.max_failures),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    ).fit()

@@ -1,0 +1,1 @@
+"""The search: which configs are tried, by Optuna."""

@@ -1,0 +1,87 @@
+"""Samplers by name: the package's own, and every one of Optuna's."""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study
+from ambient_sweep.sweep.search.tpe import GroupedTPESampler
+from ambient_sweep.sweep.space.definition import Search
+
+GRID = "grid"  # every config of a finite space in turn, enqueued in the study: no sampler is asked
+NAMES: dict[str, type[BaseSampler]] = {
+    "tpe": GroupedTPESampler,
+    "random": optuna.samplers.RandomSampler,
+    GRID: optuna.samplers.RandomSampler,
+    "sobol": optuna.samplers.QMCSampler,
+    "nsga2": optuna.samplers.NSGAIISampler,
+    "gp": optuna.samplers.GPSampler,
+}
+LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
+
+
+def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
+    """The sampler that `search.sampler` names. `proposed`: trials in the study already, which a new seed must not repeat.
+
+    Raises UserError for an unknown name and for arguments that the sampler refuses.
+    """
+    where, kind = f"search.sampler={search.sampler}", NAMES.get(search.sampler) or _optuna_class(search.sampler)
+    known = inspect.signature(kind).parameters
+    for key in search.sampler_args:
+        if key not in known or (search.sampler == GRID):
+            takes = ", ".join(known) if search.sampler != GRID else "no arguments"
+            raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {takes}")
+    own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
+    seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
+    defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
+    if kind is optuna.samplers.QMCSampler:
+        defaults |= {"seed": search.seed, "scramble": True}  # Optuna counts its points in the study
+    given = {key: value for key, value in defaults.items() if key in known} | search.sampler_args
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of experimental samplers
+            return kind(**given)
+    except (TypeError, ValueError, ImportError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{where}: {kind.__name__} refuses search.sampler_args={search.sampler_args}: {text}") from None
+
+
+def _optuna_class(name: str) -> type[BaseSampler]:
+    known = {n: getattr(optuna.samplers, n) for n in optuna.samplers.__all__}
+    kinds: Mapping[str, type[BaseSampler]] = {
+        n: k
+        for n, k in known.items()
+        if inspect.isclass(k) and issubclass(k, BaseSampler) and not inspect.isabstract(k) and n not in LISTING
+    }
+    if name not in kinds:
+        hint = "; use grid" if name in LISTING else ""
+        raise UserError(
+            f"search.sampler: unknown sampler {name!r}{hint}; choose one of {', '.join(NAMES)} or a class of "
+            f"optuna.samplers: {', '.join(sorted(kinds))}"
+        )
+    return kinds[name]
+
+
+def try_sampler(space: Space, search: Search) -> None:
+    """Tries the sampler on the space before anything is trained: a few proposals and their ends.
+
+    Raises UserError, one line, for a sampler that cannot search the space for two objectives.
+    """
+    sampler = build_sampler(search)
+    record = StudyRecord(open_study("try", sampler), space, f"search.sampler={search.sampler}")
+    modelled = 12 + int(
+        search.sampler_args.get("n_startup_trials", 0)
+    )  # proposals after which samplers use their model
+    try:
+        for number in range(modelled):
+            trial = record.ask()
+            report = Report(fidelity=float(number), memorization=-float(number))
+            record.complete(trial, report.objectives, {})
+    except AmbientSweepError as error:
+        raise UserError(f"{str(error).rstrip('.')}; choose another sampler or other sampler_args") from None

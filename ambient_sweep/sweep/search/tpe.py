@@ -1,0 +1,254 @@
+"""The default sampler: a multi-objective TPE for observations of checkpoints, as a sampler of Optuna.
+
+Tree-structured Parzen estimators (Bergstra et al. 2011; kernels and prior as in Watanabe 2023, arXiv 2304.11127) that tell
+good observations from bad by nondominated rank, and within the last rank by hypervolume (Ozaki et al. 2022, doi
+10.1613/jair.1.13188). It differs from Optuna's TPESampler in four ways:
+
+- Several trials with the same parameters, a config's checkpoints, count once: as good where one of them is, since every
+  model passes through worse ones on its way. A pruned trial without values counts as bad where nothing else is known.
+- A share of the proposals is drawn at random, as in SMAC.
+- The history is bounded: the newest trials, and of the older ones those that no other dominates.
+- The estimators are fitted again only after the history has grown by a few percent, so that thousands of trials stay cheap.
+
+Draws depend on the seed and the trial's number alone, so a study that goes on in another process repeats none.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr, ndtri
+
+from ambient_sweep.pareto import nondominated_rank
+
+GOOD_SHARE, GOOD_MOST = 0.1, 25  # of the history
+NEWEST, FRONT = 256, 128  # trials of the history: the newest, and older ones that none dominates
+RENEWAL = 16  # the estimators are fitted again once one in so many trials of the history is new
+NARROWEST = 0.01  # width of a kernel, as a share of the range
+STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+Floats = NDArray[np.float64]
+
+
+class GroupedTPESampler(BaseSampler):
+    """See the module's text. For one or two objectives; raises ValueError for more."""
+
+    def __init__(
+        self, *, seed: int = 0, n_startup_trials: int = 10, n_ei_candidates: int = 24, random_share: float = 0.5
+    ) -> None:
+        if n_startup_trials < 1 or n_ei_candidates < 1 or not 0 <= random_share <= 1:
+            raise ValueError(
+                f"expected n_startup_trials and n_ei_candidates of at least 1 and a random_share from 0 to 1, not "
+                f"{n_startup_trials}, {n_ei_candidates} and {random_share}"
+            )
+        self._seed, self._startup, self._candidates, self._share = seed, n_startup_trials, n_ei_candidates, random_share
+        self._fitted = 0  # trials that the estimators were fitted to
+        self._history = 0  # of these, those that counted
+        self._split: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
+        self._estimators: dict[str, _Number | _Choice] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: parameters are drawn one after the other, so that conditional ones are drawn where they are asked for."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing; see `infer_relative_search_space`."""
+        return {}
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Fits the estimators again if the study has grown enough."""
+        if len(study.directions) > 2:
+            raise ValueError(f"{type(self).__name__} takes one or two objectives, not {len(study.directions)}")
+        trials = [t for t in study.get_trials(deepcopy=False, states=STATES) if t.number != trial.number]
+        if (len(trials) - self._fitted) * RENEWAL >= max(1, self._history):
+            self._fit(trials, study.directions)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """One parameter: of a few draws from the good density, the one with the largest ratio of good over bad."""
+        shares = self._uniform(trial, param_name).random((self._candidates, 2))
+        if self._split is None or self._uniform(trial, "").random() < self._share:
+            return _estimator(param_distribution).draw_evenly(float(shares[0, 0]))
+        if param_name not in self._estimators:
+            good, bad = ([v[param_name] for v in side if param_name in v] for side in self._split)
+            self._estimators[param_name] = _estimator(param_distribution, good, bad)
+        return self._estimators[param_name].draw(shares)
+
+    def _uniform(self, trial: FrozenTrial, purpose: str) -> np.random.Generator:
+        return np.random.default_rng([self._seed, trial.number, zlib.crc32(purpose.encode())])
+
+    def _fit(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
+        signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
+        measured = [_Item.of(t, signs) for t in trials if t.state == TrialState.COMPLETE]
+        known = {item.config for item in measured}
+        pruned = [_Item.of(t, signs) for t in trials if t.state == TrialState.PRUNED]
+        history = sorted([*measured, *(p for p in pruned if p.config not in known)], key=lambda item: item.number)
+        older = history[:-NEWEST]
+        if older:
+            front = [i for i, rank in enumerate(ranks(history)) if rank == 0 and i < len(older)]
+            history = [history[front[i]] for i in best([history[i] for i in front], FRONT)] + history[-NEWEST:]
+        self._fitted, self._history, self._estimators = len(trials), len(history), {}
+        if len(known) < self._startup:
+            self._split = None
+            return
+        chosen = best(history, min(math.ceil(GOOD_SHARE * len(history)), GOOD_MOST))
+        good = {history[i].config: history[i].values for i in chosen}
+        bad = {item.config: item.values for item in history if item.config not in good}
+        running = [t.params for t in trials if t.state == TrialState.RUNNING][-NEWEST:]
+        self._split = list(good.values()), [*bad.values(), *running]
+
+
+@dataclass(frozen=True)
+class _Item:
+    number: int
+    values: dict[str, Any]
+    objectives: tuple[float, float]  # minimised; infinite for a trial without values
+    violation: float  # of constraints, summed; 0: feasible
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, signs: Sequence[float]) -> "_Item":
+        objectives = [sign * value for sign, value in zip(signs, trial.values or (), strict=False)] or [math.inf] * 2
+        violation = sum(max(0.0, value) for value in trial.constraints.values())
+        return cls(trial.number, trial.params, (objectives[0], objectives[-1]), violation)
+
+    @property
+    def config(self) -> tuple[tuple[str, Any], ...]:
+        return tuple(sorted(self.values.items()))
+
+
+def ranks(items: Sequence[_Item]) -> list[int]:
+    """Nondominated ranks; trials that violate a constraint come behind all others, by how much they do."""
+    values = np.array([item.objectives for item in items], dtype=np.float64).reshape(-1, 2)
+    violation = np.array([item.violation for item in items])
+    feasible = violation <= 0
+    result = np.zeros(len(items), dtype=int)
+    if feasible.any():
+        result[feasible] = nondominated_rank(values[feasible])
+    behind = int(result[feasible].max(initial=-1)) + 1
+    result[~feasible] = behind + np.unique(violation[~feasible], return_inverse=True)[1]
+    return [int(rank) for rank in result]
+
+
+def best(items: Sequence[_Item], count: int) -> list[int]:
+    """The indices of the `count` best items: by rank, and within the last rank those that hold the most hypervolume."""
+    if count >= len(items):
+        return list(range(len(items)))
+    of_rank = np.array(ranks(items))
+    chosen: list[int] = []
+    for rank in np.unique(of_rank):
+        level = np.flatnonzero(of_rank == rank)
+        if len(chosen) + len(level) > count:
+            values = np.array([items[int(i)].objectives for i in level])
+            level = level[thin(values, count - len(chosen))]
+        chosen += [int(i) for i in level]
+        if len(chosen) == count:
+            break
+    return sorted(chosen)
+
+
+def thin(values: Floats, count: int) -> NDArray[np.intp]:
+    """The `count` rows left of a front [N, 2], minimised, after the row of the least exclusive hypervolume has been
+    removed again and again (the selection of SMS-EMOA, Beume et al. 2007). Of equal rows, all but one go first."""
+    order = np.lexsort((values[:, 1], values[:, 0]))
+    front = values[order]
+    finite = front[np.isfinite(front).all(axis=1)]
+    lowest, highest = (finite.min(axis=0), finite.max(axis=0)) if len(finite) else np.zeros((2, 2))
+    reference = highest + 0.1 * (highest - lowest) + 1e-12
+    left = list(range(len(front)))
+    while len(left) > count:
+        x, y = front[left, 0], front[left, 1]
+        with np.errstate(invalid="ignore"):  # rows without objectives are infinite
+            share = (np.append(x[1:], reference[0]) - x) * (np.append(reference[1], y[:-1]) - y)
+        left.pop(int(np.argmin(np.where(np.isfinite(share), share, -1.0))))
+    return order[left]
+
+
+class _Number:
+    """The Parzen estimators of a number, on the scale from 0 to 1 on which it is drawn evenly."""
+
+    def __init__(
+        self, distribution: FloatDistribution | IntDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()
+    ) -> None:
+        half = (distribution.step or 0.0) / 2  # each value of a ladder stands for the interval around it
+        self._distribution = distribution
+        self._log = math.log if distribution.log else float
+        self._low, self._high = self._log(distribution.low - half), self._log(distribution.high + half)
+        span = self._high - self._low
+        self._good, self._bad = (_Mixture([(self._log(v) - self._low) / span for v in side]) for side in (good, bad))
+
+    def draw(self, shares: Floats) -> Any:
+        """Of values drawn from the good density with uniform numbers [N, 2], that with the largest ratio of good to bad."""
+        points = self._good.draw(shares)
+        ratio = self._good.density(points) / self._bad.density(points)
+        return self.draw_evenly(float(points[np.argmax(ratio)]))
+
+    def draw_evenly(self, share: float) -> Any:
+        d = self._distribution
+        point = self._low + share * (self._high - self._low)
+        value = math.exp(point) if d.log else point
+        if d.step is not None:
+            value = d.low + round((value - d.low) / d.step) * d.step
+        return min(d.high, max(d.low, value))
+
+
+class _Choice:
+    """The same of a categorical parameter: how often each choice occurs, with one occurrence more spread over all."""
+
+    def __init__(
+        self, distribution: CategoricalDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()
+    ) -> None:
+        self._distribution = distribution
+        self._good, self._bad = self._frequencies(good), self._frequencies(bad)
+
+    def _frequencies(self, values: Sequence[Any]) -> Floats:
+        counts = np.full(len(self._distribution.choices), 1 / len(self._distribution.choices))
+        for value in values:
+            counts[int(self._distribution.to_internal_repr(value))] += 1
+        return np.asarray(counts / counts.sum(), dtype=np.float64)
+
+    def draw(self, shares: Floats) -> Any:
+        which = np.searchsorted(np.cumsum(self._good), shares[:, 0], side="right")
+        indices = np.minimum(which, len(self._good) - 1)
+        return self._distribution.choices[int(indices[np.argmax(self._good[indices] / self._bad[indices])])]
+
+    def draw_evenly(self, share: float) -> Any:
+        return self._distribution.choices[int(share * len(self._distribution.choices))]
+
+
+def _estimator(distribution: BaseDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()) -> _Number | _Choice:
+    if isinstance(distribution, CategoricalDistribution):
+        return _Choice(distribution, good, bad)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return _Number(distribution, good, bad)
+
+
+class _Mixture:
+    """Equal shares of normal kernels in [0, 1]."""
+
+    def __init__(self, centres: Sequence[float]) -> None:
+        width = max(NARROWEST, 0.2 * max(len(centres), 1) ** -0.2)  # Scott's rule in one dimension
+        self._centres = np.array([*centres, 0.5])
+        self._widths = np.array([*[width] * len(centres), 1.0])
+        self._below = ndtr(-self._centres / self._widths)
+        self._inside = ndtr((1 - self._centres) / self._widths) - self._below
+
+    def draw(self, shares: Floats) -> Floats:
+        """A point for each row of uniform numbers [N, 2]: the first chooses the kernel, the second the point in it."""
+        which = (shares[:, 0] * len(self._centres)).astype(np.int64)
+        within = self._below[which] + shares[:, 1] * self._inside[which]
+        return np.asarray(np.clip(self._centres[which] + self._widths[which] * ndtri(within), 0.0, 1.0))
+
+    def density(self, points: Floats) -> Floats:
+        scaled = (points[:, None] - self._centres) / self._widths
+        kernels = np.exp(-0.5 * scaled * scaled) / (self._widths * self._inside * math.sqrt(2 * math.pi))
+        return np.asarray(kernels.mean(axis=1))

@@ -1,0 +1,217 @@
+"""A sweep: what is fixed, what is searched, what runs beside the search."""
+
+import contextlib
+import functools
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.distributions import Distribution
+
+ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
+Role = Literal["baseline", "control", "search", "replicate"]
+TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
+SAMPLED = 16  # configs drawn to find siblings
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+class Control(Section):
+    """Extra trials with fixed settings, one for each seed; without seeds one, with the base's."""
+
+    label: str | None = None
+    seeds: Seeds | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Baseline(Section):
+    """Ordinary training on clean images, one trial for each seed; the base's seed by default."""
+
+    seeds: Seeds
+
+
+class Stopping(Section):
+    """When a trial ends before its full length: see docs/search.md."""
+
+    rule: Literal["none", "rungs"] = Field("rungs", description="rungs: MO-ASHA; none: every trial runs to its end")
+    eta: int = Field(2, ge=2, description="rungs: one trial in this many goes on from a rung to the next")
+
+
+class Confirm(Section):
+    """How the best candidates are confirmed after the search; without this section they are not. See docs/search.md."""
+
+    seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
+    top: int = Field(8, ge=1, description="candidates on and near the front")
+    samples: int | None = Field(
+        None, ge=8, description="fresh samples for each candidate; evaluation.samples by default"
+    )
+    images: int | None = Field(
+        None, ge=1, description="most images that the fresh trainings may take; no limit by default"
+    )
+
+
+class Search(Section):
+    """How configs are searched and how much is trained for it. See docs/search.md."""
+
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description=f"searched configs, points included; default {TRIALS}; with images, {PER_TRAINING} per full training",
+    )
+    images: int | None = Field(
+        None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
+    )
+    sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
+    sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
+    constraints: dict[ConstraintName, float] = Field(default_factory=dict, description="upper bounds")
+    stopping: Stopping = Stopping()
+    stages: bool = Field(True, description="train once what trials have in common")
+    stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
+    keep: Literal["frontier", "all"] = Field(
+        "frontier", description="checkpoints kept when the sweep ends; all: stages and training states as well"
+    )
+    max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
+
+    @field_validator("constraints")
+    @classmethod
+    def _finite(cls, bounds: dict[str, float]) -> dict[str, float]:
+        for name, bound in bounds.items():
+            if not math.isfinite(bound) or bound < 0:
+                raise ValueError(f"{name}: expected a number of at least 0")
+        return bounds
+
+
+@dataclass(frozen=True)
+class SweepTrial:
+    """One config on its way through a sweep: proposed, trained, measured, repeated.
+
+    values: what overlays the sweep's base, under dotted keys. label: the name of a fixed trial; for a replicate, the id of
+    the trial that it repeats. number: in Optuna's study, for searched trials.
+    """
+
+    role: Role
+    values: dict[str, Any]
+    label: str = ""
+    trial_id: str = ""  # once it is to be trained
+    number: int | None = None
+
+    @property
+    def replicate_of(self) -> str | None:
+        return self.label if self.role == "replicate" else None
+
+    @property
+    def name(self) -> str:
+        """What the trial is, in short, for people: the last parts of its keys where these are unique."""
+        if self.role != "search":
+            return f"{self.label} (seed {self.values['seed']})" if "seed" in self.values else self.label
+        short = [key.rpartition(".")[2] for key in self.values]
+        keys = short if len(set(short)) == len(short) else list(self.values)
+        texts = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in self.values.values())
+        return ", ".join(f"{key}={text}" for key, text in zip(keys, texts, strict=True))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was resolved: `base` holds every knob, `baseline` is None where the base copies are noisy."""
+
+    name: str
+    base: dict[str, Any]
+    space: dict[str, Distribution]
+    points: tuple[dict[str, Any], ...] = ()
+    controls: tuple[Control, ...] = ()
+    baseline: Baseline | None = None
+    search: Search = Search()  # noqa: RUF009 (frozen)
+    confirm: Confirm | None = None
+
+    def config_for(self, values: Mapping[str, Any], where: str | None = None) -> Config:
+        """The config of the base overlaid by a trial's values. Raises UserError where they contradict."""
+        return build_config(self.base, values, where=where or self.name)
+
+    def some_config(self) -> Config:
+        """The config of some searched trial, for what all trials share: data, evaluation, resources."""
+        return self.config_for(self.active({key: d.values[0] for key, d in self.space.items()}))
+
+    def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` without those of searched keys whose `when` is not met beside the others."""
+        return conditions.active(self.space, values)
+
+    def stop(self, values: Mapping[str, Any]) -> float:
+        """The fraction of the run at which a trial of these values ends by itself."""
+        return float(values.get("training.stop", self.base["training.stop"]))
+
+    @functools.cached_property
+    def trials(self) -> int:
+        """Searched configs, at most."""
+        search = self.search
+        if search.trials is not None or search.images is None:
+            return search.trials or TRIALS
+        config = self.some_config()
+        lasts_for = math.ceil(search.images / config.images_at(config.training.stop))
+        return max(PER_TRAINING * lasts_for, len(self.points))
+
+    @property
+    def rung_levels(self) -> tuple[float, ...]:
+        """The fractions of a training at which trials are compared: all evaluated lengths but the last."""
+        lengths = sorted(self.base["evaluation.lengths"])
+        return tuple(lengths[:-1]) if self.search.stopping.rule == "rungs" else ()
+
+    @functools.cached_property
+    def has_siblings(self) -> bool:
+        """Whether some configs of the space are one training to the end, and differ in how they are measured alone."""
+        from ambient_sweep.stages.prefix import prefix_of
+
+        for number in range(SAMPLED):
+            rng = random.Random(f"siblings/{number}")
+            values = self.active({key: d.at(rng.random()) for key, d in self.space.items()})
+            for key in values:
+                changed = {**values, key: self.space[key].at(rng.random())}
+                if changed[key] != values[key] and self.active(changed).keys() == values.keys():
+                    with contextlib.suppress(UserError):  # some settings contradict each other
+                        if prefix_of(self.config_for(values)) == prefix_of(self.config_for(changed)):
+                            return True
+        return False
+
+    def fixed_trials(self) -> tuple[SweepTrial, ...]:
+        """The baseline's and the controls' trials, in the order in which they start."""
+        trials = []
+        for seed in self.baseline.seeds if self.baseline else ():
+            clean = {"objective.kind": "denoising", "observed.sigma": 0.0, "seed": seed}
+            trials.append(SweepTrial("baseline", clean, "baseline"))
+        for index, control in enumerate(self.controls):
+            label = control.label or values_text(control.set) or f"control {index + 1}"
+            seeds = [{}] if control.seeds is None else [{"seed": seed} for seed in control.seeds]
+            trials += [SweepTrial("control", {**control.set, **seed}, label) for seed in seeds]
+        return tuple(trials)
+
+    def size(self) -> float:
+        """How many different configs the space holds; inf where a key is a real number."""
+        return conditions.size(self.space)
+
+    def dump(self) -> dict[str, Any]:
+        """The sweep file that `load_sweep` reads back to an equal sweep."""
+        tree: dict[str, Any] = {
+            "name": self.name,
+            "base": self.base,
+            "space": {key: distribution.dump() for key, distribution in self.space.items()},
+            "points": list(self.points),
+            "controls": [control.model_dump(mode="json", exclude_none=True) for control in self.controls],
+        }
+        if self.baseline is not None:
+            tree["baseline"] = self.baseline.model_dump(mode="json")
+        tree["search"] = self.search.model_dump(mode="json")
+        if self.confirm is not None:
+            tree["confirm"] = self.confirm.model_dump(mode="json")
+        return tree
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Values as `key=value, key=value`."""
+    return ", ".join(f"{key}={value}" for key, value in values.items())

@@ -1,0 +1,1 @@
+"""Multi-objective successive halving: which trials go on."""

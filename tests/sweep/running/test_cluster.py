@@ -1,0 +1,107 @@
+"""Locks, signals and output around a sweep; no Ray is started here."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.sweep.running.cluster import (
+    only_driver,
+    only_trainer,
+    quiet_tune,
+    ray_output_to,
+    ray_session,
+)
+from ambient_sweep.sweep.running.signals import Stopped, StopRequest, stop_signals
+
+
+def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    with only_driver(tmp_path), pytest.raises(UserError, match="another process runs this sweep now"):
+        only_driver(tmp_path).__enter__()
+    with only_driver(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".driver.lock").mkdir()  # which stops root as well
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}: cannot be written or locked \(Is a directory\); make it writable"
+    ):
+        only_driver(tmp_path).__enter__()
+
+
+def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> None:
+    hold = "import sys, time; from ambient_sweep.sweep.running.cluster import only_trainer; from pathlib import Path\n"
+    hold += "with only_trainer(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "t")], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    entered = threading.Event()
+
+    def enter() -> None:
+        with only_trainer(tmp_path / "t"):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not entered.wait(0.5)
+    other.kill()  # as a driver's death does
+    other.wait()
+    assert entered.wait(10)
+    thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_signals() as stop:
+        stop.check()
+        signal.raise_signal(number)
+        with pytest.raises(Stopped):
+            stop.check()
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_there_are_no_signals_outside_of_the_main_thread() -> None:
+    entered: list[StopRequest] = []
+
+    def enter() -> None:
+        with stop_signals() as stop:
+            stop.check()
+            entered.append(stop)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered
+
+
+def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "1")
+    monkeypatch.delenv("TUNE_DISABLE_SIGINT_HANDLER", raising=False)
+    with quiet_tune():
+        assert os.environ["RAY_AIR_NEW_OUTPUT"] == "0"
+        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+    assert os.environ["RAY_AIR_NEW_OUTPUT"] == "1"
+    assert "TUNE_DISABLE_SIGINT_HANDLER" not in os.environ
+
+
+def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ray_output_to(tmp_path / "ray" / "output.log", print) as echo:
+        print("a page about a dead worker")
+        echo("a line of ours")
+    assert capsys.readouterr().out == "a line of ours\n"
+    assert (tmp_path / "ray" / "output.log").read_text() == "a page about a dead worker\n"
+
+
+def test_a_cluster_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "not-an-address")
+    with pytest.raises(AmbientSweepError, match="Ray cannot be used at RAY_ADDRESS=not-an-address: ") as caught:
+        ray_session(dashboard=False).__enter__()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,151 @@
+"""The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from processes import end_session, wait_until
+from runs import searched_trials, small_sweep, study_of
+
+from ambient_sweep.results.table import read_tables
+from ambient_sweep.sweep.space.file import write_sweep
+from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
+
+DRIVER = """
+import sys
+from pathlib import Path
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.space.file import load_sweep
+
+verb, path, storage = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+try:
+    if verb == "run":
+        run_sweep(load_sweep(path), storage)
+    else:
+        resume_sweep(storage / "small")
+except AmbientSweepError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a driver in a session of its own; whatever is left of those sessions at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(verb: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", DRIVER, verb, str(tmp_path / "in.yaml"), str(tmp_path / "runs")]
+        with (tmp_path / f"{len(started)}.out").open("w") as out, (tmp_path / f"{len(started)}.err").open("w") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        end_session(process)
+
+
+def completed(root: Path) -> list[TrialRecord]:
+    return [trial for trial in read_trials(root) if trial.status == "completed"]
+
+
+def half_way(root: Path) -> bool:
+    """One trial has ended and another has a state to go on from."""
+    ended = {trial.trial_id for trial in completed(root)}
+    states = {path.parents[1].name for path in root.glob("trials/*/state/images-*")}
+    return bool(ended) and bool(states - ended)
+
+
+def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
+    sweep = small_sweep(tmp_path, search__trials=4, training__images=96_000)
+    write_sweep(sweep, tmp_path / "in.yaml")
+    root = tmp_path / "runs" / "small"
+
+    first = start("run")
+    wait_until(lambda: half_way(root))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 1
+    error = (tmp_path / "0.err").read_text().strip().splitlines()
+    assert error[-1] == f"interrupted; `ambient-sweep resume {root}` goes on from here"
+    kept = {trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)}
+    assert kept
+    stopped = [trial for trial in read_trials(root) if trial.status == "stopped"]
+    assert all("interrupted" in str(trial.reason) for trial in stopped)
+    assert {trial.status for trial in read_trials(root)} == {"completed", "stopped"}
+    assert set(read_tables(root).trials["status"].to_pylist()) == {"completed", "stopped"}
+
+    second = start("resume")
+    known = len(completed(root))
+    running = lambda: any(trial.status == "running" for trial in read_trials(root))  # noqa: E731
+    wait_until(lambda: len(completed(root)) > known and running())
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+    assert {trial.status for trial in read_trials(root)} >= {"completed", "running"}
+    kept |= {
+        trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)
+    }
+
+    assert start("resume").wait(120) == 0
+    trials = {trial.trial_id: trial for trial in read_trials(root)}
+    assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 4
+    assert {t.status for t in trials.values()} == {"completed"}
+    for trial_id, content in kept.items():
+        assert (root / "trials" / trial_id / "trial.json").read_bytes() == content
+    study = study_of(root)
+    assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 4
+    assert len({tuple(t.params.values()) for t in searched_trials(study)}) == 4
+    assert {t.user_attrs["trial_id"] for t in searched_trials(study)} == {
+        i for i, t in trials.items() if t.role == "search"
+    }
+    assert len(read_evaluations(root)) == 4 * 2 * 2 + 2
+
+
+def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) -> None:
+    changes = {"search__trials": 6, "training__images": 48_000, "search__stopping__rule": "rungs"}
+    sweep = small_sweep(tmp_path, evaluation__lengths=[0.25, 0.5, 1.0], **changes)
+    write_sweep(sweep, tmp_path / "in.yaml")
+    root = tmp_path / "runs" / "small"
+
+    def paused() -> bool:
+        return " paused" in (tmp_path / "0.out").read_text()
+
+    first = start("run")
+    wait_until(paused)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 1
+    assert all("interrupted" in str(t.reason) for t in read_trials(root) if t.status == "stopped")
+    waiting = {t.trial_id for t in read_trials(root) if t.status == "stopped" and t.role == "search"}
+    assert waiting
+    done = {t.trial_id: t.images_done for t in read_trials(root)}
+
+    second = start("resume")
+    wait_until(lambda: len(list(root.glob("trials/*/trial.json"))) > len(done))
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
+
+    assert start("resume").wait(120) == 0
+    trials = {trial.trial_id: trial for trial in read_trials(root)}
+    assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 6
+    assert {t.status for t in trials.values()} == {"completed", "stopped"}
+    assert waiting <= set(trials)
+    for trial in trials.values():
+        assert trial.images_done >= done.get(trial.trial_id, 0)
+        if trial.status == "stopped":
+            assert str(trial.reason).startswith("stopped by search.stopping after")
+            assert trial.images_done < trial.images_asked
+    study = study_of(root)
+    ended = {t.user_attrs["trial_id"]: t.state for t in searched_trials(study)}
+    assert ended == {
+        t.trial_id: TrialState.PRUNED if t.status == "stopped" else TrialState.COMPLETE
+        for t in trials.values()
+        if t.role == "search"
+    }

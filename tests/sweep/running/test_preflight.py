@@ -1,0 +1,147 @@
+"""Slots, concurrency and disk against numbers worked out by hand."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from ambient_sweep.config import ResourcesConfig, build_config
+from ambient_sweep.errors import UserError
+from ambient_sweep.models import build_model
+from ambient_sweep.sweep.running.preflight import (
+    Node,
+    concurrent_trials,
+    node_slots,
+    parameters,
+    preflight,
+    ray_nodes,
+    trial_bytes,
+)
+from ambient_sweep.sweep.space.file import load_sweep
+
+
+def need(workers: int = 1, cpus: float = 1, gpus: float = 0) -> ResourcesConfig:
+    return ResourcesConfig(workers=workers, cpus=cpus, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("node", "wanted", "slots"),
+    [
+        (Node(2, 0), need(cpus=1), 2),
+        (Node(2, 0), need(cpus=0.1), 20),  # 2 / 0.1 is below 20 in floats
+        (Node(0.3, 0), need(cpus=0.1), 3),
+        (Node(8, 0), need(cpus=3), 2),
+        (Node(16, 2), need(cpus=1, gpus=1), 2),
+        (Node(16, 2), need(cpus=1, gpus=0.5), 4),
+        (Node(16, 2), need(cpus=1, gpus=0.6), 2),  # one on each; three would need a share across two GPUs
+        (Node(16, 2), need(cpus=12, gpus=0.5), 1),
+        (Node(16, 0), need(cpus=1, gpus=1), 0),
+    ],
+)
+def test_slots_of_a_node(node: Node, wanted: ResourcesConfig, slots: int) -> None:
+    assert node_slots(node, wanted) == slots
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "limit", "expected"),
+    [
+        ([Node(2, 0)], need(), None, (2, 2)),
+        ([Node(2, 0)], need(), 1, (2, 1)),
+        ([Node(2, 0)], need(workers=2), None, (2, 1)),
+        ([Node(2, 0), Node(3, 0)], need(workers=2), None, (5, 2)),
+        ([Node(3, 0), Node(3, 0)], need(workers=1, cpus=2), None, (2, 2)),  # not 3: a worker lies on one node
+    ],
+)
+def test_trials_at_once(
+    nodes: list[Node], wanted: ResourcesConfig, limit: int | None, expected: tuple[int, int]
+) -> None:
+    assert concurrent_trials(nodes, wanted, limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "numbers"),
+    [
+        (
+            [Node(2, 0), Node(2, 0)],
+            need(cpus=4),
+            "a worker needs 4 CPUs, which no node of the cluster has (nodes: 2 CPUs",
+        ),
+        ([Node(2, 0)], need(gpus=1), "a worker needs 1 CPUs and 1 GPUs, which no node"),
+        (
+            [Node(2, 0)],
+            need(workers=3),
+            "resources.workers: a trial needs 3 workers of 1 CPUs, but the cluster holds 2",
+        ),
+        ([Node(64, 8)], need(gpus=1.5), "resources.gpus: 1.5 must be a whole number"),
+        ([], need(), "(nodes: none)"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_numbers(nodes: list[Node], wanted: ResourcesConfig, numbers: str) -> None:
+    with pytest.raises(UserError) as caught:
+        concurrent_trials(nodes, wanted)
+    assert numbers in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dead_nodes_do_not_count() -> None:
+    answer: list[dict[str, Any]] = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+        {"Alive": True, "Resources": {"memory": 1e9}},
+    ]
+    assert ray_nodes(answer) == [Node(4, 1), Node(0, 0)]
+
+
+SWEEP = """
+base: {model: {kind: mlp, width: 32, blocks: 1}, training: {images: 6400, batch_size: 64}}
+space: {observed.sigma: {uniform: [0.1, 0.5]}, model.width: {choice: [32, 64]}}
+controls: [{set: {training.images: 640, evaluation: {}}}]
+search: {trials: 3}
+"""
+
+
+def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    sweep = load_sweep(tmp_path / "s.yaml")
+    plan = preflight(sweep, [Node(2, 0)], tmp_path / "not" / "yet")
+    assert (plan.trials, plan.searched, plan.slots, plan.concurrent) == (5, 3, 2, 2)
+    assert plan.images == 6400 + 640 + 3 * 6400
+    small, large = (trial_bytes(build_config(sweep.base, {"model.width": width})) for width in (32, 64))
+    clean = trial_bytes(sweep.config_for(sweep.fixed_trials()[0].values))  # one endpoint less, so fewer pictures
+    shared = [4 * 4 * (4 + 2) * parameters(build_config(sweep.base, {"model.width": width})) for width in (32, 64)]
+    assert plan.disk_bytes == clean + small + 3 * large + 2 * shared[0] + 3 * shared[1]
+    bounded = dataclasses.replace(sweep, search=sweep.search.model_copy(update={"stages_gib": 0.0}))
+    assert preflight(bounded, [Node(2, 0)], tmp_path).disk_bytes == clean + small + 3 * large
+    assert any("5 (3 searched, 2 fixed), 2 at once" in line for line in plan.lines())
+    assert any("26,240 images" in line for line in plan.lines())
+
+
+def test_a_plan_trains_no_more_than_the_search_may(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP.replace("{trials: 3}", "{images: 9000}"))
+    plan = preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
+    assert (plan.searched, plan.images) == (32, 6400 + 640 + 9000)  # 16 for each of two trainings that are begun
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    config = build_config({"model": {"kind": "unet", "width": 16, "blocks": 1}})
+    model = build_model(config.model, (1, 8, 8), 0)
+    assert parameters(config) == sum(p.numel() for p in model.parameters())
+    assert all(p.device == torch.device("cpu") for p in model.parameters())
+
+
+def test_a_full_disk_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free=3 * 2**19))
+    with pytest.raises(UserError, match=r"5 trials write up to \d+\.\d MiB of checkpoints, but 1\.5 MiB are free"):
+        preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
+
+
+def test_a_finite_space_needs_no_more_trials_than_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("space: {consistency.ramp: {choice: [step, linear]}}\nsearch: {trials: 50}\n")
+    assert preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path).searched == 2

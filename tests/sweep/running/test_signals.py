@@ -1,0 +1,89 @@
+"""Signals to a sweep outside of Tune's loop: after the first, no new piece of work begins."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import end_session, wait_until
+from runs import small_sweep
+
+from ambient_sweep.results.table import read_tables
+from ambient_sweep.sweep.running.session import confirmation, open_search
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.file import write_sweep
+from ambient_sweep.trial.records import read_remeasurements, read_trials
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
+
+COMMAND = "from ambient_sweep.cli import main\nmain()\n"
+LATE = """
+import signal
+from ambient_sweep.sweep.running import session
+confirm = session.confirm
+def late(*arguments):
+    signal.raise_signal(signal.SIGINT)
+    return confirm(*arguments)
+session.confirm = late
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a command in a session of its own, after a script; whatever is left of those sessions at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*words: str | Path, before: str = "") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", before + COMMAND, *map(str, words)]
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            process = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True, cwd=tmp_path)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        end_session(process)
+
+
+def search_here(sweep: Sweep, root: Path, trials: int) -> None:
+    """The whole search of a sweep of `trials`, in this process."""
+    write_sweep(sweep, root / "sweep.yaml")
+    prepare(sweep.some_config(), root)
+    search = open_search(sweep, root)
+    for number in range(trials):
+        trial = search.next(f"trial-{number}")
+        assert trial is not None
+        run_trial(sweep.config_for(trial.values), root, trial.trial_id, role=trial.role)
+
+
+def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, start: Start) -> None:
+    sweep = small_sweep(tmp_path, "confirm: {seeds: 1, top: 2, samples: 25600}", search__trials=1)  # 400 sets for each
+    root = tmp_path / "runs" / "small"
+    search_here(sweep, root, 2)
+    driver = start("resume", root)
+    wait_until(lambda: list(root.glob("trials/*/remeasured/*.json")))
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(60) == 1
+    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
+
+    left = confirmation(sweep, root)
+    assert 0 < len(left.reevaluations) < 800
+    assert left.replicates
+    assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
+    measured = read_remeasurements(root)  # whole records
+    assert len(measured) >= 800 - len(left.reevaluations)
+    seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
+    assert {each.seed for each in measured} <= seeds
+
+
+def test_a_signal_after_the_last_piece_of_work_ends_a_finished_sweep(tmp_path: Path, start: Start) -> None:
+    write_sweep(small_sweep(tmp_path, search__trials=1), tmp_path / "in.yaml")
+    driver = start("run", tmp_path / "in.yaml", "--json", before=LATE)
+    assert driver.wait(120) == 0
+    assert json.loads((tmp_path / "out").read_text())["trials"] == {"completed": 2}
+    assert (tmp_path / "runs" / "small" / "report.html").exists()
