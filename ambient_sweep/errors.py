@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, each with one line for the user."""
+"""Errors with a one-line message for the user."""
 
 
 class AmbientSweepError(Exception):

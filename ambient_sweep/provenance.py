@@ -1,4 +1,4 @@
-"""Where a result comes from: package versions and code revision."""
+"""Package versions and code revision behind a result."""
 
 import functools
 import platform

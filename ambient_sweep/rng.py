@@ -1,12 +1,12 @@
-"""Random numbers with an owner and a key, and no state.
+"""Keyed, stateless random numbers.
 
 Every number is a pure function of (purpose, seed, index, element): a counter-based generator (Philox-4x64, Salmon et
 al. 2011) is keyed by the purpose and the seed, and index `i` owns the counters from `i * block` on. So the numbers of
 an image, or of a position in the training stream, do not depend on the batch, the worker or the order of reading, and a
 resumed run needs no generator state.
 
-Only Philox's raw bits are taken from numpy. What follows is made of single additions, multiplications, divisions and
-square roots of float32, each rounded as IEEE 754 says: the same bits on every machine, at every place in an array.
+numpy provides Philox's raw bits only. The rest consists of single float32 additions, multiplications, divisions and
+square roots, each rounded as IEEE 754 prescribes: the same bits on every machine, at every place in an array.
 """
 
 import hashlib
@@ -76,9 +76,9 @@ def add_normal_at(
 
 
 def secret_normal(shape: Sequence[int]) -> NDArray[np.float64]:
-    """Standard normal numbers from the operating system's secure generator: for noise that nobody may draw again.
+    """Standard normal numbers from the operating system's secure generator: for noise that nobody can draw again.
 
-    In double precision, so that no last bits of a sum with them tell the other summand.
+    In double precision, so that the last bits of a sum do not reveal the other summand.
     """
     count = int(np.prod(shape))
     raw = np.frombuffer(secrets.token_bytes(8 * count), dtype="<u8")
@@ -126,7 +126,7 @@ def _normals(count: int, shape: Sequence[int], draw: Draw) -> torch.Tensor:
 
 
 def _parts(count: int, shape: Sequence[int], draw: Draw) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Normal numbers of a few indices at a time, [n, size], to be used before the next are asked for."""
+    """Normal numbers of a few indices at a time, [n, size], in a buffer that the next ones overwrite."""
     size, words = int(np.prod(shape)), _normal_blocks(shape) * _LANES
     rows = min(count, max(1, _CHUNK // max(1, 2 * words)))
     raw, values = np.empty((rows, words), dtype="<u8"), np.empty((rows, 2 * words), dtype=np.float32)

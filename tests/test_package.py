@@ -1,11 +1,15 @@
 """Properties of the package as a whole."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,3 +104,38 @@ def test_the_search_finds_what_it_is_for():
     assert [name for name, words in calls(source) if complaint(name, words)] == [
         "torch.load", "np.load", "torch.randn", "np.random.normal", "eval",
     ]  # fmt: skip
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def modules_of(source):
+    """The top-level modules that a piece of code imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+INDIRECT = {  # what a file of another dependency imports without declaring it as this package must
+    "torchvision": ("timm", "timm/models/_features_fx.py"),
+    "tensorboard": ("torch", "torch/utils/tensorboard/__init__.py"),
+}
+
+
+def test_the_declared_dependencies_are_those_that_are_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {canonical(Requirement(text).name) for text in project["dependencies"]}
+    optional = {canonical(Requirement(text).name) for text in project["optional-dependencies"]["faiss"]}
+    packages = {module: set(map(canonical, names)) for module, names in metadata.packages_distributions().items()}
+    imported = set()
+    for path in sorted((ROOT / "ambient_sweep").rglob("*.py")):
+        for module in set(modules_of(path.read_text())) - set(sys.stdlib_module_names) - {"ambient_sweep", "optunahub"}:
+            owners = packages.get(module, {module}) & (declared | optional)
+            assert owners, f"{path.name} imports {module}, which pyproject.toml does not declare"
+            imported |= owners
+    assert declared - imported == set(INDIRECT)
+    for name, (package, file) in INDIRECT.items():
+        assert name in set(modules_of(Path(metadata.distribution(package).locate_file(file)).read_text()))

@@ -85,7 +85,7 @@ def average(
 
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
-    from ambient_sweep.training.rebuild import as_denoiser, rebuild, save_rebuilt
+    from ambient_sweep.training.posthoc_ema import as_denoiser, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
     if len(lengths) > 1 and not by_evaluation:
@@ -96,7 +96,7 @@ def average(
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for length in dict.fromkeys(lengths):
-        tensors, rebuilt = rebuild(trial_folder, length, images)
+        tensors, rebuilt = reconstruct(trial_folder, length, images)
         row: dict[str, Any] = {"length": length, "residual": rebuilt.residual, "poor": rebuilt.poor}
         if by_evaluation:
             from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
@@ -108,7 +108,7 @@ def average(
         rows.append(row)
         if not best or row["fidelity"] < best["row"]["fidelity"]:
             best = {"row": row, "tensors": tensors, "rebuilt": rebuilt}
-    save_rebuilt(out.absolute(), best["tensors"], best["rebuilt"])
+    save_reconstruction(out.absolute(), best["tensors"], best["rebuilt"])
     tell(
         {"trial": str(trial_folder), "images": best["rebuilt"].images, "snapshots": best["rebuilt"].snapshots,
          "lengths": rows, "length": best["row"]["length"], "out": str(out)},

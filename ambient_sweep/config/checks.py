@@ -1,4 +1,4 @@
-"""Settings that contradict each other, each as one line that names the keys."""
+"""Contradictory settings, each as one line that names the keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _of_data(c: Config) -> Iterator[str]:
     if c.data.source == "digits" and c.data.path is not None:
         yield "data.path: data.source=digits reads no path; remove it or change data.source"
     if c.evaluation.path is not None and c.data.source != "store":
-        yield "evaluation.path: goes with data.source=store, where data.path may hold noisy observations alone"
+        yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
     if c.observed.sigma < c.observed.base_sigma:
         yield (
             f"observed.sigma: {c.observed.sigma} is below observed.base_sigma={c.observed.base_sigma}; "
@@ -59,7 +59,7 @@ def _of_model(c: Config) -> Iterator[str]:
         sides = [c.data.image_size // 2**level for level in range(m.levels)]
         strangers = [side for side in m.attention if side not in sides]
         if strangers:
-            yield f"model.attention: {strangers[0]} is no side of this U-Net; it has {', '.join(map(str, sides))}"
+            yield f"model.attention: {strangers[0]} is not one of this U-Net's resolutions, {', '.join(map(str, sides))}"
     if m.kind == "dit" and c.data.image_size % m.patch:
         yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
     if m.kind == "dit" and m.width % m.head_width:
@@ -71,7 +71,7 @@ def _of_model(c: Config) -> Iterator[str]:
 def _of_training(c: Config) -> Iterator[str]:
     if c.training.batch_size % c.resources.workers:
         yield (
-            f"training.batch_size: {c.training.batch_size} cannot be shared evenly by "
+            f"training.batch_size: {c.training.batch_size} is not a multiple of "
             f"resources.workers={c.resources.workers}; use a multiple"
         )
     elif c.training.batch_size // c.resources.workers % c.compute.accumulate:
@@ -116,13 +116,13 @@ def _of_encoders(c: Config) -> Iterator[str]:
     if "fid" not in encoders and e.inception_weights is not None:
         yield "evaluation.inception_weights: only the distance fid reads it; add fid to evaluation.distances"
     if e.memorization == "sim_excess" and e.similarity is None:
-        yield "evaluation.similarity: missing; evaluation.memorization=sim_excess needs an encoder, fd_sscd for one"
+        yield "evaluation.similarity: missing; evaluation.memorization=sim_excess needs an encoder, for example fd_sscd"
     if "fd_file" in encoders and e.encoder_file is None:
         yield "evaluation.encoder_file: missing; fd_file needs the file of the encoder"
     if "fd_file" not in encoders and e.encoder_file is not None:
         yield "evaluation.encoder_file: only the distance fd_file reads it; add fd_file to evaluation.distances"
     if e.encoder_file is not None and e.encoder_sha256 is None:
-        yield "evaluation.encoder_sha256: missing; an encoder of your own is trusted by its hash alone (sha256sum FILE)"
+        yield "evaluation.encoder_sha256: missing; your own encoder needs its hash (sha256sum FILE)"
     if e.encoder_file is not None and e.encoder_file.endswith(".safetensors") and e.encoder_model is None:
         yield "evaluation.encoder_model: missing; safetensors holds weights only: give timm's name of the architecture"
     if min(e.encoder_std) <= 0:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ambient_sweep.config.presets import expand_presets
+from ambient_sweep.config.presets import expand_preset
 from ambient_sweep.config.sections import Config, Section
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
@@ -60,10 +60,10 @@ def check_keys(keys: Iterable[str], where: str = "config") -> None:
 
 
 def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys of `layers`, later ones winning; in a layer, the values of its presets lie under its own keys."""
+    """The dotted keys of `layers`, later ones winning; in a layer, the values of its preset lie under its own keys."""
     values: dict[str, Any] = {}
     for layer in layers:
-        values.update(expand_presets(flatten(layer)))
+        values.update(expand_preset(flatten(layer)))
     return values
 
 

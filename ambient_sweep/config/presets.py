@@ -1,28 +1,9 @@
-"""Named sets of values: a preset sets the keys of its section that are not given beside it."""
+"""Networks of known sizes: `model.preset` sets the model keys that are not given beside it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Values = Mapping[str, Any]
-
-# docs/consistency.md says what is taken from the papers, and what is not.
-CONSISTENCY: dict[str, Values] = {
-    "default": {
-        "weight": 1.0, "start": 0.5, "batch_share": 0.15, "origin": "boundary", "chain_steps": 2, "branch": "boundary",
-        "levels": "loguniform", "lowest": 0.02, "largest_gap": 1.0, "draws": 2, "target": "live", "gradient": "last",
-        "level_weight": "boundary",
-    },
-    "tweedie-2404.10177": {
-        "weight": 1.0, "start": 0.0, "batch_share": 0.7, "origin": "everywhere", "chain_steps": 2, "branch": "last",
-        "levels": "uniform", "lowest": 0.02, "largest_gap": 0.2, "draws": 2, "target": "live", "gradient": "last",
-        "level_weight": "boundary",
-    },
-    "noisy-worth-2411.02780": {
-        "weight": 1.0, "start": 0.0, "batch_share": 1 / 6, "origin": "everywhere", "chain_steps": 5,
-        "branch": "boundary", "levels": "lognormal", "lowest": 0.02, "largest_gap": 1.0, "draws": 6, "target": "live",
-        "gradient": "last", "level_weight": "boundary",
-    },
-}  # fmt: skip
 
 # docs/networks.md lists their sizes.
 MODEL: dict[str, Values] = {
@@ -61,14 +42,9 @@ MODEL: dict[str, Values] = {
     },
 }  # fmt: skip
 
-PRESETS: dict[str, dict[str, Values]] = {"consistency": CONSISTENCY, "model": MODEL}
 
-
-def expand_presets(layer: Values) -> dict[str, Any]:
-    """`layer` (dotted keys) with the values of the presets that it names put under its own."""
-    expanded: dict[str, Any] = {}
-    for section, presets in PRESETS.items():
-        name = layer.get(f"{section}.preset")
-        if isinstance(name, str) and name in presets:
-            expanded.update({f"{section}.{key}": value for key, value in presets[name].items()})
-    return expanded | dict(layer)
+def expand_preset(layer: Values) -> dict[str, Any]:
+    """`layer` (dotted keys) with the values of its model preset, where it names one, under its own."""
+    name = layer.get("model.preset")
+    values = MODEL[name] if isinstance(name, str) and name in MODEL else {}
+    return {f"model.{key}": value for key, value in values.items()} | dict(layer)

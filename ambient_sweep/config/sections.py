@@ -1,4 +1,4 @@
-"""Every knob once: its range, its default and a line of help."""
+"""Every knob with its range, default and line of help."""
 
 import hashlib
 import json
@@ -27,33 +27,35 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     source: Literal["digits", "folder", "zip", "parquet", "array", "cifar10", "store"] = Field(
-        "digits", description="where the images come from: see docs/data.md"
+        "digits", description="kind of image source: docs/data.md"
     )
     path: str | None = Field(None, description="folder, zip, Parquet file or folder, npy/npz, CIFAR-10 folder, store")
     image_size: int = Field(8, ge=4, le=1024, description="side in pixels; images are resized by area")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
-    image_column: str = Field("image", description="where a Parquet or npz file holds the images")
-    label_column: str | None = Field("label", description="where a Parquet or npz file holds class numbers, if it does")
-    sigma_column: str | None = Field(None, description="where a Parquet or npz file holds an own noise level per image")
+    image_column: str = Field("image", description="column (Parquet) or key (npz) of the images")
+    label_column: str | None = Field("label", description="column or key of the class numbers, if present")
+    sigma_column: str | None = Field(None, description="column or key of a noise level per image")
     train_size: int | None = Field(
-        None, ge=2, description="images for training; by default a store's own split, elsewhere nine tenths"
+        None, ge=2, description="training images; by default the store's own split, otherwise nine tenths"
     )
     heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
     split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split into training and held-out images")
-    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what a file that cannot be read leads to")
+    on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about an unreadable file")
     flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
 
 
 class ObservedConfig(Section):
     sigma: float = Field(0.3, ge=0, le=100, description="noise level of the observed images, data in [-1, 1]")
-    base_sigma: float = Field(0.0, ge=0, le=100, description="noise level of the copies that all levels are made from")
-    clean_fraction: Fraction = Field(0.0, description="share of the training images that are observed without noise")
+    base_sigma: float = Field(
+        0.0, ge=0, le=100, description="noise level of the copies from which all other levels are made"
+    )
+    clean_fraction: Fraction = Field(0.0, description="share of the training images observed without noise")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the one fixed noise draw per image")
 
 
 class ObjectiveConfig(Section):
     kind: Literal["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"] = Field(
-        "ambient_consistency", description="what is trained: see docs/math.md"
+        "ambient_consistency", description="training objective: docs/math.md"
     )
 
 
@@ -63,39 +65,19 @@ class NoiseConfig(Section):
 
 
 class ConsistencyConfig(Section):
-    preset: Literal["default", "tweedie-2404.10177", "noisy-worth-2411.02780"] = Field(
-        "default", description="sets the other consistency keys that are not given beside it: docs/consistency.md"
-    )
     weight: float = Field(1.0, ge=0, le=1000, description="weight of the consistency loss")
     start: Fraction = Field(0.5, description="fraction of training before which the weight is 0")
     ramp: Literal["step", "linear", "cosine"] = Field("step", description="how the weight rises after start")
     ramp_fraction: Fraction = Field(0.1, description="fraction of training over which it rises")
     batch_share: float = Field(0.15, gt=0, le=1, description="share of the batch that gets the consistency loss")
-    origin: Literal["boundary", "everywhere"] = Field(
-        "boundary", description="where chains begin: at the observation, or at any level above it as well as below"
-    )
-    chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the first level down to the last level")
-    branch: Literal["boundary", "last"] = Field(
-        "boundary", description="where the draws part: at the chain's first level, or before its last step"
-    )
-    levels: Literal["uniform", "loguniform", "lognormal"] = Field(
-        "loguniform", description="distribution of the last level, below the observed one"
-    )
+    chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the observed level to the last level")
     lowest: float = Field(0.02, gt=0, lt=1, description="lowest last level, as a share of the observed level")
-    largest_gap: float = Field(1.0, gt=0, le=1, description="largest last step, as a share of the level it begins at")
-    draws: int = Field(2, ge=2, le=16, description="independent draws of the last level per image")
-    target: Literal["live", "ema"] = Field("live", description="whose weights give the target and the chain")
-    gradient: Literal["last", "rollout"] = Field(
-        "last", description="the gradient reaches the last level only, or the steps after the branch too"
-    )
-    level_weight: Literal["boundary", "last"] = Field(
-        "boundary", description="lambda is taken at the chain's first level, or at its last"
-    )
+    draws: int = Field(2, ge=2, le=16, description="independent chains per image")
 
 
 class ModelConfig(Section):
     preset: Literal["custom", "unet-8", "unet-32", "unet-64", "unet-256", "dit-8", "dit-32", "dit-64", "dit-256"] = (
-        Field("custom", description="sets the other model keys that are not given beside it: docs/networks.md")
+        Field("custom", description="sets all model keys not given beside it: docs/networks.md")
     )
     kind: Literal["mlp", "unet", "dit"] = Field("unet", description="residual MLP, U-Net or diffusion transformer")
     width: int = Field(64, ge=8, le=4096, multiple_of=8, description="hidden width (mlp, dit), base channels (unet)")
@@ -105,7 +87,7 @@ class ModelConfig(Section):
         (), description="width per resolution (unet) in units of width; 1, 2, 4, 4, ... by default"
     )
     attention: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (), description="sides in pixels at which the U-Net has self-attention, besides its middle"
+        (), description="resolutions in pixels with self-attention (unet), besides the middle"
     )
     head_width: int = Field(64, ge=8, le=256, multiple_of=8, description="channels per attention head")
     patch: int = Field(2, ge=1, le=64, description="side of a patch in pixels (dit)")
@@ -117,11 +99,10 @@ class ModelConfig(Section):
 class OptimizerConfig(Section):
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
     schedule: Literal["cosine", "constant", "wsd"] = Field(
-        "cosine", description="learning rate after the warm-up; wsd: constant, then a tail down to 0"
+        "cosine", description="learning rate after the warm-up; wsd: constant, then a decay to 0"
     )
     warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
-    decay: Fraction = Field(0.2, description="fraction of training, at its end, that the tail of schedule=wsd takes")
-    tail: Literal["sqrt", "linear"] = Field("sqrt", description="how the learning rate falls in it: 1 - sqrt(x), 1 - x")
+    decay: Fraction = Field(0.2, description="fraction of training, at its end, over which schedule=wsd decays")
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's second moment decay")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
@@ -143,16 +124,15 @@ class EmaConfig(Section):
 class TrainingConfig(Section):
     images: int = Field(200_000, ge=1, description="training length in images; the horizon of every schedule")
     batch_size: int = Field(64, ge=1, le=65536, description="images per step over all workers")
-    stop: float = Field(1.0, gt=0, le=1, description="fraction of the run at which training ends; no schedule changes")
+    stop: float = Field(
+        1.0, gt=0, le=1, description="fraction of the run at which training ends; schedules keep their horizon"
+    )
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
     records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
     on_nan: Literal["stop", "rewind"] = Field(
-        "stop", description="a loss that is not finite, or a spike: end the trial, or go back to the last state"
+        "stop", description="a loss that is not finite: end the trial, or go back to the last saved state"
     )
     rewinds: int = Field(3, ge=1, le=100, description="most times a trial goes back, for on_nan=rewind")
-    spike: float | None = Field(
-        None, gt=1, description="a loss above this many times its running median counts as a spike; null: none does"
-    )
 
 
 class ComputeConfig(Section):
@@ -191,7 +171,7 @@ class EvaluationConfig(Section):
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
     early_samples: int | None = Field(
-        None, ge=8, le=1_000_000, description="fewer images at the lengths before the last; such rows never compete"
+        None, ge=8, le=1_000_000, description="fewer images at the lengths before the last; such rows are not ranked"
     )
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
@@ -203,29 +183,25 @@ class EvaluationConfig(Section):
     extras: tuple[Extra, ...] = Field(
         ("kid", "precision", "recall", "density", "coverage"), description="further measures, in fidelity's features"
     )
-    similarity: Distance | None = Field(
-        None, description="the distance whose encoder tells how similar images are, for sim_excess"
-    )
+    similarity: Distance | None = Field(None, description="distance whose encoder measures similarity, for sim_excess")
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
     inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
     weights_folder: str | None = Field(
-        None, description="folder of encoders' weights under their known names; the user's cache by default"
+        None, description="folder of encoder weights under their standard names; the user's cache by default"
     )
-    encoder_file: str | None = Field(
-        None, description="an encoder of your own: TorchScript, or safetensors, for fd_file"
-    )
+    encoder_file: str | None = Field(None, description="your own encoder, TorchScript or safetensors, for fd_file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
-    encoder_model: str | None = Field(None, description="timm's name of its architecture, where it is safetensors")
+    encoder_model: str | None = Field(None, description="timm's name of its architecture, for safetensors")
     encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
     encoder_mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406), description="mean that is taken from its RGB input in [0, 1]"
+        (0.485, 0.456, 0.406), description="mean subtracted from its RGB input in [0, 1]"
     )
     encoder_std: tuple[float, float, float] = Field(
-        (0.229, 0.224, 0.225), description="what its input is divided by after that"
+        (0.229, 0.224, 0.225), description="standard deviation that its input is divided by"
     )
     path: str | None = Field(
-        None, description="store of the clean images, which only the evaluator reads, where data.path holds noisy ones"
+        None, description="store of the clean images, read by the evaluator alone, if data.path holds noisy ones"
     )
 
 

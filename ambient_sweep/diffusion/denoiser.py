@@ -43,7 +43,7 @@ def edm_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
 def given(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor | None) -> DenoiserFn:
     """D(x, sigma) of images with these labels, int64 [N] or None.
 
-    x may be several copies of the N images, one after another; ValueError if it is no such stack.
+    x may hold several copies of the N images, one after another; otherwise ValueError.
     """
     if labels is None:
         return denoiser
@@ -73,5 +73,5 @@ def guided(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor, scale: f
 
 def _repeated(labels: torch.Tensor, count: int) -> torch.Tensor:
     if len(labels) == 0 or count % len(labels):
-        raise ValueError(f"{count} images are no stack of copies of the {len(labels)} that the labels are of")
+        raise ValueError(f"{count} images are not whole copies of the {len(labels)} labelled ones")
     return labels.repeat(count // len(labels))

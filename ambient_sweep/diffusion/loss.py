@@ -20,14 +20,6 @@ def mean_over_pixels(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).mean(1)
 
 
-def denoising_loss(
-    denoiser: DenoiserFn, x0: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
-    """w || D(x_0 + sigma n, sigma) - x_0 ||^2 (EDM, equation 2). weight [N]."""
-    xt = x0 + expand(sigma) * noise
-    return weight * mean_over_pixels((denoiser(xt, sigma) - x0) ** 2)
-
-
 def ambient_loss(
     denoiser: DenoiserFn,
     y: torch.Tensor,
@@ -39,8 +31,9 @@ def ambient_loss(
     """w / (1 - r) || (1 - r) D(x_t, sigma) + r x_t - y ||^2 with r = sigma_n^2 / sigma^2 (2404.10177, theorem 4.1).
 
     y = x_0 + sigma_n eps is the observation and x_t = y + sqrt(sigma^2 - sigma_n^2) n, so that
-    E[y | x_t] = (1 - r) E[x_0 | x_t] + r x_t: the minimiser is E[x_0 | x_t] although no x_0 is seen. For
-    sigma_n = 0 it is `denoising_loss`. sigma >= sigma_n, all [N]; 1 - r is held above 1e-3 in the weight.
+    E[y | x_t] = (1 - r) E[x_0 | x_t] + r x_t: the minimiser is E[x_0 | x_t] although no x_0 is seen. For sigma_n = 0 it is
+    the denoising loss w || D(x_0 + sigma n, sigma) - x_0 ||^2 (EDM, equation 2). sigma >= sigma_n, all [N]; 1 - r is held
+    above 1e-3 in the weight.
     """
     added = (sigma**2 - sigma_n**2).clamp_min(0).sqrt()
     xt = y + expand(added) * noise
@@ -78,31 +71,23 @@ def consistency_loss(
     noise: torch.Tensor,
     weight: torch.Tensor,
     *,
-    branch: int,
     draws: int = 2,
-    teacher: DenoiserFn | None = None,
-    rollout_gradient: bool = False,
 ) -> torch.Tensor:
     """w < D(x', s') - sg[D(x, s)], D(x'', s') - sg[D(x, s)] > (2404.10177, section 4.2, in its unbiased form).
 
-    x [N,C,H,W] lies at levels[:, 0]; levels [N,K+1] descend to s' = levels[:, -1]. A chain without gradient leads to
-    s = levels[:, branch]; from there `draws` *independent* chains lead to as many x' at s'. sg: no gradient.
-    noise [N, branch + draws (K - branch), C,H,W]. With d_i = D(x'_i, s') - sg[D(x, s)], the mean of <d_i, d_j> over all
-    pairs i != j is an unbiased estimate of || E[D(x', s') | x] - D(x, s) ||^2 and negative in about half of the draws;
-    squaring one d_i, or the mean of several, would add their variance. The chain and the target are the `teacher`'s where
-    one is given, the denoiser's own else.
+    x [N,C,H,W] lies at s = levels[:, 0]; levels [N,K+1] descend to s' = levels[:, -1]. `draws` *independent* chains of
+    reverse steps lead from x to as many x' at s', without gradient. sg: no gradient. noise [N, draws K, C,H,W].
+    With d_i = D(x'_i, s') - sg[D(x, s)], the mean of <d_i, d_j> over all pairs i != j is an unbiased estimate of
+    || E[D(x', s') | x] - D(x, s) ||^2 and negative in about half of the draws; squaring one d_i, or the mean of several,
+    would add their variance.
     """
-    steps = levels.shape[1] - 1 - branch
-    guide = denoiser if teacher is None else teacher
+    steps = levels.shape[1] - 1
     with torch.no_grad():
-        x = roll_out(guide, x, levels[:, : branch + 1], noise[:, :branch])
-        target = guide(x, levels[:, branch])
-        parts = noise[:, branch:].reshape(len(x), draws, steps, *x.shape[1:]).transpose(0, 1)
-        first = [reverse_step(x, target, levels[:, branch], levels[:, branch + 1], part[:, 0]) for part in parts]
-    lower = levels[:, branch + 1 :].repeat(draws, 1)
-    with torch.set_grad_enabled(rollout_gradient and torch.is_grad_enabled()):
-        chain = denoiser if rollout_gradient else guide
-        ends = roll_out(chain, torch.cat(first), lower, parts[:, :, 1:].flatten(0, 1))
+        target = denoiser(x, levels[:, 0])
+        parts = noise.reshape(len(x), draws, steps, *x.shape[1:]).transpose(0, 1)
+        first = [reverse_step(x, target, levels[:, 0], levels[:, 1], part[:, 0]) for part in parts]
+        lower = levels[:, 1:].repeat(draws, 1)
+        ends = roll_out(denoiser, torch.cat(first), lower, parts[:, :, 1:].flatten(0, 1))
     error = denoiser(ends, lower[:, -1]).view(draws, *x.shape) - target
     pairs = error.sum(0) ** 2 - (error**2).sum(0)  # the sum of d_i d_j over all pairs i != j
     return weight * mean_over_pixels(pairs) / (draws * (draws - 1))

@@ -11,23 +11,18 @@ def expand(sigma: torch.Tensor) -> torch.Tensor:
     return sigma[:, None, None, None]
 
 
-def truncated_lognormal(
-    uniform: ArrayLike, mean: float, std: float, above: ArrayLike = 0.0, below: ArrayLike = np.inf
-) -> NDArray[np.float64]:
-    """Log-normal noise levels (EDM, arXiv 2206.00364, table 1) truncated to above < sigma < below, by inverse CDF.
+def truncated_lognormal(uniform: ArrayLike, mean: float, std: float, above: ArrayLike = 0.0) -> NDArray[np.float64]:
+    """Log-normal noise levels (EDM, arXiv 2206.00364, table 1) truncated to sigma > above, by inverse CDF.
 
-    `uniform` in (0, 1), any shape; `above` and `below` broadcast to it. Truncation, not clamping: clamping would put the
+    `uniform` in (0, 1), any shape; `above` broadcasts to it. Truncation, not clamping: clamping would put the
     mass below the bound on the bound itself, where the ambient loss is zero. Works on the logarithm of the survival
     function, so that bounds far in the tail keep their precision.
     """
     u = np.asarray(uniform, dtype=np.float64)
     with np.errstate(divide="ignore"):
         low = (np.log(np.asarray(above, dtype=np.float64)) - mean) / std
-        high = (np.log(np.asarray(below, dtype=np.float64)) - mean) / std
-    # log of the survival function at the draw: log((1 - u) S(low) + u S(high))
-    survival = np.logaddexp(np.log1p(-u) + log_ndtr(-low), np.log(u) + log_ndtr(-high))
-    sigma = np.exp(mean - std * ndtri_exp(survival))
-    return np.asarray(np.clip(sigma, above, below))
+    survival = np.log1p(-u) + log_ndtr(-low)  # log of the survival function at the draw: log((1 - u) S(low))
+    return np.asarray(np.maximum(np.exp(mean - std * ndtri_exp(survival)), above))
 
 
 def karras(start: torch.Tensor, end: torch.Tensor, steps: int, rho: float = 7.0) -> torch.Tensor:

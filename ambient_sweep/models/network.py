@@ -1,4 +1,4 @@
-"""What every network here has in common: its signature, its repeated blocks, and how their activations are recomputed."""
+"""What all networks share: the signature, the repeated blocks, activation checkpointing."""
 
 from functools import partial
 
@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 class Network(nn.Module):
     """F in EDM's preconditioning: (x [N,C,H,W], c_noise [N], labels int64 [N] or None) -> [N,C,H,W].
 
-    A network that knows `classes` classes takes labels 0..classes, where the last stands for "no label"; None means that for
-    all images. One with classes = 0 takes None alone, and raises ValueError otherwise.
+    With `classes` classes, labels are 0..classes, the last for "no label"; None means no label for all images. Without
+    classes, labels raise ValueError.
     """
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -23,13 +23,15 @@ class Network(nn.Module):
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Lets each repeated block forget its activations, and compute them again in the backward pass; twice is as once.
+    """Makes each repeated block drop its activations and compute them again in the backward pass; idempotent.
 
-    Keeps the names of the weights. No generator state is restored, for no block draws. To be called before torch.compile.
-    Raises TypeError for a module that is not one of the networks here.
+    Keeps the names of the weights. No generator state is restored, since no block draws random numbers. Call it before
+    torch.compile. Raises TypeError for any other module.
     """
     if not isinstance(network, Network):
-        raise TypeError(f"{type(network).__name__} is no Network: call this before the network is compiled or wrapped")
+        raise TypeError(
+            f"{type(network).__name__} is not a Network: call this before the network is compiled or wrapped"
+        )
     for block in network.blocks_to_wrap():
         # an attribute of the instance: hooks, as FSDP's that gather the weights, stay outside of what is run twice
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
@@ -43,7 +45,7 @@ def unit_(layer: nn.Conv2d | nn.Linear) -> None:
 
 
 def zero_(layer: nn.Conv2d | nn.Linear) -> None:
-    """Weights and bias 0: a branch that begins as nothing."""
+    """Weights and bias 0: a branch that starts as zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""How large a network is and what it costs: weights, and floating-point operations of one image."""
+"""The size and cost of a network: its weights, and floating-point operations per image."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_flops(config: ModelConfig, shape: Shape, classes: int = 0) -> int:
     """Floating-point operations of one forward pass of one image, a multiply-add taken for two.
 
-    Counts matrix products and convolutions, attention among them; no sums, norms and activations. Computes shapes alone, on
+    Counts matrix products and convolutions, with attention, but not sums, norms and activations. Computes shapes only, on
     the meta device. A training step costs about three times as much: the backward pass has twice as many products.
     """
     return _flops(_on_meta(config, shape, classes), shape)

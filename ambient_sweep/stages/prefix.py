@@ -26,7 +26,7 @@ SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute"
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
     "model": {"preset"},
-    "optimizer": {"warmup", "schedule", "decay", "tail"},  # a share of the run; act late
+    "optimizer": {"warmup", "schedule", "decay"},  # a share of the run; act late
     "compute": {"prefetch"},
 }
 
@@ -76,7 +76,7 @@ def prefix_of(config: Config) -> Prefix:
         "ema": [config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
         "batch": t.batch_size,
         "warmup": _warmup(config),
-        "health": [_interval(config), t.spike],  # the losses that a spike is told by
+        "records": _interval(config),  # the sums of a record under way are part of the state
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
     late = [each for knob in (_consistency, _schedule, _halflife, _end) if (each := knob(config)) is not None]
@@ -106,11 +106,9 @@ def _consistency(config: Config) -> Late | None:
         step += 1
     if step >= steps:
         return None
-    settings = c.model_dump(mode="json", exclude={"preset", "start", "ramp", "ramp_fraction"})
+    settings = c.model_dump(mode="json", exclude={"start", "ramp", "ramp_fraction"})
     sudden = c.ramp == "step" or c.ramp_fraction == 0
     settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction, steps]
-    if c.target == "ema" and config.ema.kind == "power":  # the teacher is the average nearest to the evaluated one
-        settings["teacher"] = min(config.ema.tracked, key=lambda length: abs(length - config.ema.length))
     return _late(config, step, CONSISTENCY, settings)
 
 
@@ -121,7 +119,7 @@ def _schedule(config: Config) -> Late | None:
     if o.schedule == "constant" or begin >= 1:
         return None
     step = _first(begin, steps, strictly=True) - 1
-    settings = [o.warmup] if o.schedule == "cosine" else [o.decay, o.tail]
+    settings = [o.warmup] if o.schedule == "cosine" else [o.decay]
     return _late(config, max(step, 0), SCHEDULE, [o.schedule, steps, *settings])
 
 

@@ -1,12 +1,11 @@
-"""The moving averages of the weights that training carries along: one half-life, or two power functions (EDM2).
+"""The moving averages of the weights that training tracks: one half-life, or two power functions (EDM2).
 
-Weights come in the order of `denoiser.parameters()` and stay where and what they are: CPU or GPU, whole or, as DTensors, a
-worker's shard of them. Every average is updated in place, all parameters at once.
+Weights come in the order of `denoiser.parameters()` and keep their device; they are whole or, as DTensors, a worker's
+shards. Every average is updated in place, all parameters at once.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -15,9 +14,7 @@ from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.ema import ema_decay, ema_update
 from ambient_sweep.diffusion.power_ema import decay, gamma_from_length
 from ambient_sweep.errors import UserError
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from ambient_sweep.training.shards import copy_into, local
 
 HALFLIFE = "halflife"
 
@@ -28,7 +25,7 @@ def average_name(length: float) -> str:
 
 
 def average_names(config: EmaConfig) -> tuple[str, ...]:
-    """The averages that training carries along."""
+    """The averages that training tracks."""
     return (HALFLIFE,) if config.kind == "halflife" else tuple(average_name(length) for length in config.tracked)
 
 
@@ -51,10 +48,10 @@ class Averages:
         return cls(config, tuple(named), models)
 
     def update(self, weights: Iterable[torch.Tensor], images_before: int, images: int) -> None:
-        """Takes in the weights after the step from `images_before` to `images`, whole or a worker's shards."""
-        live = [_local(weight.detach()) for weight in weights]
+        """Adds the weights after the step from `images_before` to `images`, whole or a worker's shards."""
+        live = [local(weight.detach()) for weight in weights]
         for average, model in self.models.items():
-            ema_update([_local(tensor) for tensor in model], live, self._decay(average, images_before, images))
+            ema_update([local(tensor) for tensor in model], live, self._decay(average, images_before, images))
 
     def _decay(self, average: str, images_before: int, images: int) -> float:
         c = self.config
@@ -63,27 +60,20 @@ class Averages:
         return decay(images_before, images, gamma_from_length(float(average)))
 
     @property
-    def needs_rebuild(self) -> bool:
-        """Whether the average to evaluate is none of those carried along; `rebuild.evaluated` makes it then."""
+    def needs_reconstruction(self) -> bool:
+        """Whether the average to evaluate must be reconstructed from snapshots, as `posthoc_ema` does."""
         return self.config.kind == "power" and average_name(self.config.length) not in self.models
 
     def main(self) -> dict[str, torch.Tensor]:
         """The average to evaluate, parameter by parameter: the stored tensors themselves, which the next update changes.
 
-        Raises UserError where ema.length is not tracked: `rebuild.evaluated` makes it from snapshots.
+        Raises UserError where ema.length is not tracked.
         """
-        if self.needs_rebuild:
+        if self.needs_reconstruction:
             raise UserError(
-                f"ema.length: {self.config.length} is not among ema.tracked, and no snapshots are at hand to rebuild it"
+                f"ema.length: {self.config.length} is not among ema.tracked, and it must be reconstructed from snapshots"
             )
-        return self.nearest()
-
-    def nearest(self) -> dict[str, torch.Tensor]:
-        """The average carried along whose length is nearest to the evaluated one, as a teacher in training needs."""
-        if self.config.kind == "halflife":
-            average = HALFLIFE
-        else:
-            average = min(self.models, key=lambda name: abs(float(name) - self.config.length))
+        average = HALFLIFE if self.config.kind == "halflife" else average_name(self.config.length)
         return dict(zip(self.names, self.models[average], strict=True))
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -96,35 +86,15 @@ class Averages:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over what `tensors` gave, whole tensors for shards too. Raises UserError where one is missing."""
+        """Loads what `tensors` returned, whole tensors for shards too. Raises UserError if one is missing."""
         for key, mine in self.tensors().items():
             value = tensors.get(key)
             if value is None or value.shape != mine.shape:
                 raise UserError(f"the average {key} is missing or has another shape; it belongs to another config")
-            if _is_sharded(mine) and not _is_sharded(value):
-                value = _shard_as(value, mine)
-            _local(mine).copy_(_local(value))
+            copy_into(mine, value)
 
 
 def part(tensors: Mapping[str, torch.Tensor], average: str) -> dict[str, torch.Tensor]:
-    """The weights of one average among those of `Averages.tensors`, under the names of the parameters."""
+    """The tensors named `<average>.<parameter>`, as in `Averages.tensors`, under the names of the parameters."""
     prefix = f"{average}."
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether it is a DTensor; importing that class to ask would cost a second where nothing is sharded."""
-    return hasattr(tensor, "to_local")
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this worker holds of a tensor; shares its memory."""
-    return cast("DTensor", tensor).to_local() if _is_sharded(tensor) else tensor
-
-
-def _shard_as(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A tensor that every worker holds whole, cut up as `like` is; nothing is sent."""
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded = cast("DTensor", like)
-    return distribute_tensor(whole.to(like.device), sharded.device_mesh, sharded.placements, src_data_rank=None)

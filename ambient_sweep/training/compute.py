@@ -1,7 +1,7 @@
 """How a network is computed: layout, checkpointing, sharding, compilation, bf16, and several workers.
 
-`fit_out` changes the network itself, once, when the state is made; `Working` wraps it for training, while the state keeps
-the bare network and its names. docs/training.md says what each knob does to the numbers.
+`prepare_network` changes the network itself, once, when the state is created; `WrappedDenoiser` wraps it for training, while
+the state keeps the bare network and its names. docs/training.md says how far each knob changes the numbers.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ def is_sharded(config: ComputeConfig, group: Group) -> bool:
     return group.size > 1 and config.parallel == "fsdp"
 
 
-def fit_out(denoiser: Denoiser, config: ComputeConfig, group: Group = SINGLE) -> None:
-    """Lays out, checkpoints, and shards the denoiser's network, in place. Raises UserError where that cannot be had."""
+def prepare_network(denoiser: Denoiser, config: ComputeConfig, group: Group = SINGLE) -> None:
+    """Sets the network's memory layout, checkpointing and sharding, in place. Raises UserError for unsupported bf16."""
     network = denoiser.network
     if not isinstance(network, Network):
-        raise TypeError(f"{type(network).__name__} is no Network")
+        raise TypeError(f"{type(network).__name__} is not a Network")
     device = next(network.parameters()).device
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise UserError(f"compute.precision: {torch.cuda.get_device_name()} cannot compute in bf16; use float32")
+        raise UserError(f"compute.precision: {torch.cuda.get_device_name()} does not support bf16; use float32")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.activation_checkpointing:
@@ -54,37 +54,37 @@ def fit_out(denoiser: Denoiser, config: ComputeConfig, group: Group = SINGLE) ->
 
 
 def _shard(network: Network, compiles: bool, device: str, group: Group) -> None:
-    """FSDP2: each worker keeps its part of every block's weights, and gathers a block when it computes it."""
+    """FSDP2: each worker keeps its part of every block's weights, and gathers a block to compute it."""
     mesh, blocks = init_device_mesh(device, (group.size,)), network.blocks_to_wrap()
     for block in blocks:
-        if compiles:  # block by block: what gathers the weights lies between them and cannot be compiled
+        if compiles:  # block by block: the gathering of weights between them cannot be compiled
             block.forward = _compiled(block.forward, len(blocks))
         fully_shard(block, mesh=mesh)
-    # the rest too is let go after each forward pass: one without gradient would keep it while the weights move on
+    # free the rest too after each forward pass: one without gradient would keep it while the weights change
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
 def _compiled(function: Callable[..., Any], blocks: int = 1) -> Any:
     # blocks of one class share their code, and torch.compile gives up where it has kept too many variants of it
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS * blocks)
-    with _refusing():
+    with _compile_errors():
         return torch.compile(function, backend=BACKEND)
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    """Turns what torch.compile raises, now or in a first pass, into one line."""
+def _compile_errors() -> Iterator[None]:
+    """Turns an error of torch.compile, now or in a first pass, into one line."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # of which every error of torch.compile is one
+    except RuntimeError as error:  # the base of all errors of torch.compile
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"compute.compile: cannot be had here ({reason}); use compute.compile=false") from None
+        raise UserError(f"compute.compile: torch.compile failed ({reason}); use compute.compile=false") from None
 
 
-class Working:
-    """The denoiser as training computes it: the state's own weights, in the precision and on the workers asked for."""
+class WrappedDenoiser:
+    """The denoiser as training computes it: the state's own weights, in the configured precision and on all workers."""
 
     def __init__(self, denoiser: Denoiser, config: ComputeConfig, group: Group = SINGLE) -> None:
         network: nn.Module = denoiser.network
@@ -105,9 +105,9 @@ class Working:
         self.denoiser = Denoiser(network, denoiser.sigma_data)
 
     def reducing(self, last: bool) -> AbstractContextManager[None]:
-        """Around a forward and backward pass: the workers' gradients are added up in the last of a step alone.
+        """A context for a forward and backward pass: DDP sums the workers' gradients in the last pass of a step only.
 
-        With FSDP in every one: whole gradients would not fit where the weights must be sharded.
+        FSDP does so in every pass: whole gradients would not fit where the weights must be sharded.
         """
         return contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync()
 
@@ -125,15 +125,15 @@ class _Autocast(nn.Module):
         return output.float()
 
 
-def try_compiled(working: Working, shape: Shape, size: int, device: str | torch.device, labels: bool) -> None:
+def try_compiled(wrapped: WrappedDenoiser, shape: Shape, size: int, device: str | torch.device, labels: bool) -> None:
     """One forward and backward pass of `size` images through a compiled network; leaves no gradient.
 
-    Raises UserError where it cannot be compiled here.
+    Raises UserError if torch.compile fails.
     """
     x, sigma = torch.zeros(size, *shape, device=device), torch.ones(size, device=device)
     inputs = (x, sigma, torch.zeros(size, dtype=torch.int64, device=device)) if labels else (x, sigma)
-    with _refusing():
+    with _compile_errors():
         with torch.no_grad():
-            working.denoiser(*inputs)
-        working.denoiser(*inputs).sum().backward()
-    working.denoiser.zero_grad()
+            wrapped.denoiser(*inputs)
+        wrapped.denoiser(*inputs).sum().backward()
+    wrapped.denoiser.zero_grad()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import digest, new_folder, sha256
 
-FORMAT = 1  # of models and snapshots
+FORMAT = 3  # of states, models and snapshots
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -26,7 +26,7 @@ class DamagedFile(UserError):
 def write_tensors(
     folder: Path, name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any], meta_name: str | None = None
 ) -> None:
-    """A folder of NAME.safetensors and a JSON with the checksums of both, written aside, flushed, and renamed into place.
+    """Writes a folder of NAME.safetensors and a JSON with the format and the checksums of both, all or nothing.
 
     Raises OSError that names `folder` where it cannot be written; what was there before stays then.
     """
@@ -34,7 +34,7 @@ def write_tensors(
         with new_folder(folder) as aside:
             file = aside / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
-            notes = meta | {"sha256": sha256(file)}
+            notes = {"format": FORMAT, **meta, "sha256": sha256(file)}
             text = json.dumps(notes | {"notes_sha256": _notes_digest(notes)}, indent=1)
             (aside / f"{meta_name or name}.json").write_text(text, encoding="utf-8")
     except SafetensorError as error:
@@ -42,41 +42,37 @@ def write_tensors(
 
 
 def read_tensors(
-    folder: Path,
-    name: str,
-    device: str,
-    meta_name: str | None = None,
-    needs: tuple[str, ...] = (),
-    expects: int = FORMAT,
+    folder: Path, name: str, device: str, meta_name: str | None = None, needs: tuple[str, ...] = ()
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises DamagedFile that names a missing or damaged file, UserError for another format."""
-    file, meta_file = folder / f"{name}.safetensors", folder / f"{meta_name or name}.json"
-    meta = _read_notes(folder, meta_file, meta_name or name)
-    sound = meta.get("notes_sha256", _notes_digest(meta)) == _notes_digest(meta)  # older files have none
-    if sound and meta.get("format") != expects:
-        raise UserError(f"{meta_file}: has format {meta.get('format')}, this version reads {expects}")
-    for key in ("sha256", *needs):
-        if key not in meta:
-            raise DamagedFile(f"{meta_file}: damaged ({key} is missing)")
-    if not sound:
-        raise DamagedFile(f"{meta_file}: damaged (its sha256 is not the one it names)")
+    file, notes_name = folder / f"{name}.safetensors", meta_name or name
+    meta = read_notes(folder, notes_name, ("sha256", *needs))
     try:
         if sha256(file) != meta["sha256"]:
-            raise DamagedFile(f"{file}: damaged (its sha256 is not the one in {meta_file.name})")
+            raise DamagedFile(f"{file}: damaged (its sha256 is not the one in {notes_name}.json)")
         return load_file(file, device=device), meta
     except OSError as error:
-        raise DamagedFile(f"{folder}: not a readable {meta_name or name} ({error})") from None
+        raise DamagedFile(f"{folder}: not a readable {notes_name} ({error})") from None
     except SafetensorError as error:
         raise DamagedFile(f"{file}: damaged ({error})") from None
 
 
-def _read_notes(folder: Path, file: Path, what: str) -> dict[str, Any]:
+def read_notes(folder: Path, name: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The JSON of such a folder, checked; its tensors stay on disk. Raises as `read_tensors` does."""
+    file = folder / f"{name}.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{folder}: not a readable {what} ({error})") from None
+        raise DamagedFile(f"{folder}: not a readable {name} ({error})") from None
     if not isinstance(meta, dict):
         raise DamagedFile(f"{file}: damaged (not a JSON object)")
+    if meta.get("notes_sha256") != _notes_digest(meta):
+        raise DamagedFile(f"{file}: damaged (its sha256 is not the one it names)")
+    if meta.get("format") != FORMAT:
+        raise UserError(f"{file}: has format {meta.get('format')}, this version reads {FORMAT}")
+    for key in needs:
+        if key not in meta:
+            raise DamagedFile(f"{file}: damaged ({key} is missing)")
     return meta
 
 

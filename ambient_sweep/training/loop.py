@@ -1,5 +1,6 @@
 """The training loop: a generator of records. The caller owns logging, checkpoints and evaluation."""
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -9,8 +10,8 @@ import torch
 
 from ambient_sweep.config import Config
 from ambient_sweep.data.observed import Observed
+from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training.group import Group
-from ambient_sweep.training.health import check_finite, check_spike
 from ambient_sweep.training.loader import batches, weight_at
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.training.step import CONSISTENCY, MAIN, NORM, Stepper
@@ -32,7 +33,7 @@ class Record:
 
 
 def never() -> bool:
-    """The caller that does not interrupt."""
+    """Never interrupts."""
     return False
 
 
@@ -44,14 +45,13 @@ def train(
     stops: frozenset[int] = frozenset(),
     interrupted: Callable[[], bool] = never,
 ) -> Generator[Record, None, None]:
-    """Trains from `state.images` to config.training.stop, in place, and yields a record now and then.
+    """Trains from `state.images` to config.training.stop, in place.
 
-    A record falls on every image count in `stops` (multiples of the batch size) and, regularly, config.training.records
-    times over the horizon; one more falls on an early stop. When `interrupted` says so on any worker, a last record follows
-    at the end of the step, and training ends there. What is trained depends on the config and the position alone: neither
-    on the number of workers nor on where or how often the run was stopped. Every worker of state.group calls it. Raises
-    TrainingDiverged when a loss or gradient is not finite, or a loss is a spike by training.spike: no state with such a
-    value is ever yielded.
+    It yields regular records, config.training.records over the horizon, and one at every image count in `stops` (multiples
+    of the batch size) and at an early stop. When `interrupted` returns True on any worker, training ends after the step with
+    a last record. The result depends on the config and the position alone: neither on the number of workers nor on where
+    or how often the run was stopped. Every worker of state.group calls it. Raises
+    TrainingDiverged when a loss or gradient is not finite: no state with such a value is ever yielded.
     """
     state.config = config
     batch_size, steps = config.training.batch_size, config.steps
@@ -67,15 +67,12 @@ def train(
             weight = weight_at(config, step)
             lr = stepper.step(step, pieces, weight)
             counted += batch_size
-            stopping, ends = stop(), step + 1 == ahead.stop
+            stopping = stop()
             regular = (step + 1) % every == 0 or step + 1 == steps
-            if not (stopping or ends or regular or state.images in stops):
+            if not (stopping or step + 1 == ahead.stop or regular or state.images in stops):
                 continue
             mean = _means(state, step % every + 1)
-            check_finite(state.images, mean[MAIN], mean[CONSISTENCY], mean[NORM])
-            if regular or ends:  # at an early stop nothing is remembered: the state is that of a longer run
-                losses = state.losses if regular else state.losses.copy()
-                check_spike(state.images, mean[MAIN], losses, config.training.spike)
+            _check_finite(state.images, mean)
             if regular:
                 state.sums.zero_()
             pace = counted / max(time.perf_counter() - began, 1e-9)
@@ -91,6 +88,15 @@ def _means(state: TrainState, steps: int) -> list[float]:
     state.sums.copy_(total if state.group.rank == 0 else torch.zeros_like(total))
     means: list[float] = (total / steps).tolist()
     return means
+
+
+def _check_finite(images: int, means: list[float]) -> None:
+    """Raises TrainingDiverged if one of the means up to `images` is not finite."""
+    for name, place in (("loss", MAIN), ("consistency loss", CONSISTENCY), ("gradient norm", NORM)):
+        if not math.isfinite(means[place]):
+            raise TrainingDiverged(
+                f"the {name} is not finite at {images} images ({means[place]}); lower optimizer.lr or consistency.weight"
+            )
 
 
 class _Stop:

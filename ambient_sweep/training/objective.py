@@ -1,4 +1,4 @@
-"""What a config trains on: the noise levels and random draws of each position, and the losses as functions of them."""
+"""The noise levels and random draws at each position of the training stream, and the losses as functions of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ambient_sweep import rng
-from ambient_sweep.config import Config, ConsistencyConfig
+from ambient_sweep.config import Config
 from ambient_sweep.diffusion.denoiser import edm_weight
 from ambient_sweep.diffusion.loss import DenoiserFn, ambient_loss, consistency_loss
 from ambient_sweep.diffusion.noise import karras, truncated_lognormal
@@ -20,10 +20,10 @@ T = TypeVar("T", bound="_OnDevice")
 
 @dataclass(frozen=True)
 class _OnDevice:
-    def to(self: T, device: str, non_blocking: bool = False) -> T:
+    def to(self: T, device: torch.device) -> T:
         """The same on another device."""
         moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
+            field.name: value.to(device)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor | _OnDevice)
         }
@@ -32,18 +32,18 @@ class _OnDevice:
 
 @dataclass(frozen=True)
 class ConsistencyDraws(_OnDevice):
-    """What `consistency_term` is a function of; M images that take part."""
+    """The inputs of `consistency_term` for the M images that take part."""
 
     x: torch.Tensor  # [M,C,H,W], at levels[:, 0]
     levels: torch.Tensor  # [M,K+1]
-    noise: torch.Tensor  # [M, branch + draws (K - branch), C,H,W]
+    noise: torch.Tensor  # [M, draws K, C,H,W]
     weight: torch.Tensor  # [M]
     labels: torch.Tensor | None  # [M]
 
 
 @dataclass(frozen=True)
 class Draws(_OnDevice):
-    """What the losses at some positions of the training stream are functions of, besides the denoiser."""
+    """The inputs of the losses at some positions of the training stream, besides the denoiser."""
 
     y: torch.Tensor  # [N,C,H,W], observed or, where known is 0, taken for clean
     known: torch.Tensor  # noise level in y, [N]
@@ -58,7 +58,7 @@ class Draws(_OnDevice):
 
 
 def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
-    """The random draws for `batch`, functions of the config and the positions alone; those for consistency if asked for.
+    """The random draws for `batch`, functions of the config and the positions alone; with `consistency` its draws too.
 
     denoising takes y for x_0; ambient draws sigma above sigma_n; ambient_high_clean_low draws it anywhere and takes the
     clean image below. All are `ambient_loss`, whose sigma_n is 0 where an image is taken for clean.
@@ -81,12 +81,12 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
     noise = rng.normal("train.noise", config.seed, batch.start, count, y.shape[1:])
     weight = edm_weight(sigma, config.model.sigma_data)
     labels = _labels(config, batch)
-    chains = _consistency_draws(config, batch, labels, noise) if consistency else None
+    chains = _consistency_draws(config, batch, labels) if consistency else None
     return Draws(y, known, sigma, noise, weight, labels, chains)
 
 
 def _labels(config: Config, batch: Batch) -> torch.Tensor | None:
-    """The labels that the network is given, some hidden: number `classes` stands for none."""
+    """The labels for the network, some of them hidden: number `classes` stands for "no label"."""
     if batch.labels is None or not config.model.conditional:
         return None
     u = torch.from_numpy(rng.uniform("train.label", config.seed, batch.start, len(batch))[:, 0])
@@ -107,81 +107,34 @@ def takes_part(start: int, count: int, share: float) -> NDArray[np.bool_]:
     return np.asarray(np.diff(np.floor(position * share + 1e-9)).astype(bool))
 
 
-def _consistency_draws(
-    config: Config, batch: Batch, labels: torch.Tensor | None, noise: torch.Tensor
-) -> ConsistencyDraws | None:
+def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None) -> ConsistencyDraws | None:
     """Chains of the images that take part and are noisy; None where there are none.
 
-    They begin at the observation itself, which is a draw at level sigma_n; with origin=everywhere, at x_t where the
-    training distribution gives a level above sigma_n.
+    They begin at the observation itself, which is a draw at level sigma_n.
     """
     c = config.consistency
     chosen = torch.from_numpy(takes_part(batch.start, len(batch), c.batch_share)) & (batch.sigma_n > 0)
     if not chosen.any():
         return None
     positions = (batch.start + torch.nonzero(chosen)[:, 0]).tolist()
-    u = rng.uniform("train.consistency.level", config.seed, batch.start, len(batch), 2)[chosen.numpy()]
-    x, sigma_n = batch.y[chosen], batch.sigma_n[chosen].double()
-    first = sigma_n
-    if c.origin == "everywhere":
-        drawn = truncated_lognormal(u[:, 1], config.noise.mean, config.noise.std)
-        first = torch.maximum(sigma_n, torch.from_numpy(drawn))
-        x = x + (first**2 - sigma_n**2).sqrt().float()[:, None, None, None] * noise[chosen]
-    levels = chain_levels(c, first, u[:, 0], config.noise.mean, config.noise.std)
-    branch = branch_of(c)
-    count = branch + c.draws * (c.chain_steps - branch)
-    chain_noise = rng.normal_at("train.consistency.noise", config.seed, positions, (count, *x.shape[1:]))
-    weight = edm_weight(first if c.level_weight == "boundary" else levels[:, -1], config.model.sigma_data)
-    return ConsistencyDraws(x, levels.float(), chain_noise, weight.float(), None if labels is None else labels[chosen])
+    u = rng.uniform("train.consistency.level", config.seed, batch.start, len(batch))[chosen.numpy(), 0]
+    x, first = batch.y[chosen], batch.sigma_n[chosen].double()
+    last = first * torch.from_numpy(c.lowest**u)
+    noise = rng.normal_at("train.consistency.noise", config.seed, positions, (c.draws * c.chain_steps, *x.shape[1:]))
+    weight = edm_weight(first, config.model.sigma_data).float()
+    levels = karras(first, last, c.chain_steps).float()
+    return ConsistencyDraws(x, levels, noise, weight, None if labels is None else labels[chosen])
 
 
-def branch_of(c: ConsistencyConfig) -> int:
-    """The index of the level at which the draws part."""
-    return 0 if c.branch == "boundary" else c.chain_steps - 1
-
-
-def chain_levels(
-    c: ConsistencyConfig, first: torch.Tensor, u: NDArray[np.float64], mean: float, std: float
-) -> torch.Tensor:
-    """Levels [M,K+1] from `first` [M] down to one drawn below it by `u` [M], the last step at most `largest_gap`."""
-    begin = first.numpy()
-    if c.levels == "uniform":
-        last = begin * (c.lowest + (1 - c.lowest) * u)
-    elif c.levels == "loguniform":
-        last = begin * c.lowest**u
-    else:
-        last = truncated_lognormal(u, mean, std, above=c.lowest * begin, below=begin)
-    if c.chain_steps == 1:
-        last = np.maximum(last, begin * (1 - c.largest_gap))
-    levels = karras(first, torch.from_numpy(last), c.chain_steps)
-    if c.chain_steps > 1 and c.largest_gap < 1:
-        nearest = (levels[:, -1] / (1 - c.largest_gap)).clamp_max(first)
-        shorter = karras(first, torch.minimum(levels[:, -2], nearest), c.chain_steps - 1)
-        levels = torch.cat([shorter, levels[:, -1:]], dim=1)
-    return levels
-
-
-def consistency_term(
-    config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws, teacher: DenoiserFn | None = None
-) -> torch.Tensor:
-    """The consistency loss, [M]. `teacher` gives chain and target where consistency.target=ema asks for one."""
-    c = config.consistency
+def consistency_term(config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws) -> torch.Tensor:
+    """The consistency loss, [M]."""
     return consistency_loss(
-        denoiser,
-        draws.x,
-        draws.levels,
-        draws.noise,
-        draws.weight,
-        branch=branch_of(c),
-        draws=c.draws,
-        teacher=teacher,
-        rollout_gradient=c.gradient == "rollout",
-    )
+        denoiser, draws.x, draws.levels, draws.noise, draws.weight, draws=config.consistency.draws
+    )  # fmt: skip
 
 
 def step_cost(config: Config) -> float:
     """Network passes of a step with consistency over those of one without; a backward pass counts as two forward ones."""
     c = config.consistency
-    before, after = branch_of(c), c.draws * (c.chain_steps - branch_of(c) - 1)
-    per_image = before + 1 + after * (3 if c.gradient == "rollout" else 1) + 3 * c.draws
+    per_image = 1 + c.draws * (c.chain_steps - 1) + 3 * c.draws
     return 1 + c.batch_share * per_image / 3

@@ -1,4 +1,4 @@
-"""What changes over training, as functions of progress in [0, 1]."""
+"""Learning rate and consistency weight as functions of training progress in [0, 1]."""
 
 import math
 
@@ -8,8 +8,8 @@ from ambient_sweep.config import ConsistencyConfig, OptimizerConfig
 def learning_rate(config: OptimizerConfig, progress: float) -> float:
     """Linear warm-up from 0, then constant, half a cosine down to 0 at the horizon, or wsd.
 
-    wsd (warmup-stable-decay): constant, then down to 0 over the last `decay` of the run, as 1 - sqrt(x) or linearly (Haegele
-    et al., arXiv 2405.18392, section 3). Up to the decay, runs that differ in it alone are the same.
+    wsd (warmup-stable-decay): constant, then down to 0 over the last `decay` of the run as 1 - sqrt(x) (Haegele et al.,
+    arXiv 2405.18392, section 3).
     """
     if progress < config.warmup:
         return config.lr * progress / config.warmup
@@ -19,7 +19,7 @@ def learning_rate(config: OptimizerConfig, progress: float) -> float:
     rest = min((progress - begin) / max(1 - begin, 1e-12), 1.0)
     if config.schedule == "cosine":
         return config.lr * (1 + math.cos(math.pi * rest)) / 2
-    return config.lr * (1 - (math.sqrt(rest) if config.tail == "sqrt" else rest))
+    return config.lr * (1 - math.sqrt(rest))
 
 
 def decay_start(config: OptimizerConfig) -> float:

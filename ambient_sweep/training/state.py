@@ -1,4 +1,4 @@
-"""All that resuming needs, and the models that are sampled from."""
+"""The state that resuming needs, and checkpoints of models for sampling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,27 +7,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import Shape, build_model
-from ambient_sweep.training.averages import Averages
-from ambient_sweep.training.compute import fit_out
-from ambient_sweep.training.files import FORMAT, read_tensors, write_tensors
+from ambient_sweep.training.averages import Averages, part
+from ambient_sweep.training.compute import prepare_network
+from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.training.shards import copy_into, gathered, whole
 
-STATE_FORMAT = 2  # 1: a single average, no tracker
-NEEDS = ("images", "rewinds", "losses", "config", "notes_sha256")
-FUSED = ("cpu", "cuda")  # devices whose AdamW is one kernel
+NEEDS = ("images", "rewinds", "config")
 
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class TrainState:
-    """The live weights, their averages, the optimizer, the position in images, and what judges the health of a run.
+    """The live weights, their averages, the optimizer, the position in images, and the sums of the record under way.
 
     There is no generator state: all randomness is a function of the seed and the position. With compute.parallel=fsdp each
     worker holds its shard of the weights, averages and moments (DTensors); files always hold the whole.
@@ -43,7 +41,6 @@ class TrainState:
     images: int = 0
     rewinds: int = 0  # how often training went back after it had diverged
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last record
-    losses: list[float] = field(default_factory=list)  # of the last records
 
     @classmethod
     def create(
@@ -51,15 +48,10 @@ class TrainState:
     ) -> "TrainState":
         """The state before the first step; the same on every worker."""
         denoiser = build_model(config.model, shape, config.seed, classes).to(device)
-        fit_out(denoiser, config.compute, group)
-        o, fused = config.optimizer, torch.device(device).type in FUSED
+        prepare_network(denoiser, config.compute, group)
+        o = config.optimizer
         optimizer = torch.optim.AdamW(
-            denoiser.parameters(),
-            lr=o.lr,
-            betas=(0.9, o.beta2),
-            weight_decay=o.weight_decay,
-            fused=fused,
-            foreach=not fused,
+            denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         averages = Averages.create(config.ema, denoiser)
         state = cls(config, shape, classes, group, denoiser, averages, optimizer)
@@ -102,103 +94,48 @@ class TrainState:
         Raises OSError that names the folder where it cannot be written.
         """
         tensors = self.tensors()
-        meta = {
-            "format": STATE_FORMAT,
-            "images": self.images,
-            "rewinds": self.rewinds,
-            "losses": self.losses,
-            "config": self.config.model_dump(mode="json"),
-        }
+        meta = {"images": self.images, "rewinds": self.rewinds, "config": self.config.model_dump(mode="json")}
         if self.group.rank == 0:
             write_tensors(folder, "state", tensors, meta)
 
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        config: Config,
-        shape: Shape,
-        device: str = "cpu",
-        classes: int = 0,
-        group: Group = SINGLE,
-    ) -> "TrainState":
-        """The state saved in `folder`, by any number of workers. Raises what `read_state` and `restore` raise."""
-        state = cls.create(config, shape, device, classes, group)
-        state.restore(folder, *read_state(folder))
-        return state
-
     @torch.no_grad()
     def restore(self, folder: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
-        """Takes over what `read_state(folder)` gave. Raises UserError where another config saved it."""
+        """Loads what `read_state(folder)` returned. Raises UserError if another config saved it."""
         if trained_config(meta["config"]) != trained_config(self.config.model_dump(mode="json")):
-            raise UserError(f"{folder}: was saved by another config; use that config or another folder")
-        self.averages.load(_part(tensors, "average."))
+            raise UserError(f"{folder}: saved by another config; use that config or another folder")
+        self.averages.load(part(tensors, "average"))
         for name, parameter in self.denoiser.named_parameters():
-            _take_over(parameter, tensors[f"model.{name}"])
+            copy_into(parameter, tensors[f"model.{name}"])
             slots = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                key: value.to(self.device) if key == "step" else _take_over(torch.empty_like(parameter), value)
+                key: value.to(self.device) if key == "step" else copy_into(torch.empty_like(parameter), value)
                 for key, value in slots.items()
                 if value is not None
             }
         self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
-        self.images, self.rewinds, self.losses = meta["images"], meta["rewinds"], list(meta["losses"])
+        self.images, self.rewinds = meta["images"], meta["rewinds"]
 
     def restart(self) -> None:
-        """Back to before the first step; the count of rewinds stays."""
+        """Resets to before the first step; the count of rewinds stays."""
         fresh = build_model(self.config.model, self.shape, self.config.seed, self.classes)
         weights = {name: parameter.detach() for name, parameter in fresh.named_parameters()}
         with torch.no_grad():
             for name, parameter in self.denoiser.named_parameters():
-                _take_over(parameter, weights[name])
+                copy_into(parameter, weights[name])
         self.averages.load({f"{a}.{name}": weight for a in self.averages.models for name, weight in weights.items()})
         self.optimizer.state.clear()
         self.sums.zero_()
-        self.images, self.losses = 0, []
+        self.images = 0
 
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another version's."""
-    return read_tensors(folder, "state", "cpu", needs=NEEDS, expects=STATE_FORMAT)
+    """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another format."""
+    return read_tensors(folder, "state", "cpu", needs=NEEDS)
 
 
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What a config says of what is trained, without how and on what it is computed: a run may go on elsewhere."""
+    """The sections of a config that decide what is trained; how and where it is computed may change within a run."""
     return {section: values for section, values in config.items() if section not in ("compute", "resources")}
-
-
-# -- whole tensors and shards -----------------------------------------------------------------------------------------
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor of which each worker holds a shard; every worker calls it."""
-    full: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full
-
-
-def gathered(tensors: Mapping[str, torch.Tensor], group: Group) -> Tensors:
-    """`tensors` whole and on the CPU on rank 0, one after another; every worker calls it, and the others get nothing."""
-    result = {}
-    for name, tensor in tensors.items():
-        full = whole(tensor)
-        if group.rank == 0:
-            result[name] = full.detach().cpu()
-    return result
-
-
-@torch.no_grad()
-def _take_over(mine: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Copies a whole tensor, or this worker's part of it, into `mine`, whose device and layout stay."""
-    if isinstance(mine, DTensor):
-        part = distribute_tensor(value.to(mine.device), mine.device_mesh, mine.placements, src_data_rank=None)
-        mine.to_local().copy_(part.to_local())
-    else:
-        mine.copy_(value)
-    return mine
-
-
-def _part(tensors: Tensors, prefix: str) -> Tensors:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -207,11 +144,11 @@ def _part(tensors: Tensors, prefix: str) -> Tensors:
 def save_model(
     folder: Path, denoiser: nn.Module, config: Config, images: int, shape: Shape, extra: dict[str, Any]
 ) -> None:
-    """Writes a model to sample from and to evaluate: model.safetensors and checkpoint.json, all or nothing.
+    """Writes a model for sampling and evaluation: model.safetensors and checkpoint.json, all or nothing.
 
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
-    meta = {"format": FORMAT, "images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
+    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
     write_tensors(folder, "model", dict(denoiser.state_dict()), meta, meta_name="checkpoint")
 
 

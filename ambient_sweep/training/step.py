@@ -7,16 +7,15 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ambient_sweep.config import ConsistencyConfig
-from ambient_sweep.diffusion.denoiser import Denoiser, given
-from ambient_sweep.models import build_model
+from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.training import objective
-from ambient_sweep.training.compute import Working, fit_out, is_sharded, try_compiled
+from ambient_sweep.training.compute import WrappedDenoiser, is_sharded, try_compiled
 from ambient_sweep.training.loader import Pieces
-from ambient_sweep.training.objective import ConsistencyDraws, Draws, branch_of, takes_part
+from ambient_sweep.training.objective import ConsistencyDraws, Draws, takes_part
 from ambient_sweep.training.schedules import learning_rate
 from ambient_sweep.training.state import TrainState
 
-REWIND_FACTOR = 0.5  # of the learning rate, each time training went back
+REWIND_FACTOR = 0.5  # of the learning rate, at each rewind
 MAIN, CONSISTENCY, NORM = range(3)  # places in TrainState.sums
 
 Losses = Callable[[], torch.Tensor]
@@ -32,26 +31,23 @@ class Stepper:
         self.state, self.config, self.group = state, config, group
         self.parameters = list(state.denoiser.parameters())
         state.denoiser.train()
-        self.working = Working(state.denoiser, config.compute, group)
+        self.wrapped = WrappedDenoiser(state.denoiser, config.compute, group)
         self.sharded = is_sharded(config.compute, group)
-        self.teacher = _Teacher(state) if config.consistency.target == "ema" else None
         if config.compute.compile:
             size = len(group.share(config.training.batch_size)) // config.compute.accumulate
-            try_compiled(self.working, state.shape, size, state.device, labels)
+            try_compiled(self.wrapped, state.shape, size, state.device, labels)
 
     def step(self, step: int, pieces: Pieces, weight: float) -> float:
-        """Trains step number `step`, from 0, on this worker's `pieces`; gives the learning rate.
+        """Trains step number `step`, from 0, on this worker's `pieces`; returns the learning rate.
 
         Adds the step's mean losses and gradient norm to state.sums (a worker's part of them).
         """
         state, config = self.state, self.config
         batch_size = config.training.batch_size
         state.optimizer.zero_grad()
-        if self.teacher is not None and weight > 0:
-            self.teacher.follow(state)
         tasks = self._tasks(step, pieces, weight)
         for number, (place, losses, count) in enumerate(tasks):
-            with self.working.reducing(last=number == len(tasks) - 1):
+            with self.wrapped.reducing(last=number == len(tasks) - 1):
                 total = losses().sum()
                 share = weight if place == CONSISTENCY else 1.0
                 (total * (share * self.group.size / count)).backward()  # type: ignore[no-untyped-call]
@@ -71,8 +67,8 @@ class Stepper:
     def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[tuple[int, Losses, int]]:
         """The losses of this step, each with its place and the count in the whole batch that its mean is over.
 
-        Each gets its own backward pass: a graph is freed before the next is built. Sharded workers must all do the same,
-        so that one without an image in the consistency loss goes through it with weight 0.
+        Each gets its own backward pass: a graph is freed before the next is built. Sharded workers must make the same
+        passes, so one whose share has no image for the consistency loss computes it with weight 0.
         """
         batch_size, c = self.config.training.batch_size, self.config.consistency
         sharing = max(int(takes_part(step * batch_size, batch_size, c.batch_share).sum()), 1)
@@ -85,41 +81,19 @@ class Stepper:
         return tasks
 
     def _main(self, draws: Draws) -> torch.Tensor:
-        return objective.main_loss(given(self.working.denoiser, draws.labels), draws)
+        return objective.main_loss(given(self.wrapped.denoiser, draws.labels), draws)
 
     def _consistency(self, chains: ConsistencyDraws) -> torch.Tensor:
-        teacher = None if self.teacher is None else given(self.teacher.denoiser, chains.labels)
-        return objective.consistency_term(self.config, given(self.working.denoiser, chains.labels), chains, teacher)
-
-
-class _Teacher:
-    """A denoiser with the averaged weights as they are now, computed as the live one is."""
-
-    def __init__(self, state: TrainState) -> None:
-        own = build_model(state.config.model, state.shape, state.config.seed, state.classes).to(state.device)
-        own.requires_grad_(False).eval()
-        fit_out(own, state.config.compute, state.group)
-        self._weights = dict(own.named_parameters())
-        self.denoiser: Denoiser = Working(own, state.config.compute, state.group).denoiser
-
-    @torch.no_grad()
-    def follow(self, state: TrainState) -> None:
-        """Takes over the averages."""
-        averaged = state.averages.nearest()
-        torch._foreach_copy_(_local(list(self._weights.values())), _local([averaged[name] for name in self._weights]))
-
-
-def _local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        return objective.consistency_term(self.config, given(self.wrapped.denoiser, chains.labels), chains)
 
 
 def _idle(c: ConsistencyConfig, draws: Draws) -> ConsistencyDraws:
-    """Chains of one image that count nothing."""
-    x, steps, branch = draws.y[:1], c.chain_steps, branch_of(c)
+    """Chains of one image with weight 0."""
+    x, steps = draws.y[:1], c.chain_steps
     return ConsistencyDraws(
         x=x,
         levels=torch.linspace(1.0, 0.5, steps + 1, device=x.device)[None],
-        noise=x.new_zeros((1, branch + c.draws * (steps - branch), *x.shape[1:])),
+        noise=x.new_zeros((1, c.draws * steps, *x.shape[1:])),
         weight=x.new_zeros(1),
         labels=None if draws.labels is None else draws.labels[:1],
     )

@@ -25,7 +25,7 @@ class Batch:
 
 
 class Stream:
-    """An epoch is a keyed permutation of the images, a position an image: independent of batches and workers."""
+    """Maps each position to an image by keyed permutations, one per epoch, independent of batches and workers."""
 
     def __init__(self, observed: Observed, seed: int, flip: bool) -> None:
         self.observed, self.seed, self.flip = observed, seed, flip

@@ -13,8 +13,9 @@ from ambient_sweep.data.image_set import to_uint8
 from ambient_sweep.data.images import ImageData
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation import Measure, Reference, evaluate
-from ambient_sweep.training.rebuild import POOR, evaluated
-from ambient_sweep.training.state import TrainState, save_model, whole
+from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
+from ambient_sweep.training.shards import whole
+from ambient_sweep.training.state import TrainState, save_model
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
     EvaluationRecord,
@@ -97,11 +98,11 @@ class Evaluator:
         }
 
     def _averaged(self, state: TrainState) -> Denoiser:
-        """The averaged weights of ema.length, on every worker; rebuilt from the snapshots where it is not tracked."""
-        if not state.averages.needs_rebuild:
+        """The averaged weights of ema.length, on every worker; reconstructed from the snapshots where it is not tracked."""
+        if not state.averages.needs_reconstruction:
             return state.average
         tensors = {name: whole(tensor).cpu() for name, tensor in state.averages.tensors().items()}
-        weights, residual = evaluated(state.config, tensors, self.recorder.folder, state.images)
+        weights, residual = evaluated_average(state.config, tensors, self.recorder.folder, state.images)
         if residual > POOR:
             self.recorder.note(
                 f"ema.length={state.config.ema.length} at {state.images:,} images: poorly represented by the snapshots "

@@ -16,9 +16,10 @@ from ambient_sweep.storage import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import never, train
 from ambient_sweep.training.objective import step_cost
-from ambient_sweep.training.rebuild import SNAPSHOTS, remove_snapshots, save_snapshot
-from ambient_sweep.training.saved import restore_newest, save_newest
-from ambient_sweep.training.state import TrainState, gathered
+from ambient_sweep.training.posthoc_ema import SNAPSHOTS, remove_snapshots, save_snapshot
+from ambient_sweep.training.shards import gathered
+from ambient_sweep.training.state import TrainState
+from ambient_sweep.training.state_files import restore_newest, save_newest
 from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder, ignore, silent

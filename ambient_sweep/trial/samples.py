@@ -13,7 +13,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
-from ambient_sweep.training.compute import Working, is_sharded
+from ambient_sweep.training.compute import WrappedDenoiser, is_sharded
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
@@ -104,7 +104,7 @@ def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable
         return denoiser
     if not isinstance(denoiser, Denoiser):
         raise TypeError("sampling.precision and sampling.compile need a Denoiser")
-    return Working(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
+    return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
 
 
 class Halving:

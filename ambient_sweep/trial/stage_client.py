@@ -18,9 +18,9 @@ from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.stages.stages import NEEDS, STATE, Stages
 from ambient_sweep.stages.store import DamagedPart, Gone
 from ambient_sweep.training.files import read_tensors
-from ambient_sweep.training.rebuild import SNAPSHOT, save_snapshot, snapshot_folder
-from ambient_sweep.training.saved import state_name
+from ambient_sweep.training.posthoc_ema import SNAPSHOT, save_snapshot, snapshot_folder
 from ambient_sweep.training.state import Tensors, TrainState, read_state, save_model
+from ambient_sweep.training.state_files import state_name
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (

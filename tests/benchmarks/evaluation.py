@@ -1,19 +1,15 @@
 """What an evaluation costs, beside clean-fid and torch-fidelity on the same images, written to disk.
 
-    python tests/benchmarks/evaluation.py [--count 5000] [--threads 2] [--parts frechet neighbours whole]
+    python tests/benchmarks/evaluation.py [--count 5000] [--threads 2]
 
-frechet: the distance of 2,048 features, ours against clean-fid's. neighbours: 5,000 images of 16x16x3 against 50,000, ours
-against a loop over images. whole: `count` samples of 32x32, all default measures with the default encoder, and the same with
-Inception; clean-fid's features, FID and KID; torch-fidelity's FID, KID, precision and recall. What depends on real images
-alone is known beforehand to all. Inception is torchvision's with random weights for all: the time is the same.
+`count` samples of 32x32: all default measures with the default encoder, and the same with Inception; clean-fid's features,
+FID and KID; torch-fidelity's FID, KID, precision and recall. What depends on real images alone is computed beforehand for
+all. Inception is torchvision's with random weights for all: the time is the same.
 """
 
 import argparse
 import hashlib
-import resource
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from cleanfid import fid as clean_fid
+from measuring import timed
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -29,53 +26,7 @@ from torch import Tensor, nn
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.image_set import ImageSet
 from ambient_sweep.evaluation.encoders import inception
-from ambient_sweep.evaluation.fidelity import Statistics, frechet
-from ambient_sweep.evaluation.neighbours import nearest
 from ambient_sweep.evaluation.suite import Suite, default_evaluation
-
-
-def timed(name: str, work: Callable[[], Any]) -> tuple[float, Any]:
-    begun = time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - begun
-    print(f"  {name:<58} {seconds:9.2f} s", flush=True)
-    return seconds, result
-
-
-def of_frechet() -> None:
-    print("Frechet distance, 2,048 features, 5,000 samples against known statistics of 5,000 images")
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(2048, 2048, generator=generator) / 45
-    x, y = (torch.randn(5000, 2048, generator=generator) @ mixing + shift for shift in (0.0, 0.1))
-    real = Statistics.of(y)
-    mu, sigma = y.double().mean(0).numpy(), np.cov(y.double().numpy(), rowvar=False)
-    ours, mine = timed("ours", lambda: frechet(x, real, interval=False))
-    whole, _ = timed("ours, with its interval", lambda: frechet(x, real))
-    theirs, value = timed(
-        "clean-fid's frechet_distance",
-        lambda: clean_fid.frechet_distance(
-            x.double().mean(0).numpy(), np.cov(x.double().numpy(), rowvar=False), mu, sigma
-        ),
-    )
-    apart = abs(mine.value - value) / value
-    print(
-        f"  ratio {theirs / ours:.1f}, with the interval {theirs / whole:.1f}; values differ by {apart:.1e} relative\n"
-    )
-
-
-def of_neighbours() -> None:
-    print("Nearest neighbours, 5,000 against 50,000, 768 values")
-    generator = torch.Generator().manual_seed(0)
-    queries, targets = (torch.rand(n, 768, generator=generator) for n in (5000, 50_000))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours, found = timed("ours, exact", lambda: nearest(queries, targets, 2))
-    own = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    some, best = timed(
-        "a loop over images, 50 of them",
-        lambda: [(targets - query).square().sum(1).topk(2, largest=False).indices for query in queries[:50]],
-    )
-    same = torch.equal(torch.stack(best), found[1][:50])
-    print(f"  ratio {100 * some / ours:.0f}; {own:.2f} GiB of own memory; same neighbours: {same}\n")
 
 
 class StandIn(nn.Module):
@@ -106,13 +57,7 @@ def crops(count: int, seed: int) -> NDArray[np.uint8]:
     return np.unique(images, axis=0)
 
 
-def of_whole(count: int) -> None:
-    print(f"The whole evaluation of {count:,} samples of 32x32")
-    with tempfile.TemporaryDirectory() as name:
-        whole(count, Path(name))
-
-
-def whole(count: int, place: Path) -> None:
+def compare(count: int, place: Path, alone: bool) -> None:
     images = crops(3 * count + count // 10, 0)
     np.random.default_rng(1).shuffle(images)
     parts = {role: images[i * count : (i + 1) * count] for i, role in enumerate(("generated", "train", "heldout"))}
@@ -127,17 +72,20 @@ def whole(count: int, place: Path) -> None:
     inception.INCEPTION = replace(inception.INCEPTION, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     sets = {role: ImageSet.of(role, part) for role, part in parts.items()}
     seconds = {}
-    for distance in ("fd_lite0@64", "fid"):
+    for distance in ("fd_lite0@64",) if alone else ("fd_lite0@64", "fid"):
+        weights = str(file) if distance == "fid" else None
         config = default_evaluation(
-            EvaluationConfig(distances=(distance,), fidelity=distance, inception_weights=str(file))
-            if distance == "fid"
-            else EvaluationConfig(distances=(distance,), fidelity=distance)
+            EvaluationConfig(
+                distances=(distance,), fidelity=distance, inception_weights=weights, quantile=max(0.01, 1.5 / count)
+            )
         )
         suite = Suite(sets["train"], sets["heldout"], config)
         suite.measure(ImageSet.of("warm-up", parts["generated"][:200]))  # what depends on real images alone
         suite.measure(ImageSet.of("warm-up", parts["heldout"]))  # and the floor at this number
-        seconds[distance], _ = timed(f"ours, {distance}", lambda suite=suite: suite.measure(sets["generated"]))
-    theirs = sum(of_clean_fid(network, place, parts["heldout"]) + of_torch_fidelity(network, place))
+        _, seconds[distance] = timed(f"ours, {distance}", lambda suite=suite: suite.measure(sets["generated"]))
+    if alone:
+        return
+    theirs = sum(of_clean_fid(network, place, parts["heldout"]) + of_torch_fidelity(network, place, count))
     for distance, own in seconds.items():
         print(f"  ratio, {distance}: {theirs / own:.1f}")
 
@@ -151,15 +99,15 @@ def of_clean_fid(network: Any, place: Path, heldout: NDArray[np.uint8]) -> list[
 
     real = np.random.default_rng(0).standard_normal((len(heldout), 2048))  # known beforehand; algebra takes as long
     mu, sigma = real.mean(0), np.cov(real, rowvar=False)
-    passed, mine = timed("clean-fid, features", lambda: features("generated"))
-    distance, _ = timed(
+    mine, passed = timed("clean-fid, features", lambda: features("generated"))
+    _, distance = timed(
         "clean-fid, FID", lambda: clean_fid.frechet_distance(mine.mean(0), np.cov(mine, rowvar=False), mu, sigma)
     )
-    kernel, _ = timed("clean-fid, KID", lambda: clean_fid.kernel_distance(mine, real))
+    _, kernel = timed("clean-fid, KID", lambda: clean_fid.kernel_distance(mine, real))
     return [passed, distance, kernel]
 
 
-def of_torch_fidelity(network: Any, place: Path) -> list[float]:
+def of_torch_fidelity(network: Any, place: Path, count: int) -> list[float]:
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -187,7 +135,7 @@ def of_torch_fidelity(network: Any, place: Path) -> list[float]:
     torch_fidelity.register_feature_extractor("stand-in", Extractor)
     known = {
         "input2": str(place / "heldout"), "input2_cache_name": "heldout", "cache_root": str(place / "cache"),
-        "cuda": False, "feature_extractor": "stand-in", "verbose": False, "kid_subset_size": 500,
+        "cuda": False, "feature_extractor": "stand-in", "verbose": False, "kid_subset_size": min(500, count),
     }  # fmt: skip
     few = place / "few"
     few.mkdir()
@@ -195,19 +143,23 @@ def of_torch_fidelity(network: Any, place: Path) -> list[float]:
         (few / path.name).symlink_to(path)
     torch_fidelity.calculate_metrics(input1=str(few), fid=True, kid=True, prc=True, **known)  # fills the cache
     run = {"input1": str(place / "generated"), "fid": True, "kid": True, "prc": True, **known}
-    return [timed("torch-fidelity, FID, KID, PRC", lambda: torch_fidelity.calculate_metrics(**run))[0]]
+    return [timed("torch-fidelity, FID, KID, PRC", lambda: torch_fidelity.calculate_metrics(**run))[1]]
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=2)
-    parts: dict[str, Callable[[], None]] = {"frechet": of_frechet, "neighbours": of_neighbours}
-    parser.add_argument("--parts", nargs="+", choices=[*parts, "whole"], default=[*parts, "whole"])
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for part in arguments.parts:
-        parts.get(part, lambda: of_whole(arguments.count))()
+    parser.add_argument("--alone", action="store_true", help="ours with the default encoder only")
+    asked = parser.parse_args(words)
+    torch.set_num_threads(asked.threads)
+    print(f"The whole evaluation of {asked.count:,} samples of 32x32")
+    known = inception.INCEPTION
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            compare(asked.count, Path(name), asked.alone)
+    finally:
+        inception.INCEPTION = known
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """What the measures of fidelity cost beside clean-fid's and torch-fidelity's, as ratios of one run; and that they agree.
 
-    python tests/benchmarks/fidelity.py [N [DIMENSIONS [REPEATS]]]
+    python tests/benchmarks/fidelity.py [--count 5000] [--dimensions 2048] [--repeats 3]
 
-N made-up features on each side, float32, all on one thread (several that wait for each other burn time that says nothing
-of the work). CPU seconds; the least over the repeats is compared, since other work on the machine only adds to it.
+`count` made-up features on each side, float32, all on one thread: threads that wait for each other burn CPU time. CPU
+seconds; the least over the repeats is compared, since other work on the machine only adds to it.
 """
 
+import argparse
 import contextlib
 import io
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from cleanfid.fid import frechet_distance, kernel_distance
+from measuring import timed
 from prdc import compute_prdc
 from threadpoolctl import threadpool_limits
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -46,16 +47,14 @@ def features(n: int, size: int, seed: int, scale: float, shift: float) -> torch.
     )
 
 
-def timed(name: str, call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """The result, and the least CPU seconds."""
-    found, seconds = None, []
-    for _ in range(repeats):
-        begun = time.process_time()
+def cpu_timed(name: str, call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
+    """The result, and the least CPU seconds; what the libraries print is left out."""
+
+    def silent() -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
-            found = call()
-        seconds.append(time.process_time() - begun)
-    print(f"  {name:<58} {min(seconds):8.2f} cpu-s", flush=True)
-    return found, min(seconds)
+            return call()
+
+    return timed(name, silent, repeats, time.process_time)
 
 
 def compare(what: str, ours: tuple[Any, float], theirs: tuple[Any, float], values: tuple[float, float]) -> None:
@@ -63,7 +62,7 @@ def compare(what: str, ours: tuple[Any, float], theirs: tuple[Any, float], value
     print(f"{what}: {theirs[1] / ours[1]:.1f} times cheaper; relative difference {difference:.1e}\n", flush=True)
 
 
-def main(n: int, size: int, repeats: int) -> None:
+def measure(n: int, size: int, repeats: int) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     x, y = features(n, size, 0, 1.1, 0.01), features(n, size, 1, 1.0, 0.0)
     torch.set_num_threads(1)
@@ -71,26 +70,26 @@ def main(n: int, size: int, repeats: int) -> None:
 
     moments = [(part.double().numpy().mean(0), np.cov(part.double().numpy(), rowvar=False)) for part in (x, y)]
     a, b = Statistics.of(x), Statistics.of(y)
-    theirs = timed(
+    theirs = cpu_timed(
         "clean-fid: frechet_distance of statistics", lambda: frechet_distance(*moments[0], *moments[1]), repeats
     )
-    ours = timed("frechet_between of statistics", lambda: frechet_between(a, b), repeats)
+    ours = cpu_timed("frechet_between of statistics", lambda: frechet_between(a, b), repeats)
     compare("Frechet distance of statistics", ours, theirs, (ours[0], float(theirs[0])))
 
     def clean_fid() -> float:
         array = x.double().numpy()
         return float(frechet_distance(array.mean(0), np.cov(array, rowvar=False), *moments[1]))
 
-    theirs = timed("clean-fid: mean, covariance, frechet_distance", clean_fid, repeats)
-    ours = timed("frechet of features, no interval", lambda: frechet(x, b, interval=False), repeats)
+    theirs = cpu_timed("clean-fid: mean, covariance, frechet_distance", clean_fid, repeats)
+    ours = cpu_timed("frechet of features, no interval", lambda: frechet(x, b, interval=False), repeats)
     compare("Frechet distance of features", ours, theirs, (ours[0].value, theirs[0]))
-    ours = timed("frechet of features, with its interval", lambda: frechet(x, b), repeats)
+    ours = cpu_timed("frechet of features, with its interval", lambda: frechet(x, b), repeats)
     compare("Frechet distance and its interval", ours, theirs, (ours[0].value, theirs[0]))
     few = x[: size // 4]
-    timed(f"frechet of {len(few)} features, with its interval", lambda: frechet(few, b), repeats)
-    timed("frechet_infinity, at_n known", lambda: frechet_infinity(x, b, at_n=ours[0]), 1)
-    timed("Statistics.of", lambda: Statistics.of(y), repeats)
-    timed("Moments.of, to_statistics", lambda: Moments.of(y).to_statistics(), repeats)
+    cpu_timed(f"frechet of {len(few)} features, with its interval", lambda: frechet(few, b), repeats)
+    cpu_timed("frechet_infinity, at_n known", lambda: frechet_infinity(x, b, at_n=ours[0]), 1)
+    cpu_timed("Statistics.of", lambda: Statistics.of(y), repeats)
+    cpu_timed("Moments.of, to_statistics", lambda: Moments.of(y).to_statistics(), repeats)
     print()
 
     def torch_fidelity_kid(subsets: int, subset: int) -> float:
@@ -100,33 +99,42 @@ def main(n: int, size: int, repeats: int) -> None:
         return float(found["kernel_inception_distance_mean"])
 
     x64, y64 = x.double().numpy(), y.double().numpy()
-    clean = timed("clean-fid: kernel_distance, all pairs", lambda: kernel_distance(x64, y64, 1, n), repeats)
-    theirs = timed("torch-fidelity: kid, all pairs", lambda: torch_fidelity_kid(1, n), repeats)
-    ours = timed("kid, all pairs, with its interval", lambda: kid(x, y), repeats)
+    clean = cpu_timed("clean-fid: kernel_distance, all pairs", lambda: kernel_distance(x64, y64, 1, n), repeats)
+    theirs = cpu_timed("torch-fidelity: kid, all pairs", lambda: torch_fidelity_kid(1, n), repeats)
+    ours = cpu_timed("kid, all pairs, with its interval", lambda: kid(x, y), repeats)
     compare("KID, to clean-fid's", ours, clean, (ours[0].value, clean[0]))
     compare("KID, to torch-fidelity's", ours, theirs, (ours[0].value, theirs[0]))
-    theirs = timed("torch-fidelity: kid, 100 subsets of 1000", lambda: torch_fidelity_kid(100, min(n, 1000)), 1)
-    ours = timed("kid_subsets, 100 of 1000", lambda: kid_subsets(x, y, size=min(n, 1000)), 1)
+    theirs = cpu_timed("torch-fidelity: kid, 100 subsets of 1000", lambda: torch_fidelity_kid(100, min(n, 1000)), 1)
+    ours = cpu_timed("kid_subsets, 100 of 1000", lambda: kid_subsets(x, y, size=min(n, 1000)), 1)
     compare("KID of subsets (other subsets)", ours, theirs, (ours[0].value, theirs[0]))
 
-    theirs = timed(
+    theirs = cpu_timed(
         "torch-fidelity: precision and recall, float32",
         lambda: prc_features_to_metric(
             x, y, prc_neighborhood=3, prc_batch_size=10000, save_cpu_ram=False, verbose=False
         ),
         repeats,
     )
-    ours = timed("precision_recall, exact in float64", lambda: precision_recall(x, y), repeats)
+    ours = cpu_timed("precision_recall, exact in float64", lambda: precision_recall(x, y), repeats)
     compare("Precision", ours, theirs, (ours[0][0].value, theirs[0]["precision"]))
     compare("Recall", ours, theirs, (ours[0][1].value, theirs[0]["recall"]))
-    theirs = timed("prdc: k = 5", lambda: compute_prdc(y64, x64, nearest_k=5), repeats)
-    apart = timed("density_coverage", lambda: density_coverage(x, y), repeats)
-    ours = timed("manifold_measures: precision, recall, density, coverage", lambda: manifold_measures(x, y), repeats)
+    theirs = cpu_timed("prdc: k = 5", lambda: compute_prdc(y64, x64, nearest_k=5), repeats)
+    apart = cpu_timed("density_coverage", lambda: density_coverage(x, y), repeats)
+    ours = cpu_timed(
+        "manifold_measures: precision, recall, density, coverage", lambda: manifold_measures(x, y), repeats
+    )
     compare("Density, and the other three, to prdc's", ours, theirs, (ours[0]["density"].value, theirs[0]["density"]))
     compare("Coverage alone with density, to prdc's", apart, theirs, (apart[0][1].value, theirs[0]["coverage"]))
 
 
-if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:]]
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("count", 5000), ("dimensions", 2048), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args(words)
     with threadpool_limits(1):  # numpy's and scipy's
-        main(*given, *(5000, 2048, 3)[len(given) :])
+        measure(asked.count, asked.dimensions, asked.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,46 +8,14 @@ highest seen while the search runs, less that of the process with its data. Iden
 """
 
 import argparse
-import os
-import statistics
-import threading
-import time
-from collections.abc import Callable
 
 import torch
+from measuring import PeakMemory, in_turn, medians, timed
 from torch import Tensor
 
 from ambient_sweep.evaluation.neighbours import ApproximateIndex, nearest, nearest_with_flips
 
 LOOPED = 100
-
-
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def memory() -> float:
-    """Of this process, MB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def grown(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and MB that the process grew by meanwhile."""
-    before, ended, highest = memory(), threading.Event(), [0.0]
-
-    def watch() -> None:
-        while not ended.wait(0.005):
-            highest[0] = max(highest[0], memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    took = seconds(work)
-    ended.set()
-    watcher.join()
-    return took, highest[0] - before
 
 
 def rows(n: int, size: int, seed: int) -> Tensor:
@@ -61,43 +29,39 @@ def loop(queries: Tensor, targets: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.stack([each.values for each in found]).sqrt(), torch.stack([each.indices for each in found])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("queries", 5000), ("targets", 50_000), ("size", 768), ("threads", 2), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     torch.set_num_threads(asked.threads)
     queries, targets = rows(asked.queries, asked.size, 1), rows(asked.targets, asked.size, 2)
     print(f"{len(queries)} x {len(targets)} x {asked.size}, {asked.threads} threads, torch {torch.__version__}")
-    nearest(queries[:64], targets[:1024], 2)  # libraries load
-    print(f"the process with its data: {memory():.0f} MB", end="")
-    first, more = grown(lambda: nearest(queries, targets, 2))
-    print(f"; the search, k = 2: {more:.0f} MB more")
-    searched, few = [first], queries[:LOOPED]
-    looped = []
-    for _ in range(asked.repeats):
-        looped.append(seconds(lambda: loop(few, targets, 2)) * len(queries) / len(few))
-        searched.append(seconds(lambda: nearest(queries, targets, 2)))
-    ours, theirs = statistics.median(searched), statistics.median(looped)
-    print(f"nearest, k = 2: {ours:.1f} s; loop {theirs:.0f} s (of {len(few)} queries); ratio {theirs / ours:.1f}")
+    few = queries[:LOOPED]
+    median = medians(
+        in_turn({"loop": lambda: loop(few, targets, 2), "ours": lambda: nearest(queries, targets, 2)}, asked.repeats)
+    )
+    theirs = median["loop"] * len(queries) / len(few)
+    print(f"nearest, k = 2: {median['ours']:.1f} s; loop {theirs:.0f} s (of {len(few)} queries)")
+    print(f"ratio {theirs / median['ours']:.1f}")
     agree = (loop(few, targets, 2)[1] == nearest(few, targets, 2)[1]).double().mean()
     print(f"indices of the float32 loop that are right: {agree:.2%}")
-    print(f"nearest, k = 50: {seconds(lambda: nearest(queries, targets, 50)):.1f} s")
+    timed("nearest, k = 50", lambda: nearest(queries, targets, 50))
     if asked.size == 768:
         images = queries.view(-1, 3, 16, 16), targets.view(-1, 3, 16, 16)
-        print(f"nearest with flips, k = 2: {seconds(lambda: nearest_with_flips(*images, 2)):.1f} s")
+        timed("nearest with flips, k = 2", lambda: nearest_with_flips(*images, 2))
     same = targets[:1].expand(len(targets), -1)
-    took, more = grown(lambda: nearest(queries, same, 2))
-    print(f"identical targets: {took:.1f} s, {more:.0f} MB more")
-    begun = time.perf_counter()
-    index = ApproximateIndex(targets)
-    print(f"approximate: {index.lists} lists, built in {time.perf_counter() - begun:.1f} s")
+    for name, those in (("k = 2", targets), ("identical targets", same)):
+        with PeakMemory() as peak:
+            timed(name, lambda those=those: nearest(queries, those, 2))
+        print(f"  {name}: {peak.grown:.0f} MiB more than the process with its data")
+    index, _ = timed("approximate index, built", lambda: ApproximateIndex(targets))
     copies = targets[:LOOPED] + 0.02 * torch.randn(LOOPED, asked.size, generator=torch.Generator().manual_seed(3))
     for probes in (index.lists // 32, index.lists // 8, index.lists // 2):
-        index.probes = probes
-        took = seconds(lambda: index.nearest(queries, 2))
+        index.probes = max(1, probes)
+        timed(f"{index.probes} of {index.lists} lists", lambda: index.nearest(queries, 2))
         found, near = index.recall(queries, 1), index.recall(copies, 1)
-        print(f"  {probes} probes: {took:.1f} s, nearest found {found.value:.3f}, of noisy copies {near.value:.3f}")
+        print(f"  nearest found {found.value:.3f}, of noisy copies {near.value:.3f}")
 
 
 if __name__ == "__main__":

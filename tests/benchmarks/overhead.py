@@ -84,10 +84,10 @@ def measured(trials: int, alone: bool) -> tuple[float, float]:
         return cpu_seconds(command, folder)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     few, many = max(1, arguments.trials // 5), arguments.trials
     print(f"{'':24}{'CPU s':>10}{'wall s':>10}")
     slopes = {}

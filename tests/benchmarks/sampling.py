@@ -8,10 +8,11 @@ thread, and its own seconds, which others on the machine disturb least; on a GPU
 """
 
 import argparse
-import statistics
 import time
+from collections.abc import Callable
 
 import torch
+from measuring import in_turn, medians
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.models import Shape, build_model, describe
@@ -30,54 +31,44 @@ WAYS: dict[str, dict[str, object]] = {
     "fast": FAST,
     "fast, bf16": FAST | {"sampling.precision": "bf16"},
 }
-COMPILED = {"fast, compile": FAST | {"sampling.compile": True}}
-BOTH = {"fast, bf16, compile": FAST | {"sampling.precision": "bf16", "sampling.compile": True}}
+COMPILED = {
+    "fast, compile": FAST | {"sampling.compile": True},
+    "fast, bf16, compile": FAST | {"sampling.precision": "bf16", "sampling.compile": True},
+}
 
 
-def seconds(config: Config, shape: Shape, count: int, device: str) -> float:
-    """What `count` images take, on the device."""
+def sampler(config: Config, shape: Shape, count: int, device: str) -> Callable[[], object]:
+    """Draws `count` images on the device; ends with a copy to the CPU."""
     denoiser = build_model(config.model, shape, 0).requires_grad_(False).to(device)
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    begun = clock()
-    generate(config, denoiser, shape, count, 0, device=device)  # ends with a copy to the CPU
-    return clock() - begun
+    return lambda: generate(config, denoiser, shape, count, 0, device=device)
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("images", 500), ("steps", 2), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes on a CPU")
+    asked = parser.parse_args(words)
     torch.set_num_threads(1)
-    ways = WAYS | (COMPILED | BOTH if arguments.compile else {})
-    print(f"{arguments.images} images, torch {torch.__version__}, {arguments.device}")
+    ways = WAYS | (COMPILED if asked.compile else {})
+    clock = time.process_time if asked.device == "cpu" else time.perf_counter
+    print(f"{asked.images} images, torch {torch.__version__}, {asked.device}")
     print(f"exact: {sampling.CHUNK} at once; fast: {sampling.FAST_BATCH}")
     for name, (shape, model) in SETS.items():
-        base = {
-            "data.train_size": 150,
-            "objective.kind": "denoising",
-            "observed.sigma": 0.0,
-            "sampling.steps": arguments.steps,
-        }
-        configs = {way: build_config(base, {"model": model}, changes) for way, changes in ways.items()}
-        print(f"\n{name}: {describe(configs['exact'].model, shape)}, {2 * arguments.steps - 1} evaluations an image")
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for repeat in range(arguments.repeats + 1):
-            for way, config in configs.items():
-                # the first warms up: kernels are chosen and compiled for the batches that follow
-                taken = seconds(config, shape, arguments.images, arguments.device)
-                if repeat > 0:
-                    times[way].append(taken)
-        median = {way: statistics.median(values) for way, values in times.items()}
+        base = {"objective.kind": "denoising", "observed.sigma": 0.0, "sampling.steps": asked.steps, "model": model}
+        configs = {way: build_config(base, changes) for way, changes in ways.items()}
+        print(f"\n{name}: {describe(configs['exact'].model, shape)}, {2 * asked.steps - 1} evaluations an image")
+        samplers = {way: sampler(config, shape, asked.images, asked.device) for way, config in configs.items()}
+        times = in_turn(samplers, asked.repeats, clock)
+        median = medians(times)
         for way, values in times.items():
-            low, high = (arguments.images / edge for edge in (max(values), min(values)))
+            low, high = (asked.images / edge for edge in (max(values), min(values)))
             print(
-                f"{way:<22} {arguments.images / median[way]:9.1f} images/s  ({low:.1f} to {high:.1f}), "
+                f"{way:<22} {asked.images / median[way]:9.1f} images/s  ({low:.1f} to {high:.1f}), "
                 f"exact takes {median['exact'] / median[way]:.2f} times as long"
             )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes on a CPU")
-    main(parser.parse_args())
+    main()

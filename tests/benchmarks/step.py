@@ -1,19 +1,17 @@
 """What a training step costs beside the network's bare passes, and what consistency costs, as ratios of one run.
 
-    python tests/benchmarks/step.py [REPEATS]
+    python tests/benchmarks/step.py [--repeats 8]
 
 A U-Net at 32x32x3 in float32 on one thread, images decoded in memory as 8-bit, noise made as they are read. Every repeat
 times the same number of steps of each kind, one kind after another; the medians over the repeats are compared.
 """
 
-import itertools
-import statistics
-import sys
-import time
+import argparse
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from measuring import in_turn, medians
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.observed import LazyObservations
@@ -31,7 +29,6 @@ CONFIG = {
     "observed.sigma": 0.3,
 }
 PLAIN = {"objective.kind": "ambient"}
-CONSISTENCY = {"consistency.start": 0.0}
 
 
 def observations(count: int = 4096) -> LazyObservations:
@@ -76,34 +73,32 @@ def loop(config: Config) -> Callable[[], None]:
     return steps
 
 
-def main(repeats: int) -> None:
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=8)
+    repeats = parser.parse_args(words).repeats
     torch.set_num_threads(1)
     plain = build_config(CONFIG, PLAIN)
-    kinds = {
-        "bare": bare(plain),
-        "loop": loop(plain),
-        "loop, prefetch 0": loop(build_config(CONFIG, PLAIN, {"compute.prefetch": 0})),
-        "consistency": loop(build_config(CONFIG, CONSISTENCY)),
-    }
-    for preset in ("tweedie-2404.10177", "noisy-worth-2411.02780"):
-        kinds[preset] = loop(build_config(CONFIG, CONSISTENCY, {"consistency.preset": preset}))
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for repeat, (kind, steps) in itertools.product(range(repeats + 1), kinds.items()):
-        begun = time.perf_counter()
-        steps()
-        if repeat > 0:  # the first warms up
-            times[kind].append((time.perf_counter() - begun) / STEPS)
-    median = {kind: statistics.median(values) for kind, values in times.items()}
+    times = in_turn(
+        {
+            "bare": bare(plain),
+            "loop": loop(plain),
+            "loop, prefetch 0": loop(build_config(CONFIG, PLAIN, {"compute.prefetch": 0})),
+            "consistency": loop(build_config(CONFIG, {"consistency.start": 0.0})),
+        },
+        repeats,
+    )
+    median = medians(times)
     print(
         describe(plain.model, SHAPE) + f"; batch {BATCH}, {repeats} repeats of {STEPS} steps, torch {torch.__version__}"
     )
-    for kind, values in times.items():
-        print(f"{kind:<24} {median[kind] * 1e3:8.1f} ms  ({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f})")
+    for kind, seconds in times.items():
+        one, low, high = (1e3 * value / STEPS for value in (median[kind], min(seconds), max(seconds)))
+        print(f"{kind:<24} {one:8.1f} ms a step  ({low:.1f} to {high:.1f})")
     for kind in ("loop", "loop, prefetch 0"):
         print(f"{kind} / bare: {median[kind] / median['bare']:.3f}")
-    for kind in list(kinds)[3:]:
-        print(f"{kind} step / plain step: {median[kind] / median['loop']:.2f}")
+    print(f"step with consistency / plain step: {median['consistency'] / median['loop']:.2f}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+    main()

@@ -59,13 +59,13 @@ def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
     return f"| {preset} ({parameters:.1f} M) | {batch} | {mode} | {speed:,.0f} | {memory} | {share} |"
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["unet-32", "unet-64"])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled runs")
-    words = parser.parse_args()
+    words = parser.parse_args(given)
     name = torch.cuda.get_device_name() if words.device == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, bf16\n")
     print(

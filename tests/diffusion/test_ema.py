@@ -29,11 +29,3 @@ def test_the_update_is_in_place_and_as_the_equation_says(generator):
     assert [a.data_ptr() for a in average] == places
     ema_update(average, weights, 0.0)
     assert all(torch.equal(a, w) for a, w in zip(average, weights, strict=True))
-
-
-def test_parameters_that_require_gradients_are_taken_as_numbers():
-    weight = torch.nn.Parameter(torch.ones(2))
-    average = [torch.zeros(2)]
-    ema_update(average, [weight], 0.5)
-    assert torch.equal(average[0], torch.full((2,), 0.5))
-    assert not average[0].requires_grad

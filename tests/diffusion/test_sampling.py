@@ -30,15 +30,6 @@ def test_heun_is_of_second_order(generator):
     assert errors[1] / errors[2] > 3.3
 
 
-def test_samples_of_a_mixture_have_its_moments(generator):
-    mixture = two_modes()
-    noise = torch.randn(50_000, 1, 1, 2, generator=generator, dtype=torch.float64)
-    zero, _ = sample(mixture.posterior_mean, noise, levels(32), 0.0)
-    real = mixture.draw(50_000, generator)
-    torch.testing.assert_close(zero.flatten(1).mean(0), real.flatten(1).mean(0), atol=0.02, rtol=0)
-    torch.testing.assert_close(zero.flatten(1).T.cov(), real.flatten(1).T.cov(), atol=0.02, rtol=0)
-
-
 def test_stopped_samples_are_the_posterior_mean_of_the_same_trajectory(generator):
     mixture, stop = two_modes(), 0.3
     noise = torch.randn(20, 1, 1, 2, generator=generator, dtype=torch.float64)

@@ -41,20 +41,6 @@ def test_gradients_are_the_same_to_the_bit_and_fewer_tensors_are_held(kind, bf16
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_each_repeated_block_runs_twice_and_not_more(kind):
-    network = build_model(SMALL[kind], SHAPE, 0).network
-    blocks = network.blocks_to_wrap()
-    runs = []
-    for block in blocks:
-        block.modulation.register_forward_hook(lambda module, _i, _o: runs.append(module))
-    checkpoint_activations(network)
-    checkpoint_activations(network)  # twice is as once
-    network(normal(2, *SHAPE), torch.zeros(2)).sum().backward()
-    order = [block.modulation for block in blocks]
-    assert runs == order + order[::-1]
-
-
-@pytest.mark.parametrize("kind", SMALL)
 def test_blocks_to_wrap_hold_most_weights_each_once(kind):
     network = build_model(SMALL[kind].model_copy(update={"width": 64}), SHAPE, 0).network
     inside = [p for block in network.blocks_to_wrap() for p in block.parameters()]
@@ -62,28 +48,8 @@ def test_blocks_to_wrap_hold_most_weights_each_once(kind):
     assert sum(p.numel() for p in inside) > 0.75 * sum(p.numel() for p in network.parameters())
 
 
-def test_a_copy_of_a_checkpointed_network_uses_its_own_weights():
-    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
-    checkpoint_activations(network)
-    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
-    before = network(x, c_noise)
-    assert not torch.equal(awake(copy.deepcopy(network))(x, c_noise), before)
-    assert torch.equal(network(x, c_noise), before)
-
-
-def test_checkpointed_networks_compile_without_a_graph_break():
-    network = awake(build_model(SMALL["mlp"], SHAPE, 0).network)
-    x, c_noise = normal(2, *SHAPE), torch.zeros(2)
-    want = network(x, c_noise)
-    checkpoint_activations(network)
-    torch.compiler.reset()
-    got = torch.compile(network, fullgraph=True, backend="aot_eager")(x, c_noise)
-    torch.testing.assert_close(got, want)
-    got.sum().backward()
-
-
 def test_other_modules_are_refused():
-    with pytest.raises(TypeError, match="Linear is no Network"):
+    with pytest.raises(TypeError, match="Linear is not a Network"):
         checkpoint_activations(nn.Linear(2, 2))
     compiled = torch.compile(build_model(SMALL["mlp"], SHAPE, 0).network, backend="eager")
     with pytest.raises(TypeError, match="before the network is compiled"):

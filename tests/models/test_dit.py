@@ -75,8 +75,3 @@ def test_positions_alone_tell_the_patches_apart():
     assert not torch.allclose(dit(shuffled(x), c_noise), shuffled(y), rtol=1e-2, atol=1e-2)
     dit.positions.zero_()
     torch.testing.assert_close(dit(shuffled(x), c_noise), shuffled(dit(x, c_noise)), rtol=1e-4, atol=1e-5)
-
-
-def test_images_need_not_be_square():
-    dit = awake(DiT((3, 4, 12), 32, 1, 4, 32))
-    assert dit(normal(2, 3, 4, 12), torch.zeros(2)).shape == (2, 3, 4, 12)

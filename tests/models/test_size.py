@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from networks import CLASSES, CONDITIONAL, SHAPE, SMALL
 
 from ambient_sweep.config import ModelConfig, build_config
 from ambient_sweep.config.presets import MODEL
@@ -22,18 +20,6 @@ def embedding_flops(width):
 
 def embedding_weights(width, classes=0):
     return 2 * FREQUENCIES * width + width + width**2 + width + ((classes + 1) * width if classes else 0)
-
-
-def test_mlp_by_hand():
-    config = ModelConfig(kind="mlp", width=16, blocks=3)
-    size, w = 2 * 4 * 4, 16
-    per_block = w * 2 * w + w * 2 * w + 2 * w * w  # modulation, up, down
-    assert count_flops(config, (2, 4, 4)) == embedding_flops(w) + 2 * (size * w + 3 * per_block + w * size)
-    biases = w + 3 * (2 * w + 2 * w + w) + size
-    weights = embedding_weights(w) + size * w + 3 * per_block + w * size + biases
-    assert count_parameters(build_model(config, (2, 4, 4), 0)) == weights
-    labelled = build_model(config.model_copy(update={"conditional": True}), (2, 4, 4), 0, 10)
-    assert count_parameters(labelled) == weights + 11 * w
 
 
 def test_unet_of_one_level_by_hand():
@@ -64,35 +50,11 @@ def test_dit_by_closed_form(width, blocks, patch, heads):
     assert count_parameters(build_model(config, (3, 16, 16), 0)) == weights
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_operations_scale_with_blocks_and_ignore_labels_and_heads(kind):
-    config = SMALL[kind]
-    flops = count_flops(config, SHAPE)
-    assert count_flops(CONDITIONAL[kind], SHAPE, CLASSES) == flops
-    assert count_flops(config.model_copy(update={"head_width": 32}), SHAPE) == flops
-    more = [count_flops(config.model_copy(update={"blocks": n}), SHAPE) for n in (4, 5, 6)]
-    assert more[2] - more[1] == more[1] - more[0] > 0
-
-
-def test_counting_takes_no_weights_and_no_random_numbers():
-    before = torch.get_rng_state()
-    huge = ModelConfig(kind="dit", width=4096, blocks=64, patch=2)  # 80 GB of weights
-    assert count_flops(huge, (3, 32, 32)) > 64 * 24 * 256 * 4096**2
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_description():
-    config = ModelConfig(kind="mlp", width=256, blocks=2, conditional=True)
-    parameters, flops = count_parameters(build_model(config, (1, 8, 8), 0, 10)), count_flops(config, (1, 8, 8), 10)
-    assert (parameters, flops) == (899_136, 1_785_856)
-    assert describe(config, (1, 8, 8), 10) == "mlp 899 k parameters, 1.79 MFLOPs per image forward"
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (99_960, "100 k"),
-        (999_400, "999 k"), (999_600, "1.00 M"), (55_733_891, "55.7 M"), (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
+        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (999_600, "1.00 M"),
+        (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
     ],
 )  # fmt: skip
 def test_three_digits_and_a_unit(count, text):
@@ -127,10 +89,3 @@ def test_the_table_in_the_docs_holds_what_is_counted(preset):
     line = describe(ModelConfig(**MODEL[preset]), shape_of(preset))
     parameters, flops = re.search(r"\w+ (.*) parameters, (.*)FLOPs", line).groups()
     assert cells[-3:-1] == [parameters, flops]
-
-
-@pytest.mark.parametrize(("preset", "anchor"), [("unet-32", 55.7e6), ("unet-64", 61.8e6), ("dit-32", 33e6)])
-def test_presets_are_as_large_as_the_networks_they_follow(preset, anchor):
-    with torch.device("meta"):
-        model = build_model(ModelConfig(**MODEL[preset]), shape_of(preset), 0)
-    assert count_parameters(model) == pytest.approx(anchor, rel=0.02)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -11,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.power_ema import gamma_from_length
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.averages import Averages, average_names, part
+from ambient_sweep.training.averages import Averages
 
 POWER = EmaConfig(kind="power", tracked=(0.05, 0.1), length=0.1)
 
@@ -50,68 +49,19 @@ def test_power_averages_are_the_weighted_sum_of_all_past_weights(generator):
 
 
 @pytest.mark.parametrize("config", [EmaConfig(), EmaConfig(halflife=500, rampup=1.0), EmaConfig(halflife=0)])
-def test_the_half_life_average_is_what_it_was(generator, config):
+def test_the_half_life_average_follows_its_recursion_in_place(generator, config):
     model = network()
     averages = Averages.create(config, model)
+    places = {key: tensor.data_ptr() for key, tensor in averages.tensors().items()}
     mine = [p.detach().clone() for p in model.parameters()]
     for step, weights in enumerate(walk(model, 50, generator), 1):
         averages.update(list(model.parameters()), 64 * (step - 1), 64 * step)
         length = min(float(config.halflife), 64 * step * config.rampup)
-        decay = 0.5 ** (64 / length) if length > 0 else 0.0
-        mine = [a.lerp(w, 1 - decay) for a, w in zip(mine, weights, strict=True)]
-    assert list(averages.models) == ["halflife"]
-    assert all(torch.equal(a, b) for a, b in zip(averages.models["halflife"], mine, strict=True))
+        mine = [
+            a.lerp(w, 1 - (0.5 ** (64 / length) if length > 0 else 0.0)) for a, w in zip(mine, weights, strict=True)
+        ]
     assert all(torch.equal(a, b) for a, b in zip(averages.main().values(), mine, strict=True))
-
-
-@pytest.mark.parametrize("config", [POWER, EmaConfig(halflife=1000)])
-def test_constant_weights_stay_constant_to_the_bit(config):
-    model = network()
-    averages = Averages.create(config, model)
-    for step in range(1, 200):
-        averages.update(list(model.parameters()), 37 * (step - 1), 37 * step)
-    for stored in averages.models.values():
-        assert all(torch.equal(a, p) for a, p in zip(stored, model.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("config", [POWER, EmaConfig(halflife=1000)])
-def test_saved_and_loaded_they_go_on_with_the_same_bits(tmp_path, config):
-    def run(averages, generator, first, last):
-        model = network(1)
-        for step, _ in enumerate(walk(model, last, generator), 1):
-            if step > first:
-                averages.update(list(model.parameters()), 64 * (step - 1), 64 * step)
-        return averages
-
-    generator = torch.Generator()
-    whole = run(Averages.create(config, network()), generator.manual_seed(3), 0, 40)
-    half = run(Averages.create(config, network()), generator.manual_seed(3), 0, 17)
-    save_file(half.tensors(), tmp_path / "state.safetensors")
-    again = Averages.create(config, network(5))
-    again.load(load_file(tmp_path / "state.safetensors"))
-    run(again, generator.manual_seed(3), 17, 40)
-    assert list(whole.tensors()) == list(again.tensors())
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
-
-
-def test_updates_and_loads_keep_the_tensors_in_place():
-    model = network()
-    averages = Averages.create(POWER, model)
-    places = {key: tensor.data_ptr() for key, tensor in averages.tensors().items()}
-    assert len(set(places.values())) == len(places)
-    assert not {p.data_ptr() for p in model.parameters()} & set(places.values())
-    averages.update(list(model.parameters()), 0, 64)
-    averages.load({key: torch.zeros_like(tensor) for key, tensor in averages.tensors().items()})
     assert {key: tensor.data_ptr() for key, tensor in averages.tensors().items()} == places
-    assert all(not t.any() and not t.requires_grad and t.dtype == torch.float32 for t in averages.tensors().values())
-
-
-def test_names_in_a_file_are_the_average_and_the_parameter():
-    averages = Averages.create(POWER, network())
-    assert average_names(POWER) == ("0.05", "0.1")
-    assert list(averages.tensors())[:2] == ["0.05.0.weight", "0.05.0.bias"]
-    assert list(part(averages.tensors(), "0.1")) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert average_names(EmaConfig()) == ("halflife",)
 
 
 def test_tensors_of_another_config_are_refused():
@@ -123,36 +73,12 @@ def test_tensors_of_another_config_are_refused():
         averages.load({**tensors, "0.1.2.bias": torch.zeros(4)})
 
 
-def test_which_average_is_evaluated():
-    model = network()
-
-    def made(length):
-        averages = Averages.create(EmaConfig(kind="power", tracked=(0.05, 0.1), length=length), model)
-        for tensor in averages.models["0.1"]:
-            tensor.zero_()
-        return averages
-
-    assert not any(t.any() for t in made(0.1).main().values())
-    assert all(torch.equal(t, p) for t, p in zip(made(0.05).main().values(), model.parameters(), strict=True))
-    assert not made(0.1).needs_rebuild
-    between = made(0.09)
-    assert between.needs_rebuild
-    assert not any(t.any() for t in between.nearest().values())
-    assert all(torch.equal(t, p) for t, p in zip(made(0.02).nearest().values(), model.parameters(), strict=True))
+def test_an_average_that_is_not_tracked_is_refused():
+    averages = Averages.create(EmaConfig(kind="power", tracked=(0.05, 0.1), length=0.09), network())
+    assert averages.needs_reconstruction
     with pytest.raises(UserError, match=r"ema\.length: 0\.09 is not among ema\.tracked"):
-        between.main()
-
-
-def test_a_shard_of_the_weights_is_averaged_as_the_whole_is(generator):
-    model = network()
-    whole = Averages.create(POWER, model)
-    shards = Averages(POWER, whole.names, {k: [t[:2].clone() for t in v] for k, v in whole.models.items()})
-    for step, weights in enumerate(walk(model, 30, generator), 1):
-        whole.update(weights, 64 * (step - 1), 64 * step)
-        shards.update([w[:2] for w in weights], 64 * (step - 1), 64 * step)
-    for name, tensors in whole.models.items():
-        for a, b in zip(tensors, shards.models[name], strict=True):
-            torch.testing.assert_close(a[:2], b, rtol=1e-6, atol=0)
+        averages.main()
+    assert not Averages.create(POWER, network()).needs_reconstruction
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import dataclasses
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from small_runs import BASE, CONDITIONAL, observations, pictures
 
 from ambient_sweep.config import build_config
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.loader import THREAD, _mapped, ahead, batches, started_ahead, weight_at
+from ambient_sweep.training.loader import THREAD, ahead, batches, weight_at
 
 CPU = torch.device("cpu")
 
@@ -99,67 +98,21 @@ def test_closing_early_ends_the_thread():
     assert not loader_threads()
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_is_raised_where_its_batch_is_asked_for(prefetch):
-    class Broken:
-        def __init__(self):
-            self.observed, self.classes, self.reads = observations(), 0, 0
-
-        def __len__(self):
-            return len(self.observed)
-
-        def read(self, rows):
-            self.reads += 1
-            if self.reads == 4:
-                raise OSError(5, "Input/output error", "shard-3")
-            return self.observed.read(np.asarray(rows))
-
-    config = build_config(BASE, {"compute.prefetch": prefetch})
-    items = batches(config, Broken(), range(40), SINGLE, CPU)
-    for _ in range(3):
-        next(items)
-    with pytest.raises(OSError, match="shard-3"):
-        next(items)
-    assert not loader_threads()
-
-
-def test_copies_to_a_gpu_are_started_one_ahead():
-    log = []
-
-    def items():
-        try:
-            yield from range(4)
-        finally:
-            log.append("closed")
-
-    def start(item):
-        log.append(f"start {item}")
-        return item
-
-    def finish(item):
-        log.append(f"finish {item}")
-        return item * 10
-
-    assert list(started_ahead(items(), start, finish)) == [0, 10, 20, 30]
-    assert log[:4] == ["start 0", "start 1", "finish 0", "start 2"]
-    assert log[-2:] == ["closed", "finish 3"]
-    early = started_ahead(items(), start, finish)
-    next(early)
-    early.close()
-    assert log[-1] == "closed"
-    assert list(started_ahead((x for x in ()), start, finish)) == []
-
-
 def test_the_weight_of_a_step_says_whether_chains_are_drawn():
     config = build_config(BASE)
     assert [weight_at(config, step) for step in (0, 19, 20, 39)] == [0, 0, 1, 1]
     assert weight_at(build_config(BASE, {"objective.kind": "ambient"}), 39) == 0
 
 
-def test_every_tensor_is_reached_on_its_way_to_a_gpu():
-    config = build_config(BASE, CONDITIONAL, {"consistency.start": 0.0})
-    (draws,) = next(batches(config, pictures(), range(1), SINGLE, CPU))
-    seen = []
-    again = _mapped(draws, lambda tensor: seen.append(tensor) or tensor + 0)
-    assert len(seen) == 11
-    assert all(torch.equal(a, b) and a is not b for a, b in zip(flat(draws), flat(again), strict=True))
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_error_is_raised_where_its_item_is_asked_for(count):
+    def make(step):
+        if step == 3:
+            raise OSError(5, "Input/output error", "shard-3")
+        return step
+
+    items = ahead(make, range(40), count)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="shard-3"):
+        next(items)
+    assert not loader_threads()

@@ -19,7 +19,7 @@ from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.training import files as files_module
 from ambient_sweep.training import objective
-from ambient_sweep.training.rebuild import rebuild, snapshots_at
+from ambient_sweep.training.posthoc_ema import reconstruct, snapshots_at
 from ambient_sweep.training.state import load_model, read_state
 from ambient_sweep.trial import run as run_module
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
@@ -360,10 +360,10 @@ def test_power_averages_leave_snapshots_from_which_what_was_evaluated_is_rebuilt
     folder = tmp_path / "trials" / "t"
     assert snapshots_at(folder) == [640, 1280, 1600, 1920, 2560, 3200]
     for images in (1600, 3200):
-        weights, _ = rebuild(folder, 0.08, images)
+        weights, _ = reconstruct(folder, 0.08, images)
         model, _, _ = load_model(folder / "checkpoints" / f"images-{images:09d}")
         assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
-    tracked, _ = rebuild(folder, 0.1)
+    tracked, _ = reconstruct(folder, 0.1)
     assert any(not torch.equal(value, weights[name]) for name, value in tracked.items())
 
 

@@ -85,13 +85,13 @@ class Recorder:
                 plain, state, {**group, "consistency.start": 1.0, "consistency.weight": 0.0}, fraction
             )
             if fraction in FORK["consistency.start"]:
-                saved[fraction] = copy.deepcopy((state.tensors(), state.images, state.losses))
+                saved[fraction] = copy.deepcopy((state.tensors(), state.images))
         for start, weight in itertools.product(*FORK.values()):
             values = {**group, "consistency.start": start, "consistency.weight": weight}
             config = build_config(BASE, values)
             forked = TrainState.create(config, self.data.shape)
-            tensors, images, losses = saved[start]
-            meta = {"config": config.model_dump(mode="json"), "images": images, "rewinds": 0, "losses": losses}
+            tensors, images = saved[start]
+            meta = {"config": config.model_dump(mode="json"), "images": images, "rewinds": 0}
             forked.restore(Path(), copy.deepcopy(tensors), meta)
             for fraction in self._trained(config, observed, forked):
                 rows += self._measured(config, forked, values, fraction)

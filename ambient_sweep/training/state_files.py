@@ -1,4 +1,4 @@
-"""The states of a run on disk: the two newest are kept, and a damaged one gives way to the one before it."""
+"""The states of a run on disk: the two newest are kept; if one is damaged, the one before it is used."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _NAME = re.compile(r"images-(\d{9,})(?:-rewind-(\d+))?")
 
 
 def state_name(images: int, rewinds: int) -> str:
-    """The name of a state's folder: one that was saved after going back stands beside the one gone back to."""
+    """The name of a state's folder; rewinds are part of it, so that a rewind keeps the state it returns to."""
     return f"images-{images:09d}" + (f"-rewind-{rewinds}" if rewinds else "")
 
 
@@ -28,7 +28,7 @@ def saved_states(place: Path) -> list[Path]:
 def save_newest(place: Path, state: TrainState) -> None:
     """Saves the state in `place` and keeps it and the newest one before it; every worker calls it, rank 0 writes.
 
-    Later ones, which were refused or gone back from, are removed. Raises OSError that names what cannot be written.
+    Removes later ones, which were damaged or abandoned by a rewind. Raises OSError that names what cannot be written.
     """
     mine = place / state_name(state.images, state.rewinds)
     state.save(mine)
@@ -41,10 +41,10 @@ def save_newest(place: Path, state: TrainState) -> None:
 
 
 def restore_newest(place: Path, state: TrainState, echo: Callable[[str], None]) -> str | None:
-    """Brings `state` to the newest sound state in `place`, the same on every worker; None where there are none.
+    """Restores `state` from the newest sound state in `place`, the same on every worker; returns its name, or None.
 
-    Returns its name. A damaged state is told of in one line and the one before it taken. Raises UserError where all are
-    damaged, or where one belongs to another config or version.
+    Echoes one line for a damaged state and uses the one before it. Raises UserError if all are damaged, or if one belongs
+    to another config or format.
     """
     choice = state.group.broadcast(_choose(place, echo) if state.group.rank == 0 else None)
     if choice is None:
@@ -56,7 +56,7 @@ def restore_newest(place: Path, state: TrainState, echo: Callable[[str], None]) 
 
 
 def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
-    """The newest sound state, None where there are none, or why none can be taken."""
+    """The newest sound state, None if there is no state, or the reason why none can be used."""
     remove_leftovers(place)
     states, damages = saved_states(place), []
     for folder in states:

@@ -1,0 +1,38 @@
+"""Every benchmark runs, briefly: what it prints at this size means nothing."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+SCRIPTS = {
+    "consistency.py": ["--seeds", "1", "--length", "0.002", "--variants", "default", "draws 3"],
+    "evaluation.py": ["--count", "50", "--threads", "1", "--alone"],
+    "fidelity.py": ["--count", "300", "--dimensions", "32", "--repeats", "1"],
+    "loader.py": ["--count", "200", "--side", "8", "--batch", "16", "--seconds", "0.02"],
+    "neighbours.py": ["--queries", "200", "--targets", "2000", "--threads", "1", "--repeats", "1"],
+    "sampling.py": ["--images", "2", "--repeats", "1"],
+    "step.py": ["--repeats", "1"],
+    "throughput.py": ["--device", "cpu", "--presets", "unet-8", "--batch", "2", "--no-compile"],
+}
+SLOW = {
+    "overhead.py": ["--trials", "2"],  # starts Ray twice
+    "search/compare.py": ["--seeds", "1", "--problems", "digits"],
+    "search/scale.py": ["--trials", "20"],
+}
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_benchmark_runs(script, monkeypatch, capsys):
+    path = FOLDER / script
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.setattr(sys, "argv", [script, *(SCRIPTS | SLOW)[script]])
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_every_benchmark_is_run():
+    found = {path.name for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+    assert found - {Path(__file__).name} == {name for name in SCRIPTS | SLOW if "/" not in name}
