@@ -50,7 +50,7 @@ def pair_grid(samples: Any, neighbours: Any) -> NDArray[np.uint8]:
 
 def _pixels(images: Any) -> NDArray[np.uint8]:
     """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, 3], rounded and clipped."""
-    array = np.array(images, dtype=np.float64)
+    array = np.asarray(images, dtype=np.float64)
     if array.ndim != 4 or array.shape[1] not in (1, 3):
         raise ValueError(f"images {array.shape}: expected [N, C, H, W] with 1 or 3 channels")
     levels = to_uint8(torch.from_numpy(array)).numpy().transpose(0, 2, 3, 1)

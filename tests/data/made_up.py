@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data import images as images_module
-from ambient_sweep.data import origin as origin_module
+from ambient_sweep.data import dataset, prepare_input
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources import Block
 
@@ -54,7 +53,7 @@ def pictures(count, side=8, channels=3, seed=0, dtype=np.uint8):
 
 def use(monkeypatch: pytest.MonkeyPatch, source: MadeUp, **changes) -> DataConfig:
     """Makes `source` what every folder holds; returns the keys that read it."""
-    for module in (images_module, origin_module):
+    for module in (dataset, prepare_input):
         monkeypatch.setattr(module, "open_source", lambda config: source)
     side, channels = source.images.shape[2:]
     values = {"source": "folder", "path": "/photos", "image_size": side, "channels": channels} | changes

@@ -149,6 +149,6 @@ def test_an_own_level_out_of_range_is_told_by_image(data, level):
     name = data.name(int(data.train_index[41]))
     with pytest.raises(
         UserError,
-        match=rf"^{name}: its own noise level {level:g} is out of range; 0, or 1e-06 to 100, is".replace("+", r"\+"),
+        match=rf"^{name}: its own noise level is {level:g}; it must be 0, or from 1e-06 to 100".replace("+", r"\+"),
     ):
         observe(dataclasses.replace(data, train_sigma=levels), ObservedConfig(sigma=0.3))

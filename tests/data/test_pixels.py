@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_sweep.data.pixels import Pixels, decoded
-from ambient_sweep.evaluation.reference import to_uint8
+from ambient_sweep.data.pixels import Pixels, decoded, to_uint8
 
 
 def stored(dtype=np.uint8, count=20):

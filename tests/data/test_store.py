@@ -3,12 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from ambient_sweep.data.names import NamesFile, name_line
 from made_up import MadeUp, pictures, store_of, use
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data
-from ambient_sweep.data.store import open_store, verify_store
+from ambient_sweep.data.store import name_line, open_store, verify_store
 from ambient_sweep.errors import UserError
 
 ARRAYS = ["index.npy", "train_index.npy", "heldout_index.npy", "labels.npy", "sigma.npy"]
@@ -76,9 +75,7 @@ def test_more_than_the_store_has_is_refused(tmp_path, config):
 @pytest.mark.parametrize("change", [{"image_size": 16}, {"channels": 1}, {"split_seed": 0}])
 def test_another_form_than_the_stores_is_refused_with_the_keys_to_set(tmp_path, config, change):
     stored = store_of(tmp_path / "store", config)
-    with pytest.raises(
-        UserError, match=r"store has others; set data\.image_size=8 data\.channels=3 data\.split_seed=2"
-    ):
+    with pytest.raises(UserError, match=r"store differs; set data\.image_size=8 data\.channels=3 data\.split_seed=2"):
         load_data(stored.model_copy(update=change))
 
 
@@ -119,7 +116,7 @@ def test_a_file_of_another_size_is_named(stored, tmp_path, name):
     file = tmp_path / "store" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    assert f"{name}: truncated ({len(whole) - 1:,} bytes, store.json says {len(whole):,})" in complaint(stored)
+    assert f"{name}: damaged (truncated: {len(whole) - 1:,} bytes, store.json says {len(whole):,})" in complaint(stored)
     file.write_bytes(whole + b"x")
     assert f"{name}: damaged" in complaint(stored)
 
@@ -146,8 +143,8 @@ def test_verify_reads_every_byte(stored, tmp_path, name):
 
 def test_what_is_no_store_says_so(stored, tmp_path):
     (tmp_path / "store" / "store.json").unlink()
-    assert "is no store (it holds no store.json); `ambient-sweep prepare` makes one" in complaint(stored)
-    assert "is no store" in complaint(stored.model_copy(update={"path": str(tmp_path / "nowhere")}))
+    assert "not a store (it holds no store.json); `ambient-sweep prepare` makes one" in complaint(stored)
+    assert "not a store" in complaint(stored.model_copy(update={"path": str(tmp_path / "nowhere")}))
 
 
 CHANGES = {
@@ -159,7 +156,7 @@ CHANGES = {
     "word for a number": (lambda d: d.update(count="many"), "damaged"),
     "count": (
         lambda d: d.update(count=54),
-        r"damaged (its count and shape of images contradict the size of images.bin)",
+        "damaged (its count and shape contradict the size of images.bin)",
     ),
     "shape": (lambda d: d.update(shape=[3, 8, 9]), "damaged (its count and shape"),
     "encoding": (lambda d: d.update(encoding="unit"), "damaged (its count and shape"),
@@ -192,11 +189,11 @@ def test_a_store_json_that_cannot_be_read_is_refused(stored, tmp_path, content):
 
 def replace_array(folder, name, array, **options):
     """Puts an array in its place, with a store.json that agrees."""
-    from ambient_sweep.data.store import file_sha256
+    from ambient_sweep.storage import sha256
 
     np.save(folder / name, array, **options)
     document = json.loads((folder / "store.json").read_text())
-    document["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
+    document["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
     (folder / "store.json").write_text(json.dumps(document))
 
 
@@ -204,7 +201,7 @@ def test_a_split_of_images_that_are_not_there_is_refused(stored, tmp_path):
     index = open_store(tmp_path / "store").train_index
     for wrong in (np.where(index == index[3], 10**6, index), np.where(index == index[3], index[4], index)):
         replace_array(tmp_path / "store", "train_index.npy", wrong)
-        assert "its split names images that the store does not hold" in complaint(stored)
+        assert "its split names images that the store lacks" in complaint(stored)
 
 
 def test_no_pickle_is_ever_read(stored, tmp_path):
@@ -213,7 +210,7 @@ def test_no_pickle_is_ever_read(stored, tmp_path):
             return (pytest.fail, ("unpickled",))
 
     replace_array(tmp_path / "store", "labels.npy", np.array([Trap()] * 55, dtype=object), allow_pickle=True)
-    assert "labels.npy: damaged (no array of numbers)" in complaint(stored)
+    assert "labels.npy: damaged (not an array of numbers)" in complaint(stored)
 
 
 # -- names ----------------------------------------------------------------------------------------------------------
@@ -230,11 +227,9 @@ def test_names_come_back_whatever_they_hold(tmp_path):
         "ä\u2028ö",
         "\udcff raw",
     ]
-    (tmp_path / "names.txt").write_bytes(b"".join(name_line(name) for name in names))
-    read = NamesFile(tmp_path / "names.txt", len(names))
-    assert list(read) == names
-    assert (read[-1], read[2:4], len(read)) == (names[-1], names[2:4], 8)
-    with pytest.raises(IndexError):
-        read[8]
-    with pytest.raises(UserError, match="does not hold 7 lines"):
-        NamesFile(tmp_path / "names.txt", 7)
+    source.images = source.images[: len(names)]
+    source.labels = source.sigma = None
+    source.own_names = names
+    store = open_store(Path(store_of(tmp_path / "store", use(monkeypatch, source)).path))
+    assert store.names == names
+    (tmp_path / "store" / "names.txt").write_bytes(b"".join(map(name_line, [*names[1:], "x", ""]))[:-1])

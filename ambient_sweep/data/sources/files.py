@@ -154,9 +154,9 @@ def open_zip(config: DataConfig) -> Source:
 
         def read(name: str) -> bytes | None:
             try:
-                return archive.read(entries[root + name]) if root + name in entries else None
-            except DAMAGED as error:
-                raise UserError(f"{config.path}: {root}{name}: cannot be read ({one_line(error)})") from None
+                return _unpacked(archive, entries[root + name]) if root + name in entries else None
+            except CorruptImage as error:
+                raise UserError(f"{config.path}: {root}{name}: {error}") from None
 
         loaders = partial(_zip_loaders, path, [entries[name] for name in names], config.image_size, config.channels)
         inner = [name.removeprefix(root) for name in names]
@@ -174,11 +174,16 @@ def _zip_loaders(path: Path, entries: Sequence[zipfile.ZipInfo], size: int, chan
 def _load_entry(
     archive: zipfile.ZipFile, lock: threading.Lock, entry: zipfile.ZipInfo, size: int, channels: int
 ) -> PixelArray:
+    with lock:
+        data = _unpacked(archive, entry)
+    return decode(data, size, channels)
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     if entry.file_size > MAX_BYTES:
         raise CorruptImage(f"declares {entry.file_size} bytes, more than {MAX_BYTES}")
     try:
-        with lock:
-            data = archive.read(entry)
+        with archive.open(entry) as file:
+            return file.read(entry.file_size)  # and no more, whatever it unpacks to
     except DAMAGED as error:
         raise CorruptImage(f"cannot be unpacked ({one_line(error)})") from None
-    return decode(data, size, channels)

@@ -1,4 +1,3 @@
-import tracemalloc
 import zipfile
 
 import numpy as np
@@ -121,11 +120,10 @@ def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     array = np.empty(2, dtype=object)
     array[:] = [Trap(), 0]
-    assert "never loaded" in complaint(opened, "array", npy(tmp_path, array))
-    assert "never loaded" in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=array))
-    assert "np.save(path, np.stack(images))" in complaint(opened, "array", npz(tmp_path, image=array))
+    for path in (npy(tmp_path, array), npz(tmp_path, image=array), npz(tmp_path, image=PIXELS, label=array)):
+        assert "np.save(path, np.stack(images))" in complaint(opened, "array", path)
     (tmp_path / "x.npy").write_bytes(array.dumps())
-    assert "neither a .npy nor a .npz" in complaint(opened, "array", tmp_path / "x.npy")
+    assert "pickled objects are never loaded" in complaint(opened, "array", tmp_path / "x.npy")
     assert not (tmp_path / "sprung").exists()
     np.load(npy(tmp_path, array), allow_pickle=True)
     assert (tmp_path / "sprung").exists()  # so the trap works
@@ -141,7 +139,7 @@ def test_the_array_of_images_is_named_or_the_only_one(tmp_path):
     )
     found = opened("array", path, image_column="train_images", label_column="train_labels")
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-    assert "no array data.image_column=pictures; it has" in complaint(opened, "array", path, image_column="pictures")
+    assert "has no array pictures; it has train_images" in complaint(opened, "array", path, image_column="pictures")
     assert "data.image_column" in complaint(opened, "array", npz(tmp_path, label=labels))
 
 
@@ -152,72 +150,44 @@ def test_labels_and_levels_of_arrays(tmp_path):
     assert opened("array", npz(tmp_path, image=PIXELS)).labels is None
     assert opened("array", npz(tmp_path, image=PIXELS, label=np.zeros(3)), label_column=None).labels is None
     for label, message in (
-        (np.arange(9), "label: has the shape [9]; [10] is needed"),
+        (np.arange(9), "label: has the shape [9]; one value per image: [10]"),
         (np.zeros((10, 2), int), "has the shape [10, 2]"),
-        (np.zeros(10), "is float64; labels are whole numbers or strings"),
-        (np.full(10, -1), "holds the label -1"),
+        (np.zeros(10), "is float64; labels must be whole numbers or strings"),
+        (np.full(10, -1), "the label -1 is negative"),
     ):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
     path = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
     assert "no array breed; it has image, sigma, text" in complaint(opened, "array", path, label_column="breed")
-    assert f"sigma: {path.name}#0 has the noise level -1.0" in complaint(opened, "array", path, sigma_column="sigma")
-    assert "text: is <U1; numbers" in complaint(opened, "array", path, sigma_column="text")
+    assert f"sigma: the noise level of {path.name}#0 is -1.0" in complaint(opened, "array", path, sigma_column="sigma")
+    assert "text: is <U1; noise levels must be numbers" in complaint(opened, "array", path, sigma_column="text")
     assert "no array level" in complaint(opened, "array", path, sigma_column="level")
     for key in ("label_column", "sigma_column"):
-        assert f"data.{key}" in complaint(opened, "array", npy(tmp_path, PIXELS), **{key: "x"})
+        assert "x.npy: has no array x; it has image" in complaint(opened, "array", npy(tmp_path, PIXELS), **{key: "x"})
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_memory_holds_little_more_than_a_part(tmp_path, compressed):
-    """An array of 37 MB, of which 256 images, 3 MB, are held at a time."""
-    pixels = np.zeros((3000, 32, 32, 3), np.float32)
-    pixels[::2] = 1
-    path = npz(tmp_path, compressed, image=pixels)
-    tracemalloc.start()
-    found = opened("array", path, image_size=32)
-    assert sum(int(block.images.any()) for block in found.blocks(128)) == 24
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12e6
-
-
-def test_damaged_files_are_refused_or_their_rows_listed(tmp_path):
+def test_damaged_files_are_refused(tmp_path):
     whole = npy(tmp_path, PIXELS).read_bytes()
-    for data, message in (
-        (whole[:-1], "is cut off or damaged"),
-        (whole + b"x", "is cut off or damaged"),
-        (whole[:20], "cannot be read as a .npy file"),
-        (b"", "neither a .npy nor a .npz"),
-        (b"PK no zip", "cannot be read as a .npz file"),
-    ):
+    for data in (whole[:-1], whole[:20], b"", b"PK no zip", b"text"):
         (tmp_path / "x.npy").write_bytes(data)
-        assert message in complaint(opened, "array", tmp_path / "x.npy")
-    assert "neither" in complaint(opened, "array", tmp_path) or "cannot be opened" in complaint(
-        opened, "array", tmp_path
-    )
-    pixels = noise(40, 32, 32)
-    path = npz(tmp_path, image=pixels)
+        assert "x.npy: cannot be read as a .npy or .npz file" in complaint(opened, "array", tmp_path / "x.npy")
+    assert "cannot be read" in complaint(opened, "array", tmp_path)
+    path = npz(tmp_path, image=PIXELS)
     data = bytearray(path.read_bytes())
-    data[data.index(pixels[35].tobytes())] ^= 1  # which the checksum at the end tells
+    data[data.index(PIXELS[5].tobytes())] ^= 1  # which the checksum at the end tells
     path.write_bytes(data)
-    images, corrupt = read_all(opened("array", path, image_size=32), 15)
-    assert list(corrupt) == [f"x.npz#{row}" for row in range(30, 40)]
-    assert "damaged from here on" in corrupt["x.npz#30"]
-    np.testing.assert_array_equal(images[:30], pixels[:30])
+    assert "x.npz: cannot be read as the array image (Bad CRC-32" in complaint(opened, "array", path)
 
 
-def test_damage_raises_nothing_else(tmp_path):
+@pytest.mark.parametrize("seeds", [range(50), pytest.param(range(50, 400), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_damage_raises_nothing_else(tmp_path, seeds):
+    packed = npz(tmp_path, True, image=PIXELS / 255, label=np.arange(10)).read_bytes()
+    plain = npy(tmp_path, PIXELS).read_bytes()
     outcomes = set()
-    path = tmp_path / "x.npz"
-    whole = npz(tmp_path, True, image=PIXELS / 255, label=np.arange(10)).read_bytes()
-    for seed in range(150):
-        path.write_bytes(damaged(whole, seed))
-        outcomes.add(outcome("array", path))
+    for seed in seeds:
+        for name, whole in (("x.npz", packed), ("x.npy", plain)):
+            (tmp_path / name).write_bytes(damaged(whole, seed))
+            outcomes.add(outcome("array", tmp_path / name))
     assert "refused" in outcomes <= {"refused", "listed", "read"}
-    raw = npy(tmp_path, PIXELS).read_bytes()
-    for seed in range(150):
-        (tmp_path / "x.npy").write_bytes(damaged(raw, seed))
-        outcome("array", tmp_path / "x.npy")
 
 
 def test_foreign_members_of_a_zip_are_passed_over(tmp_path):

@@ -1,5 +1,3 @@
-import hashlib
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,7 @@ from made_up import MadeUp, pictures, use
 from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data import images as images_module
+from ambient_sweep.data import dataset as dataset_module
 from ambient_sweep.data import split as split_module
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.errors import UserError
@@ -125,17 +123,9 @@ def test_too_few_images_are_refused(monkeypatch):
 
 
 def test_a_source_too_large_for_memory_is_sent_to_prepare(monkeypatch):
-    monkeypatch.setattr(images_module, "MOST_IN_MEMORY", 40 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(dataset_module, "MOST_IN_MEMORY", 40 * 8 * 8 * 3 - 1)
     source = MadeUp(pictures(40))
     with pytest.raises(UserError, match=r"/photos holds 40 images, 0\.0 GiB at this size; run `ambient-sweep prepare`"):
         load_data(use(monkeypatch, source))
     assert source.readings == 0
     load_data(use(monkeypatch, MadeUp(pictures(39))))
-
-
-def test_the_content_hash_is_the_hash_of_the_good_images():
-    images = pictures(6).transpose(0, 3, 1, 2)
-    content = split_module.ContentHash()
-    content.update(images[:4], np.array([True, False, True, True]))
-    content.update(images[4:], np.array([True, True]))
-    assert content.hexdigest() == hashlib.sha256(images[[0, 2, 3, 4, 5]].tobytes()).hexdigest()

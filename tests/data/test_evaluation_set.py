@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.data import image_set
+from ambient_sweep.data import evaluation_set
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap, read_set, without_overlap
 from ambient_sweep.errors import UserError
 
@@ -68,11 +68,11 @@ def test_what_is_not_alike_is_refused(tmp_path: Path) -> None:
     assert len(read_set("--train", folder, size=12)) == 4
     folder = save(tmp_path / "kinds", scenes(3))
     Image.new("L", (12, 12)).save(folder / "a.png")
-    with pytest.raises(UserError, match=r"grey \(a.png\) and colour \(000.png\) images together; give --channels"):
+    with pytest.raises(UserError, match=r"images that are colour \(000.png\) and grey \(a.png\); give --channels"):
         read_set("--train", folder)
     assert read_set("--train", folder, channels=1).shape == (1, 12, 12)
     folder = save(tmp_path / "alpha", scenes(3), mode="RGBA")
-    with pytest.raises(UserError, match=r"000.png has transparent parts \(RGBA\); give --channels 3"):
+    with pytest.raises(UserError, match=r"images that are transparent \(000.png\); give --channels"):
         read_set("--train", folder)
     assert np.array_equal(read_set("--train", folder, channels=3).pixels, scenes(3))
     (tmp_path / "wide").mkdir()
@@ -128,7 +128,7 @@ def test_fingerprint_is_of_the_pixels_and_their_order(tmp_path: Path) -> None:
 
 
 def test_large_sets_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_set, "IN_MEMORY", 100)
+    monkeypatch.setattr(evaluation_set, "IN_MEMORY", 100)
     found = read_set("--train", save(tmp_path, scenes(4)))
     assert isinstance(found.pixels, np.memmap)
     assert np.array_equal(found.pixels, scenes(4))
