@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--train .*nowhere: no such folder"):
         read_set("--train", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"--train .*empty holds no image"):
+    with pytest.raises(UserError, match=r"--train .*empty: holds no image"):
         read_set("--train", tmp_path / "empty")
 
 

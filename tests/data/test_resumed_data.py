@@ -98,43 +98,6 @@ def test_other_levels_and_labels_in_the_source_are_refused(tmp_path, source, con
     )
 
 
-def test_a_run_of_an_older_version_goes_on_where_its_images_settle_all(tmp_path, source, config):
-    source.sigma = None
-    run, root = run_config(config.model_copy(update={"sigma_column": None})), tmp_path / "run"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert go_on(run, root).status == "completed"
-    assert (root / "data.json").exists()
-
-
-def test_a_run_of_an_older_version_is_refused_where_its_images_do_not(tmp_path, source, config):
-    run, root = run_config(config), tmp_path / "levels"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert refusal(run, root) == (
-        f"{root}: began with an older version, which took no note of own noise levels, so that those in /photos cannot "
-        "be told from others; use a new name"
-    )
-    source.sigma = None
-    plain = config.model_copy(update={"sigma_column": None})
-    run, root = run_config(plain, **{"model.conditional": True}), tmp_path / "labels"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert "took no note of labels" in refusal(run, root)
-    clean = store_of(tmp_path / "clean", plain)
-    observed = store_of(tmp_path / "observed", plain, observed_sigma=0.3)
-    changes = {"observed.base_sigma": 0.3, "observed.sigma": 0.3, "evaluation.path": clean.path}
-    run, root = run_config(observed, **changes), tmp_path / "secret"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert "took no note of noisy observations" in refusal(run, root)
-    observed = store_of(tmp_path / "keyed", plain, observed_sigma=0.3, observed_seed=0)
-    run, root = run_config(observed, **changes), tmp_path / "known"
-    begin(run, root)
-    (root / "data.json").unlink()
-    assert go_on(run, root).status == "completed"
-
-
 def test_a_damaged_note_is_told(tmp_path, config):
     run, root = run_config(config), tmp_path / "run"
     begin(run, root)
