@@ -10,7 +10,6 @@ from ambient_sweep import rng
 from ambient_sweep.config import ObservedConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
-from ambient_sweep.data.sources.annotations import LEVELS_WANTED, bad_levels
 from ambient_sweep.errors import UserError
 
 KEPT = 2**28  # bytes of float32 observations up to which they are made once and kept
@@ -104,16 +103,12 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
     """sigma_n of the training images, [N].
 
     0 for the first round(clean_fraction N) in training order, which are those that data.train_size would keep; else the
-    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level out
-    of range or below the base.
+    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level below
+    the base.
     """
     sigma = np.full(len(data.train), config.sigma, dtype=np.float64)
     if data.train_sigma is not None:
         own = data.train_sigma.astype(np.float64)
-        bad = bad_levels(data.train_sigma)
-        if len(bad):
-            name = data.name(int(data.train_index[bad[0]]))
-            raise UserError(f"{name}: its own noise level is {own[bad[0]]:g}; {LEVELS_WANTED}")
         sigma = np.where(np.isnan(own), sigma, own)
     clean = round(config.clean_fraction * len(sigma))
     sigma[:clean] = 0

@@ -14,7 +14,6 @@ from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
 LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
-LEVELS_WANTED = f"it must be 0, or from {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}"
 LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # class numbers [N], class names
@@ -51,16 +50,12 @@ def noise_levels(
 
     Raises UserError, with `where` and the image, for a level that is out of range.
     """
-    bad = bad_levels(values)
-    if len(bad):
-        raise UserError(f"{where}: the noise level of {names[bad[0]]} is {values[bad[0]]}; {LEVELS_WANTED}")
+    good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)
+    if not good.all():
+        bad = int(np.argmin(good))
+        wanted = f"it must be 0, or from {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}"
+        raise UserError(f"{where}: the noise level of {names[bad]} is {values[bad]}; {wanted}")
     return values.astype(np.float32)
-
-
-def bad_levels(values: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.int64]:
-    """Where noise levels are out of range."""
-    good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | (values != values)
-    return np.flatnonzero(~good)
 
 
 def no_columns(config: DataConfig) -> None:

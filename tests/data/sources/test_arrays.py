@@ -19,33 +19,18 @@ def npz(tmp_path, compressed=False, **arrays):
 
 
 def test_every_layout_holds_the_same_images(tmp_path):
-    first_axis = PIXELS.transpose(0, 3, 1, 2)
-    for array in (PIXELS, first_axis, np.asfortranarray(PIXELS)):
-        found = opened("array", npy(tmp_path, array))
-        assert found.depth8
-        assert found.labels is None
-        assert list(found.names) == [f"x.npy#{i}" for i in range(10)]
-        for size in (1, 3, 100):
-            images, corrupt = read_all(found, size)
-            np.testing.assert_array_equal(images, PIXELS)
-            assert not corrupt
+    for array in (PIXELS, PIXELS.transpose(0, 3, 1, 2), np.asfortranarray(PIXELS)):
+        for path in (npy(tmp_path, array), npz(tmp_path, image=array), npz(tmp_path, True, image=array)):
+            found = opened("array", path)
+            assert (found.depth8, found.labels) == (True, None)
+            assert found.names == [f"{path.name}#{i}" for i in range(10)]
+            for size in (3, 100):
+                images, corrupt = read_all(found, size)
+                np.testing.assert_array_equal(images, PIXELS)
+                assert not corrupt
     for array in (GREY, GREY[..., 0], GREY.transpose(0, 3, 1, 2)):
         np.testing.assert_array_equal(read_all(opened("array", npy(tmp_path, array), channels=1))[0], GREY)
         np.testing.assert_array_equal(read_all(opened("array", npy(tmp_path, array)))[0], GREY.repeat(3, axis=3))
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("fortran", [False, True])
-def test_npz_files_are_read_in_parts(tmp_path, compressed, fortran):
-    array = np.asfortranarray(PIXELS) if fortran else PIXELS
-    path = npz(tmp_path, compressed, image=array, other=PIXELS, label=np.arange(10), sigma=np.full((10, 1), 0.5))
-    found = opened("array", path, sigma_column="sigma")
-    for size in (1, 3, 100):
-        np.testing.assert_array_equal(read_all(found, size)[0], PIXELS)
-    assert found.labels.tolist() == list(range(10))
-    assert found.classes == tuple("0123456789")
-    assert (found.sigma == np.float32(0.5)).all()
-    assert found.names[9] == "x.npz#9"
 
 
 def test_images_are_cropped_and_averaged_as_files_are(tmp_path):
@@ -57,14 +42,13 @@ def test_images_are_cropped_and_averaged_as_files_are(tmp_path):
     np.testing.assert_allclose(unit, expected / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", ">f8", "<f2"])
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<f2"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_floats_lie_in_either_range(tmp_path, kind, signed):
     values = PIXELS / 127.5 - 1 if signed else PIXELS / 255
     found = opened("array", npy(tmp_path, values.astype(kind)))
-    assert not found.depth8
     images, corrupt = read_all(found)
-    assert not corrupt
+    assert (found.depth8, corrupt) == (False, {})
     np.testing.assert_allclose(images, PIXELS / 255, atol=1e-3 if kind == "<f2" else 1e-6)
 
 
@@ -88,32 +72,26 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
     assert (images[0] == 0.75).all()
 
 
-def test_floats_up_to_255_are_refused_as_a_whole(tmp_path):
-    assert "values from 0 to 255" in complaint(opened, "array", npy(tmp_path, PIXELS.astype(np.float32)))
-    assert "float images must lie in" in complaint(opened, "array", npy(tmp_path, np.full((2, 8, 8), np.nan)))
-
-
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (PIXELS.astype(np.int64), "is int64; images must be uint8"),
-        (PIXELS > 5, "is bool"),
-        (PIXELS.astype(np.uint16), "is uint16"),
-        (PIXELS.astype(np.complex64), "is complex64"),
+        (np.zeros(3, np.dtype([("a", "u1")])), "images must be uint8"),
         (np.zeros((2, 8), np.uint8), "has the shape [2, 8]"),
         (np.zeros((2, 8, 8, 4), np.uint8), "with 1 or 3 channels"),
         (np.zeros((2, 8, 8, 3, 1), np.uint8), "has the shape"),
         (np.zeros((8, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((2, 3, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((0, 8, 8), np.uint8), "holds no image"),
-        (np.zeros(3, np.dtype([("a", "u1")])), "images must be uint8"),
+        (PIXELS.astype(np.float32), "values from 0 to 255"),
+        (np.full((2, 8, 8), np.nan), "float images must lie in"),
     ],
 )
-def test_other_types_and_shapes_are_refused(tmp_path, array, message):
-    line = complaint(opened, "array", npy(tmp_path, array))
-    assert message in line
-    assert "x.npy" in line
-    assert message in complaint(opened, "array", npz(tmp_path, image=array))
+def test_other_types_shapes_and_ranges_are_refused(tmp_path, array, message):
+    for path in (npy(tmp_path, array), npz(tmp_path, image=array)):
+        line = complaint(opened, "array", path)
+        assert message in line
+        assert path.name in line
 
 
 def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
@@ -132,22 +110,23 @@ def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
 def test_the_array_of_images_is_named_or_the_only_one(tmp_path):
     labels = np.arange(10)
     for arrays in ({"image": PIXELS, "x": GREY}, {"arr_0": PIXELS, "label": labels}, {"x": PIXELS}):
-        np.testing.assert_array_equal(read_all(opened("array", npz(tmp_path, **arrays)))[0], PIXELS)
+        path = npz(tmp_path, **arrays)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("readme.txt", "hello")  # is passed over
+        np.testing.assert_array_equal(read_all(opened("array", path))[0], PIXELS)
     path = npz(tmp_path, train_images=PIXELS, val_images=GREY[:5], train_labels=labels[:, None] % 3)
-    assert "name the array of images by data.image_column; it has train_images [10, 8, 8, 3]" in complaint(
-        opened, "array", path
-    )
+    told = "name the array of images by data.image_column; it has train_images [10, 8, 8, 3]"
+    assert told in complaint(opened, "array", path)
     found = opened("array", path, image_column="train_images", label_column="train_labels")
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert "has no array pictures; it has train_images" in complaint(opened, "array", path, image_column="pictures")
-    assert "data.image_column" in complaint(opened, "array", npz(tmp_path, label=labels))
 
 
 def test_labels_and_levels_of_arrays(tmp_path):
-    found = opened("array", npz(tmp_path, image=PIXELS, label=np.array(list("abcabcabca"))))
-    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-    assert found.classes == ("a", "b", "c")
-    assert opened("array", npz(tmp_path, image=PIXELS)).labels is None
+    path = npz(tmp_path, image=PIXELS, label=np.array(list("abcabcabca")), sigma=np.full((10, 1), 0.5))
+    found = opened("array", path, sigma_column="sigma")
+    assert (found.labels.tolist(), found.classes) == ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], ("a", "b", "c"))
+    assert (found.sigma == np.float32(0.5)).all()
     assert opened("array", npz(tmp_path, image=PIXELS, label=np.zeros(3)), label_column=None).labels is None
     for label, message in (
         (np.arange(9), "label: has the shape [9]; one value per image: [10]"),
@@ -156,13 +135,14 @@ def test_labels_and_levels_of_arrays(tmp_path):
         (np.full(10, -1), "the label -1 is negative"),
     ):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
-    path = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
-    assert "no array breed; it has image, sigma, text" in complaint(opened, "array", path, label_column="breed")
-    assert f"sigma: the noise level of {path.name}#0 is -1.0" in complaint(opened, "array", path, sigma_column="sigma")
-    assert "text: is <U1; noise levels must be numbers" in complaint(opened, "array", path, sigma_column="text")
-    assert "no array level" in complaint(opened, "array", path, sigma_column="level")
-    for key in ("label_column", "sigma_column"):
-        assert "x.npy: has no array x; it has image" in complaint(opened, "array", npy(tmp_path, PIXELS), **{key: "x"})
+    bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
+    for path, keys, message in (
+        (bad, {"label_column": "breed"}, "x.npz: has no array breed; it has image, sigma, text"),
+        (bad, {"sigma_column": "sigma"}, "sigma: the noise level of x.npz#0 is -1.0"),
+        (bad, {"sigma_column": "text"}, "text: is <U1; noise levels must be numbers"),
+        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no array x; it has image"),
+    ):
+        assert message in complaint(opened, "array", path, **keys)
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -178,7 +158,7 @@ def test_damaged_files_are_refused(tmp_path):
     assert "x.npz: cannot be read as the array image (Bad CRC-32" in complaint(opened, "array", path)
 
 
-@pytest.mark.parametrize("seeds", [range(50), pytest.param(range(50, 400), marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 400), marks=pytest.mark.slow)], ids=["few", "all"])
 def test_damage_raises_nothing_else(tmp_path, seeds):
     packed = npz(tmp_path, True, image=PIXELS / 255, label=np.arange(10)).read_bytes()
     plain = npy(tmp_path, PIXELS).read_bytes()
@@ -188,10 +168,3 @@ def test_damage_raises_nothing_else(tmp_path, seeds):
             (tmp_path / name).write_bytes(damaged(whole, seed))
             outcomes.add(outcome("array", tmp_path / name))
     assert "refused" in outcomes <= {"refused", "listed", "read"}
-
-
-def test_foreign_members_of_a_zip_are_passed_over(tmp_path):
-    path = npz(tmp_path, image=PIXELS)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("readme.txt", "hello")
-    assert len(opened("array", path)) == 10
