@@ -21,10 +21,11 @@ from ambient_sweep.data.store import (
     ObservedInfo,
     SplitInfo,
     StoreInfo,
+    StoreWriter,
     made_alike,
+    new_store,
     verify_store,
 )
-from ambient_sweep.data.store_writer import StoreWriter, new_store
 from ambient_sweep.errors import UserError
 
 CORRUPT_NAMED = 100

@@ -10,7 +10,12 @@ labels.npy, sigma.npy (own noise level, NaN: none), names.txt: where there are a
 A store is written aside and renamed into place, so that one that is there is whole.
 """
 
+import contextlib
+import hashlib
+import io
+import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ambient_sweep import storage
 from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import new_folder, sha256
 
 FORMAT = 1
 INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
@@ -189,7 +194,7 @@ def _check_size(file: Path, wanted: int) -> None:
 
 def _check_sha256(file: Path, info: StoreInfo) -> None:
     try:
-        found = storage.sha256(file)
+        found = sha256(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     if found != info.files[file.name].sha256:
@@ -198,6 +203,64 @@ def _check_sha256(file: Path, info: StoreInfo) -> None:
 
 class _Format(BaseModel):
     format: int
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def new_store(out: Path) -> Iterator["StoreWriter"]:
+    """A writer of the store `out`, in a folder beside it that becomes `out` at the end, or is removed where that fails.
+
+    Raises UserError where `out` exists or cannot be written.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists; remove it or give another place")
+    try:
+        with new_folder(out) as temporary, (temporary / IMAGES_FILE).open("xb") as images:
+            yield StoreWriter(temporary, images)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}; nothing is left of it") from None
+
+
+class StoreWriter:
+    """Writes the files of a store, and notes their sizes and hashes."""
+
+    def __init__(self, folder: Path, images: io.BufferedWriter) -> None:
+        self.folder, self.files = folder, dict[str, FileInfo]()
+        self._images, self._digest = images, hashlib.sha256()
+
+    def images(self, images: Array) -> None:
+        """Appends images [n, C, H, W]."""
+        data = np.ascontiguousarray(images).data
+        self._images.write(data)
+        self._digest.update(data)
+
+    def end_of_images(self) -> FileInfo:
+        """Closes images.bin. Returns its size and hash."""
+        self.files[IMAGES_FILE] = FileInfo(bytes=self._images.tell(), sha256=self._digest.hexdigest())
+        self._images.close()
+        return self.files[IMAGES_FILE]
+
+    def array(self, name: str, values: NDArray[Any]) -> None:
+        """Writes `name`.npy."""
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=False)
+        self._file(f"{name}.npy", buffer.getvalue())
+
+    def names(self, names: Iterable[str]) -> None:
+        self._file(NAMES_FILE, b"".join(map(name_line, names)))
+
+    def json(self, name: str, document: Any) -> None:
+        self._file(name, (json.dumps(document, indent=1) + "\n").encode())
+
+    def info(self, info: StoreInfo) -> None:
+        """Writes store.json, which comes last."""
+        self._file(INFO_FILE, (info.model_dump_json(indent=1) + "\n").encode())
+
+    def _file(self, name: str, data: bytes) -> None:
+        (self.folder / name).write_bytes(data)
+        self.files[name] = FileInfo(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def name_line(name: str) -> bytes:

@@ -21,8 +21,7 @@ from ambient_sweep.data import split as split_module
 from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.data.observed import observe
 from ambient_sweep.data.prepare import Options, prepare, summary
-from ambient_sweep.data.store import open_store, read_info, verify_store
-from ambient_sweep.data.store_writer import StoreWriter
+from ambient_sweep.data.store import StoreWriter, open_store, read_info, verify_store
 from ambient_sweep.errors import UserError
 
 

@@ -119,7 +119,7 @@ def test_images_are_turned_upright(form, turn):
     exif[0x0112] = turn
     square = np.kron(noise(1, 4, 4)[0], np.ones((8, 8, 1), np.uint8))
     found, expected = decode(encoded(square, form, exif=exif), 32, 3), TURNS[turn](square)
-    assert np.abs(found.astype(int) - expected).mean() < (10 if form in ("JPEG", "WEBP") else 1e-9)
+    assert np.abs(found.astype(int) - expected).mean() < (15 if form in ("JPEG", "WEBP") else 1e-9)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
