@@ -1,7 +1,6 @@
 """Sets of 8-bit images to measure, read as they are: one size, one number of channels, nothing changed in silence."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,6 @@ from ambient_sweep.data.sources.files import folder_loaders, image_names
 from ambient_sweep.data.split import corrupt_images
 from ambient_sweep.errors import UserError
 
-IN_MEMORY = 2**32  # bytes of decoded images; beyond that, they go to a temporary file
 BLOCK = 1024  # images decoded at once
 
 
@@ -63,10 +61,7 @@ class ImageSet:
 
 def from_pixels(where: str, images: Pixels) -> ImageSet:
     """The images of a training or held-out set, rounded to 8 bits."""
-    pixels = _room(len(images), images.shape)
-    for start, block in zip(range(0, len(images), BLOCK), images.blocks(BLOCK), strict=True):
-        pixels[start : start + BLOCK] = to_uint8(block).numpy()
-    return ImageSet.of(where, pixels)
+    return ImageSet.of(where, torch.cat([to_uint8(block) for block in images.blocks(BLOCK)]).numpy())
 
 
 def unseen(train: Pixels, heldout: Pixels) -> NDArray[np.int64]:
@@ -179,7 +174,7 @@ def _array_source(where: str, path: Path, size: int | None, channels: int | None
 
 
 def _decoded(where: str, source: Source) -> ImageSet:
-    pixels = _room(len(source), (source.channels, source.size, source.size))
+    pixels = np.empty((len(source), source.channels, source.size, source.size), dtype=np.uint8)
     corrupt: list[tuple[int, str]] = []
     for block in source.blocks(BLOCK):
         images = block.channels_first()
@@ -188,14 +183,6 @@ def _decoded(where: str, source: Source) -> ImageSet:
         corrupt += block.corrupt
     _refuse(where, source.names, corrupt)
     return ImageSet.of(where, pixels, source.names)
-
-
-def _room(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """An array for `count` images: in memory, or in a temporary file that goes with the process."""
-    if count * int(np.prod(shape)) <= IN_MEMORY:
-        return np.zeros((count, *shape), dtype=np.uint8)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=(count, *shape))
 
 
 def _refuse(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
-from ambient_sweep.data import origin as origin_module
+from ambient_sweep.data import prepare_input
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.data.prepare import Options, prepare
@@ -143,7 +143,7 @@ def main() -> None:
     count, side = (1_000_000, 64) if options.million else (options.count, options.side)
     torch.set_num_threads(1)
     source = Generated(count, side)
-    origin_module.open_source = lambda config: source
+    prepare_input.open_source = lambda config: source
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         print(
