@@ -15,45 +15,46 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 @overrides_argument
 @click.option(
     "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
-    help="Write the noisy observations of the training images alone, at this level, and no clean image.",
+    help="Write only noisy observations of the training images, at this noise level, and no clean image.",
 )  # fmt: skip
 @click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), help="Draw that noise as observed.seed does; by default in secret."
+    "--seed", type=click.IntRange(0, 2**31 - 1), help="Draw that noise as observed.seed does; by default, it is secret."
 )
-@click.option("--from", "origin", type=click.Path(path_type=Path), help="Take the images of this store of clean ones.")
-@click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, there and held out.")
+@click.option(
+    "--from", "origin", type=click.Path(path_type=Path), help="Take the images from this store of clean images."
+)
+@click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, in both parts.")
 @click.option(
     "--near", type=click.FloatRange(0, 1), default=0.1, show_default=True,
     help="Largest distance at which images count as near duplicates; 0: exact ones only.",
 )  # fmt: skip
-@click.option("--flips", is_flag=True, help="Count a mirrored copy as a copy.")
 @click.option(
-    "--verify", type=click.Path(path_type=Path), metavar="STORE", help="Only read STORE and check every byte."
+    "--verify", type=click.Path(path_type=Path), metavar="STORE", help="Read STORE and check every byte; write nothing."
 )
 @as_json
 def prepare(
     out: Path | None, overrides: tuple[str, ...], sigma: float | None, seed: int | None, origin: Path | None,
-    drop_duplicates: bool, near: float, flips: bool, verify: Path | None, as_json: bool,
+    drop_duplicates: bool, near: float, verify: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Decode a set of images once into the new folder OUT, a store that training maps into memory.
 
     KEY=VALUE are data.* keys, as in data.source=folder data.path=photos data.image_size=64 data.channels=3.
     """
-    from ambient_sweep.data.origin import store_keys
     from ambient_sweep.data.prepare import Options, summary
     from ambient_sweep.data.prepare import prepare as write
+    from ambient_sweep.data.prepare_input import store_keys
     from ambient_sweep.data.store import verify_store
 
     if verify is not None:
         if out is not None:
-            raise UserError("--verify: reads a store and writes none; leave OUT out")
+            raise UserError("--verify: only reads STORE; omit OUT")
         info = verify_store(verify)
         tell({"store": str(verify), **info.model_dump()}, [f"{verify}: whole", *summary(verify, info)], as_json)
         return
     if out is None or "=" in str(out):
-        raise UserError("OUT: missing; give the new folder of the store before any KEY=VALUE")
+        raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
     if seed is not None and sigma is None:
-        raise UserError("--seed: is that of --observed-only; data.split_seed is that of the split")
+        raise UserError("--seed: needs --observed-only; data.split_seed seeds the split")
     values = parse_overrides(overrides)
     allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
     for key in values:
@@ -62,7 +63,7 @@ def prepare(
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
     config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
-    options = Options(sigma, seed, drop_duplicates, near, flips)
+    options = Options(sigma, seed, drop_duplicates, near)
     try:
         info = write(out, config, options, echo_to(as_json))
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from ambient_sweep.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ambient_sweep.data.image_set import ImageSet
+    from ambient_sweep.data.evaluation_set import ImageSet
     from ambient_sweep.evaluation.cache import Mapped
     from ambient_sweep.evaluation.report import Report, Row
     from ambient_sweep.evaluation.suite import Search
@@ -58,7 +58,7 @@ def measure(
     Images of any model. KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid]; fidelity is the first
     distance and similarity that of fidelity, unless given. docs/metrics.md says what each measure is and when it lies.
     """
-    from ambient_sweep.data.image_set import read_set, without_overlap
+    from ambient_sweep.data.evaluation_set import read_set, without_overlap
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.suite import Suite
 

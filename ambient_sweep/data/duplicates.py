@@ -1,4 +1,4 @@
-"""Images that are there twice: the same to the byte, or nearly (another brightness, size or compression, a little noise).
+"""Duplicate images: the same to the byte, or nearly (another brightness, size or compression, a little noise).
 
 Near duplicates are found by small grey pictures of at most 16x16, shifted to mean 0 and scaled to length 1, so that two of
 them lie at the distance sqrt(2 - 2 r), r their correlation: independent of brightness, contrast and size. Candidates come
@@ -24,14 +24,14 @@ SIDE, COLOUR_SIDE = 16, 4
 COLOUR = 0.5  # largest root mean square difference in colour, in units of the grey picture's standard deviation
 FLAT = 16 / 255  # standard deviation, on [-1, 1], below which a picture has nothing to compare but its exact pixels
 COMPONENTS, NEIGHBOURS = 10, 16
-GROUPS_TOLD = 100
+GROUPS_NAMED = 100
 _STEP = 24  # a grey picture of standard deviation 1 is kept as int8 in steps of 1 / 24
-_SAMPLE, _BLOCK = 20_000, 20_000
+_SAMPLE, _BLOCK = 20_000, 4096
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-class Looks:
-    """What is kept of every image of a source: a hash of its pixels and a small picture."""
+class Thumbnails:
+    """Of every image of a source a hash of its pixels, a small grey picture and its colours."""
 
     def __init__(self, count: int, shape: tuple[int, int, int]) -> None:
         self.side = min(SIDE, shape[1])
@@ -106,97 +106,71 @@ class Duplicates:
 
 
 def find_duplicates(
-    looks: Looks, train: NDArray[np.int64], heldout: NDArray[np.int64], near: float = NEAR, flips: bool = False
+    thumbnails: Thumbnails, train: NDArray[np.int64], heldout: NDArray[np.int64], near: float = NEAR
 ) -> Duplicates:
-    """The duplicates among the training and the held-out images, given as rows of `looks`.
+    """The duplicates among the training and the held-out images, given as rows of `thumbnails`.
 
-    near: largest distance of near duplicates, 0 for exact ones only. flips: a mirrored copy is a copy. Who is a copy of
-    a copy belongs to the same group.
+    near: largest distance of near duplicates, 0 for exact ones only. A copy of a copy belongs to the same group.
     """
     rows = np.concatenate([train, heldout])
-    same = np.unique(looks.digest[rows], axis=0, return_index=True, return_inverse=True)
+    same = np.unique(thumbnails.digest[rows], axis=0, return_index=True, return_inverse=True)
     original = same[1][same[2].reshape(-1)]  # per position, the first with the same pixels
     position = np.arange(len(rows))
-    unique = np.flatnonzero((original == position) & ~looks.flat[rows])
-    pairs = unique[_near_pairs(looks, rows[unique], near, flips)] if near > 0 else np.empty((0, 2), dtype=np.int64)
+    unique = np.flatnonzero((original == position) & ~thumbnails.flat[rows])
+    pairs = unique[_near_pairs(thumbnails, rows[unique], near)] if near > 0 else np.empty((0, 2), dtype=np.int64)
     links = np.concatenate([np.stack([position, original], axis=1), pairs])
     graph = coo_array((np.ones(len(links), dtype=bool), (links[:, 0], links[:, 1])), shape=(len(rows), len(rows)))
     group = connected_components(graph, directed=False)[1]
     first = np.full(group.max(initial=-1) + 1, len(rows))
     np.minimum.at(first, group, position)
     earlier = np.where(position < len(train), original < position, original < len(train))
-    return Duplicates(len(train), first[group], earlier, int(looks.flat[rows].sum()))
+    return Duplicates(len(train), first[group], earlier, int(thumbnails.flat[rows].sum()))
 
 
-def _near_pairs(looks: Looks, rows: NDArray[np.int64], near: float, flips: bool) -> NDArray[np.int64]:
+def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) -> NDArray[np.int64]:
     """Pairs [p, 2] of places in `rows` whose pictures lie within `near`; of a crowd enough pairs to connect it."""
     if len(rows) < 2:
         return np.empty((0, 2), dtype=np.int64)
-    sample = _pictures(looks, rows[:: -(-len(rows) // _SAMPLE)])
+    sample = _pictures(thumbnails, rows[:: -(-len(rows) // _SAMPLE)])
     basis = np.linalg.svd(sample - sample.mean(axis=0), full_matrices=False)[2][:COMPONENTS].T
-    blocks = range(0, len(rows), _BLOCK)
-    tree = cKDTree(np.concatenate([_pictures(looks, rows[b : b + _BLOCK]) @ basis for b in blocks]))
+    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+    tree = cKDTree(np.concatenate([_pictures(thumbnails, block) @ basis for block in blocks]))
     pairs = []
-    for start in blocks:
-        part = rows[start : start + _BLOCK]
-        for mirrored in (False, True) if flips else (False,):
-            pictures = _pictures(looks, part, mirrored)
-            found = tree.query(
-                pictures @ basis, k=min(NEIGHBOURS, len(rows)), distance_upper_bound=near * 1.001, workers=-1
-            )[1]
-            mine, theirs = np.nonzero(found < len(rows))
-            other = found[mine, theirs]
-            different = other != start + mine
-            pairs.append(_confirmed(looks, rows, start, mine[different], other[different], pictures, near, mirrored))
+    for start, block in zip(range(0, len(rows), _BLOCK), blocks, strict=True):
+        pictures = _pictures(thumbnails, block)
+        k = min(NEIGHBOURS, len(rows))
+        found = tree.query(pictures @ basis, k=k, distance_upper_bound=near * 1.001, workers=-1)[1]
+        mine, theirs = np.nonzero((found < len(rows)) & (found != start + np.arange(len(block))[:, None]))
+        other = found[mine, theirs]
+        alike = np.linalg.norm(pictures[mine] - _pictures(thumbnails, rows[other]), axis=1) <= near
+        hue = thumbnails.colour[block[mine]].astype(np.float32) - thumbnails.colour[rows[other]].astype(np.float32)
+        if hue.shape[1]:
+            alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
+        pairs.append(np.stack([start + mine[alike], other[alike]], axis=1))
     return np.concatenate(pairs)
 
 
-def _confirmed(
-    looks: Looks, rows: NDArray[np.int64], start: int, mine: NDArray[np.int64], other: NDArray[np.int64],
-    pictures: NDArray[np.float32], near: float, mirrored: bool,
-) -> NDArray[np.int64]:  # fmt: skip
-    """Those of the candidate pairs (start + mine, other) that are near by their whole pictures and their colours."""
-    kept = []
-    for b in range(0, len(mine), _BLOCK):
-        i, j = mine[b : b + _BLOCK], other[b : b + _BLOCK]
-        distance = np.linalg.norm(pictures[i] - _pictures(looks, rows[j]), axis=1)
-        hue = _hues(looks, rows[start + i], mirrored) - _hues(looks, rows[j])
-        alike = distance <= near
-        if hue.shape[1]:
-            alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
-        kept.append(np.stack([start + i[alike], j[alike]], axis=1))
-    return np.concatenate(kept) if kept else np.empty((0, 2), dtype=np.int64)
-
-
-def _pictures(looks: Looks, rows: NDArray[np.int64], mirrored: bool = False) -> NDArray[np.float32]:
+def _pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Grey pictures of length 1, [n, side * side]."""
-    grey = looks.grey[rows].astype(np.float32)
+    grey = thumbnails.grey[rows].astype(np.float32)
     grey /= np.linalg.norm(grey, axis=1, keepdims=True)
-    if mirrored:
-        grey = grey.reshape(-1, looks.side, looks.side)[:, :, ::-1].reshape(grey.shape)
     return grey
-
-
-def _hues(looks: Looks, rows: NDArray[np.int64], mirrored: bool = False) -> NDArray[np.float32]:
-    hues = looks.colour[rows].astype(np.float32)
-    if mirrored and hues.size:
-        hues = hues.reshape(-1, COLOUR_SIDE, COLOUR_SIDE)[:, :, ::-1].reshape(hues.shape)
-    return hues
 
 
 def describe_groups(
     duplicates: Duplicates, rows: NDArray[np.int64], place: NDArray[np.int64], names: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """The first groups as plain JSON types: the images' places in the source, and names where `names` has them by row.
+    """The first groups as plain JSON types: the images' places in the source, and their names where these are given.
 
-    rows: of the source, per position. place: in the source that is named, per row.
+    rows: of the source, per position. place and names: per row.
     """
-    told = []
-    for group in duplicates.groups()[:GROUPS_TOLD]:
-        entry: dict[str, Any] = {"train": [], "heldout": []}
-        for position in group.tolist():
-            row = int(rows[position])
-            image = int(place[row]) if names is None else {"index": int(place[row]), "name": names[row]}
-            entry["train" if position < duplicates.train else "heldout"].append(image)
-        told.append(entry)
-    return told
+
+    def images(positions: NDArray[np.int64]) -> list[Any]:
+        chosen = rows[positions].tolist()
+        if names is None:
+            return [int(place[row]) for row in chosen]
+        return [{"index": int(place[row]), "name": names[row]} for row in chosen]
+
+    n = duplicates.train
+    groups = duplicates.groups()[:GROUPS_NAMED]
+    return [{"train": images(group[group < n]), "heldout": images(group[group >= n])} for group in groups]

@@ -1,7 +1,6 @@
 """The noisy observations: one fixed noise draw per image, for all epochs, workers and resumes."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,28 +8,14 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import ObservedConfig
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
-from ambient_sweep.data.sources.columns import LEVELS_WANTED, bad_levels
 from ambient_sweep.errors import UserError
 
 KEPT = 2**28  # bytes of float32 observations up to which they are made once and kept
-_BLOCK = 1024  # observations made at once
 
+# y float32 [n,C,H,W], sigma_n [n], x_0 if it is kept, and labels int64 [n] if there are any
 Observation = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-
-
-class Observed(Protocol):
-    """What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading."""
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 without labels."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, rows: NDArray[np.int64]) -> Observation:
-        """y float32 [n,C,H,W], sigma_n [n], x_0 if it is kept, and labels int64 [n] if there are any."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +66,11 @@ class LazyObservations:
 
     def kept(self) -> ObservedImages:
         """The same observations, all in memory."""
-        images = torch.empty(len(self), *self.pixels.shape)
-        clean = torch.empty_like(images) if self.keep_clean else None
-        for start in range(0, len(self), _BLOCK):
-            y, _, x, _ = self.read(np.arange(start, min(start + _BLOCK, len(self))))
-            images[start : start + _BLOCK] = y
-            if clean is not None and x is not None:
-                clean[start : start + _BLOCK] = x
-        return ObservedImages(images, self.sigma, clean, self.labels, self.classes)
+        return ObservedImages(*self.read(np.arange(len(self))), self.classes)
+
+
+# What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading
+Observed = ObservedImages | LazyObservations
 
 
 def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> Observed:
@@ -121,18 +103,12 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
     """sigma_n of the training images, [N].
 
     0 for the first round(clean_fraction N) in training order, which are those that data.train_size would keep; else the
-    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level out
-    of range or below the base.
+    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level below
+    the base.
     """
     sigma = np.full(len(data.train), config.sigma, dtype=np.float64)
     if data.train_sigma is not None:
         own = data.train_sigma.astype(np.float64)
-        bad = bad_levels(data.train_sigma)
-        if len(bad):
-            raise UserError(
-                f"{data.name(int(data.train_index[bad[0]]))}: its own noise level {own[bad[0]]:g} is out of range; "
-                f"{LEVELS_WANTED}"
-            )
         sigma = np.where(np.isnan(own), sigma, own)
     clean = round(config.clean_fraction * len(sigma))
     sigma[:clean] = 0

@@ -1,4 +1,4 @@
-"""Images that stay where they are, in memory or in a memory-mapped file, until they are asked for."""
+"""Pixels: how numbers stand for them, and arrays of them in memory or in a memory-mapped file."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -23,6 +23,11 @@ def decoded(array: Array, encoding: Encoding) -> NDArray[np.float32]:
         values *= np.float32(2)
         values -= np.float32(1)
     return values
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images float [N, C, H, W] in [-1, 1], clipped and rounded to 8 bits, as files would hold them."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class Pixels:

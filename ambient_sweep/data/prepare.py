@@ -1,5 +1,6 @@
-"""Decodes a source once into a store, or writes the noisy observations of its training images alone."""
+"""Decodes a source once into a store, or writes only the noisy observations of its training images."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,32 +10,25 @@ import numpy as np
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.duplicates import NEAR, Duplicates, Looks, describe_groups, find_duplicates
+from ambient_sweep.data.duplicates import NEAR, Thumbnails, describe_groups, find_duplicates
 from ambient_sweep.data.observed import add_noise
-from ambient_sweep.data.origin import Origin, Rows, open_origin
 from ambient_sweep.data.pixels import Array, Encoding, decoded
-from ambient_sweep.data.split import (
-    ContentHash,
-    block_size,
-    channels_first,
-    check_corrupt,
-    fingerprint_of,
-    good_rows,
-    split_index,
-)
+from ambient_sweep.data.prepare_input import Rows, open_input
+from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     FORMAT,
     ObservedInfo,
     SplitInfo,
     StoreInfo,
+    StoreWriter,
     made_alike,
+    new_store,
     verify_store,
 )
-from ambient_sweep.data.writing import StoreWriter, new_store
 from ambient_sweep.errors import UserError
 
-CORRUPT_TOLD = 100
+CORRUPT_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -45,44 +39,42 @@ class Options:
     observed_seed: int | None = None  # of their noise; None: from the operating system, known to nobody
     drop_duplicates: bool = False
     near: float = NEAR
-    flips: bool = False
 
 
 def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> StoreInfo:
     """Writes the store `out` of the images that `config` names, which may be those of another store.
 
-    Nothing is left of one that does not come to its end. Raises UserError for bad images, settings that contradict each
-    other, and a place that cannot be written.
+    An unfinished store is removed. Raises UserError for bad images, settings that contradict each other, and a place that
+    cannot be written.
     """
-    origin = open_origin(config)
     with new_store(out) as writer:
-        job = _Job(writer, config, options, origin, echo)
-        info = job.clean() if options.observed_sigma is None else job.observations(options.observed_sigma)
+        preparation = _Preparation(writer, config, options, echo)
+        sigma = options.observed_sigma
+        info = preparation.clean() if sigma is None else preparation.observations(sigma)
         writer.info(info)
         echo("reading the store back")
         verify_store(writer.folder)
     return info
 
 
-class _Job:
-    def __init__(
-        self, writer: StoreWriter, config: DataConfig, options: Options, origin: Origin, echo: Callable[[str], None]
-    ) -> None:
-        self.writer, self.config, self.options, self.origin, self.echo = writer, config, options, origin, echo
-        self.source, self.place = origin.source, origin.place
+class _Preparation:
+    def __init__(self, writer: StoreWriter, config: DataConfig, options: Options, echo: Callable[[str], None]) -> None:
+        self.writer, self.config, self.options, self.echo = writer, config, options, echo
+        self.given = open_input(config)
+        self.source, self.place = self.given.source, self.given.place
         self.shape = (config.channels, config.image_size, config.image_size)
         self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
-        self.looks = Looks(len(self.source), self.shape)
+        self.thumbnails = Thumbnails(len(self.source), self.shape)
         self.corrupt: list[tuple[int, str]] = []
         self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
+        self.duplicates: dict[str, Any] = {}
 
     def clean(self) -> StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
         keep = np.ones(len(self.source), dtype=bool)
-        if self.origin.split is not None or self.config.on_corrupt == "refuse":
+        if self.given.split is not None or self.config.on_corrupt == "refuse":
             keep[:] = False
             keep[np.concatenate(self._split())] = True
-        self.writer.check_space(int(keep.sum()) * int(np.prod(self.shape)) * (1 if self.source.depth8 else 4))
         content = self._read(lambda rows, images: self.writer.images(images[keep[rows]]))
         self.writer.end_of_images()
         self._settle()
@@ -94,15 +86,13 @@ class _Job:
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
 
-        By default the noise is drawn from the operating system: who knows the seed of a keyed draw can subtract it.
+        By default the noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
         """
         seed = self.options.observed_seed
         content = self._read(None)
         self._settle()
-        self._check_levels(sigma)
         chosen = np.zeros(len(self.source), dtype=bool)
         chosen[self.train] = True
-        self.writer.check_space(len(self.train) * int(np.prod(self.shape)) * 4)
 
         def write(rows: Rows, images: Array) -> None:
             here = chosen[rows]
@@ -123,66 +113,52 @@ class _Job:
     def _read(self, take: Callable[[Rows, Array], None] | None, again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
 
-        The first time, looks and corrupt images are kept as well. Raises UserError for corrupt images, and for a store
-        that is damaged.
+        The first time, it keeps thumbnails and corrupt images as well. Raises UserError for corrupt images and for a
+        damaged store.
         """
-        content, told, count = ContentHash(), 0, len(self.source)
+        content, count, next_line = hashlib.sha256(), len(self.source), 0
         for block in self.source.blocks(block_size(self.shape)):
-            images, good = channels_first(block), good_rows(block)
-            content.update(images, good)
+            images, good = block.channels_first(), block.good()
+            content.update(images[good].data)
             if not again:
-                self.looks.put(block.start, images, self.encoding)
+                self.thumbnails.put(block.start, images, self.encoding)
                 self.corrupt += block.corrupt
             if take is not None:
                 take(block.start + np.flatnonzero(good), images[good])
             done = block.start + len(images)
-            if done * 10 // count > told:
-                told = done * 10 // count
+            if done >= next_line or done == count:
                 self.echo(f"read {done:,} of {count:,} images{' again' if again else ''}")
+                next_line = done + count // 10
         check_corrupt(self.config, self.source, self.corrupt)
-        return self.origin.content(content.hexdigest())
+        return self.given.content_sha256(content.hexdigest())
 
     def _split(self) -> tuple[Rows, Rows]:
-        return self.origin.split or split_index(self.config, len(self.source), self.corrupt)
+        return self.given.split or split_index(self.config, len(self.source), self.corrupt)
 
     def _settle(self) -> None:
-        """Finds the rows that train and those held out, and the copies among them, which are dropped if that is asked for.
+        """Finds the rows that train, those held out and the copies among them, and drops these where asked to.
 
-        Writes duplicates.json, which in a store of observations tells no names.
+        Writes duplicates.json, which in a store of observations holds no names.
         """
         self.train, self.heldout = self._split()
         rows = np.concatenate([self.train, self.heldout])
         self.echo(f"looking for duplicates among {len(rows):,} images")
-        self.found = find_duplicates(self.looks, self.train, self.heldout, self.options.near, self.options.flips)
+        near, dropped = self.options.near, self.options.drop_duplicates
+        found = find_duplicates(self.thumbnails, self.train, self.heldout, near)
+        self.duplicates = {**found.counts(), "near": near, "dropped": dropped}
         names = self.source.names if self.options.observed_sigma is None else None
-        groups = describe_groups(self.found, rows, self.place, names)
-        self.writer.json(DUPLICATES_FILE, {**self._figures(self.found), "groups": groups})
-        if self.options.drop_duplicates:
-            self.train, self.heldout = self.train[~self.found.in_train], self.heldout[~self.found.in_heldout]
+        groups = describe_groups(found, rows, self.place, names)
+        self.writer.json(DUPLICATES_FILE, {**self.duplicates, "groups": groups})
+        if dropped:
+            self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
             if min(len(self.train), len(self.heldout)) < 2:
                 raise UserError(
                     f"--drop-duplicates: leaves {len(self.train)} training and {len(self.heldout)} held-out images; "
                     "at least 2 of each are needed"
                 )
 
-    def _check_levels(self, sigma: float) -> None:
-        """Raises UserError, naming the image, for an image whose own noise level is below the observations'."""
-        own = self.source.sigma
-        if own is None:
-            return
-        low = self.train[own[self.train] < np.float32(sigma)]
-        if len(low):
-            raise UserError(
-                f"{self.source.names[int(low[0])]}: its own noise level {own[low[0]]:g} is below --observed-only {sigma}; "
-                f"lower that, or raise the levels of {len(low)} images"
-            )
-
-    def _figures(self, found: Duplicates) -> dict[str, Any]:
-        o = self.options
-        return {**found.counts(), "near": o.near, "flips": o.flips, "dropped": o.drop_duplicates}
-
     def _finish(self, rows: Rows, content: str, made: ObservedInfo | None) -> StoreInfo:
-        """Writes the small arrays of the images at `rows`, and says what the store holds."""
+        """Writes the small arrays of the images at `rows`. Returns what store.json is to say."""
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
         for name, index in (("index", place[rows]), ("train_index", train_index), ("heldout_index", heldout_index)):
@@ -192,7 +168,7 @@ class _Job:
                 self.writer.array(name, values[rows])
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         if made is None:
-            corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_TOLD]]
+            corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
         return StoreInfo(
             format=FORMAT,
             version=__version__,
@@ -205,9 +181,9 @@ class _Job:
             content_sha256=content,
             fingerprint=fingerprint_of(content, self.shape, train_index, heldout_index),
             observed=made,
-            source=self.origin.description if made is None else {"source": self.origin.description["source"]},
+            source=self.given.description if made is None else {"source": self.given.description["source"]},
             corrupt=corrupt,
-            duplicates=self._figures(self.found),
+            duplicates=self.duplicates,
             files=dict(self.writer.files),
         )
 
@@ -222,19 +198,16 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"
     lines = [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", f"fingerprint {info.fingerprint}"]
     if made is not None and made.seed is not None:
-        lines.append(
-            f"warning: who knows the seed {made.seed} can subtract the noise; leave --seed out to protect images"
-        )
+        lines.append(f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images")
     if corrupt["count"]:
         first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in corrupt.get("first", [])[:3])
         lines.append(f"skipped {corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
-    found = "dropped" if copies["dropped"] else "found"
-    held = copies["heldout_exact"] + copies["heldout_near"]
     lines.append(
-        f"duplicates {found}: {copies['train_exact']:,} exact and {copies['train_near']:,} near copies in the training "
-        f"set, {copies['heldout_exact']:,} exact and {copies['heldout_near']:,} near copies of it among the held-out "
-        f"images ({DUPLICATES_FILE})"
+        f"duplicates {'dropped' if copies['dropped'] else 'found'}: {copies['train_exact']:,} exact and "
+        f"{copies['train_near']:,} near copies in the training set, {copies['heldout_exact']:,} exact and "
+        f"{copies['heldout_near']:,} near copies of it among the held-out images ({DUPLICATES_FILE})"
     )
+    held = copies["heldout_exact"] + copies["heldout_near"]
     if held and not copies["dropped"]:
         lines.append(
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
@@ -242,13 +215,11 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
         )
     keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
     keys += f" data.split_seed={split.seed}" if split.seed else ""
-    if made is not None:
-        keys += (
-            f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"  # the clean store has more
-        )
+    if made is not None:  # the sizes too, since the clean store may hold more
+        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
         keys += f" observed.base_sigma={made.sigma}"
         keys += f" observed.seed={made.seed}" if made.seed is not None else ""
         keys += " evaluation.path=..."
-    if made is not None and copies["dropped"]:
-        lines.append(f"evaluation.path: a clean store with the same split, {made_alike(info)}")
+        if copies["dropped"]:
+            lines.append(f"evaluation.path: a clean store with the same split, {made_alike(info)}")
     return [*lines, f"train with {keys}"]

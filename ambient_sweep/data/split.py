@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.pixels import Array
-from ambient_sweep.data.sources import Block, Source
+from ambient_sweep.data.sources import Source
 from ambient_sweep.errors import UserError
 
 MIN_HELDOUT = 2
@@ -22,42 +21,18 @@ def block_size(shape: tuple[int, int, int]) -> int:
     return max(1, min(4096, BLOCK_BYTES // int(np.prod(shape))))
 
 
-def channels_first(block: Block) -> Array:
-    """The images of a block, [n, C, H, W]."""
-    return np.ascontiguousarray(block.images.transpose(0, 3, 1, 2))
-
-
-def good_rows(block: Block) -> NDArray[np.bool_]:
-    """[n], False where an image of the block is corrupt."""
-    good = np.ones(len(block.images), dtype=bool)
-    good[[row - block.start for row, _ in block.corrupt]] = False
-    return good
-
-
-class ContentHash:
-    """A hash of the images of a source in their order, corrupt ones left out; whatever the size of the blocks."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, images: Array, good: NDArray[np.bool_]) -> None:
-        """Takes the next images, [n, C, H, W], of which those that are `good` count."""
-        self._digest.update(np.ascontiguousarray(images if good.all() else images[good]).data)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
 def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
     """Raises UserError for corrupt images, unless data.on_corrupt=skip: how many, and the first three by name."""
-    if not corrupt or config.on_corrupt == "skip":
-        return
-    first = "; ".join(f"{source.names[row]}: {reason}" for row, reason in corrupt[:3])
+    if corrupt and config.on_corrupt == "refuse":
+        where = f"{config.path or config.source}: {corrupt_images(source.names, corrupt)}"
+        raise UserError(f"{where}; remove or replace them, or set data.on_corrupt=skip")
+
+
+def corrupt_images(names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> str:
+    """How many images cannot be read, and the first three by name, in words."""
+    first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
     more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
-    raise UserError(
-        f"{config.path or config.source}: {len(corrupt)} of {len(source)} images cannot be read ({first}{more}); "
-        "remove or replace them, or set data.on_corrupt=skip"
-    )
+    return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
 
 
 def split_index(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ambient_sweep.config import EvaluationConfig, Extra
-from ambient_sweep.data.image_set import to_uint8
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.fidelity import density_coverage, frechet, kid, manifold_measures, precision_recall
 from ambient_sweep.evaluation.measure import Measure

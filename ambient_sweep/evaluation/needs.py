@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ambient_sweep.config import EvaluationConfig
-from ambient_sweep.data.image_set import ImageSet
+from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.memorization import NEIGHBOURHOOD, SIMILARITIES
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
-from ambient_sweep.data.image_set import to_uint8, unseen
-from ambient_sweep.data.images import ImageData
-from ambient_sweep.data.pixels import Pixels
+from ambient_sweep.data.dataset import ImageData
+from ambient_sweep.data.evaluation_set import unseen
+from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.cache import Mapped
 from ambient_sweep.evaluation.encoders import (

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
-from ambient_sweep.data.image_set import ImageSet, check_alike, overlap
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.cache import Features, Mapped, cached_features
 from ambient_sweep.evaluation.encoders import Encoder, build_encoder, encode, train_classifier

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import Config
-from ambient_sweep.data.image_set import ImageSet, from_pixels, to_uint8, without_overlap
-from ambient_sweep.data.images import ImageData, load_clean
-from ambient_sweep.data.pixels import Pixels
+from ambient_sweep.data.dataset import ImageData, load_clean
+from ambient_sweep.data.evaluation_set import ImageSet, from_pixels, without_overlap
+from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation import Measure, Reference, evaluate

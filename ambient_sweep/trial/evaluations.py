@@ -9,8 +9,8 @@ import numpy as np
 
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths, samples_at
-from ambient_sweep.data.image_set import to_uint8
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average

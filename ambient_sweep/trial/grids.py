@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.data.image_set import to_uint8
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.storage import write_atomic
 
 COLUMNS = 16  # pairs side by side

@@ -8,7 +8,7 @@ import torch
 
 from ambient_sweep import rng
 from ambient_sweep.config import ComputeConfig, Config
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.images import ImageData, load_clean, load_data
+from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference
 from ambient_sweep.evaluation.reference import reference_key

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from closed_forms import denoising_error, six_modes, two_modes
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost

@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 from ambient_sweep.config import EvaluationConfig
-from ambient_sweep.data.image_set import ImageSet
+from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.evaluation.encoders import inception
 from ambient_sweep.evaluation.suite import Suite, default_evaluation
 

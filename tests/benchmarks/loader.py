@@ -24,8 +24,8 @@ from measuring import PeakMemory, memory
 
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
-from ambient_sweep.data import origin as origin_module
-from ambient_sweep.data.images import ImageData, load_data
+from ambient_sweep.data import prepare_input
+from ambient_sweep.data.dataset import ImageData, load_data
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources import Block
@@ -121,7 +121,7 @@ def main(words: list[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        stack.enter_context(mock.patch.object(origin_module, "open_source", return_value=source))
+        stack.enter_context(mock.patch.object(prepare_input, "open_source", return_value=source))
         print(f"{count:,} images of {side}x{side}x3, batches of {options.batch}; at first {memory()[0]:,.0f} MiB own")
         config = DataConfig(source="folder", path="generated", image_size=side, channels=3, heldout_size=count // 50)
         begun = time.perf_counter()

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data import images as images_module
-from ambient_sweep.data import origin as origin_module
+from ambient_sweep.data import dataset, prepare_input
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources import Block
 
 
 @dataclass
 class MadeUp:
-    """What `Source` asks for, of an array [N, H, W, C]; `corrupt` maps rows to reasons."""
+    """What `Source` offers, of an array [N, H, W, C]; `corrupt` maps rows to reasons."""
 
     images: np.ndarray
     labels: np.ndarray | None = None
@@ -24,10 +23,11 @@ class MadeUp:
     fail_at: int | None = None  # row at which reading raises `failure`
     failure: type[BaseException] = KeyboardInterrupt
     readings: int = 0
+    name: str = "photo {:03d}.png"
 
     @property
     def names(self):
-        return [f"photo {i:03d}.png" for i in range(len(self))]
+        return [self.name.format(i) for i in range(len(self))]
 
     @property
     def depth8(self):
@@ -54,16 +54,14 @@ def pictures(count, side=8, channels=3, seed=0, dtype=np.uint8):
 
 def use(monkeypatch: pytest.MonkeyPatch, source: MadeUp, **changes) -> DataConfig:
     """Makes `source` what every folder holds; returns the keys that read it."""
-    for module in (images_module, origin_module):
+    for module in (dataset, prepare_input):
         monkeypatch.setattr(module, "open_source", lambda config: source)
     side, channels = source.images.shape[2:]
-    values = {"source": "folder", "path": "/photos", "image_size": side, "channels": channels} | changes
-    return DataConfig(**values)
+    return DataConfig(**{"source": "folder", "path": "/photos", "image_size": side, "channels": channels} | changes)
 
 
 def store_of(out, config, **options) -> DataConfig:
     """Prepares a store at `out`; returns the keys that read it."""
     prepare(out, config, Options(**options), lambda line: None)
-    return config.model_copy(
-        update={"source": "store", "path": str(out), "train_size": None, "heldout_size": None, "on_corrupt": "refuse"}
-    )
+    changes = {"source": "store", "path": str(out), "train_size": None, "heldout_size": None, "on_corrupt": "refuse"}
+    return config.model_copy(update=changes)

@@ -8,24 +8,24 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from ambient_sweep.data import duplicates as duplicates_module
-from ambient_sweep.data.duplicates import FLAT, NEAR, Looks, describe_groups, find_duplicates
+from ambient_sweep.data.duplicates import FLAT, Thumbnails, describe_groups, find_duplicates
 
 GREY = [0.299, 0.587, 0.114]
 
 
-def looks_of(images, encoding="uint8"):
+def thumbnails_of(images, encoding="uint8"):
     """images [N, H, W, C]."""
     images = np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
-    looks = Looks(len(images), images.shape[1:])
+    thumbnails = Thumbnails(len(images), images.shape[1:])
     for start in range(0, len(images), 50):
-        looks.put(start, images[start : start + 50], encoding)
-    return looks
+        thumbnails.put(start, images[start : start + 50], encoding)
+    return thumbnails
 
 
 def found_among(images, heldout=0, encoding="uint8", **options):
-    looks = looks_of(images, encoding)
+    thumbnails = thumbnails_of(images, encoding)
     rows = np.arange(len(images))
-    return find_duplicates(looks, rows[: len(images) - heldout], rows[len(images) - heldout :], **options)
+    return find_duplicates(thumbnails, rows[: len(images) - heldout], rows[len(images) - heldout :], **options)
 
 
 def pairs_found(originals, copies, **options):
@@ -52,6 +52,11 @@ def crops():
     return [crop for crop in cut if shrunk(shrunk(crop, 64), 8).astype(float).dot(GREY).std() > 25]
 
 
+@pytest.fixture(scope="module")
+def originals(crops):
+    return np.array([shrunk(crop, 64) for crop in crops])
+
+
 def shrunk(image, side, how=Image.Resampling.BOX):
     return np.asarray(Image.fromarray(image).resize((side, side), how))
 
@@ -69,8 +74,6 @@ def clipped(values):
 COPIES = {
     "brighter": (lambda crop: clipped(shrunk(crop, 64) + 20.0), 0.95),
     "less contrast": (lambda crop: clipped(shrunk(crop, 64) * 0.6 + 40), 1.0),
-    "re-encoded at 75": (lambda crop: shrunk(compressed(crop, 75), 64), 1.0),
-    "re-encoded at 30": (lambda crop: shrunk(compressed(crop, 30), 64), 1.0),
     "small and re-encoded at 30": (lambda crop: compressed(shrunk(crop, 64), 30), 0.95),
     "resized another way": (lambda crop: shrunk(crop, 64, Image.Resampling.BICUBIC), 0.8),
     "half the size and back": (lambda crop: shrunk(shrunk(shrunk(crop, 64), 32), 64, Image.Resampling.BILINEAR), 0.95),
@@ -79,29 +82,19 @@ COPIES = {
 
 
 @pytest.mark.parametrize(("change", "recall"), COPIES.values(), ids=COPIES)
-def test_altered_photos_are_found_and_other_photos_are_not(crops, change, recall):
-    originals = np.array([shrunk(crop, 64) for crop in crops])
+def test_altered_photos_are_found_and_other_photos_are_not(crops, originals, change, recall):
     assert len(originals) > 25
     recalled, wrong = pairs_found(originals, np.array([change(crop) for crop in crops]))
     assert recalled.mean() >= recall
     assert wrong == 0
 
 
-def test_other_colours_are_no_copies(crops):
-    originals = np.array([shrunk(crop, 64) for crop in crops])
+def test_other_colours_are_no_copies(originals):
     turned = originals.mean(3, keepdims=True) - (originals - originals.mean(3, keepdims=True))  # the opposite colours
     colourful = np.abs(originals - originals.mean(3, keepdims=True)).mean((1, 2, 3)) > 15
     recalled, _ = pairs_found(originals[colourful], clipped(turned[colourful]))
     assert colourful.sum() > 8
     assert recalled.mean() < 0.2
-
-
-def test_mirrored_copies_are_found_where_they_count(crops):
-    originals = np.array([shrunk(crop, 64) for crop in crops])
-    mirrored = np.array([compressed(image[:, ::-1], 75) for image in originals])
-    assert pairs_found(originals, mirrored)[0].mean() == 0
-    recalled, wrong = pairs_found(originals, mirrored, flips=True)
-    assert (recalled.mean(), wrong) == (1, 0)
 
 
 def test_digits_no_two_of_which_are_the_same_are_told_apart():
@@ -134,21 +127,17 @@ def test_groups_and_counts_of_planted_copies():
     assert found.counts() == counts
     assert np.flatnonzero(found.in_train).tolist() == [7, 11]
     assert np.flatnonzero(found.in_heldout).tolist() == [5, 6]
+    thumbnails = thumbnails_of(images)  # the order of training says which is the copy
+    assert np.flatnonzero(find_duplicates(thumbnails, np.array([7, 1, 2, 3]), np.array([0, 9])).in_train).tolist() == [
+        2
+    ]
     names = [f"n{row}" for row in range(30)]
     told = describe_groups(found, np.arange(30), np.arange(30) + 100, names)
     assert told[1] == {"train": [{"index": 105, "name": "n5"}], "heldout": [{"index": 126, "name": "n26"}]}
     assert describe_groups(found, np.arange(30), np.arange(30) + 100, None)[2] == {"train": [], "heldout": [127, 128]}
 
 
-def test_the_order_of_training_says_which_is_the_copy():
-    images = noise_pictures(10)
-    images[8] = images[3]
-    looks = looks_of(images)
-    found = find_duplicates(looks, np.array([8, 1, 3, 2]), np.array([0, 9]))
-    assert np.flatnonzero(found.in_train).tolist() == [2]
-
-
-@pytest.mark.parametrize("near", [0.05, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize("near", [0.1, 0.6])
 def test_it_finds_what_a_comparison_of_all_pairs_finds(near):
     """Pictures at all distances from each other, against a matrix of correlations."""
     draw = np.random.default_rng(1)
@@ -158,7 +147,7 @@ def test_it_finds_what_a_comparison_of_all_pairs_finds(near):
     images = np.clip(0.5 + 0.12 * grey, 0, 1).astype(np.float32).reshape(400, 16, 16, 1)
     found = found_among(images, encoding="unit", near=near)
     distance = np.sqrt(np.maximum(2 - 2 * np.corrcoef(images.reshape(400, -1).astype(np.float64)), 0))
-    linked = np.linalg.matrix_power((distance <= near).astype(np.int64) + np.eye(400, dtype=np.int64), 1) > 0
+    linked = (distance <= near) | np.eye(400, dtype=bool)
     for _ in range(9):
         linked = linked.astype(np.float32) @ linked.astype(np.float32) > 0
     expected = linked.argmax(axis=1)  # the first that each is linked with
@@ -172,7 +161,9 @@ def test_flat_images_are_compared_exactly_and_not_with_each_other(monkeypatch):
     """Shifted to mean 0 and scaled, they would be rounding noise; and all would be alike."""
     searched = []
     monkeypatch.setattr(
-        duplicates_module, "_near_pairs", lambda looks, rows, *_: searched.append(rows) or np.empty((0, 2), np.int64)
+        duplicates_module,
+        "_near_pairs",
+        lambda thumbnails, rows, *_: searched.append(rows) or np.empty((0, 2), np.int64),
     )
     level = np.repeat(np.arange(100, 200, dtype=np.uint8), 30)  # 3,000 images, 100 different ones
     images = np.broadcast_to(level[:, None, None, None], (3000, 16, 16, 1))
@@ -180,7 +171,7 @@ def test_flat_images_are_compared_exactly_and_not_with_each_other(monkeypatch):
     assert found.counts() == {"train_exact": 2900, "train_near": 0, "heldout_exact": 0, "heldout_near": 0, "flat": 3000}
     assert searched[0].tolist() == [3000, 3001]
     edge = np.where(np.arange(256) % 2, 128 + FLAT * 127.5 * 1.05, 128 - FLAT * 127.5 * 1.05).reshape(1, 16, 16, 1)
-    assert not looks_of(clipped(edge)).flat[0]
+    assert not thumbnails_of(clipped(edge)).flat[0]
 
 
 def test_a_crowd_of_near_copies_is_one_group():
@@ -191,13 +182,13 @@ def test_a_crowd_of_near_copies_is_one_group():
     assert [len(group) for group in found.groups()] == [500]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_few_images_are_no_trouble(count):
     assert found_among(noise_pictures(count)).groups() == []
     assert found_among(noise_pictures(count), heldout=min(count, 1)).counts()["train_near"] == 0
 
 
-@pytest.mark.parametrize("side", [4, 8, 13, 28, 64])
+@pytest.mark.parametrize("side", [4, 13, 64])
 def test_every_size_is_shrunk_by_area(side):
     images = np.random.default_rng(side).random((3, side, side)).astype(np.float32)
     for small in (4, 16):
@@ -206,17 +197,3 @@ def test_every_size_is_shrunk_by_area(side):
             whole = images.repeat(small, axis=1).repeat(small, axis=2)  # on a grid that both divide
             expected = whole.reshape(3, small, side, small, side).mean((2, 4))
             np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_near_is_a_distance_of_correlations():
-    """Two pictures of correlation r lie sqrt(2 - 2 r) apart: at 0.995 just within the default."""
-    draw = np.random.default_rng(5)
-    one, other = draw.normal(size=(2, 256))
-    one -= one.mean()
-    other -= other.mean() + one * (one @ other) / (one @ one)
-    one, other = one / np.linalg.norm(one), other / np.linalg.norm(other)
-    for r, within in ((0.9965, True), (0.9935, False)):
-        assert (np.sqrt(2 - 2 * r) < NEAR) == within
-        pair = np.stack([one, r * one + np.sqrt(1 - r**2) * other]) * 16 * 0.12 + 0.5
-        images = np.clip(pair, 0, 1).astype(np.float32).reshape(2, 16, 16, 1)
-        assert (len(found_among(images, encoding="unit").groups()) == 1) == within

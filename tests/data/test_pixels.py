@@ -4,19 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from ambient_sweep.data.pixels import Pixels, decoded
-from ambient_sweep.evaluation.reference import to_uint8
+from ambient_sweep.data.pixels import Pixels, decoded, to_uint8
 
-
-def stored(dtype=np.uint8, count=20):
-    values = np.random.default_rng(0).integers(0, 256, (count, 3, 5, 5), dtype=np.uint8)
-    return values if dtype == np.uint8 else (values / 255).astype(np.float32)
+STORED = np.random.default_rng(0).integers(0, 256, (200, 3, 5, 5), dtype=np.uint8)
 
 
 def test_encodings_are_their_formulas():
     every = np.arange(256, dtype=np.uint8)
     np.testing.assert_allclose(decoded(every, "uint8"), every / 127.5 - 1, atol=1e-7)
     assert torch.equal(to_uint8(torch.from_numpy(decoded(every, "uint8"))), torch.from_numpy(every))
+    assert to_uint8(torch.tensor([-3.0, 1.5])).tolist() == [0, 255]
     unit = np.linspace(0, 1, 50, dtype=np.float32)
     assert np.array_equal(decoded(unit, "unit"), unit * 2 - 1)
     raw = np.array([-7.25, 0.1, 3], dtype=np.float32)
@@ -27,41 +24,27 @@ def test_encodings_are_their_formulas():
 
 
 @pytest.mark.parametrize("encoding", ["uint8", "unit"])
-def test_rows_blocks_and_all_agree(encoding):
-    array = stored(np.uint8 if encoding == "uint8" else np.float32)
+def test_rows_blocks_and_all_agree(tmp_path, encoding):
+    array = STORED if encoding == "uint8" else (STORED / 255).astype(np.float32)
+    array.tofile(tmp_path / "x.bin")
+    mapped = np.memmap(tmp_path / "x.bin", array.dtype, "r", shape=array.shape)
     order = np.array([7, 3, 19, 0, 3])
-    pixels = Pixels(array, encoding, order)
+    pixels = Pixels(mapped, encoding, order)
     expected = torch.from_numpy(decoded(array, encoding)[order])
     assert (len(pixels), pixels.shape) == (5, (3, 5, 5))
     assert torch.equal(pixels.all(), expected)
     assert torch.equal(pixels.read(np.array([4, 0])), expected[[4, 0]])
     assert [len(block) for block in pixels.blocks(2)] == [2, 2, 1]
     assert torch.equal(torch.cat(list(pixels.blocks(2))), expected)
+    assert torch.equal(pixels.subset(np.array([2, 0])).all(), expected[[2, 0]])
     for index in (slice(1, 3), [2, 0], torch.tensor([3, 1]), np.array([True, False, False, True, False])):
         assert torch.equal(pixels[index], expected[index])
     with pytest.raises(IndexError):
         pixels.read(np.array([5]))
 
 
-def test_a_memory_map_is_read_where_it_lies(tmp_path):
-    array = stored()
-    array.tofile(tmp_path / "x.bin")
-    mapped = np.memmap(tmp_path / "x.bin", np.uint8, "r", shape=array.shape)
-    pixels = Pixels(mapped, "uint8")
-    assert torch.equal(pixels.all(), Pixels(array, "uint8").all())
-    read = pixels.read(np.array([1]))
-    read += 1  # a copy: the file is read-only
-    assert np.array_equal(np.asarray(mapped), array)
-
-
 def test_threads_read_the_same():
-    pixels = Pixels(stored(count=200), "uint8")
-    whole = pixels.all()
+    pixels = Pixels(STORED, "uint8")
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda k: pixels.read(np.arange(10 * k, 10 * k + 10)), range(20)))
-    assert torch.equal(torch.cat(parts), whole)
-
-
-def test_tensors_are_pixels_as_they_are():
-    images = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Pixels.of(images).all(), images)
+    assert torch.equal(torch.cat(parts), pixels.all())

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ambient_sweep.config import DataConfig, EvaluationConfig
-from ambient_sweep.data.images import ImageData, load_data
+from ambient_sweep.data.dataset import ImageData, load_data
 from ambient_sweep.evaluation import Reference
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ambient_sweep.config import EvaluationConfig
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation import Measure, Reference, evaluate

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ambient_sweep.config import EvaluationConfig
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation import Reference, evaluate, nearest, reference_key

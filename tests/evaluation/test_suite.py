@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ambient_sweep.config import EvaluationConfig
-from ambient_sweep.data.image_set import ImageSet
+from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.suite import Suite, default_evaluation

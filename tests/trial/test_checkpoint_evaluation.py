@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ambient_sweep.config import build_config
-from ambient_sweep.data.images import load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation import Reference, evaluate

@@ -3,11 +3,11 @@
 import io
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.evaluation.attack.extraction import Result
 
 TILE = 48  # pixels that an image has at least; smaller ones are enlarged by a whole factor
@@ -32,7 +32,7 @@ def _rows(images: tuple[Tensor, Tensor, Tensor]) -> NDArray[np.uint8]:
 
 def _tiles(images: Tensor) -> NDArray[np.uint8]:
     """[N, H, W, 3], enlarged, with a white rim."""
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    pixels = to_uint8(images).expand(-1, 3, -1, -1)
     factor = max(1, -(-TILE // max(pixels.shape[-2:])))
     large = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3).permute(0, 2, 3, 1).numpy()
     return np.pad(large, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)

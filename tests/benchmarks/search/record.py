@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.data.images import ImageData, load_data
+from ambient_sweep.data.dataset import ImageData, load_data
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.evaluation import Reference, evaluate
 from ambient_sweep.training.loop import train

@@ -1,4 +1,3 @@
-import tracemalloc
 import zipfile
 
 import numpy as np
@@ -20,33 +19,18 @@ def npz(tmp_path, compressed=False, **arrays):
 
 
 def test_every_layout_holds_the_same_images(tmp_path):
-    first_axis = PIXELS.transpose(0, 3, 1, 2)
-    for array in (PIXELS, first_axis, np.asfortranarray(PIXELS)):
-        found = opened("array", npy(tmp_path, array))
-        assert found.depth8
-        assert found.labels is None
-        assert list(found.names) == [f"x.npy#{i}" for i in range(10)]
-        for size in (1, 3, 100):
-            images, corrupt = read_all(found, size)
-            np.testing.assert_array_equal(images, PIXELS)
-            assert not corrupt
+    for array in (PIXELS, PIXELS.transpose(0, 3, 1, 2), np.asfortranarray(PIXELS)):
+        for path in (npy(tmp_path, array), npz(tmp_path, image=array), npz(tmp_path, True, image=array)):
+            found = opened("array", path)
+            assert (found.depth8, found.labels) == (True, None)
+            assert found.names == [f"{path.name}#{i}" for i in range(10)]
+            for size in (3, 100):
+                images, corrupt = read_all(found, size)
+                np.testing.assert_array_equal(images, PIXELS)
+                assert not corrupt
     for array in (GREY, GREY[..., 0], GREY.transpose(0, 3, 1, 2)):
         np.testing.assert_array_equal(read_all(opened("array", npy(tmp_path, array), channels=1))[0], GREY)
         np.testing.assert_array_equal(read_all(opened("array", npy(tmp_path, array)))[0], GREY.repeat(3, axis=3))
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("fortran", [False, True])
-def test_npz_files_are_read_in_parts(tmp_path, compressed, fortran):
-    array = np.asfortranarray(PIXELS) if fortran else PIXELS
-    path = npz(tmp_path, compressed, image=array, other=PIXELS, label=np.arange(10), sigma=np.full((10, 1), 0.5))
-    found = opened("array", path, sigma_column="sigma")
-    for size in (1, 3, 100):
-        np.testing.assert_array_equal(read_all(found, size)[0], PIXELS)
-    assert found.labels.tolist() == list(range(10))
-    assert found.classes == tuple("0123456789")
-    assert (found.sigma == np.float32(0.5)).all()
-    assert found.names[9] == "x.npz#9"
 
 
 def test_images_are_cropped_and_averaged_as_files_are(tmp_path):
@@ -58,14 +42,13 @@ def test_images_are_cropped_and_averaged_as_files_are(tmp_path):
     np.testing.assert_allclose(unit, expected / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", ">f8", "<f2"])
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<f2"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_floats_lie_in_either_range(tmp_path, kind, signed):
     values = PIXELS / 127.5 - 1 if signed else PIXELS / 255
     found = opened("array", npy(tmp_path, values.astype(kind)))
-    assert not found.depth8
     images, corrupt = read_all(found)
-    assert not corrupt
+    assert (found.depth8, corrupt) == (False, {})
     np.testing.assert_allclose(images, PIXELS / 255, atol=1e-3 if kind == "<f2" else 1e-6)
 
 
@@ -89,43 +72,36 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
     assert (images[0] == 0.75).all()
 
 
-def test_floats_up_to_255_are_refused_as_a_whole(tmp_path):
-    assert "values from 0 to 255" in complaint(opened, "array", npy(tmp_path, PIXELS.astype(np.float32)))
-    assert "float images must lie in" in complaint(opened, "array", npy(tmp_path, np.full((2, 8, 8), np.nan)))
-
-
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (PIXELS.astype(np.int64), "is int64; images must be uint8"),
-        (PIXELS > 5, "is bool"),
-        (PIXELS.astype(np.uint16), "is uint16"),
-        (PIXELS.astype(np.complex64), "is complex64"),
+        (np.zeros(3, np.dtype([("a", "u1")])), "images must be uint8"),
         (np.zeros((2, 8), np.uint8), "has the shape [2, 8]"),
         (np.zeros((2, 8, 8, 4), np.uint8), "with 1 or 3 channels"),
         (np.zeros((2, 8, 8, 3, 1), np.uint8), "has the shape"),
         (np.zeros((8, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((2, 3, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((0, 8, 8), np.uint8), "holds no image"),
-        (np.zeros(3, np.dtype([("a", "u1")])), "images must be uint8"),
+        (PIXELS.astype(np.float32), "values from 0 to 255"),
+        (np.full((2, 8, 8), np.nan), "float images must lie in"),
     ],
 )
-def test_other_types_and_shapes_are_refused(tmp_path, array, message):
-    line = complaint(opened, "array", npy(tmp_path, array))
-    assert message in line
-    assert "x.npy" in line
-    assert message in complaint(opened, "array", npz(tmp_path, image=array))
+def test_other_types_shapes_and_ranges_are_refused(tmp_path, array, message):
+    for path in (npy(tmp_path, array), npz(tmp_path, image=array)):
+        line = complaint(opened, "array", path)
+        assert message in line
+        assert path.name in line
 
 
 def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     array = np.empty(2, dtype=object)
     array[:] = [Trap(), 0]
-    assert "never loaded" in complaint(opened, "array", npy(tmp_path, array))
-    assert "never loaded" in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=array))
-    assert "np.save(path, np.stack(images))" in complaint(opened, "array", npz(tmp_path, image=array))
+    for path in (npy(tmp_path, array), npz(tmp_path, image=array), npz(tmp_path, image=PIXELS, label=array)):
+        assert "np.save(path, np.stack(images))" in complaint(opened, "array", path)
     (tmp_path / "x.npy").write_bytes(array.dumps())
-    assert "neither a .npy nor a .npz" in complaint(opened, "array", tmp_path / "x.npy")
+    assert "pickled objects are never loaded" in complaint(opened, "array", tmp_path / "x.npy")
     assert not (tmp_path / "sprung").exists()
     np.load(npy(tmp_path, array), allow_pickle=True)
     assert (tmp_path / "sprung").exists()  # so the trap works
@@ -134,94 +110,61 @@ def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
 def test_the_array_of_images_is_named_or_the_only_one(tmp_path):
     labels = np.arange(10)
     for arrays in ({"image": PIXELS, "x": GREY}, {"arr_0": PIXELS, "label": labels}, {"x": PIXELS}):
-        np.testing.assert_array_equal(read_all(opened("array", npz(tmp_path, **arrays)))[0], PIXELS)
+        path = npz(tmp_path, **arrays)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("readme.txt", "hello")  # is passed over
+        np.testing.assert_array_equal(read_all(opened("array", path))[0], PIXELS)
     path = npz(tmp_path, train_images=PIXELS, val_images=GREY[:5], train_labels=labels[:, None] % 3)
-    assert "name the array of images by data.image_column; it has train_images [10, 8, 8, 3]" in complaint(
-        opened, "array", path
-    )
+    told = "name the array of images by data.image_column; it has train_images [10, 8, 8, 3]"
+    assert told in complaint(opened, "array", path)
     found = opened("array", path, image_column="train_images", label_column="train_labels")
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-    assert "no array data.image_column=pictures; it has" in complaint(opened, "array", path, image_column="pictures")
-    assert "data.image_column" in complaint(opened, "array", npz(tmp_path, label=labels))
+    assert "has no array pictures; it has train_images" in complaint(opened, "array", path, image_column="pictures")
 
 
 def test_labels_and_levels_of_arrays(tmp_path):
-    found = opened("array", npz(tmp_path, image=PIXELS, label=np.array(list("abcabcabca"))))
-    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-    assert found.classes == ("a", "b", "c")
-    assert opened("array", npz(tmp_path, image=PIXELS)).labels is None
+    path = npz(tmp_path, image=PIXELS, label=np.array(list("abcabcabca")), sigma=np.full((10, 1), 0.5))
+    found = opened("array", path, sigma_column="sigma")
+    assert (found.labels.tolist(), found.classes) == ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], ("a", "b", "c"))
+    assert (found.sigma == np.float32(0.5)).all()
     assert opened("array", npz(tmp_path, image=PIXELS, label=np.zeros(3)), label_column=None).labels is None
     for label, message in (
-        (np.arange(9), "label: has the shape [9]; [10] is needed"),
+        (np.arange(9), "label: has the shape [9]; one value per image: [10]"),
         (np.zeros((10, 2), int), "has the shape [10, 2]"),
-        (np.zeros(10), "is float64; labels are whole numbers or strings"),
-        (np.full(10, -1), "holds the label -1"),
+        (np.zeros(10), "is float64; labels must be whole numbers or strings"),
+        (np.full(10, -1), "the label -1 is negative"),
     ):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
-    path = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
-    assert "no array breed; it has image, sigma, text" in complaint(opened, "array", path, label_column="breed")
-    assert f"sigma: {path.name}#0 has the noise level -1.0" in complaint(opened, "array", path, sigma_column="sigma")
-    assert "text: is <U1; numbers" in complaint(opened, "array", path, sigma_column="text")
-    assert "no array level" in complaint(opened, "array", path, sigma_column="level")
-    for key in ("label_column", "sigma_column"):
-        assert f"data.{key}" in complaint(opened, "array", npy(tmp_path, PIXELS), **{key: "x"})
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_memory_holds_little_more_than_a_part(tmp_path, compressed):
-    """An array of 37 MB, of which 256 images, 3 MB, are held at a time."""
-    pixels = np.zeros((3000, 32, 32, 3), np.float32)
-    pixels[::2] = 1
-    path = npz(tmp_path, compressed, image=pixels)
-    tracemalloc.start()
-    found = opened("array", path, image_size=32)
-    assert sum(int(block.images.any()) for block in found.blocks(128)) == 24
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12e6
-
-
-def test_damaged_files_are_refused_or_their_rows_listed(tmp_path):
-    whole = npy(tmp_path, PIXELS).read_bytes()
-    for data, message in (
-        (whole[:-1], "is cut off or damaged"),
-        (whole + b"x", "is cut off or damaged"),
-        (whole[:20], "cannot be read as a .npy file"),
-        (b"", "neither a .npy nor a .npz"),
-        (b"PK no zip", "cannot be read as a .npz file"),
+    bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
+    for path, keys, message in (
+        (bad, {"label_column": "breed"}, "x.npz: has no array breed; it has image, sigma, text"),
+        (bad, {"sigma_column": "sigma"}, "sigma: the noise level of x.npz#0 is -1.0"),
+        (bad, {"sigma_column": "text"}, "text: is <U1; noise levels must be numbers"),
+        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no array x; it has image"),
     ):
+        assert message in complaint(opened, "array", path, **keys)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    whole = npy(tmp_path, PIXELS).read_bytes()
+    for data in (whole[:-1], whole[:20], b"", b"PK no zip", b"text"):
         (tmp_path / "x.npy").write_bytes(data)
-        assert message in complaint(opened, "array", tmp_path / "x.npy")
-    assert "neither" in complaint(opened, "array", tmp_path) or "cannot be opened" in complaint(
-        opened, "array", tmp_path
-    )
-    pixels = noise(40, 32, 32)
-    path = npz(tmp_path, image=pixels)
-    data = bytearray(path.read_bytes())
-    data[data.index(pixels[35].tobytes())] ^= 1  # which the checksum at the end tells
-    path.write_bytes(data)
-    images, corrupt = read_all(opened("array", path, image_size=32), 15)
-    assert list(corrupt) == [f"x.npz#{row}" for row in range(30, 40)]
-    assert "damaged from here on" in corrupt["x.npz#30"]
-    np.testing.assert_array_equal(images[:30], pixels[:30])
-
-
-def test_damage_raises_nothing_else(tmp_path):
-    outcomes = set()
-    path = tmp_path / "x.npz"
-    whole = npz(tmp_path, True, image=PIXELS / 255, label=np.arange(10)).read_bytes()
-    for seed in range(150):
-        path.write_bytes(damaged(whole, seed))
-        outcomes.add(outcome("array", path))
-    assert "refused" in outcomes <= {"refused", "listed", "read"}
-    raw = npy(tmp_path, PIXELS).read_bytes()
-    for seed in range(150):
-        (tmp_path / "x.npy").write_bytes(damaged(raw, seed))
-        outcome("array", tmp_path / "x.npy")
-
-
-def test_foreign_members_of_a_zip_are_passed_over(tmp_path):
+        assert "x.npy: cannot be read as a .npy or .npz file" in complaint(opened, "array", tmp_path / "x.npy")
+    assert "cannot be read" in complaint(opened, "array", tmp_path)
     path = npz(tmp_path, image=PIXELS)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("readme.txt", "hello")
-    assert len(opened("array", path)) == 10
+    data = bytearray(path.read_bytes())
+    data[data.index(PIXELS[5].tobytes())] ^= 1  # which the checksum at the end tells
+    path.write_bytes(data)
+    assert "x.npz: cannot be read as the array image (Bad CRC-32" in complaint(opened, "array", path)
+
+
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 400), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_damage_raises_nothing_else(tmp_path, seeds):
+    packed = npz(tmp_path, True, image=PIXELS / 255, label=np.arange(10)).read_bytes()
+    plain = npy(tmp_path, PIXELS).read_bytes()
+    outcomes = set()
+    for seed in seeds:
+        for name, whole in (("x.npz", packed), ("x.npy", plain)):
+            (tmp_path / name).write_bytes(damaged(whole, seed))
+            outcomes.add(outcome("array", tmp_path / name))
+    assert "refused" in outcomes <= {"refused", "listed", "read"}

@@ -11,8 +11,8 @@ BYTES = [encoded(image) for image in PIXELS]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def structs(images, path="x.png"):
-    return pa.array([{"bytes": data, "path": path} for data in images], STRUCT)
+def structs(images):
+    return pa.array([{"bytes": data, "path": "x.png"} for data in images], STRUCT)
 
 
 def save(path, metadata=None, group=3, **columns):
@@ -35,11 +35,8 @@ def path(tmp_path):
 def test_every_kind_of_image_column_is_read(path, kind):
     values = BYTES if not pa.types.is_struct(kind) else [{"bytes": data} for data in BYTES]
     found = opened("parquet", save(path, image=pa.array(values, kind)))
-    assert found.depth8
-    assert found.labels is None
-    assert found.classes == ()
-    assert found.sigma is None
-    for size in (1, 4, 100):
+    assert (found.depth8, found.labels, found.classes, found.sigma) == (True, None, (), None)
+    for size in (4, 100):
         images, corrupt = read_all(found, size)
         np.testing.assert_array_equal(images, PIXELS)
         assert not corrupt
@@ -48,36 +45,30 @@ def test_every_kind_of_image_column_is_read(path, kind):
 def test_shards_are_read_by_name_and_blocks_cross_them(tmp_path):
     for number, rows in ((1, slice(3, 10)), (0, slice(0, 3)), (2, slice(0, 0))):
         part = {"image": structs(BYTES[rows]), "label": pa.array(range(10)[rows]), "sigma": pa.array([0.5] * 10)[rows]}
-        save(tmp_path / "data" / f"train-0000{number}-of-00003.parquet", **part)
+        save(tmp_path / "data" / f"train-{number}.parquet", **part)
     save(tmp_path / ".cache" / "y.parquet", image=structs(BYTES))
     found = opened("parquet", tmp_path, sigma_column="sigma")
-    for size in (2, 5, 10):
-        np.testing.assert_array_equal(read_all(found, size)[0], PIXELS)
-    assert found.names[0] == "data/train-00000-of-00003.parquet#0"
-    assert found.names[3] == "data/train-00001-of-00003.parquet#0"
-    assert found.names[-1] == "data/train-00001-of-00003.parquet#6"
-    assert found.names[2:4] == [found.names[2], found.names[3]]
-    assert len(set(found.names)) == 10
-    with pytest.raises(IndexError):
-        found.names[10]
+    np.testing.assert_array_equal(read_all(found, 2)[0], PIXELS)
+    first, second = (f"data/train-{number}.parquet" for number in (0, 1))
+    assert found.names == [f"{first}#{row}" for row in range(3)] + [f"{second}#{row}" for row in range(7)]
     assert found.labels.tolist() == list(range(10))
     assert (found.sigma == np.float32(0.5)).all()
+
+
+def class_label(*names):
+    return {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
 
 
 def test_labels_by_number_name_and_class_label(path):
     images = structs(BYTES[:3])
     found = opened("parquet", save(path, image=images, label=pa.array([2, 0, 2], pa.int8())))
-    assert found.labels.tolist() == [2, 0, 2]
-    assert found.labels.dtype == np.int64
-    assert found.classes == ("0", "1", "2")
-    names = {"info": {"features": {"label": {"names": ["cat", "dog", "eel"], "_type": "ClassLabel"}}}}
-    assert opened("parquet", save(path, names, image=images, label=[1, 0, 1])).classes == ("cat", "dog", "eel")
+    assert (found.labels.tolist(), found.labels.dtype, found.classes) == ([2, 0, 2], np.int64, ("0", "1", "2"))
+    found = opened("parquet", save(path, class_label("cat", "dog", "eel"), image=images, label=[1, 0, 1]))
+    assert found.classes == ("cat", "dog", "eel")
     for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
-        found = opened(
-            "parquet", save(path, image=images, breed=pa.array(["pug", "cur", "pug"], kind)), label_column="breed"
-        )
-        assert found.labels.tolist() == [1, 0, 1]
-        assert found.classes == ("cur", "pug")
+        save(path, image=images, breed=pa.array(["pug", "cur", "pug"], kind))
+        found = opened("parquet", path, label_column="breed")
+        assert (found.labels.tolist(), found.classes) == ([1, 0, 1], ("cur", "pug"))
     assert opened("parquet", path).labels is None
     assert opened("parquet", save(path, image=images, label=[1.5] * 3), label_column=None).labels is None
 
@@ -86,79 +77,57 @@ def test_dictionaries_of_shards_may_differ(tmp_path):
     for name, values in (("a", ["x", "y"]), ("b", ["z", "x"])):
         save(tmp_path / f"{name}.parquet", image=structs(BYTES[:2]), label=pa.array(values).dictionary_encode())
     found = opened("parquet", tmp_path)
-    assert found.labels.tolist() == [0, 1, 2, 0]
-    assert found.classes == ("x", "y", "z")
+    assert (found.labels.tolist(), found.classes) == ([0, 1, 2, 0], ("x", "y", "z"))
 
 
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("metadata", "columns", "message"),
     [
-        ([0, None, 1], "row 1 has no label"),
-        ([0.0, 1.0, 2.0], "is double; whole numbers or strings"),
-        ([True, False, True], "is bool"),
-        ([[0], [1], [2]], "is list"),
-        ([0, -1, 2], "holds the label -1"),
-        ([0, 10**12, 2], "holds the label 1000000000000"),
+        (None, {"label": [0, None, 1]}, "row 1 has no label"),
+        (None, {"label": [0.0, 1.0, 2.0]}, "is double; labels must be whole numbers or strings"),
+        (None, {"label": [0, -1, 2]}, "the label -1 is negative"),
+        (None, {"label": [0, 10**12, 2]}, "the label 1000000000000 is too large for 1,000,000 classes"),
+        (class_label("cat"), {"label": [0, 1, 0]}, "the label 1 is too large for 1 classes"),
+        ([1, 2], {"label": [0, 1, 0]}, "its metadata under the key huggingface"),
+        (None, {"sigma": list("abc")}, "is string; noise levels must be numbers"),
+        (None, {"level": [1, 2, 3]}, "has no column sigma; it has image, level"),
+        (None, {"sigma": [0.1, -0.1, 0.1]}, "the noise level of x.parquet#1 is -0.1"),
+        (None, {"image": ["x"] * 3}, "column image is string; data.image_column must hold encoded images"),
+        (None, {"image": [[1, 2]] * 3}, "must hold encoded images"),
+        (None, {"image": [{"path": "x"}] * 3}, "must hold encoded images"),
     ],
 )
-def test_bad_labels_are_refused(path, label, message):
-    line = complaint(opened, "parquet", save(path, image=structs(BYTES[:3]), label=label))
+def test_bad_columns_are_refused(path, metadata, columns, message):
+    save(path, metadata, **{"image": structs(BYTES[:3])} | columns)
+    line = complaint(
+        opened, "parquet", path, sigma_column=None if "label" in columns or "image" in columns else "sigma"
+    )
     assert message in line
     assert "x.parquet" in line
 
 
-def test_class_names_must_cover_the_labels_and_agree(tmp_path, path):
-    def names(*classes):
-        return {"info": {"features": {"label": {"names": list(classes)}}}}
-
-    save(path, names("cat"), image=structs(BYTES[:2]), label=[0, 1])
-    assert "names for 1 classes" in complaint(opened, "parquet", path)
-    save(path, names("cat", "dog"), image=structs(BYTES[:2]), label=[0, 1])
-    save(tmp_path / "y.parquet", names("dog", "cat"), image=structs(BYTES[:2]), label=[0, 1])
-    assert "y.parquet: column label has other class names" in complaint(opened, "parquet", tmp_path)
-    save(path, [1, 2], image=structs(BYTES[:2]), label=[0, 1])
-    assert "its metadata under the key huggingface" in complaint(opened, "parquet", path)
-
-
-def test_noise_levels(path):
-    save(
-        path,
-        image=structs(BYTES[:4]),
-        sigma=pa.array([0.5, None, float("nan"), 0.0]),
-        whole=[0, 1, 2, 3],
-        text=list("abcd"),
-    )
-    np.testing.assert_array_equal(
-        opened("parquet", path, sigma_column="sigma").sigma, np.float32([0.5, np.nan, np.nan, 0])
-    )
+def test_noise_levels_may_be_missing(path):
+    save(path, image=structs(BYTES[:4]), sigma=pa.array([0.5, None, float("nan"), 0.0]), whole=[0, 1, 2, 3])
+    sigma = opened("parquet", path, sigma_column="sigma").sigma
+    np.testing.assert_array_equal(sigma, np.float32([0.5, np.nan, np.nan, 0]))
     assert opened("parquet", path, sigma_column="whole").sigma.tolist() == [0, 1, 2, 3]
-    assert "is string; numbers are needed" in complaint(opened, "parquet", path, sigma_column="text")
-    assert "has no column level; it has image, sigma" in complaint(opened, "parquet", path, sigma_column="level")
-    for bad in (-0.1, float("inf"), 1e39):
-        save(path, image=structs(BYTES[:2]), sigma=[0.1, bad])
-        assert "#1 has the noise level" in complaint(opened, "parquet", path, sigma_column="sigma")
 
 
 def test_images_that_are_not_there_are_corrupt_with_their_reason(path):
-    values = [{"bytes": BYTES[0], "path": None}, None, {"bytes": None, "path": "x.png"}, {"bytes": None, "path": None}]
+    values = [{"bytes": BYTES[0], "path": None}, None, {"bytes": None, "path": "x.png"}]
     values += [{"bytes": b"", "path": None}, {"bytes": BYTES[1][:50], "path": None}, {"bytes": BYTES[2], "path": "y"}]
     images, corrupt = read_all(opened("parquet", save(path, image=pa.array(values, STRUCT))))
     reasons = {int(name.split("#")[1]): reason for name, reason in corrupt.items()}
-    assert set(reasons) == {1, 2, 3, 4, 5}
-    assert reasons[1] == reasons[3] == "no image (null)"
-    assert reasons[2] == "has a path, no bytes"
-    assert reasons[4] == "the file is empty"
-    np.testing.assert_array_equal(images[[0, 6]], PIXELS[[0, 2]])
-    _, corrupt = read_all(opened("parquet", save(path, image=pa.array([None, BYTES[0]], pa.binary()))))
-    assert list(corrupt.values()) == ["no image (null)"]
+    assert set(reasons) == {1, 2, 3, 4}
+    assert (reasons[1], reasons[2], reasons[3]) == (*["holds no bytes (null)"] * 2, "the file is empty")
+    np.testing.assert_array_equal(images[[0, 5]], PIXELS[[0, 2]])
 
 
 def test_the_beginning_of_a_file_tells_the_depth(path):
     deep = encoded(np.full((8, 8), 1000, np.uint16))
     found = opened("parquet", save(path, image=structs([BYTES[0], deep])))
-    assert not found.depth8
     images, corrupt = read_all(found)
-    assert not corrupt
+    assert (found.depth8, corrupt) == (False, {})
     np.testing.assert_array_equal(images[0], PIXELS[0].astype(np.float32) / 255)
     np.testing.assert_allclose(images[1], 1000 / 65535, rtol=1e-6)
     found = opened("parquet", save(path, image=structs([BYTES[0]] * 20 + [deep])))
@@ -166,64 +135,44 @@ def test_the_beginning_of_a_file_tells_the_depth(path):
     assert "deeper than 8 bits" in read_all(found)[1]["x.parquet#20"]
 
 
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [(["x"], pa.string()), ([[1, 2]], pa.list_(pa.uint8())), ([{"path": "x"}], pa.struct([("path", pa.string())]))],
-)
-def test_columns_without_encoded_images_are_refused(path, values, kind):
-    assert "must hold encoded images" in complaint(opened, "parquet", save(path, image=pa.array(values, kind)))
-
-
-def test_what_cannot_be_read_at_all_is_refused(tmp_path, path):
+def test_shards_that_disagree_and_files_that_cannot_be_read_are_refused(tmp_path, path):
     assert "holds no rows of Parquet files" in complaint(opened, "parquet", tmp_path)
-    save(path, img=structs(BYTES), id=range(10))
-    assert "no column data.image_column=image; it has img, id" in complaint(opened, "parquet", path)
-    assert "no column breed; it has img, id" in complaint(
-        opened, "parquet", path, image_column="img", label_column="breed"
-    )
-    assert len(opened("parquet", path, image_column="img")) == 10
-    save(tmp_path / "y.parquet", img=structs(BYTES), id=[str(i) for i in range(10)])
-    assert "is string, but int64 in other files" in complaint(
-        opened, "parquet", tmp_path, image_column="img", label_column="id"
-    )
-    save(tmp_path / "y.parquet", img=structs(BYTES))
-    assert "y.parquet: has no column id" in complaint(
-        opened, "parquet", tmp_path, image_column="img", label_column="id"
-    )
+    save(path, class_label("a", "b"), img=structs(BYTES[:2]), label=[0, 1])
+    assert "no column data.image_column=image; it has img, label" in complaint(opened, "parquet", path)
+    for metadata, columns, message in (
+        (class_label("b", "a"), {"label": [0, 1]}, "y.parquet: column label has other class names"),
+        (class_label("a", "b"), {"label": ["0", "1"]}, "y.parquet: column label is string, but int64 in other files"),
+        (None, {}, "y.parquet: has no column label"),
+    ):
+        save(tmp_path / "y.parquet", metadata, img=structs(BYTES[:2]), **columns)
+        assert message in complaint(opened, "parquet", tmp_path, image_column="img")
     whole = path.read_bytes()
     for data in (whole[: len(whole) // 2], b"no parquet", b""):
         path.write_bytes(data)
         assert "x.parquet: cannot be read as a Parquet file" in complaint(opened, "parquet", path)
 
 
-def test_a_damaged_page_costs_the_rows_behind_it_in_its_row_group(path):
-    pq.write_table(
-        pa.table({"image": BYTES}),
-        path,
-        row_group_size=4,
-        write_page_checksum=True,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=False,
-    )
+def test_a_damaged_page_is_refused_when_it_is_read(path):
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    pq.write_table(pa.table({"image": BYTES * 20}), path, row_group_size=100, **options)
     data = bytearray(path.read_bytes())
-    data[data.index(BYTES[5]) + 40] ^= 1
+    data[data.rindex(BYTES[9]) + 40] ^= 1
     path.write_bytes(data)
-    images, corrupt = read_all(opened("parquet", path))
-    assert list(corrupt) == [f"x.parquet#{row}" for row in (4, 5, 6, 7)]
-    assert all("row group 1 is damaged" in reason for reason in corrupt.values())
-    np.testing.assert_array_equal(images[[0, 1, 2, 3, 8, 9]], PIXELS[[0, 1, 2, 3, 8, 9]])
+    found = opened("parquet", path)  # the damaged page is beyond those that the depth is told by
+    assert "x.parquet: cannot be read as a Parquet file (" in complaint(read_all, found)
 
 
-def test_damage_raises_nothing_else(path):
+@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 500), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_damage_raises_nothing_else(path, seeds):
     whole = save(path, image=structs(BYTES), label=range(10), sigma=[0.5] * 10).read_bytes()
     outcomes = set()
-    for seed in range(150):
+    for seed in seeds:
         path.write_bytes(damaged(whole, seed))
         outcomes.add(outcome("parquet", path, sigma_column="sigma"))
     assert outcomes == {"refused", "listed", "read"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bit", [1, 2])
 def test_no_bit_of_the_footer_can_mislead(path, bit):
     """Among them are the numbers of rows, of the file and of its row groups."""
@@ -233,4 +182,4 @@ def test_no_bit_of_the_footer_can_mislead(path, bit):
     for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
         outcomes.add(outcome("parquet", path))
-    assert outcomes == {"refused", "listed", "read"}
+    assert outcomes >= {"refused", "read"}

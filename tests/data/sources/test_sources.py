@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import open_source
-from ambient_sweep.data.sources.columns import class_numbers, noise_levels, numbered
+from ambient_sweep.data.sources.annotations import class_numbers, noise_levels, numbered
 
 KINDS = get_args(DataConfig.model_fields["source"].annotation)
 
@@ -24,7 +24,7 @@ def test_digits_are_the_real_ones():
     np.testing.assert_array_equal(found.labels, real.target)
     assert found.classes == tuple("0123456789")
     assert found.names[17] == "digit-0017"
-    assert "holds no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
+    assert "has no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
 
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"digits", "store"}))
@@ -54,4 +54,4 @@ def test_levels_in_range_are_taken_in_float32_and_others_told_by_image():
     np.testing.assert_array_equal(levels, np.float32([0, 0.1, np.nan, 1e-6, 100]))
     for level in (1e39, 1e20, 100.1, 1e-25, -1e-25):
         told = complaint(noise_levels, np.array([0, 1, level]), "x", list("abc"))
-        assert told == f"x: c has the noise level {level}; 0, or 1e-06 to 100, is needed"
+        assert told == f"x: the noise level of c is {level}; it must be 0, or from 1e-06 to 100"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from encoder_images import noise
 
-from ambient_sweep.data.images import ImageData
+from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import build_encoder, classifier, encode, train_classifier
 from ambient_sweep.evaluation.encoders.classifier import classifier_pixels

@@ -1,4 +1,4 @@
-"""A source of images, split by seed into training and held-out images."""
+"""The images of a run: a source or a store, split by seed into training and held-out images."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.split import (
-    ContentHash,
-    block_size,
-    channels_first,
-    check_corrupt,
-    fingerprint_of,
-    good_rows,
-    split_index,
-)
+from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import ObservedInfo, Store, made_alike, open_store
 from ambient_sweep.errors import UserError
 
@@ -57,10 +49,9 @@ class ImageData:
 
     def name(self, index: int) -> str:
         """What to call the image at this place in the source."""
-        if self.store is None:
-            return f"image {index}" if self.names is None else self.names[index]
-        names = self.store.names
-        return f"image {index}" if names is None else names[int(self.store.rows(np.array([index]))[0])]
+        if self.store is not None:
+            return self.store.names[int(self.store.rows(np.array([index]))[0])]
+        return f"image {index}" if self.names is None else self.names[index]
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types.
@@ -80,7 +71,7 @@ class ImageData:
     def split(self) -> dict[str, Any]:
         """Which image trains and which is held out, by name and place in the source, as plain JSON types.
 
-        A store holds its split itself; of that the path, the sizes and the fingerprint are told.
+        Of a store, which holds its split itself: path, sizes and fingerprint.
         """
         if self.store is not None:
             sizes = {"train_size": len(self.train), "heldout_size": len(self.heldout_index)}
@@ -97,7 +88,7 @@ def _hash(array: Array) -> str:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images that `config` names, split: decoded into memory, or those of a store, which stay on the disk.
+    """The images that `config` names, split: decoded into memory, or those of a store, which stay on disk.
 
     Raises UserError for a bad source or store, for images that cannot be read, and where images are too few.
     """
@@ -109,37 +100,33 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
 
     Raises UserError where there are none, or where those of `evaluation.path` are not the images observed.
     """
-    data = load(config.data)
-    if config.evaluation.path is not None:
-        clean = load(config.data.model_copy(update={"path": config.evaluation.path}))
-        if clean.observed is not None:
-            raise UserError(f"evaluation.path: {config.evaluation.path} holds noisy observations; give the clean store")
-        if clean.fingerprint != data.fingerprint:
-            raise UserError(
-                f"evaluation.path: {config.evaluation.path} {_difference(data, clean, str(config.data.path))}"
-            )
-        return clean
-    if data.observed is not None:
+    data, path = load(config.data), config.evaluation.path
+    if path is None and data.observed is not None:
         raise UserError(
-            f"data.path: {config.data.path} holds noisy observations alone: give evaluation.path=..., a store of the "
+            f"data.path: {config.data.path} holds only noisy observations; set evaluation.path=... to a store of the "
             "clean images"
         )
-    return data
+    if path is None:
+        return data
+    clean = load(config.data.model_copy(update={"path": path}))
+    if clean.observed is not None:
+        raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
+    if clean.fingerprint != data.fingerprint:
+        raise UserError(f"evaluation.path: {path} {_difference(data, clean, str(config.data.path))}")
+    return clean
 
 
 def _difference(data: ImageData, clean: ImageData, path: str) -> str:
     """How a store of clean images differs from those that `data` was made of, and what to do."""
     if data.store is None or clean.store is None or data.store.info.content_sha256 != clean.store.info.content_sha256:
-        return (
-            f"holds other images than data.path {path} was made of; export the observations from it with "
-            "`ambient-sweep prepare --from`"
-        )
+        return f"holds other images than those behind data.path {path}; run `ambient-sweep prepare --from` on it"
     n, m = len(data.train_index), len(data.heldout_index)
     train, heldout = clean.store.train_index[:n], clean.store.heldout_index[-m:]
-    split = f"splits the images otherwise than data.path {path}"
-    if np.array_equal(train, data.train_index.numpy()) and np.array_equal(heldout, data.heldout_index.numpy()):
-        return f"{split}; set data.train_size={n} data.heldout_size={m}"
-    return f"{split}; give a clean store {made_alike(data.store.info)}"
+    alike = np.array_equal(train, data.train_index.numpy()) and np.array_equal(heldout, data.heldout_index.numpy())
+    cure = f"set data.train_size={n} data.heldout_size={m}"
+    if not alike:
+        cure = f"give a clean store {made_alike(data.store.info)}"
+    return f"splits the images differently from data.path {path}; {cure}"
 
 
 # -- from a source --------------------------------------------------------------------------------------------------
@@ -154,12 +141,12 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
             "`ambient-sweep prepare` once and train with data.source=store"
         )
     array: Array = np.empty((len(source), *size), dtype=np.uint8 if source.depth8 else np.float32)
-    content = ContentHash()
+    content = hashlib.sha256()  # of the images that can be read
     corrupt: list[tuple[int, str]] = []
     for block in source.blocks(block_size(size)):
-        images = channels_first(block)
+        images = block.channels_first()
         array[block.start : block.start + len(images)] = images
-        content.update(images, good_rows(block))
+        content.update(images[block.good()].data)
         corrupt += block.corrupt
     check_corrupt(config, source, corrupt)
     train_index, heldout_index = split_index(config, len(source), corrupt)
@@ -188,16 +175,9 @@ def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tens
 def _from_store(config: DataConfig) -> ImageData:
     if config.path is None:
         raise UserError("data.path: missing; data.source=store needs the folder that `ambient-sweep prepare` wrote")
-    fields = DataConfig.model_fields
-    for key, default in (("label_column", fields["label_column"].default), ("sigma_column", None)):
-        if getattr(config, key) != default:
-            raise UserError(
-                f"data.{key}: a store keeps the labels and levels it was prepared with; set the key to "
-                f"{'null' if default is None else default} here, and as you want it where you prepare"
-            )
     store = open_store(Path(config.path).expanduser())
     info = store.info
-    _check_form(config, store)
+    _check_keys(config, store)
     train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), store)]
     held = _size(config.heldout_size, "heldout", len(store.heldout_index), store)
     heldout_index = store.heldout_index[len(store.heldout_index) - held :]
@@ -219,16 +199,21 @@ def _from_store(config: DataConfig) -> ImageData:
     )
 
 
-def _check_form(config: DataConfig, store: Store) -> None:
-    """Raises UserError where the config names another size, number of channels or split than the store has."""
+def _check_keys(config: DataConfig, store: Store) -> None:
+    """Raises UserError where the config names other columns, another size, number of channels or split than the store's."""
+    for key in ("label_column", "sigma_column"):
+        default = DataConfig.model_fields[key].default
+        if getattr(config, key) != default:
+            raise UserError(
+                f"data.{key}: a store keeps the labels and levels it was prepared with; set the key to "
+                f"{default or 'null'} here, and prepare the store with yours"
+            )
     channels, side, _ = store.info.shape
-    wanted = (config.image_size, config.channels, config.split_seed)
-    found = (side, channels, store.info.split.seed)
+    keys = "data.image_size={} data.channels={} data.split_seed={}"
+    wanted = keys.format(config.image_size, config.channels, config.split_seed)
+    found = keys.format(side, channels, store.info.split.seed)
     if wanted != found:
-        raise UserError(
-            f"data.image_size={wanted[0]}, data.channels={wanted[1]}, data.split_seed={wanted[2]}: the store "
-            f"{config.path} has others; set data.image_size={found[0]} data.channels={found[1]} data.split_seed={found[2]}"
-        )
+        raise UserError(f"{wanted}: the store {config.path} differs; set {found}")
 
 
 def _size(asked: int | None, part: str, there: int, store: Store) -> int:

@@ -6,8 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.data import image_set
-from ambient_sweep.data.image_set import ImageSet, check_alike, overlap, read_set, without_overlap
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap, read_set, without_overlap
 from ambient_sweep.errors import UserError
 
 
@@ -35,19 +34,14 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path, channels: int) -> None:
     assert torch.equal(found.rows(np.array([5, 2])), torch.from_numpy(images[[5, 2]]))
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_arrays_are_read_as_they_are(tmp_path: Path, suffix: str) -> None:
-    images, path = scenes(5), tmp_path / f"images{suffix}"
-    wide = images.transpose(0, 2, 3, 1)
-    np.save(path, wide) if suffix == ".npy" else np.savez(path, images=wide, labels=np.arange(5))
-    assert np.array_equal(read_set("--generated", path).pixels, images)
-
-
-def test_float_arrays_are_rounded(tmp_path: Path) -> None:
+def test_arrays_are_read_as_they_are_and_floats_are_rounded(tmp_path: Path) -> None:
     images = scenes(5)
+    wide = images.transpose(0, 2, 3, 1)
+    np.save(tmp_path / "plain.npy", wide)
+    np.savez(tmp_path / "packed.npz", images=wide, labels=np.arange(5))
     np.save(tmp_path / "unit.npy", images.astype(np.float32) / 255)
     np.save(tmp_path / "signed.npy", images.astype(np.float32) / 127.5 - 1)
-    for name in ("unit.npy", "signed.npy"):
+    for name in ("plain.npy", "packed.npz", "unit.npy", "signed.npy"):
         assert np.array_equal(read_set("--generated", tmp_path / name).pixels, images)
 
 
@@ -68,11 +62,11 @@ def test_what_is_not_alike_is_refused(tmp_path: Path) -> None:
     assert len(read_set("--train", folder, size=12)) == 4
     folder = save(tmp_path / "kinds", scenes(3))
     Image.new("L", (12, 12)).save(folder / "a.png")
-    with pytest.raises(UserError, match=r"grey \(a.png\) and colour \(000.png\) images together; give --channels"):
+    with pytest.raises(UserError, match=r"images that are colour \(000.png\) and grey \(a.png\); give --channels"):
         read_set("--train", folder)
     assert read_set("--train", folder, channels=1).shape == (1, 12, 12)
     folder = save(tmp_path / "alpha", scenes(3), mode="RGBA")
-    with pytest.raises(UserError, match=r"000.png has transparent parts \(RGBA\); give --channels 3"):
+    with pytest.raises(UserError, match=r"images that are transparent \(000.png\); give --channels"):
         read_set("--train", folder)
     assert np.array_equal(read_set("--train", folder, channels=3).pixels, scenes(3))
     (tmp_path / "wide").mkdir()
@@ -90,22 +84,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (folder / "001.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"1 of 3 images cannot be read \(001.png: not an image"):
         read_set("--heldout", folder)
+    diverged = scenes(5).astype(np.float32) / 255
+    diverged[2, 0, 3, 3] = np.nan
+    np.save(tmp_path / "some.npy", diverged)
+    with pytest.raises(UserError, match=r"--generated .*: 1 of 5 images cannot be read \(some.npy#2: holds NaN"):
+        read_set("--generated", tmp_path / "some.npy")
     with pytest.raises(UserError, match=r"--train .*nowhere: no such folder"):
         read_set("--train", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"--train .*empty holds no image"):
+    with pytest.raises(UserError, match=r"--train .*empty: holds no image"):
         read_set("--train", tmp_path / "empty")
-
-
-def test_images_of_a_model_that_diverged(tmp_path: Path) -> None:
-    images = scenes(5).astype(np.float32) / 255
-    images[2, 0, 3, 3] = np.nan
-    np.save(tmp_path / "some.npy", images)
-    with pytest.raises(UserError, match=r"--generated .*: 1 of 5 images cannot be read \(some.npy#2: holds NaN"):
-        read_set("--generated", tmp_path / "some.npy")
-    np.save(tmp_path / "all.npy", np.full((5, 3, 8, 8), np.nan, dtype=np.float32))
-    with pytest.raises(UserError, match=r"all.npy: holds values from"):
-        read_set("--generated", tmp_path / "all.npy")
 
 
 def test_overlap_is_found_and_can_be_dropped() -> None:
@@ -125,10 +113,3 @@ def test_fingerprint_is_of_the_pixels_and_their_order(tmp_path: Path) -> None:
     assert read_set("b", save(tmp_path, images)).fingerprint == one.fingerprint
     assert ImageSet.of("a", images[::-1]).fingerprint != one.fingerprint
     assert ImageSet.of("a", images.reshape(4, 1, 12, 36)).fingerprint != one.fingerprint
-
-
-def test_large_sets_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_set, "IN_MEMORY", 100)
-    found = read_set("--train", save(tmp_path, scenes(4)))
-    assert isinstance(found.pixels, np.memmap)
-    assert np.array_equal(found.pixels, scenes(4))

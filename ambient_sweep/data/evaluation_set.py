@@ -1,0 +1,194 @@
+"""Sets of 8-bit images to measure, read as they are: one size, one number of channels, nothing changed in silence."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ambient_sweep.data.pixels import Pixels, to_uint8
+from ambient_sweep.data.sources import Source
+from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
+from ambient_sweep.data.sources.damage import CorruptImage, one_line
+from ambient_sweep.data.sources.decode import Header, read_header
+from ambient_sweep.data.sources.files import folder_loaders, image_names
+from ambient_sweep.data.split import corrupt_images
+from ambient_sweep.errors import UserError
+
+BLOCK = 1024  # images decoded at once
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 [N, C, H, W] in the order of their names, with hashes that tell them from another set."""
+
+    where: str  # what messages call it, as in "--train photos"
+    names: Sequence[str]
+    pixels: NDArray[np.uint8]
+    digests: Sequence[bytes]  # per image, equal where all pixels are
+    fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def blocks(self, size: int = BLOCK) -> Iterator[torch.Tensor]:
+        """All images in order, uint8 tensors of at most `size` images."""
+        for start in range(0, len(self), size):
+            yield torch.from_numpy(np.array(self.pixels[start : start + size]))
+
+    def rows(self, index: NDArray[np.int64]) -> torch.Tensor:
+        """The images at `index`, uint8 [n, C, H, W]."""
+        return torch.from_numpy(self.pixels[index])
+
+    @classmethod
+    def of(cls, where: str, pixels: NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
+        """Images uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
+        digests = _digests(pixels)
+        fingerprint = hashlib.sha256(b"".join([repr(pixels.shape).encode(), *digests])).hexdigest()[:16]
+        names = [f"image {i}" for i in range(len(pixels))] if names is None else names
+        return cls(where, names, pixels, digests, fingerprint)
+
+
+def from_pixels(where: str, images: Pixels) -> ImageSet:
+    """The images of a training or held-out set, rounded to 8 bits."""
+    return ImageSet.of(where, torch.cat([to_uint8(block) for block in images.blocks(BLOCK)]).numpy())
+
+
+def unseen(train: Pixels, heldout: Pixels) -> NDArray[np.int64]:
+    """Places of the held-out images whose pixels, at 8 bits, are not those of a training image."""
+    known, found = (
+        [digest for block in images.blocks(BLOCK) for digest in _digests(to_uint8(block).numpy())]
+        for images in (train, heldout)
+    )
+    trained = set(known)
+    return np.flatnonzero([digest not in trained for digest in found])
+
+
+def _digests(pixels: NDArray[np.uint8]) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels]
+
+
+def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
+    """The images below the folder `path`, or of a .npy or .npz file.
+
+    size: side to which the central square of every image is resized, by area; None: they must be square and of one
+    size. channels: 1 or 3, to which images are converted, transparent parts laid on white; None: they must be all grey
+    or all colour. Images deeper than 8 bits are rounded. Raises UserError, one line that begins with `option`, for
+    anything else.
+    """
+    where = f"{option} {path}"
+    path = path.expanduser()
+    if path.is_dir():
+        return _decoded(where, _folder_source(where, path, size, channels))
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        return _decoded(where, _array_source(where, path, size, channels))
+    raise UserError(f"{where}: no such folder" if not path.exists() else f"{where}: give a folder, or .npy or .npz")
+
+
+def overlap(first: ImageSet, second: ImageSet) -> list[tuple[int, int]]:
+    """Pairs (place in `first`, place in `second`) of images with the same pixels; one per image of `second`."""
+    places = {digest: row for row, digest in reversed(list(enumerate(first.digests)))}
+    return [(places[digest], row) for row, digest in enumerate(second.digests) if digest in places]
+
+
+def without_overlap(first: ImageSet, second: ImageSet) -> ImageSet:
+    """`second` without the images whose pixels are in `first` too."""
+    dropped = {row for _, row in overlap(first, second)}
+    kept = [row for row in range(len(second)) if row not in dropped]
+    if not kept:
+        raise UserError(f"{second.where}: all {len(second)} images are in {first.where} too; give other images")
+    if not dropped:
+        return second
+    return ImageSet.of(second.where, second.pixels[kept], [second.names[row] for row in kept])
+
+
+def check_alike(*sets: ImageSet) -> None:
+    """Raises UserError where two sets differ in size or channels."""
+    for other in sets[1:]:
+        if other.shape != sets[0].shape:
+            raise UserError(
+                f"{other.where}: images are {_form(other.shape)}, those of {sets[0].where} {_form(sets[0].shape)}; "
+                "give --size and --channels to make all alike"
+            )
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def _folder_source(where: str, root: Path, size: int | None, channels: int | None) -> Source:
+    names = image_names(root, where)
+    headers, corrupt = list[Header](), list[tuple[int, str]]()
+    for row, name in enumerate(names):
+        try:
+            with open(root / name, "rb") as file:
+                headers.append(read_header(file))
+        except (OSError, CorruptImage) as error:
+            corrupt.append((row, one_line(error)))
+    _refuse(where, names, corrupt)
+    if size is None:
+        sides = _examples(names, [f"{header.width}x{header.height}" for header in headers])
+        if len(sides) > 1:
+            raise UserError(f"{where}: images of several sizes, {_listed(sides)}; give --size to resize all by area")
+        size = _side(where, headers[0].width, headers[0].height)
+    if channels is None:
+        kinds = _examples(names, [header.kind for header in headers])
+        if len(kinds) > 1 or "transparent" in kinds:
+            raise UserError(
+                f"{where}: images that are {_listed(kinds)}; give --channels 1 or 3 to make them alike, on white"
+            )
+        channels = 1 if "grey" in kinds else 3
+    loaders = partial(folder_loaders, root, names, size, channels)
+    return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers))
+
+
+def _examples(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
+    """{kind: the first image that is so}."""
+    return dict(reversed(list(zip(kinds, names, strict=True))))
+
+
+def _listed(examples: dict[str, str]) -> str:
+    return " and ".join(f"{kind} ({name})" for kind, name in sorted(examples.items(), key=lambda item: item[1]))
+
+
+def _side(where: str, width: int, height: int) -> int:
+    if width != height:
+        raise UserError(f"{where}: images of {width}x{height} are not square; give --size to take the central square")
+    return width
+
+
+def _array_source(where: str, path: Path, size: int | None, channels: int | None) -> Source:
+    images = Arrays(path).images()
+    _, height, width, bands = images.shape
+    size = _side(where, width, height) if size is None else size
+    return array_source(images, row_names(path, images), size, channels or bands, where)
+
+
+def _decoded(where: str, source: Source) -> ImageSet:
+    pixels = np.empty((len(source), source.channels, source.size, source.size), dtype=np.uint8)
+    corrupt: list[tuple[int, str]] = []
+    for block in source.blocks(BLOCK):
+        images = block.channels_first()
+        rounded = images if source.depth8 else np.rint(images * 255)
+        pixels[block.start : block.start + len(images)] = rounded
+        corrupt += block.corrupt
+    _refuse(where, source.names, corrupt)
+    return ImageSet.of(where, pixels, source.names)
+
+
+def _refuse(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> None:
+    if corrupt:
+        raise UserError(f"{where}: {corrupt_images(names, corrupt)}; remove or replace them")
+
+
+def _form(shape: tuple[int, int, int]) -> str:
+    return f"{shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'RGB'}"

@@ -1,0 +1,119 @@
+"""Class numbers and noise levels that come with images: their checks, and the files beside a folder's images."""
+
+import codecs
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from ambient_sweep.config import DataConfig
+from ambient_sweep.data.sources.damage import one_line
+from ambient_sweep.errors import UserError
+
+MAX_CLASSES = 1_000_000
+LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
+LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
+
+Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # class numbers [N], class names
+ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
+
+
+class _LabelsFile(BaseModel):
+    labels: list[tuple[str, Annotated[int, Field(strict=True, ge=0, lt=MAX_CLASSES)]]] | None = None
+
+
+def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Class numbers of class names, in the order of the names."""
+    classes, numbers = np.unique(np.array(names, dtype=object), return_inverse=True)
+    return numbers.astype(np.int64), tuple(classes.tolist())
+
+
+def class_numbers(values: NDArray[np.integer], where: str, names: tuple[str, ...] = ()) -> Labels:
+    """Checked class numbers [N] and the classes' names, "0", "1", ... unless given.
+
+    Raises UserError, with `where`, for a number below 0, above the limit or without a name.
+    """
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0:
+        raise UserError(f"{where}: the label {lowest} is negative; class numbers begin at 0")
+    if highest >= (len(names) or MAX_CLASSES):
+        raise UserError(f"{where}: the label {highest} is too large for {len(names) or MAX_CLASSES:,} classes")
+    return values.astype(np.int64), names or tuple(str(number) for number in range(highest + 1))
+
+
+def noise_levels(
+    values: NDArray[np.floating] | NDArray[np.integer], where: str, names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Noise levels [N] of the images `names` as float32; NaN stays, for an image without one.
+
+    Raises UserError, with `where` and the image, for a level that is out of range.
+    """
+    good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)
+    if not good.all():
+        bad = int(np.argmin(good))
+        wanted = f"it must be 0, or from {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}"
+        raise UserError(f"{where}: the noise level of {names[bad]} is {values[bad]}; {wanted}")
+    return values.astype(np.float32)
+
+
+def no_columns(config: DataConfig) -> None:
+    """Raises UserError where own noise levels are wanted from a source that has none."""
+    if config.sigma_column is not None:
+        raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
+
+
+# -- files beside a folder's images ---------------------------------------------------------------------------------
+
+
+def folder_labels(names: Sequence[str], read: ReadFile, place: str) -> Labels:
+    """Class numbers by `dataset.json` (EDM's and StyleGAN's format) where there is one, else by the first subfolder.
+
+    Subfolders are classes where every image lies in one and there are at least two. Raises UserError.
+    """
+    data = read(LABELS_FILE)
+    if data is None:
+        labels, classes = numbered([name.split("/", 1)[0] for name in names])
+        return (labels, classes) if all("/" in name for name in names) and len(classes) > 1 else (None, ())
+    where = f"{place}/{LABELS_FILE}"
+    try:
+        entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        form = '{"labels": [[name, class number], ...]}'
+        raise UserError(f"{where}: must be {form}; {at + ': ' if at else ''}{first['msg']}") from None
+    if entries is None:
+        return None, ()  # as EDM's dataset tool writes it for images without labels
+    numbers = dict(entries)
+    missing = next((name for name in names if name not in numbers), None)
+    if missing is not None:
+        raise UserError(f"{where}: has no label for {missing}")
+    return class_numbers(np.array([numbers[name] for name in names], dtype=np.int64), where)
+
+
+def folder_levels(names: Sequence[str], read: ReadFile, place: str, column: str | None) -> NDArray[np.float32] | None:
+    """Noise levels by `levels.csv`, columns `name` and `column`; NaN for an image that it leaves out. Raises UserError."""
+    if column is None:
+        return None
+    import pyarrow as pa
+    from pyarrow import csv
+
+    where, data = f"{place}/{LEVELS_FILE}", read(LEVELS_FILE)
+    if data is None:
+        raise UserError(f"data.sigma_column: {where} does not exist; write it (name,{column}) or set the key to null")
+    types = {"name": pa.string(), column: pa.float64()}
+    options = csv.ConvertOptions(include_columns=[*types], column_types=types, null_values=[""])
+    try:
+        table = csv.read_csv(pa.BufferReader(data), convert_options=options)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(f"{where}: cannot be read ({one_line(error)})") from None
+    given = table["name"].to_pylist()
+    levels = dict(zip(given, noise_levels(table[column].to_numpy(), where, given), strict=True))
+    if len(levels) < len(given):
+        raise UserError(f"{where}: names {next(name for name in given if given.count(name) > 1)} twice")
+    unknown = levels.keys() - set(names)
+    if unknown:
+        raise UserError(f"{where}: {min(unknown)} is not one of the images; names are relative, as in a/b.png")
+    return np.array([levels.get(name, np.nan) for name in names], dtype=np.float32)

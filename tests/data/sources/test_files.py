@@ -1,0 +1,330 @@
+"""Folders and zip files: every zip test has a folder as its judge, or damage that only a zip file can have."""
+
+import json
+import os
+import struct
+import threading
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from pictures import complaint, damaged, encoded, noise, opened, outcome, read_all
+
+from ambient_sweep.config import DataConfig
+from ambient_sweep.data.sources import files, open_source, source
+from ambient_sweep.data.sources.decode import decode
+
+NAMES = ["a/deep/1.png", "b/1.png", "b/10.png", "b/2.PNG"]
+PIXELS = noise(4)
+FILES = {name: encoded(image) for name, image in zip(NAMES, PIXELS, strict=True)}
+
+
+def write(root, content):
+    for name, data in content.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data if isinstance(data, bytes) else encoded(data))
+    return root
+
+
+def pack(path, content, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.fixture
+def classes(tmp_path):
+    return write(tmp_path / "photos", FILES)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.zip"
+
+
+# -- what both hold -------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_read_in_the_order_of_names(classes, path):
+    for found in (opened("folder", classes), opened("zip", pack(path, dict(reversed(FILES.items()))))):
+        assert found.names == NAMES
+        assert found.labels.tolist() == [0, 1, 1, 1]
+        assert found.classes == ("a", "b")
+        assert found.sigma is None
+        images, corrupt = read_all(found)
+        np.testing.assert_array_equal(images, PIXELS)
+        assert not corrupt
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path, method):
+    content = FILES | {
+        "levels.csv": "name,sigma\nb/1.png,0.5\n",
+        "deep.tif": encoded(np.full((9, 9), 1000, np.uint16), "TIFF"),
+        "gone.png": b"no image",
+        "__MACOSX/b/1.png": FILES["b/1.png"],
+        "b/._1.png": b"",
+        ".x/1.png": FILES["b/1.png"],
+    }
+    with zipfile.ZipFile(pack(path, content, method)) as archive:
+        archive.extractall(tmp_path / "folder")
+    found = opened("zip", path, sigma_column="sigma")
+    folder = opened("folder", tmp_path / "folder", sigma_column="sigma")
+    assert found.names == folder.names == sorted([*NAMES, "deep.tif", "gone.png"])
+    np.testing.assert_array_equal(found.sigma, folder.sigma)
+    assert found.depth8 == folder.depth8 is False
+    images, corrupt = read_all(found, 2)
+    np.testing.assert_array_equal(images, read_all(folder)[0])
+    assert list(corrupt) == ["gone.png"]
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_blocks_are_the_same_whatever_their_size_and_the_threads(tmp_path, path, monkeypatch, threads):
+    monkeypatch.setattr(source, "THREADS", threads)
+    pixels = noise(41, 12, 9)
+    content = {f"{i:02}.png": encoded(image) for i, image in enumerate(pixels)} | {"20.png": b"broken", "40.png": b""}
+    write(tmp_path / "many", content)
+    pack(path, content)
+    expected = np.stack([decode(encoded(image), 8, 3) for image in pixels])
+    expected[[20, 40]] = 0
+    for found in (opened("folder", tmp_path / "many"), opened("zip", path)):
+        for size in (1, 7, 1000):
+            images, corrupt = read_all(found, size)
+            np.testing.assert_array_equal(images, expected)
+            assert list(corrupt) == ["20.png", "40.png"]
+
+
+def test_one_deep_image_makes_the_source_float_and_changes_no_other(classes):
+    write(classes, {"b/3.png": np.full((16, 16), 1000, np.uint16)})
+    images, corrupt = read_all(opened("folder", classes))
+    assert not corrupt
+    np.testing.assert_array_equal(images[:4], PIXELS.astype(np.float32) / 255)
+    np.testing.assert_allclose(images[4], 1000 / 65535, rtol=1e-6)
+
+
+def test_a_deep_image_under_a_name_of_8_bits_is_corrupt_rather_than_rounded(classes):
+    write(classes, {"b/3.jpg": np.full((8, 8), 1000, np.uint16)})
+    found = opened("folder", classes)
+    assert found.depth8
+    assert "deeper than 8 bits" in read_all(found)[1]["b/3.jpg"]
+
+
+# -- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_only_image_files_are_found_and_each_once(classes, tmp_path):
+    others = (".x.png", "notes.txt", "b/.hidden/1.png", ".checkpoints/1.png", "__MACOSX/b/1.png", "b/._1.png", "png")
+    write(classes, dict.fromkeys(others, FILES["b/1.png"]))
+    (classes / "folder.png").mkdir()
+    os.mkfifo(classes / "pipe.png")
+    elsewhere = write(tmp_path / "elsewhere", {"1.png": PIXELS[0]})
+    (classes / "c").symlink_to(elsewhere)
+    (classes / "c2").symlink_to(elsewhere)
+    (classes / "b" / "loop").symlink_to(classes)
+    (classes / "b" / "gone.png").symlink_to(classes / "nowhere.png")
+    assert opened("folder", classes).names == [*NAMES, "c/1.png"]
+    write(classes, {"top.JPEG": FILES["b/1.png"]})  # a class of its own it has not: so there are no classes
+    found = opened("folder", classes)
+    assert (len(found), found.labels, found.classes) == (6, None, ())
+
+
+def test_images_that_cannot_be_read_are_listed_with_their_reason(classes, monkeypatch):
+    write(classes, {"b/2.PNG": FILES["b/2.PNG"][:100], "b/10.png": b"plain text"})
+    found = opened("folder", classes)
+    assert len(found) == 4
+    (classes / "b" / "1.png").unlink()
+    images, corrupt = read_all(found)
+    assert "truncated" in corrupt["b/2.PNG"]
+    assert "not an image" in corrupt["b/10.png"]
+    assert "No such file" in corrupt["b/1.png"]
+    np.testing.assert_array_equal(images[0], PIXELS[0])
+    monkeypatch.setattr(files, "MAX_BYTES", 100)
+    assert "larger than 100 bytes" in read_all(found)[1]["a/deep/1.png"]
+
+
+def test_an_abandoned_reading_leaves_no_threads(classes):
+    before = threading.active_count()
+    blocks = opened("folder", classes).blocks(1)
+    next(blocks)
+    blocks.close()
+    assert threading.active_count() == before
+
+
+def test_labels_of_edms_dataset_tool_come_first(classes):
+    entries = [[name, label] for name, label in zip(NAMES, (2, 0, 5, 0), strict=True)]
+    text = json.dumps({"labels": [*entries, ["elsewhere.png", 9]]})
+    (classes / "dataset.json").write_text("\ufeff" + text, encoding="utf-8")
+    found = opened("folder", classes)
+    assert found.labels.tolist() == [2, 0, 5, 0]
+    assert found.labels.dtype == np.int64
+    assert found.classes == ("0", "1", "2", "3", "4", "5")
+    (classes / "dataset.json").write_text(json.dumps({"labels": None}))
+    assert opened("folder", classes).labels is None  # the folders are no classes there
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("[" * 100_000, "Invalid JSON"),
+        ("[]", "must be {"),
+        ('{"labels": {}}', "labels: Input should be a valid array"),
+        ('{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
+        ('{"labels": [["a/deep/1.png", 0.5]]}', "labels.0.1: Input should be a valid integer"),
+        ('{"labels": [["a/deep/1.png", true]]}', "labels.0.1"),
+        ('{"labels": [["a/deep/1.png", 99999999999999999999]]}', "labels.0.1"),
+        ('{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
+        (b"\xff\xfe", "dataset.json"),
+    ],
+)
+def test_bad_label_files_are_refused(classes, content, message):
+    (classes / "dataset.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = complaint(opened, "folder", classes)
+    assert message in line
+    assert "dataset.json" in line
+
+
+def test_noise_levels_come_from_levels_csv(classes):
+    text = "\ufeffname,sigma,note\nb/1.png,0.5,x\nb/2.PNG,0,\nb/10.png,,\n"
+    (classes / "levels.csv").write_text(text, encoding="utf-8")
+    assert opened("folder", classes).sigma is None
+    sigma = opened("folder", classes, sigma_column="sigma").sigma
+    assert sigma.dtype == np.float32
+    np.testing.assert_array_equal(sigma, np.float32([np.nan, 0.5, np.nan, 0]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("", "cannot be read"),
+        ("name,level\n", "'sigma'"),
+        ("name,sigma\nb/1.png,much\n", "invalid value 'much'"),
+        ("name,sigma\nb/1.png,-0.1\n", "the noise level of b/1.png is -0.1; it must be 0, or from 1e-06 to 100"),
+        ("name,sigma\nb/1.png,inf\n", "the noise level of b/1.png is inf"),
+        ("name,sigma\nb/1.png,0.1\nb/1.png,0.2\n", "names b/1.png twice"),
+        ("name,sigma\n1.png,0.1\n", "1.png is not one of the images"),
+        ('name,sigma\n"b/1.png,0.1\n', "cannot be read"),
+    ],
+)
+def test_bad_levels_are_refused(classes, content, message):
+    if content is not None:
+        (classes / "levels.csv").write_text(content)
+    line = complaint(opened, "folder", classes, sigma_column="sigma")
+    assert message in line
+    assert "levels.csv" in line
+
+
+def test_bad_folders_are_named(tmp_path, monkeypatch):
+    assert "data.path: missing" in complaint(open_source, DataConfig(source="folder"))
+    assert "missing-folder cannot be opened" in complaint(opened, "folder", tmp_path / "missing-folder")
+    assert "cannot be opened (embedded null" in complaint(opened, "folder", "a\0b")
+    assert "holds no image" in complaint(opened, "folder", tmp_path)
+    write(tmp_path, {"a/1.png": PIXELS[0]})
+    assert "1.png is not a folder" in complaint(opened, "folder", tmp_path / "a" / "1.png")
+    os.close(os.open(os.fsencode(tmp_path) + b"/\xff.png", os.O_CREAT))
+    assert "not UTF-8" in complaint(opened, "folder", tmp_path)
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "scandir", forbidden)
+    assert "cannot be read (Permission denied)" in complaint(opened, "folder", tmp_path)
+
+
+# -- zip files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "set/", "./set/"])
+def test_a_folder_that_holds_everything_is_the_root(path, prefix):
+    """As in `zip -r set.zip set`, with the labels that EDM's dataset tool writes, or by the folders below."""
+    content = {prefix + name: data for name, data in FILES.items()}
+    found = opened("zip", pack(path, content))
+    assert found.names == [prefix.removeprefix("./") + name for name in NAMES]
+    assert found.classes == ("a", "b")
+    labels = json.dumps({"labels": [[name, 3] for name in NAMES]})
+    levels = "name,level\nb/2.PNG,0.25\n"
+    pack(path, content | {prefix + "dataset.json": labels, prefix + "levels.csv": levels})
+    found = opened("zip", path, sigma_column="level")
+    assert found.labels.tolist() == [3, 3, 3, 3]
+    np.testing.assert_array_equal(found.sigma, np.float32([np.nan, np.nan, np.nan, 0.25]))
+
+
+def test_of_entries_of_one_name_the_last_counts(path):
+    pack(path, {"1.png": FILES["b/1.png"], "2.png": FILES["b/1.png"]})
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("1.png", FILES["b/10.png"])
+    images, _ = read_all(opened("zip", path))
+    np.testing.assert_array_equal(images, PIXELS[[2, 1]])
+
+
+def test_one_damaged_entry_costs_one_image(path):
+    pack(path, FILES, zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[data.index(FILES["b/1.png"]) + 60] ^= 1
+    path.write_bytes(data)
+    images, corrupt = read_all(opened("zip", path))
+    assert list(corrupt) == ["b/1.png"]
+    assert "Bad CRC-32" in corrupt["b/1.png"]
+    np.testing.assert_array_equal(images[2], PIXELS[2])
+
+
+def patched(path, name, offset, form, value):
+    """Overwrites a field of the entry's record in the directory."""
+    data = bytearray(path.read_bytes())
+    record = data.rindex(name.encode()) - 46
+    assert data[record : record + 4] == b"PK\x01\x02"
+    struct.pack_into(form, data, record + offset, value)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value", "reason"),
+    [(24, "<I", 2**31, "declares 2147483648 bytes"), (42, "<I", 7, "cannot be unpacked"), (8, "<H", 1, "encrypted"),
+     (10, "<H", 99, "cannot be unpacked")],
+    ids=["size", "place", "encrypted", "method"],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_unpacked_is_listed(path, offset, form, value, reason):
+    pack(path, FILES)
+    patched(path, "b/1.png", offset, form, value)
+    corrupt = read_all(opened("zip", path))[1]
+    assert list(corrupt) == ["b/1.png"]
+    assert reason in corrupt["b/1.png"]
+
+
+def test_an_entry_that_unpacks_to_more_than_declared_is_stopped(path):
+    pack(path, {"1.png": b"\0" * 10_000_000, "2.png": FILES["b/1.png"]})
+    patched(path, "1.png", 24, "<I", 100)
+    found = opened("zip", path)
+    tracemalloc.start()
+    assert list(read_all(found)[1]) == ["1.png"]
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+
+
+def test_zip_files_that_cannot_be_read_are_refused(tmp_path, path):
+    assert "cannot be opened" in complaint(opened, "zip", path)
+    assert "cannot be read as a zip file" in complaint(opened, "zip", tmp_path)
+    whole = pack(path, FILES).read_bytes()
+    for data in (b"no zip", whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        assert "cannot be read as a zip file" in complaint(opened, "zip", path)
+    assert "holds no image" in complaint(opened, "zip", pack(path, {"x.txt": "x"}))
+    pack(path, FILES | {"dataset.json": "{"})
+    assert "x.zip/dataset.json: must be" in complaint(opened, "zip", path)
+    patched(path, "dataset.json", 8, "<H", 1)
+    assert "dataset.json: cannot be unpacked" in complaint(opened, "zip", path)
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 500), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_damage_is_refused_or_listed_and_raises_nothing_else(path, seeds):
+    whole = pack(path, FILES | {"levels.csv": "name,sigma\n"}).read_bytes()
+    outcomes = set()
+    for seed in seeds:
+        # the directory, at the end, is where damage tells
+        data = damaged(whole, seed) if seed % 2 else whole[:-400] + damaged(whole[-400:], seed)
+        path.write_bytes(data)
+        outcomes.add(outcome("zip", path, sigma_column="sigma"))
+    assert outcomes == {"refused", "listed", "read"}
