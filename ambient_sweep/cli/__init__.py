@@ -17,7 +17,7 @@ __all__ = ["commands", "images", "main", "measuring", "models", "sweeps"]
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as for Ctrl-C
     try:
         commands.main(standalone_mode=False)
     except AmbientSweepError as error:
@@ -31,7 +31,7 @@ def main() -> None:
     except click.ClickException as error:
         fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted; `train` and `resume` go on from the last saved state", 1)
+        fail("interrupted; `train` and `resume` continue from the last saved state", 1)
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 

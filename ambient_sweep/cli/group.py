@@ -10,6 +10,6 @@ from ambient_sweep import __version__
 def commands() -> None:
     """Find how much noise protects your training images, and what it costs.
 
-    Trains many ambient diffusion models on a Ray cluster, measures the fidelity and the memorization of each, and hands
-    over the frontier, the table behind it and the config to train for good.
+    Trains many ambient diffusion models on a Ray cluster, measures the fidelity and memorization of each, and returns
+    the Pareto frontier, the table behind it and the config of your final model.
     """

@@ -1,4 +1,4 @@
-"""What the commands print, and the options they share."""
+"""Output that the commands share, and options that they share."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from ambient_sweep.storage import new_file
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 storage_option = click.option(
     "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-    help="Folder of all runs; on a cluster an absolute path that every node sees.",
+    help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 view_option = click.option(
@@ -25,7 +25,7 @@ view_option = click.option(
 
 
 def echo_to(as_json: bool) -> Callable[[str], None]:
-    """Progress lines: on standard output, or on standard error where standard output is for JSON."""
+    """Prints progress lines to standard output, or to standard error where standard output is for JSON."""
 
     def echo(line: str) -> None:
         click.echo(line, err=as_json)
@@ -35,7 +35,7 @@ def echo_to(as_json: bool) -> Callable[[str], None]:
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    """The result of a command: as JSON, or as lines."""
+    """Prints the result of a command as JSON or as lines."""
     if as_json:
         click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
     else:
@@ -44,7 +44,7 @@ def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
 
 
 def plain(tree: Any) -> Any:
-    """Non-finite floats as null, mappings with string keys."""
+    """The tree as JSON allows it: null for floats that are not finite, string keys."""
     if isinstance(tree, dict):
         return {str(key): plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -53,12 +53,12 @@ def plain(tree: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A knob's value on a line."""
+    """A knob's value in a line of text."""
     return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
 def point(row: dict[str, Any]) -> str:
-    """One row of the evaluations table on a line."""
+    """One row of the evaluations table in a line of text."""
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
         f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "
@@ -67,7 +67,7 @@ def point(row: dict[str, Any]) -> str:
 
 
 def tell_summary(summary: Any, as_json: bool) -> None:
-    """What a sweep came to."""
+    """Prints a sweep's results: counts, frontier, best config and files."""
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
     lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
@@ -82,9 +82,9 @@ def tell_summary(summary: Any, as_json: bool) -> None:
 
 
 def write_new(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file that is not there yet, beside its place and then moved. Raises UserError where it cannot."""
+    """Writes a new file, atomically. Raises UserError where it exists or cannot be written."""
     if path.exists():
-        raise UserError(f"{path}: is there already; remove it or give another --out")
+        raise UserError(f"{path}: already exists; remove it or give another --out")
     try:
         with new_file(path) as temporary:
             write(temporary)

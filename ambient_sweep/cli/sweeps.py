@@ -25,7 +25,7 @@ from ambient_sweep.errors import UserError
 @overrides_argument
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a sweep or a config FILE, every corner of its space included, without starting anything."""
+    """Check the sweep or config in FILE, including every corner of its search space, without starting anything."""
     if "space" not in read_yaml(file):
         config = load_config(file, parse_overrides(overrides))
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
@@ -64,10 +64,10 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--name", help="Name of the run; by default the sweep's.")
 @as_json
 def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
-    """Run the sweep in FILE and write <storage>/<name>/: tables, frontier, report, checkpoints, TensorBoard events.
+    """Run the sweep in FILE and write tables, frontier, report, checkpoints and TensorBoard events to <storage>/<name>.
 
     KEY=VALUE changes the sweep's base or its search, as in training.images=50000 or search.trials=8. Runs on the cluster
-    that RAY_ADDRESS names, as inside `ray job submit`, else on this machine.
+    in RAY_ADDRESS, which `ray job submit` sets, or else on this machine.
     """
     from ambient_sweep.sweep.run import run_sweep
     from ambient_sweep.sweep.space.file import load_sweep
@@ -80,7 +80,7 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
 @click.argument("folder", type=click.Path(path_type=Path))
 @as_json
 def resume(folder: Path, as_json: bool) -> None:
-    """Go on with the sweep in FOLDER (<storage>/<name>): what was finished is kept."""
+    """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept."""
     from ambient_sweep.sweep.run import resume_sweep
 
     tell_summary(resume_sweep(folder, echo=echo_to(as_json)), as_json)
@@ -90,30 +90,31 @@ def resume(folder: Path, as_json: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--rule", default="knee", show_default=True,
-    help="knee; max-memorization=C: the best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
+    help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
 @view_option
 @click.option(
-    "--confident", type=float, metavar="P", help="Only candidates on the frontier with probability P or more."
+    "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the config that `ambient-sweep train` takes.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New file for the config, which `ambient-sweep train` reads."
+)
 @as_json
 def best(source: Path, rule: str, view: str, confident: float | None, out: Path | None, as_json: bool) -> None:
-    """Pick a config and its training length from SOURCE, a run's folder or its evaluations.parquet."""
-    from ambient_sweep.results.select import best_config, select
-    from ambient_sweep.results.table import read_table
+    """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
+    from ambient_sweep.results.frontier.select import best_config, select
+    from ambient_sweep.results.tables.parquet import read_table
 
     table = read_table(_evaluations_file(source))
     if "on_front" not in table.column_names:
-        raise UserError(f"{source}: is no table of evaluations; give evaluations.parquet or the folder of a run")
+        raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     choice = select(table, rule, view, confident)
     config = best_config(choice)
     row = choice.row
     lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
     if choice.runner_up is not None:
         lines.append(f"runner-up  {point(choice.runner_up)}")
-    if row["front_probability"] is not None:
-        lines.append(f"on the frontier with probability {row['front_probability']:.2f}, by {row['runs']} training runs")
+    lines.append(f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})")
     lines.append(
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
     )
@@ -131,11 +132,11 @@ def best(source: Path, rule: str, view: str, confident: float | None, out: Path 
 @click.argument("folder", type=click.Path(path_type=Path))
 @as_json
 def report(folder: Path, as_json: bool) -> None:
-    """Write tables, frontier.png, best.yaml and report.html of the run in FOLDER anew from its trials' records."""
+    """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
     from ambient_sweep.sweep.run import summarize
 
     if not (folder / "trials").is_dir():
-        raise UserError(f"{folder}: holds no trials; give the folder of a run, as in runs/digits")
+        raise UserError(f"{folder}: contains no trials; give the folder of a run, as in runs/digits")
     tell_summary(summarize(folder.absolute()), as_json)
 
 

@@ -1,6 +1,6 @@
-"""Tables, frontier, rules and reports of a sweep."""
+"""Tables, frontier and report of a sweep."""
 
-from ambient_sweep.results.select import select
-from ambient_sweep.results.table import read_table
+from ambient_sweep.results.frontier.select import select
+from ambient_sweep.results.tables.parquet import read_table
 
 __all__ = ["read_table", "select"]

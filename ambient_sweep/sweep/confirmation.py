@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump, knobs
 from ambient_sweep.config.positions import evaluated_lengths
-from ambient_sweep.results import schema
-from ambient_sweep.results.candidates import SAMPLES_SEED, Row, candidates, groups
-from ambient_sweep.results.confidence import Recipes
+from ambient_sweep.results.frontier.candidates import Row, candidates, groups
+from ambient_sweep.results.frontier.recipes import Recipes
+from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
 
 Cost = Callable[[Config], int]  # images that a config takes to train
@@ -186,7 +186,7 @@ def _stopped(config: Config, fraction: float) -> Config:
 
 def _again(row: Row, config: Config, settings: Confirm) -> list[ReEvaluation]:
     """Sets of fresh samples of a candidate's checkpoint."""
-    size, first = config.evaluation.samples, row[SAMPLES_SEED] + 1
+    size, first = config.evaluation.samples, row[schema.SAMPLES_SEED] + 1
     sets = 1 if settings.samples is None else max(1, -(-settings.samples // size))
     place = (row[schema.TRIAL_ID], row[schema.IMAGES], row[schema.CHECKPOINT])
     return [ReEvaluation(*place, seed, dump(config) | {"evaluation.seed": seed}) for seed in range(first, first + sets)]

@@ -16,11 +16,12 @@ from typing import Any
 
 from ambient_sweep.config import Config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.results import schema
-from ambient_sweep.results.plot import frontier_png
-from ambient_sweep.results.report import write_report
-from ambient_sweep.results.select import best_config, candidates, frontier, select
-from ambient_sweep.results.table import export_tables
+from ambient_sweep.results.export import export_tables
+from ambient_sweep.results.frontier.candidates import candidates, frontier
+from ambient_sweep.results.frontier.select import best_config, select
+from ambient_sweep.results.report.frontier_plot import frontier_png
+from ambient_sweep.results.report.page import write_report
+from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.corners import check_corners
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep

@@ -201,7 +201,7 @@ def test_bad_words_and_files(tmp_path):
     assert "key=value" in bad("validate", "search_spaces/digits.yaml", "seed")
     assert "unknown rule" in bad("best", tmp_path, "--rule", "x") or "no such file" in bad("best", tmp_path)
     assert "not a readable checkpoint" in bad("sample", tmp_path, "--out", tmp_path / "o")
-    assert "holds no trials" in bad("report", tmp_path)
+    assert "contains no trials" in bad("report", tmp_path)
     assert "no sweep was begun" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")
     sweep = written(tmp_path / "ok.yaml", SWEEP)
@@ -260,7 +260,7 @@ def test_whole_numbers_inside_a_range_are_validated(tmp_path):
 
 def test_odd_values_and_tables_are_refused_in_one_line(sweep, tmp_path):
     root, _ = sweep
-    assert "no table of evaluations" in bad("best", root / "trials.parquet")
+    assert "not a table of evaluations" in bad("best", root / "trials.parquet")
     config = written(tmp_path / "c.yaml", {"observed": {"sigma": True}})
     assert "observed.sigma" in bad("validate", config)
     assert "seed" in bad("validate", written(tmp_path / "d.yaml", {"seed": 10**23}))

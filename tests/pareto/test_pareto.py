@@ -1,156 +1,158 @@
+"""Ranks, volumes and knees against their definitions, closed forms and Optuna."""
+
 import numpy as np
 import pytest
+from nondominated_order import crowding, peel
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
 from ambient_sweep import pareto
 
-
-def peel(values: np.ndarray) -> list[int]:
-    """Ranks by the definition: take off the front, count, repeat."""
-    n = len(values)
-    dominates = [
-        [all(values[i] <= values[j]) and any(values[i] < values[j]) for j in range(n)] for i in range(n)
-    ]  # fmt: skip
-    ranks, left, rank = [-1] * n, set(range(n)), 0
-    while left:
-        front = {j for j in left if not any(dominates[i][j] for i in left)}
-        for j in front:
-            ranks[j] = rank
-        left, rank = left - front, rank + 1
-    return ranks
+INF = np.inf
 
 
-def random_values(rng: np.random.Generator) -> np.ndarray:
-    """A small matrix, mostly from a coarse grid so that ties and duplicates abound."""
-    shape = (int(rng.integers(1, 13)), int(rng.integers(1, 5)))
-    return rng.integers(-3, 4, shape).astype(float) if rng.random() < 0.7 else rng.normal(size=shape)
+def random_values(rng: np.random.Generator, most: int = 12) -> np.ndarray:
+    """Mostly from a coarse grid, so that ties and duplicates abound; or one large front with points just behind it."""
+    rows = int(rng.integers(1, most + 1))
+    values = rng.normal(size=(rows, 2))
+    shape = rng.integers(4)
+    if shape < 2:
+        values = rng.integers(-3, 4, values.shape).astype(float) / 8
+    elif shape == 2:
+        values = np.abs(values)
+        values = -values / np.linalg.norm(values, axis=1, keepdims=True) + rng.integers(0, 2, (rows, 1)) * 1e-3
+    return np.concatenate([values, values[rng.integers(0, rows, rows // 4)]])
 
 
-def test_rank_equals_peeling_and_optuna() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(1500):
-        values = random_values(rng)
+def spoiled_values(rng: np.random.Generator, share: float = 0.05) -> np.ndarray:
+    values = random_values(rng)
+    values[rng.random(values.shape) < share] = rng.choice([np.nan, np.inf, -np.inf])
+    return values
+
+
+# -- dominance ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "cases"), [(12, 600), (400, 30)])
+def test_rank_equals_peeling_and_optuna(most: int, cases: int) -> None:
+    rng = np.random.default_rng(most)
+    for _ in range(cases):
+        values = random_values(rng, most)
         ranks = pareto.nondominated_rank(values)
-        assert ranks.tolist() == peel(values) == _fast_non_domination_rank(values).tolist()
+        assert ranks.tolist() == _fast_non_domination_rank(values).tolist()
         assert pareto.pareto_mask(values).tolist() == (ranks == 0).tolist()
-
-
-def test_rank_of_a_large_set_equals_optuna() -> None:
-    values = np.random.default_rng(1).normal(size=(800, 3)).round(1)
-    assert pareto.nondominated_rank(values).tolist() == _fast_non_domination_rank(values).tolist()
-
-
-def test_rank_does_not_change_with_order_scale_or_shift() -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(300):
-        values = random_values(rng)
-        ranks = pareto.nondominated_rank(values)
-        order = rng.permutation(len(values))
-        assert pareto.nondominated_rank(values[order]).tolist() == ranks[order].tolist()
-        stretched = values * 2.0 ** rng.integers(-5, 6, values.shape[1]) + 8.0  # exact in binary, so ties stay ties
-        if np.array_equal(values, values.round()):
-            assert pareto.nondominated_rank(stretched).tolist() == ranks.tolist()
-        assert pareto.nondominated_rank(values[:, ::-1]).tolist() == ranks.tolist()
+        if most < 50:
+            assert ranks.tolist() == peel(values)
 
 
 def test_rows_that_are_not_finite_rank_last_and_disturb_nothing() -> None:
     rng = np.random.default_rng(3)
-    for _ in range(300):
-        values = random_values(rng)
-        bad = rng.random(len(values)) < 0.4
-        spoiled = values.copy()
-        spoiled[bad, rng.integers(values.shape[1])] = rng.choice([np.nan, np.inf, -np.inf])
-        ranks = pareto.nondominated_rank(spoiled)
+    for _ in range(200):
+        values = spoiled_values(rng, 0.3)
+        bad = ~np.isfinite(values).all(axis=1)
+        ranks = pareto.nondominated_rank(values)
         assert ranks[~bad].tolist() == pareto.nondominated_rank(values[~bad]).tolist()
         assert set(ranks[bad]) <= {max(1, ranks[~bad].max(initial=-1) + 1)}
-        assert not pareto.pareto_mask(spoiled)[bad].any()
+        assert not pareto.pareto_mask(values)[bad].any()
     assert pareto.nondominated_rank([[np.nan, 0.0]]).tolist() == [1]
-
-
-def test_negative_zero_ties_with_zero() -> None:
     assert pareto.nondominated_rank([[-0.0, 1.0], [0.0, 1.0], [0.0, 2.0]]).tolist() == [0, 0, 1]
 
 
 def test_empty_and_misshapen() -> None:
-    assert pareto.nondominated_rank(np.empty((0, 2))).tolist() == []
-    assert pareto.hypervolume(np.empty((0, 2)), [1.0, 1.0]) == 0.0
-    for call in (pareto.nondominated_rank, pareto.pareto_mask, pareto.knee):
-        with pytest.raises(ValueError, match="values"):
-            call([1.0, 2.0])
+    empty = np.empty((0, 2))
+    assert pareto.nondominated_rank(empty).tolist() == pareto.crowding_distance(empty).tolist() == []
+    assert pareto.hypervolume(empty, [1.0, 1.0]) == 0.0
+    for volumes in (pareto.hypervolume_history, pareto.contributions):
+        assert volumes(empty, [1.0, 1.0]).shape == (0,)
+    for values in ([1.0, 2.0], [[0.0, 0.0, 0.0]]):
+        for call in (pareto.nondominated_rank, pareto.pareto_mask, pareto.knee_distance):
+            with pytest.raises(ValueError, match="values"):
+                call(values)
     for reference in ([1.0], [1.0, np.nan]):
         with pytest.raises(ValueError, match="reference"):
             pareto.hypervolume([[0.0, 0.0]], reference)
 
 
-def test_hypervolume_counts_the_cells_of_a_grid() -> None:
-    rng = np.random.default_rng(4)
-    for _ in range(300):
-        m = int(rng.integers(1, 5))
-        values = rng.integers(0, 6, (int(rng.integers(1, 9)), m)).astype(float)
-        cells = np.stack(np.meshgrid(*[np.arange(5)] * m, indexing="ij"), axis=-1).reshape(-1, 1, m)
-        expected = int((cells >= values).all(axis=2).any(axis=1).sum())
-        assert pareto.hypervolume(values, np.full(m, 5.0)) == expected
+# -- hypervolume ----------------------------------------------------------------------------------------------------
 
 
-def test_hypervolume_equals_optuna_and_ignores_order_and_dominated_rows() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(300):
-        m = int(rng.integers(2, 5))
-        values, reference = rng.normal(size=(int(rng.integers(1, 16)), m)), np.full(m, 1.0)
+@pytest.mark.parametrize(("most", "cases"), [(12, 200), (300, 20)])
+def test_hypervolume_equals_optuna_and_ignores_order_and_dominated_rows(most: int, cases: int) -> None:
+    rng = np.random.default_rng(most)
+    for _ in range(cases):
+        values = random_values(rng, most)
+        reference = np.quantile(values, 0.9, axis=0) + 1e-3
         volume = pareto.hypervolume(values, reference)
         inside = values[(values < reference).all(axis=1)]
         expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
-        assert volume == pytest.approx(expected, rel=1e-12, abs=1e-12)
-        assert pareto.hypervolume(rng.permutation(values), reference) == pytest.approx(volume, rel=1e-12)
+        assert volume == pytest.approx(expected, rel=1e-10, abs=1e-12)
         front = values[pareto.pareto_mask(values)]
-        assert pareto.hypervolume(front, reference) == pytest.approx(volume, rel=1e-12)
-        factors = rng.uniform(0.1, 10, m)
-        assert pareto.hypervolume(values * factors, factors) == pytest.approx(volume * factors.prod(), rel=1e-9)
+        assert pareto.hypervolume(rng.permutation(front), reference) == pytest.approx(volume, rel=1e-12)
+        factors = rng.uniform(0.1, 10, 2)
+        assert pareto.hypervolume(values * factors, reference * factors) == pytest.approx(volume * factors.prod())
 
 
-def test_hypervolume_ignores_rows_that_are_not_finite() -> None:
-    values = [[0.5, 0.5], [np.nan, 0.0], [-np.inf, 0.0], [0.0, np.inf]]
-    assert pareto.hypervolume(values, [1.0, 1.0]) == 0.25
+def test_the_area_of_a_quarter_disc_converges_to_the_closed_form() -> None:
+    angles = np.linspace(0, np.pi / 2, 302)[1:-1]
+    disc = 1 - np.column_stack([np.cos(angles), np.sin(angles)])
+    assert pareto.hypervolume(disc, [1.0, 1.0]) == pytest.approx(np.pi / 4, rel=5e-3)
+    assert pareto.hypervolume([[0.5, 0.5], [np.nan, 0.0], [-INF, 0.0], [0.0, INF]], [1.0, 1.0]) == 0.25
 
 
-def test_knee_is_the_point_farthest_from_the_line_between_the_ends() -> None:
+def test_history_and_contributions_equal_their_definitions() -> None:
+    """The hypervolume of every beginning, and what is lost without each row."""
+    rng = np.random.default_rng(23)
+    for _ in range(200):
+        values, reference = spoiled_values(rng), np.array([0.5, 0.25])
+        beginnings = [pareto.hypervolume(values[: n + 1], reference) for n in range(len(values))]
+        history = pareto.hypervolume_history(values, reference)
+        assert history == pytest.approx(np.array(beginnings), rel=1e-9, abs=1e-12)
+        assert (np.diff(history) >= 0).all()
+        without = [pareto.hypervolume(np.delete(values, i, axis=0), reference) for i in range(len(values))]
+        found = pareto.contributions(values, reference)
+        assert found == pytest.approx(beginnings[-1] - np.array(without), rel=1e-9, abs=1e-12)
+        assert (found >= 0).all()
+        assert not found[pareto.nondominated_rank(values) > 0].any(), "exactly 0, not nearly"
+    assert pareto.contributions([[0.0, 0.0], [0.0, 0.0], [-1.0, 0.5]], [1.0, 1.0]).tolist() == [0.0, 0.0, 0.5]
+
+
+# -- a point's position on its front ----------------------------------------------------------------------------------
+
+
+def test_crowding_distance_equals_the_definition_on_every_front() -> None:
+    """tests/nondominated_order.py has NSGA-II's definition; with ties, Optuna's depends on the order of its trials."""
+    rng = np.random.default_rng(30)
+    for _ in range(200):
+        values = spoiled_values(rng)
+        finite = np.isfinite(values).all(axis=1)
+        ranks, found = pareto.nondominated_rank(values), pareto.crowding_distance(values)
+        for rank in set(ranks[finite].tolist()):
+            front = finite & (ranks == rank)
+            assert found[front] == pytest.approx(crowding(values[front]))
+        assert not found[~finite].any()
+    both = [[0, 4], [1, 2], [1, 2], [4, 0], [10, 14], [13, 11], [14, 10]]
+    assert pareto.crowding_distance(both).tolist() == [INF, 2.0, 2.0, INF, INF, 2.0, INF]
+    assert pareto.crowding_distance([[1, 1], [1, 1]]).tolist() == [INF, INF]
+
+
+def test_knee_distance_is_the_height_of_a_triangle() -> None:
+    """Twice the signed area of (first end, last end, point) over the base, with both axes scaled to the front."""
     rng = np.random.default_rng(6)
-    for _ in range(500):
+    for _ in range(200):
         values = rng.normal(size=(int(rng.integers(1, 20)), 2))
-        front = np.flatnonzero(pareto.pareto_mask(values))
-        first, last = values[front[values[front, 0].argmin()]], values[front[values[front, 0].argmax()]]
+        on = pareto.pareto_mask(values)
+        front = values[on]
+        first, last = front[front[:, 0].argmin()], front[front[:, 0].argmax()]
         span = np.where(last == first, 1.0, np.abs(last - first))
-        along, best = (last - first) / span, None
-        for i in front:  # twice the signed area of the triangle (first end, last end, point), positive below the line
-            offset = (values[i] - first) / span
-            height = (offset[0] * along[1] - offset[1] * along[0]) / max(np.hypot(*along), 1e-300)
-            if best is None or height > best[0] + 1e-12 or (abs(height - best[0]) <= 1e-12 and values[i, 1] < best[1]):
-                best = (height, values[i, 1], i)
-        assert best is not None
-        assert pareto.knee(values) == best[2]
-
-
-def test_knee_does_not_change_with_order_scale_or_shift() -> None:
-    rng = np.random.default_rng(7)
-    for _ in range(300):
-        values = rng.normal(size=(int(rng.integers(1, 20)), 2))
-        index, order = pareto.knee(values), rng.permutation(len(values))
-        assert order[pareto.knee(values[order])] == index
-        assert pareto.knee(values * [1000.0, 0.25] + [5.0, -3.0]) == index
-
-
-def test_knee_of_small_fronts() -> None:
-    assert pareto.knee([[3.0, 1.0]]) == 0
-    assert pareto.knee([[1.0, 1.0], [2.0, 2.0]]) == 0
-    assert pareto.knee([[1.0, 2.0], [2.0, 1.0]]) == 1, "two ends tie; the smaller second objective decides"
-    assert pareto.knee([[0.0, 1.0], [0.9, 0.9], [1.0, 0.0]]) == 2, "a point beyond the line is no knee"
-    assert pareto.knee([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0], [0.1, 0.1]]) == 1
-    assert pareto.knee([[np.nan, 0.0], [1.0, 1.0]]) == 1
-    with pytest.raises(ValueError, match="no finite row"):
-        pareto.knee([[np.nan, 0.0]])
-    with pytest.raises(ValueError, match="2 objectives"):
-        pareto.knee([[0.0, 0.0, 0.0]])
+        along = (last - first) / span
+        offset = (front - first) / span
+        height = (offset[:, 0] * along[1] - offset[:, 1] * along[0]) / max(np.hypot(*along), 1e-300)
+        found = pareto.knee_distance(values)
+        assert found[on] == pytest.approx(height, abs=1e-12)
+        assert (found[~on] == -INF).all()
+        assert pareto.knee_distance(values * [1000.0, 0.25] + [5.0, -3.0])[on] == pytest.approx(height, abs=1e-9)
+    assert pareto.knee_distance([[0.0, 1.0], [0.9, 0.9], [1.0, 0.0]])[1] < 0, "a point beyond the line is no knee"
+    assert pareto.knee_distance([[np.nan, 0.0], [1.0, 1.0], [1.0, 1.0]]).tolist() == [-INF, 0.0, 0.0]
 
 
 def test_scale_runs_from_0_to_1_over_the_frame() -> None:

@@ -13,7 +13,7 @@ from ambient_sweep.sweep.definition import Confirm
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
-from ambient_sweep.results.table import export_tables
+from ambient_sweep.results.export import export_tables
 from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 sys.path.append(str(Path(__file__).parents[1] / "results"))

@@ -10,8 +10,8 @@ from ray.tune.experiment import Trial
 
 from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.select import frontier
-from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.results.export import build_tables, export_tables
+from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.keys import stage_keys
 from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages

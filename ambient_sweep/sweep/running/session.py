@@ -9,7 +9,7 @@ import ray
 
 from ambient_sweep.config import Config, ModelConfig
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.table import build_tables, export_tables
+from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages

@@ -1,58 +1,53 @@
-"""From the evaluations table to one config: named rules over the candidates (results/candidates.py)."""
+"""From the evaluations table to one config: named rules over the candidates."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results import schema
-from ambient_sweep.results.candidates import (
+from ambient_sweep.results.frontier.candidates import (
+    Ints,
     Row,
-    candidates,
-    front_mask,
     front_of,
-    frontier,
     objectives,
     ordered,
-    recipes,
     viewed,
 )
-from ambient_sweep.results.confidence import FRONT_PROBABILITY, RUNS, with_standings
-
-__all__ = ["Choice", "Row", "best_config", "candidates", "front_mask", "frontier", "objectives", "select"]
+from ambient_sweep.results.frontier.recipes import recipe_labels
+from ambient_sweep.results.tables import schema
 
 RULES = ("knee", "max-memorization=C", "chebyshev=W")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a rule picked from the evaluations table, and the next best recipe by the same rule."""
+    """The row that a rule picked from the evaluations table, and the best row of another recipe."""
 
     row: Row
     rule: str
-    runner_up: Row | None  # None where there is no other
+    runner_up: Row | None  # None where every candidate has the same recipe
     reason: str
 
 
 def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: float | None = None) -> Choice:
-    """The row of the evaluations table that `rule` picks, with the runner-up, which is no further run of the same recipe.
+    """The row of the evaluations table that `rule` picks, with a runner-up of another recipe.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
     memorization <= C; `chebyshev=W`: least max(W * fidelity, (1 - W) * memorization), scaled over the frontier. Ties go
-    to the lower memorization, the better fidelity, the shorter training. `confident`: only rows whose recipe is on the
-    frontier with at least this probability compete. Raises UserError for an unknown rule or a number out of range, and
+    to the lower memorization, the better fidelity, the shorter training. `confident`: only rows compete whose recipe is
+    on the frontier with at least this probability. Raises UserError for an unknown rule, a number out of range, and
     where no row qualifies.
     """
     name, _, text = rule.partition("=")
     rows = viewed(table, view)
     if rows.num_rows == 0:
         raise UserError(f"{rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
-    rows = _confident(rows, table, view, confident)
+    if confident is not None:
+        rows = _confident(rows, confident)
     if rule == "knee":
         return _knee(front_of(rows), rule)
     if name == "max-memorization":
@@ -62,30 +57,26 @@ def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: flo
     raise UserError(f"unknown rule {rule!r}; use {', '.join(RULES[:-1])} or {RULES[-1]}")
 
 
-def _confident(rows: pa.Table, table: pa.Table, view: str, least: float | None) -> pa.Table:
+def _confident(rows: pa.Table, least: float) -> pa.Table:
     """The rows whose recipe is on the frontier with at least that probability."""
-    if least is None:
-        return rows
     if not 0 < least <= 1:
         raise UserError(f"confident={least:g}: expected a probability, above 0 and up to 1")
-    if FRONT_PROBABILITY not in rows.column_names:
-        rows = viewed(with_standings(table), view)
-    probability = rows[FRONT_PROBABILITY].to_numpy().astype(np.float64)
+    probability = rows[schema.FRONT_PROBABILITY].to_numpy().astype(np.float64)
     kept = rows.filter(pa.array(probability >= least))
     if kept.num_rows == 0:
         best = _row(rows, int(ordered(rows, -probability)[0]))
         raise UserError(
-            f"confident={least:g}: no candidate is so surely on the frontier; the surest is trial "
-            f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, {best[FRONT_PROBABILITY]:.3f} by "
-            f"{best[RUNS]} training runs; ask for less, or confirm with more seeds"
+            f"confident={least:g}: no candidate is on the frontier with that probability; the most certain is trial "
+            f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
+            f"(training runs: {best[schema.RUNS]}); use a lower probability, or confirm with more seeds"
         )
     return kept
 
 
 def best_config(choice: Choice) -> Config:
-    """The config that trains the chosen model: the row's own, stopped at the chosen length, with its one endpoint.
+    """The config that trains the chosen model again: the row's own, stopped at its length, with its endpoint alone.
 
-    The schedules keep their horizon, so that training passes through the chosen checkpoint and ends there.
+    The schedules keep their horizon, so that training ends at the chosen checkpoint.
     """
     values = {key: choice.row[key] for key in knobs()}
     values["training.stop"] = choice.row[schema.FRACTION]
@@ -98,7 +89,7 @@ def best_config(choice: Choice) -> Config:
 
 def _knee(front: pa.Table, rule: str) -> Choice:
     distance = pareto.knee_distance(objectives(front)).round(12)
-    reason = f"the frontier's knee: of its {front.num_rows} points, farthest below the line between its ends"
+    reason = f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
     return _choice(front, ordered(front, -distance, objectives(front)[:, 1]), rule, reason)
 
 
@@ -109,7 +100,7 @@ def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
     if allowed.num_rows == 0:
         least = _row(rows, int(ordered(rows, values[:, 1])[0]))
         raise UserError(
-            f"{rule}: no candidate memorizes so little; the least {memorization} is {least[schema.MEMORIZATION]:.4g} "
+            f"{rule}: no candidate has {memorization} that low; the lowest is {least[schema.MEMORIZATION]:.4g} "
             f"(trial {least[schema.TRIAL_ID]} after {least[schema.IMAGES]} images); use a higher bound"
         )
     reason = (
@@ -144,8 +135,8 @@ def _number(rule: str, text: str, low: float, high: float, *, closed: bool) -> f
 # -- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _choice(rows: pa.Table, order: NDArray[np.int64], rule: str, reason: str) -> Choice:
-    recipe = recipes(rows)
+def _choice(rows: pa.Table, order: Ints, rule: str, reason: str) -> Choice:
+    recipe = recipe_labels(rows)
     other = [index for index in order if recipe[index] != recipe[order[0]]]
     return Choice(_row(rows, int(order[0])), rule, _row(rows, int(other[0])) if other else None, reason)
 

@@ -1,7 +1,7 @@
-"""The two tables' columns: every name once, and the Arrow schemas that the Parquet files declare.
+"""The columns of both tables, each named once, and the Arrow schemas that the Parquet files declare.
 
-Times are UTC and stored without a zone (hence `_utc`), and versions as a JSON object in a string: so pandas, Polars and
-DuckDB all read them without a further package. Config columns bear the dotted keys of the config.
+Times are UTC without a zone (hence `_utc`) and versions are a JSON object in a string, so that pandas, Polars and DuckDB
+read them without another package. Config columns have the dotted keys of the config.
 """
 
 import types
@@ -11,26 +11,28 @@ import pyarrow as pa
 
 from ambient_sweep.config import Distance, Extra, Memorization, knobs
 
-VERSION = 5  # raise it when a column is added, removed, renamed or changes its type or meaning
+VERSION = 5  # raise it when a column is added, removed or renamed, or its type or meaning changes
 
 # -- in both tables
 TRIAL_ID = "trial_id"
 ROLE = "role"  # search | baseline | control | replicate
 REPLICATE_OF = "replicate_of"  # the trial whose config a replicate trains with another seed
-IMAGES_ASKED = "images_asked"  # training length that was asked for, in images
+IMAGES_ASKED = "images_asked"  # full training length, in images
 DATA_FINGERPRINT = "data_fingerprint"
-REFERENCE_KEY = "reference_key"  # what the measures were taken against; only equal ones compare
+REFERENCE_KEY = "reference_key"  # of the images that measures compare with
 FIDELITY = "fidelity"  # the first objective, lower is better
 MEMORIZATION = "memorization"  # the second objective, lower is better
 FIDELITY_MEASURE = "fidelity_measure"
 MEMORIZATION_MEASURE = "memorization_measure"
-IMAGES_EXECUTED = "images_executed"  # really trained in this trial (until the evaluation), with repeats after a restart
+IMAGES_EXECUTED = (
+    "images_executed"  # trained by this trial itself (until the evaluation), repeats after restarts included
+)
 
 # -- trials
 STATUS = "status"  # running | completed | stopped | failed
 REASON = "reason"
 IMAGES_DONE = "images_done"  # logical training position
-IMAGES_FORKED = "images_forked"  # position of the last state that was taken over from another trial; 0: none
+IMAGES_FORKED = "images_forked"  # position of the last stage that it forked from; 0: none
 DEVICE_SECONDS = "device_seconds"
 PARAMETERS = "parameters"
 DEVICE = "device"
@@ -40,7 +42,7 @@ VERSIONS = "versions"  # JSON object: package -> version
 CODE_REVISION = "code_revision"
 FOLDER = "folder"  # relative to the sweep's folder
 RUNG = "rung"
-STAGE = "stage"  # key of the shared state that the trial went on from
+STAGE = "stage"  # key of that stage
 
 # -- evaluations
 TRIAL_STATUS = "trial_status"
@@ -49,17 +51,19 @@ FRACTION = "fraction"
 ENDPOINT = "endpoint"
 MAIN_ENDPOINT = "main_endpoint"
 SAMPLES = "samples"
-SAMPLES_ASKED = "evaluation.samples"  # a config column: fewer were measured at an early length
-EVALUATION_SEED = "evaluation_seed"
+EVALUATION_SEED = "evaluation_seed"  # another than SAMPLES_SEED: a checkpoint measured again on fresh samples
 SECONDS = "seconds"
 CHECKPOINT = "checkpoint"  # relative to the sweep's folder
 ON_FRONT = "on_front"  # on the frontier over all candidates
-FRONT_PROBABILITY = "front_probability"  # that the row's recipe is on the frontier: results/confidence.py
+FRONT_PROBABILITY = "front_probability"  # that the row's recipe is on the frontier
 RUNS = "runs"  # training runs of the row's recipe at its length
 MEANS = ("fidelity_mean", "memorization_mean")  # over these runs
 ERRORS = ("fidelity_error", "memorization_error")  # standard errors of the means
 
-# -- config columns that others read by name
+# -- config columns that code reads by name
+SEED = "seed"
+SAMPLES_ASKED = "evaluation.samples"  # at full length; early lengths may be measured on fewer
+SAMPLES_SEED = "evaluation.seed"
 SIGMA = "observed.sigma"
 OBJECTIVE = "objective.kind"
 WEIGHT = "consistency.weight"

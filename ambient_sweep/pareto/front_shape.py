@@ -1,0 +1,57 @@
+"""Where a point lies on its front: near the knee, or alone."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
+from ambient_sweep.pareto.rows import Floats, as_matrix, sorted_unique
+
+
+def crowding_distance(values: ArrayLike) -> Floats:
+    """Crowding distance of each point within its own front (NSGA-II, Deb et al. 2002, section III-B); larger is lonelier.
+
+    values [N, 2] -> [N]: the distance between a point's two neighbours on its front, summed over the objectives in units
+    of the front's range; infinite at both ends. Equal points share their distance; points that are not finite get 0.
+    """
+    matrix, finite = as_matrix(values)
+    points, inverse = sorted_unique(matrix[finite])
+    rank = nondominated_rank(points)
+    order = np.lexsort((points[:, 0], rank))
+    points, rank = points[order], rank[order]
+    first, last = np.searchsorted(rank, rank), np.searchsorted(rank, rank, side="right") - 1
+    at = np.arange(len(points))
+    inner = at[(at > first) & (at < last)]
+    spans = np.abs(points[last[inner]] - points[first[inner]])
+    gaps = np.abs(points[inner + 1] - points[inner - 1]) / spans
+    distance = np.full(len(points), np.inf)
+    distance[order[inner]] = gaps[:, 0] + gaps[:, 1]
+    result = np.zeros(len(matrix))
+    result[finite] = distance[inverse]
+    return result
+
+
+def knee_distance(values: ArrayLike) -> Floats:
+    """Distance of each point of the front to the line between its ends, after min-max scaling over the front.
+
+    values [N, 2] -> [N]. Positive towards the ideal point, negative on the far side of the line, 0 at the ends (and on a
+    front of one point or two), -inf off the front. Raises ValueError if `values` is not [N, 2].
+    """
+    matrix, _ = as_matrix(values)
+    mask = pareto_mask(matrix)
+    result = np.full(len(matrix), -np.inf)
+    front = matrix[mask]
+    if (front == front[:1]).all():
+        result[mask] = 0.0
+    else:
+        result[mask] = (1.0 - scale(front, front).sum(axis=1)) / np.sqrt(2.0)
+    return result
+
+
+def scale(values: ArrayLike, over: ArrayLike) -> Floats:
+    """`values` [N, 2] mapped so that each objective runs from 0 to 1 over the rows of `over` [K, 2].
+
+    An objective that is constant over `over` maps its value there to 0 and is not stretched.
+    """
+    (matrix, _), (frame, _) = as_matrix(values), as_matrix(over)
+    low, high = frame.min(axis=0), frame.max(axis=0)
+    return np.asarray((matrix - low) / np.where(high > low, high - low, 1.0))

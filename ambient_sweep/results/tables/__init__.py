@@ -1,0 +1,1 @@
+"""Both tables of a sweep: their schemas, their rows, and their Parquet files."""

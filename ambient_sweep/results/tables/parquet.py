@@ -1,0 +1,73 @@
+"""Both tables as Parquet files, with the schema checked when they are read."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.results.tables import schema
+from ambient_sweep.storage import write_atomic
+
+TRIALS_FILE = "trials.parquet"
+EVALUATIONS_FILE = "evaluations.parquet"
+AGAIN = "; `ambient-sweep report` writes the tables anew"
+
+
+class Tables(NamedTuple):
+    """A row per trial, and a row per evaluation; see schema.py."""
+
+    trials: pa.Table
+    evaluations: pa.Table
+
+
+def write_tables(root: Path, tables: Tables) -> None:
+    """Writes trials.parquet and evaluations.parquet under `root`, each atomically."""
+    for name, table in ((TRIALS_FILE, tables.trials), (EVALUATIONS_FILE, tables.evaluations)):
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        write_atomic(root / name, buffer.getvalue())
+
+
+def read_tables(root: Path) -> Tables:
+    """Both tables under `root`. Raises UserError as `read_table`."""
+    tables = []
+    for name, expected in ((TRIALS_FILE, schema.TRIALS), (EVALUATIONS_FILE, schema.EVALUATIONS)):
+        table = read_table(root / name)
+        if table.schema.metadata[schema.TABLE_KEY] != expected.metadata[schema.TABLE_KEY]:
+            raise UserError(f"{root / name}: is not the table that its name promises{AGAIN}")
+        tables.append(table)
+    return Tables(*tables)
+
+
+def read_table(path: Path | str) -> pa.Table:
+    """A trials or evaluations table, for `select` or `.to_pandas()`.
+
+    Raises UserError for a file that is missing, not a table of this package, or of another schema version.
+    """
+    path = Path(path)
+    try:
+        # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            table = file.read(use_threads=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a table that a sweep wrote") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
+    metadata = table.schema.metadata or {}
+    expected = {s.metadata[schema.TABLE_KEY]: s for s in (schema.TRIALS, schema.EVALUATIONS)}.get(
+        metadata.get(schema.TABLE_KEY)
+    )
+    if expected is None:
+        raise UserError(f"{path}: not a table of ambient-sweep; give a {TRIALS_FILE} or {EVALUATIONS_FILE}")
+    version = metadata.get(schema.VERSION_KEY, b"").decode()
+    if version != str(schema.VERSION):
+        raise UserError(
+            f"{path}: has schema version {version or 'none'}, but this ambient-sweep reads {schema.VERSION}{AGAIN}"
+        )
+    if not table.schema.equals(expected):
+        names = sorted(set(table.schema.names) ^ set(expected.names)) or ["their types"]
+        raise UserError(f"{path}: its columns differ from this ambient-sweep's ({names[0]}){AGAIN}")
+    return table
