@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict
 
@@ -13,7 +12,7 @@ import torch.distributed as dist
 
 from ambient_sweep.config import build_config, dump
 from ambient_sweep.sweep.running import workers
-from ambient_sweep.sweep.running.signals import stop_requests
+from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.running.workers import Job, stop_file, train_worker
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import read_state
@@ -57,25 +56,14 @@ def test_a_signal_saves_the_state_and_leaves(tmp_path, number):
     assert read_state(newest)[1]["images"] == record.images_done
 
 
-def test_stop_requests_count_signals():
+def test_a_second_signal_does_not_wait():
     before = signal.getsignal(signal.SIGTERM)
-    with stop_requests() as asked:
-        assert not asked()
+    with stop_signals() as request:
+        assert not request.asked()
         signal.raise_signal(signal.SIGTERM)
-        assert asked()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        assert request.asked()
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == before
-    answers = []
-
-    def elsewhere():
-        with stop_requests() as asked:
-            answers.append(asked())
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert answers == [False]
 
 
 # -- workers of a trial with several, without Ray -----------------------------------------------------------------------
