@@ -276,7 +276,7 @@ FAMILY = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "unet"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_states_are_equal_to_the_bit_exactly_as_far_as_the_prefix_says(kind):
     plain = {"optimizer.schedule": "constant", "optimizer.warmup": 0.25, "ema.rampup": 0.5, "model.kind": kind}
     if kind == "unet":
@@ -318,7 +318,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ambient", "clean")]
+
+
+@pytest.mark.parametrize("setting", ["clean below", "consistency", *SLOW])
 def test_runs_of_unlike_lengths_are_equal_to_the_bit_as_far_as_the_prefix_says(setting):
     observed, images = observations(clean=True), [80, 128, 192, 208, 256, 272, 304, 320]
     configs = [small(SETTINGS[setting], each) for each in LENGTHS]
