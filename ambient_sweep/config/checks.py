@@ -57,9 +57,9 @@ def _of_model(c: Config) -> Iterator[str]:
         yield f"model.multipliers: has {len(m.multipliers)} values for model.levels={m.levels}; give one per resolution"
     if m.kind == "unet":
         sides = [c.data.image_size // 2**level for level in range(m.levels)]
-        strangers = [side for side in m.attention if side not in sides]
-        if strangers:
-            yield f"model.attention: {strangers[0]} is not one of this U-Net's resolutions, {', '.join(map(str, sides))}"
+        unknown = [side for side in m.attention if side not in sides]
+        if unknown:
+            yield f"model.attention: {unknown[0]} is not one of this U-Net's resolutions, {', '.join(map(str, sides))}"
     if m.kind == "dit" and c.data.image_size % m.patch:
         yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
     if m.kind == "dit" and m.width % m.head_width:

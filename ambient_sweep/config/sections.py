@@ -1,13 +1,12 @@
 """Every knob with its range, default and line of help."""
 
-import hashlib
-import json
 import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ambient_sweep.config.checks import contradictions
+from ambient_sweep.storage import digest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Distance = Literal[
@@ -256,5 +255,4 @@ class Config(Section):
 
     def fingerprint(self) -> str:
         """A hash of all values, 16 hex digits."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(self.model_dump(mode="json"))[:16]

@@ -59,7 +59,7 @@ def trajectory(config, images):
         if config.ema.kind == "halflife":
             row.append(ema_decay((step + 1) * batch, batch, config.ema.halflife, config.ema.rampup))
         if weight > 0:
-            row += [c.draws, c.target]
+            row += [c.draws]
         rows.append(row)
     return rows
 
@@ -331,6 +331,8 @@ def test_runs_of_unlike_lengths_are_equal_to_the_bit_as_far_as_the_prefix_says(s
         shared = shared_until(a, b)
         if a.steps != b.steps:
             until.add(shared)
+        every = {config.steps // config.training.records for config in (a, b)}
         for n, first, second in zip(images, mine, theirs, strict=True):
-            assert same(first, second) == (n <= shared), (n, shared)
+            if n <= shared or len(every) == 1:  # else a record that ends in both may leave equal sums
+                assert same(first, second) == (n <= shared), (n, shared)
     assert until == ({0, 160, 256, 320} if setting == "consistency" else {0, 192, 304, 320})
