@@ -7,28 +7,28 @@ Prints figures and asserts nothing.
 """
 
 import argparse
-import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from measuring import PeakMemory, memory
 
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
 from ambient_sweep.data import prepare_input
-from ambient_sweep.data.dataset import ImageData, load_data
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources import Block
+
+SECONDS = 5.0
 
 
 class Generated:
@@ -66,19 +66,45 @@ class Names:
         return f"{row:08d}"
 
 
-def rate(batch: Callable[[np.ndarray], object], count: int, size: int, seconds: float) -> float:
+def memory() -> dict[str, float]:
+    """MiB of this process: its own, and pages of mapped files, which the system takes back when it needs them."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return {name: int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")}
+
+
+class Peak:
+    """The highest memory while the block runs, looked at every 20 ms."""
+
+    def __enter__(self) -> "Peak":
+        self.own = self.mapped = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            now = memory()
+            self.own, self.mapped = max(self.own, now["RssAnon"]), max(self.mapped, now["RssFile"])
+
+
+def rate(batch: Callable[[np.ndarray], object], count: int, size: int) -> float:
     """Images per second of processor time of this thread, over random batches."""
     order = np.random.default_rng(0).permutation(count)
     batch(order[:size])
     done, begun = 0, time.thread_time()
-    while time.thread_time() - begun < seconds:
+    while time.thread_time() - begun < SECONDS:
         start = done % (count - size + 1)
         batch(order[start : start + size])
         done += size
     return done / (time.thread_time() - begun)
 
 
-def measure(data: ImageData, size: int, seconds: float) -> None:
+def measure(data, size: int) -> None:
     rows, shape = len(data.train), data.shape
 
     def drawn(observed: Observed) -> Callable[[np.ndarray], object]:
@@ -97,35 +123,35 @@ def measure(data: ImageData, size: int, seconds: float) -> None:
         ("y above a base: two fixed draws", two.read),
         ("x_t: the fixed draw and the training draw", drawn(one)),
     ):
-        with PeakMemory() as peak:
-            found = rate(batch, rows, size, seconds)
+        with Peak() as peak:
+            found = rate(batch, rows, size)
         print(
             f"{name:<44} {found:>9,.0f} images/s and core   peak {peak.own:,.0f} MiB own, {peak.mapped:,.0f} MiB mapped"
         )
 
 
-def main(words: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of processor time, for each rate")
     parser.add_argument("--million", action="store_true", help="a million images of 64x64x3")
     parser.add_argument(
         "--folder", type=Path, help="where to write the store; the system's temporary folder by default"
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     count, side = (1_000_000, 64) if options.million else (options.count, options.side)
     torch.set_num_threads(1)
     source = Generated(count, side)
+    prepare_input.open_source = lambda config: source
     folder = Path(tempfile.mkdtemp(dir=options.folder))
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder)
-        stack.enter_context(mock.patch.object(prepare_input, "open_source", return_value=source))
-        print(f"{count:,} images of {side}x{side}x3, batches of {options.batch}; at first {memory()[0]:,.0f} MiB own")
+    try:
+        print(
+            f"{count:,} images of {side}x{side}x3, batches of {options.batch}; at first {memory()['RssAnon']:,.0f} MiB own"
+        )
         config = DataConfig(source="folder", path="generated", image_size=side, channels=3, heldout_size=count // 50)
         begun = time.perf_counter()
-        with PeakMemory() as peak:
+        with Peak() as peak:
             info = prepare(
                 folder / "store",
                 config,
@@ -138,8 +164,10 @@ def main(words: list[str] | None = None) -> None:
         begun = time.perf_counter()
         stored = config.model_copy(update={"source": "store", "path": str(folder / "store"), "heldout_size": None})
         data = load_data(stored)
-        print(f"opened in {time.perf_counter() - begun:,.2f} s, then {memory()[0]:,.0f} MiB own")
-        measure(data, options.batch, options.seconds)
+        print(f"opened in {time.perf_counter() - begun:,.2f} s, then {memory()['RssAnon']:,.0f} MiB own")
+        measure(data, options.batch)
+    finally:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 import errno
 import json
+import multiprocessing
+import os
 import re
-import signal
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from made_up import MadeUp, pictures, store_of, use
 from PIL import Image
 from scipy import stats
 
-from ambient_sweep.cli import commands
+from ambient_sweep.cli import commands, main
 from ambient_sweep.config import DataConfig, ObservedConfig, build_config, parse_overrides
 from ambient_sweep.data import observed as observed_module
 from ambient_sweep.data import split as split_module
@@ -400,36 +401,35 @@ def test_a_folder_of_files_goes_through_the_command(tmp_path):
     assert (direct.fingerprint, direct.classes) == (stored.fingerprint, stored.classes)
 
 
-SLOW = """
-import sys, time
-sys.path.insert(0, {here!r})
-from made_up import MadeUp, pictures
-from ambient_sweep.data import prepare_input
-
 class Slow(MadeUp):
+    """Takes a minute for each block, and says when it begins."""
+
+    begun = multiprocessing.get_context("fork").Event()
+
     def blocks(self, size):
         for block in super().blocks(4):
             yield block
-            print("reading", flush=True)
+            self.begun.set()
             time.sleep(60)
 
-prepare_input.open_source = lambda config: Slow(pictures(40))
-sys.argv = ["ambient-sweep", "prepare", "store", "data.source=folder", "data.path=x", "data.channels=3"]
-from ambient_sweep.cli import main
-main()
-"""
+
+def prepare_slowly(folder, errors):
+    os.chdir(folder)
+    sys.argv = ["ambient-sweep", "prepare", "store", "data.source=folder", "data.path=x", "data.channels=3"]
+    with errors.open("w") as sys.stderr:
+        main()
 
 
-def test_a_signal_leaves_nothing(tmp_path):
-    """SIGTERM, which ends as Ctrl-C does; in a process, since it is the handler of `main` that counts."""
-    code = SLOW.format(here=str(Path(__file__).parent))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while "reading" not in process.stdout.readline():
-            assert process.poll() is None
-        assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
-        process.send_signal(signal.SIGTERM)
-        errors = process.communicate(timeout=60)[1]
-    assert (process.returncode, errors) == (1, "error: interrupted; nothing is left of store\n")
-    assert list(tmp_path.iterdir()) == []
+def test_a_signal_leaves_nothing(tmp_path, monkeypatch):
+    """SIGTERM, which ends as Ctrl-C does; in a process of its own, since the handler that `main` sets counts."""
+    use(monkeypatch, Slow(pictures(40)))
+    folder, errors = tmp_path / "folder", tmp_path / "errors.txt"
+    folder.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=prepare_slowly, args=(folder, errors))
+    process.start()
+    assert Slow.begun.wait(60)
+    assert [path.suffix for path in folder.iterdir()] == [".tmp"]
+    process.terminate()
+    process.join(60)
+    assert (process.exitcode, errors.read_text()) == (1, "error: interrupted; nothing is left of store\n")
+    assert list(folder.iterdir()) == []

@@ -1,6 +1,5 @@
 """What is confirmed after a search, planned from tables that are made up of real records."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ import pyarrow as pa
 import pytest
 from ambient_sweep.sweep.confirm import Plan, most_images, order_candidates, plan
 from ambient_sweep.sweep.definition import Confirm
+from made_up_sweeps import add, fill
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.trial.records import read_evaluations, write_evaluation
-
-sys.path.append(str(Path(__file__).parents[1] / "results"))
-from made_up_sweeps import add, fill
 
 HALF, FULL = 99_968, 200_000
 

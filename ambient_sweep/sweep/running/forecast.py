@@ -61,9 +61,10 @@ class Forecast:
         left += self._images * max(0, self._fixed - len(others))
         executed, done = _total(searched)
         if self._budget is not None:
-            return left + max(0, self._budget - executed)
+            return left + max(0.0, self._budget - executed)
         saving = executed / done if done else 1.0
-        return left + max(0.0, self._searched * self._images * self._share * saving - executed)
+        expected: float = self._searched * self._images * self._share * saving
+        return left + max(0.0, expected - executed)
 
 
 def _total(trials: Iterable[_Trial]) -> tuple[int, int]:

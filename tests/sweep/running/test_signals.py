@@ -1,6 +1,5 @@
 """Signals to a sweep outside of Tune's loop: after the first, no new piece of work begins."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -9,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ambient_sweep.sweep.searcher import SweepSearcher
-from ambient_sweep.sweep.session import confirmation
 from processes import end_session, wait_until
 from runs import small_sweep
 
 from ambient_sweep.results.tables.parquet import read_tables
-from ambient_sweep.sweep.space import Sweep, write_sweep
+from ambient_sweep.sweep.running.session import confirmation, open_search
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import read_remeasurements, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
@@ -23,7 +22,7 @@ from ambient_sweep.trial.setup import prepare
 COMMAND = "from ambient_sweep.cli import main\nmain()\n"
 LATE = """
 import signal
-from ambient_sweep.sweep import session
+from ambient_sweep.sweep.running import session
 confirm = session.confirm
 def late(*arguments):
     signal.raise_signal(signal.SIGINT)
@@ -55,11 +54,11 @@ def search_here(sweep: Sweep, root: Path, trials: int) -> None:
     """The whole search of a sweep of `trials`, in this process."""
     write_sweep(sweep, root / "sweep.yaml")
     prepare(sweep.some_config(), root)
-    with contextlib.closing(SweepSearcher(sweep, root / "study.journal")) as searcher:
-        for number in range(trials):
-            suggestion = searcher.suggest(f"trial-{number}")
-            config = sweep.config_for(suggestion["values"])
-            run_trial(config, root, suggestion["trial_id"], role=suggestion["role"])
+    search = open_search(sweep, root)
+    for number in range(trials):
+        trial = search.next(f"trial-{number}")
+        assert trial is not None
+        run_trial(sweep.config_for(trial.values), root, trial.trial_id, role=trial.role)
 
 
 def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, start: Start) -> None:
