@@ -88,6 +88,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_whole(folder: Path) -> bool:
+    """Removes a folder by one rename first, so that nobody ever sees a part of it; False where there is none."""
+    aside = _aside(folder)
+    try:
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return False
+    remove(aside)
+    return True
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes from `folder` the temporary files of a killed process."""
     for aside in folder.glob(".*.tmp"):

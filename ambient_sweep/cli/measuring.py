@@ -117,19 +117,21 @@ def evaluate(
     get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
     """
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial.examine import Examination, examine
+    from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
+    from ambient_sweep.trial.retention import check_kept
 
     changes = parse_overrides(overrides)
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
     _check_new(attack)
+    check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
-    asked = Examination(
+    options = Options(
         seeds=seeds, without=without, attack=attack, attack_images=attack_images, cache=None if no_cache else _cache()
     )
-    found = examine(model, config, meta["data_fingerprint"], asked, echo=echo_to(as_json))
+    found = evaluate_checkpoint(model, config, meta["data_fingerprint"], options, echo=echo_to(as_json))
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     seed = config.evaluation.seed
     drawn = f"seed {seed}" if seeds == 1 else f"mean over the seeds {seed} to {seed + seeds - 1}"

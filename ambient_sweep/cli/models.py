@@ -44,9 +44,11 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
     from ambient_sweep.results.images import write_images
     from ambient_sweep.training.state import load_model
+    from ambient_sweep.trial.retention import check_kept
     from ambient_sweep.trial.samples import generate
     from ambient_sweep.trial.setup import device_of, use_threads
 
+    check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     chosen = endpoint or config.main_endpoint()
     if chosen not in config.endpoints():
@@ -84,18 +86,20 @@ def average(
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
     from ambient_sweep.training.posthoc_ema import as_denoiser, reconstruct, save_reconstruction
+    from ambient_sweep.trial.retention import check_kept
 
     if len(lengths) > 1 and not by_evaluation:
         raise UserError("--length: several lengths need --evaluate, which chooses among them; or give one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} already exists and is not an empty folder")
+    check_kept(trial_folder)
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for length in dict.fromkeys(lengths):
         tensors, rebuilt = reconstruct(trial_folder, length, images)
         row: dict[str, Any] = {"length": length, "residual": rebuilt.residual, "poor": rebuilt.poor}
         if by_evaluation:
-            from ambient_sweep.trial.evaluations import evaluate_model
+            from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
 
             config, fingerprint = rebuilt.config, rebuilt.notes["data_fingerprint"]
             measures = evaluate_model(as_denoiser(tensors, rebuilt), config, fingerprint)[config.main_endpoint()]

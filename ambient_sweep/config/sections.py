@@ -158,7 +158,7 @@ class SamplingConfig(Section):
         "exact", description="exact: float32, the same images for any batch size and number of workers"
     )
     batch_size: int | None = Field(
-        None, ge=1, le=65536, description="most images sampled at once, for mode=fast; sized to memory by default"
+        None, ge=1, le=65536, description="most images sampled at once, for mode=fast; 256 by default"
     )
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network, for mode=fast")
     compile: bool = Field(False, description="torch.compile the network for sampling, for mode=fast")

@@ -13,7 +13,13 @@ from ambient_sweep.results.frontier.standings import with_standings
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables, write_tables
 from ambient_sweep.results.tables.rows import config_columns, evaluation_row, trial_row
-from ambient_sweep.trial.records import EvaluationRecord, read_again, read_evaluations, read_trials, trial_folder
+from ambient_sweep.trial.records import (
+    EvaluationRecord,
+    read_evaluations,
+    read_remeasurements,
+    read_trials,
+    trial_folder,
+)
 
 
 def build_tables(root: Path) -> Tables:
@@ -24,7 +30,7 @@ def build_tables(root: Path) -> Tables:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder of a sweep")
-    evaluations, again = read_evaluations(root), read_again(root)
+    evaluations, again = read_evaluations(root), read_remeasurements(root)
     trials = read_trials(root)  # last, so that a trial begun in the meantime has its record
     by_trial: dict[str, list[EvaluationRecord]] = {trial.trial_id: [] for trial in trials}
     for evaluation in (*evaluations, *again):

@@ -1,7 +1,6 @@
-"""What the trials of a sweep have trained so far, as the driver knows it: what a config would still cost.
+"""What the trials of a sweep have trained so far, as the driver knows it, and so what a config would still cost.
 
-The states themselves lie in the store of `ambient_sweep.stages.stages`, which trials read and write on their own; nothing
-here decides what is trained from what, only in which order configs are tried.
+Trials read and write the stored states on their own: this decides only in which order configs are tried.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,9 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from ambient_sweep.config import Config
+from ambient_sweep.config.positions import evaluated_lengths
+from ambient_sweep.stages.keys import evaluation_part, images_of, stage_keys
 from ambient_sweep.stages.prefix import Prefix, prefix_of
-from ambient_sweep.stages.stages import evaluation_part, images_of, stage_keys
-from ambient_sweep.trial.setup import evaluated_lengths
 
 Values = Mapping[str, Any]
 KNOWN = 16384  # configs whose prefixes are remembered
@@ -36,16 +35,10 @@ class Run:
 
 
 @dataclass
-class _Running:
-    run: Run
-    images: int
-
-
-@dataclass
 class Prefixes:
     """Which prefixes are stored, and which are being trained.
 
-    `data`: the fingerprint of what is trained on. `every_length`: as of `Stages`.
+    `data`: the fingerprint of the training data (`data_key`). `every_length`: as in `fork_points`.
     """
 
     config_for: Callable[[Values], Config]
@@ -54,17 +47,13 @@ class Prefixes:
     stored: set[str] = field(default_factory=set)  # states, and evaluations of states that are not stored themselves
 
     def __post_init__(self) -> None:
-        self._running: dict[str, _Running] = {}
-        self._counts = {images_of(key) for key in self.stored}  # after how many images states lie
+        self._running: dict[str, tuple[Run, int]] = {}  # with the images that it has stored
+        self._positions = {images_of(key) for key in self.stored}  # of stored states, in images
         self._run = lru_cache(KNOWN)(self._make)
 
     def run(self, values: Values) -> Run:
         """The training of a config."""
         return self._run(tuple((key, _hashable(values[key])) for key in sorted(values)))
-
-    def position(self, values: Values) -> int:
-        """Images up to which a config is trained already: where its longest stored state lies, all before it measured."""
-        return self._reachable(self.run(values))
 
     def cost(self, values: Values) -> int:
         """Images still to train."""
@@ -75,45 +64,43 @@ class Prefixes:
         """Whether a running trial is on its way to store a longer prefix of this config than is stored."""
         run = self.run(values)
         position = self._reachable(run)
-        for other in self._running.values():
-            shared = run.prefix.shared_until(other.run.prefix)
-            to_come = max((images for images, _ in other.run.states if images <= shared), default=0)
-            if to_come > max(position, other.images):
+        for other, stored in self._running.values():
+            shared = run.prefix.shared_until(other.prefix)
+            to_come = max((images for images, _ in other.states if images <= shared), default=0)
+            if to_come > max(position, stored):
                 return True
         return False
 
     def _reachable(self, run: Run) -> int:
-        states = {images for images in self._counts if run.key(images, self.data) in self.stored}
+        states = {images for images in self._positions if run.key(images, self.data) in self.stored}
         measurable = states | {images for images, key in run.evaluations if key in self.stored}
         missing = next((images for images, _ in run.evaluations if images not in measurable), run.length)
         return max((images for images in states if images <= missing), default=0)
 
-    # -- told -------------------------------------------------------------------------------------------------------
-
     def started(self, trial_id: str, values: Values) -> int:
-        """A trial began or goes on; gives the images that it may take over."""
+        """A trial started or goes on; returns the images that it may take over."""
         run = self.run(values)
-        self._running[trial_id] = _Running(run, self._reachable(run))
-        return self._running[trial_id].images
+        images = self._reachable(run)
+        self._running[trial_id] = run, images
+        return images
 
     def reached(self, trial_id: str, images: int) -> None:
-        """A running trial was evaluated after `images`: what others may share up to there is stored."""
-        running = self._running.get(trial_id)
-        if running is None:
-            return
-        running.images = max(images, running.images)
-        last = max((at for at, _ in running.run.states if at <= images), default=0)
-        self.store(key for at, key in (*running.run.states, *running.run.evaluations) if at <= last)
+        """A running trial was evaluated after `images`, and has stored what others may share up to there."""
+        if trial_id in self._running:
+            run, stored = self._running[trial_id]
+            self._running[trial_id] = run, max(images, stored)
+            last = max((at for at, _ in run.states if at <= images), default=0)
+            self._store(key for at, key in (*run.states, *run.evaluations) if at <= last)
 
     def ended(self, trial_id: str) -> None:
         """A trial is over, or pauses."""
         self._running.pop(trial_id, None)
 
-    def store(self, keys: Iterable[str]) -> None:
+    def _store(self, keys: Iterable[str]) -> None:
         """These are stored."""
         new = set(keys) - self.stored
         self.stored |= new
-        self._counts |= {images_of(key) for key in new}
+        self._positions |= {images_of(key) for key in new}
 
     def forget(self, keys: Iterable[str]) -> None:
         """The states of these keys are gone, and perhaps the evaluations made of them."""

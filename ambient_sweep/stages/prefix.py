@@ -10,13 +10,13 @@ runs of unlike lengths are one run where these come out the same in steps.
 """
 
 import functools
-import hashlib
 import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from ambient_sweep.config import Config
+from ambient_sweep.storage import digest
 from ambient_sweep.training.schedules import consistency_weight, decay_start
 
 FORMAT = 2  # raised whenever the same config comes to train other bits
@@ -46,14 +46,12 @@ class Prefix:
 
     always: str
     late: tuple[Late, ...]  # by images, at most one per knob
-    batch_size: int
     last: int  # images where training ends
 
     def key(self, images: int, data: str) -> str:
         """A name of the state after `images` of training on `data`: the images, 9 digits, then 24 of a hash."""
         acting = [[each.what, each.settings] for each in self.late if each.images < images]
-        text = json.dumps([FORMAT, images, data, self.always, sorted(acting)])
-        return f"{images:09d}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        return f"{images:09d}-{digest([FORMAT, images, data, self.always, sorted(acting)])[:24]}"
 
     def shared_until(self, other: "Prefix") -> int:
         """The images up to which both are the same run on the same data; 0 if never."""
@@ -82,34 +80,7 @@ def prefix_of(config: Config) -> Prefix:
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
     late = [each for knob in (_consistency, _schedule, _halflife, _end) if (each := knob(config)) is not None]
-    digest = hashlib.sha256(json.dumps(always, sort_keys=True).encode()).hexdigest()
-    last = config.images_at(t.stop)
-    return Prefix(digest, tuple(sorted(late, key=lambda each: each.images)), t.batch_size, last)
-
-
-def prefix_key(config: Config, images: int, data: str) -> str:
-    """A name of the state of training `config` on `data` after `images`, equal for equal states.
-
-    The images, 9 digits, a dash, and a hash of all that determines the state there and of nothing else; `data` is the
-    fingerprint of what is trained on.
-    """
-    return prefix_of(config).key(images, data)
-
-
-def shared_until(a: Config, b: Config) -> int:
-    """The images up to which two configs are the same run on the same data, to the bit; 0 if never.
-
-    At most where the shorter of them stops.
-    """
-    return prefix_of(a).shared_until(prefix_of(b))
-
-
-def independent_until(config: Config) -> list[tuple[int, str]]:
-    """Image counts, rising, up to which a run does not depend on a knob, with the knob.
-
-    CONSISTENCY, SCHEDULE, HALFLIFE or END; those that never act are left out.
-    """
-    return [(each.images, each.what) for each in prefix_of(config).late]
+    return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.images_at(t.stop))
 
 
 def phase_starts(config: Config) -> list[int]:
@@ -119,7 +90,7 @@ def phase_starts(config: Config) -> list[int]:
     """
     of_schedule = {SCHEDULE} if config.optimizer.schedule == "wsd" else set()
     wanted, last = {CONSISTENCY, *of_schedule}, config.images_at(config.training.stop)
-    return sorted({images for images, what in independent_until(config) if what in wanted and 0 < images < last})
+    return sorted({each.images for each in prefix_of(config).late if each.what in wanted and 0 < each.images < last})
 
 
 # -- when a knob begins to act ----------------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump, knobs
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.results.frontier.candidates import Row, candidates, groups
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
-from ambient_sweep.trial.setup import evaluated_lengths
 
 Cost = Callable[[Config], int]  # images that a config takes to train
 

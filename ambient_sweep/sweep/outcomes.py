@@ -10,6 +10,12 @@ from ambient_sweep.sweep.search.budget import ROLES
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
+    INTERRUPTED as INTERRUPTED,
+)
+from ambient_sweep.trial.records import (
+    LOST as LOST,
+)
+from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_evaluations,
@@ -18,10 +24,7 @@ from ambient_sweep.trial.records import (
     trial_path,
     write_trial,
 )
-from ambient_sweep.trial.run import REMOVE_STATE
 
-LOST = "worker failed"  # `resume` tries such a trial again; any other failure would only repeat itself
-INTERRUPTED = "interrupted"  # and such a one
 STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
 
 
@@ -42,10 +45,7 @@ def read_histories(root: Path) -> dict[str, History]:
 
 def has_ended(trial: TrialRecord) -> bool:
     """Whether `resume` has nothing to do for a trial."""
-    if trial.status == "completed":
-        return True
-    again = (trial.reason or "").startswith((LOST, INTERRUPTED)) or REMOVE_STATE in (trial.reason or "")
-    return trial.status != "running" and not again
+    return trial.ended
 
 
 def spent_before(root: Path) -> dict[str, int]:

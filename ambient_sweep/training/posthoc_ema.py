@@ -47,19 +47,6 @@ class Reconstruction:
         return self.residual > POOR
 
 
-def snapshot_images(config: Config) -> tuple[int, ...]:
-    """Where training writes snapshots: evenly over the run, at every evaluated length and where it stops.
-
-    Image counts, rising, each a multiple of the batch size; none for ema.kind=halflife.
-    """
-    if config.ema.kind != "power":
-        return ()
-    evenly = (i / config.ema.snapshots for i in range(1, config.ema.snapshots + 1))
-    last = config.images_at(config.training.stop)
-    wanted = {config.images_at(f) for f in (*evenly, *config.evaluation.lengths)} | {last}
-    return tuple(sorted(images for images in wanted if images <= last))
-
-
 def snapshot_folder(trial_folder: Path, images: int) -> Path:
     return trial_folder / SNAPSHOTS / f"images-{images:09d}"
 

@@ -18,23 +18,14 @@ BACKGROUND = 255
 
 
 def image_grid(samples: Any, neighbours: Any, path: Path) -> NDArray[np.uint8]:
-    """Writes the pairs as a PNG file, atomically, and returns its pixels, [height, width, 3].
+    """Writes rows of samples, directly below each its neighbour, as a PNG file; returns its pixels, [height, width, 3].
 
     samples and neighbours [N, C, H, W] in [-1, 1], arrays or CPU tensors, C = 1 or 3. Raises ValueError for other
     shapes and OSError where the file cannot be written.
     """
-    pixels = pair_grid(samples, neighbours)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    write_atomic(path, buffer.getvalue())
-    return pixels
-
-
-def pair_grid(samples: Any, neighbours: Any) -> NDArray[np.uint8]:
-    """The pairs as pixels, uint8 [height, width, 3]: rows of samples, directly below each its neighbour."""
     upper, lower = _pixels(samples), _pixels(neighbours)
     if upper.shape != lower.shape or len(upper) == 0:
-        raise ValueError(f"samples {upper.shape} and neighbours {lower.shape}: expected as many of each, and some")
+        raise ValueError(f"samples {upper.shape} and neighbours {lower.shape}: expected the same number, at least one")
     factor = max(1, -(-TILE // max(upper.shape[1:3])))
     pairs = np.concatenate([upper, lower], axis=1).repeat(factor, axis=1).repeat(factor, axis=2)
     gap = 2 * factor if factor > 1 else 4
@@ -45,13 +36,15 @@ def pair_grid(samples: Any, neighbours: Any) -> NDArray[np.uint8]:
     for i, pair in enumerate(pairs):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         grid[top : top + height, left : left + width] = pair
+    buffer = io.BytesIO()
+    Image.fromarray(grid).save(buffer, format="PNG")
+    write_atomic(path, buffer.getvalue())
     return grid
 
 
 def _pixels(images: Any) -> NDArray[np.uint8]:
-    """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, 3], rounded and clipped."""
-    array = np.asarray(images, dtype=np.float64)
-    if array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise ValueError(f"images {array.shape}: expected [N, C, H, W] with 1 or 3 channels")
-    levels = to_uint8(torch.from_numpy(array)).numpy().transpose(0, 2, 3, 1)
-    return np.asarray(np.broadcast_to(levels, (*levels.shape[:3], 3)))
+    """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
+    tensor = torch.as_tensor(images, dtype=torch.float64)
+    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
+        raise ValueError(f"images {tuple(tensor.shape)}: expected [N, C, H, W] with 1 or 3 channels")
+    return to_uint8(tensor).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()

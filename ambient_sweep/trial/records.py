@@ -2,38 +2,37 @@
 
 <root>/trials/<trial_id>/trial.json
 <root>/trials/<trial_id>/evaluations/images-000038400-zero.json
+<root>/trials/<trial_id>/remeasured/images-000038400-zero-seed-7.json
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.storage import write_atomic
 
-ROLES = ("search", "baseline", "control", "replicate")
-STATUSES = ("running", "completed", "stopped", "failed")
-ENDPOINTS = ("zero", "observed")
+Time = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:\d\d)$")
+]  # ISO 8601 with a time zone
+INTERRUPTED, LOST = "interrupted", "worker failed"  # how the reasons of trials begin that `resume` goes on with
+UNREADABLE_STATE = "and the run begins again"  # in the reason of one that does so once its states are removed
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: what was asked, how far it came, on what.
-
-    Raises ValueError for an unknown role or status, and where a replicate does not say of which trial it is one.
-    """
+    """One trial: what was asked, how far it came, on what."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     trial_id: str
-    role: str  # one of ROLES
-    status: str  # one of STATUSES
+    role: Annotated[str, Field(pattern="^(search|baseline|control|replicate)$")]
+    status: Annotated[str, Field(pattern="^(running|completed|stopped|failed)$")]
     reason: str | None  # why it failed or was stopped
     config: dict[str, Any]  # dotted keys, as config.dump gives them
     images_asked: int
@@ -42,8 +41,8 @@ class TrialRecord:
     device_seconds: float  # training and evaluation, wall seconds times workers
     parameters: int
     device: str
-    started: str  # ISO 8601, UTC
-    finished: str | None
+    started: Time
+    finished: Time | None
     data_fingerprint: str
     reference_key: str
     versions: dict[str, str]  # package -> version
@@ -53,20 +52,17 @@ class TrialRecord:
     rung: int | None = None  # the highest at which it was compared with others, from 0
     replicate_of: str | None = None  # the trial whose config this one trains with another seed
     taken: tuple[tuple[int, int], ...] = ()  # from and to images that other trials trained, rising
+    discarded: int = 0  # images of the last evaluation when the sweep ended and the trial's states were removed
 
-    def __post_init__(self) -> None:
-        _one_of("role", self.role, ROLES)
-        _one_of("status", self.status, STATUSES)
-        if (self.role == "replicate") != (self.replicate_of is not None):
-            raise ValueError(f"replicate_of: {self.replicate_of!r} does not go with role={self.role}")
-        if (self.stage is None) != (self.forked_at == 0):
-            raise ValueError(f"stage: {self.stage!r} does not go with forked_at={self.forked_at}")
-        for name, time in (("started", self.started), ("finished", self.finished)):
-            if time is not None and datetime.fromisoformat(time).tzinfo is None:
-                raise ValueError(f"{name}: {time!r} has no time zone; write UTC, as in 2026-01-31T12:00:00+00:00")
+    @property
+    def ended(self) -> bool:
+        """Whether the trial completed, failed or was stopped for good; `resume` goes on with all others."""
+        reason = self.reason or ""
+        resumable = reason.startswith((LOST, INTERRUPTED)) or UNREADABLE_STATE in reason
+        return self.status == "completed" or (self.status != "running" and not resumable)
 
     def executed_at(self, images: int) -> int:
-        """The images that were trained here until it stood at `images`; repeats after restarts spread evenly over all."""
+        """The images trained here up to the position `images`; repeats after restarts spread evenly over all."""
         whole = self._own(self.images_done)
         return round(self.images_executed * self._own(min(images, self.images_done)) / whole) if whole else 0
 
@@ -77,14 +73,14 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One model at one length and endpoint, measured in full. Raises ValueError for an objective not measured."""
+    """One model at one length and endpoint, measured in full. Raises ValueError for an objective that is not measured."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     trial_id: str
     images: int
     fraction: float
-    endpoint: str  # one of ENDPOINTS
+    endpoint: Annotated[str, Field(pattern="^(zero|observed)$")]
     main_endpoint: bool  # whether the objective was made for this endpoint
     samples: int
     seed: int
@@ -95,18 +91,15 @@ class EvaluationRecord:
     checkpoint: str  # relative to root
 
     def __post_init__(self) -> None:
-        _one_of("endpoint", self.endpoint, ENDPOINTS)
-        _one_of("fidelity", self.fidelity, tuple(self.measures))
-        _one_of("memorization", self.memorization, tuple(self.measures))
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+        for name in (self.fidelity, self.memorization):
+            if name not in self.measures:
+                raise ValueError(f"{name} is not one of {', '.join(self.measures)}")
 
 
 Record = TypeVar("Record", TrialRecord, EvaluationRecord)
 _TRIAL, _EVALUATION = TypeAdapter(TrialRecord), TypeAdapter(EvaluationRecord)
+
+# -- places -----------------------------------------------------------------------------------------------------------
 
 
 def trial_folder(root: Path, trial_id: str) -> Path:
@@ -115,18 +108,26 @@ def trial_folder(root: Path, trial_id: str) -> Path:
 
 
 def trial_path(root: Path, trial_id: str) -> Path:
-    """Where a trial's record lies."""
+    """The file of a trial's record."""
     return trial_folder(root, trial_id) / "trial.json"
 
 
 def evaluation_path(root: Path, trial_id: str, images: int, endpoint: str, suffix: str = ".json") -> Path:
-    """Where an evaluation's record (or, with suffix `.png`, its picture) lies."""
+    """The file of an evaluation's record or, with suffix `.png`, of its picture."""
     return trial_folder(root, trial_id) / "evaluations" / f"images-{images:09d}-{endpoint}{suffix}"
 
 
-def again_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
-    """Where the record of a checkpoint that was measured once more, on samples of another seed, lies."""
-    return trial_folder(root, trial_id) / "again" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
+def remeasurement_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
+    """The file of the record of a checkpoint measured again, on samples of another seed."""
+    return trial_folder(root, trial_id) / "remeasured" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
+
+
+def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
+    """The folder of a trial's evaluated weights."""
+    return trial_folder(root, trial_id) / "checkpoints" / f"images-{images:09d}"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_trial(root: Path, record: TrialRecord) -> None:
@@ -139,49 +140,10 @@ def write_evaluation(root: Path, record: EvaluationRecord) -> None:
     write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
 
 
-def write_again(root: Path, record: EvaluationRecord) -> None:
-    """Writes or replaces the record of a checkpoint that was measured once more, atomically."""
-    path = again_path(root, record.trial_id, record.images, record.endpoint, record.seed)
+def write_remeasurement(root: Path, record: EvaluationRecord) -> None:
+    """Writes or replaces the record of a checkpoint measured again, atomically."""
+    path = remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed)
     write_json(path, asdict(record))
-
-
-def read_trial(root: Path, trial_id: str) -> TrialRecord:
-    """One trial's record. Raises UserError naming the file where it is missing or damaged."""
-    return _read(trial_path(root, trial_id), trial_id, _TRIAL)
-
-
-def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of a trial. Raises UserError naming the file where it is missing or damaged."""
-    return _read(path, trial_id, _EVALUATION)
-
-
-def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of another trial, as that of `trial_id`. Raises UserError naming the file where it is damaged."""
-    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
-
-
-def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
-    """One trial's evaluations, shortest first. Raises UserError naming a damaged file."""
-    paths = sorted((trial_folder(root, trial_id) / "evaluations").glob("images-*.json"))
-    return [read_evaluation(path, trial_id) for path in paths]
-
-
-def read_trials(root: Path) -> list[TrialRecord]:
-    """All trial.json under root, ordered by trial id. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/trial.json"))
-    return [_read(path, path.parent.name, _TRIAL) for path in paths]
-
-
-def read_evaluations(root: Path) -> list[EvaluationRecord]:
-    """All evaluations under root, ordered by trial id, length and endpoint. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/evaluations/images-*.json"))
-    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
-
-
-def read_again(root: Path) -> list[EvaluationRecord]:
-    """All that was measured once more, ordered as `read_evaluations`. Raises UserError naming a damaged file."""
-    paths = sorted(root.glob("trials/*/again/images-*.json"))
-    return [_read(path, path.parent.parent.name, _EVALUATION) for path in paths]
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -196,6 +158,49 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_plain(value) for value in tree]
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+# -- reading: each raises UserError naming a damaged file ----------------------------------------------------------------
+
+
+def read_trial(root: Path, trial_id: str) -> TrialRecord:
+    """One trial's record, which must exist."""
+    return _read(trial_path(root, trial_id), trial_id, _TRIAL)
+
+
+def read_trials(root: Path) -> list[TrialRecord]:
+    """All trials' records, ordered by trial id."""
+    return [_read(path, path.parent.name, _TRIAL) for path in sorted(root.glob("trials/*/trial.json"))]
+
+
+def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of a trial, which must exist."""
+    return _read(path, trial_id, _EVALUATION)
+
+
+def read_trial_evaluations(root: Path, trial_id: str) -> list[EvaluationRecord]:
+    """One trial's evaluations, shortest first."""
+    return _evaluations(root, f"{trial_id}/evaluations")
+
+
+def read_evaluations(root: Path) -> list[EvaluationRecord]:
+    """All evaluations, ordered by trial id, length and endpoint."""
+    return _evaluations(root, "*/evaluations")
+
+
+def read_remeasurements(root: Path) -> list[EvaluationRecord]:
+    """All evaluations of checkpoints measured again, ordered as `read_evaluations`."""
+    return _evaluations(root, "*/remeasured")
+
+
+def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+    """One evaluation of another trial, as that of `trial_id`."""
+    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
+
+
+def _evaluations(root: Path, folders: str) -> list[EvaluationRecord]:
+    paths = sorted(root.glob(f"trials/{folders}/images-*.json"))
+    return [read_evaluation(path, path.parent.parent.name) for path in paths]
 
 
 def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
@@ -214,6 +219,4 @@ def _parse(path: Path, adapter: TypeAdapter[Record]) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise UserError(
-            f"{path}: damaged or of another version ({where}{first['msg']}); restore or remove it"
-        ) from None
+        raise UserError(f"{path}: damaged ({where}{first['msg']}); restore or remove it") from None

@@ -1,39 +1,36 @@
-"""One trial: trains, saves, evaluates at its lengths, goes back where it diverged, and leaves in order when told to."""
+"""One trial: trains, saves, evaluates at its lengths, rewinds where it diverged, and stops in order when asked to."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.config import Config
+from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import Observed, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
 from ambient_sweep.models import Shape, describe
-from ambient_sweep.stages.stages import Stages, data_key
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import never, train
 from ambient_sweep.training.objective import step_cost
-from ambient_sweep.training.posthoc_ema import SNAPSHOTS, remove_snapshots, save_snapshot, snapshot_images
+from ambient_sweep.training.posthoc_ema import SNAPSHOTS, remove_snapshots, save_snapshot
 from ambient_sweep.training.shards import gathered
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.state_files import BEGIN_AGAIN, restore_newest, save_newest
+from ambient_sweep.training.state_files import restore_newest, save_newest
 from ambient_sweep.training.step import REWIND_FACTOR
-from ambient_sweep.trial.book import Book, Report, ignore, silent
-from ambient_sweep.trial.evaluations import Evaluator, remove_evaluations
-from ambient_sweep.trial.records import TrialRecord, evaluation_path, read_evaluation, trial_folder
+from ambient_sweep.trial.evaluations import Evaluator
+from ambient_sweep.trial.recorder import Report, TrialRecorder, ignore, silent
+from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
-from ambient_sweep.trial.setup import cached_data, device_of, evaluated_lengths, shared_reference, use_threads
-from ambient_sweep.trial.sharing import Sharing
-
-REMOVE_STATE = BEGIN_AGAIN  # in the reason of a trial whose states cannot be read
-INTERRUPTED = "interrupted"  # how the reason of an interrupted trial begins
+from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
+from ambient_sweep.trial.stage_client import StageClient
 
 
 class Interrupted(AmbientSweepError):
-    """The trial was told to stop, and has saved its state."""
+    """The trial was asked to stop, and has saved its state."""
 
 
 def run_trial(
@@ -51,47 +48,48 @@ def run_trial(
 ) -> TrialRecord:
     """Trains `config`, evaluates it at its lengths and endpoints, and writes the trial's folder; `prepare` comes first.
 
-    Every worker of a group calls it; rank 0 writes and reports. Goes on from the newest sound state in the folder, or from
-    the longest of the same run in `stages`, whose evaluations it takes over and reports; gives there what others can use.
-    The numbers are the same with stages and without. `replicate_of`: the trial of which one of that role is one.
-    Raises TrainingDiverged, and AmbientSweepError for samples that
-    are not finite: the record then says failed, and why. Raises Interrupted at the end of the step after which
-    `interrupted` says so, and OSError that names what cannot be written.
+    Every worker of a group calls it; rank 0 writes and reports. It goes on from the newest sound state in the folder, or
+    from the longest state of the same run in `stages`, whose evaluations it takes over and reports; and stores there what
+    others can use. The numbers are the same with stages and without. `replicate_of`: the trial that a replicate repeats.
+    Raises TrainingDiverged, and AmbientSweepError for samples that are not finite: the record then says failed, and why.
+    Raises Interrupted at the end of the step after which `interrupted` returns True, and OSError that names what cannot be
+    written.
     """
     use_threads(config)
     device = device_of(config)
     data, clean = cached_data(config.data), load_clean(config, cached_data)
     reference = shared_reference(config, root)
-    place = trial_folder(root, trial_id) / "state"
+    folder = trial_folder(root, trial_id)
     classes = data.classes if config.model.conditional else 0
     observed = observe(data, config.observed, config.objective.kind == "ambient_high_clean_low")
     state = TrainState.create(config, data.shape, device, classes, group)
     lines = [_size(config, data.shape, classes)] if group.rank == 0 else []
-    found = restore_newest(place, state, lines.append)
-    with _named(place.parent):
-        book = Book(root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo, replicate_of)
+    found = restore_newest(folder / "state", state, lines.append)
+    with _named(folder):
+        recorder = TrialRecorder(
+            root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo, replicate_of
+        )
         for line in lines:
-            book.note(line)
-    evaluator = Evaluator(book, reference, clean, class_counts(config, data))
-    sharing = None if stages is None else Sharing(stages, state, data_key(data), book, evaluator)
-    run = _Run(state, observed, book, evaluator, place, interrupted, found is not None, sharing)
+            recorder.note(line)
+    evaluator = Evaluator(recorder, reference, clean, class_counts(config, data))
+    client = None if stages is None else StageClient(stages, state, recorder, evaluator)
     try:
-        with _named(book.folder):
-            run.go()
+        with _named(folder):
+            _Run(state, observed, recorder, evaluator, client, interrupted, saved=found is not None).go()
     except Interrupted as error:
-        book.end("stopped", str(error))
+        recorder.end("stopped", str(error))
         raise
     except AmbientSweepError as error:
-        book.end("failed", str(error))
+        recorder.end("failed", str(error))
         raise
     except OSError as error:
-        with contextlib.suppress(OSError):  # the disk may be full; what is there already tells of a run to go on with
-            book.end("stopped", f"{INTERRUPTED}: {error.filename}: {error.strerror}")
+        with contextlib.suppress(OSError):  # the disk may be full; the record then says running, and `resume` goes on
+            recorder.end("stopped", f"{INTERRUPTED}: {error.filename}: {error.strerror}")
         raise
     except KeyboardInterrupt:
-        book.end("stopped", INTERRUPTED)
+        recorder.end("stopped", INTERRUPTED)
         raise
-    return book.end("completed", None)
+    return recorder.end("completed", None)
 
 
 @contextlib.contextmanager
@@ -113,40 +111,46 @@ def _size(config: Config, shape: Shape, classes: int) -> str:
     return f"{line}; a step with consistency costs {step_cost(config):.2f} plain steps"
 
 
-@dataclass
 class _Run:
-    state: TrainState
-    observed: Observed
-    book: Book
-    evaluator: Evaluator
-    place: Path  # of the states
-    interrupted: Callable[[], bool]
-    saved: bool  # whether the state as it stands is on the disk
-    sharing: Sharing | None
+    """A trial under way. `saved`: whether the state as it stands is on the disk."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        observed: Observed,
+        recorder: TrialRecorder,
+        evaluator: Evaluator,
+        client: StageClient | None,
+        interrupted: Callable[[], bool],
+        saved: bool,
+    ) -> None:
+        self.state, self.observed, self.recorder, self.evaluator = state, observed, recorder, evaluator
+        self.client, self.interrupted, self.saved = client, interrupted, saved
+        config, self.place, self.begun = state.config, recorder.folder / "state", time.perf_counter()
+        self.last = config.images_at(config.training.stop)
+        self.lengths = frozenset(evaluated_lengths(config))
+        self.snapshots = frozenset(snapshot_images(config))
+        parts = config.training.checkpoints
+        points = frozenset[int]() if client is None else client.points
+        self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths
 
     def go(self) -> None:
         """Trains to the end, or raises."""
-        state, config = self.state, self.state.config
-        self.begun = time.perf_counter()
-        self.lengths = evaluated_lengths(config)
-        self.snapshots = frozenset(snapshot_images(config))
-        parts = config.training.checkpoints
-        points = frozenset[int]() if self.sharing is None else self.sharing.points
-        self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths.keys()
-        if state.group.rank == 0:
+        if self.state.group.rank == 0:
             for folder in ("checkpoints", SNAPSHOTS):
-                remove_leftovers(self.book.folder / folder)
-        if state.images in self.lengths:  # saved, but perhaps not evaluated any more
-            self._evaluate(told=True)
-        self._publish()
+                remove_leftovers(self.recorder.folder / folder)
+        if self.state.images in self.lengths:  # saved, but perhaps not evaluated any more
+            self._evaluate(reported=True)
+        if self.client is not None:
+            self.client.publish(self.place)
         self._jump()
         while not self._passed():
             self._jump()
-        if state.images < config.images_at(config.training.stop):
+        if self.state.images < self.last:
             self._leave()
 
     def _passed(self) -> bool:
-        """Trains on; False where it goes on from elsewhere: it diverged and went back, or others are ahead."""
+        """Trains on; False where it goes on from elsewhere: it diverged and rewound, or others are ahead."""
         records = train(
             self.state.config,
             self.observed,
@@ -158,78 +162,52 @@ class _Run:
             with contextlib.closing(records):
                 for record in records:
                     self.saved = False
-                    self.book.training(record)
+                    self.recorder.training(record)
                     self._arrive()
                     self._count_time()
-                    if self.state.images in self.lengths.keys() | self.snapshots and self._ahead() is not None:
+                    at_length = self.state.images in self.lengths | self.snapshots
+                    if at_length and self.client is not None and self.client.ahead() is not None:
                         return False
         except TrainingDiverged as error:
-            self._go_back(error)
+            self._rewind(error)
             return False
         return True
 
     def _arrive(self) -> None:
-        """Does what is due at the present image count. The state comes before the evaluation, which may take long."""
-        images = self.state.images
+        """Does what is due at the present position. The state comes before the evaluation, which may take long."""
+        images, group = self.state.images, self.state.group
         if images in self.snapshots:
-            tensors = gathered(self.state.averages.tensors(), self.state.group)
-            if self.state.group.rank == 0:
+            tensors = gathered(self.state.averages.tensors(), group)
+            if group.rank == 0:
                 notes = {"shape": list(self.state.shape), **self.evaluator.notes}
-                save_snapshot(self.book.folder, self.state.config, tensors, images, notes)
+                save_snapshot(self.recorder.folder, self.state.config, tensors, images, notes)
         if images in self.saves:
             self._save()
-            self._publish()
+            if self.client is not None:
+                self.client.publish(self.place)
         if images in self.lengths:
             self._evaluate()
 
-    def _ahead(self) -> int | None:
-        """Images of a longer state of this run that another trial stored, if there is one."""
-        if self.sharing is None or self.state.rewinds:
-            return None
-        group = self.state.group
-        ahead: int | None = group.broadcast(self.sharing.ahead() if group.rank == 0 else None)
-        return ahead
-
     def _jump(self) -> None:
         """Goes on from ever longer states that others stored, as long as there are any ahead."""
-        state, sharing = self.state, self.sharing
-        while sharing is not None and (ahead := self._ahead()) is not None:
-            stood = self.book.record.stage, self.book.record.forked_at
-            if not sharing.take(ahead, self._tell):
-                self.book.stands(state.images, *stood)
-                continue
-            self.book.forked(ahead, sharing.key(ahead))
-            self._save()  # after the telling: who is cut off in between takes the same again
-            self._arrive()
+        client = self.client
+        while client is not None and (ahead := client.ahead()) is not None:
+            if client.take(ahead):
+                self._save()  # after the reports: a trial that is cut off in between takes the same again
+                self._arrive()
 
-    def _tell(self, images: int) -> None:
-        """Tells of evaluations after `images` that another made; the caller may leave there."""
-        if self.sharing is not None:
-            self.book.stands(images, self.sharing.key(images), images)
-        for endpoint in self.state.config.endpoints():
-            path = evaluation_path(self.book.root, self.book.trial_id, images, endpoint)
-            self.book.evaluated(read_evaluation(path, self.book.trial_id))
+    def _evaluate(self, reported: bool = False) -> None:
+        """Evaluates here, or takes what an earlier attempt measured, and had `reported`, or what another stored."""
+        images, client = self.state.images, self.client
+        taken = client is not None and client.take_evaluation(images)
+        records, new = self.evaluator(self.state, self._check_interrupted)
+        if client is not None:
+            client.publish_evaluation(images)
+        for record in records if new or taken or not reported else []:
+            self.recorder.evaluated(record)
 
-    def _publish(self) -> None:
-        if self.sharing is not None and self.state.group.rank == 0 and not self.state.rewinds:
-            self.sharing.publish(self.place)
-
-    def _save(self) -> None:
-        save_newest(self.place, self.state)
-        self.saved = True
-
-    def _evaluate(self, told: bool = False) -> None:
-        """Evaluates here, or takes what an earlier attempt measured, and had told where `told`."""
-        sharing = None if self.state.rewinds or self.state.group.rank else self.sharing
-        taken = sharing is not None and sharing.take_evaluation(self.state.images)
-        records, new = self.evaluator(self.state, self._heed)
-        if sharing is not None:
-            sharing.publish_evaluation(self.state.images)
-        for record in records if new or taken or not told else []:
-            self.book.evaluated(record)
-
-    def _heed(self) -> None:
-        """Leaves where told to, between batches of samples; several workers, of which all must agree, wait for a step."""
+    def _check_interrupted(self) -> None:
+        """Stops between batches of samples where asked to; several workers, which must all agree, wait for a step."""
         if self.state.group.size == 1 and self.interrupted():
             self._leave()
 
@@ -239,27 +217,37 @@ class _Run:
         self._count_time()
         raise Interrupted(f"{INTERRUPTED} at {self.state.images:,} images; state saved; run the same command to go on")
 
-    def _go_back(self, error: TrainingDiverged) -> None:
+    def _save(self) -> None:
+        save_newest(self.place, self.state)
+        self.saved = True
+
+    def _rewind(self, error: TrainingDiverged) -> None:
         """Back to the newest state, with a lower learning rate, without which the same would happen again."""
-        state, t = self.state, self.state.config.training
-        self.book.reached(state.images)
+        state, recorder, t = self.state, self.recorder, self.state.config.training
+        recorder.reached(state.images)
         if t.on_nan != "rewind":
             raise error
         if state.rewinds >= t.rewinds:
             raise TrainingDiverged(f"{error} (after going back {state.rewinds} times, training.rewinds)")
         rewinds = state.rewinds + 1
-        if restore_newest(self.place, state, self.book.note) is None:
+        if restore_newest(self.place, state, recorder.note) is None:
             state.restart()
         state.rewinds = rewinds
-        self.book.went_back(state.images)
+        recorder.rewound(state.images)
         if state.group.rank == 0:
-            remove_evaluations(self.book.root, self.book.trial_id, state.images)
-            remove_snapshots(self.book.folder, state.images)  # of other weights than those to come
+            self._remove_evaluations(state.images)
+            remove_snapshots(recorder.folder, state.images)  # of other weights than those to come
         self._save()
-        self.book.note(
+        recorder.note(
             f"{error}: went back to {state.images:,} images ({rewinds} of {t.rewinds} times); learning rate now times "
             f"{REWIND_FACTOR**rewinds:g}"
         )
 
+    def _remove_evaluations(self, images: int) -> None:
+        """Removes evaluations made after `images`: training will not pass through the same weights again."""
+        for path in (self.recorder.folder / "evaluations").glob("images-*"):
+            if int(path.name.split("-")[1].split(".")[0]) > images:
+                path.unlink()
+
     def _count_time(self) -> None:
-        self.book.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size
+        self.recorder.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

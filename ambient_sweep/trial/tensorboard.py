@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
-
-import pyarrow as pa
+from typing import Any, get_args
 
 from ambient_sweep.config import Config, dump, knobs
-from ambient_sweep.results.tables.schema import arrow_type
 
 FIDELITY_TAG = "objective/fidelity"
 MEMORIZATION_TAG = "objective/memorization"
 
 
 class TrialBoard:
-    """Writes event files into the trial's own folder; steps are images. A context manager.
+    """Writes event files into the trial's own folder; steps are images.
 
     `resume_at`: the position in images from which training goes on; events written there or later by a run that was cut
     off are hidden. Raises OSError where the folder cannot be written.
@@ -33,9 +30,8 @@ class TrialBoard:
         self._writer.flush()
 
     def grid(self, images: int, name: str, pixels: Any) -> None:
-        """One picture: uint8 [height, width, 3] or [height, width], an array or a tensor."""
-        layout = "HW" if pixels.ndim == 2 else "HWC"
-        self._writer.add_image(name, pixels, images, dataformats=layout)
+        """One picture, uint8 [height, width, 3]."""
+        self._writer.add_image(name, pixels, images, dataformats="HWC")
         self._writer.flush()
 
     def hparams(self, images: int, fidelity: float, memorization: float) -> None:
@@ -55,12 +51,6 @@ class TrialBoard:
         """Writes what is pending and closes the file."""
         self._writer.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def hparam_values(config: Config) -> dict[str, float | str]:
     """All config values as numbers or strings, each key with one type in all trials, else TensorBoard hides runs.
@@ -72,9 +62,8 @@ def hparam_values(config: Config) -> dict[str, float | str]:
 
 
 def _hparam(value: Any, annotation: Any) -> float | str:
-    kind, nullable = arrow_type(annotation)
-    if pa.types.is_list(kind):
+    if annotation in (int, float) or set(map(type, get_args(annotation))) == {int}:  # a choice among numbers
+        return float(value)
+    if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
-    if nullable or pa.types.is_boolean(kind):
-        return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return str(value) if pa.types.is_string(kind) else float(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

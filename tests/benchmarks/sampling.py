@@ -54,7 +54,7 @@ def main(words: list[str] | None = None) -> None:
     ways = WAYS | (COMPILED if asked.compile else {})
     clock = time.process_time if asked.device == "cpu" else time.perf_counter
     print(f"{asked.images} images, torch {torch.__version__}, {asked.device}")
-    print(f"exact: {sampling.CHUNK} at once; fast on a CPU: {sampling.CPU_BATCH}")
+    print(f"exact: {sampling.CHUNK} at once; fast: {sampling.FAST_BATCH}")
     for name, (shape, model) in SETS.items():
         base = {"objective.kind": "denoising", "observed.sigma": 0.0, "sampling.steps": asked.steps, "model": model}
         configs = {way: build_config(base, changes) for way, changes in ways.items()}

@@ -74,7 +74,7 @@ def test_another_export_of_the_observations_is_refused(tmp_path, source, config)
     shutil.move(out, tmp_path / "kept")
     store_of(out, plain, observed_sigma=0.3)  # another secret draw of the same images
     assert refusal(run, root) == (
-        f"{root}: began with other noisy observations than {out} holds now; put the former back, or use a new name"
+        f"{root}: began with other training data than {out} holds now (observed changed); restore them, or use a new name"
     )
     shutil.rmtree(out)
     shutil.move(tmp_path / "kept", out)
@@ -84,7 +84,7 @@ def test_another_export_of_the_observations_is_refused(tmp_path, source, config)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda source: source.sigma.__setitem__(slice(0, 10), 0.5), "own noise levels"),
+        (lambda source: source.sigma.__setitem__(slice(0, 10), 0.5), "levels"),
         (lambda source: source.labels.__setitem__(slice(0, 10), 1), "labels"),
         (lambda source: setattr(source, "classes", ("cats", "dogs", "owls")), "classes"),
     ],
@@ -94,12 +94,15 @@ def test_other_levels_and_labels_in_the_source_are_refused(tmp_path, source, con
     begin(run, root)
     change(source)
     assert refusal(run, root) == (
-        f"{root}: began with other {words} than /photos holds now; put the former back, or use a new name"
+        f"{root}: began with other training data than /photos holds now ({words} changed); restore them, or use a new name"
     )
 
 
 def test_a_damaged_note_is_told(tmp_path, config):
     run, root = run_config(config), tmp_path / "run"
     begin(run, root)
-    (root / "data.json").write_text("[" * 100_000)
-    assert f"{root / 'data.json'}: cannot be read" in refusal(run, root)
+    for damage in ("[" * 100_000, "[]x", "[1]"):
+        (root / "data.json").write_text(damage)
+        assert f"{root / 'data.json'}: cannot be read" in refusal(run, root)
+    (root / "data.json").unlink()
+    assert "cannot be read" in refusal(run, root)

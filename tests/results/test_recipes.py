@@ -11,7 +11,7 @@ from ambient_sweep.evaluation.measure import Z95, Measure
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.recipes import run_variance
 from ambient_sweep.results.tables import schema
-from ambient_sweep.trial.records import read_evaluations, write_again, write_evaluation
+from ambient_sweep.trial.records import read_evaluations, write_evaluation, write_remeasurement
 
 
 def columns(root: Path, *names: str) -> list[list]:
@@ -63,7 +63,7 @@ def test_a_second_measurement_is_averaged_and_not_a_candidate(tmp_path: Path) ->
     add(tmp_path, "a1", {"seed": 1}, [(36.0, 0.2)])
     (record,) = [e for e in read_evaluations(tmp_path) if e.trial_id == "a"]
     better = {**record.measures, "fd_classifier": Measure(20.0, 19.0, 21.0, record.samples)}
-    write_again(tmp_path, replace(record, seed=record.seed + 1, measures=better))
+    write_remeasurement(tmp_path, replace(record, seed=record.seed + 1, measures=better))
     ids, front, runs, mean = columns(tmp_path, schema.TRIAL_ID, schema.ON_FRONT, schema.RUNS, schema.MEANS[0])
     assert (ids, front, runs) == (["a", "a", "a1"], [True, False, False], [2, 2, 2])
     assert mean[0] == pytest.approx(((30 + 20) / 2 + 36) / 2)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
+from ambient_sweep.config.positions import snapshot_images
 from ambient_sweep.diffusion.power_ema import gamma_from_length
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
@@ -23,7 +24,6 @@ from ambient_sweep.training.posthoc_ema import (
     remove_snapshots,
     save_snapshot,
     snapshot_folder,
-    snapshot_images,
     snapshots_at,
 )
 from ambient_sweep.training.state import load_model

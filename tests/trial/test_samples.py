@@ -13,8 +13,7 @@ from ambient_sweep.config import build_config
 from ambient_sweep.models import build_model
 from ambient_sweep.training import compute
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.trial import samples
-from ambient_sweep.trial.samples import CPU_BATCH, generate, samples_at
+from ambient_sweep.trial.samples import FAST_BATCH, generate, sampled_labels
 
 WORKERS, COUNT, SEED, COUNTS = 2, 70, 3, (5, 0, 3)
 BASE = {
@@ -52,8 +51,9 @@ def assert_equal(found, expected):
     assert all(torch.equal(found[endpoint], expected[endpoint]) for endpoint in expected)
 
 
-def fitting_of(rank):
-    return lambda batch, device: (8, 24)[rank]
+def assert_near(found, expected):
+    for endpoint, images in expected.items():
+        torch.testing.assert_close(found[endpoint], images, atol=1e-4, rtol=1e-4)
 
 
 def worker(rank, folder):
@@ -63,7 +63,6 @@ def worker(rank, folder):
     for name in NETWORKS:
         save_file(made(name, group=group), folder / f"{name} {rank}")
     save_file(made("mlp", 5, group), folder / f"few {rank}")
-    samples._fitting = fitting_of(rank)
     save_file(made("mlp", group=group, **FAST), folder / f"fast {rank}")
     dist.destroy_process_group()
 
@@ -103,6 +102,11 @@ def test_two_workers_make_the_same_bits_as_one(folder, alone, name):
 def test_a_worker_may_have_nothing_to_make(folder, alone):
     for rank in range(WORKERS):
         assert_equal(load_file(folder / f"few {rank}"), {e: images[:5] for e, images in alone["mlp"].items()})
+
+
+def test_two_workers_make_fast_samples_together(folder, alone):
+    for rank in range(WORKERS):
+        assert_near(load_file(folder / f"fast {rank}"), alone["mlp"])
 
 
 def uneven(x, sigma):
@@ -152,9 +156,8 @@ class Counting:
         return 0.5 * x
 
 
-@pytest.mark.parametrize("steps", [3, 18])
-def test_heun_takes_two_evaluations_of_the_network_a_step_and_one_in_the_last(steps):
-    counting = Counting()
+def test_heun_takes_two_evaluations_of_the_network_a_step_and_one_in_the_last():
+    steps, counting = 3, Counting()
     clean = {"observed.sigma": 0.0, "objective.kind": "denoising"}
     made("mlp", 1, denoiser=counting, **clean, **{"sampling.steps": steps})
     assert len(counting.sizes) == 2 * steps - 1
@@ -184,9 +187,7 @@ def test_nothing_is_computed_below_the_observed_level_where_it_is_not_asked_for(
 @pytest.mark.parametrize("changes", [{}, {"sampling.batch_size": 7}, {"sampling.compile": True}], ids=str)
 def test_fast_samples_are_the_exact_ones_but_for_rounding(alone, name, changes, monkeypatch):
     monkeypatch.setattr(compute, "BACKEND", "eager")  # traces without a compiler of C++
-    found = made(name, **FAST, **changes)
-    for endpoint, images in alone[name].items():
-        torch.testing.assert_close(found[endpoint], images, atol=1e-4, rtol=1e-4)
+    assert_near(made(name, **FAST, **changes), alone[name])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -200,7 +201,7 @@ def test_bf16_samples_are_near_the_exact_ones_and_keyed_as_they_are(alone, name)
 
 
 def test_fast_batches_are_no_larger_than_what_is_asked_for():
-    for count, asked, size in ((COUNT, None, CPU_BATCH), (40, None, 40), (COUNT, 30, 30), (COUNT, 500, COUNT)):
+    for count, asked, size in ((FAST_BATCH + 9, None, FAST_BATCH), (40, None, 40), (COUNT, 30, 30)):
         counting = Counting()
         made("mlp", count, denoiser=counting, **FAST, **{"sampling.batch_size": asked})
         assert set(counting.sizes) == {size}
@@ -217,20 +218,14 @@ def test_batches_that_do_not_fit_into_memory_are_halved_once_and_for_all(alone):
         made("mlp", denoiser=Counting(most=0), **FAST)
 
 
-def test_workers_agree_on_the_batch_that_fits_into_the_least_memory(folder, alone):
-    for rank in range(WORKERS):
-        found = load_file(folder / f"fast {rank}")
-        for endpoint, images in alone["mlp"].items():
-            torch.testing.assert_close(found[endpoint], images, atol=1e-4, rtol=1e-4)
-
-
-# -- fewer samples early ----------------------------------------------------------------------------------------------
-
-
-def test_early_evaluations_may_take_fewer_samples():
-    plain = build_config(BASE, {"evaluation.samples": 100})
-    assert [samples_at(plain, images) for images in (800, 3200)] == [100, 100]
-    early = build_config(BASE, {"evaluation.samples": 100, "evaluation.early_samples": 20})
-    assert [samples_at(early, images) for images in (800, 2400, 3168, 3200)] == [20, 20, 20, 100]
-    stopped = build_config(BASE, {"evaluation.early_samples": 20, "evaluation.samples": 100, "training.stop": 0.5})
-    assert [samples_at(stopped, images) for images in (800, 1600)] == [20, 100]
+def test_labels_of_samples_follow_the_counts_and_depend_on_the_seed_and_index_alone():
+    counts = (600, 0, 300, 100)
+    labels = sampled_labels(counts, 3, 0, 20_000)
+    share = torch.bincount(labels, minlength=4) / 20_000
+    assert share[1] == 0
+    for found, expected in zip(share.tolist(), (0.6, 0, 0.3, 0.1), strict=True):
+        assert found == pytest.approx(expected, abs=4 * (0.6 * 0.4 / 20_000) ** 0.5)
+    assert torch.equal(sampled_labels(counts, 3, 700, 50), labels[700:750])
+    assert not torch.equal(sampled_labels(counts, 4, 0, 50), labels[:50])
+    with pytest.raises(ValueError, match="counts of its classes"):
+        generate(build_config(BASE, {"model.conditional": True}), lambda x, s, y: x, (1, 8, 8), 20, 3)

@@ -4,34 +4,28 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 import torch
-import torch.distributed as dist
-from ambient_sweep.sweep.signals import stop_requests
-from ambient_sweep.sweep.workers import Job, stop_file, train_worker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ambient_sweep.config import EvaluationConfig, build_config, dump
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
-from ambient_sweep.results.export import build_tables
-from ambient_sweep.sweep import workers
 from ambient_sweep.training import files as files_module
 from ambient_sweep.training import objective
 from ambient_sweep.training.posthoc_ema import reconstruct, snapshots_at
 from ambient_sweep.training.state import load_model, read_state
 from ambient_sweep.trial import run as run_module
-from ambient_sweep.trial.evaluations import evaluate_model
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.trial.run import Interrupted, run_trial
-from ambient_sweep.trial.samples import generate, sampled_labels
-from ambient_sweep.trial.setup import evaluated_lengths, prepare
+from ambient_sweep.trial.setup import prepare
 
 MEMORIZATION = {"mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips"}
 SMALL = {
@@ -42,6 +36,20 @@ SMALL = {
     "sampling.steps": 4,
     "consistency.start": 0.6,
 }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a sweep with one finished trial, to be read."""
+    root = tmp_path_factory.mktemp("whole") / "sweep"
+    finished(root)
+    return root
+
+
+@pytest.fixture
+def root(whole, tmp_path):
+    """The same before its first trial."""
+    return shutil.copytree(whole, tmp_path / "cut", ignore=shutil.ignore_patterns("trials"))
 
 
 def finished(tmp_path, name="t", **changes):
@@ -74,14 +82,13 @@ def scalars(root, tag):
     return events.Scalars(tag)
 
 
-def test_the_folder_of_a_trial(tmp_path):
-    config, record = finished(tmp_path)
+def test_the_folder_of_a_trial(whole):
+    config, record, tmp_path = build_config(SMALL), read_trial(whole, "t"), whole
     assert (record.status, record.images_done, record.images_executed) == ("completed", 3200, 3200)
     assert record.config == dump(config)
     assert record.device_seconds > 0
     assert record.versions["torch"] == torch.__version__.split("+")[0]
     folder = tmp_path / "trials" / "t"
-    assert read_trial(tmp_path, "t") == record
     evaluations = read_trial_evaluations(tmp_path, "t")
     assert [(e.images, e.fraction, e.endpoint, e.main_endpoint) for e in evaluations] == [
         (1600, 0.5, "observed", False),
@@ -108,29 +115,23 @@ def test_the_folder_of_a_trial(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".part"))]
 
 
-def test_equal_configs_give_equal_numbers_and_evaluate_repeats_them(tmp_path):
-    config, _ = finished(tmp_path, "a")
-    run_trial(config, tmp_path, "b")
-    assert values(tmp_path, "a") == values(tmp_path, "b")
-    model, config, meta = load_model(tmp_path / "trials" / "a" / "checkpoints" / "images-000003200")
+def test_evaluate_repeats_the_numbers_of_a_trial(whole):
+    model, config, meta = load_model(whole / "trials" / "t" / "checkpoints" / "images-000003200")
     again = evaluate_model(model, config, meta["data_fingerprint"])
-    assert {k: m.value for k, m in again["zero"].items()} == values(tmp_path, "a")[3200, "zero"]
+    assert {k: m.value for k, m in again["zero"].items()} == values(whole)[3200, "zero"]
+    with pytest.raises(UserError, match="not the images"):
+        evaluate_model(model, config, "somethingelse")
 
 
-def test_stopping_earlier_passes_through_the_same_models(tmp_path):
+def test_stopping_earlier_passes_through_the_same_models(tmp_path, whole):
     """`best` hands over a config and a length: trained again, it gives the numbers of the table."""
-    finished(tmp_path / "a")
-    config, part = finished(tmp_path / "b", **{"training.stop": 0.5, "evaluation.endpoints": ["observed"]})
+    config, part = finished(tmp_path, **{"training.stop": 0.5, "evaluation.endpoints": ["observed"]})
     assert part.images_done == 1600
     assert evaluated_lengths(config) == {1600: 0.5}
-    assert values(tmp_path / "b")[1600, "observed"] == values(tmp_path / "a")[1600, "observed"]
-    config = build_config(SMALL, {"training.stop": 0.75})
-    assert evaluated_lengths(config) == {1600: 0.5, 2400: 0.75}
+    assert values(tmp_path)[1600, "observed"] == values(whole)[1600, "observed"]
 
 
-def test_a_killed_trial_goes_on_and_ends_with_the_same_bits(tmp_path):
-    config, _ = finished(tmp_path / "whole")
-    prepare(config, tmp_path / "cut")
+def test_a_killed_trial_goes_on_and_ends_with_the_same_bits(root, whole):
     code = f"""
 import os, signal
 from pathlib import Path
@@ -139,23 +140,20 @@ from ambient_sweep.trial.run import run_trial
 def stop(report):
     if report.images == 2240:  # a state was saved at 1,920
         os.kill(os.getpid(), signal.SIGKILL)
-run_trial(build_config({SMALL!r}), Path({str(tmp_path / "cut")!r}), "t", on_report=stop)
+run_trial(build_config({SMALL!r}), Path({str(root)!r}), "t", on_report=stop)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    before = read_trial(tmp_path / "cut", "t")
+    before = read_trial(root, "t")
     assert (before.status, before.images_executed) == ("running", 2240)
-    record = run_trial(config, tmp_path / "cut", "t")
-    assert record.status == "completed"
-    assert record.images_executed == 2240 + 3200 - 1920
+    record = run_trial(build_config(SMALL), root, "t")
+    assert (record.status, record.images_executed) == ("completed", 2240 + 3200 - 1920)
     assert record.started == before.started
-    assert values(tmp_path / "cut") == values(tmp_path / "whole")
-    assert_same_state(tmp_path / "cut", tmp_path / "whole")
+    assert values(root) == values(whole)
+    assert_same_state(root, whole)
 
 
-def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_more(tmp_path):
-    config, _ = finished(tmp_path / "whole")
-    root = tmp_path / "cut"
-    prepare(config, root)
+def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_more(root, whole):
+    config = build_config(SMALL)
     asked, seen = [], []
 
     def watch(report):
@@ -172,17 +170,16 @@ def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_mo
     assert saved(root)[0] == "images-000000992"
     record = run_trial(config, root, "t")
     assert (record.status, record.images_executed) == ("completed", 3200)
-    assert values(root) == values(tmp_path / "whole")
-    assert_same_state(root, tmp_path / "whole")
+    assert values(root) == values(whole)
+    assert_same_state(root, whole)
     files = {p: p.stat().st_mtime_ns for p in (root / "trials").rglob("*.safetensors")}
     again = run_trial(config, root, "t", on_report=pytest.fail)
     assert again.status == "completed"
     assert files == {p: p.stat().st_mtime_ns for p in (root / "trials").rglob("*.safetensors")}
 
 
-def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(tmp_path):
-    config, _ = finished(tmp_path / "whole")
-    prepare(config, tmp_path)
+def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(root, whole):
+    config, tmp_path = build_config(SMALL), root
     calls = []
 
     def in_the_second_batch():
@@ -195,13 +192,11 @@ def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(t
     seen = []
     run_trial(config, tmp_path, "t", on_report=seen.append)
     assert seen[0].evaluation.images == 1600
-    assert values(tmp_path) == values(tmp_path / "whole")
+    assert values(tmp_path) == values(whole)
 
 
-def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(tmp_path):
-    config, _ = finished(tmp_path / "whole")
-    root = tmp_path / "cut"
-    prepare(config, root)
+def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(root, whole):
+    config = build_config(SMALL)
     with pytest.raises(Interrupted):
         run_trial(config, root, "t", interrupted=lambda: len(saved(root)) == 2)
     newest, before = saved(root)
@@ -213,14 +208,12 @@ def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(tmp_pat
     assert lines[1] in (root / "trials" / "t" / "log.txt").read_text()
     assert record.status == "completed"
     assert record.images_executed > 3200
-    assert_same_state(root, tmp_path / "whole")
-    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
+    assert_same_state(root, whole)
+    assert not [p for p in root.rglob("*") if p.name.endswith(".tmp")]
 
 
-def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(tmp_path, monkeypatch):
-    config, _ = finished(tmp_path / "whole")
-    root = tmp_path / "cut"
-    prepare(config, root)
+def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(root, whole, monkeypatch):
+    config = build_config(SMALL)
     save = files_module.save_file
 
     def full(tensors, file):
@@ -238,15 +231,14 @@ def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(tmp_path
     assert (read_trial(root, "t").status, read_trial(root, "t").reason) == ("stopped", reason)
     monkeypatch.undo()
     run_trial(config, root, "t")
-    assert_same_state(root, tmp_path / "whole")
+    assert_same_state(root, whole)
 
 
 # -- divergence -------------------------------------------------------------------------------------------------------
 
 
-def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(tmp_path, monkeypatch):
-    config = build_config(SMALL)
-    prepare(config, tmp_path)
+def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(root, monkeypatch):
+    config, tmp_path = build_config(SMALL), root
     observe = run_module.observe
 
     def broken(*args):
@@ -287,17 +279,11 @@ def planted(monkeypatch, at, times, value=math.nan):
 REWIND = {"training.on_nan": "rewind"}
 
 
-def test_a_trial_goes_back_once_and_trains_on_more_slowly(tmp_path, monkeypatch):
+def test_a_trial_goes_back_once_and_trains_on_more_slowly(root, whole, monkeypatch):
     planted(monkeypatch, 1920 + 64, times=1)
-    config = build_config(SMALL, REWIND)
-    prepare(config, tmp_path)
-    lines, rates = [], {}
-
-    def watch(report):
-        if "train/lr" in report.scalars:
-            rates.setdefault(report.images, []).append(report.scalars["train/lr"])
-
-    record = run_trial(config, tmp_path, "t", echo=lines.append, on_report=watch)
+    config, tmp_path = build_config(SMALL, REWIND), root
+    lines = []
+    record = run_trial(config, tmp_path, "t", echo=lines.append)
     assert record.status == "completed"
     assert lines[1] == (
         "the loss is not finite at 2240 images (nan); lower optimizer.lr or consistency.weight: went back to 1,920 images "
@@ -307,28 +293,25 @@ def test_a_trial_goes_back_once_and_trains_on_more_slowly(tmp_path, monkeypatch)
     assert saved(tmp_path)[0] == "images-000003200-rewind-1"
     _, meta = read_state(tmp_path / "trials" / "t" / "state" / "images-000003200-rewind-1")
     assert meta["rewinds"] == 1
-    finished(tmp_path / "whole")
-    plain = {r.step: r.value for r in scalars(tmp_path / "whole", "train/lr")}
+    plain = {r.step: r.value for r in scalars(whole, "train/lr")}
     mine = {r.step: r.value for r in scalars(tmp_path, "train/lr")}
     assert mine.keys() == plain.keys()  # each once: the events of what was trained in vain are gone
     assert all(mine[n] == pytest.approx(plain[n] * (0.5 if n > 1920 else 1), rel=1e-6) for n in plain)
 
 
-def test_going_back_may_lead_to_the_start_and_a_killed_trial_remembers_it(tmp_path, monkeypatch):
+def test_going_back_may_lead_to_the_start_and_a_killed_trial_remembers_it(root, tmp_path, monkeypatch):
     """Bits after a kill are those without one, also where the learning rate was lowered."""
+    config, other = build_config(SMALL, REWIND), shutil.copytree(root, tmp_path / "other")
     planted(monkeypatch, 64, times=1)
-    config = build_config(SMALL, REWIND)
-    for name in ("whole", "cut"):
-        prepare(config, tmp_path / name)
-    run_trial(config, tmp_path / "whole", "t")
+    run_trial(config, other, "t")
     planted(monkeypatch, 64, times=1)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(config, tmp_path / "cut", "t", on_report=lambda report: raise_at(report, 1280))
-    assert saved(tmp_path / "cut") == ["images-000000960-rewind-1", "images-000000640-rewind-1"]
-    record = run_trial(config, tmp_path / "cut", "t")
+        run_trial(config, root, "t", on_report=lambda report: raise_at(report, 1280))
+    assert saved(root) == ["images-000000960-rewind-1", "images-000000640-rewind-1"]
+    record = run_trial(config, root, "t")
     assert record.images_executed == 320 + 1280 + 3200 - 960
-    assert_same_state(tmp_path / "cut", tmp_path / "whole")
-    assert values(tmp_path / "cut") == values(tmp_path / "whole")
+    assert_same_state(root, other)
+    assert values(root) == values(other)
 
 
 def raise_at(report, images):
@@ -336,10 +319,9 @@ def raise_at(report, images):
         raise KeyboardInterrupt
 
 
-def test_a_trial_that_diverges_again_and_again_ends_with_the_reason(tmp_path, monkeypatch):
+def test_a_trial_that_diverges_again_and_again_ends_with_the_reason(root, monkeypatch):
     planted(monkeypatch, 1984, times=100)
-    config = build_config(SMALL, REWIND, {"training.rewinds": 2})
-    prepare(config, tmp_path)
+    config, tmp_path = build_config(SMALL, REWIND, {"training.rewinds": 2}), root
     with pytest.raises(
         TrainingDiverged, match=r"not finite at 2240 images .* \(after going back 2 times, training.rew"
     ):
@@ -402,57 +384,23 @@ def unguided(model, config, meta):
     return {k: m.value for k, m in evaluate_model(model, plain, meta["data_fingerprint"])["zero"].items()}
 
 
-def test_labels_of_samples_follow_the_counts_and_depend_on_the_seed_and_index_alone():
-    counts = (600, 0, 300, 100)
-    labels = sampled_labels(counts, 3, 0, 20_000)
-    share = torch.bincount(labels, minlength=4) / 20_000
-    assert share[1] == 0
-    for found, expected in zip(share.tolist(), (0.6, 0, 0.3, 0.1), strict=True):
-        assert found == pytest.approx(expected, abs=4 * (0.6 * 0.4 / 20_000) ** 0.5)
-    assert torch.equal(sampled_labels(counts, 3, 700, 50), labels[700:750])
-    assert not torch.equal(sampled_labels(counts, 4, 0, 50), labels[:50])
-    config = build_config(SMALL, {"model.conditional": True, "evaluation.batch_size": 7})
-    denoise = lambda x, s, y: 0.5 * x + y[:, None, None, None]  # noqa: E731
-    parts = generate(config, denoise, (1, 8, 8), 20, 3, counts=counts)
-    whole = generate(build_config(SMALL, {"model.conditional": True}), denoise, (1, 8, 8), 20, 3, counts=counts)
-    assert torch.equal(parts["zero"], whole["zero"])
-    with pytest.raises(ValueError, match="counts of its classes"):
-        generate(config, denoise, (1, 8, 8), 20, 3)
-
-
-def test_other_data_or_other_evaluation_settings_are_refused(tmp_path):
-    config, _ = finished(tmp_path)
+def test_other_data_or_other_evaluation_settings_are_refused(root):
     for changes, words in (
         ({"data.split_seed": 1}, "other images"),
         ({"evaluation.quantile": 0.05}, "other evaluation"),
     ):
         with pytest.raises(UserError, match=words):
-            run_trial(build_config(SMALL, changes), tmp_path, "u")
-    model, _, _ = load_model(tmp_path / "trials" / "t" / "checkpoints" / "images-000003200")
-    with pytest.raises(UserError, match="not the images"):
-        evaluate_model(model, config, "somethingelse")
+            run_trial(build_config(SMALL, changes), root, "u")
 
 
-def test_gpus_that_are_not_there_are_refused(tmp_path):
-    if torch.cuda.is_available():
-        return
+def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"resources.gpus: 1.0 asked for"):
         prepare(build_config(SMALL, {"resources.gpus": 1}), tmp_path)
 
 
-def test_sample_i_depends_on_the_seed_and_i_alone():
-    config = build_config(SMALL)
-    denoise = lambda x, s: 0.5 * x  # noqa: E731
-    many = generate(config, denoise, (1, 8, 8), 40, 3)
-    few = generate(config, denoise, (1, 8, 8), 5, 3)
-    assert torch.equal(many["zero"][:5], few["zero"])
-    assert not torch.equal(many["zero"][:5], generate(config, denoise, (1, 8, 8), 5, 4)["zero"])
-    assert many["zero"].shape == (40, 1, 8, 8)
-
-
-def test_tensorboard_sees_scalars_pictures_and_both_objectives(tmp_path):
-    finished(tmp_path)
-    events = EventAccumulator(str(tmp_path / "trials" / "t"))
+def test_tensorboard_sees_scalars_pictures_and_both_objectives(whole):
+    events = EventAccumulator(str(whole / "trials" / "t"))
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "train/lr", "zero/fd_pixels", "observed/mem_excess", "objective/fidelity"} <= set(
@@ -463,104 +411,12 @@ def test_tensorboard_sees_scalars_pictures_and_both_objectives(tmp_path):
         tags["images"]
     )
     assert [s.value for s in events.Scalars("zero/fd_pixels")] == pytest.approx(
-        [values(tmp_path)[n, "zero"]["fd_pixels"] for n in (1600, 3200)], rel=1e-6
+        [values(whole)[n, "zero"]["fd_pixels"] for n in (1600, 3200)], rel=1e-6
     )
 
 
-def started(tmp_path):
-    """`ambient-sweep train` in a process of its own, which has saved a state and has much left to train."""
-    file = tmp_path / "c.yaml"
-    training = SMALL["training"] | {"images": 32 * 50_000, "checkpoints": 1000}
-    file.write_text(json.dumps(SMALL | {"training": training}))
-    command = [sys.executable, "-m", "ambient_sweep", "train", str(file), "--storage", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "c" / "trials" / "train" / "state").exists() and process.poll() is None:
-        time.sleep(0.1)
-    return process
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_state_and_leaves(tmp_path, number):
-    process = started(tmp_path)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    record = read_trial(tmp_path / "c", "train")
-    (line,) = errors.strip().splitlines()
-    assert line == f"error: interrupted at {record.images_done:,} images; state saved; run the same command to go on"
-    assert record.status == "stopped"
-    newest = saved(tmp_path / "c", "train")[0]
-    assert newest == f"images-{record.images_done:09d}"
-    assert read_state(tmp_path / "c" / "trials" / "train" / "state" / newest)[1]["images"] == record.images_done
-
-
-def test_stop_requests_count_signals():
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_requests() as asked:
-        assert not asked()
-        signal.raise_signal(signal.SIGTERM)
-        assert asked()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
-    answers = []
-
-    def elsewhere():
-        with stop_requests() as asked:
-            answers.append(asked())
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert answers == [False]
-
-
-# -- workers of a trial with several, without Ray -----------------------------------------------------------------------
-
-
-def test_a_worker_heeds_the_stop_file(tmp_path):
-    config = build_config(SMALL)
-    prepare(config, tmp_path)
-    stop_file(tmp_path, "t").parent.mkdir(parents=True)
-    stop_file(tmp_path, "t").touch()
-    task = {"config": dump(config), "root": str(tmp_path), "trial_id": "t", "role": "control"}
-    task |= {"shared": None, "replicate_of": None}
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
-            train_worker(task)
-        stop_file(tmp_path, "t").unlink()
-        train_worker(task)
-    finally:
-        dist.destroy_process_group()
-    assert read_trial(tmp_path, "t").status == "completed"
-
-
-def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
-    config = build_config(SMALL)
-
-    def wait_for_the_file(job):
-        deadline = time.monotonic() + 60
-        while not stop_file(job.root, job.trial_id).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        raise Interrupted("told to")
-
-    monkeypatch.setattr(workers, "fit_with_workers", wait_for_the_file)
-    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
-    stop_file(tmp_path, "t").parent.mkdir(parents=True)
-    watch = workers.fit_watched(Job(config, tmp_path, "t", "control"))
-    next(watch)
-    stop_file(tmp_path, "t").touch()
-    with pytest.raises(Interrupted, match="told to"):
-        list(watch)
-
-
-def test_early_lengths_on_fewer_samples_say_so_and_never_compete(tmp_path):
+def test_early_lengths_on_fewer_samples_say_so(tmp_path):
     finished(tmp_path, **{"evaluation.early_samples": 16})
     evaluations = read_trial_evaluations(tmp_path, "t")
     assert [(e.images, e.samples) for e in evaluations] == [(1600, 16), (1600, 16), (3200, 40), (3200, 40)]
     assert {e.measures["mem_ratio"].n for e in evaluations[:2]} == {16}
-    table = build_tables(tmp_path).evaluations
-    assert table["samples"].to_pylist() == [16, 16, 40, 40]
-    assert not any(table["on_front"].to_pylist()[:2])
-    assert any(table["on_front"].to_pylist()[2:])

@@ -12,8 +12,9 @@ from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.results.frontier.candidates import frontier
+from ambient_sweep.stages.keys import stage_keys
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.stages.stages import Stages, stage_keys
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.forecast import Forecast

@@ -10,8 +10,9 @@ import ray
 from ambient_sweep.config import Config, ModelConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
+from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.stages.stages import Stages, data_key_of
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.confirmation import Plan, ReEvaluation, most_images, plan
 from ambient_sweep.sweep.outcomes import has_ended, read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
@@ -28,8 +29,8 @@ from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Role, Sweep
-from ambient_sweep.trial.again import evaluate_again, is_evaluated_again
 from ambient_sweep.trial.records import read_evaluations, read_trials
+from ambient_sweep.trial.remeasure import is_remeasured, remeasure
 from ambient_sweep.trial.setup import prepare
 
 Echo = Callable[[str], None]
@@ -101,9 +102,7 @@ def open_search(sweep: Sweep, root: Path, *, planner: Prefixes | None = None, co
 
 def _planner(sweep: Sweep, root: Path) -> Prefixes:
     """What is stored already, of trials of an earlier session."""
-    data = data_key_of(root)
-    if data is None:
-        raise UserError(f"{root}: data.json is missing; start again under another name")
+    data = data_key(root)
     try:
         stored = Stages(root).states()
     except OSError as error:
@@ -144,7 +143,7 @@ def confirmation(sweep: Sweep, root: Path) -> Plan:
     whole = plan(build_tables(root).evaluations, sweep.confirm, base=sweep.base)
     ended = {trial.trial_id for trial in read_trials(root) if has_ended(trial)}
     replicates = tuple(each for each in whole.replicates if each.trial.trial_id not in ended)
-    again = tuple(e for e in whole.reevaluations if not is_evaluated_again(root, e.trial_id, e.images, e.seed))
+    again = tuple(e for e in whole.reevaluations if not is_remeasured(root, e.trial_id, e.images, e.seed))
     return Plan(whole.candidates, again, replicates, sum(each.cost for each in replicates), whole.left_out)
 
 
@@ -182,6 +181,6 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
 
 def _evaluate_again(sweep: Sweep, root: Path, wanted: tuple[ReEvaluation, ...], stop: StopRequest) -> None:
     need = sweep.some_config().resources
-    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(evaluate_again)
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(remeasure)
     tasks = [task.remote(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in wanted]
     results(tasks, stop)

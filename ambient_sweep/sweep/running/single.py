@@ -12,7 +12,7 @@ from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
 from ambient_sweep.training.state import trained_config
-from ambient_sweep.trial.book import LOG, Report
+from ambient_sweep.trial.recorder import LOG, Report
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,

@@ -76,10 +76,10 @@ def _memory_gib(config: Config) -> float | None:
 
 
 def _in_process(job: Job, report: Callable[[Report], None]) -> None:
-    from ambient_sweep.trial import book
+    from ambient_sweep.trial import recorder
     from ambient_sweep.trial.run import run_trial
 
-    def forward(told: book.Report) -> None:
+    def forward(told: recorder.Report) -> None:
         if told.evaluation is not None and told.evaluation.main_endpoint:
             record = read_trial(job.root, job.trial.trial_id)
             report(Report.of(told.evaluation, record, _memory_gib(job.config)))

@@ -15,7 +15,7 @@ from ambient_sweep.results.tables.parquet import read_tables
 from ambient_sweep.sweep.running.session import confirmation, open_search
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import write_sweep
-from ambient_sweep.trial.records import read_again, read_trials
+from ambient_sweep.trial.records import read_remeasurements, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
@@ -66,7 +66,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     root = tmp_path / "runs" / "small"
     search_here(sweep, root, 2)
     driver = start("resume", root)
-    wait_until(lambda: list(root.glob("trials/*/again/*.json")))
+    wait_until(lambda: list(root.glob("trials/*/remeasured/*.json")))
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) == 1
     assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
@@ -75,7 +75,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert 0 < len(left.reevaluations) < 800
     assert left.replicates
     assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
-    measured = read_again(root)  # whole records
+    measured = read_remeasurements(root)  # whole records
     assert len(measured) >= 800 - len(left.reevaluations)
     seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds

@@ -15,9 +15,9 @@ from ambient_sweep.sweep.rules import RungRule, Stratum, stopping_rule
 from ambient_sweep.sweep.rungs import Decision, Rungs, RungSettings
 
 from ambient_sweep import pareto
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import load_sweep
-from ambient_sweep.trial.setup import evaluated_lengths
 
 STOP, PAUSE, CONTINUE = Decision.STOP, Decision.PAUSE, Decision.CONTINUE
 NAN, INF = math.nan, math.inf

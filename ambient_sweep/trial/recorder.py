@@ -1,4 +1,4 @@
-"""A trial's record, its log and its TensorBoard events."""
+"""Records a trial while it runs: its trial.json, its log and its TensorBoard events, and reports to its caller."""
 
 import dataclasses
 import io
@@ -53,8 +53,12 @@ def silent(line: str) -> None:
     """The caller that shows no lines."""
 
 
-class Book:
-    """Keeps trial.json, log.txt and the events, and tells the caller; rank 0 alone writes and tells."""
+class TrialRecorder:
+    """Keeps a trial's record, log and events up to date; only rank 0 writes and reports.
+
+    `record` continues what an earlier attempt recorded. A stage that the trial took over counts only from when the trial
+    saved its state: before, it takes the stage again.
+    """
 
     def __init__(
         self,
@@ -74,7 +78,6 @@ class Book:
         self.device_seconds, self._start = 0.0, state.images
         self._on_report, self._echo = on_report, echo
         before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
-        kept = before is not None and before.forked_at <= state.images  # else it was cut off before it saved the state
         self.record = TrialRecord(
             trial_id=trial_id,
             role=role,
@@ -83,21 +86,30 @@ class Book:
             config=dump(config),
             images_asked=config.images_at(config.training.stop),
             images_done=state.images,
-            images_executed=before.images_executed if before else 0,
-            device_seconds=before.device_seconds if before else 0.0,
+            images_executed=0,
+            device_seconds=0.0,
             parameters=count_parameters(state.denoiser),
             device=torch.cuda.get_device_name() if state.device.type == "cuda" else "cpu",
-            started=before.started if before else _now(),
+            started=_now(),
             finished=None,
             data_fingerprint=data_fingerprint,
             reference_key=reference_key,
             versions=versions(),
             code_revision=code_revision(),
-            stage=before.stage if before and kept else None,
-            forked_at=before.forked_at if before and kept else 0,
             replicate_of=replicate_of,
-            taken=_until(before.taken, state.images) if before else (),
         )
+        if before is not None:
+            saved = before.forked_at <= state.images
+            self.record = dataclasses.replace(
+                self.record,
+                images_executed=before.images_executed,
+                device_seconds=before.device_seconds,
+                started=before.started,
+                stage=before.stage if saved else None,
+                forked_at=before.forked_at if saved else 0,
+                taken=_until(before.taken, state.images),
+                discarded=before.discarded,
+            )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         self._has_objectives = bool(read_trial_evaluations(root, trial_id))
         if self.writes:
@@ -126,7 +138,7 @@ class Book:
         done = record.images / (self.config.steps * self.config.training.batch_size)
         self._on_report(Report(record.images, done, values))
 
-    def went_back(self, images: int) -> None:
+    def rewound(self, images: int) -> None:
         """Training goes on from `images`: what lies between there and where it was is trained again."""
         kept = images >= self.record.forked_at
         self.stands(images, self.record.stage if kept else None, self.record.forked_at if kept else 0)
@@ -140,7 +152,7 @@ class Book:
         self.stands(images, stage, images)
 
     def stands(self, images: int, stage: str | None, forked_at: int) -> None:
-        """The trial is at `images`, without having trained what lies between; `stage` is what it went on from last."""
+        """The trial is at `images` without having trained what lies between; `stage` is what it went on from last."""
         before, taken = self.record.images_done, self.record.taken
         self._executed += before - self._start
         self._start = images
@@ -148,7 +160,10 @@ class Book:
         self._update(images_done=images, stage=stage, forked_at=forked_at, taken=taken)
 
     def evaluated(self, evaluation: EvaluationRecord) -> None:
-        """Also called for evaluations that an earlier attempt wrote, of a length that is passed again."""
+        """Also called for evaluations of an earlier attempt at lengths that the trial passes again.
+
+        Those from before the sweep ended and the trial's states were discarded were reported then, and are not again.
+        """
         if not self.writes:
             return
         values = {f"{evaluation.endpoint}/{name}": m.value for name, m in evaluation.measures.items()}
@@ -159,7 +174,8 @@ class Book:
             )
             self._board.hparams(evaluation.images, fidelity, memorization)
             self._has_objectives = True
-        self._on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
+        if evaluation.images > self.record.discarded:
+            self._on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
         path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")

@@ -1,4 +1,4 @@
-"""A trained model measured in full: its samples, how it denoises, and what an attacker gets out of it."""
+"""A trained model measured in full: its samples, how it denoises, and what an attack extracts from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
 from ambient_sweep.evaluation.evaluator import FullEvaluation
 from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
-from ambient_sweep.trial.book import silent
+from ambient_sweep.trial.recorder import silent
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads
 
-GAP_IMAGES = 1000  # of either set, at most, that the denoising gap is taken on
+GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap is measured
 
 
 @dataclass(frozen=True)
-class Examination:
+class Options:
     """What is asked for beside the config's evaluation."""
 
     seeds: int = 1
@@ -41,7 +41,7 @@ class Examination:
 
 
 @dataclass(frozen=True)
-class Findings:
+class CheckpointReport:
     """Rows per endpoint of sampling, and of the model itself; the attack and the histograms as plain JSON types."""
 
     rows: Mapping[str, tuple[Row, ...]]
@@ -52,70 +52,70 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def examine(
+def evaluate_model(denoiser: Denoiser, config: Config, data_fingerprint: str) -> dict[str, dict[str, Measure]]:
+    """A trial's own measures of a trained model, per endpoint, against the images of `config`.
+
+    Raises UserError where these are not the images of its training, whose fingerprint is `data_fingerprint`.
+    """
+    use_threads(config)
+    device, clean = device_of(config), _checked_data(config, data_fingerprint)
+    reference = Reference.build(clean, config.evaluation, device=device)
+    e, counts = config.evaluation, class_counts(config, clean)
+    samples = generate(config, denoiser.to(device), clean.shape, e.samples, e.seed, device=device, counts=counts)
+    return {endpoint: evaluate(images, reference, device=device) for endpoint, images in samples.items()}
+
+
+def evaluate_checkpoint(
     denoiser: Denoiser,
     config: Config,
     data_fingerprint: str,
-    asked: Examination,
+    options: Options,
     *,
     echo: Callable[[str], None] = silent,
-) -> Findings:
-    """Everything about a trained model, against the images of `config`, which must be those it was made of.
+) -> CheckpointReport:
+    """Everything about a trained model, against the images of `config`.
 
-    Raises UserError where they are not (`data_fingerprint` is that of its training) or are too few, and
-    AmbientSweepError where samples are not finite.
+    Raises UserError where these are too few or not those of its training (`data_fingerprint`), and AmbientSweepError
+    where samples are not finite.
     """
     use_threads(config)
-    device = device_of(config)
-    clean = checked_data(config, data_fingerprint)
-    denoiser = denoiser.to(device)
-    evaluation = with_similarity(config.evaluation)
-    names, real = all_measures(evaluation, asked.without), RealImages.of(clean)
+    device, clean = device_of(config), _checked_data(config, data_fingerprint)
+    denoiser, evaluation = denoiser.to(device), with_similarity(config.evaluation)
+    names, real = all_measures(evaluation, options.without), RealImages.of(clean)
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
-    reference = Reference.of(real, evaluation, names, device=device, cache=asked.cache)
+    reference = Reference.of(real, evaluation, names, device=device, cache=options.cache)
     full = FullEvaluation(reference, names, device)
     reports: dict[str, list[Report]] = {}
-    for number in range(asked.seeds):
-        seed = config.evaluation.seed + number
-        echo(f"sampling {config.evaluation.samples} images, seed {seed}")
-        counts = class_counts(config, clean)
-        made = generate(config, denoiser, clean.shape, config.evaluation.samples, seed, device=device, counts=counts)
+    count, counts = config.evaluation.samples, class_counts(config, clean)
+    for seed in range(config.evaluation.seed, config.evaluation.seed + options.seeds):
+        echo(f"sampling {count} images, seed {seed}")
+        made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=counts)
         for endpoint, samples in made.items():
             reports.setdefault(endpoint, []).append(full.report(_as_set(endpoint, samples)))
-    rows = {endpoint: tuple(across(each)) if len(each) > 1 else each[0].rows for endpoint, each in reports.items()}
     subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
     gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     found: list[dict[str, Any]] = []
     lines: list[str] = []
-    if asked.attack is not None:
-        echo(f"attacking {min(asked.attack_images, len(clean.train))} training images")
-        attacked, found, lines = _attacked(
-            denoiser, config, clean, real.kept, asked.attack, asked.attack_images, device
-        )
+    if options.attack is not None:
+        echo(f"attacking {min(options.attack_images, len(clean.train))} training images")
+        subjects = _subjects(config, clean, real.kept, options.attack_images)
+        attacked, found, lines = _attacked(denoiser, config, subjects, options.attack, device)
         model += attacked
-    first = [each[0] for each in reports.values()]
-    return Findings(
-        rows=rows,
+    warnings += [line for each in reports.values() for report in each for line in report.warnings]
+    return CheckpointReport(
+        rows={end: tuple(across(each)) if len(each) > 1 else each[0].rows for end, each in reports.items()},
         model=tuple(model),
         attack=found,
         attack_lines=tuple(lines),
-        histograms={
-            endpoint: {name: each.dump() for name, each in report.histograms.items()}
-            for endpoint, report in zip(reports, first, strict=True)
-        },
-        warnings=tuple(
-            dict.fromkeys(
-                [*warnings, *(line for each in reports.values() for report in each for line in report.warnings)]
-            )
-        ),
+        histograms={end: {name: h.dump() for name, h in each[0].histograms.items()} for end, each in reports.items()},
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def checked_data(config: Config, data_fingerprint: str) -> ImageData:
-    """The clean images of `config`. Raises UserError where they are not those of the fingerprint."""
+def _checked_data(config: Config, data_fingerprint: str) -> ImageData:
     clean = load_clean(config, cached_data)
     if clean.fingerprint != data_fingerprint:
         source = config.evaluation.path or config.data.path or config.data.source
@@ -131,7 +131,7 @@ def _as_set(endpoint: str, samples: torch.Tensor) -> ImageSet:
 
 
 def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
-    """At most so many training and unseen held-out images, drawn by a key, with classes for a conditional model."""
+    """At most `most` training and unseen held-out images, drawn by a key, with classes for a conditional model."""
     labels = None if clean.heldout_labels is None else clean.heldout_labels[torch.from_numpy(unseen)]
     return (
         _chosen(config, clean.train, clean.train_labels, "train", most),
@@ -146,30 +146,22 @@ def _chosen(config: Config, images: Pixels, labels: torch.Tensor | None, name: s
 
 
 def _attacked(
-    denoiser: Denoiser,
-    config: Config,
-    clean: ImageData,
-    unseen: NDArray[np.int64],
-    folder: Path,
-    count: int,
-    device: str,
+    denoiser: Denoiser, config: Config, subjects: tuple[Subjects, Subjects], folder: Path, device: str
 ) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
     s, stop = config.sampling, config.observed.sigma if config.main_endpoint() == "observed" else 0.0
-    how = Attack(
+    settings = Attack(
         steps=s.steps, sigma_min=s.sigma_min, sigma_max=s.sigma_max, rho=s.rho, stop=stop, seed=config.evaluation.seed
     )
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for result in attack(denoiser, *_subjects(config, clean, unseen, count), how, device=device):
+    for result in attack(denoiser, *subjects, settings, device=device):
         measures = result.measures().items()
-        rows += [Row(name, "memorization", value, null).seeded(how.seed) for name, (value, null) in measures]
+        rows += [Row(name, "memorization", value, null).seeded(settings.seed) for name, (value, null) in measures]
         found.append(result.dump())
-        picture = folder / f"{result.name}.png"
-        picture.write_bytes(worst_cases(result))
+        (folder / f"{result.name}.png").write_bytes(worst_cases(result))
         if result.void:
             lines.append(
-                f"{result.name}: void, images come back no better than by chance: too much noise, or too poor a model"
+                f"{result.name}: void, restoring is no better than chance: too much noise, or too poor a model"
             )
-    lines.append(f"worst cases in {folder}")
-    return rows, found, lines
+    return rows, found, [*lines, f"worst cases in {folder}"]

@@ -1,18 +1,11 @@
 """What the driver knows of what is trained already, against what trials do."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import pytest
-import yaml
-from ambient_sweep.sweep.callback import SweepCallback
-from ambient_sweep.sweep.progress import Progress
 
 from ambient_sweep.config import build_config
+from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.stages.stages import Stages, data_key_of
-from ambient_sweep.sweep.space import load_sweep
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
@@ -33,7 +26,7 @@ def config_for(values):
 
 def test_the_cost_that_is_foreseen_is_the_most_that_trials_then_execute(tmp_path: Path) -> None:
     prepare(config_for({}), tmp_path)
-    prefixes = Prefixes(config_for, str(data_key_of(tmp_path)))
+    prefixes = Prefixes(config_for, data_key(tmp_path))
     runs = [
         {"consistency.weight": 1.0},
         {"consistency.weight": 2.0},  # from 0.75 on
@@ -51,14 +44,8 @@ def test_the_cost_that_is_foreseen_is_the_most_that_trials_then_execute(tmp_path
         prefixes.ended(str(number))
         executed.append(record.images_executed)
     assert foreseen == [1600, 384, 800, 384, 384, 1600]
-    assert executed == [
-        1600,
-        384,
-        800,
-        192,
-        192,
-        1600,
-    ]  # once measured at 0.875, what is stored of the end is theirs too
+    # once measured at 0.875, what is stored of the end is theirs too
+    assert executed == [1600, 384, 800, 192, 192, 1600]
     stored = Stages(tmp_path).states()
     assert {key for key in prefixes.stored if "/" not in key} == stored
     prefixes.forget(stored)
@@ -69,7 +56,7 @@ def test_a_state_where_only_anothers_phase_begins_counts_too(tmp_path: Path) -> 
     """The first stores its state after 960 images, where the second, whose phase begins later, would not stop by itself."""
     first, second = ({"optimizer.lr": 0.002, "consistency.start": start} for start in (0.6, 0.875))
     prepare(config_for({}), tmp_path)
-    prefixes = Prefixes(config_for, str(data_key_of(tmp_path)))
+    prefixes = Prefixes(config_for, data_key(tmp_path))
     assert 960 not in dict(prefixes.run(second).states)
     prefixes.started("a", first)
     prefixes.reached("a", 800)
@@ -103,57 +90,3 @@ def test_a_prefix_that_is_being_trained_is_busy() -> None:
     assert prefixes.cost(other) == 384
     prefixes.ended("a")
     assert not prefixes.busy(other)
-
-
-def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tmp_path: Path) -> None:
-    file = tmp_path / "s.yaml"
-    space = {"consistency.weight": {"choice": [1.0, 2.0]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}}
-    file.write_text(yaml.safe_dump({"base": BASE, "space": space, "search": {"stages_gib": 0}}))
-    sweep = load_sweep(file)
-    root = tmp_path / "run"
-    prepare(sweep.config_for({}), root)
-    lines: list[str] = []
-    prefixes = Prefixes(sweep.config_for, str(data_key_of(root)))
-    callback = SweepCallback(sweep, root, Progress(3, ("fd", "mem"), lines.append), prefixes)
-    trials: list[Any] = []
-    # the second learns nothing, so that it is not on the frontier; the third is still to come
-    for name, values in (
-        ("good", {"optimizer.lr": 0.005}),
-        ("bad", {"optimizer.lr": 1e-5}),
-        ("live", {"optimizer.lr": 2e-5}),
-    ):
-        suggestion = {"trial_id": name, "role": "search", "label": "", "values": {"consistency.weight": 1.0, **values}}
-        trials.append(SimpleNamespace(config=suggestion, last_result={"done_full_length": True, "failed": None}))
-    for trial in trials:
-        callback.on_trial_start(0, trials, trial)
-        config = sweep.config_for(trial.config["values"])
-        run_trial(config, root, trial.config["trial_id"], stages=Stages(root))
-        prefixes.reached(trial.config["trial_id"], 1600)
-    before = Stages(root).states()
-    callback.on_trial_complete(0, trials, trials[1])
-    left = Stages(root).states()
-    keys = {t.config["trial_id"]: {k for _, k in prefixes.run(t.config["values"]).states} for t in trials}
-    assert left >= keys["good"] | keys["live"]
-    assert before >= keys["bad"]
-    assert not left & keys["bad"]
-    assert prefixes.cost(trials[1].config["values"]) == 1600
-    assert prefixes.cost(trials[0].config["values"]) == 0
-    assert "removed, to stay within search.stages_gib" in lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("space", "expected"),
-    [
-        ({"ema.length": {"choice": [0.05, 0.1]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}}, True),
-        ({"sampling.steps": {"int": [4, 8]}}, True),
-        ({"consistency.weight": {"choice": [1.0, 2.0]}, "optimizer.lr": {"loguniform": [1e-5, 1e-2]}}, False),
-        ({"training.stop": {"choice": [0.5, 1.0]}}, False),  # of another end
-    ],
-)
-def test_which_spaces_hold_one_training_measured_otherwise(
-    tmp_path: Path, space: dict[str, Any], expected: bool
-) -> None:
-    file = tmp_path / "s.yaml"
-    base = BASE | {"ema": {"kind": "power", "tracked": [0.05, 0.1]}}
-    file.write_text(yaml.safe_dump({"base": base, "space": space}))
-    assert load_sweep(file).has_siblings is expected

@@ -13,7 +13,7 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation import Reference, evaluate
 from ambient_sweep.models import build_model
-from ambient_sweep.trial.examine import Examination, examine
+from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
 from ambient_sweep.trial.samples import generate
 
 SMALL = {
@@ -32,7 +32,7 @@ def trained():
 
 def test_rows_are_what_a_sweep_measures_and_more(trained):
     model, config, fingerprint = trained
-    found = examine(model, config, fingerprint, Examination())
+    found = evaluate_checkpoint(model, config, fingerprint, Options())
     assert list(found.rows) == ["zero", "observed"]
     samples = generate(config, model, (1, 8, 8), 60, 0)
     reference = Reference.build(load_data(config.data), config.evaluation)
@@ -47,8 +47,8 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
 
 def test_several_seeds_and_an_attack(trained, tmp_path):
     model, config, fingerprint = trained
-    asked = Examination(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("kid",))
-    found = examine(model, config, fingerprint, asked)
+    options = Options(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("kid",))
+    found = evaluate_checkpoint(model, config, fingerprint, options)
     (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
     assert (distance.measure.n, distance.sets) == (60, 3)
     assert distance.measure.low < distance.measure.value < distance.measure.high
@@ -61,8 +61,8 @@ def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
     config = build_config(SMALL, {"model.conditional": True})
     data = load_data(config.data)
     model = build_model(config.model, (1, 8, 8), 0, classes=10)
-    asked = Examination(attack=tmp_path / "attack", attack_images=100)
-    assert examine(model, config, data.fingerprint, asked).attack
+    options = Options(attack=tmp_path / "attack", attack_images=100)
+    assert evaluate_checkpoint(model, config, data.fingerprint, options).attack
 
 
 def test_held_out_images_that_are_training_images_are_left_out_and_told(trained, monkeypatch):
@@ -71,18 +71,18 @@ def test_held_out_images_that_are_training_images_are_left_out_and_told(trained,
     twice = Pixels.of(torch.cat([data.train[:5], data.heldout.all()]))
     labels = torch.cat([data.train_labels[:5], data.heldout_labels])
     dirty = dataclasses.replace(data, heldout=twice, heldout_labels=labels)
-    module = sys.modules["ambient_sweep.trial.examine"]
+    module = sys.modules["ambient_sweep.trial.checkpoint_evaluation"]
     monkeypatch.setattr(module, "load_clean", lambda *_: dirty)
-    clean = examine(model, config, fingerprint, Examination())
+    clean = evaluate_checkpoint(model, config, fingerprint, Options())
     assert "5 held-out images are training images too and were left out" in clean.warnings
 
 
 def test_other_images_and_a_model_that_diverged(trained):
     model, config, _ = trained
     with pytest.raises(UserError, match="not the images this model was trained with"):
-        examine(model, config, "other", Examination())
+        evaluate_checkpoint(model, config, "other", Options())
     broken = build_model(config.model, (1, 8, 8), 0)
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(AmbientSweepError, match="60 of 60 samples are not finite"):
-        examine(broken, config, load_data(config.data).fingerprint, Examination())
+        evaluate_checkpoint(broken, config, load_data(config.data).fingerprint, Options())

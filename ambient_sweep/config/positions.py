@@ -1,0 +1,29 @@
+"""The positions of a run, in images, at which it is evaluated and its averages are saved."""
+
+from ambient_sweep.config.sections import Config
+
+
+def evaluated_lengths(config: Config) -> dict[int, float]:
+    """Images -> fraction of the run at which a trial is evaluated: the config's lengths up to its stop, and the stop."""
+    stop = config.training.stop
+    return {config.images_at(f): f for f in (*(f for f in config.evaluation.lengths if f < stop), stop)}
+
+
+def samples_at(config: Config, images: int) -> int:
+    """How many samples are measured after `images`: fewer before the end, with evaluation.early_samples."""
+    early = config.evaluation.early_samples
+    last = config.images_at(config.training.stop)
+    return config.evaluation.samples if early is None or images >= last else early
+
+
+def snapshot_images(config: Config) -> tuple[int, ...]:
+    """Where training writes snapshots: evenly over the run, at every evaluated length and where it stops.
+
+    Image counts, rising, each a multiple of the batch size; none for ema.kind=halflife.
+    """
+    if config.ema.kind != "power":
+        return ()
+    evenly = (i / config.ema.snapshots for i in range(1, config.ema.snapshots + 1))
+    last = config.images_at(config.training.stop)
+    wanted = {config.images_at(f) for f in (*evenly, *config.evaluation.lengths)} | {last}
+    return tuple(sorted(images for images in wanted if images <= last))

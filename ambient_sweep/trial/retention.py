@@ -1,0 +1,147 @@
+"""What a sweep keeps when it has ended: records, pictures and chosen checkpoints. All else can be trained again."""
+
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.positions import evaluated_lengths
+from ambient_sweep.errors import UserError
+from ambient_sweep.stages.stages import FOLDER
+from ambient_sweep.storage import locked, remove, remove_leftovers, remove_whole
+from ambient_sweep.trial.records import (
+    TrialRecord,
+    read_trial,
+    read_trial_evaluations,
+    read_trials,
+    trial_folder,
+    trial_path,
+    write_trial,
+)
+
+STATE, SNAPSHOTS, CHECKPOINTS = "state", "snapshots", "checkpoints"
+LOCK = ".trainer.lock"
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """What `discard` removed. `bytes`: the disk space that this freed."""
+
+    bytes: int
+    trials: int  # whose training states were removed
+    checkpoints: int
+
+    def line(self) -> str:
+        return (
+            f"removed {self.bytes / 2**20:,.0f} MiB: stages, the training states of {self.trials} trials and "
+            f"{self.checkpoints} checkpoints off the frontier (search.keep=frontier); a sweep that is extended trains "
+            "again what it needs of them"
+        )
+
+
+def discard(root: Path, keep_checkpoints: Collection[str]) -> Discarded:
+    """Removes the stages and, of trials that have ended, the training states and all checkpoints but `keep_checkpoints`.
+
+    These are paths relative to `root`, as in EvaluationRecord.checkpoint. Trials that may still go on are left as they
+    are. Snapshots of ema.kind=power stay with trials that keep a checkpoint, so that `average` works on these. May be
+    killed at any point and called again: each folder goes by a rename, after the trial's record says so. Raises UserError
+    for a damaged record, before anything is removed, and OSError where a folder cannot be removed.
+    """
+    ended = [(trial, _folders(root, trial, keep_checkpoints)) for trial in read_trials(root) if trial.ended]
+    folders = [folder for _, each in ended for folder in each]
+    found = Discarded(
+        _freed([root / FOLDER, *folders]),
+        sum(folder.name == STATE for folder in folders),
+        sum(folder.parent.name == CHECKPOINTS for folder in folders),
+    )
+    for trial, each in ended:
+        reported = max((e.images for e in read_trial_evaluations(root, trial.trial_id)), default=0)
+        if each and trial.discarded != reported:
+            write_trial(root, replace(trial, discarded=reported))
+        for folder in each:
+            remove_whole(folder)
+        for place in (trial_folder(root, trial.trial_id), trial_folder(root, trial.trial_id) / CHECKPOINTS):
+            remove_leftovers(place)
+    remove_whole(root / FOLDER)
+    for aside in root.glob(f".{FOLDER}.*.tmp"):
+        remove(aside)
+    return found
+
+
+def _folders(root: Path, trial: TrialRecord, keep: Collection[str]) -> list[Path]:
+    """The folders of an ended trial that go."""
+    folder = trial_folder(root, trial.trial_id)
+    checkpoints = sorted((folder / CHECKPOINTS).glob("images-*"))
+    kept = [place for place in checkpoints if place.relative_to(root).as_posix() in keep]
+    wanted = [folder / STATE, *([] if kept else [folder / SNAPSHOTS])]
+    return [*(place for place in wanted if place.exists()), *(place for place in checkpoints if place not in kept)]
+
+
+def _freed(folders: list[Path]) -> int:
+    """The bytes of the files below `folders`, without those to which a hard link elsewhere remains."""
+    links: Counter[tuple[int, int]] = Counter()
+    freed = 0
+    for folder in folders:
+        for file in folder.rglob("*"):
+            with suppress(FileNotFoundError):
+                found = file.lstat()
+                inode = (found.st_dev, found.st_ino)
+                links[inode] += 1
+                if file.is_file() and links[inode] == found.st_nlink:
+                    freed += found.st_size
+    return freed
+
+
+def check_kept(path: Path) -> None:
+    """Raises UserError, with the cure, for a checkpoint, or a trial's snapshots, removed when the sweep ended.
+
+    `path`: `<root>/trials/<trial id>/checkpoints/images-<n>`, or the folder of a trial.
+    """
+    path = path.absolute()
+    folder = path.parent.parent if path.parent.name == CHECKPOINTS else path
+    removed = folder / SNAPSHOTS if folder == path else path
+    root, trial_id = folder.parent.parent, folder.name
+    if removed.exists() or folder.parent.name != "trials" or not trial_path(root, trial_id).exists():
+        return
+    trial = read_trial(root, trial_id)
+    config = _config(trial)
+    if not trial.discarded or (folder == path and config.ema.kind != "power"):
+        return
+    fractions = {f"images-{images:09d}": fraction for images, fraction in evaluated_lengths(config).items()}
+    stop = f" training.stop={fractions[path.name]:g}" if path.name in fractions else ""
+    raise UserError(
+        f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
+        f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep"
+    )
+
+
+def train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
+    """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
+
+    The trial's record stays as it was, but for what was executed. Raises UserError where the trial has several workers:
+    only as many give the same bits.
+    """
+    from ambient_sweep.trial.run import Interrupted, run_trial
+
+    with locked(trial_folder(root, trial_id) / LOCK, wait=True):
+        before = read_trial(root, trial_id)
+        config = _config(before)
+        if config.resources.workers > 1:
+            check_kept(checkpoint)
+        if checkpoint.exists() or not before.discarded:
+            return
+        with suppress(Interrupted):
+            run_trial(
+                config, root, trial_id,
+                role=before.role, replicate_of=before.replicate_of, interrupted=checkpoint.exists,
+            )  # fmt: skip
+        after = read_trial(root, trial_id)
+        spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
+        write_trial(root, spent)
+        remove_whole(trial_folder(root, trial_id) / STATE)
+
+
+def _config(trial: TrialRecord) -> Config:
+    return build_config(trial.config, where=trial.trial_id)

@@ -1,0 +1,105 @@
+"""A trial's processes: what signals, and the stop file of several workers, do to them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch.distributed as dist
+
+from ambient_sweep.config import build_config, dump
+from ambient_sweep.sweep.running import workers
+from ambient_sweep.sweep.running.signals import stop_signals
+from ambient_sweep.sweep.running.workers import Job, stop_file, train_worker
+from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.training.state import read_state
+from ambient_sweep.trial.records import read_trial
+from ambient_sweep.trial.run import Interrupted
+from ambient_sweep.trial.setup import prepare
+
+TRIAL = SweepTrial("control", {}, label="c", trial_id="t")
+SMALL = {
+    "data.train_size": 150,
+    "model": {"kind": "mlp", "width": 16, "blocks": 1},
+    "training": {"images": 640, "batch_size": 32, "records": 10, "checkpoints": 10},
+    "evaluation": {"samples": 16, "lengths": [1.0], "extras": ["kid"]},
+    "sampling.steps": 3,
+}
+
+
+def started(tmp_path):
+    """`ambient-sweep train` in a process of its own, which has saved a state and has much left to train."""
+    file = tmp_path / "c.yaml"
+    training = SMALL["training"] | {"images": 32 * 50_000, "checkpoints": 1000}
+    file.write_text(json.dumps(SMALL | {"training": training}))
+    command = [sys.executable, "-m", "ambient_sweep", "train", str(file), "--storage", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "c" / "trials" / "train" / "state").exists() and process.poll() is None:
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_leaves(tmp_path, number):
+    process = started(tmp_path)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    record = read_trial(tmp_path / "c", "train")
+    (line,) = errors.strip().splitlines()
+    assert line == f"error: interrupted at {record.images_done:,} images; state saved; run the same command to go on"
+    assert record.status == "stopped"
+    newest = tmp_path / "c" / "trials" / "train" / "state" / f"images-{record.images_done:09d}"
+    assert read_state(newest)[1]["images"] == record.images_done
+
+
+def test_a_second_signal_does_not_wait():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals() as request:
+        assert not request.asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert request.asked()
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# -- workers of a trial with several, without Ray -----------------------------------------------------------------------
+
+
+def test_a_worker_heeds_the_stop_file(tmp_path):
+    config = build_config(SMALL)
+    prepare(config, tmp_path)
+    stop_file(tmp_path, "t").parent.mkdir(parents=True)
+    stop_file(tmp_path, "t").touch()
+    task = {"config": dump(config), "root": str(tmp_path), "trial": asdict(TRIAL), "every_length": None}
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
+            train_worker(task)
+        stop_file(tmp_path, "t").unlink()
+        train_worker(task)
+    finally:
+        dist.destroy_process_group()
+    assert read_trial(tmp_path, "t").status == "completed"
+
+
+def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
+    config = build_config(SMALL)
+
+    def wait_for_the_file(job):
+        deadline = time.monotonic() + 60
+        while not stop_file(job.root, job.trial.trial_id).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise Interrupted("told to")
+
+    monkeypatch.setattr(workers, "fit_with_workers", wait_for_the_file)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+    stop_file(tmp_path, "t").parent.mkdir(parents=True)
+    watch = workers.fit_watched(Job(config, tmp_path, TRIAL))
+    next(watch)
+    stop_file(tmp_path, "t").touch()
+    with pytest.raises(Interrupted, match="told to"):
+        list(watch)

@@ -1,0 +1,3 @@
+from small_trials import alone, prepared, root
+
+__all__ = ["alone", "prepared", "root"]
