@@ -10,12 +10,6 @@ from ambient_sweep.sweep.search.budget import ROLES
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
-    INTERRUPTED as INTERRUPTED,
-)
-from ambient_sweep.trial.records import (
-    LOST as LOST,
-)
-from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     read_evaluations,
@@ -39,13 +33,8 @@ def read_histories(root: Path) -> dict[str, History]:
         if trial.role != "replicate":
             rising = sorted(evaluations.get(trial.trial_id, []), key=lambda each: each.images)
             reports = tuple(Report.of(each, trial) for each in rising)
-            found[trial.trial_id] = History(has_ended(trial), reports, trial.status == "stopped")
+            found[trial.trial_id] = History(trial.ended, reports, trial.status == "stopped")
     return found
-
-
-def has_ended(trial: TrialRecord) -> bool:
-    """Whether `resume` has nothing to do for a trial."""
-    return trial.ended
 
 
 def spent_before(root: Path) -> dict[str, int]:

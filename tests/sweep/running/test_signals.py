@@ -72,11 +72,11 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
 
     left = confirmation(sweep, root)
-    assert 0 < len(left.reevaluations) < 800
+    assert 0 < len(left.remeasurements) < 800
     assert left.replicates
     assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
     measured = read_remeasurements(root)  # whole records
-    assert len(measured) >= 800 - len(left.reevaluations)
+    assert len(measured) >= 800 - len(left.remeasurements)
     seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
 
