@@ -66,7 +66,7 @@ def half_way(root: Path) -> bool:
 
 
 def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
-    sweep = small_sweep(tmp_path, search__trials=4, training__images=96_000)
+    sweep = small_sweep(tmp_path, search__trials=4, search__keep="all", training__images=96_000)
     write_sweep(sweep, tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
 
