@@ -21,6 +21,7 @@ LOOKAHEAD = 2  # proposals among which the cheapest to train is taken, with stag
 MOST_HELD = 8  # proposals held while what they share is being trained
 PATIENCE = 8  # times that a proposal is passed over, at most
 SINGLE, DRAWS = 64, 4  # proposals that may yet get a sibling; draws of each key for one
+TRIED = "tried before"
 Values = Mapping[str, Any]
 Mark = tuple[tuple[str, Any], ...]
 
@@ -77,9 +78,10 @@ class Proposals:
         be free. Raises AmbientSweepError for what the sampler raises."""
         while self._given:
             trial = self._given.popleft()
-            if self._new(trial.values) and self._trainable(trial):
+            if not self._new(trial.values):
+                self._record.refuse(trial, TRIED)
+            elif self._trainable(trial):
                 return self._chosen(trial)
-            self._refuse(trial)
         if self._share and (sibling := self._sibling()) is not None:
             return sibling
         wanted = LOOKAHEAD if self._share else 1
@@ -164,7 +166,6 @@ class Proposals:
                 self._give_up("all configs of the space")
             if trial is None or self._trainable(trial):
                 return trial
-            self._refuse(trial)
             if refused + 1 == REFUSALS and not listable:
                 self._give_up(f"{REFUSALS} configs in a row")
                 return None
@@ -182,7 +183,7 @@ class Proposals:
             trial = self._record.ask()
             if self._new(trial.values):
                 return trial
-            self._record.refuse(trial, "tried before")
+            self._record.refuse(trial, TRIED)
         trial = self._record.propose(self._untried_values())
         self._new(trial.values)
         return trial
@@ -199,23 +200,19 @@ class Proposals:
         return next(left) if self._size > LISTED else self._rng().choice(list(left))
 
     def _trainable(self, trial: SweepTrial) -> bool:
-        """Whether nothing speaks against a proposal; else `_refusal` says why."""
-        bound = self._sweep.search.constraints.get("parameters")
+        """Whether nothing speaks against a proposal; else it is refused, and `_refusal` says why."""
+        bound, over = self._sweep.search.constraints.get("parameters"), dict[str, float]()
         try:
             self._cost(trial.values)
             if bound is not None and (count := self._parameters(trial.values)) > bound:
+                over = violations({"parameters": bound}, Report(parameters=count))
                 raise UserError(f"parameters {count:,} exceed search.constraints.parameters={bound:g}")
         except UserError as error:
             self._refusal = str(error).removeprefix(f"{self._sweep.name}: ")
+            self._record.refuse(trial, self._refusal, over)
             return False
         self._allowed_any = True
         return True
-
-    def _refuse(self, trial: SweepTrial) -> None:
-        bound, over = self._sweep.search.constraints.get("parameters"), dict[str, float]()
-        if bound is not None and self._refusal.startswith("parameters "):
-            over = violations({"parameters": bound}, Report(parameters=self._parameters(trial.values)))
-        self._record.refuse(trial, self._refusal or "tried before", over)
 
     def _new(self, values: Values) -> bool:
         marked = mark(values)
