@@ -10,7 +10,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.samplers import GRID
-from ambient_sweep.sweep.search.study import StudyRecord, violations
+from ambient_sweep.sweep.search.study import TRIED, StudyRecord, violations
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 
@@ -21,7 +21,6 @@ LOOKAHEAD = 2  # proposals among which the cheapest to train is taken, with stag
 MOST_HELD = 8  # proposals held while what they share is being trained
 PATIENCE = 8  # times that a proposal is passed over, at most
 SINGLE, DRAWS = 64, 4  # proposals that may yet get a sibling; draws of each key for one
-TRIED = "tried before"
 Values = Mapping[str, Any]
 Mark = tuple[tuple[str, Any], ...]
 

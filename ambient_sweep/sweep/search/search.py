@@ -15,7 +15,7 @@ from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import ROLES, Budget
 from ambient_sweep.sweep.search.planner import Planner
 from ambient_sweep.sweep.search.proposals import Proposals
-from ambient_sweep.sweep.search.study import FIXED, POINT, WHY, Earlier, StudyRecord, violations
+from ambient_sweep.sweep.search.study import FIXED, POINT, Earlier, StudyRecord, violations
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision, Entry, Rungs
 
@@ -92,8 +92,8 @@ class SweepSearch:
             self._catch_up(ours, history)
             if not history.ended:
                 unfinished[trial_id] = trial
-            elif trial.state in (TrialState.RUNNING, TrialState.FAIL) and WHY not in trial.user_attrs:
-                self._end_earlier(ours, history, running=trial.state == TrialState.RUNNING)
+            elif (running := trial.state == TrialState.RUNNING) or trial.state == TrialState.FAIL:
+                self._end_earlier(ours, history, running=running)
         self._unfinished, self._unused, self._points = unfinished, earlier.proposals, earlier.points
         reports = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports]
         self.rungs.recall(reports, unfinished.keys() - self._full.keys())

@@ -36,6 +36,7 @@ TRIAL_ID, OBSERVATION_OF, LENGTH, IMAGES, WHY, POINT = (
     "trial_id", "observation_of", "length", "images", "why", "point",
 )  # fmt: skip
 GIVEN = "given"  # values that a proposal was made with; the trial itself holds them one by one, as they are drawn
+TRIED = "tried before"  # why a proposal was refused: another has its values
 FIXED = "fixed trials"  # attribute of the study: their ids, in their order
 # What samplers raise themselves: for objectives or spaces that are not theirs, and arguments that they look at late.
 SAMPLER_ERRORS = (
@@ -246,7 +247,8 @@ class Earlier:
             elif trial.state == TrialState.RUNNING:
                 self.proposals.append(trial)
             elif WHY in attributes:
-                self.refused.append(trial)
+                if attributes[WHY] != TRIED:  # the other may itself have been left untrained
+                    self.refused.append(trial)
             else:
                 continue
             if POINT in attributes:
