@@ -2,7 +2,7 @@
 
 import random
 
-from ambient_sweep.sweep.budget import Budget
+from ambient_sweep.sweep.search.budget import Budget
 
 
 def test_a_budget_is_spent_by_what_was_executed() -> None:
