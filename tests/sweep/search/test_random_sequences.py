@@ -117,7 +117,7 @@ def _check_study(driver: Driver, study: optuna.Study) -> None:
         assert drawn == tried[trial_id].trial.values
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_a_search_ends_when_all_is_trained_and_not_before(tmp_path: Path, seed: int) -> None:
     rng = random.Random(f"sequence/{seed}")
     planner = rng.choice([None, Halves])
@@ -126,7 +126,7 @@ def test_a_search_ends_when_all_is_trained_and_not_before(tmp_path: Path, seed: 
     check(driver)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(80))
 def test_a_driver_that_dies_anywhere_loses_and_repeats_nothing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(f"deadly/{seed}")
     planner = rng.choice([None, Halves])

@@ -8,9 +8,11 @@ import pytest
 
 from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import corners as corners_module
-from ambient_sweep.sweep.distributions import Distribution
-from ambient_sweep.sweep.space import Confirm, Stopping, check_corners, load_sweep, write_sweep
+from ambient_sweep.sweep.space import corners as corners_module
+from ambient_sweep.sweep.space.corners import check_corners
+from ambient_sweep.sweep.space.definition import Confirm, Stopping, SweepTrial
+from ambient_sweep.sweep.space.distributions import Distribution
+from ambient_sweep.sweep.space.file import load_sweep, write_sweep
 
 GOOD = """
 base:
@@ -30,7 +32,7 @@ controls:
   - {label: plain, seeds: [0, 1], set: {objective.kind: ambient}}
   - {set: {observed.sigma: 0.3, consistency: {weight: 0}}}
 baseline: {seeds: [0, 1, 2]}
-search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2, startup_trials: 6}
+search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2}
 """
 CONDITIONAL = """
 space:
@@ -161,7 +163,7 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
         "search.sampler_args.a": 1,
     }
     sweep = load_sweep(write(tmp_path, text), changes)
-    assert (sweep.search.stopping.rule, sweep.search.stopping.eta, sweep.search.stopping.grace) == ("rungs", 2, 0.0)
+    assert sweep.search.stopping == Stopping(rule="rungs", eta=2)
     assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
     assert sweep.search.sampler_args == {"a": 1}
     assert sweep.confirm == Confirm(seeds=2, top=4)
@@ -169,6 +171,34 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
     assert load_sweep(tmp_path / "sweep.yaml") == sweep
     plain = load_sweep(write(tmp_path, MINIMAL))
     assert (plain.confirm, plain.search.stopping, plain.search.stages) == (None, Stopping(), True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rule", "levels"),
+    [([1.0, 0.25, 0.5], "rungs", (0.25, 0.5)), ([1.0], "rungs", ()), ([0.25, 1.0], "none", ())],
+)
+def test_rungs_lie_at_all_evaluated_lengths_but_the_last(
+    tmp_path: Path, lengths: list[float], rule: str, levels: tuple[float, ...]
+) -> None:
+    changes = {"evaluation.lengths": lengths, "search.stopping.rule": rule}
+    assert load_sweep(write(tmp_path, MINIMAL), changes).rung_levels == levels
+
+
+@pytest.mark.parametrize(
+    ("key", "siblings"), [("sampling.steps: {choice: [4, 8]}", True), ("seed: {int: [0, 4]}", False)]
+)
+def test_siblings_differ_in_how_they_are_measured_alone(tmp_path: Path, key: str, siblings: bool) -> None:
+    text = f"space: {{observed.sigma: {{uniform: [0.1, 0.5]}}, {key}}}\n"
+    assert load_sweep(write(tmp_path, text)).has_siblings == siblings
+
+
+def test_names_of_trials_are_short_and_unambiguous() -> None:
+    assert SweepTrial("search", {"observed.sigma": 0.12345, "seed": 3}).name == "sigma=0.123, seed=3"
+    assert SweepTrial("search", {"a.start": 1, "b.start": True}).name == "a.start=1, b.start=True"
+    assert SweepTrial("replicate", {"seed": 3}, "t1").name == "t1 (seed 3)"
+    assert SweepTrial("replicate", {"seed": 3}, "t1").replicate_of == "t1"
+    assert SweepTrial("control", {}, "plain").name == "plain"
+    assert SweepTrial("control", {}, "plain").replicate_of is None
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +224,7 @@ BAD = {
     "word for a number": ("space: {observed.sigma: {uniform: [low, high]}}", "'low' is not a number"),
     "true for a number": ("space: {observed.sigma: {uniform: [false, true]}}", "False is not a number"),
     "one choice": ("space: {consistency.ramp: {choice: [step]}}", "at least two different values"),
+    "true and 1": ("space: {seed: {choice: [true, 1]}}", "at least two different values"),
     "same choice": ("space: {consistency.ramp: {choice: [step, step]}}", "at least two different values"),
     "list choice": ("space: {consistency.ramp: {choice: [[step], linear]}}", "a choice must be a number, a word"),
     "searched data": ("space: {data.train_size: {int: [50, 90]}}", "data.train_size may not be searched"),
@@ -215,8 +246,6 @@ BAD = {
         "points: 2 of them, but search.trials=1",
     ),
     "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
-    "unknown sampler": (MINIMAL + "search: {sampler: annealing}", "search.sampler: input should be "),
-    "sampler without name": (MINIMAL + "search: {sampler: 'optuna:'}", "search.sampler: input should be "),
     "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "grid needs a step or choices, which space.observed.s"),
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
     "memory of several workers": (
@@ -226,11 +255,7 @@ BAD = {
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
     "unknown key of stopping": (
-        MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta, grace,",
-    ),
-    "unknown stratum": (MINIMAL + "search: {stopping: {strata: [sigma]}}", "stopping.strata: unknown key 'sigma'"),
-    "searched seeds": (
-        "space: {seed: {int: [0, 9]}}\nsearch: {replicates: 2}", "replicates differ by their seeds, so seed may not be",
+        MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
     ),
     "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; it has seeds, top, samples,"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps' beside uniform"),
