@@ -238,7 +238,10 @@ class Driver:
         else:
             length = self.lengths[len(folder.reports)]
             values = [float(self.rng.randrange(5)), self.rng.choice([0.0, 1.0, 2.0, 3.0])]
-            fidelity, memorization = values if luck < 0.95 or self.smooth else (math.nan, math.nan)
+            fidelity, memorization = values if luck < 0.95 else (math.nan, math.nan)
+            if self.smooth:  # no trial fails, none equals another, and what is good stays good
+                own = random.Random(trial_id)
+                fidelity, memorization = own.random() + 0.1 / length, own.random() + 0.1 * length
             folder.reports.append(at(length, fidelity, memorization, images_executed=round(length * IMAGES)))
             decision = self._report(trial_id, folder.reports[-1])
             if decision == Decision.CONTINUE and length == self.lengths[-1]:

@@ -11,10 +11,10 @@ import pytest
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
-from ambient_sweep.trial.records import read_evaluations, write_evaluation
 from ambient_sweep.results.table import export_tables
-from ambient_sweep.sweep.confirm import Plan, most_images, order_candidates, plan
-from ambient_sweep.sweep.definition import Confirm
+from ambient_sweep.sweep.confirmation import Plan, most_images, order_candidates, plan
+from ambient_sweep.sweep.space.definition import Confirm
+from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 sys.path.append(str(Path(__file__).parents[1] / "results"))
 from made_up_sweeps import add, fill
@@ -33,7 +33,7 @@ def front_of_four(root: Path) -> Any:
 
 
 def config_of(replicate: Any, base: Any = None) -> Config:
-    return build_config(base or {}, replicate.values)
+    return build_config(base or {}, replicate.trial.values)
 
 
 def test_the_order_is_that_of_rank_then_of_what_each_adds_alone() -> None:
@@ -63,7 +63,7 @@ def test_front_first_then_near_it_and_each_with_the_same_fresh_seeds(tmp_path: P
     places = [(c.trial_id, c.images, c.rank) for c in found.candidates]
     assert sorted(places[:4]) == [("a", FULL, 0), ("b", HALF, 0), ("b", FULL, 0), ("c", HALF, 0)]
     assert places[4] == ("d", HALF, 1)
-    trained = {(r.replicate_of, r.seed, r.images) for r in found.replicates}
+    trained = {(r.trial.replicate_of, r.seed, r.images) for r in found.replicates}
     longest = {"a": FULL, "b": FULL, "c": HALF, "d": HALF}  # b is wanted at two lengths and passes through the first
     assert trained == {(name, seed, images) for name, images in longest.items() for seed in (1, 2)}
     assert [r.seed for r in found.replicates] == [1] * 4 + [2] * 4, "seed by seed"
@@ -73,11 +73,11 @@ def test_front_first_then_near_it_and_each_with_the_same_fresh_seeds(tmp_path: P
         config = config_of(replicate)
         assert config.images_at(config.training.stop) == replicate.images
         assert config.seed == replicate.seed
-        sigma = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.replicate_of]
-        same = build_config({}, {**replicate.values, "seed": 0, "training.stop": 1.0})
+        sigma = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.trial.replicate_of]
+        same = build_config({}, {**replicate.trial.values, "seed": 0, "training.stop": 1.0})
         assert same.observed.sigma == sigma
-        assert replicate.suggestion()["label"] == replicate.replicate_of
-        assert original[replicate.replicate_of]
+        assert replicate.trial.role == "replicate"
+        assert original[replicate.trial.replicate_of]
     again = {(r.trial_id, r.images, r.seed, r.checkpoint) for r in found.reevaluations}
     assert again == {(name, images, 1, f"trials/{name}/checkpoints/images-{images:09d}") for name, images, _ in places}
     assert all(build_config(r.values).evaluation.seed == 1 for r in found.reevaluations)
@@ -88,8 +88,8 @@ def test_values_leave_out_what_the_base_says(tmp_path: Path) -> None:
     base = dump(build_config({"evaluation.distances": ["fd_classifier", "fd_pixels"], "evaluation.samples": 500,
                               "evaluation.fidelity": "fd_classifier"}))  # fmt: skip
     for replicate in plan(table, Confirm(seeds=1), base=base).replicates:
-        assert set(replicate.values) <= {"observed.sigma", "seed", "training.stop"}
-        full = next(r for r in plan(table, Confirm(seeds=1)).replicates if r.trial_id == replicate.trial_id)
+        assert set(replicate.trial.values) <= {"observed.sigma", "seed", "training.stop"}
+        full = next(r for r in plan(table, Confirm(seeds=1)).replicates if r.trial.trial_id == replicate.trial.trial_id)
         assert config_of(replicate, base) == config_of(full)
 
 
@@ -118,8 +118,8 @@ def test_a_plan_does_not_change_by_what_was_confirmed(tmp_path: Path) -> None:
     assert len(before.reevaluations) == 9, "three sets of 500"
     for replicate in before.replicates[:3]:
         points = [(10.0, 0.01, replicate.images / FULL)]
-        changes = {"role": "replicate", "replicate_of": replicate.replicate_of}
-        add(tmp_path, replicate.trial_id, replicate.values, points, **changes)
+        changes = {"role": "replicate", "replicate_of": replicate.trial.replicate_of}
+        add(tmp_path, replicate.trial.trial_id, replicate.trial.values, points, **changes)
     table = export_tables(tmp_path).evaluations
     again = table.slice(0, 1).set_column(
         table.schema.get_field_index("evaluation_seed"), "evaluation_seed", pa.array([1])
@@ -153,7 +153,7 @@ def test_a_length_that_another_trial_is_measured_at_on_fewer_samples_is_trained_
     add(tmp_path, "long", values, [(30.0, 0.3, 1.0)])
     add(tmp_path, "short", {**values, "training.stop": 0.5}, [(40.0, 0.1, 0.5)])
     found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1))
-    assert {(r.replicate_of, r.images) for r in found.replicates} == {("long", FULL), ("short", HALF)}
+    assert {(r.trial.replicate_of, r.images) for r in found.replicates} == {("long", FULL), ("short", HALF)}
 
 
 def test_shared_checkpoints_and_both_endpoints_are_one_candidate(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_nothing_measured_nothing_planned_and_large_sweeps_keep_to_top(tmp_path:
     found = plan(export_tables(root).evaluations, Confirm())
     assert len({(c.trial_id, c.images) for c in found.candidates}) == 8
     assert all(c.trial_id != "trial-003" for c in found.candidates)
-    assert len({r.trial_id for r in found.replicates}) == len(found.replicates)
+    assert len({r.trial.trial_id for r in found.replicates}) == len(found.replicates)
     seeds = {r.seed for r in found.replicates}
     assert len(seeds) == 3
     assert not seeds & set(range(20))
