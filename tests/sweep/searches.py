@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.planner import Planner
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import History, SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
@@ -107,6 +106,7 @@ class Halves:
         self._cost = cost
         self._half: set[float] = set()
         self._running: dict[str, float] = {}
+        self.clashes: list[str] = []  # trials that began while what they share was being trained
 
     def cost(self, values: Mapping[str, Any]) -> int:
         return self._cost(values) - (IMAGES // 2 if values["observed.sigma"] in self._half else 0)
@@ -117,10 +117,12 @@ class Halves:
 
     def started(self, trial_id: str, values: Mapping[str, Any]) -> None:
         assert trial_id not in self._running
-        self._running[trial_id] = values.get("observed.sigma", -1.0)
+        if "observed.sigma" in values:
+            self.clashes += [trial_id] if self.busy(values) else []
+            self._running[trial_id] = values["observed.sigma"]
 
     def reached(self, trial_id: str, images: int) -> None:
-        if images >= IMAGES // 2:
+        if images >= IMAGES // 2 and trial_id in self._running:
             self._half.add(self._running[trial_id])
 
     def ended(self, trial_id: str) -> None:
@@ -150,7 +152,7 @@ class Driver:
         rng: random.Random,
         *,
         cost: Callable[[Mapping[str, Any]], int],
-        planner: Callable[[Callable[[Mapping[str, Any]], int]], Planner] | None = None,
+        planner: type[Halves] | None = None,
         concurrent: int = 2,
         deadly: bool = False,
         smooth: bool = False,
@@ -179,6 +181,7 @@ class Driver:
             storage=storage, study_name="s", directions=["minimize"] * 2, load_if_exists=True,
             sampler=build_sampler(self.sweep.search, len(self.journal.lines)),
         )  # fmt: skip
+        self.shared = self.planner(self.cost) if self.planner else None
         spent = {
             i: f.reports[-1].images for i, f in self.folders.items() if f.reports and f.trial.role == "search"
         }  # fmt: skip
@@ -186,7 +189,7 @@ class Driver:
             self.sweep,
             StudyRecord(study, self.sweep.space),
             images_of=self.cost,
-            planner=self.planner(self.cost) if self.planner else None,
+            planner=self.shared,
             budget=Budget(self.sweep.search.images, spent, whole=not self.sweep.rung_levels),
             histories={i: f.history for i, f in self.folders.items() if f.written},
             concurrent=self.concurrent,
@@ -242,7 +245,9 @@ class Driver:
             if self.smooth:  # no trial fails, none equals another, and what is good stays good
                 own = random.Random(trial_id)
                 fidelity, memorization = own.random() + 0.1 / length, own.random() + 0.1 * length
-            folder.reports.append(at(length, fidelity, memorization, images_executed=round(length * IMAGES)))
+            full = length == self.lengths[-1] or self.rng.random() < 0.95
+            more = {"images_executed": round(length * IMAGES), "full_samples": full}
+            folder.reports.append(at(length, fidelity, memorization, **more))
             decision = self._report(trial_id, folder.reports[-1])
             if decision == Decision.CONTINUE and length == self.lengths[-1]:
                 self._complete(trial_id)

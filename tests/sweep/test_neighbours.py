@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from ambient_sweep.sweep.cluster import ray_session
 
 from ambient_sweep.evaluation.neighbours import nearest
+from ambient_sweep.sweep.cluster import ray_session
 from ambient_sweep.sweep.neighbours import nearest_sharded
 
 

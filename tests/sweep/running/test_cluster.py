@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+
+from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.cluster import (
     Stopped,
     StopRequest,
@@ -18,8 +20,6 @@ from ambient_sweep.sweep.cluster import (
     ray_session,
     stop_signals,
 )
-
-from ambient_sweep.errors import AmbientSweepError, UserError
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:

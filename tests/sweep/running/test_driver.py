@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ambient_sweep.sweep.study import open_study
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from processes import end_session, wait_until
 from runs import searched_trials, small_sweep
 
+from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 from ambient_sweep.results.table import read_tables
 from ambient_sweep.sweep.space import write_sweep
-from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
+from ambient_sweep.sweep.study import open_study
 
 DRIVER = """
 import sys

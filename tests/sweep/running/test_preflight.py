@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+
+from ambient_sweep.config import ResourcesConfig, build_config
+from ambient_sweep.errors import UserError
+from ambient_sweep.models import build_model
 from ambient_sweep.sweep.resources import (
     Node,
     concurrent_trials,
@@ -16,10 +20,6 @@ from ambient_sweep.sweep.resources import (
     ray_nodes,
     trial_bytes,
 )
-
-from ambient_sweep.config import ResourcesConfig, build_config
-from ambient_sweep.errors import UserError
-from ambient_sweep.models import build_model
 from ambient_sweep.sweep.space import load_sweep
 
 

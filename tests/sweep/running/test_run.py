@@ -11,11 +11,6 @@ import pandas as pd
 import pytest
 import ray
 import torch
-from ambient_sweep.sweep.cluster import quiet_tune, ray_session
-from ambient_sweep.sweep.searcher import SweepSearcher
-from ambient_sweep.sweep.study import open_study
-from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
-from ambient_sweep.sweep.workers import NewEvaluations
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray import tune
@@ -25,11 +20,16 @@ from safetensors.torch import load_file
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.sweep.run import resume_sweep, run_sweep
-from ambient_sweep.sweep.space import load_sweep
 from ambient_sweep.trial.records import EvaluationRecord, read_evaluations, read_trial, read_trials, write_evaluation
-from ambient_sweep.trial.run import run_trial
+from ambient_sweep.sweep.cluster import quiet_tune, ray_session
+from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.space import load_sweep
+from ambient_sweep.sweep.study import open_study
+from ambient_sweep.sweep.trainable import make_trainable, trial_bundles
+from ambient_sweep.sweep.workers import NewEvaluations
 from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,16 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ambient_sweep.sweep.searcher import SweepSearcher
-from ambient_sweep.sweep.session import confirmation
 from processes import end_session, wait_until
 from runs import small_sweep
 
-from ambient_sweep.results.table import read_tables
-from ambient_sweep.sweep.space import Sweep, write_sweep
 from ambient_sweep.trial.records import read_again, read_trials
-from ambient_sweep.trial.run import run_trial
+from ambient_sweep.results.table import read_tables
+from ambient_sweep.sweep.searcher import SweepSearcher
+from ambient_sweep.sweep.session import confirmation
+from ambient_sweep.sweep.space import Sweep, write_sweep
 from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.run import run_trial
 
 COMMAND = "from ambient_sweep.cli import main\nmain()\n"
 LATE = """

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from ambient_sweep.sweep.single import train_single
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import single
 from ambient_sweep.trial.records import read_trial
 from ambient_sweep.trial.tensorboard import TrialBoard
+from ambient_sweep.sweep import single
+from ambient_sweep.sweep.single import train_single
 
 CONFIG = build_config(
     {

@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from searches import ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
+from searches import Halves, ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.planner import Prefixes
@@ -22,7 +22,6 @@ from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import History, SweepSearch
 from ambient_sweep.sweep.search.study import optuna_distribution, violations
-from ambient_sweep.sweep.space.corners import check_corners
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
 
@@ -109,53 +108,6 @@ def test_how_trials_end_in_the_study(
     assert observations(search._record.study) == []
 
 
-def test_every_full_evaluation_is_an_observation_once(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, BARE), tmp_path / "j"
-    first = search_of(sweep, journal)
-    given = {name: first.next(name) for name in ("b", "s0", "s1", "s2")}
-    for name in ("b", "s0", "s1"):
-        first.evaluated(name, at(0.25, 9.0))
-        first.evaluated(name, at(0.25, 9.0))  # reported again after its worker was lost
-        first.evaluated(name, at(0.5, math.nan))
-        first.evaluated(name, at(0.6, 8.0, full_samples=False))
-        first.evaluated(name, at(0.75, 7.0))
-        finish(first, name, 6.0)
-    first.evaluated("s2", at(0.25, 5.0))
-    wanted = [(name, fraction, (value, 0.1)) for name in ("s0", "s1") for fraction, value in ((0.25, 9.0), (0.75, 7.0))]
-    assert observations(first._record.study) == [*wanted, ("s2", 0.25, (5.0, 0.1))]
-    # The driver dies. A second evaluation of s2 is in its folder; the first one is reported once more.
-    histories = dict.fromkeys(("b", "s0", "s1"), ENDED) | {"s2": History(False, (at(0.25, 5.0), at(0.5, 4.0)))}
-    second = search_of(sweep, journal, histories=histories)
-    again = second.next("new")
-    assert again is not None
-    assert (again.trial_id, again.values) == ("s2", given["s2"].values)  # type: ignore[union-attr]
-    second.evaluated("s2", at(0.25, 5.0))
-    second.ended("s2", at(0.5, 4.0))
-    study = second._record.study
-    assert observations(study) == [*wanted, ("s2", 0.25, (5.0, 0.1)), ("s2", 0.5, (4.0, 0.1))]
-    found = [t for t in study.get_trials() if t.user_attrs.get("observation_of") == "s2"]
-    assert [(t.params, t.user_attrs["images"]) for t in found] == [(again.values, 250), (again.values, 500)]
-    assert {name: (t.state.name, t.values) for name, t in searched(study).items()} == {
-        "s0": ("COMPLETE", [6.0, 0.1]), "s1": ("COMPLETE", [6.0, 0.1]), "s2": ("PRUNED", None),
-    }  # fmt: skip
-
-
-def test_the_last_evaluation_is_where_a_trial_stops(tmp_path: Path) -> None:
-    text = "space: {training.stop: {choice: [0.25, 0.5]}, observed.sigma: {uniform: [0.1, 0.5]}}\nsearch: {trials: 4}"
-    search = search_of(sweep_of(tmp_path, text, search__stopping__rule="none"))
-    search.next("b")
-    for name in ("s0", "s1", "s2", "s3"):
-        trial = search.next(name)
-        assert trial is not None
-        stop = trial.values["training.stop"]
-        search.evaluated(name, at(0.125, 3.0, images_left=100))
-        search.evaluated(name, at(stop, 2.0, images_left=0))
-        search.ended(name, at(stop, 2.0, images_left=0, ending="completed"))
-    study = search._record.study
-    assert [length for _, length, _ in observations(study)] == [0.125] * 4
-    assert [t.values for t in searched(study).values()] == [[2.0, 0.1]] * 4
-
-
 def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: Path, ids: Iterator[str]) -> None:
     text = """
     space: {model.width: {choice: [16, 1024]}, observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}
@@ -203,66 +155,6 @@ def test_distributions_become_optunas(tmp_path: Path) -> None:
 # -- no config twice ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "sobol", "grid", "TPESampler"])
-def test_a_finite_space_is_searched_once_to_its_end(tmp_path: Path, ids: Iterator[str], sampler: str) -> None:
-    text = """
-    space:
-      objective.kind: {choice: [ambient, ambient_consistency]}
-      consistency.weight: {uniform: [0.1, 0.4], step: 0.1, when: {objective.kind: ambient_consistency}}
-      consistency.ramp: {choice: [step, linear, cosine]}
-    search: {trials: 50, stopping: {rule: none}}
-    """
-    search = search_of(sweep_of(tmp_path, text, search__sampler=sampler))
-    given = []
-    while (trial := search.next(next(ids))) is not None:
-        finish(search, trial.trial_id)
-        given.append(trial)
-    found = {tuple(sorted(t.values.items())) for t in given[1:]}
-    assert len(found) == len(given) - 1 == 15
-    assert search.finished
-    assert {len(values) for values in found} == {2, 3}
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "sobol", "TPESampler"])
-def test_a_resumed_search_does_not_repeat_its_draws(tmp_path: Path, sampler: str) -> None:
-    sweep = sweep_of(tmp_path, REAL.replace("points", "# points"), search__trials=8, search__sampler=sampler)
-    histories, drawn = dict[str, History](), []
-    for session in range(2):
-        search = search_of(sweep, tmp_path / "j", histories=histories)
-        for i in range(7 if session == 0 else 4):
-            trial = search.next(f"{session}.{i}")
-            assert trial is not None
-            finish(search, trial.trial_id)
-            histories[trial.trial_id] = ENDED
-            drawn += [tuple(trial.values.values())] if trial.role == "search" else []
-    assert len(set(drawn)) == len(drawn) == 8
-
-
-def test_configs_that_contradict_themselves_do_not_end_the_search(tmp_path: Path) -> None:
-    """128 / 48 heads are none; no corner of the space shows it."""
-    text = """
-    base: {model.kind: dit}
-    space: {model.width: {int: [96, 192], step: 32}, model.head_width: {choice: [32, 48]}}
-    search: {trials: 8, sampler: grid}
-    """
-    sweep, histories, given = sweep_of(tmp_path, text), dict[str, History](), list[dict[str, Any]]()
-    assert check_corners(sweep)
-    for session in range(2):
-        search = search_of(sweep, tmp_path / "j", histories=histories, planner=Prefixes(sweep.config_for))
-        for number in range(3 if session == 0 else 20):
-            if (trial := search.next(f"{session}.{number}")) is None:
-                break
-            finish(search, trial.trial_id)
-            histories[trial.trial_id] = ENDED
-            given += [trial.values] if trial.role == "search" else []
-        assert search.finished == (session == 1)
-    allowed = [(w, h) for w in (96, 128, 160, 192) for h in (32, 48) if w % h == 0]
-    assert sorted((v["model.width"], v["model.head_width"]) for v in given) == allowed
-    refused = [t for t in search._record.study.get_trials(states=(TrialState.FAIL,)) if "trial_id" not in t.user_attrs]
-    assert sorted(t.params["model.width"] for t in refused if "why" in t.user_attrs) == [128, 160], "once each"
-    assert all("model.head_width" in t.user_attrs["why"] for t in refused if "why" in t.user_attrs)
-
-
 # -- resuming -----------------------------------------------------------------------------------------------------------
 
 
@@ -289,22 +181,6 @@ def test_a_resumed_search_keeps_what_ended_and_hands_out_the_rest(tmp_path: Path
         "s3": ("COMPLETE", [1.0, 0.1]), "new2": ("COMPLETE", [1.0, 0.1]),
     }  # fmt: skip
     assert not search_of(sweep, journal, histories=histories | dict.fromkeys(("c1", "s3", "new2"), ENDED)).left
-
-
-def test_a_trial_that_failed_and_then_came_through_counts(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, BARE), tmp_path / "j"
-    first = search_of(sweep, journal)
-    first.next("b")
-    values = first.next("s0").values  # type: ignore[union-attr]
-    first.ended("s0", lost=True)
-    second = search_of(sweep, journal, histories={"b": ENDED, "s0": UNFINISHED})
-    assert second.next("new") == SweepTrial("search", values, trial_id="s0", number=1)
-    finish(second, "s0", 5.0, 0.5)
-    study = second._record.study
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    assert [(t.params, t.values, "why" in t.user_attrs) for t in done] == [(values, [5.0, 0.5], False)]
-    third = search_of(sweep, journal, histories={"b": ENDED, "s0": ENDED})
-    assert len(ask_all(third, (f"t{i}" for i in itertools.count()))) == sweep.trials - 1
 
 
 def test_another_process_reads_the_study_with_optuna_alone(tmp_path: Path, ids: Iterator[str]) -> None:
@@ -428,22 +304,6 @@ def test_the_last_to_go_on_train_side_by_side_and_once(tmp_path: Path) -> None:
     assert search.finished
 
 
-def test_a_paused_search_is_resumed_as_it_was(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, RUNGS, search__trials=5), tmp_path / "j"
-    first = search_of(sweep, journal)
-    begin(first, "b", "s0", "s1", "s2", "s3")
-    for name, value in (("s0", 3.0), ("s1", 4.0), ("s2", 2.0)):
-        quality(first, name, 0.25, value)
-    reports = {name: (at(0.25, value, value),) for name, value in (("s0", 3.0), ("s1", 4.0), ("s2", 2.0))}
-    histories = {"b": UNFINISHED, "s3": UNFINISHED} | {name: History(False, r) for name, r in reports.items()}
-    second = search_of(sweep, journal, histories=histories)
-    assert set(second.rungs.paused) == {"s0", "s1"}
-    assert begin(second, "x", "y", "z") == ["b", "s2", "s3"], "what was promoted, or never paused, goes on first"
-    assert quality(second, "s3", 0.25, 9.0) == Decision.PAUSE
-    assert begin(second, "x") == ["s0"]
-    assert second.trials["s0"].values == first.trials["s0"].values
-
-
 def test_a_trial_at_its_full_length_is_not_paused_when_resumed(tmp_path: Path) -> None:
     """It stops at a rung, and was killed between its evaluation and its record's end."""
     text = RUNGS.replace("observed.sigma: {uniform: [0.1, 0.5]}", "training.stop: {choice: [0.5, 1.0]}")
@@ -477,25 +337,6 @@ def test_trials_asked_for_at_once_share_what_they_have_in_common(tmp_path: Path)
     for trial in given:
         search.evaluated(trial.trial_id, at(0.5, images=3200))
     assert search.next("later") is not None, "what they share is stored"
-
-
-def test_what_another_trial_trains_right_now_is_not_promoted_yet(tmp_path: Path) -> None:
-    class Busy(Prefixes):
-        taken: set[float] = set()  # noqa: RUF012
-
-        def busy(self, values: Mapping[str, Any]) -> bool:
-            return values["observed.sigma"] in self.taken
-
-    sweep = sweep_of(tmp_path, RUNGS, search__trials=2)
-    search = search_of(sweep, planner=Busy(sweep.config_for))
-    begin(search, "b", "s0", "s1")
-    quality(search, "s0", 0.25, 1.0)
-    quality(search, "s1", 0.25, 2.0)
-    Busy.taken |= {search.trials["s0"].values["observed.sigma"]}
-    assert search.rungs.promotable() == ["s0"]
-    assert begin(search, "x") == []
-    Busy.taken.clear()
-    assert begin(search, "x") == ["s0"]
 
 
 def test_once_the_budget_is_spent_all_end_at_their_next_evaluation(tmp_path: Path) -> None:
@@ -551,38 +392,19 @@ def test_trials_that_run_to_their_ends_are_not_begun_beyond_the_budget(tmp_path:
 
 
 def test_given_trials_start_cheapest_first_and_none_while_another_trains_its_part() -> None:
-    class Planned:
-        def __init__(self) -> None:
-            self.running: set[str] = set()
-
-        def cost(self, values: Mapping[str, Any]) -> int:
-            return int(values["cost"])
-
-        def busy(self, values: Mapping[str, Any]) -> bool:
-            return values["shares"] in self.running
-
-        def started(self, trial_id: str, values: Mapping[str, Any]) -> None:
-            self.running.add(values["shares"])
-
-        def reached(self, trial_id: str, images: int) -> None:
-            self.running.discard(trial_id[0])
-
-        def ended(self, trial_id: str) -> None:
-            self.running.discard(trial_id[0])
-
+    planner = Halves(lambda values: int(values["cost"]))
     trials = [
-        SweepTrial("replicate", {"cost": int(name[1]), "shares": name[0]}, trial_id=name)
-        for name in ("a3", "a1", "b2", "b4")
+        SweepTrial("replicate", {"cost": cost, "observed.sigma": sigma}, trial_id=f"{sigma}/{cost}")
+        for sigma, cost in ((0.1, 3000), (0.1, 1000), (0.2, 2000), (0.2, 4000))
     ]
-    given = GivenTrials(trials, Planned())
-    order = [given.next("x"), given.next("x"), given.next("x")]
-    assert [t and t.trial_id for t in order] == ["a1", "b2", None]
-    assert given.evaluated("a1", at(0.5)) == Decision.CONTINUE
+    given = GivenTrials(trials, planner)
+    assert [given.next("x") for _ in range(3)] == [trials[1], trials[2], None]
+    assert given.evaluated("0.1/1000", at(0.5)) == Decision.CONTINUE
     assert given.next("x") == trials[0]
-    given.ended("b2")
+    given.ended("0.2/2000")
     assert not given.finished
     assert given.next("x") == trials[3]
     assert given.finished
-    assert set(given.trials) == {"a1", "a3", "b4"}
+    assert set(given.trials) == {"0.1/1000", "0.1/3000", "0.2/4000"}
     alone = GivenTrials(trials, None)
     assert [alone.next("x") for _ in range(5)] == [*trials, None]

@@ -34,7 +34,7 @@ SPACE = {
     "width": Distribution("logint", (16, 512)),
 }
 PLAIN = {f"x{i}": Distribution("uniform", (0.0, 1.0)) for i in range(5)}
-SAMPLERS = ["tpe", "random", "sobol", "nsga2", "TPESampler", "NSGAIIISampler", "QMCSampler", "RandomSampler"]
+SAMPLERS = ["tpe", "random", "sobol", "nsga2", "TPESampler", "NSGAIIISampler", "gp"]
 
 
 def record_of(search: Search, space: dict[str, Distribution], proposed: int = 0) -> StudyRecord:
@@ -67,20 +67,15 @@ def drive(record: StudyRecord, count: int, side_by_side: int = 4) -> list[dict[s
 def test_active_keys_alone_are_proposed_within_their_ranges(sampler: str) -> None:
     search = Search(sampler=sampler, seed=1)
     try_sampler(SPACE, search)
-    given = drive(record_of(search, SPACE), 60)
+    given = drive(record_of(search, SPACE), 60 if sampler != "gp" else 14)
     for values in given:
         assert {k for k in SPACE if conditions.is_active(SPACE[k], values)} == set(values)
         assert all(SPACE[key].read(value) == value for key, value in values.items())
     assert {len(values) for values in given} == {3, 4, 5}
     again = drive(record_of(search, SPACE), 12)
     assert again == given[:12]
-    if sampler not in ("sobol", "QMCSampler", "tpe"):  # which count what is in the study
+    if sampler not in ("sobol", "tpe"):  # which count what is in the study
         assert drive(record_of(search, SPACE, proposed=12), 12) != again
-
-
-def test_gp_works_where_all_keys_are_active() -> None:
-    given = drive(record_of(Search(sampler="gp", seed=1, sampler_args={"n_startup_trials": 5}), PLAIN), 8)
-    assert len({tuple(values.values()) for values in given}) == 8
 
 
 def test_every_observation_of_a_config_keeps_its_own_violations() -> None:
@@ -172,18 +167,6 @@ def test_parameters_are_drawn_where_the_good_lie_and_the_bad_do_not(
     else:
         assert abs(np.median(drawn) - good) < abs(np.median(drawn) - bad)
         assert abs(np.median(away) - bad) < abs(np.median(away) - good)
-
-
-def test_even_draws_are_even() -> None:
-    """Against a listing; a ladder's ends have as much as its middle."""
-    shares = (np.arange(6000) + 0.5) / 6000
-    for distribution, count in ((IntDistribution(0, 9), 10), (FloatDistribution(0.05, 0.5, step=0.05), 10),
-                                (CategoricalDistribution(("a", "b", "c")), 3)):  # fmt: skip
-        drawn = [tpe._estimator(distribution).draw_evenly(float(share)) for share in shares]
-        _, counts = np.unique(np.round(drawn, 9) if count == 10 else drawn, return_counts=True)
-        assert np.allclose(counts, 6000 / count, atol=1)
-    logs = np.log([tpe._estimator(FloatDistribution(0.1, 10, log=True)).draw_evenly(float(s)) for s in shares])
-    assert np.allclose(np.diff(logs), np.diff(logs)[0])
 
 
 def test_the_best_are_those_of_the_lowest_ranks_and_the_most_hypervolume() -> None:

@@ -165,27 +165,6 @@ def test_places_are_as_by_the_definition() -> None:
 # -- properties -------------------------------------------------------------------------------------------------------
 
 
-def test_who_dominates_its_rung_goes_on_and_who_is_dominated_by_all_does_not() -> None:
-    rng = np.random.default_rng(42)
-    for _ in range(300):
-        eta = int(rng.integers(2, 6))
-        others = [draw(rng) for _ in range(int(rng.integers(1, 20)))]
-        finite = np.array([e.values for e in others if group(e) < 2] or [[0.0, 0.0]])
-        best, worst = Entry(tuple(finite.min(axis=0) - 1)), Entry(tuple(finite.max(axis=0) + 1), feasible=False)
-        for entry, loses in ((best, False), (worst, True)):
-            rungs = Rungs((10,), eta)
-            for n, other in enumerate(others):
-                rungs.report(f"t{n}", 10, other)
-            decision = rungs.report("it", 10, entry)
-            full = len(others) + 1 >= eta
-            if not loses:
-                assert (decision == CONTINUE) == full
-            elif full and all(group(e) < 2 for e in others):
-                assert decision == PAUSE
-                assert "it" in rungs
-                assert "it" not in rungs.promotable()
-
-
 def changed(reports: list[Reported], change: Callable[[tuple[float, float]], list[float]]) -> list[Reported]:
     return [replace(r, entry=replace(r.entry, values=tuple(change(r.entry.values)))) for r in reports]
 
@@ -303,16 +282,6 @@ def test_reports_between_rungs_and_over_several() -> None:
     )
     assert rungs.report("c", 60, Entry((5.0, 5.0)), last=True) == CONTINUE, "a training that is over does not pause"
     assert rungs.reached("c") == 2
-
-
-def test_a_lone_trial_goes_on_when_no_more_will_come() -> None:
-    rungs = Rungs((1, 2, 4), 2)
-    assert rungs.report("one", 1, Entry((1.0, 1.0))) == PAUSE
-    assert (rungs.promotable(), rungs.promotable(at_least=1)) == ([], ["one"])
-    assert rungs.report("two", 1, Entry((2.0, 2.0))) == PAUSE
-    assert rungs.promotable() == rungs.promotable(at_least=1) == ["one"]
-    assert rungs.report("one", 2, Entry((1.0, 1.0))) == PAUSE
-    assert (rungs.promotable(), rungs.promotable(at_least=1)) == ([], ["one"])
 
 
 def test_a_trial_that_less_training_beats_stands_behind() -> None:
