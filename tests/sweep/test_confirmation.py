@@ -73,11 +73,11 @@ def test_front_first_then_near_it_and_each_with_the_same_fresh_seeds(tmp_path: P
         config = config_of(replicate)
         assert config.images_at(config.training.stop) == replicate.images
         assert config.seed == replicate.seed
-        sigma = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.trial.replicate_of]
+        sigma = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.trial.label]
         same = build_config({}, {**replicate.trial.values, "seed": 0, "training.stop": 1.0})
         assert same.observed.sigma == sigma
         assert replicate.trial.role == "replicate"
-        assert original[replicate.trial.replicate_of]
+        assert original[replicate.trial.label]
     again = {(r.trial_id, r.images, r.seed, r.checkpoint) for r in found.reevaluations}
     assert again == {(name, images, 1, f"trials/{name}/checkpoints/images-{images:09d}") for name, images, _ in places}
     assert all(build_config(r.values).evaluation.seed == 1 for r in found.reevaluations)

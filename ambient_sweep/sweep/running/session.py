@@ -164,9 +164,9 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
     if not left.replicates:
         return
     forecast = Forecast(0, 0, 0)
-    progress = _progress(sweep, root, 0, echo, forecast)
-    for each in left.replicates:
+    for each in left.replicates:  # the records say more of those that began
         forecast.report(each.trial.trial_id, "replicate", 0, 0, each.cost)
+    progress = _progress(sweep, root, 0, echo, forecast)
     progress.total = progress.done + progress.failed + len(left.replicates)
     nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
     _, concurrent = concurrent_trials(nodes, sweep.some_config().resources, sweep.search.max_concurrent)

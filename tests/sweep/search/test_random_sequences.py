@@ -43,7 +43,7 @@ def cost(values: Mapping[str, Any]) -> int:
 
 
 def drawn(rng: random.Random, folder: Path) -> Sweep:
-    search = {
+    search: dict[str, Any] = {
         "search.trials": rng.choice([3, 8, 50]),
         "search.sampler": rng.choice(["tpe", "tpe", "tpe", "random", "nsga2", "sobol", "TPESampler"]),
         "search.stopping.rule": rng.choice(["rungs", "rungs", "none"]),

@@ -183,6 +183,16 @@ def test_a_resumed_search_keeps_what_ended_and_hands_out_the_rest(tmp_path: Path
     assert not search_of(sweep, journal, histories=histories | dict.fromkeys(("c1", "s3", "new2"), ENDED)).left
 
 
+def test_a_config_refused_as_tried_before_is_tried(tmp_path: Path, ids: Iterator[str]) -> None:
+    """It repeated a proposal that was not trained, since the driver died."""
+    sweep = sweep_of(tmp_path, "space: {seed: {int: [0, 1]}}", search__sampler="random")
+    record = record_of(sweep, tmp_path / "j")
+    record.propose({"seed": 0})
+    record.refuse(record.propose({"seed": 0}), "tried before")
+    given = ask_all(search_of(sweep, tmp_path / "j"), ids)
+    assert [t.values for t in given if t.role == "search"] == [{"seed": 0}, {"seed": 1}]
+
+
 def test_another_process_reads_the_study_with_optuna_alone(tmp_path: Path, ids: Iterator[str]) -> None:
     search = search_of(sweep_of(tmp_path, BARE), tmp_path / "j")
     for trial in itertools.islice(ask_all(search, ids), 1, 4):

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from scipy.integrate import quad
 from scipy.stats import truncnorm
@@ -273,9 +274,9 @@ def test_it_beats_random_draws_and_keeps_up_with_optunas_tpe() -> None:
     assert ours > tpes - 0.3
 
 
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_one_objective_and_a_space_defined_by_run(direction: str) -> None:
-    sign = 1 if direction == "minimize" else -1
+@pytest.mark.parametrize("direction", [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
+def test_one_objective_and_a_space_defined_by_run(direction: StudyDirection) -> None:
+    sign = -1 if direction == StudyDirection.MAXIMIZE else 1
 
     def objective(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", -5, 5)

@@ -51,7 +51,7 @@ def crowding(front: list[Entry], entry: Entry) -> float:
 
 def keys(entries: list[Entry]) -> list[tuple[float, ...]]:
     """By which entries are ordered."""
-    found = []
+    found = list[tuple[float, ...]]()
     for entry in entries:
         rank, front = front_of(entries, entry) if group(entry) < 2 else (0, [])
         found.append((group(entry), rank, -crowding(front, entry) if front else 0))
@@ -165,8 +165,8 @@ def test_places_are_as_by_the_definition() -> None:
 # -- properties -------------------------------------------------------------------------------------------------------
 
 
-def changed(reports: list[Reported], change: Callable[[tuple[float, float]], list[float]]) -> list[Reported]:
-    return [replace(r, entry=replace(r.entry, values=tuple(change(r.entry.values)))) for r in reports]
+def changed(reports: list[Reported], change: Callable[[float, float], tuple[float, float]]) -> list[Reported]:
+    return [replace(r, entry=replace(r.entry, values=change(*r.entry.values))) for r in reports]
 
 
 def test_decisions_depend_on_neither_scale_nor_names() -> None:
@@ -175,11 +175,11 @@ def test_decisions_depend_on_neither_scale_nor_names() -> None:
         reports = sequence(rng)
         expected = feed(Rungs((2, 6), 2), reports)
         units = (2.0 ** rng.integers(-6, 7, 2)).tolist()
-        scaled = changed(reports, lambda values: [x * u for x, u in zip(values, units, strict=True)])  # noqa: B023
+        scaled = changed(reports, lambda x, y: (x * units[0], y * units[1]))  # noqa: B023
         assert feed(Rungs((2, 6), 2), scaled) == expected
         renamed = [replace(r, trial_id=f"other-{99 - int(r.trial_id[1:])}") for r in reports]
         assert feed(Rungs((2, 6), 2), renamed) == expected
-        swapped = changed(reports, lambda values: [values[1], values[0]])
+        swapped = changed(reports, lambda x, y: (y, x))
         assert feed(Rungs((2, 6), 2), swapped) == expected
 
 
