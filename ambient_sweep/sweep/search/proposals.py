@@ -53,7 +53,7 @@ class Proposals:
         self._passed: dict[int, int] = {}  # how often another was taken before them
         self._single: deque[tuple[dict[str, Any], int]] = deque(maxlen=SINGLE)  # without a sibling, and their cost then
         self._grid = conditions.configs(sweep.space) if sweep.search.sampler == GRID else None
-        self._given: deque[SweepTrial] = deque()
+        self._given: deque[tuple[Values, Values]] = deque()  # values, and the attributes of their trials
         self._drawn = 0
         self._refusal, self._allowed_any = "", False
         self.gave_up = ""  # why no more come, where the space may hold some
@@ -68,19 +68,15 @@ class Proposals:
         self._taken.add(mark(values))
         self._drawn, self._allowed_any = self._drawn + 1, True
 
-    def give(self, trial: SweepTrial) -> None:
-        """A proposal from elsewhere, which goes first: a point of the sweep file, or one of an earlier session."""
-        self._given.append(trial)
+    def give(self, values: Values, attributes: Values) -> None:
+        """Values from elsewhere, which go first: a point of the sweep file, or a proposal of an earlier session."""
+        self._given.append((values, attributes))
 
     def next(self, *, waiting_helps: bool) -> SweepTrial | None:
         """The next config to train; None where there is none now. waiting_helps: trials are running, so what is busy will
         be free. Raises AmbientSweepError for what the sampler raises."""
-        while self._given:
-            trial = self._given.popleft()
-            if not self._new(trial.values):
-                self._record.refuse(trial, TRIED)
-            elif self._trainable(trial):
-                return self._chosen(trial)
+        if (given := self._next_given()) is not None:
+            return self._chosen(given)
         if self._share and (sibling := self._sibling()) is not None:
             return sibling
         wanted = LOOKAHEAD if self._share else 1
@@ -90,6 +86,19 @@ class Proposals:
                 return None
             more = self._hold_up_to(len(self._held) + 1)
         return self._chosen(chosen)
+
+    def _next_given(self) -> SweepTrial | None:
+        while self._given:
+            values, attributes = self._given.popleft()
+            for _ in range(REPEATS):  # keys that a point leaves open are drawn anew
+                trial = self._record.propose(values, attributes)
+                if not self._new(trial.values):
+                    self._record.refuse(trial, TRIED)
+                elif self._trainable(trial):
+                    return trial
+                if trial.values.keys() == values.keys():
+                    break
+        return None
 
     def _chosen(self, trial: SweepTrial) -> SweepTrial:
         assert trial.number is not None

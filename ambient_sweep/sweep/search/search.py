@@ -117,14 +117,15 @@ class SweepSearch:
     def _begin(self) -> None:
         """Proposes again, in this session, what an earlier one proposed and left unfinished."""
         for trial in self._unused:
-            self._proposals.give(self._record.propose_again(trial))
+            self._record.drop(trial.number)
+            self._proposals.give(self._record.values(trial), trial.user_attrs)
         for trial_id, trial in self._unfinished.items():
             again = self.trials[trial_id] = replace(self._record.propose_again(trial), trial_id=trial_id)
             if not self.is_paused(trial_id):
                 self._waiting.append(again)
         for index, point in enumerate(self._sweep.points):
             if index not in self._points:
-                self._proposals.give(self._record.propose(point, {POINT: index}))
+                self._proposals.give(point, {POINT: index})
         self._begun = True
 
     # -- asked by the driver ------------------------------------------------------------------------------------------

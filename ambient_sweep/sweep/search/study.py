@@ -103,7 +103,8 @@ class StudyRecord:
 
     def propose(self, values: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> SweepTrial:
         """A given proposal; the sampler draws keys that are left out."""
-        self.study.enqueue_trial(dict(values), user_attrs={**(attributes or {}), GIVEN: dict(values)})
+        kept = {key: value for key, value in (attributes or {}).items() if key != WHY}
+        self.study.enqueue_trial(dict(values), user_attrs=kept | {GIVEN: dict(values)})
         return self.ask()
 
     def ask(self) -> SweepTrial:
@@ -209,7 +210,7 @@ class StudyRecord:
         """A trial of an earlier session, as one of this session."""
         if trial.state == TrialState.RUNNING:
             self.drop(trial.number)
-        return self.propose(self.values(trial), {k: v for k, v in trial.user_attrs.items() if k != WHY})
+        return self.propose(self.values(trial), trial.user_attrs)
 
     def drop(self, number: int, *, stopped: bool = False) -> None:
         """A trial that an earlier session left RUNNING is over under this number."""

@@ -30,10 +30,10 @@ class Listing(optuna.samplers.RandomSampler):
 
     def __init__(self, values: Iterator[dict[str, Any]]) -> None:
         super().__init__(seed=0)
-        self._values = values
+        self._values, self._always = values, False
 
     def before_trial(self, study: Any, trial: Any) -> None:
-        if "fixed_params" not in trial.system_attrs:
+        if self._always or "fixed_params" not in trial.system_attrs:
             self._now = next(self._values)
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
@@ -76,7 +76,7 @@ def test_every_config_comes_once_even_from_a_sampler_that_repeats_itself(tmp_pat
     tried = {"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 0}
     source.remember(tried)
     for _ in range(2):
-        source.give(record.propose({"seed": 2, "objective.kind": "ambient"}))
+        source.give({"seed": 2, "objective.kind": "ambient"}, {})
     found = take(source)
     assert found[0] == {"objective.kind": "ambient", "seed": 2}
     assert len({mark(values) for values in [*found, tried]}) == len(found) + 1 == sweep.size() == 16
@@ -86,6 +86,20 @@ def test_every_config_comes_once_even_from_a_sampler_that_repeats_itself(tmp_pat
     assert set(repeated) == {"tried before"}
     assert len(repeated) == 1 + REPEATS * 13
     assert all(values == sweep.active(values) for values in found)
+
+
+def test_a_point_opens_keys_that_are_drawn_until_they_fit(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, TEXT, search__constraints__parameters=1500)
+    draws = ({"consistency.weight": 0.5, "seed": seed} for seed in (0, 0, 3, 1))
+    source, record = proposals(sweep, draws, parameters=lambda values: 1000 * int(values["seed"]))
+    record.study.sampler._always = True  # type: ignore[attr-defined]
+    for _ in range(2):
+        source.give({"objective.kind": "ambient_consistency"}, {"point": 0})
+    found = take(source, 2)
+    assert found == [
+        {"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": seed} for seed in (0, 1)
+    ]
+    assert [(seed, state) for seed, state, _ in refused(record)] == [(0, "FAIL"), (3, "PRUNED")]
 
 
 def test_marks_tell_values_apart_and_nothing_else() -> None:
@@ -98,8 +112,8 @@ def test_what_exceeds_a_bound_is_refused_with_the_reason(tmp_path: Path) -> None
     sweep = sweep_of(tmp_path, TEXT, search__constraints__parameters=1500)
     parameters: Any = lambda values: 1000 * int(values["seed"])  # noqa: E731
     source, record = proposals(sweep, seeds(3, 1, 2, 0), parameters=parameters)
-    source.give(record.propose({"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 2}))
-    source.give(record.propose({"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 2}))
+    source.give({"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 2}, {})
+    source.give({"objective.kind": "ambient_consistency", "consistency.weight": 0.5, "seed": 2}, {})
     assert [values["seed"] for values in take(source, 2)] == [1, 0]
     why = "parameters {},000 exceed search.constraints.parameters=1500"
     pruned = [(seed, "PRUNED", why.format(seed)) for seed in (2, 2, 3)]
@@ -179,7 +193,7 @@ def test_what_trains_alike_comes_right_after_it_once_for_each_proposal(tmp_path:
         busy=lambda values: values["seed"] in busy,
     )
     for seed in (0, 1, 2):
-        source.give(record.propose({"seed": seed, "ema.length": 0.1, "sampling.steps": 8}))
+        source.give({"seed": seed, "ema.length": 0.1, "sampling.steps": 8}, {})
     assert [v["seed"] for v in take(source, 3)] == [0, 1, 2], "nothing is trained of them yet"
     trained |= {0: 50}
     assert take(source, 1)[0] not in ({"seed": 0}, None), "what is on its way has no sibling yet"
