@@ -1,15 +1,17 @@
 """Searches in which anything happens in any order, and whose driver dies between any two lines of the study."""
 
+import contextlib
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from searches import IMAGES, Driver, Halves, searched, sweep_of
+from searches import IMAGES, Driver, Folder, Halves, Killed, at, observations, searched, sweep_of
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.search.proposals import mark
@@ -118,6 +120,25 @@ def _check_study(driver: Driver, study: optuna.Study) -> None:
             assert trial.state == TrialState.FAIL or "why" not in trial.user_attrs
     stopped = {i for i, f in tried.items() if f.ending == "stopped"}
     assert stopped <= {i for i, trial in searched(study).items() if trial.state == TrialState.PRUNED}
+
+
+@pytest.mark.parametrize("lines", range(6))
+def test_a_driver_that_dies_while_it_catches_up_goes_on_later(tmp_path: Path, lines: int) -> None:
+    driver = Driver(sweep_of(tmp_path, REAL), random.Random(0), cost=cost)
+    search = driver.open()
+    driver.folders = {name: Folder(replace(search.next(name), number=None), True) for name in ("b", "s0", "s1")}  # type: ignore[type-var]
+    driver.folders["s0"].reports = [at(0.25, 3.0), at(1.0, 2.0)]
+    driver.folders["s0"].ending = driver.folders["b"].ending = "completed"
+    driver.journal.lines_left = lines
+    with contextlib.suppress(Killed):
+        driver.open().next("x")
+    driver.journal.lines_left = math.inf
+    again = driver.open()
+    study = again._record.study
+    assert (searched(study)["s0"].values, observations(study)) == ([2.0, 0.1], [("s0", 0.25, (3.0, 0.1))])
+    going_on = again.next("x")
+    assert going_on is not None
+    assert replace(going_on, number=None) == driver.folders["s1"].trial
 
 
 @pytest.mark.parametrize("seed", range(60))
