@@ -92,7 +92,7 @@ def test_a_point_opens_keys_that_are_drawn_until_they_fit(tmp_path: Path) -> Non
     sweep = sweep_of(tmp_path, TEXT, search__constraints__parameters=1500)
     draws = ({"consistency.weight": 0.5, "seed": seed} for seed in (0, 0, 3, 1))
     source, record = proposals(sweep, draws, parameters=lambda values: 1000 * int(values["seed"]))
-    record.study.sampler._always = True  # type: ignore[attr-defined]
+    record.study.sampler._always = True  # type: ignore[union-attr]
     for _ in range(2):
         source.give({"objective.kind": "ambient_consistency"}, {"point": 0})
     found = take(source, 2)

@@ -126,7 +126,10 @@ def _check_study(driver: Driver, study: optuna.Study) -> None:
 def test_a_driver_that_dies_while_it_catches_up_goes_on_later(tmp_path: Path, lines: int) -> None:
     driver = Driver(sweep_of(tmp_path, REAL), random.Random(0), cost=cost)
     search = driver.open()
-    driver.folders = {name: Folder(replace(search.next(name), number=None), True) for name in ("b", "s0", "s1")}  # type: ignore[type-var]
+    for name in ("b", "s0", "s1"):
+        trial = search.next(name)
+        assert trial is not None
+        driver.folders[name] = Folder(replace(trial, number=None), written=True)
     driver.folders["s0"].reports = [at(0.25, 3.0), at(1.0, 2.0)]
     driver.folders["s0"].ending = driver.folders["b"].ending = "completed"
     driver.journal.lines_left = lines
