@@ -64,7 +64,7 @@ def test_a_budget_is_spent_in_full_and_fixed_trials_come_on_top() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_near_what_a_search_trains_in_the_end(tmp_path: Path, seed: int) -> None:
-    """From a quarter of its trials on, within a third."""
+    """From a quarter of its trials on. It is low: early trials are promoted before better ones come, which it leaves out."""
     sweep = sweep_of(tmp_path, TEXT, search__trials=40, search__seed=seed)
     forecast = Forecast(IMAGES, 1, 40, sweep.rung_levels, sweep.search.stopping.eta)
     guesses = list[float]()
@@ -81,5 +81,5 @@ def test_it_is_near_what_a_search_trains_in_the_end(tmp_path: Path, seed: int) -
     driver.run()
     trained = sum(folder.reports[-1].images for folder in driver.folders.values())
     assert forecast.executed == trained
-    assert all(abs(guess / trained - 1) < 1 / 3 for guess in guesses)
+    assert all(0.6 * trained < guess < 1.1 * trained for guess in guesses)
     assert len(guesses) > 30
