@@ -282,6 +282,9 @@ def test_reports_between_rungs_and_over_several() -> None:
     )
     assert rungs.report("c", 60, Entry((5.0, 5.0)), last=True) == CONTINUE, "a training that is over does not pause"
     assert rungs.reached("c") == 2
+    again = Rungs((10, 20), 2)
+    again.recall([("a", 10, Entry((5.0, 5.0))), ("a", 15, Entry((5.0, 5.0))), ("b", 10, Entry((4.0, 4.0)))], {"a", "b"})
+    assert again.paused == [], "b is the best, and a was on its way"
 
 
 def test_a_trial_that_less_training_beats_stands_behind() -> None:
