@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ambient_sweep.config import Config, dump
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.search.budget import ROLES
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
@@ -39,7 +38,7 @@ def read_histories(root: Path) -> dict[str, History]:
 
 def spent_before(root: Path) -> dict[str, int]:
     """Images that were trained for each trial that `search.images` counts. Raises UserError naming a damaged record."""
-    return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role in ROLES}
+    return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role == "search"}
 
 
 def note_rung(root: Path, trial_id: str, rung: int) -> None:

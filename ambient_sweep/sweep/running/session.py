@@ -168,9 +168,9 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
     if not left.replicates:
         return
     forecast = Forecast(0, 0, 0)
-    progress = _progress(sweep, root, 0, echo, forecast)
-    for trial in left.replicates:
+    for trial in left.replicates:  # the records know more of those that began
         forecast.report(trial.trial_id, trial.role, 0, 0, _images(sweep, trial.values))
+    progress = _progress(sweep, root, 0, echo, forecast)
     progress.total = progress.done + progress.failed + len(left.replicates)
     nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
     _, concurrent = concurrent_trials(nodes, sweep.some_config().resources, sweep.search.max_concurrent)
