@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/ambient-sweep run search_spaces/digits.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # With the tests marked slow: all kills, long fuzzing.
 test-all: setup

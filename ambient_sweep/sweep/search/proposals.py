@@ -15,7 +15,7 @@ from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 
 LISTED = 4096  # spaces of up to this size are listed to find a config that was not tried
-REPEATS = 20  # proposals in a row that were tried already, before a config is drawn that was not
+REPEATS = 5  # proposals in a row that were tried already, before a config is drawn that was not
 REFUSALS = 200  # proposals in a row that are refused, before the search gives up
 LOOKAHEAD = 2  # proposals among which the cheapest to train is taken, with stages
 MOST_HELD = 8  # proposals held while what they share is being trained
