@@ -1,4 +1,4 @@
-"""Runs a sweep from its start to its report, or goes on with one that was interrupted.
+"""Runs a sweep from its start to its report, or continues one that was interrupted.
 
 The folder of a sweep holds its whole state: `sweep.yaml`, Optuna's journal and the trials' own records and training
 states. `resume_sweep` starts from these and not from Tune's snapshots, which lag behind, are pickles, and when damaged
@@ -57,7 +57,9 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     """
     check_corners(sweep)
     try_sampler(sweep.space, sweep.search)
-    root = claim(storage.expanduser().absolute(), sweep.name)
+    root = claim(
+        storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
+    )
     started = False
 
     def start() -> None:
@@ -72,15 +74,15 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
             raise
         raise AmbientSweepError("interrupted before anything was trained") from None
     finally:
-        if not started:  # nothing is lost with it, and the name is free again
+        if not started:  # there is nothing to lose, and the name is free again
             shutil.rmtree(root)
 
 
 def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: Echo = print) -> SweepSummary:
-    """Goes on with the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*`.
+    """Continues the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*`.
 
-    Trials that ended are kept, interrupted ones and those whose worker failed go on from their last training state, the
-    rest is trained. A finished sweep only gets its tables and report anew. Raises as `run_sweep`.
+    Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
+    finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     root = root.expanduser().absolute()
     if not (root / SWEEP_FILE).is_file():
@@ -95,21 +97,17 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     return _run(sweep, root, echo, lambda: None)
 
 
-def claim(storage: Path, name: str) -> Path:
-    """Makes the folder of a new sweep. Raises UserError where it is there already, or cannot be written."""
-    root = storage / name
+def claim(root: Path, hint: str) -> Path:
+    """Makes the folder of a new run. Raises UserError where it exists (`hint` says what to do) or cannot be written."""
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir()
         with tempfile.TemporaryFile(dir=root):
             pass
     except FileExistsError:
-        if not storage.is_dir():
-            raise UserError(f"{storage}: is not a folder; give another --storage") from None
-        raise UserError(
-            f"{root}: a run of this name is there already; `ambient-sweep resume {root}` goes on with it, "
-            "name=... starts another"
-        ) from None
+        if not root.parent.is_dir():
+            raise UserError(f"{root.parent}: not a folder; give another --storage") from None
+        raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name") from None
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return root
@@ -142,7 +140,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
         if not stopped or _is_finished(sweep, root):
             return _finish(sweep, root, echo, begun)
         summarize(root)
-        raise Stopped(f"interrupted; `ambient-sweep resume {root}` goes on from here")
+        raise Stopped(f"interrupted; `ambient-sweep resume {root}` continues from here")
 
 
 def _finish(sweep: Sweep, root: Path, echo: Echo, begun: float) -> SweepSummary:

@@ -104,7 +104,7 @@ class SweepCallback(WithoutState, tune.Callback):
                 self._end(trial, None)
         for trial in self._search.trials.values():
             config = self._sweep.config_for(trial.values)
-            mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `resume` goes on with it")
+            mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")
 
     def _end(self, trial: SweepTrial, reason: str | None) -> None:
         self._changed = True

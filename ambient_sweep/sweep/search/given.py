@@ -1,4 +1,4 @@
-"""Trials that are known beforehand, handed out in the manner of `SweepSearch`: those with the least to train first."""
+"""Trials that are known beforehand, behind the interface of `SweepSearch`: those with the least to train go first."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Which trial a sweep trains next, which ones pause, and when it is done. Knows no Ray, no clock and no trial's folder.
 
 Fixed trials come first, outside the study, and run to their ends. Then come searched trials: proposals of Optuna, and paused
-trials that may go on. A trial that pauses gives its worker away; it goes on from its own folder when it is handed out again.
+trials that may go on. A paused trial frees its worker; it continues from its own folder when `next` returns it again.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,9 +56,9 @@ class SweepSearch:
         self.rungs = Rungs(sweep.rung_levels, sweep.search.stopping.eta)
         busy = None if planner is None else planner.busy
         self._proposals = Proposals(sweep, record, cost=self._cost, busy=busy, parameters=parameters)
-        self.trials: dict[str, SweepTrial] = {}  # handed out or going on, and not ended
+        self.trials: dict[str, SweepTrial] = {}  # begun, and not ended
         self._running: set[str] = set()
-        self._waiting: list[SweepTrial] = []  # of earlier sessions, handed out first
+        self._waiting: list[SweepTrial] = []  # of earlier sessions; they go first
         self._full: dict[str, Report] = {}  # searched trials' reports at full length
         self._observed: dict[str, set[float]] = {}  # lengths by trial
         self._last: list[str] = []  # paused trials that go on since nothing else is left
@@ -73,7 +73,7 @@ class SweepSearch:
     def _recover(self, earlier: Earlier, histories: Mapping[str, History]) -> None:
         if histories and not histories.keys() & (earlier.trials.keys() | {*self._fixed_ids}):
             raise UserError(
-                f"the study knows none of the {len(histories)} trials of this sweep, which would be trained again; "
+                f"the study holds none of the {len(histories)} trials of this sweep, so they would be trained again; "
                 "restore study.journal, or start again under another name"
             )
         unknown = History(ended=False)
@@ -216,7 +216,7 @@ class SweepSearch:
 
     @property
     def searched(self) -> int:
-        """Configs that were handed out, in earlier sessions too."""
+        """Configs tried, those of earlier sessions included."""
         return self._searched
 
     # -- told by the driver -------------------------------------------------------------------------------------------

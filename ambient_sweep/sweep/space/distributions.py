@@ -40,7 +40,7 @@ class Distribution:
         return _steps(self.values[0], self.values[1], self.step or 1) + 1
 
     def grid(self) -> Sequence[Any]:
-        """All values, in order. Raises ValueError where there is no end of them."""
+        """All values, in order. Raises ValueError where there are infinitely many."""
         if self.kind == "choice":
             return self.values
         if self.kind in WHOLE:

@@ -69,7 +69,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     wait_until(lambda: list(root.glob("trials/*/remeasured/*.json")))
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) == 1
-    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
+    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` continues from here\n"
 
     left = confirmation(sweep, root)
     assert 0 < len(left.remeasurements) < 800
