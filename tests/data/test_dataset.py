@@ -6,7 +6,6 @@ from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data import dataset as dataset_module
-from ambient_sweep.data import split as split_module
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.errors import UserError
 
@@ -49,8 +48,7 @@ def test_heldout_images_do_not_depend_on_the_number_of_training_images():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_source_is_read_in_blocks_and_keeps_its_depth(monkeypatch, dtype):
     source = MadeUp(pictures(50, dtype=dtype), labels=np.arange(50) % 3, classes=("a", "b", "c"))
-    config = use(monkeypatch, source, train_size=30)
-    monkeypatch.setattr(split_module, "BLOCK_BYTES", 7 * 8 * 8 * 3)
+    config = use(monkeypatch, source, block=7, train_size=30)
     data = load_data(config)
     assert (data.shape, data.classes, data.train_sigma) == ((3, 8, 8), 3, None)
     assert data.train._array.dtype == dtype
@@ -67,8 +65,7 @@ def test_the_fingerprint_is_of_pixels_and_split_and_of_nothing_else(monkeypatch)
     source = MadeUp(pictures(40))
     config = use(monkeypatch, source, train_size=20)
     first = load_data(config).fingerprint
-    monkeypatch.setattr(split_module, "BLOCK_BYTES", 3 * 8 * 8 * 3)
-    assert load_data(config).fingerprint == first
+    assert load_data(use(monkeypatch, source, block=3, train_size=20)).fingerprint == first
     others = [load_data(config.model_copy(update=change)).fingerprint for change in (
         {"train_size": 21}, {"split_seed": 1}, {"heldout_size": 10}
     )]  # fmt: skip

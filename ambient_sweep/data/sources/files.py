@@ -10,8 +10,7 @@ from typing import IO
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import ReadFile, folder_labels, folder_levels
-from ambient_sweep.data.sources.damage import DAMAGED, MAX_BYTES, CorruptImage, one_line
-from ambient_sweep.data.sources.decode import PixelArray, decode, read_header
+from ambient_sweep.data.sources.decode import DAMAGED, MAX_BYTES, CorruptImage, PixelArray, decode, is_deep, one_line
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -27,16 +26,8 @@ def _source(
     place = str(config.path)
     labels, classes = folder_labels(inner, read, place)
     sigma = folder_levels(inner, read, place, config.sigma_column)
-    deep = any(_is_deep(name, open_image) for name in names if name.lower().endswith(MAYBE_DEEP))
+    deep = any(is_deep(partial(open_image, name)) for name in names if name.lower().endswith(MAYBE_DEEP))
     return Source(names, loaders, config.image_size, config.channels, not deep, labels, classes, sigma)
-
-
-def _is_deep(name: str, open_image: Callable[[str], IO[bytes]]) -> bool:
-    try:
-        with open_image(name) as file:
-            return read_header(file).deep
-    except (CorruptImage, *DAMAGED):
-        return False  # counted as corrupt when it is read
 
 
 def _check_names(names: Sequence[str], where: str) -> None:

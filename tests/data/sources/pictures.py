@@ -2,6 +2,7 @@
 
 import os
 from io import BytesIO
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -41,10 +42,16 @@ def opened(source, path, **changes):
     return open_source(config(source, path, **changes))
 
 
+def blocks(source, size):
+    """The blocks of a source, of `size` images each."""
+    with mock.patch("ambient_sweep.data.sources.source.BLOCK_BYTES", size * int(np.prod(source.shape))):
+        yield from source.blocks()
+
+
 def read_all(source, size=3):
-    """All images and the corrupt rows as {name: reason}, after checks of what every source promises."""
+    """All images [N, H, W, C] and the corrupt rows as {name: reason}, after checks of what every source promises."""
     images, corrupt, start = [], {}, 0
-    for block in source.blocks(size):
+    for block in blocks(source, size):
         assert block.start == start
         assert len(block.images) == min(size, len(source) - start)
         assert block.images.dtype == (np.uint8 if source.depth8 else np.float32)
@@ -58,7 +65,7 @@ def read_all(source, size=3):
     assert start == len(source) == len(source.names)
     assert source.labels is None or source.labels.shape == (start,)
     assert source.sigma is None or source.sigma.shape == (start,)
-    return np.concatenate(images), corrupt
+    return np.concatenate(images).transpose(0, 2, 3, 1), corrupt
 
 
 def complaint(function, *arguments, **options):

@@ -8,8 +8,7 @@ import pytest
 from pictures import damaged, encoded, noise
 from PIL import Image
 
-from ambient_sweep.data.sources.damage import CorruptImage
-from ambient_sweep.data.sources.decode import decode, fit, luma, read_header
+from ambient_sweep.data.sources.decode import CorruptImage, decode, fit, luma, read_header
 
 PICTURE = noise(1, 24, 20)[0]
 GREY16 = PICTURE[..., 0].astype(np.uint16) * 257

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from pictures import complaint, damaged, encoded, noise, opened, outcome, read_all
+from pictures import blocks, complaint, damaged, encoded, noise, opened, outcome, read_all
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import files, open_source, source
@@ -146,9 +146,9 @@ def test_images_that_cannot_be_read_are_listed_with_their_reason(classes, monkey
 
 def test_an_abandoned_reading_leaves_no_threads(classes):
     before = threading.active_count()
-    blocks = opened("folder", classes).blocks(1)
-    next(blocks)
-    blocks.close()
+    reading = blocks(opened("folder", classes), 1)
+    next(reading)
+    reading.close()
     assert threading.active_count() == before
 
 

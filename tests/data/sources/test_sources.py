@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import open_source
-from ambient_sweep.data.sources.annotations import class_numbers, noise_levels, numbered
+from ambient_sweep.data.sources.annotations import class_labels, noise_levels
 
 KINDS = get_args(DataConfig.model_fields["source"].annotation)
 
@@ -40,10 +40,10 @@ def test_a_store_is_no_source(tmp_path):
 
 
 def test_class_numbers_follow_the_order_of_names():
-    numbers, classes = numbered(["dog", "cat", "dog", "Ant"])
+    numbers, classes = class_labels(np.array(["dog", "cat", "dog", "Ant"]), "x")
     assert numbers.tolist() == [2, 1, 2, 0]
     assert classes == ("Ant", "cat", "dog")
-    numbers, classes = class_numbers(np.array([3, 1], np.uint8), "x")
+    numbers, classes = class_labels(np.array([3, 1], np.uint8), "x")
     assert numbers.dtype == np.int64
     assert classes == ("0", "1", "2", "3")
 
