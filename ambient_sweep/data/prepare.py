@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data
-from ambient_sweep.data.duplicates import NEAR, Thumbnails, describe_groups, find_duplicates
+from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.observed import add_noise
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.sources import Source, open_source
@@ -175,9 +175,10 @@ class _Preparation:
         near, dropped = self.options.near, self.options.drop_duplicates
         found = find_duplicates(self.thumbnails, self.train, self.heldout, near)
         self.duplicates = {**found.counts(), "near": near, "dropped": dropped}
-        names = self.source.names if self.options.observed_sigma is None else None
-        groups = describe_groups(found, rows, self.place, names)
-        document = json.dumps({**self.duplicates, "groups": groups}, indent=1)
+        named: list[Any] = self.place[rows].tolist()
+        if self.options.observed_sigma is None:
+            named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
+        document = json.dumps({**self.duplicates, "groups": found.named_groups(named)}, indent=1)
         (self.folder / DUPLICATES_FILE).write_text(document + "\n")
         if dropped:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
@@ -230,36 +231,38 @@ class _Preparation:
 def summary(out: Path, info: StoreInfo) -> list[str]:
     """What the store at `out` holds and how to train with it, for people."""
     channels, side, _ = info.shape
-    split, copies, corrupt, made = info.split, info.duplicates, info.corrupt, info.observed
+    split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
+    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
+    keys += f" data.split_seed={split.seed}" if split.seed else ""
+    what, notes = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images", list[str]()
     if made is not None:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"
-    lines = [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", f"fingerprint {info.fingerprint}"]
-    if made is not None and made.seed is not None:
-        lines.append(f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images")
-    if corrupt["count"]:
-        first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in corrupt.get("first", [])[:3])
-        lines.append(f"skipped {corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
-    lines.append(
+        # the sizes too, since the clean store may hold more
+        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
+        keys += f" observed.base_sigma={made.sigma}"
+        if made.seed is not None:
+            keys += f" observed.seed={made.seed}"
+            notes.append(
+                f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images"
+            )
+        keys += " evaluation.path=..."
+    if info.corrupt["count"]:
+        first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
+        notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
+    notes.append(
         f"duplicates {'dropped' if copies['dropped'] else 'found'}: {copies['train_exact']:,} exact and "
         f"{copies['train_near']:,} near copies in the training set, {copies['heldout_exact']:,} exact and "
         f"{copies['heldout_near']:,} near copies of it among the held-out images ({DUPLICATES_FILE})"
     )
     held = copies["heldout_exact"] + copies["heldout_near"]
     if held and not copies["dropped"]:
-        lines.append(
+        notes.append(
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
             "--drop-duplicates removes them"
         )
-    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
-    keys += f" data.split_seed={split.seed}" if split.seed else ""
-    if made is not None:  # the sizes too, since the clean store may hold more
-        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma}"
-        keys += f" observed.seed={made.seed}" if made.seed is not None else ""
-        keys += " evaluation.path=..."
-        if copies["dropped"]:
-            how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
-            lines.append(f"evaluation.path: a clean store with the same split, {how}")
-    return [*lines, f"train with {keys}"]
+    if made is not None and copies["dropped"]:
+        how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
+        notes.append(f"evaluation.path: a clean store with the same split, {how}")
+    fingerprint = f"fingerprint {info.fingerprint}"
+    return [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", fingerprint, *notes, f"train with {keys}"]

@@ -108,10 +108,9 @@ def open_store(path: Path) -> Store:
     """
     info = read_info(path)
     for name, file in info.files.items():
-        _check_size(path / name, file.bytes)
+        _check(path / name, file, content=name.endswith(".npy"))
 
     def read(name: str) -> NDArray[Any]:
-        _check_sha256(path / f"{name}.npy", info)
         return np.asarray(np.load(path / f"{name}.npy", allow_pickle=False))
 
     try:
@@ -121,7 +120,7 @@ def open_store(path: Path) -> Store:
         if images.nbytes != info.files[IMAGES_FILE].bytes:
             raise ValueError(f"{IMAGES_FILE} is larger")
         return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OSError) as error:
         raise _damaged(path / INFO_FILE, f"its count, shape or files are wrong: {error}") from None
 
 
@@ -151,8 +150,8 @@ def store_keys(path: Path) -> dict[str, Any]:
 def verify_store(path: Path) -> StoreInfo:
     """Reads every byte of the store. Raises UserError, naming the file, where a sha256 is not the one in store.json."""
     info = open_store(path).info
-    for name in info.files:
-        _check_sha256(path / name, info)
+    for name, file in info.files.items():
+        _check(path / name, file, content=True)
     return info
 
 
@@ -160,22 +159,17 @@ def _damaged(file: Path, why: str) -> UserError:
     return UserError(f"{file}: damaged ({why}); prepare the store again")
 
 
-def _check_size(file: Path, wanted: int) -> None:
+def _check(file: Path, wanted: FileInfo, content: bool) -> None:
+    """Raises UserError where a file is missing or has another size; with `content`, another sha256."""
     try:
-        found = file.stat().st_size
+        size = file.stat().st_size
+        found = sha256(file) if content else ""
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; prepare the store again") from None
-    if found != wanted:
-        what = "truncated" if found < wanted else "too long"
-        raise _damaged(file, f"{what}: {found:,} bytes, {INFO_FILE} says {wanted:,}")
-
-
-def _check_sha256(file: Path, info: StoreInfo) -> None:
-    try:
-        found = sha256(file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    if found != info.files[file.name].sha256:
+    if size != wanted.bytes:
+        what = "truncated" if size < wanted.bytes else "too long"
+        raise _damaged(file, f"{what}: {size:,} bytes, {INFO_FILE} says {wanted.bytes:,}")
+    if content and found != wanted.sha256:
         raise _damaged(file, f"its sha256 is not the one in {INFO_FILE}")
 
 

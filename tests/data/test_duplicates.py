@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from ambient_sweep.data import duplicates as duplicates_module
-from ambient_sweep.data.duplicates import FLAT, Thumbnails, describe_groups, find_duplicates
+from ambient_sweep.data.duplicates import FLAT, Thumbnails, find_duplicates
 
 GREY = [0.299, 0.587, 0.114]
 
