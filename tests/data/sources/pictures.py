@@ -1,6 +1,7 @@
 """Images, encoded images and what tests of every source do with them."""
 
 import os
+import zipfile
 from io import BytesIO
 from unittest import mock
 
@@ -32,6 +33,13 @@ def encoded(pixels, form="PNG", **options):
     file = BytesIO()
     pixels.save(file, form, **options)
     return file.getvalue()
+
+
+def pack(path, content, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
 
 
 def config(source, path, **changes):
