@@ -48,17 +48,12 @@ def test_heldout_images_do_not_depend_on_the_number_of_training_images():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_source_is_read_in_blocks_and_keeps_its_depth(monkeypatch, dtype):
     source = MadeUp(pictures(50, dtype=dtype), labels=np.arange(50) % 3, classes=("a", "b", "c"))
-    config = use(monkeypatch, source, block=7, train_size=30)
-    data = load_data(config)
+    data = load_data(use(monkeypatch, source, block=7, train_size=30))
     assert (data.shape, data.classes, data.train_sigma) == ((3, 8, 8), 3, None)
     assert data.train._array.dtype == dtype
-    scale = 255 if dtype == np.uint8 else 1
-    for part, index, labels in (
-        (data.train, data.train_index, data.train_labels), (data.heldout, data.heldout_index, data.heldout_labels)
-    ):  # fmt: skip
-        expected = source.images[index].transpose(0, 3, 1, 2) / scale * 2 - 1
-        np.testing.assert_allclose(part.all().numpy(), expected, atol=1e-6)
-        assert torch.equal(labels, index % 3)
+    expected = source.images[data.train_index].transpose(0, 3, 1, 2) / (255 if dtype == np.uint8 else 1) * 2 - 1
+    np.testing.assert_allclose(data.train.all().numpy(), expected, atol=1e-6)
+    assert torch.equal(data.heldout_labels, data.heldout_index % 3)
 
 
 def test_the_fingerprint_is_of_pixels_and_split_and_of_nothing_else(monkeypatch):

@@ -62,7 +62,7 @@ def test_sets_that_are_not_alike_are_refused(tmp_path: Path) -> None:
         (
             ("RGB", (9, 9), r"images of several sizes, 12x12 \(000.png\) and 9x9 \(odd.png\)", {"size": 12}),
             ("L", (12, 12), r"images that are colour \(000.png\) and grey \(odd.png\); give --chan", {"channels": 1}),
-            ("RGBA", (12, 12), r"that are colour \(000.png\) and transparent \(odd.png\)", {"channels": 3}),
+            ("RGBA", (12, 12), r"images that are colour \(000.png\) and transparent \(odd.png\)", {"channels": 3}),
         )
     ):
         folder = save(tmp_path / str(number), scenes(3))

@@ -51,7 +51,8 @@ def refusal(config, root):
 
 
 def differs(root, where, words):
-    return f"{root}: began with other training data than {where} holds now ({words} changed); restore them, or use a new name"
+    told = f"{root}: began with other training data than {where} holds now ({words} changed)"
+    return f"{told}; restore them, or use a new name"
 
 
 def test_another_export_of_the_observations_is_refused(tmp_path, source, config):

@@ -50,16 +50,12 @@ def opened(source, path, **changes):
     return open_source(config(source, path, **changes))
 
 
-def blocks(source, size):
-    """The blocks of a source, of `size` images each."""
-    with mock.patch("ambient_sweep.data.sources.source.BLOCK_BYTES", size * int(np.prod(source.shape))):
-        yield from source.blocks()
-
-
 def read_all(source, size=3):
     """All images [N, H, W, C] and the corrupt rows as {name: reason}, after checks of what every source promises."""
     images, corrupt, start = [], {}, 0
-    for block in blocks(source, size):
+    with mock.patch("ambient_sweep.data.sources.source.BLOCK_BYTES", size * int(np.prod(source.shape))):
+        blocks = list(source.blocks())
+    for block in blocks:
         assert block.start == start
         assert len(block.images) == min(size, len(source) - start)
         assert block.images.dtype == (np.uint8 if source.depth8 else np.float32)

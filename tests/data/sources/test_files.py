@@ -3,13 +3,12 @@
 import json
 import os
 import struct
-import threading
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
-from pictures import blocks, complaint, encoded, noise, opened, pack, read_all
+from pictures import complaint, encoded, noise, opened, pack, read_all
 
 from ambient_sweep.data.sources import files, source
 from ambient_sweep.data.sources.decode import decode
@@ -130,14 +129,6 @@ def test_images_that_cannot_be_read_are_listed_with_their_reason(classes, monkey
     np.testing.assert_array_equal(images[0], PIXELS[0])
     monkeypatch.setattr(files, "MAX_BYTES", 100)
     assert "larger than 100 bytes" in read_all(found)[1]["a/deep/1.png"]
-
-
-def test_an_abandoned_reading_leaves_no_threads(classes):
-    before = threading.active_count()
-    reading = blocks(opened("folder", classes), 1)
-    next(reading)
-    reading.close()
-    assert threading.active_count() == before
 
 
 def test_labels_of_edms_dataset_tool_come_first(classes):
