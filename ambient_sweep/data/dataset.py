@@ -201,7 +201,6 @@ def _check_keys(config: DataConfig, store: Store) -> None:
 
 def _size(asked: int | None, part: str, there: int, store: Store) -> int:
     if asked is not None and asked > there:
-        raise UserError(
-            f"data.{part}_size: {asked} is more than the {there} in {store.path}; lower it or prepare a larger store"
-        )
+        where = f"data.{part}_size: {asked} is more than the {there} in {store.path}"
+        raise UserError(f"{where}; lower it or prepare a larger store")
     return there if asked is None else asked

@@ -121,29 +121,24 @@ def _folder_source(where: str, root: Path, size: int | None, channels: int | Non
         except (OSError, CorruptImage) as error:
             corrupt.append((row, one_line(error)))
     _refuse(where, names, corrupt)
+    sides, kinds = [f"{header.width}x{header.height}" for header in headers], [header.kind for header in headers]
     if size is None:
-        sides = _examples(names, [f"{header.width}x{header.height}" for header in headers])
-        if len(sides) > 1:
-            raise UserError(f"{where}: images of several sizes, {_listed(sides)}; give --size to resize all by area")
+        if len({*sides}) > 1:
+            found = _examples(names, sides)
+            raise UserError(f"{where}: images of several sizes, {found}; give --size to resize all by area")
         size = _side(where, headers[0].width, headers[0].height)
     if channels is None:
-        kinds = _examples(names, [header.kind for header in headers])
-        if len(kinds) > 1 or "transparent" in kinds:
-            raise UserError(
-                f"{where}: images that are {_listed(kinds)}; give --channels 1 or 3 to make them alike, on white"
-            )
+        if len({*kinds}) > 1 or "transparent" in kinds:
+            found = _examples(names, kinds)
+            raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
     loaders = partial(folder_loaders, root, names, size, channels)
     return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers))
 
 
-def _examples(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
-    """{kind: the first image that is so}."""
-    return dict(reversed(list(zip(kinds, names, strict=True))))
-
-
-def _listed(examples: dict[str, str]) -> str:
-    return " and ".join(f"{kind} ({name})" for kind, name in sorted(examples.items(), key=lambda item: item[1]))
+def _examples(names: Sequence[str], kinds: Sequence[str]) -> str:
+    """Every kind with the first image of it, in words."""
+    return " and ".join(f"{kind} ({names[kinds.index(kind)]})" for kind in dict.fromkeys(kinds))
 
 
 def _side(where: str, width: int, height: int) -> int:

@@ -25,7 +25,7 @@ from measuring import PeakMemory, memory
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
 from ambient_sweep.data.dataset import ImageData, load_data
-from ambient_sweep.data.observed import Observed, observe
+from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.data.prepare import Options, prepare
 from ambient_sweep.data.sources.source import BLOCK_BYTES, Block
 
@@ -81,7 +81,7 @@ def rate(batch: Callable[[np.ndarray], object], count: int, size: int, seconds: 
 def measure(data: ImageData, size: int, seconds: float) -> None:
     rows, shape = len(data.train), data.shape
 
-    def drawn(observed: Observed) -> Callable[[np.ndarray], object]:
+    def drawn(observed: ObservedImages) -> Callable[[np.ndarray], object]:
         def batch(rows: np.ndarray) -> object:
             y, sigma, _, _ = observed.read(rows)
             z = rng.normal("train.noise", 0, int(rows[0]), len(rows), shape)
