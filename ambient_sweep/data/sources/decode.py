@@ -1,6 +1,11 @@
 """Bytes of an image file to pixels: upright, the central square, one size, one number of channels."""
 
 import contextlib
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +22,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**30 // 4 // 3  # of an image, Pillow's own bound for a warning; in RGB a quarter of 1 GiB
 MAX_BYTES = 2**30  # of an image file
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper than 8 bits
-DAMAGED = (Exception,)  # Pillow, zipfile and numpy's reader raise nearly everything on damaged files
+# What Pillow, zipfile, numpy's reader and the decompressors raise on damaged files, which they check little before reading
+DAMAGED = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tokenize.TokenError,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 
 
 class CorruptImage(Exception):
