@@ -118,6 +118,9 @@ def best(source: Path, rule: str, view: str, confident: float | None, out: Path 
     lines.append(
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
     )
+    checkpoint = (source if source.is_dir() else source.parent) / row["checkpoint"]
+    removed = "was removed when the sweep ended (search.keep=frontier); train it again from the config that --out writes"
+    lines.append(f"checkpoint: {checkpoint if checkpoint.exists() else removed}")
     if out is not None:
         write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 

@@ -16,6 +16,8 @@ from ambient_sweep.results.tables.parquet import read_tables
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 DRIVER = """
 import sys
 from pathlib import Path

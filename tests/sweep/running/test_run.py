@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,7 @@ from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
-from ambient_sweep.sweep.running.cluster import quiet_tune, ray_session
+from ambient_sweep.sweep.running.cluster import quiet_tune
 from ambient_sweep.sweep.running.session import open_search
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.running.workers import NewEvaluations
@@ -30,11 +29,7 @@ from ambient_sweep.trial.records import EvaluationRecord, read_evaluations, read
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with ray_session(dashboard=True):
-        yield
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_head")]
 
 
 def weights(root: Path, trial_id: str) -> dict[str, torch.Tensor]:

@@ -19,6 +19,8 @@ from ambient_sweep.trial.records import read_remeasurements, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 COMMAND = "from ambient_sweep.cli import main\nmain()\n"
 LATE = """
 import signal
