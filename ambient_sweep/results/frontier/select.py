@@ -9,14 +9,7 @@ import pyarrow as pa
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.candidates import (
-    Ints,
-    Row,
-    front_of,
-    objectives,
-    ordered,
-    viewed,
-)
+from ambient_sweep.results.frontier.candidates import Ints, Row, candidates, distinct, front_of, objectives, ordered
 from ambient_sweep.results.frontier.recipes import recipe_labels
 from ambient_sweep.results.tables import schema
 
@@ -33,7 +26,7 @@ class Choice:
     reason: str
 
 
-def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: float | None = None) -> Choice:
+def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice:
     """The row of the evaluations table that `rule` picks, with a runner-up of another recipe.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
@@ -43,7 +36,8 @@ def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: flo
     where no row qualifies.
     """
     name, _, text = rule.partition("=")
-    rows = viewed(table, view)
+    rows = candidates(table)
+    rows = rows.take(pa.array(distinct(rows)))
     if rows.num_rows == 0:
         raise UserError(f"{rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
     if confident is not None:

@@ -11,7 +11,7 @@ import pytest
 from processes import end_session, wait_until
 from runs import small_sweep
 
-from ambient_sweep.results.tables.parquet import read_tables
+from ambient_sweep.results import read_table
 from ambient_sweep.sweep.running.session import confirmation, open_search
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import write_sweep
@@ -79,7 +79,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
     measured = read_remeasurements(root)  # whole records
     assert len(measured) >= 800 - len(left.reevaluations)
-    seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
+    seeds = set(read_table(root / "evaluations.parquet")["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
 
 
