@@ -101,26 +101,25 @@ def resume(folder: Path, as_json: bool) -> None:
 def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
     from ambient_sweep.results.frontier.select import best_config, select
-    from ambient_sweep.results.tables.parquet import read_table
+    from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
-    table = read_table(_evaluations_file(source))
+    file = source / EVALUATIONS_FILE if source.is_dir() else source
+    table = read_table(file)
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     choice = select(table, rule, confident)
     config = best_config(choice)
     row = choice.row
-    lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
-    if choice.runner_up is not None:
-        lines.append(f"runner-up  {point(choice.runner_up)}")
-    lines.append(f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})")
-    lines.append(
-        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
-    )
-    checkpoint = (source if source.is_dir() else source.parent) / row["checkpoint"]
-    removed = (
-        "was removed when the sweep ended (search.keep=frontier); train it again from the config that --out writes"
-    )
-    lines.append(f"checkpoint: {checkpoint if checkpoint.exists() else removed}")
+    checkpoint = file.parent / row["checkpoint"]
+    missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
+    lines = [
+        f"{rule}: {choice.reason}",
+        f"best       {point(row)}",
+        *([f"runner-up  {point(choice.runner_up)}"] if choice.runner_up else []),
+        f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})",
+        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
+        f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
+    ]
     if out is not None:
         write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
@@ -141,7 +140,3 @@ def report(folder: Path, as_json: bool) -> None:
     if not (folder / "trials").is_dir():
         raise UserError(f"{folder}: contains no trials; give the folder of a run, as in runs/digits")
     tell_summary(summarize(folder.absolute()), as_json)
-
-
-def _evaluations_file(source: Path) -> Path:
-    return source / "evaluations.parquet" if source.is_dir() else source

@@ -104,7 +104,7 @@ def test_best_says_whether_its_checkpoint_is_still_there(sweep: tuple[Path, str]
     shutil.rmtree(checkpoint)
     out = tmp_path / "best.yaml"
     lines = good("best", copy, "--out", out).splitlines()
-    assert "checkpoint: was removed when the sweep ended (search.keep=frontier); train it again" in lines[-2]
+    assert "checkpoint: not kept (search.keep=frontier); train it again" in lines[-2]
     assert lines[-1] == f"config: {out}; train it again with `ambient-sweep train {out}`"
 
 

@@ -98,7 +98,6 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     for rule, (first, second) in expected.items():
         choice = select(table, rule)
         assert (choice.row["trial_id"], choice.runner_up and choice.runner_up["trial_id"]) == (first, second)
-        assert choice.rule == rule
         assert choice.reason
     assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in select(table, "max-memorization=0.3").reason
 
@@ -124,7 +123,7 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
         ("max-memorization=much", "expected a number from 0 to 1"),
         ("max-memorization=1.5", "expected a number from 0 to 1"),
         ("max-memorization=nan", "expected a number from 0 to 1"),
-        ("chebyshev=0", "strictly between 0 and 1"),
+        ("chebyshev=2", "expected a number from 0 to 1"),
         ("max-memorization=0.05", r"the lowest is 0.125 \(trial t1 after 200000 images\)"),
     ],
 )
