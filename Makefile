@@ -1,8 +1,8 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first where that is needed.
+# `make demo` runs a sweep on real digits, `make test` the tests. All targets but clean set up .venv first if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-all lint clean
 
 setup: .venv/installed
 
@@ -15,7 +15,11 @@ demo: setup
 	$(BIN)/ambient-sweep run search_spaces/digits.yaml
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# With the tests marked slow: all kills, long fuzzing.
+test-all: setup
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -77,12 +77,13 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@overrides_argument
 @as_json
-def resume(folder: Path, as_json: bool) -> None:
+def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept."""
     from ambient_sweep.sweep.run import resume_sweep
 
-    tell_summary(resume_sweep(folder, echo=echo_to(as_json)), as_json)
+    tell_summary(resume_sweep(folder, parse_overrides(overrides), echo=echo_to(as_json)), as_json)
 
 
 @commands.command()

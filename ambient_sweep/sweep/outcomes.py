@@ -6,15 +6,8 @@ from pathlib import Path
 
 from ambient_sweep.config import Config, dump
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.search.budget import ROLES
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.trial.records import (
-    INTERRUPTED as INTERRUPTED,
-)
-from ambient_sweep.trial.records import (
-    LOST as LOST,
-)
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
@@ -39,18 +32,13 @@ def read_histories(root: Path) -> dict[str, History]:
         if trial.role != "replicate":
             rising = sorted(evaluations.get(trial.trial_id, []), key=lambda each: each.images)
             reports = tuple(Report.of(each, trial) for each in rising)
-            found[trial.trial_id] = History(has_ended(trial), reports, trial.status == "stopped")
+            found[trial.trial_id] = History(trial.ended, reports, trial.status == "stopped")
     return found
-
-
-def has_ended(trial: TrialRecord) -> bool:
-    """Whether `resume` has nothing to do for a trial."""
-    return trial.ended
 
 
 def spent_before(root: Path) -> dict[str, int]:
     """Images that were trained for each trial that `search.images` counts. Raises UserError naming a damaged record."""
-    return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role in ROLES}
+    return {trial.trial_id: trial.images_executed for trial in read_trials(root) if trial.role == "search"}
 
 
 def note_rung(root: Path, trial_id: str, rung: int) -> None:

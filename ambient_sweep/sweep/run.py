@@ -1,4 +1,4 @@
-"""Runs a sweep from its start to its report, or goes on with one that was interrupted.
+"""Runs a sweep from its start to its report, or continues one that was interrupted.
 
 The folder of a sweep holds its whole state: `sweep.yaml`, Optuna's journal and the trials' own records and training
 states. `resume_sweep` starts from these and not from Tune's snapshots, which lag behind, are pickles, and when damaged
@@ -9,12 +9,12 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ambient_sweep.config import Config, write_config
+from ambient_sweep.config import write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
@@ -23,10 +23,13 @@ from ambient_sweep.results.report.frontier_plot import frontier_png
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.running.signals import Stopped, stop_signals
+from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.corners import check_corners
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.trial.records import read_trials
+from ambient_sweep.trial.retention import discard
 
 Echo = Callable[[str], None]
 BEST_FILE, FRONTIER_FILE, REPORT_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "report.html", "ray"
@@ -53,12 +56,11 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    from ambient_sweep.sweep.running.signals import Stopped
-    from ambient_sweep.sweep.search.samplers import try_sampler
-
     check_corners(sweep)
     try_sampler(sweep.space, sweep.search)
-    root = claim(storage.expanduser().absolute(), sweep.name)
+    root = claim(
+        storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
+    )
     started = False
 
     def start() -> None:
@@ -73,37 +75,40 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
             raise
         raise AmbientSweepError("interrupted before anything was trained") from None
     finally:
-        if not started:  # nothing is lost with it, and the name is free again
+        if not started:  # there is nothing to lose, and the name is free again
             shutil.rmtree(root)
 
 
-def resume_sweep(root: Path, *, echo: Echo = print) -> SweepSummary:
-    """Goes on with the sweep in `root`.
+def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: Echo = print) -> SweepSummary:
+    """Continues the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*`.
 
-    Trials that ended are kept, interrupted ones and those whose worker failed go on from their last training state, the
-    rest is trained. A finished sweep only gets its tables and report anew. Raises as `run_sweep`.
+    Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
+    finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     root = root.expanduser().absolute()
     if not (root / SWEEP_FILE).is_file():
-        raise UserError(f"{root}: holds no {SWEEP_FILE}, so no sweep was begun there; give the folder of a sweep")
-    return _run(load_sweep(root / SWEEP_FILE), root, echo, lambda: None)
+        raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
+    for key in changes or {}:
+        if not key.startswith(("search.", "confirm.")):
+            raise UserError(f"{key}: a sweep that has begun takes changes of search.* and confirm.* only")
+    sweep = load_sweep(root / SWEEP_FILE, changes)
+    if changes:
+        try_sampler(sweep.space, sweep.search)
+        write_sweep(sweep, root / SWEEP_FILE)
+    return _run(sweep, root, echo, lambda: None)
 
 
-def claim(storage: Path, name: str) -> Path:
-    """Makes the folder of a new sweep. Raises UserError where it is there already, or cannot be written."""
-    root = storage / name
+def claim(root: Path, hint: str) -> Path:
+    """Makes the folder of a new run. Raises UserError where it exists (`hint` says what to do) or cannot be written."""
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir()
         with tempfile.TemporaryFile(dir=root):
             pass
     except FileExistsError:
-        if not storage.is_dir():
-            raise UserError(f"{storage}: is not a folder; give another --storage") from None
-        raise UserError(
-            f"{root}: a run of this name is there already; `ambient-sweep resume {root}` goes on with it, "
-            "name=... starts another"
-        ) from None
+        if not root.parent.is_dir():
+            raise UserError(f"{root.parent}: not a folder; give another --storage") from None
+        raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name") from None
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return root
@@ -112,31 +117,40 @@ def claim(storage: Path, name: str) -> Path:
 def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
-    from ambient_sweep.sweep.running.signals import Stopped, stop_signals
+    from ambient_sweep.trial.setup import prepare
 
     begun = time.monotonic()
-    with only_driver(root):
+    with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
-            echo(f"{root}: this sweep is finished; its tables and report are made anew")
-            return summarize(root, time.monotonic() - begun)
+            echo(f"{root}: this sweep is finished; writing its tables and report again")
+            return _finish(sweep, root, echo, begun)
         config = sweep.some_config()
         if not config.resources.gpus:
-            prepare_images(config, str(root))  # before Ray starts: bad images are told at once
-        with stop_signals() as stop:
-            stopped = False
-            with (
-                ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
-                quiet_tune(),
-                ray_session(dashboard=config.resources.workers > 1),
-            ):
-                try:
-                    search(sweep, root, say, start, stop)
-                    confirm(sweep, root, say, stop)
-                except Stopped:
-                    stopped = True
-            summary = summarize(root, time.monotonic() - begun)
-            if stopped and not _is_finished(sweep, root):
-                raise Stopped(f"interrupted; `ambient-sweep resume {root}` goes on from here")
+            prepare(config, root)  # before Ray starts: bad images are reported immediately
+        stopped = False
+        with (
+            ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
+            quiet_tune(),
+            ray_session(dashboard=config.resources.workers > 1),
+        ):
+            try:
+                search(sweep, root, say, start, stop)
+                confirm(sweep, root, say, stop)
+            except Stopped:
+                stopped = True
+        if not stopped or _is_finished(sweep, root):
+            return _finish(sweep, root, echo, begun)
+        summarize(root)
+        raise Stopped(f"interrupted; `ambient-sweep resume {root}` continues from here")
+
+
+def _finish(sweep: Sweep, root: Path, echo: Echo, begun: float) -> SweepSummary:
+    """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
+    summary = summarize(root, time.monotonic() - begun)
+    if sweep.search.keep == "frontier":
+        removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
+        if removed.bytes:
+            echo(removed.line())
     return summary
 
 
@@ -147,14 +161,7 @@ def _is_finished(sweep: Sweep, root: Path) -> bool:
     if open_search(sweep, root).left:
         return False
     left = confirmation(sweep, root)
-    return not (left.replicates or left.reevaluations)
-
-
-def prepare_images(config: Config, root: str) -> None:
-    """Writes what all trials share: the split and the evaluator's reference."""
-    from ambient_sweep.trial.setup import prepare
-
-    prepare(config, Path(root))
+    return not (left.replicates or left.remeasurements)
 
 
 def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:

@@ -28,7 +28,7 @@ SWEEP: dict[str, Any] = {
     "space": {"observed.sigma": {"uniform": [0.1, 0.5]}, "consistency.weight": {"loguniform": [0.1, 3]}},
     "points": [{"observed.sigma": 0.3, "consistency.weight": 1.0}],
     "controls": [{"label": "ambient", "set": {"objective.kind": "ambient", "observed.sigma": 0.3}}],
-    "search": {"trials": 2, "stopping": {"rule": "none"}},
+    "search": {"trials": 2, "stopping": {"rule": "none"}, "keep": "all"},
 }
 
 

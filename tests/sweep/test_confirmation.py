@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
-from ambient_sweep.sweep.confirm import Plan, most_images, order_candidates, plan
-from ambient_sweep.sweep.definition import Confirm
 from made_up_sweeps import add, fill
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.results.export import export_tables
+from ambient_sweep.sweep.confirmation import Plan, most_images, order_candidates, plan
+from ambient_sweep.sweep.space.definition import Confirm, SweepTrial
 from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
 HALF, FULL = 99_968, 200_000
@@ -29,8 +28,18 @@ def front_of_four(root: Path) -> Any:
     return export_tables(root).evaluations
 
 
-def config_of(replicate: Any, base: Any = None) -> Config:
+def config_of(replicate: SweepTrial, base: Any = None) -> Config:
     return build_config(base or {}, replicate.values)
+
+
+def length_of(replicate: SweepTrial, base: Any = None) -> int:
+    config = config_of(replicate, base)
+    return config.images_at(config.training.stop)
+
+
+def candidates_of(found: Plan) -> list[tuple[str, int]]:
+    """Trial and images of the candidates, best first."""
+    return list(dict.fromkeys((each.trial_id, each.images) for each in found.remeasurements))
 
 
 def test_the_order_is_that_of_rank_then_of_what_each_adds_alone() -> None:
@@ -56,53 +65,47 @@ def test_the_order_is_that_of_rank_then_of_what_each_adds_alone() -> None:
 
 
 def test_front_first_then_near_it_and_each_with_the_same_fresh_seeds(tmp_path: Path) -> None:
-    found = plan(front_of_four(tmp_path), Confirm(seeds=2, top=5))
-    places = [(c.trial_id, c.images, c.rank) for c in found.candidates]
-    assert sorted(places[:4]) == [("a", FULL, 0), ("b", HALF, 0), ("b", FULL, 0), ("c", HALF, 0)]
-    assert places[4] == ("d", HALF, 1)
-    trained = {(r.replicate_of, r.seed, r.images) for r in found.replicates}
+    found = plan(front_of_four(tmp_path), Confirm(seeds=2, top=5), {})
+    places = candidates_of(found)
+    assert sorted(places[:4]) == [("a", FULL), ("b", HALF), ("b", FULL), ("c", HALF)]
+    assert places[4:] == [("d", HALF)]
+    assert (found.candidates, found.on_front) == (5, 4)
+    trained = {(r.replicate_of, config_of(r).seed, length_of(r)) for r in found.replicates}
     longest = {"a": FULL, "b": FULL, "c": HALF, "d": HALF}  # b is wanted at two lengths and passes through the first
     assert trained == {(name, seed, images) for name, images in longest.items() for seed in (1, 2)}
-    assert [r.seed for r in found.replicates] == [1] * 4 + [2] * 4, "seed by seed"
-    assert found.images == 2 * (2 * FULL + 2 * HALF) == sum(r.cost for r in found.replicates)
+    assert [config_of(r).seed for r in found.replicates] == [1] * 4 + [2] * 4, "seed by seed"
+    assert found.images == 2 * (2 * FULL + 2 * HALF)
     original = {e.trial_id: e for e in read_evaluations(tmp_path)}
     for replicate in found.replicates:
-        config = config_of(replicate)
-        assert config.images_at(config.training.stop) == replicate.images
-        assert config.seed == replicate.seed
-        sigma = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.replicate_of]
-        same = build_config({}, {**replicate.values, "seed": 0, "training.stop": 1.0})
-        assert same.observed.sigma == sigma
-        assert replicate.suggestion()["label"] == replicate.replicate_of
-        assert original[replicate.replicate_of]
-    again = {(r.trial_id, r.images, r.seed, r.checkpoint) for r in found.reevaluations}
-    assert again == {(name, images, 1, f"trials/{name}/checkpoints/images-{images:09d}") for name, images, _ in places}
-    assert all(build_config(r.values).evaluation.seed == 1 for r in found.reevaluations)
+        assert config_of(replicate).observed.sigma == {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}[replicate.label]
+        assert replicate.role == "replicate"
+        assert replicate.trial_id == f"{replicate.label}.{length_of(replicate)}.seed-{config_of(replicate).seed}"
+        assert original[replicate.label]
+    again = {(r.trial_id, r.images, r.seed, r.checkpoint) for r in found.remeasurements}
+    assert again == {(name, images, 1, f"trials/{name}/checkpoints/images-{images:09d}") for name, images in places}
 
 
 def test_values_leave_out_what_the_base_says(tmp_path: Path) -> None:
     table = front_of_four(tmp_path)
     base = dump(build_config({"evaluation.distances": ["fd_classifier", "fd_pixels"], "evaluation.samples": 500,
                               "evaluation.fidelity": "fd_classifier"}))  # fmt: skip
-    for replicate in plan(table, Confirm(seeds=1), base=base).replicates:
+    whole = {r.trial_id: r for r in plan(table, Confirm(seeds=1), {}).replicates}
+    for replicate in plan(table, Confirm(seeds=1), base).replicates:
         assert set(replicate.values) <= {"observed.sigma", "seed", "training.stop"}
-        full = next(r for r in plan(table, Confirm(seeds=1)).replicates if r.trial_id == replicate.trial_id)
-        assert config_of(replicate, base) == config_of(full)
+        assert config_of(replicate, base) == config_of(whole[replicate.trial_id])
 
 
 def test_the_budget_is_kept_seed_by_seed_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     table = front_of_four(tmp_path)
-    everything = plan(table, Confirm(seeds=3, top=4))
+    everything = plan(table, Confirm(seeds=3, top=4), {})
     for images in (1, HALF, FULL, 2 * FULL + HALF, 5 * FULL, 10**9):
-        found = plan(table, Confirm(seeds=3, top=4, images=images))
+        found = plan(table, Confirm(seeds=3, top=4, images=images), {})
         assert found.images <= images
         assert len(found.replicates) + found.left_out == len(everything.replicates)
         assert all(replicate in everything.replicates for replicate in found.replicates)
         assert ("left out" in " ".join(found.lines())) == bool(found.left_out)
-        assert found.candidates == everything.candidates
-    halved = plan(table, Confirm(seeds=3, top=4, images=everything.images), cost=lambda config: HALF)
-    assert halved.images == HALF * len(halved.replicates)
-    assert halved.left_out == 0
+        assert found.images == sum(length_of(replicate) for replicate in found.replicates)
+        assert found.remeasurements == everything.remeasurements
     assert most_images(Confirm(seeds=3, top=4), FULL) == 12 * FULL
     assert most_images(Confirm(seeds=3, top=4, images=7), FULL) == 7
 
@@ -111,68 +114,59 @@ def test_a_plan_does_not_change_by_what_was_confirmed(tmp_path: Path) -> None:
     """Half of the replicates came in, and would be on the front themselves; fresh samples were measured too."""
     settings = Confirm(seeds=2, top=3, samples=1500)
     table = front_of_four(tmp_path)
-    before = plan(table, settings)
-    assert len(before.reevaluations) == 9, "three sets of 500"
+    before = plan(table, settings, {})
+    assert len(before.remeasurements) == 9, "three sets of 500"
     for replicate in before.replicates[:3]:
-        points = [(10.0, 0.01, replicate.images / FULL)]
+        points = [(10.0, 0.01, length_of(replicate) / FULL)]
         changes = {"role": "replicate", "replicate_of": replicate.replicate_of}
         add(tmp_path, replicate.trial_id, replicate.values, points, **changes)
     table = export_tables(tmp_path).evaluations
     again = table.slice(0, 1).set_column(
         table.schema.get_field_index("evaluation_seed"), "evaluation_seed", pa.array([1])
     )
-    after = plan(pa.concat_tables([table, again.cast(table.schema)]), settings)
+    after = plan(pa.concat_tables([table, again.cast(table.schema)]), settings, {})
     assert after == before
 
 
-def test_replicates_of_the_search_are_taken_at_their_mean(tmp_path: Path) -> None:
+def test_a_recipe_of_several_seeds_is_taken_at_its_mean(tmp_path: Path) -> None:
     """One lucky seed of three is not confirmed before a config that is better on average."""
     for seed, fidelity in enumerate((20.0, 60.0, 61.0)):
-        changes = {"role": "replicate", "replicate_of": "x"} if seed else {}
-        add(
-            tmp_path,
-            "x" if seed == 0 else f"x{seed}",
-            {"observed.sigma": 0.2, "seed": seed},
-            [(fidelity, 0.2)],
-            **changes,
-        )
+        add(tmp_path, f"x{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.2)], role="control")
     add(tmp_path, "y", {"observed.sigma": 0.3}, [(40.0, 0.2)])
-    (first,) = plan(export_tables(tmp_path).evaluations, Confirm(seeds=2, top=1)).candidates
-    assert (first.trial_id, first.rank) == ("y", 0)
-    both = plan(export_tables(tmp_path).evaluations, Confirm(seeds=2, top=2))
-    assert [(c.trial_id, c.rank) for c in both.candidates] == [("y", 0), ("x", 1)]
-    assert both.candidates[1].fidelity == pytest.approx(47.0)
-    assert {r.seed for r in both.replicates} == {3, 4}, "seeds that no trial has"
+    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=2, top=2), {})
+    assert candidates_of(found) == [("y", FULL), ("x0", FULL)]
+    assert found.on_front == 1
+    assert {config_of(r).seed for r in found.replicates} == {3, 4}, "seeds that no trial has"
 
 
 def test_a_length_that_another_trial_is_measured_at_on_fewer_samples_is_trained_by_itself(tmp_path: Path) -> None:
     values = {"observed.sigma": 0.2, "evaluation.early_samples": 100}
     add(tmp_path, "long", values, [(30.0, 0.3, 1.0)])
     add(tmp_path, "short", {**values, "training.stop": 0.5}, [(40.0, 0.1, 0.5)])
-    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1))
-    assert {(r.replicate_of, r.images) for r in found.replicates} == {("long", FULL), ("short", HALF)}
+    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1), {})
+    assert {(r.replicate_of, length_of(r)) for r in found.replicates} == {("long", FULL), ("short", HALF)}
 
 
 def test_shared_checkpoints_and_both_endpoints_are_one_candidate(tmp_path: Path) -> None:
     shared = [(30.0, 0.1, 0.5, "zero"), (33.0, 0.05, 0.5, "observed")]
     add(tmp_path, "a", {"consistency.start": 0.6}, shared)
     add(tmp_path, "b", {"consistency.start": 0.8}, [*shared, (70.0, 0.6, 1.0)])
-    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1))
-    assert [(c.trial_id, c.images) for c in found.candidates] == [("a", HALF), ("b", FULL)]
+    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1), {})
+    assert candidates_of(found) == [("a", HALF), ("b", FULL)]
 
 
 def test_nothing_measured_nothing_planned_and_large_sweeps_keep_to_top(tmp_path: Path) -> None:
     add(tmp_path / "none", "a", {}, [(np.nan, 0.1)])
-    empty = plan(export_tables(tmp_path / "none").evaluations, Confirm())
-    assert empty == Plan((), (), (), 0, 0)
+    empty = plan(export_tables(tmp_path / "none").evaluations, Confirm(), {})
+    assert empty == Plan()
     assert len(empty.lines()) == 1
     root = fill(tmp_path / "sweep", trials=20)
     for record in [e for e in read_evaluations(root) if e.trial_id == "trial-003"]:
         write_evaluation(root, replace(record, samples=100))
-    found = plan(export_tables(root).evaluations, Confirm())
-    assert len({(c.trial_id, c.images) for c in found.candidates}) == 8
-    assert all(c.trial_id != "trial-003" for c in found.candidates)
+    found = plan(export_tables(root).evaluations, Confirm(), {})
+    assert len(candidates_of(found)) == 8
+    assert all(trial_id != "trial-003" for trial_id, _ in candidates_of(found))
     assert len({r.trial_id for r in found.replicates}) == len(found.replicates)
-    seeds = {r.seed for r in found.replicates}
+    seeds = {config_of(r).seed for r in found.replicates}
     assert len(seeds) == 3
     assert not seeds & set(range(20))

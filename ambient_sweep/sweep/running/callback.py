@@ -15,7 +15,7 @@ from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.keys import stage_keys
 from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.sweep.outcomes import INTERRUPTED, LOST, SPENT, STOPPED, mark, note_rung
+from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.running.progress import Progress
@@ -23,7 +23,7 @@ from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
 from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
-from ambient_sweep.trial.records import read_trial, trial_path
+from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
 
 GIB = 2**30
 EXPORT_SECONDS = 5.0
@@ -104,7 +104,7 @@ class SweepCallback(WithoutState, tune.Callback):
                 self._end(trial, None)
         for trial in self._search.trials.values():
             config = self._sweep.config_for(trial.values)
-            mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `resume` goes on with it")
+            mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")
 
     def _end(self, trial: SweepTrial, reason: str | None) -> None:
         self._changed = True

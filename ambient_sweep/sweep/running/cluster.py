@@ -20,7 +20,7 @@ from ambient_sweep.sweep.running.signals import StopRequest
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are told in one line, and recorded
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # one line each, by the callback, and a record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see signals.py
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -34,7 +34,7 @@ class Forecast:
     ) -> None:
         self._images, self._fixed, self._searched, self._budget = images, fixed, searched, budget
         bounds = [0.0, *levels, 1.0]
-        self._share = sum((high - low) / eta**i for i, (low, high) in enumerate(itertools.pairwise(bounds)))
+        self._share: float = sum((high - low) / eta**i for i, (low, high) in enumerate(itertools.pairwise(bounds)))
         self._trials: dict[str, _Trial] = {}
 
     def report(self, trial_id: str, role: Role, done: int, executed: int | None, left: int) -> None:

@@ -1,9 +1,11 @@
 """What a sweep does while Ray runs: the search, and the confirmation of what it found."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import ray
 
@@ -13,8 +15,8 @@ from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Prefixes
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.sweep.confirmation import Plan, ReEvaluation, most_images, plan
-from ambient_sweep.sweep.outcomes import has_ended, read_histories, spent_before
+from ambient_sweep.sweep.confirmation import Plan, Remeasurement, most_images, plan
+from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import results
@@ -75,10 +77,6 @@ def open_search(sweep: Sweep, root: Path, *, planner: Prefixes | None = None, co
     """The search as far as it has come, by the study and the records. Raises UserError naming what is damaged."""
     sizes: dict[ModelConfig, int] = {}
 
-    def images_of(values: Any) -> int:
-        config = sweep.config_for(values)
-        return config.images_at(config.training.stop)
-
     def count(values: Any) -> int:
         config = sweep.config_for(values)
         if config.model not in sizes:
@@ -91,13 +89,19 @@ def open_search(sweep: Sweep, root: Path, *, planner: Prefixes | None = None, co
     return SweepSearch(
         sweep,
         StudyRecord(study, sweep.space, f"search.sampler={sweep.search.sampler}"),
-        images_of=images_of,
+        images_of=partial(_images, sweep),
         parameters=count,
         planner=planner,
         budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels),
         histories=read_histories(root),
         concurrent=concurrent,
     )
+
+
+def _images(sweep: Sweep, values: Mapping[str, Any]) -> int:
+    """Images of a whole training of a trial."""
+    config = sweep.config_for(values)
+    return config.images_at(config.training.stop)
 
 
 def _planner(sweep: Sweep, root: Path) -> Prefixes:
@@ -113,13 +117,13 @@ def _planner(sweep: Sweep, root: Path) -> Prefixes:
 def _progress(
     sweep: Sweep, root: Path, trials: int, echo: Echo, forecast: Forecast, budget: Budget | None = None
 ) -> Progress:
-    known = read_trials(root)
+    known, roles = read_trials(root), get_args(Role) if trials == 0 else ("baseline", "control", "search")
     for trial in known:
         left = trial.images_asked - trial.images_done
         forecast.report(trial.trial_id, cast(Role, trial.role), trial.images_done, trial.images_executed, left)
-        if has_ended(trial):
+        if trial.ended:
             forecast.ended(trial.trial_id)
-    ended = Counter(trial.status for trial in known if has_ended(trial))
+    ended = Counter(trial.status for trial in known if trial.ended and trial.role in roles)
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
     done, failed = ended["completed"] + ended["stopped"], ended["failed"]
@@ -139,12 +143,13 @@ def _prepare_on_gpu(config: Config, root: Path, stop: StopRequest) -> None:
 def confirmation(sweep: Sweep, root: Path) -> Plan:
     """What is left of the confirmation of a finished search; empty where none is asked for."""
     if sweep.confirm is None:
-        return Plan((), (), (), 0, 0)
-    whole = plan(build_tables(root).evaluations, sweep.confirm, base=sweep.base)
-    ended = {trial.trial_id for trial in read_trials(root) if has_ended(trial)}
-    replicates = tuple(each for each in whole.replicates if each.trial.trial_id not in ended)
-    again = tuple(e for e in whole.reevaluations if not is_remeasured(root, e.trial_id, e.images, e.seed))
-    return Plan(whole.candidates, again, replicates, sum(each.cost for each in replicates), whole.left_out)
+        return Plan()
+    whole = plan(build_tables(root).evaluations, sweep.confirm, sweep.base)
+    ended = {trial.trial_id for trial in read_trials(root) if trial.ended}
+    replicates = tuple(trial for trial in whole.replicates if trial.trial_id not in ended)
+    again = tuple(e for e in whole.remeasurements if not is_remeasured(root, e.trial_id, e.images, e.seed))
+    images = sum(_images(sweep, trial.values) for trial in replicates)
+    return replace(whole, remeasurements=again, replicates=replicates, images=images)
 
 
 def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
@@ -153,24 +158,24 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
     Raises Stopped.
     """
     left = confirmation(sweep, root)
-    if not left.replicates and not left.reevaluations:
+    if not left.replicates and not left.remeasurements:
         return
     stop.check()
     for line in left.lines():
         echo(line)
-    _evaluate_again(sweep, root, left.reevaluations, stop)
+    _remeasure(sweep, root, left.remeasurements, stop)
     stop.check()
     if not left.replicates:
         return
     forecast = Forecast(0, 0, 0)
+    for trial in left.replicates:  # the records know more of those that began
+        forecast.report(trial.trial_id, trial.role, 0, 0, _images(sweep, trial.values))
     progress = _progress(sweep, root, 0, echo, forecast)
-    for each in left.replicates:
-        forecast.report(each.trial.trial_id, "replicate", 0, 0, each.cost)
     progress.total = progress.done + progress.failed + len(left.replicates)
     nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
     _, concurrent = concurrent_trials(nodes, sweep.some_config().resources, sweep.search.max_concurrent)
     planner = _planner(sweep, root) if sweep.search.stages else None
-    given = GivenTrials([each.trial for each in left.replicates], planner)
+    given = GivenTrials(left.replicates, planner)
     callback = SweepCallback(sweep, root, given, progress, forecast, planner, stop.check)
     try:
         run_tune(sweep, root, given, min(concurrent, len(left.replicates)), [callback])
@@ -179,7 +184,7 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
         progress.status(force=True)
 
 
-def _evaluate_again(sweep: Sweep, root: Path, wanted: tuple[ReEvaluation, ...], stop: StopRequest) -> None:
+def _remeasure(sweep: Sweep, root: Path, wanted: tuple[Remeasurement, ...], stop: StopRequest) -> None:
     need = sweep.some_config().resources
     task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(remeasure)
     tasks = [task.remote(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in wanted]

@@ -8,6 +8,7 @@ from pathlib import Path
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
+from ambient_sweep.sweep.run import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
@@ -29,7 +30,7 @@ TRIAL = "train"
 def train_single(
     config: Config, root: Path, *, echo: Callable[[str], None] = print
 ) -> tuple[TrialRecord, list[EvaluationRecord]]:
-    """Trains and evaluates `config` in `root`, or goes on there, and writes the tables.
+    """Trains and evaluates `config` in `root`, or continues there, and writes the tables.
 
     Raises UserError where `root` holds another config or a sweep, or cannot be written; TrainingDiverged; Interrupted, with
     the state saved, after a SIGINT or SIGTERM.
@@ -47,7 +48,7 @@ def train_single(
         else:
             _run_with_workers(config, root, echo)
     except BaseException:
-        with contextlib.suppress(OSError, AmbientSweepError):  # the trial's own error is the one to tell
+        with contextlib.suppress(OSError, AmbientSweepError):  # the trial's own error matters
             export_tables(root)
         raise
     export_tables(root)
@@ -55,7 +56,7 @@ def train_single(
 
 
 def _claim(config: Config, root: Path) -> bool:
-    """Makes the folder and writes the config there, by which the run is known again; False if it is there already."""
+    """Makes the folder and writes the config there, by which the run is recognised; False if it exists already."""
     if not NAME.fullmatch(root.name):
         raise UserError(f"--name: {root.name!r} cannot name a folder; use letters, digits and . _ - only")
     if (root / SWEEP_FILE).exists():
@@ -66,32 +67,27 @@ def _claim(config: Config, root: Path) -> bool:
         if mine != theirs:
             raise UserError(f"{root}: holds a run of another config; give another --name")
         return False
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if any(root.iterdir()):
-            raise UserError(f"{root}: is there already and holds other files; give another --name")
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+    claim(root, "remove it")
     try:
         file.parent.mkdir(parents=True)
         write_config(config, file)
     except OSError as error:
-        shutil.rmtree(root, ignore_errors=True)  # it was empty
+        shutil.rmtree(root, ignore_errors=True)
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return True
 
 
 def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
-    def tell(report: Report) -> None:
+    def forward(report: Report) -> None:
         if report.evaluation is not None:
-            _tell(report.evaluation, echo)
+            _echo(report.evaluation, echo)
 
     with stop_signals() as stop:
-        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=stop.asked)
+        run_trial(config, root, TRIAL, role="control", on_report=forward, echo=echo, interrupted=stop.asked)
 
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
-    """Trains with Ray Train; a signal becomes a file that the workers look for, and their log and evaluations are told."""
+    """Trains with Ray Train; a signal becomes a file that the workers look for."""
     import ray
 
     from ambient_sweep.sweep.running.cluster import ray_session
@@ -100,25 +96,25 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
-    told, evaluations = len(_lines(log)), NewEvaluations(root, TRIAL)
+    shown, evaluations = len(_lines(log)), NewEvaluations(root, TRIAL)
     with ray_session(dashboard=True), stop_signals() as stop:
-        # refuses what would wait for ever
+        # refuses what would wait forever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()
             lines = _lines(log)
-            for line in lines[told:]:
+            for line in lines[shown:]:
                 echo(line.partition(" ")[2])  # without its time
             for evaluation in evaluations.read():
-                _tell(evaluation, echo)
-            told = len(lines)
+                _echo(evaluation, echo)
+            shown = len(lines)
 
 
 def _lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 
 
-def _tell(evaluation: EvaluationRecord, echo: Callable[[str], None]) -> None:
+def _echo(evaluation: EvaluationRecord, echo: Callable[[str], None]) -> None:
     measures = ", ".join(f"{name} {m.value:.4g}" for name, m in evaluation.measures.items())
     echo(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")

@@ -38,7 +38,7 @@ class WithoutState:
 
 
 class TuneSearcher(WithoutState, Searcher):
-    """Hands out the trials that the search wants to run, as `{"trial": SweepTrial}`."""
+    """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`."""
 
     def __init__(self, search: SweepSearch | GivenTrials) -> None:
         super().__init__()  # both objectives are read from the reports
@@ -89,7 +89,7 @@ class TuneScheduler(WithoutState, FIFOScheduler):
 def run_tune(
     sweep: Sweep, root: Path, search: SweepSearch | GivenTrials, concurrent: int, callbacks: list[tune.Callback]
 ) -> None:
-    """Runs the trials that `search` hands out, at most `concurrent` at once, until it is finished."""
+    """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
     resources: ResourcesConfig = sweep.some_config().resources
     trainable: Callable[[dict[str, Any]], None] = make_trainable(sweep, root)
     sessions = len(list((root / TUNE_FOLDER).glob("session-*")))

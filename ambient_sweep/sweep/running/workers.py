@@ -1,6 +1,6 @@
 """A trial of several workers: Ray Train's `TorchTrainer`, and the trial's folder as the only channel.
 
-Rank 0 writes every evaluation to the folder, so nothing is lost with a process.
+Rank 0 writes every evaluation to the folder, so a lost process loses nothing.
 """
 
 import contextlib

@@ -1,8 +1,6 @@
-"""How many images a search may execute: `search.images`."""
+"""How many images the searched trials may execute: `search.images`."""
 
 from collections.abc import Mapping
-
-ROLES = ("search", "replicate")  # of the trials that count
 
 
 class Budget:

@@ -1,10 +1,10 @@
-"""Trials that are known beforehand, handed out in the manner of `SweepSearch`: those with the least to train first."""
+"""Trials that are known beforehand, behind the interface of `SweepSearch`: those with the least to train go first."""
 
 from collections.abc import Sequence
 
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.search import Planner
+from ambient_sweep.sweep.search.planner import Planner
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
 

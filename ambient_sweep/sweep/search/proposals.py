@@ -10,12 +10,12 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.samplers import GRID
-from ambient_sweep.sweep.search.study import StudyRecord, violations
+from ambient_sweep.sweep.search.study import TRIED, StudyRecord, violations
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 
 LISTED = 4096  # spaces of up to this size are listed to find a config that was not tried
-REPEATS = 20  # proposals in a row that were tried already, before a config is drawn that was not
+REPEATS = 5  # proposals in a row that were tried already, before a config is drawn that was not
 REFUSALS = 200  # proposals in a row that are refused, before the search gives up
 LOOKAHEAD = 2  # proposals among which the cheapest to train is taken, with stages
 MOST_HELD = 8  # proposals held while what they share is being trained
@@ -53,7 +53,7 @@ class Proposals:
         self._passed: dict[int, int] = {}  # how often another was taken before them
         self._single: deque[tuple[dict[str, Any], int]] = deque(maxlen=SINGLE)  # without a sibling, and their cost then
         self._grid = conditions.configs(sweep.space) if sweep.search.sampler == GRID else None
-        self._given: deque[SweepTrial] = deque()
+        self._given: deque[tuple[Values, Values]] = deque()  # values, and the attributes of their trials
         self._drawn = 0
         self._refusal, self._allowed_any = "", False
         self.gave_up = ""  # why no more come, where the space may hold some
@@ -68,18 +68,15 @@ class Proposals:
         self._taken.add(mark(values))
         self._drawn, self._allowed_any = self._drawn + 1, True
 
-    def give(self, trial: SweepTrial) -> None:
-        """A proposal from elsewhere, which goes first: a point of the sweep file, or one of an earlier session."""
-        self._given.append(trial)
+    def give(self, values: Values, attributes: Values) -> None:
+        """Values from elsewhere, which go first: a point of the sweep file, or a proposal of an earlier session."""
+        self._given.append((values, attributes))
 
     def next(self, *, waiting_helps: bool) -> SweepTrial | None:
         """The next config to train; None where there is none now. waiting_helps: trials are running, so what is busy will
         be free. Raises AmbientSweepError for what the sampler raises."""
-        while self._given:
-            trial = self._given.popleft()
-            if self._new(trial.values) and self._trainable(trial):
-                return self._chosen(trial)
-            self._refuse(trial)
+        if (given := self._next_given()) is not None:
+            return self._chosen(given)
         if self._share and (sibling := self._sibling()) is not None:
             return sibling
         wanted = LOOKAHEAD if self._share else 1
@@ -89,6 +86,19 @@ class Proposals:
                 return None
             more = self._hold_up_to(len(self._held) + 1)
         return self._chosen(chosen)
+
+    def _next_given(self) -> SweepTrial | None:
+        while self._given:
+            values, attributes = self._given.popleft()
+            for _ in range(REPEATS):  # keys that a point leaves open are drawn anew
+                trial = self._record.propose(values, attributes)
+                if not self._new(trial.values):
+                    self._record.refuse(trial, TRIED)
+                elif self._trainable(trial):
+                    return trial
+                if trial.values.keys() == values.keys():
+                    break
+        return None
 
     def _chosen(self, trial: SweepTrial) -> SweepTrial:
         assert trial.number is not None
@@ -164,7 +174,6 @@ class Proposals:
                 self._give_up("all configs of the space")
             if trial is None or self._trainable(trial):
                 return trial
-            self._refuse(trial)
             if refused + 1 == REFUSALS and not listable:
                 self._give_up(f"{REFUSALS} configs in a row")
                 return None
@@ -182,7 +191,7 @@ class Proposals:
             trial = self._record.ask()
             if self._new(trial.values):
                 return trial
-            self._record.refuse(trial, "tried before")
+            self._record.refuse(trial, TRIED)
         trial = self._record.propose(self._untried_values())
         self._new(trial.values)
         return trial
@@ -199,23 +208,19 @@ class Proposals:
         return next(left) if self._size > LISTED else self._rng().choice(list(left))
 
     def _trainable(self, trial: SweepTrial) -> bool:
-        """Whether nothing speaks against a proposal; else `_refusal` says why."""
-        bound = self._sweep.search.constraints.get("parameters")
+        """Whether nothing speaks against a proposal; else it is refused, and `_refusal` says why."""
+        bound, over = self._sweep.search.constraints.get("parameters"), dict[str, float]()
         try:
             self._cost(trial.values)
             if bound is not None and (count := self._parameters(trial.values)) > bound:
+                over = violations({"parameters": bound}, Report(parameters=count))
                 raise UserError(f"parameters {count:,} exceed search.constraints.parameters={bound:g}")
         except UserError as error:
             self._refusal = str(error).removeprefix(f"{self._sweep.name}: ")
+            self._record.refuse(trial, self._refusal, over)
             return False
         self._allowed_any = True
         return True
-
-    def _refuse(self, trial: SweepTrial) -> None:
-        bound, over = self._sweep.search.constraints.get("parameters"), dict[str, float]()
-        if bound is not None and self._refusal.startswith("parameters "):
-            over = violations({"parameters": bound}, Report(parameters=self._parameters(trial.values)))
-        self._record.refuse(trial, self._refusal or "tried before", over)
 
     def _new(self, values: Values) -> bool:
         marked = mark(values)

@@ -23,6 +23,7 @@ NAMES: dict[str, type[BaseSampler]] = {
     "nsga2": optuna.samplers.NSGAIISampler,
     "gp": optuna.samplers.GPSampler,
 }
+STARTUP = 10  # random draws of a sampler that is tried, at most
 LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
 
 
@@ -73,13 +74,14 @@ def try_sampler(space: Space, search: Search) -> None:
 
     Raises UserError, one line, for a sampler that cannot search the space for two objectives.
     """
-    sampler = build_sampler(search)
+    build_sampler(search)
+    arguments = dict(search.sampler_args)
+    if isinstance(arguments.get("n_startup_trials"), int):
+        arguments["n_startup_trials"] = min(STARTUP, arguments["n_startup_trials"])
+    sampler = build_sampler(search.model_copy(update={"sampler_args": arguments}))
     record = StudyRecord(open_study("try", sampler), space, f"search.sampler={search.sampler}")
-    modelled = 12 + int(
-        search.sampler_args.get("n_startup_trials", 0)
-    )  # proposals after which samplers use their model
     try:
-        for number in range(modelled):
+        for number in range(STARTUP + 2):
             trial = record.ask()
             report = Report(fidelity=float(number), memorization=-float(number))
             record.complete(trial, report.objectives, {})

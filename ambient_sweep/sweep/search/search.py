@@ -1,43 +1,25 @@
 """Which trial a sweep trains next, which ones pause, and when it is done. Knows no Ray, no clock and no trial's folder.
 
 Fixed trials come first, outside the study, and run to their ends. Then come searched trials: proposals of Optuna, and paused
-trials that may go on. A trial that pauses gives its worker away; it goes on from its own folder when it is handed out again.
+trials that may go on. A paused trial frees its worker; it continues from its own folder when `next` returns it again.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.search.budget import ROLES, Budget
+from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.search.planner import Planner
 from ambient_sweep.sweep.search.proposals import Proposals
 from ambient_sweep.sweep.search.study import FIXED, POINT, Earlier, StudyRecord, violations
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision, Entry, Rungs
 
 Values = Mapping[str, Any]
-
-
-class Planner(Protocol):
-    """What configs have in common: `stages.planner`."""
-
-    def cost(self, values: Values) -> int:
-        """Images still to train."""
-
-    def busy(self, values: Values) -> bool:
-        """Whether what a config shares with another is being trained now."""
-
-    def started(self, trial_id: str, values: Values) -> object:
-        """A trial begins or goes on."""
-
-    def reached(self, trial_id: str, images: int) -> None:
-        """A running trial was evaluated."""
-
-    def ended(self, trial_id: str) -> None:
-        """A trial is over, or pauses."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +56,9 @@ class SweepSearch:
         self.rungs = Rungs(sweep.rung_levels, sweep.search.stopping.eta)
         busy = None if planner is None else planner.busy
         self._proposals = Proposals(sweep, record, cost=self._cost, busy=busy, parameters=parameters)
-        self.trials: dict[str, SweepTrial] = {}  # handed out or going on, and not ended
+        self.trials: dict[str, SweepTrial] = {}  # begun, and not ended
         self._running: set[str] = set()
-        self._waiting: list[SweepTrial] = []  # of earlier sessions, handed out first
+        self._waiting: list[SweepTrial] = []  # of earlier sessions; they go first
         self._full: dict[str, Report] = {}  # searched trials' reports at full length
         self._observed: dict[str, set[float]] = {}  # lengths by trial
         self._last: list[str] = []  # paused trials that go on since nothing else is left
@@ -91,7 +73,7 @@ class SweepSearch:
     def _recover(self, earlier: Earlier, histories: Mapping[str, History]) -> None:
         if histories and not histories.keys() & (earlier.trials.keys() | {*self._fixed_ids}):
             raise UserError(
-                f"the study knows none of the {len(histories)} trials of this sweep, which would be trained again; "
+                f"the study holds none of the {len(histories)} trials of this sweep, so they would be trained again; "
                 "restore study.journal, or start again under another name"
             )
         unknown = History(ended=False)
@@ -99,21 +81,22 @@ class SweepSearch:
             if not histories.get(trial_id, unknown).ended:
                 self._waiting.append(replace(fixed, trial_id=trial_id))
         for refused in earlier.refused:
-            self._proposals.remember(refused.params)
+            self._proposals.remember(self._record.values(refused))
         self._searched = len(earlier.trials)
         self._observed = earlier.lengths
         unfinished: dict[str, FrozenTrial] = {}
         for trial_id, trial in earlier.trials.items():
-            self._proposals.remember(trial.params)
+            ours = SweepTrial("search", self._record.values(trial), trial_id=trial_id, number=trial.number)
+            self._proposals.remember(ours.values)
             history = histories.get(trial_id, unknown)
-            self._catch_up(SweepTrial("search", trial.params, trial_id=trial_id), history)
+            self._catch_up(ours, history)
             if not history.ended:
                 unfinished[trial_id] = trial
-            elif trial.state == TrialState.RUNNING:
-                self._end_earlier(trial, trial_id, history)
+            elif (running := trial.state == TrialState.RUNNING) or trial.state == TrialState.FAIL:
+                self._end_earlier(ours, history, running=running)
         self._unfinished, self._unused, self._points = unfinished, earlier.proposals, earlier.points
         reports = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports]
-        self.rungs.recall(reports, set(unfinished))
+        self.rungs.recall(reports, unfinished.keys() - self._full.keys())
 
     def _catch_up(self, trial: SweepTrial, history: History) -> None:
         """Records evaluations that are in the trial's folder and not in the study."""
@@ -123,25 +106,26 @@ class SweepSearch:
             elif report.finite:
                 self._full[trial.trial_id] = report
 
-    def _end_earlier(self, trial: FrozenTrial, trial_id: str, history: History) -> None:
+    def _end_earlier(self, trial: SweepTrial, history: History, *, running: bool) -> None:
         """The driver ended between a trial's last record and its end in the study."""
-        self._record.drop(trial.number, stopped=history.stopped)
-        full = self._full.pop(trial_id, None)
+        if running and trial.number is not None:
+            self._record.drop(trial.number, stopped=history.stopped)
+        full = self._full.pop(trial.trial_id, None)
         if full is not None and not history.stopped:
-            ended = SweepTrial("search", trial.params, trial_id=trial_id)
-            self._record.complete(ended, full.objectives, self._violations(full))
+            self._record.complete(trial, full.objectives, self._violations(full))
 
     def _begin(self) -> None:
         """Proposes again, in this session, what an earlier one proposed and left unfinished."""
-        for trial in sorted(self._unused, key=lambda trial: trial.state != TrialState.WAITING):
-            self._proposals.give(self._record.propose_again(trial))
+        for trial in self._unused:
+            self._record.drop(trial.number)
+            self._proposals.give(self._record.values(trial), trial.user_attrs)
         for trial_id, trial in self._unfinished.items():
             again = self.trials[trial_id] = replace(self._record.propose_again(trial), trial_id=trial_id)
             if not self.is_paused(trial_id):
                 self._waiting.append(again)
         for index, point in enumerate(self._sweep.points):
             if index not in self._points:
-                self._proposals.give(self._record.propose(point, {POINT: index}))
+                self._proposals.give(point, {POINT: index})
         self._begun = True
 
     # -- asked by the driver ------------------------------------------------------------------------------------------
@@ -161,7 +145,7 @@ class SweepSearch:
         self.trials[trial.trial_id] = trial
         self._running.add(trial.trial_id)
         self.rungs.leave(trial.trial_id)
-        if trial.role in ROLES:
+        if trial.role == "search":
             self.budget.begin(trial.trial_id, self._cost(trial.values))
         if self._planner is not None:
             self._planner.started(trial.trial_id, trial.values)
@@ -232,7 +216,7 @@ class SweepSearch:
 
     @property
     def searched(self) -> int:
-        """Configs that were handed out, in earlier sessions too."""
+        """Configs tried, those of earlier sessions included."""
         return self._searched
 
     # -- told by the driver -------------------------------------------------------------------------------------------
@@ -253,7 +237,7 @@ class SweepSearch:
             self._observe(trial, report)
         if decision == Decision.PAUSE:
             self._free(trial_id)
-        elif trial.role in ROLES and self.rungs.levels and self.budget.spent and not last:
+        elif trial.role == "search" and self.rungs.levels and self.budget.spent and not last:
             return Decision.STOP
         return decision
 
@@ -291,7 +275,7 @@ class SweepSearch:
             self._planner.ended(trial_id)
 
     def _spend(self, trial: SweepTrial, report: Report) -> None:
-        if trial.role in ROLES and report.images_executed is not None:
+        if trial.role == "search" and report.images_executed is not None:
             self.budget.report(trial.trial_id, report.images_executed)
 
     def _observe(self, trial: SweepTrial, report: Report) -> None:

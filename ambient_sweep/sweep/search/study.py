@@ -35,6 +35,8 @@ from ambient_sweep.sweep.space.distributions import Distribution
 TRIAL_ID, OBSERVATION_OF, LENGTH, IMAGES, WHY, POINT = (
     "trial_id", "observation_of", "length", "images", "why", "point",
 )  # fmt: skip
+GIVEN = "given"  # values that a proposal was made with; the trial itself holds them one by one, as they are drawn
+TRIED = "tried before"  # why a proposal was refused: another has its values
 FIXED = "fixed trials"  # attribute of the study: their ids, in their order
 # What samplers raise themselves: for objectives or spaces that are not theirs, and arguments that they look at late.
 SAMPLER_ERRORS = (
@@ -101,7 +103,8 @@ class StudyRecord:
 
     def propose(self, values: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> SweepTrial:
         """A given proposal; the sampler draws keys that are left out."""
-        self.study.enqueue_trial(dict(values), user_attrs=dict(attributes or {}))
+        kept = {key: value for key, value in (attributes or {}).items() if key != WHY}
+        self.study.enqueue_trial(dict(values), user_attrs=kept | {GIVEN: dict(values)})
         return self.ask()
 
     def ask(self) -> SweepTrial:
@@ -193,15 +196,21 @@ class StudyRecord:
 
     def earlier(self) -> "Earlier":
         """What the study holds of earlier sessions."""
+        for _ in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            with self._sampling():  # the driver died between enqueueing and asking
+                self.study.ask()
         return Earlier(self.study.get_trials(deepcopy=False))
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The values of a trial of an earlier session, which may have died while they were drawn."""
+        known = trial.user_attrs.get(GIVEN, {}) | trial.params
+        return {key: d.snap(known[key]) for key, d in self._space.items() if key in known}
 
     def propose_again(self, trial: FrozenTrial) -> SweepTrial:
         """A trial of an earlier session, as one of this session."""
-        if trial.state == TrialState.WAITING:  # the driver died between enqueueing and asking
-            return self.ask()
         if trial.state == TrialState.RUNNING:
             self.drop(trial.number)
-        return self.propose(trial.params, trial.user_attrs)
+        return self.propose(self.values(trial), trial.user_attrs)
 
     def drop(self, number: int, *, stopped: bool = False) -> None:
         """A trial that an earlier session left RUNNING is over under this number."""
@@ -219,7 +228,10 @@ class StudyRecord:
 
 
 class Earlier:
-    """Trials of earlier sessions: by id, the newest of each; their observed lengths; proposals that nobody trained."""
+    """Trials of earlier sessions: by id, the newest of each; their observed lengths; proposals that nobody trained.
+
+    A trial that failed for no reason is known under a newer number, or is to be proposed anew.
+    """
 
     def __init__(self, trials: list[FrozenTrial]) -> None:
         self.trials: dict[str, FrozenTrial] = {}
@@ -229,16 +241,19 @@ class Earlier:
         self.points: set[int] = set()
         for trial in trials:
             attributes = trial.user_attrs
-            if POINT in attributes:
-                self.points.add(attributes[POINT])
             if TRIAL_ID in attributes:
                 self.trials[attributes[TRIAL_ID]] = trial
             elif OBSERVATION_OF in attributes:
                 self.lengths.setdefault(attributes[OBSERVATION_OF], set()).add(attributes[LENGTH])
-            elif trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            elif trial.state == TrialState.RUNNING:
                 self.proposals.append(trial)
             elif WHY in attributes:
-                self.refused.append(trial)
+                if attributes[WHY] != TRIED:  # the other may itself have been left untrained
+                    self.refused.append(trial)
+            else:
+                continue
+            if POINT in attributes:
+                self.points.add(attributes[POINT])
 
 
 def violations(bounds: Mapping[Any, float], report: Report) -> dict[str, float]:

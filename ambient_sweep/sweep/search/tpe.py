@@ -44,23 +44,18 @@ class GroupedTPESampler(BaseSampler):
         self, *, seed: int = 0, n_startup_trials: int = 10, n_ei_candidates: int = 24, random_share: float = 0.5
     ) -> None:
         if n_startup_trials < 1 or n_ei_candidates < 1 or not 0 <= random_share <= 1:
-            raise ValueError(
-                f"expected n_startup_trials and n_ei_candidates of at least 1 and a random_share from 0 to 1, not "
-                f"{n_startup_trials}, {n_ei_candidates} and {random_share}"
-            )
+            raise ValueError("n_startup_trials and n_ei_candidates must be at least 1, random_share between 0 and 1")
         self._seed, self._startup, self._candidates, self._share = seed, n_startup_trials, n_ei_candidates, random_share
         self._fitted = 0  # trials that the estimators were fitted to
         self._history = 0  # of these, those that counted
         self._split: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
-        self._estimators: dict[str, _Number | _Choice] = {}
+        self._estimators: dict[tuple[str, BaseDistribution], _Number | _Choice] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: parameters are drawn one after the other, so that conditional ones are drawn where they are asked for."""
         return {}
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
         """Nothing; see `infer_relative_search_space`."""
         return {}
 
@@ -69,7 +64,7 @@ class GroupedTPESampler(BaseSampler):
         if len(study.directions) > 2:
             raise ValueError(f"{type(self).__name__} takes one or two objectives, not {len(study.directions)}")
         trials = [t for t in study.get_trials(deepcopy=False, states=STATES) if t.number != trial.number]
-        if (len(trials) - self._fitted) * RENEWAL >= max(1, self._history):
+        if abs(len(trials) - self._fitted) * RENEWAL >= max(1, self._history):
             self._fit(trials, study.directions)
 
     def sample_independent(
@@ -79,10 +74,11 @@ class GroupedTPESampler(BaseSampler):
         shares = self._uniform(trial, param_name).random((self._candidates, 2))
         if self._split is None or self._uniform(trial, "").random() < self._share:
             return _estimator(param_distribution).draw_evenly(float(shares[0, 0]))
-        if param_name not in self._estimators:
+        key = (param_name, param_distribution)
+        if key not in self._estimators:
             good, bad = ([v[param_name] for v in side if param_name in v] for side in self._split)
-            self._estimators[param_name] = _estimator(param_distribution, good, bad)
-        return self._estimators[param_name].draw(shares)
+            self._estimators[key] = _estimator(param_distribution, good, bad)
+        return self._estimators[key].draw(shares)
 
     def _uniform(self, trial: FrozenTrial, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self._seed, trial.number, zlib.crc32(purpose.encode())])
@@ -161,15 +157,13 @@ def thin(values: Floats, count: int) -> NDArray[np.intp]:
     removed again and again (the selection of SMS-EMOA, Beume et al. 2007). Of equal rows, all but one go first."""
     order = np.lexsort((values[:, 1], values[:, 0]))
     front = values[order]
-    finite = front[np.isfinite(front).all(axis=1)]
-    lowest, highest = (finite.min(axis=0), finite.max(axis=0)) if len(finite) else np.zeros((2, 2))
-    reference = highest + 0.1 * (highest - lowest) + 1e-12
+    if not np.isfinite(front).all():  # the one rank of trials without objectives
+        return order[len(order) - count :]
+    reference = front.max(axis=0) + 0.1 * np.ptp(front, axis=0) + 1e-12
     left = list(range(len(front)))
     while len(left) > count:
         x, y = front[left, 0], front[left, 1]
-        with np.errstate(invalid="ignore"):  # rows without objectives are infinite
-            share = (np.append(x[1:], reference[0]) - x) * (np.append(reference[1], y[:-1]) - y)
-        left.pop(int(np.argmin(np.where(np.isfinite(share), share, -1.0))))
+        left.pop(int(np.argmin((np.append(x[1:], reference[0]) - x) * (np.append(reference[1], y[:-1]) - y))))
     return order[left]
 
 
@@ -184,7 +178,8 @@ class _Number:
         self._log = math.log if distribution.log else float
         self._low, self._high = self._log(distribution.low - half), self._log(distribution.high + half)
         span = self._high - self._low
-        self._good, self._bad = (_Mixture([(self._log(v) - self._low) / span for v in side]) for side in (good, bad))
+        centres = [np.clip([(self._log(v) - self._low) / span for v in side], 0, 1) for side in (good, bad)]
+        self._good, self._bad = _Mixture(centres[0]), _Mixture(centres[1])
 
     def draw(self, shares: Floats) -> Any:
         """Of values drawn from the good density with uniform numbers [N, 2], that with the largest ratio of good to bad."""
@@ -235,7 +230,7 @@ def _estimator(distribution: BaseDistribution, good: Sequence[Any] = (), bad: Se
 class _Mixture:
     """Equal shares of normal kernels in [0, 1]."""
 
-    def __init__(self, centres: Sequence[float]) -> None:
+    def __init__(self, centres: Sequence[float] | Floats) -> None:
         width = max(NARROWEST, 0.2 * max(len(centres), 1) ** -0.2)  # Scott's rule in one dimension
         self._centres = np.array([*centres, 0.5])
         self._widths = np.array([*[width] * len(centres), 1.0])

@@ -40,7 +40,7 @@ class Distribution:
         return _steps(self.values[0], self.values[1], self.step or 1) + 1
 
     def grid(self) -> Sequence[Any]:
-        """All values, in order. Raises ValueError where there is no end of them."""
+        """All values, in order. Raises ValueError where there are infinitely many."""
         if self.kind == "choice":
             return self.values
         if self.kind in WHOLE:
@@ -65,21 +65,6 @@ class Distribution:
         if math.isfinite(self.size):
             return self._rung(int(share * self.size))
         return _log_between(low, high, share) if self.kind == "loguniform" else low + share * (high - low)
-
-    def share(self, value: float) -> float:
-        """Where a number lies between the two ends, from 0 to 1, on the scale on which it is drawn evenly."""
-        low, high = self.values
-        if self.kind == "logint":
-            low, high = low - 0.5, high + 0.5
-        elif self.kind == "int" or self.step is not None:
-            low, high = low - (self.step or 1) / 2, high + (self.step or 1) / 2
-        if self.kind in ("loguniform", "logint"):
-            return math.log(value / low) / math.log(high / low)
-        return float((value - low) / (high - low))
-
-    def index(self, value: Any) -> int:
-        """The place of a choice among the choices."""
-        return next(i for i, choice in enumerate(self.values) if same(choice, value))
 
     def read(self, value: Any) -> Any:
         """`value` in this distribution's own type. Raises ValueError where it does not lie within."""
@@ -194,8 +179,7 @@ def _choices(values: list[Any], where: str) -> tuple[Any, ...]:
     for value in values:
         if not isinstance(value, str | int | float | None):
             raise UserError(f"{where}: a choice must be a number, a word, true, false or null, not {value!r}")
-    marks = {(isinstance(value, bool), value) for value in values}
-    if len(values) < 2 or len(marks) != len(values):
+    if len(values) < 2 or len(set(values)) != len(values):  # true equals 1, for Optuna too
         raise UserError(
             f"{where}: choice needs at least two different values, not {values!r}; a single one goes to base"
         )

@@ -98,12 +98,12 @@ class Rungs:
 
         at_least: that many go on from each rung. For the end of a search, where a rung of few trials would let none pass.
         """
-        found = []
-        for trial_id, rung in self._paused.items():
-            place = self._places_at(rung)[trial_id]
-            if place < max(at_least, self._room(rung)):
-                found.append((-rung, place, trial_id))
-        return [trial_id for *_, trial_id in sorted(found, key=lambda each: each[:2])]
+        found: list[str] = []
+        for rung in sorted(set(self._paused.values()), reverse=True):
+            places, room = self._places_at(rung), max(at_least, self._room(rung))
+            ready = [trial_id for trial_id, at in self._paused.items() if at == rung and places[trial_id] < room]
+            found += sorted(ready, key=lambda trial_id: places[trial_id])
+        return found
 
     def nearest(self, count: int) -> list[str]:
         """The `count` paused trials that are nearest to going on: of whose rung the smallest share is better."""

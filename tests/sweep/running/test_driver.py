@@ -68,7 +68,7 @@ def half_way(root: Path) -> bool:
 
 
 def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
-    sweep = small_sweep(tmp_path, search__trials=4, training__images=96_000)
+    sweep = small_sweep(tmp_path, search__trials=4, search__keep="all", training__images=96_000)
     write_sweep(sweep, tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
 
@@ -77,7 +77,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     first.send_signal(signal.SIGTERM)
     assert first.wait(30) == 1
     error = (tmp_path / "0.err").read_text().strip().splitlines()
-    assert error[-1] == f"interrupted; `ambient-sweep resume {root}` goes on from here"
+    assert error[-1] == f"interrupted; `ambient-sweep resume {root}` continues from here"
     kept = {trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)}
     assert kept
     stopped = [trial for trial in read_trials(root) if trial.status == "stopped"]

@@ -1,8 +1,9 @@
 """The lines that a person follows, with a clock of our own."""
 
-from ambient_sweep.sweep.budget import Budget
-from ambient_sweep.sweep.callback import describe_error
-from ambient_sweep.sweep.progress import Progress
+from ambient_sweep.sweep.running.callback import describe_error
+from ambient_sweep.sweep.running.forecast import Forecast
+from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.search.budget import Budget
 
 
 class Clock:
@@ -38,16 +39,20 @@ def test_the_status_comes_regularly_and_counts() -> None:
     clock.now += 30
     progress.status()
     progress.status()
-    assert lines[1:] == ["[0:30] 1 of 4 trials done, 1 running, 1 failed; about 0:30 left"]
+    assert lines[1:] == ["[0:30] 1 of 4 trials done, 1 running, 1 failed"]
 
 
-def test_the_time_left_is_the_pace_times_what_remains() -> None:
-    progress, _, clock = make(total=10, done=4)
+def test_the_time_left_is_the_pace_of_this_session_times_what_remains() -> None:
+    forecast = Forecast(1000, fixed=0, searched=10)
+    for trial in ("a", "b"):  # trained in an earlier session
+        forecast.report(trial, "search", 1000, 1000, 0)
+    progress, _, clock = make(total=10, done=2, forecast=forecast)
+    clock.now += 7
     assert progress.seconds_left() is None
-    progress.trial_started("a")
-    progress.evaluated("a", "", 0.5, (1, 1))
-    clock.now += 20  # half a trial in 20 seconds; five and a half remain
-    assert progress.seconds_left() == 5.5 * 40
+    forecast.report("c", "search", 500, 500, 500)
+    clock.now += 13  # half a trial in 20 seconds; seven and a half remain
+    assert progress.seconds_left() == 7.5 * 40
+    assert progress.status_line().endswith("; about 5:00 left")
 
 
 def test_the_frontier_holds_what_no_other_point_beats() -> None:
@@ -78,18 +83,20 @@ def test_ray_s_error_texts_become_one_line() -> None:
         "  File 'a.py'\nOSError: No space left on device\n"
     )
     assert describe_error(raised) == "OSError: No space left on device"
-    assert describe_error("") == "for a reason that Ray does not tell"
+    assert describe_error("") == "Ray gave no reason"
 
 
 def test_with_a_budget_its_images_say_how_much_is_left() -> None:
-    budget = Budget(1_000_000, {"before": 200_000})
-    progress, _, clock = make(total=512, done=3, budget=budget)
+    budget, forecast = Budget(1_000_000, {"before": 200_000}), Forecast(100_000, 0, 512, budget=1_000_000)
+    forecast.report("before", "search", 200_000, 200_000, 0)
+    progress, _, clock = make(total=512, done=3, budget=budget, forecast=forecast)
     assert progress.seconds_left() is None
     clock.now += 60
     budget.report("a", 200_000)
+    forecast.report("a", "search", 200_000, 200_000, 0)
     line = progress.status_line()
     assert line == "400,000 of 1,000,000 images trained, 3 trials done, 0 running, 0 failed; about 3:00 left"
-    budget.report("a", 800_000)
+    forecast.report("a", "search", 800_000, 800_000, 0)
     assert progress.seconds_left() is None
 
 

@@ -99,7 +99,7 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert resume_sweep(root, echo=lines.append).counts == summary.counts
     assert "this sweep is finished" in lines[0]
     assert {path: path.read_bytes() for path in root.glob("trials/*/*.json")} == before
-    with pytest.raises(UserError, match=r"a run of this name is there already; `ambient-sweep resume "):
+    with pytest.raises(UserError, match=r"a run of this name already exists; `ambient-sweep resume "):
         run_sweep(sweep, tmp_path / "runs", echo=lines.append)
 
 

@@ -71,14 +71,14 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     wait_until(lambda: list(root.glob("trials/*/remeasured/*.json")))
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) == 1
-    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` goes on from here\n"
+    assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` continues from here\n"
 
     left = confirmation(sweep, root)
-    assert 0 < len(left.reevaluations) < 800
+    assert 0 < len(left.remeasurements) < 800
     assert left.replicates
     assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
     measured = read_remeasurements(root)  # whole records
-    assert len(measured) >= 800 - len(left.reevaluations)
+    assert len(measured) >= 800 - len(left.remeasurements)
     seeds = set(read_table(root / "evaluations.parquet")["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
 

@@ -2,7 +2,7 @@
 
 import random
 
-from ambient_sweep.sweep.budget import Budget
+from ambient_sweep.sweep.search.budget import Budget
 
 
 def test_a_budget_is_spent_by_what_was_executed() -> None:
@@ -17,12 +17,10 @@ def test_a_budget_is_spent_by_what_was_executed() -> None:
     budget.ended("a")
     assert (budget.spent, budget.executed) == (True, 100)
 
-
-def test_without_a_limit_it_is_never_spent() -> None:
-    budget = Budget()
-    budget.begin("a", 10**12)
-    budget.report("a", 10**12)
-    assert (budget.limited, budget.spent) == (False, False)
+    endless = Budget()
+    endless.begin("a", 10**12)
+    endless.report("a", 10**12)
+    assert (endless.limited, endless.spent) == (False, False)
 
 
 def test_trials_that_run_to_their_ends_count_whole_from_their_begin() -> None:

@@ -1,28 +1,29 @@
-"""What the study is told, and what a resumed search remembers; with real Optuna studies, without Ray processes."""
+"""What a search hands out, what its study records, and what it remembers when it is resumed; without Ray."""
 
-import contextlib
 import itertools
+import json
 import math
-import pickle
-import textwrap
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from ambient_sweep.sweep.budget import Budget
-from ambient_sweep.sweep.searcher import Outcome, SweepSearcher
-from ambient_sweep.sweep.sources import Elsewhere
-from ambient_sweep.sweep.study import open_study, optuna_distribution
 from optuna.trial import TrialState
-from ray.tune.search import ConcurrencyLimiter, Searcher
-from ray.tune.search.optuna import OptunaSearch
+from searches import Halves, ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.planner import Prefixes
-from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.search.search import History, SweepSearch
+from ambient_sweep.sweep.search.study import optuna_distribution, violations
+from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.sweep.stopping.rungs import Decision
 
 REAL = """
 space:
@@ -31,305 +32,116 @@ space:
   consistency.chain_steps: {int: [1, 8]}
 points: [{observed.sigma: 0.25}]
 controls: [{label: plain, seeds: [0, 1], set: {objective.kind: ambient}}]
-search: {trials: 6, seed: 3}
+search: {trials: 6, seed: 3, stopping: {rule: none}}
 """
-FINITE = """
-space:
-  consistency.ramp: {choice: [step, linear, cosine]}
-  data_free: null
-search: {trials: 50}
+BARE = REAL.replace("controls", "# controls").replace("points", "# points").replace("trials: 6", "trials: 9")
+RUNGS = """
+base: {evaluation.lengths: [0.25, 0.5, 1.0]}
+space: {observed.sigma: {uniform: [0.1, 0.5]}}
+search: {trials: 4, sampler: random}
 """
-
-
-def sweep_of(folder: Path, text: str, **overrides: Any) -> Sweep:
-    path = folder / "s.yaml"
-    path.write_text(text)
-    return load_sweep(path, {key.replace("__", "."): value for key, value in overrides.items()})
-
-
-def study_of(journal: Path, name: str = "s") -> optuna.Study:
-    """The study as another process sees it."""
-    return open_study(journal, name, optuna.samplers.RandomSampler())
-
-
-def full(fidelity: Any, memorization: Any, **more: Any) -> dict[str, Any]:
-    return {"fidelity": fidelity, "memorization": memorization, "done_full_length": True, "failed": None, **more}
+ENDED = History(ended=True)
+UNFINISHED = History(ended=False)
 
 
 @pytest.fixture
 def ids() -> Iterator[str]:
-    return (f"tune{i:02d}" for i in itertools.count())
+    return (f"t{i}" for i in itertools.count())
 
 
-def ask_all(searcher: Searcher, ids: Iterator[str]) -> dict[str, dict[str, Any]]:
-    suggestions = {}
-    for trial_id in ids:
-        suggestion = searcher.suggest(trial_id)
-        if suggestion == Searcher.FINISHED:
-            break
-        suggestions[trial_id] = suggestion
-    return suggestions
+def ended(*reports: Report) -> History:
+    return History(True, reports)
 
 
-def test_fixed_trials_come_first_and_stay_outside_the_study(tmp_path: Path, ids: Iterator[str]) -> None:
-    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
-    given = ask_all(searcher, ids)
-    assert [s["role"] for s in given.values()] == ["baseline", "control", "control"] + ["search"] * 6
-    assert next(iter(given)) == given["tune00"]["trial_id"]
-    for trial_id in list(given)[:3]:
-        searcher.on_trial_complete(trial_id, full(1.0, 0.1))
-    study = study_of(tmp_path / "j")
-    assert [t.user_attrs["trial_id"] for t in study.trials] == list(given)[3:]
-    assert {t.state for t in study.trials} == {TrialState.RUNNING}
+# -- what is handed out, and what is recorded -------------------------------------------------------------------------
 
 
-def test_values_keep_their_flat_dotted_keys_and_points_come_first(tmp_path: Path, ids: Iterator[str]) -> None:
+def test_fixed_trials_come_first_outside_the_study_and_points_before_draws(tmp_path: Path, ids: Iterator[str]) -> None:
     sweep = sweep_of(tmp_path, REAL)
-    searched = list(ask_all(SweepSearcher(sweep, tmp_path / "j"), ids).values())[3:]
-    assert all(set(s["values"]) == set(sweep.space) for s in searched)
-    assert searched[0]["values"]["observed.sigma"] == 0.25
-    for suggestion in searched:
-        config = sweep.config_for(suggestion["values"])
-        assert config.observed.sigma == suggestion["values"]["observed.sigma"]
+    search = search_of(sweep)
+    given = ask_all(search, ids)
+    assert [t.role for t in given] == ["baseline", "control", "control"] + ["search"] * 6
+    assert [t.trial_id for t in given] == [f"t{i}" for i in range(9)]
+    for trial in given[:3]:
+        finish(search, trial.trial_id)
+    study = search._record.study
+    assert list(searched(study)) == [t.trial_id for t in given[3:]]
+    assert {t.state for t in study.get_trials()} == {TrialState.RUNNING}
+    assert all(t.values.keys() == sweep.space.keys() for t in given[3:])
+    assert given[3].values["observed.sigma"] == 0.25
+    for trial in given[3:]:
+        assert sweep.config_for(trial.values).observed.sigma == trial.values["observed.sigma"]
+        assert searched(study)[trial.trial_id].params == trial.values
+
+
+FULL = at(1.0, 30.0, 0.1)
+DONE = replace(FULL, ending="completed")
 
 
 @pytest.mark.parametrize(
-    ("result", "error", "state", "values"),
+    ("evaluated", "end", "lost", "state", "values"),
     [
-        (full(30.0, 0.1), False, TrialState.COMPLETE, [30.0, 0.1]),
-        (full(30.0, 0.1, done_full_length=False), False, TrialState.PRUNED, None),
-        ({"fidelity": 30.0, "memorization": 0.1}, False, TrialState.PRUNED, None),
-        (None, False, TrialState.PRUNED, None),
-        (None, True, TrialState.FAIL, None),
-        (full(30.0, 0.1), True, TrialState.FAIL, None),
-        (full(30.0, 0.1, failed="diverged"), False, TrialState.FAIL, None),
-        (full(math.nan, math.nan, failed="diverged", done_full_length=False), False, TrialState.FAIL, None),
-        (full(math.nan, 0.1), False, TrialState.FAIL, None),
-        (full(30.0, math.inf), False, TrialState.FAIL, None),
-        (full(-math.inf, 0.1), False, TrialState.FAIL, None),
-        (full(30.0, None), False, TrialState.FAIL, None),
-        ({"done_full_length": True, "failed": None}, False, TrialState.FAIL, None),
+        (FULL, DONE, False, TrialState.COMPLETE, [30.0, 0.1]),
+        (FULL, None, False, TrialState.COMPLETE, [30.0, 0.1]),
+        (None, at(0.5), False, TrialState.PRUNED, None),
+        (None, None, False, TrialState.PRUNED, None),
+        (None, None, True, TrialState.FAIL, None),
+        (FULL, DONE, True, TrialState.FAIL, None),
+        (FULL, Report(ending="failed", reason="diverged"), False, TrialState.FAIL, None),
+        (at(1.0, math.nan, 0.1), at(1.0, math.nan, 0.1, ending="completed"), False, TrialState.FAIL, None),
+        (at(1.0, 30.0, math.inf), at(1.0, 30.0, math.inf, ending="completed"), False, TrialState.FAIL, None),
+        (at(1.0, -math.inf), at(1.0, -math.inf, ending="completed"), False, TrialState.FAIL, None),
     ],
 )
-def test_what_the_study_is_told(
-    tmp_path: Path, ids: Iterator[str], result: Any, error: bool, state: TrialState, values: Any
+def test_how_trials_end_in_the_study(
+    tmp_path: Path, evaluated: Report | None, end: Report | None, lost: bool, state: TrialState, values: Any
 ) -> None:
-    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
-    trial_id = list(ask_all(searcher, ids))[3]
-    searcher.on_trial_result(trial_id, full(1.0, 0.2, done_full_length=False))  # no intermediate value either
-    searcher.on_trial_complete(trial_id, result, error=error)
-    trial = study_of(tmp_path / "j").trials[0]
-    assert (trial.state, trial.values) == (state, values)
-    assert trial.intermediate_values == {}
-    assert trial.params["length"] == 1.0
+    search = search_of(sweep_of(tmp_path, BARE))
+    search.next("b")
+    search.next("s")
+    if evaluated is not None:
+        assert search.evaluated("s", evaluated) == Decision.CONTINUE
+    search.ended("s", end, lost=lost)
+    trial = searched(search._record.study)["s"]
+    assert (trial.state, trial.values, trial.intermediate_values) == (state, values, {})
     assert ("why" in trial.user_attrs) == (state == TrialState.FAIL)
+    assert observations(search._record.study) == []
 
 
-def test_optuna_search_itself_takes_a_stopped_trial_for_a_complete_one(tmp_path: Path) -> None:
-    """Why there is a subclass. Should this fail one day, the subclass may have become needless."""
-    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
-    plain = OptunaSearch(space, metric=["fidelity", "memorization"], mode=["min", "min"])
-    plain.suggest("a")
-    plain.on_trial_complete("a", full(30.0, math.inf, done_full_length=False))
-    assert plain._ot_study.trials[0].state == TrialState.COMPLETE
-
-
-def test_the_sampler_goes_on_after_pruned_and_failed_trials(tmp_path: Path, ids: Iterator[str]) -> None:
-    for sampler in ("tpe", "nsga2", "random", "qmc"):
-        sweep = sweep_of(tmp_path, REAL, search__trials=16, search__sampler=sampler, search__startup_trials=4)
-        searcher = SweepSearcher(sweep, tmp_path / sampler, concurrent=2)
-        endings = itertools.cycle([full(1.0, 0.5), None, full(math.nan, 1.0), full(2.0, 0.25)])
-        for trial_id in (f"{sampler}{i}" for i in itertools.count()):
-            if searcher.suggest(trial_id) == Searcher.FINISHED:
-                break
-            searcher.on_trial_complete(trial_id, next(endings))
-        trials = study_of(tmp_path / sampler).trials  # NSGA-II also draws children that equal a parent
-        states = [t.state for t in trials if "trial_id" in t.user_attrs]
-        assert len(states) == 16
-        assert TrialState.RUNNING not in states
-        assert TrialState.COMPLETE in states
-
-
-def test_the_limit_of_concurrency_works_around_it(tmp_path: Path, ids: Iterator[str]) -> None:
-    limited = ConcurrencyLimiter(SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j"), max_concurrent=2)
-    first, second = next(ids), next(ids)
-    assert limited.suggest(first)
-    assert limited.suggest(second)
-    assert limited.suggest(next(ids)) is None
-    limited.on_trial_complete(first, full(1.0, 1.0))
-    assert limited.suggest(next(ids))
-
-
-# -- resuming -------------------------------------------------------------------------------------------------------
-
-
-def test_a_resumed_search_keeps_what_ended_and_hands_out_the_rest(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
-    first = SweepSearcher(sweep, journal)
-    given = {trial_id: first.suggest(trial_id) for trial_id in ("b", "c0", "c1", "s0", "s1", "s2", "s3")}
-    first.on_trial_complete("s0", full(3.0, 0.5))
-    # The driver is killed. s1 had come to its end without being told, s2 failed, c1 and s3 run.
-    outcomes = {
-        "b": Outcome(True, (9.0, 0.9)), "c0": Outcome(True), "c1": Outcome(False), "s0": Outcome(True, (3.0, 0.5)),
-        "s1": Outcome(True, (2.0, 0.75)), "s2": Outcome(True), "s3": Outcome(False),
-    }  # fmt: skip
-    second = SweepSearcher(sweep, journal, outcomes=outcomes)
-    assert not second.finished
-    again = ask_all(second, (f"new{i}" for i in itertools.count()))
-    assert [s["trial_id"] for s in again.values()] == ["c1", "s3", "new2", "new3"]
-    assert again["new0"] == given["c1"]
-    assert again["new1"] == given["s3"]
-    for tune_id in again:
-        second.on_trial_complete(tune_id, full(1.0, 1.0))
-    states = {t.user_attrs["trial_id"]: (t.state, t.values) for t in study_of(journal).trials}
-    assert states == {
-        "s0": (TrialState.COMPLETE, [3.0, 0.5]), "s1": (TrialState.COMPLETE, [2.0, 0.75]),
-        "s2": (TrialState.FAIL, None), "s3": (TrialState.COMPLETE, [1.0, 1.0]),
-        "new2": (TrialState.COMPLETE, [1.0, 1.0]), "new3": (TrialState.COMPLETE, [1.0, 1.0]),
-    }  # fmt: skip
-    everything = outcomes | {trial_id: Outcome(True) for trial_id in ("c1", "s3", "new2", "new3")}
-    assert SweepSearcher(sweep, journal, outcomes=everything).finished
-
-
-def test_a_trial_that_failed_and_then_came_through_counts(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, REAL.replace("controls", "# controls")), tmp_path / "j"
-    first = SweepSearcher(sweep, journal)
-    first.suggest("b")
-    values = first.suggest("s0")["values"]
-    first.on_trial_complete("s0", error=True)  # its worker was lost too often
-    second = SweepSearcher(sweep, journal, outcomes={"b": Outcome(True), "s0": Outcome(False)})
-    assert second.suggest("new")["values"] == values
-    second.on_trial_complete("new", full(5.0, 0.5))
-    done = [t for t in study_of(journal).trials if t.state == TrialState.COMPLETE]
-    assert [(t.params, t.values) for t in done] == [({**values, "length": 1.0}, [5.0, 0.5])]
-    third = SweepSearcher(sweep, journal, outcomes={"b": Outcome(True), "s0": Outcome(True)})
-    assert len(ask_all(third, (f"t{i}" for i in itertools.count()))) == sweep.search.trials - 1
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", "optuna:TPESampler"])
-def test_a_resumed_search_does_not_repeat_its_draws(tmp_path: Path, sampler: str) -> None:
-    sweep = sweep_of(
-        tmp_path, REAL.replace("points", "# points"), search__trials=8, search__sampler=sampler, search__ask_seconds=0
-    )
-    journal = tmp_path / "j"
-    first = SweepSearcher(sweep, journal)
-    ended: dict[str, Outcome] = {}
-    drawn = []
-    for session in range(2):
-        searcher = first if session == 0 else SweepSearcher(sweep, journal, outcomes=ended)
-        for i in range(7 if session == 0 else 4):
-            suggestion = searcher.suggest(f"{session}.{i}")
-            searcher.on_trial_complete(f"{session}.{i}", full(1.0, 1.0))
-            ended[f"{session}.{i}"] = Outcome(True, (1.0, 1.0))
-            if suggestion["role"] == "search":
-                drawn.append(tuple(suggestion["values"].values()))
-    assert len(drawn) == 8
-    assert len(set(drawn)) == 8
-
-
-def test_a_finite_space_is_searched_once_to_its_end(tmp_path: Path, ids: Iterator[str]) -> None:
-    text = FINITE.replace("data_free: null", "consistency.chain_steps: {int: [1, 4]}")
-    for sampler in ("tpe", "random", "nsga2", "grid"):
-        sweep = sweep_of(tmp_path, text, search__sampler=sampler)
-        searcher = SweepSearcher(sweep, tmp_path / sampler)
-        given = []
-        for trial_id in (f"{sampler}{i}" for i in itertools.count()):
-            suggestion = searcher.suggest(trial_id)
-            if suggestion == Searcher.FINISHED:
-                break
-            searcher.on_trial_complete(trial_id, full(1.0, 0.5))
-            given.append(suggestion)
-        searched = [tuple(s["values"].values()) for s in given if s["role"] == "search"]
-        assert len(searched) == len(set(searched)) == 12
-        assert searcher.finished
-        assert len(study_of(tmp_path / sampler).trials) == 12  # what is drawn and not handed out leaves no trace
-
-
-def test_a_torn_last_line_does_not_lose_the_study(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
-    searcher = SweepSearcher(sweep, journal)
-    for trial_id in ("b", "c0", "c1", "s0"):
-        searcher.suggest(trial_id)
-    searcher.on_trial_complete("s0", full(3.0, 0.5))
-    with journal.open("ab") as file:
-        file.write(b'{"op_code":4,"work')
-    assert [t.values for t in study_of(journal).trials if t.state == TrialState.COMPLETE] == [[3.0, 0.5]]
-    SweepSearcher(sweep, journal, outcomes={name: Outcome(True) for name in ("b", "c0", "c1", "s0")}).suggest("s1")
-    assert len([t for t in study_of(journal).trials if "trial_id" in t.user_attrs]) == 2
-
-
-def test_a_damaged_study_is_named(tmp_path: Path) -> None:
-    (tmp_path / "j").write_bytes(b"what is this\nand this\n")
-    with pytest.raises(UserError, match=r"j: damaged"):
-        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
-
-
-@pytest.mark.parametrize("line", ["123", "null", "[]", '{"op_code": 99}', '{"op_code": 0}', "[" * 100_000])
-def test_a_damaged_line_is_told_in_one(tmp_path: Path, line: str) -> None:
-    sweep = sweep_of(tmp_path, REAL)
-    with contextlib.closing(SweepSearcher(sweep, tmp_path / "j")) as searcher:
-        ask_all(searcher, (f"t{i}" for i in range(5)))
-    with (tmp_path / "j").open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(UserError, match=r"j: damaged \(.+\); restore it") as caught:
-        SweepSearcher(sweep, tmp_path / "j")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", [None, ""])
-def test_trials_without_their_study_are_not_begun_anew(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "j").write_text(text)
-    outcomes = {"b": Outcome(True), "s0": Outcome(True, (1.0, 0.5))}
-    with pytest.raises(UserError, match=r"j: knows none of the 2 trials of this sweep, .*; restore it, or start again"):
-        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j", outcomes=outcomes)
-
-
-def test_a_folder_in_the_studys_place_is_named(tmp_path: Path) -> None:
-    (tmp_path / "j").mkdir()
-    with pytest.raises(UserError, match=r"j: cannot be read \(Is a directory\)"):
-        SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
-
-
-def test_configs_that_contradict_themselves_do_not_end_the_search(tmp_path: Path) -> None:
-    """128 / 48 heads are none; no corner of the space shows it."""
+def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: Path, ids: Iterator[str]) -> None:
     text = """
-    base: {model.kind: dit}
-    space:
-      model.width: {int: [96, 192], step: 32}
-      model.head_width: {choice: [32, 48]}
-    search: {trials: 8, sampler: grid}
+    space: {model.width: {choice: [16, 1024]}, observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}
+    base: {model.kind: mlp}
+    search: {trials: 20, constraints: {memorization: 0.2, parameters: 1e5, device_seconds: 50}, stopping: {rule: none}}
     """
-    sweep, journal = sweep_of(tmp_path, textwrap.dedent(text)), tmp_path / "j"
-    assert check_corners(sweep)
-    prefixes = Prefixes(sweep.config_for)
-    outcomes, given = {}, []
-    for session in range(2):
-        hooks = {"cost": prefixes.cost, "busy": prefixes.busy}
-        searcher = SweepSearcher(sweep, journal, outcomes=outcomes, concurrent=1, **hooks)  # type: ignore[arg-type]
-        for number in range(3 if session == 0 else 20):
-            suggestion = searcher.suggest(f"{session}.{number}")
-            if suggestion == Searcher.FINISHED:
-                break
-            searcher.on_trial_complete(f"{session}.{number}", full(1.0, 0.5))
-            outcomes[f"{session}.{number}"] = Outcome(True, (1.0, 0.5))
-            given += [suggestion["values"]] if suggestion["role"] == "search" else []
-        assert searcher.finished == (session == 1)
-        searcher.close()
-    allowed = [(w, h) for w in (96, 128, 160, 192) for h in (32, 48) if w % h == 0]
-    assert sorted((v["model.width"], v["model.head_width"]) for v in given) == allowed
-    refused = [t for t in study_of(journal).trials if t.state == TrialState.FAIL]
-    assert sorted(t.params["model.width"] for t in refused) == [128, 160]  # once each, over both sessions
-    assert all("model.head_width" in t.user_attrs["why"] for t in refused)
+    sweep, journal = sweep_of(tmp_path, text), tmp_path / "j"
+    more = {"parameters": lambda values: int(values["model.width"]) ** 2}
+    search, given = search_of(sweep, journal, **more), []
+    while (trial := search.next(next(ids))) is not None:
+        given.append(trial)
+        search.evaluated(trial.trial_id, at(0.5, 3.0, 0.1, device_seconds=60))
+        finish(search, trial.trial_id, 2.0, 0.3, device_seconds=25)
+    assert search.finished
+    assert not search.gave_up
+    assert sorted(t.values["observed.sigma"] for t in given[1:]) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert {t.values["model.width"] for t in given[1:]} == {16}
+    trials = search._record.study.get_trials()
+    halves = [t.constraints for t in trials if "observation_of" in t.user_attrs]
+    ends = [t.constraints for t in trials if t.state == TrialState.COMPLETE and "trial_id" in t.user_attrs]
+    assert halves == [pytest.approx({"memorization": -0.5, "device_seconds": 0.2})] * 5
+    assert ends == [pytest.approx({"memorization": 0.5, "device_seconds": -0.5})] * 5
+    refused = [t for t in trials if t.user_attrs.get("why", "tried before") != "tried before"]
+    assert {(t.state, t.params["model.width"]) for t in refused} == {(TrialState.PRUNED, 1024)}
+    assert all(t.constraints == {"parameters": 1024**2 / 1e5 - 1} for t in refused)
+    assert "parameters 1,048,576 exceed search.constraints.parameters=100000" in refused[0].user_attrs["why"]
+    histories = {t.trial_id: ENDED for t in given}
+    assert not search_of(sweep, journal, histories=histories, **more).left
 
 
-def test_tunes_snapshot_of_it_is_a_note_and_no_pickle(tmp_path: Path) -> None:
-    searcher = SweepSearcher(sweep_of(tmp_path, REAL), tmp_path / "j")
-    searcher.save(str(tmp_path / "snapshot"))
-    with pytest.raises(pickle.UnpicklingError):
-        pickle.loads((tmp_path / "snapshot").read_bytes())  # noqa: S301
-    searcher.restore(str(tmp_path / "snapshot"))
-    assert searcher.suggest("b")["role"] == "baseline"
+def test_violations_are_shares_of_the_bound() -> None:
+    bounds = {"memorization": 0.05, "parameters": 100.0, "fidelity": 0.0, "memory_gib": 3.0}
+    found = violations(bounds, Report(memorization=0.06, parameters=50, fidelity=4.0, device_seconds=9.0))
+    assert found == pytest.approx({"memorization": 0.2, "parameters": -0.5, "fidelity": 4.0})
 
 
 def test_distributions_become_optunas(tmp_path: Path) -> None:
@@ -340,303 +152,269 @@ def test_distributions_become_optunas(tmp_path: Path) -> None:
     assert optuna_distribution(space["consistency.chain_steps"]) == optuna.distributions.IntDistribution(1, 8, log=True)
 
 
-# -- observations, constraints, replicates ------------------------------------------------------------------------------
+# -- no config twice ----------------------------------------------------------------------------------------------------
 
 
-def at(fraction: float, fidelity: float, memorization: float, **more: Any) -> dict[str, Any]:
-    report = {"fidelity": fidelity, "memorization": memorization, "images": int(1000 * fraction), "fraction": fraction}
-    return report | {"evaluated": True, "done_full_length": False, "failed": None, "full_samples": True} | more
+# -- resuming -----------------------------------------------------------------------------------------------------------
 
 
-BARE = REAL.replace("controls", "# controls").replace("points", "# points").replace("trials: 6", "trials: 9")
-
-
-def observations(journal: Path) -> list[tuple[Any, ...]]:
-    return [
-        (t.user_attrs["observation_of"], t.user_attrs["images"], t.params["length"], t.values)
-        for t in study_of(journal).trials
-        if "observation_of" in t.user_attrs
-    ]
-
-
-def test_every_full_evaluation_is_an_observation_once(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, BARE), tmp_path / "j"
-    searcher = SweepSearcher(sweep, journal)
-    given = {name: searcher.suggest(name)["values"] for name in ("b", "s0", "s1", "s2")}
-    for name in ("b", "s0", "s1"):
-        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))
-        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))  # told again after its worker was lost
-        searcher.on_trial_result(name, at(0.5, 8.0, math.nan))
-        searcher.on_trial_result(name, at(0.6, 8.0, 0.2, full_samples=False))
-        searcher.on_trial_result(name, at(0.75, 7.0, 0.3))
-        searcher.on_trial_result(name, at(1.0, 6.0, 0.4))  # its end says this
-    searcher.on_trial_complete("s0", full(6.0, 0.4, evaluated=False))
-    searcher.on_trial_complete("s1", at(1.0, 6.0, 0.4))  # stopped, at its full length
-    searcher.on_trial_result("s2", at(0.25, 5.0, 0.5))
-    wanted = [
-        (name, 1000 * f, f, values) for name in ("s0", "s1") for f, values in ((0.25, [9.0, 0.1]), (0.75, [7.0, 0.3]))
-    ]
-    assert observations(journal) == [*wanted, ("s2", 250, 0.25, [5.0, 0.5])]
-    # The driver dies; what is reported once more of s2 is known.
-    second = SweepSearcher(
-        sweep, journal, outcomes={n: Outcome(True) for n in ("b", "s0", "s1")} | {"s2": Outcome(False)}
-    )
-    assert second.suggest("new")["values"] == given["s2"]
-    second.on_trial_result("new", at(0.25, 5.0, 0.5))
-    second.on_trial_result("new", at(0.5, 4.0, 0.5))
-    second.on_trial_complete("new", at(0.5, 4.0, 0.5))
-    assert observations(journal) == [*wanted, ("s2", 250, 0.25, [5.0, 0.5]), ("s2", 500, 0.5, [4.0, 0.5])]
-    trials = {t.user_attrs["trial_id"]: t for t in study_of(journal).trials if "trial_id" in t.user_attrs}
-    assert {name: (t.state.name, t.values) for name, t in trials.items()} == {
-        "s0": ("COMPLETE", [6.0, 0.4]), "s1": ("COMPLETE", [6.0, 0.4]), "s2": ("PRUNED", None),
+def test_a_resumed_search_keeps_what_ended_and_hands_out_the_rest(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
+    first = search_of(sweep, journal)
+    given = {name: first.next(name) for name in ("b", "c0", "c1", "s0", "s1", "s2", "s3", "s4")}
+    finish(first, "s0", 3.0, 0.5)
+    # The driver is killed. s1 had come to its end, s2 failed and s4 was stopped, untold; c1 and s3 run.
+    histories = {
+        "b": ENDED, "c0": ENDED, "c1": UNFINISHED, "s0": ended(at(1.0, 3.0, 0.5)), "s1": ended(at(1.0, 2.0, 0.75)),
+        "s2": ENDED, "s3": UNFINISHED, "s4": History(True, (at(0.5),), stopped=True),
     }  # fmt: skip
-    third = SweepSearcher(sweep, journal, outcomes={name: Outcome(True) for name in ("b", "s0", "s1", "s2")})
-    third.suggest("s3")
-    assert third._source is not None
-    learned = third._source._asker._history  # type: ignore[attr-defined]
-    assert sorted(item.objectives for item in learned) == sorted(
-        [(9.0, 0.1), (7.0, 0.3), (6.0, 0.4)] * 2 + [(5.0, 0.5), (4.0, 0.5)]
-    )
-
-
-def test_full_length_alone_can_be_observed(tmp_path: Path) -> None:
-    searcher = SweepSearcher(sweep_of(tmp_path, BARE, search__observations="full-length"), tmp_path / "j")
-    for name in ("b", "s0"):
-        searcher.suggest(name)
-        searcher.on_trial_result(name, at(0.25, 9.0, 0.1))
-    assert observations(tmp_path / "j") == []
-
-
-def test_the_length_of_a_trial_is_where_it_stops(tmp_path: Path) -> None:
-    text = "space: {training.stop: {choice: [0.25, 0.5]}, observed.sigma: {uniform: [0.1, 0.5]}}\nsearch: {trials: 4}"
-    searcher = SweepSearcher(sweep_of(tmp_path, text), tmp_path / "j")
-    searcher.suggest("b")
-    for name in ("s0", "s1", "s2", "s3"):
-        stop = searcher.suggest(name)["values"]["training.stop"]
-        searcher.on_trial_result(name, at(0.125, 3.0, 0.2))
-        searcher.on_trial_result(name, at(stop, 2.0, 0.3))
-        searcher.on_trial_complete(name, full(2.0, 0.3))
-    assert [o[2] for o in observations(tmp_path / "j")] == [0.125] * 4
-    ended = [t for t in study_of(tmp_path / "j").trials if "trial_id" in t.user_attrs]
-    assert all(t.params["length"] == t.params["training.stop"] and t.values == [2.0, 0.3] for t in ended)
-
-
-def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: Path) -> None:
-    text = """
-    space: {model.width: {choice: [16, 1024]}, observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}
-    base: {model.kind: mlp}
-    search: {trials: 20, constraints: {memorization: 0.2, parameters: 1e5, device_seconds: 50}}
-    """
-    sweep = sweep_of(tmp_path, textwrap.dedent(text))
-    searcher = SweepSearcher(sweep, tmp_path / "j")
-    given = []
-    for name in ("b", *(f"s{i}" for i in range(20))):
-        suggestion = searcher.suggest(name)
-        if suggestion == Searcher.FINISHED:
-            break
-        given.append(suggestion["values"])
-        searcher.on_trial_result(name, at(0.5, 3.0, 0.1, device_seconds=60))
-        searcher.on_trial_complete(name, full(2.0, 0.3, device_seconds=25))
-    assert sorted(values["observed.sigma"] for values in given[1:]) == [0.1, 0.2, 0.3, 0.4, 0.5]
-    assert {values["model.width"] for values in given[1:]} == {16}
-    assert searcher.finished
-    trials = study_of(tmp_path / "j").trials
-    halves = [t.constraints for t in trials if "observation_of" in t.user_attrs]
-    ends = [t.constraints for t in trials if "trial_id" in t.user_attrs]
-    assert halves == [pytest.approx({"memorization": -0.5, "device_seconds": 0.2})] * 5
-    assert ends == [pytest.approx({"memorization": 0.5, "device_seconds": -0.5})] * 5
-    refused = [t for t in trials if "why" in t.user_attrs]
-    assert {(t.state, t.params["model.width"]) for t in refused} == {(TrialState.FAIL, 1024)}
-    assert all(t.constraints["parameters"] > 0 and "exceed search.constraints" in t.user_attrs["why"] for t in refused)
-    again = SweepSearcher(
-        sweep, tmp_path / "j", outcomes={f"s{i}": Outcome(True) for i in range(5)} | {"b": Outcome(True)}
-    )
-    assert again.finished
-
-
-def test_replicates_repeat_a_config_with_seeds_of_their_own(tmp_path: Path) -> None:
-    sweep, journal = sweep_of(tmp_path, BARE, search__trials=2, search__replicates=3), tmp_path / "j"
-    first = SweepSearcher(sweep, journal)
-    given = {name: first.suggest(name) for name in ("b", "s0", "r1")}
-    assert given["r1"] == {
-        "trial_id": "r1", "role": "replicate", "label": "s0", "values": {**given["s0"]["values"], "seed": 1},
+    second = search_of(sweep, journal, histories=histories)
+    assert second.left
+    again = ask_all(second, (f"new{i}" for i in itertools.count()))
+    assert [t.trial_id for t in again] == ["c1", "s3", "new2"]
+    assert [t.values for t in again[:2]] == [given["c1"].values, given["s3"].values]  # type: ignore[union-attr]
+    for trial in again:
+        finish(second, trial.trial_id)
+    states = {name: (t.state.name, t.values) for name, t in searched(second._record.study).items()}
+    assert states == {
+        "s0": ("COMPLETE", [3.0, 0.5]), "s1": ("COMPLETE", [2.0, 0.75]), "s2": ("FAIL", None), "s4": ("PRUNED", None),
+        "s3": ("COMPLETE", [1.0, 0.1]), "new2": ("COMPLETE", [1.0, 0.1]),
     }  # fmt: skip
-    assert sweep.config_for(given["r1"]["values"]).seed == 1
-    first.on_trial_complete("s0", full(1.0, 0.5))
-    first.on_trial_result("r1", at(0.5, 4.0, 0.5))
-    ended = {"b": Outcome(True), "s0": Outcome(True), "r1": Outcome(False)}
-    second = SweepSearcher(sweep, journal, outcomes=ended)
-    rest = ask_all(second, (f"n{i}" for i in itertools.count()))
-    assert [(s["trial_id"], s["role"], s["label"], s["values"].get("seed")) for s in rest.values()] == [
-        ("r1", "replicate", "s0", 1), ("n1", "replicate", "s0", 2), ("n2", "search", "", None),
-        ("n3", "replicate", "n2", 1), ("n4", "replicate", "n2", 2),
-    ]  # fmt: skip
-    second.on_trial_complete("n0", full(2.0, 0.25))
-    assert observations(journal) == [("r1", 500, 0.5, [4.0, 0.5])]
-    replicate = next(t for t in study_of(journal).trials if t.user_attrs.get("trial_id") == "r1")
-    assert (replicate.state, replicate.values, replicate.user_attrs["replicate_of"]) == (
-        TrialState.COMPLETE,
-        [2.0, 0.25],
-        "s0",
-    )
-    everything = ended | {name: Outcome(True) for name in ("r1", "n1", "n2", "n3", "n4")}
-    assert SweepSearcher(sweep, journal, outcomes=everything).finished
+    assert not search_of(sweep, journal, histories=histories | dict.fromkeys(("c1", "s3", "new2"), ENDED)).left
 
 
-def test_stages_have_their_say_in_what_comes_next(tmp_path: Path) -> None:
-    sweep, all_busy = sweep_of(tmp_path, BARE, search__lookahead=4), False
-    searcher = SweepSearcher(
-        sweep,
-        tmp_path / "j",
-        cost=lambda values: int(1000 * values["observed.sigma"]),
-        busy=lambda values: all_busy,
-    )
-    assert searcher.suggest("b")["role"] == "baseline"
-    sigma = searcher.suggest("s0")["values"]["observed.sigma"]
-    assert searcher._candidates is not None
-    held = [candidate.values["observed.sigma"] for candidate in searcher._candidates._held]
-    assert len(held) == 3
-    assert sigma < min(held)
-    all_busy = True
-    assert searcher.suggest("s1") is None  # what they share is being trained: Tune asks again
-    searcher.on_trial_complete("s0", full(1.0, 0.5))
-    assert searcher.suggest("s1")["role"] == "search"  # nothing runs, so waiting is of no use
-    assert len(study_of(tmp_path / "j").trials) == 2  # candidates leave no trace
+def test_a_config_refused_as_tried_before_is_tried(tmp_path: Path, ids: Iterator[str]) -> None:
+    """It repeated a proposal that was not trained, since the driver died."""
+    sweep = sweep_of(tmp_path, "space: {seed: {int: [0, 1]}}", search__sampler="random")
+    record = record_of(sweep, tmp_path / "j")
+    record.propose({"seed": 0})
+    record.refuse(record.propose({"seed": 0}), "tried before")
+    given = ask_all(search_of(sweep, tmp_path / "j"), ids)
+    assert [t.values for t in given if t.role == "search"] == [{"seed": 0}, {"seed": 1}]
 
 
-def test_a_slow_sampler_never_holds_up_tune(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, BARE, search__sampler="gp", search__startup_trials=2, search__trials=5)
-    with contextlib.closing(SweepSearcher(sweep, tmp_path / "j")) as searcher:
-        searcher.suggest("b")
-        names = (f"s{i}" for i in range(5))
-        name = next(names)
-        for _ in range(12_000):
-            suggestion = searcher.suggest(name)
-            if suggestion is None:
-                time.sleep(0.02)
-            elif suggestion == Searcher.FINISHED:
-                break
-            else:
-                searcher.on_trial_result(name, at(0.5, 3.0, 0.1))
-                searcher.on_trial_complete(name, full(2.0, suggestion["values"]["observed.sigma"]))
-                name = next(names, "end")
-        assert suggestion == Searcher.FINISHED
-        assert isinstance(searcher._source, Elsewhere)
-    assert len([t for t in study_of(tmp_path / "j").trials if "trial_id" in t.user_attrs]) == 5
-
-
-def test_no_config_is_trained_twice_after_its_conditions(tmp_path: Path, ids: Iterator[str]) -> None:
-    text = """
-    space:
-      objective.kind: {choice: [ambient, ambient_consistency]}
-      consistency.weight: {loguniform: [0.1, 3], when: {objective.kind: ambient_consistency}}
-    search: {trials: 12, sampler: random}
-    """
-    given = ask_all(SweepSearcher(sweep_of(tmp_path, textwrap.dedent(text)), tmp_path / "j"), ids)
-    values = [tuple(s["values"].items()) for s in given.values() if s["role"] == "search"]
-    assert len(set(values)) == len(values) == 12
-    assert values.count((("objective.kind", "ambient"),)) == 1
-    params = [t.params for t in study_of(tmp_path / "j").trials]
-    assert {len(p) for p in params} == {2, 3}  # with the length
-
-
-# -- what is shared, and what may be trained --------------------------------------------------------------------------
-
-REPLICATED = """
-base: {training: {images: 6400, batch_size: 64}}
-space: {observed.sigma: {choice: [0.1, 0.2]}}
-baseline: {seeds: [0]}
-search: {trials: 2, replicates: 2, stopping: {rule: none}, sampler: random}
+def test_another_process_reads_the_study_with_optuna_alone(tmp_path: Path, ids: Iterator[str]) -> None:
+    search = search_of(sweep_of(tmp_path, BARE), tmp_path / "j")
+    for trial in itertools.islice(ask_all(search, ids), 1, 4):
+        search.evaluated(trial.trial_id, at(0.5, 3.0))
+        finish(search, trial.trial_id, 2.0)
+    code = """
+import json, sys, optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(sys.argv[1])))
+print(json.dumps([[t.state.name, t.params, t.values, t.user_attrs] for t in study.get_trials()]))
 """
+    arguments = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "j")]
+    read = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+    ours = search._record.study.get_trials()
+    assert read == [[t.state.name, t.params, t.values, t.user_attrs] for t in ours]
+    assert [each[0] for each in read].count("COMPLETE") == 6
 
 
-def test_every_trial_is_known_to_be_trained_as_soon_as_it_is_handed_out(tmp_path: Path) -> None:
-    begun: dict[str, Any] = {}
-    sweep = sweep_of(tmp_path, REAL)
-    searcher = SweepSearcher(sweep, tmp_path / "j", begun=begun.__setitem__)
-    given = ask_all(searcher, (f"tune{i}" for i in itertools.count()))
-    assert begun == {trial_id: suggestion["values"] for trial_id, suggestion in given.items()}
-
-
-def test_trials_that_are_asked_for_at_once_share_what_they_have_in_common(tmp_path: Path) -> None:
-    """Tune asks for many trials before it starts the first: none may be one that shares what another is to train."""
-    sweep = sweep_of(
-        tmp_path,
-        """
-base: {training: {images: 6400, batch_size: 64}, evaluation: {lengths: [0.5, 1.0]}}
-space: {observed.sigma: {choice: [0.1, 0.2]}, consistency.weight: {choice: [0.5, 1.0, 2.0, 4.0]}}
-search: {trials: 8, sampler: random}
-""",
-    )
-    prefixes = Prefixes(sweep.config_for)
-    hooks = {"cost": prefixes.cost, "busy": prefixes.busy, "begun": prefixes.started}
-    searcher = SweepSearcher(sweep, tmp_path / "j", concurrent=8, **hooks)
-    given = [searcher.suggest(f"t{n}") for n in range(10)]
-    asked = [suggestion["values"] for suggestion in given[1:] if suggestion is not None]
-    assert sorted(values["observed.sigma"] for values in asked) == [0.1, 0.2], "one of each noise level"
-    for n, suggestion in enumerate(given):
-        if suggestion is not None:
-            prefixes.reached(f"t{n}", 3200)
-    assert searcher.suggest("later") is not None, "what they share is stored"
-
-
-def test_replicates_wait_for_what_is_being_trained(tmp_path: Path) -> None:
-    taken: set[int] = {1}
-    searcher = SweepSearcher(
-        sweep_of(tmp_path, REPLICATED),
-        tmp_path / "j",
-        busy=lambda values: values.get("seed") in taken,
-        cost=lambda v: 1,
-    )
-    given = [searcher.suggest(f"t{n}") for n in range(5)]
-    assert [s and s["role"] for s in given] == ["baseline", "search", "search", None, None]
-    taken.clear()
-    later = [searcher.suggest(f"u{n}") for n in range(3)]
-    assert [s if isinstance(s, str) else s["role"] for s in later] == ["replicate", "replicate", Searcher.FINISHED]
-
-
-def report(executed: int, *, full: bool = False) -> dict[str, Any]:
-    return {
-        "fidelity": 1.0, "memorization": 0.1, "images": 3200, "fraction": 0.5, "evaluated": not full, "failed": None,
-        "done_full_length": full, "images_executed": executed,
+def test_a_torn_last_line_does_not_lose_the_study(tmp_path: Path) -> None:
+    sweep, journal = sweep_of(tmp_path, REAL), tmp_path / "j"
+    search = search_of(sweep, journal)
+    names = ("b", "c0", "c1", "s0")
+    for name in names:
+        search.next(name)
+    finish(search, "s0", 3.0, 0.5)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"work')
+    search = search_of(sweep, journal, histories=dict.fromkeys(names, ENDED))
+    search.next("s1")
+    assert {name: t.values for name, t in searched(record_of(sweep, journal).study).items()} == {
+        "s0": [3.0, 0.5], "s1": None,
     }  # fmt: skip
 
 
-def test_a_search_ends_with_its_budget(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, REPLICATED, search__images=9000, search__stopping__rule="rungs")
-    budget = Budget(sweep.search.images)
-    searcher = SweepSearcher(sweep, tmp_path / "j", budget=budget)
-    assert [searcher.suggest(f"t{n}")["role"] for n in range(2)] == ["baseline", "search"]
-    searcher.on_trial_result("t0", report(50_000))
-    searcher.on_trial_result("t1", report(3200))
-    assert budget.executed == 3200, "the baseline is not searched"
-    assert searcher.suggest("t2")["role"] == "replicate"
-    searcher.on_trial_complete("t1", report(6400, full=True))
-    assert not searcher.finished
-    searcher.on_trial_result("t2", report(2600))
-    assert searcher.suggest("t3") == Searcher.FINISHED
-    assert searcher.finished, "though a config and a replicate are left"
-    searcher.close()
-    resumed = SweepSearcher(sweep, tmp_path / "j", budget=Budget(9000, {"t1": 6400}))
-    assert not resumed.finished
-    assert resumed.suggest("v0")["trial_id"] == "t0"
-    resumed.close()
+@pytest.mark.parametrize(
+    "line", ["what is this", "123", "null", "[]", '{"op_code": 99}', '{"op_code": 0}', "[" * 100_000]
+)
+def test_a_damaged_study_is_named_in_one_line(tmp_path: Path, line: str) -> None:
+    sweep = sweep_of(tmp_path, REAL)
+    ask_all(search_of(sweep, tmp_path / "j"), (f"t{i}" for i in range(20)))
+    with (tmp_path / "j").open("a") as file:
+        file.write(f"{line}\n{line}\n")
+    with pytest.raises(UserError, match=r"j: damaged \(.+\); restore it") as caught:
+        search_of(sweep, tmp_path / "j")
+    assert "\n" not in str(caught.value)
 
 
-def test_what_a_failed_trial_trained_is_spent(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, REPLICATED, search__images=9000)
-    budget = Budget(sweep.search.images)
-    searcher = SweepSearcher(sweep, tmp_path / "j", budget=budget)
-    for n in range(2):
-        searcher.suggest(f"t{n}")
-    searcher.on_trial_complete("t1", report(3000) | {"evaluated": False, "failed": "diverged"})
-    assert budget.executed == 3000
+@pytest.mark.parametrize("text", [None, ""])
+def test_trials_without_their_study_are_not_begun_anew(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "j").write_text(text)
+    histories = {"b": ENDED, "s0": ended(at(1.0))}
+    with pytest.raises(
+        UserError, match=r"the study holds none of the 2 trials of this sweep, .*; restore study.journal"
+    ):
+        search_of(sweep_of(tmp_path, REAL), tmp_path / "j", histories=histories)
+
+
+def test_a_folder_in_the_studys_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()
+    with pytest.raises(UserError, match=r"j: cannot be read \(Is a directory\)"):
+        record_of(sweep_of(tmp_path, REAL), tmp_path / "j")
+
+
+# -- rungs --------------------------------------------------------------------------------------------------------------
+
+
+def quality(search: SweepSearch, trial_id: str, fraction: float, value: float, **more: Any) -> Decision:
+    return search.evaluated(trial_id, at(fraction, value, value, **more))
+
+
+def begin(search: SweepSearch, *names: str) -> list[str]:
+    """The ids of the trials handed out when asked with these names."""
+    return [trial.trial_id for name in names if (trial := search.next(name)) is not None]
+
+
+def test_promoted_trials_come_first_and_paused_ones_end_once_nothing_is_left(tmp_path: Path) -> None:
+    search = search_of(sweep_of(tmp_path, RUNGS))
+    assert begin(search, "b", "s0") == ["b", "s0"]
+    assert quality(search, "b", 0.25, 0.0) == Decision.CONTINUE, "a fixed trial is compared, and goes on"
+    assert quality(search, "s0", 0.25, 2.0) == Decision.PAUSE
+    assert search.is_paused("s0")
+    assert begin(search, "s1") == ["s1"]
+    assert quality(search, "s1", 0.25, 1.0) == Decision.PAUSE
+    assert begin(search, "s2") == ["s2"]
+    assert quality(search, "s2", 0.25, 3.0) == Decision.PAUSE
+    assert begin(search, "x", "s3") == ["s1", "s3"], "of four, the best goes on beside the baseline"
+    assert quality(search, "s3", 0.25, 4.0) == Decision.PAUSE
+    finish(search, "s1", 1.0, 1.0)
+    assert begin(search, "x") == []
+    assert not search.finished, "the baseline runs"
+    finish(search, "b", 0.0, 0.0)
+    assert begin(search, "x") == []
+    assert search.finished
+    assert {t.trial_id for t in search.end_paused()} == {"s0", "s2", "s3"}
+    assert search.trials == {}
+    states = {name: t.state.name for name, t in searched(search._record.study).items()}
+    assert states == {"s0": "PRUNED", "s1": "COMPLETE", "s2": "PRUNED", "s3": "PRUNED"}
+    assert [search.rung_of(name) for name in ("b", "s0", "s1")] == [1, 0, 1]
+
+
+def test_the_last_to_go_on_train_side_by_side_and_once(tmp_path: Path) -> None:
+    text = RUNGS.replace("space", "baseline: {seeds: [0]}\nspace")
+    search = search_of(sweep_of(tmp_path, text, search__trials=3, search__stopping__eta=9), concurrent=2)
+    begin(search, "b")
+    search.ended("b", Report(ending="failed", reason="diverged"))
+    for name in ("s0", "s1", "s2"):
+        begin(search, name)
+        assert quality(search, name, 0.25, 1.0) == Decision.PAUSE
+    assert begin(search, "x", "y") == ["s0", "s1"], "none is better than another"
+    assert quality(search, "s0", 0.5, 1.0) == Decision.PAUSE
+    assert begin(search, "x", "y") == ["s2"], "not the first again, which has just paused at its next rung"
+    finish(search, "s1", 2.0, 2.0)
+    finish(search, "s2", 2.0, 2.0)
+    assert begin(search, "x", "y") == ["s0"]
+    finish(search, "s0")
+    assert begin(search, "x") == []
+    assert search.finished
+
+
+def test_a_trial_at_its_full_length_is_not_paused_when_resumed(tmp_path: Path) -> None:
+    """It stops at a rung, and was killed between its evaluation and its record's end."""
+    text = RUNGS.replace("observed.sigma: {uniform: [0.1, 0.5]}", "training.stop: {choice: [0.5, 1.0]}")
+    sweep, journal = sweep_of(tmp_path, text, search__trials=2, search__sampler="grid"), tmp_path / "j"
+    first = search_of(sweep, journal)
+    assert begin(first, "b", "s0") == ["b", "s0"]
+    whole = at(0.5, 1.0, images_left=0)
+    assert first.evaluated("s0", whole) == Decision.CONTINUE
+    second = search_of(sweep, journal, histories={"b": ENDED, "s0": History(False, (whole,))})
+    assert begin(second, "x") == ["s0"]
+    second.ended("s0", replace(whole, ending="completed"))
+    assert searched(second._record.study)["s0"].values == [1.0, 0.1]
+
+
+# -- stages and budgets -------------------------------------------------------------------------------------------------
+
+
+def test_trials_asked_for_at_once_share_what_they_have_in_common(tmp_path: Path) -> None:
+    """Tune asks for many trials before it starts the first: none may be one that shares what another is to train."""
+    text = """
+    base: {training: {images: 6400, batch_size: 64}, evaluation: {lengths: [0.5, 1.0]}}
+    space: {observed.sigma: {choice: [0.1, 0.2]}, consistency.weight: {choice: [0.5, 1.0, 2.0, 4.0]}}
+    search: {trials: 8, sampler: random, stopping: {rule: none}}
+    """
+    sweep = sweep_of(tmp_path, text)
+    prefixes = Prefixes(sweep.config_for)
+    search = search_of(sweep, planner=prefixes, concurrent=8)
+    given = [trial for n in range(10) if (trial := search.next(f"t{n}")) is not None]
+    assert sorted(t.values["observed.sigma"] for t in given[1:]) == [0.1, 0.2], "one of each noise level"
+    assert not search.finished
+    for trial in given:
+        search.evaluated(trial.trial_id, at(0.5, images=3200))
+    assert search.next("later") is not None, "what they share is stored"
+
+
+def test_once_the_budget_is_spent_all_end_at_their_next_evaluation(tmp_path: Path) -> None:
+    search = search_of(sweep_of(tmp_path, RUNGS), budget=Budget(1000, {"earlier": 300}))
+    begin(search, "b", "s0", "s1", "s2")
+    assert quality(search, "b", 0.5, 1.0, images_executed=5000) == Decision.CONTINUE
+    assert search.budget.executed == 300, "fixed trials do not count"
+    assert quality(search, "s0", 0.25, 5.0, images_executed=250) == Decision.PAUSE
+    search.ended("s1", Report(ending="failed", reason="diverged", images_executed=250))
+    assert search.budget.executed == 800, "what a failed trial trained counts"
+    assert quality(search, "s2", 0.25, 0.0, images_executed=250) == Decision.STOP
+    search.ended("s2", at(0.25, 0.0, images_executed=250))
+    assert begin(search, "x") == [], "though two configs are left, and a paused trial"
+    assert not search.finished
+    assert quality(search, "b", 1.0, 0.0, images_executed=6000) == Decision.CONTINUE
+    finish(search, "b")
+    assert begin(search, "x") == []
+    assert search.finished
+    assert [t.trial_id for t in search.end_paused()] == ["s0"]
+
+
+def test_what_is_left_of_the_budget_goes_to_paused_trials(tmp_path: Path) -> None:
+    """As many at once as may train, the nearest first; and at its full length a trial is not stopped."""
+    sweep = sweep_of(tmp_path, RUNGS, search__trials=3, search__stopping__eta=9)
+    search = search_of(sweep, budget=Budget(2000), concurrent=2)
+    begin(search, "b")
+    search.ended("b", Report(ending="failed", reason="diverged"))
+    for name, value in (("s0", 3.0), ("s1", 1.0), ("s2", 2.0)):
+        begin(search, name)
+        assert quality(search, name, 0.25, value, images_executed=250) == Decision.PAUSE
+    assert begin(search, "x", "y", "z") == ["s1"], "one goes on in any case"
+    assert quality(search, "s1", 0.5, 1.0, images_executed=500) == Decision.PAUSE
+    assert begin(search, "x", "y") == ["s1"]
+    finish(search, "s1", images_executed=1000)
+    assert begin(search, "x", "y", "z") == ["s2", "s0"], "500 images are left"
+    assert quality(search, "s2", 0.5, 2.0, images_executed=500) == Decision.PAUSE
+    assert quality(search, "s0", 0.5, 3.0, images_executed=500) == Decision.PAUSE
+    assert begin(search, "x") == []
+    assert search.finished
+    assert search.budget.spent
 
 
 def test_trials_that_run_to_their_ends_are_not_begun_beyond_the_budget(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, REPLICATED, search__images=10_000)
-    searcher = SweepSearcher(sweep, tmp_path / "j", budget=Budget(sweep.search.images, whole=True))
-    given = [searcher.suggest(f"t{n}") for n in range(4)]
-    assert [s if isinstance(s, str) else s["role"] for s in given] == [
-        "baseline", "search", "replicate", Searcher.FINISHED,
-    ]  # fmt: skip
+    sweep = sweep_of(tmp_path, BARE, search__images=1500)
+    search = search_of(sweep, tmp_path / "j", budget=Budget(1500, whole=True))
+    assert begin(search, "b", "s0", "s1", "s2") == ["b", "s0", "s1"]
+    finish(search, "s0", images_executed=400)
+    assert begin(search, "s2") == ["s2"], "the rest was shared: 1,400 are accounted for"
+    resumed = search_of(
+        sweep, tmp_path / "j", budget=Budget(1500, {"s0": 1500}, whole=True), histories={"s0": ENDED, "s1": UNFINISHED}
+    )
+    assert begin(resumed, *"wxyz") == ["b", "s1", "s2"], "what began goes on, and nothing else begins"
+
+
+def test_given_trials_start_cheapest_first_and_none_while_another_trains_its_part() -> None:
+    planner = Halves(lambda values: int(values["cost"]))
+    trials = [
+        SweepTrial("replicate", {"cost": cost, "observed.sigma": sigma}, trial_id=f"{sigma}/{cost}")
+        for sigma, cost in ((0.1, 3000), (0.1, 1000), (0.2, 2000), (0.2, 4000))
+    ]
+    given = GivenTrials(trials, planner)
+    assert [given.next("x") for _ in range(3)] == [trials[1], trials[2], None]
+    assert given.evaluated("0.1/1000", at(0.5)) == Decision.CONTINUE
+    assert given.next("x") == trials[0]
+    given.ended("0.2/2000")
+    assert not given.finished
+    assert given.next("x") == trials[3]
+    assert given.finished
+    assert set(given.trials) == {"0.1/1000", "0.1/3000", "0.2/4000"}
+    alone = GivenTrials(trials, None)
+    assert [alone.next("x") for _ in range(5)] == [*trials, None]

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ambient_sweep.sweep.distributions import Distribution
 
 from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep import corners as corners_module
-from ambient_sweep.sweep.space import Confirm, Stopping, check_corners, load_sweep, write_sweep
+from ambient_sweep.sweep.space import corners as corners_module
+from ambient_sweep.sweep.space.corners import check_corners
+from ambient_sweep.sweep.space.definition import Confirm, Stopping, SweepTrial
+from ambient_sweep.sweep.space.distributions import Distribution
+from ambient_sweep.sweep.space.file import load_sweep, write_sweep
 
 GOOD = """
 base:
@@ -30,7 +32,7 @@ controls:
   - {label: plain, seeds: [0, 1], set: {objective.kind: ambient}}
   - {set: {observed.sigma: 0.3, consistency: {weight: 0}}}
 baseline: {seeds: [0, 1, 2]}
-search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2, startup_trials: 6}
+search: {trials: 8, sampler: nsga2, seed: 4, max_failures: 1, max_concurrent: 2}
 """
 CONDITIONAL = """
 space:
@@ -78,34 +80,23 @@ PRESETS = """
 base:
   data: {source: folder, path: photos, image_size: 32, channels: 3}
   model: {preset: unet-32, blocks: 3}
-  consistency: {draws: 4}
 space:
   observed.sigma: {uniform: [0.1, 0.5]}
 """
 
 
-def test_presets_of_the_base_set_what_is_not_given_beside_them(tmp_path: Path) -> None:
-    config = load_sweep(write(tmp_path, PRESETS)).config_for({"observed.sigma": 0.2})
-    m, c = config.model, config.consistency
+def test_presets_win_over_the_layers_below_and_lose_to_what_is_given_beside_them(tmp_path: Path) -> None:
+    """Layers: the base, overrides of the command line, a trial's own values."""
+    m = load_sweep(write(tmp_path, PRESETS)).config_for({"observed.sigma": 0.2}).model
     assert (m.width, m.levels, m.multipliers, m.attention, m.blocks) == (128, 3, (2, 2, 2), (16,), 3)
-    assert (c.chain_steps, c.draws) == (2, 4)
-
-
-def test_presets_of_overrides_win_over_the_base_and_lose_to_what_is_given_beside_them(tmp_path: Path) -> None:
-    overrides = {"model.preset": "dit-32", "model.width": 192, "consistency.draws": 3}
-    config = load_sweep(write(tmp_path, PRESETS), overrides).config_for({})
-    assert (config.model.kind, config.model.width, config.model.blocks) == ("dit", 192, 12)
-    assert config.consistency.draws == 3
-
-
-def test_presets_of_a_trial_win_over_the_base_and_the_overrides(tmp_path: Path) -> None:
+    overrides = {"model.preset": "dit-32", "model.width": 192}
+    m = load_sweep(write(tmp_path, PRESETS), overrides).config_for({}).model
+    assert (m.kind, m.width, m.blocks) == ("dit", 192, 12)
     sweep = load_sweep(write(tmp_path, PRESETS), {"model.width": 64})
-    model = sweep.config_for({"model.preset": "dit-32", "model.blocks": 5}).model
-    assert (model.kind, model.width, model.blocks) == ("dit", 384, 5)
+    m = sweep.config_for({"model.preset": "dit-8", "model.blocks": 2}).model
+    assert (m.kind, m.width, m.blocks, m.multipliers) == ("dit", 64, 2, ())
     write_sweep(sweep, tmp_path / "sweep.yaml")
-    again = load_sweep(tmp_path / "sweep.yaml")
-    assert again.base == sweep.base
-    assert again.config_for({"observed.sigma": 0.2}) == sweep.config_for({"observed.sigma": 0.2})
+    assert load_sweep(tmp_path / "sweep.yaml").base == sweep.base
 
 
 def test_noisy_base_copies_leave_no_baseline(tmp_path: Path) -> None:
@@ -159,7 +150,7 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
         "search.sampler_args.a": 1,
     }
     sweep = load_sweep(write(tmp_path, text), changes)
-    assert (sweep.search.stopping.rule, sweep.search.stopping.eta, sweep.search.stopping.grace) == ("rungs", 2, 0.0)
+    assert sweep.search.stopping == Stopping(rule="rungs", eta=2)
     assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
     assert sweep.search.sampler_args == {"a": 1}
     assert sweep.confirm == Confirm(seeds=2, top=4)
@@ -167,6 +158,34 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
     assert load_sweep(tmp_path / "sweep.yaml") == sweep
     plain = load_sweep(write(tmp_path, MINIMAL))
     assert (plain.confirm, plain.search.stopping, plain.search.stages) == (None, Stopping(), True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rule", "levels"),
+    [([1.0, 0.25, 0.5], "rungs", (0.25, 0.5)), ([1.0], "rungs", ()), ([0.25, 1.0], "none", ())],
+)
+def test_rungs_lie_at_all_evaluated_lengths_but_the_last(
+    tmp_path: Path, lengths: list[float], rule: str, levels: tuple[float, ...]
+) -> None:
+    changes = {"evaluation.lengths": lengths, "search.stopping.rule": rule}
+    assert load_sweep(write(tmp_path, MINIMAL), changes).rung_levels == levels
+
+
+@pytest.mark.parametrize(
+    ("key", "siblings"), [("sampling.steps: {choice: [4, 8]}", True), ("seed: {int: [0, 4]}", False)]
+)
+def test_siblings_differ_in_how_they_are_measured_alone(tmp_path: Path, key: str, siblings: bool) -> None:
+    text = f"space: {{observed.sigma: {{uniform: [0.1, 0.5]}}, {key}}}\n"
+    assert load_sweep(write(tmp_path, text)).has_siblings == siblings
+
+
+def test_names_of_trials_are_short_and_unambiguous() -> None:
+    assert SweepTrial("search", {"observed.sigma": 0.12345, "seed": 3}).name == "sigma=0.123, seed=3"
+    assert SweepTrial("search", {"a.start": 1, "b.start": True}).name == "a.start=1, b.start=True"
+    assert SweepTrial("replicate", {"seed": 3}, "t1").name == "t1 (seed 3)"
+    assert SweepTrial("replicate", {"seed": 3}, "t1").replicate_of == "t1"
+    assert SweepTrial("control", {}, "plain").name == "plain"
+    assert SweepTrial("control", {}, "plain").replicate_of is None
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +211,7 @@ BAD = {
     "word for a number": ("space: {observed.sigma: {uniform: [low, high]}}", "'low' is not a number"),
     "true for a number": ("space: {observed.sigma: {uniform: [false, true]}}", "False is not a number"),
     "one choice": ("space: {consistency.ramp: {choice: [step]}}", "at least two different values"),
+    "true and 1": ("space: {seed: {choice: [true, 1]}}", "at least two different values"),
     "same choice": ("space: {consistency.ramp: {choice: [step, step]}}", "at least two different values"),
     "list choice": ("space: {consistency.ramp: {choice: [[step], linear]}}", "a choice must be a number, a word"),
     "searched data": ("space: {data.train_size: {int: [50, 90]}}", "data.train_size may not be searched"),
@@ -213,8 +233,6 @@ BAD = {
         "points: 2 of them, but search.trials=1",
     ),
     "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
-    "unknown sampler": (MINIMAL + "search: {sampler: annealing}", "search.sampler: input should be "),
-    "sampler without name": (MINIMAL + "search: {sampler: 'optuna:'}", "search.sampler: input should be "),
     "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "grid needs a step or choices, which space.observed.s"),
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
     "memory of several workers": (
@@ -224,11 +242,7 @@ BAD = {
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
     "unknown key of stopping": (
-        MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta, grace,",
-    ),
-    "unknown stratum": (MINIMAL + "search: {stopping: {strata: [sigma]}}", "stopping.strata: unknown key 'sigma'"),
-    "searched seeds": (
-        "space: {seed: {int: [0, 9]}}\nsearch: {replicates: 2}", "replicates differ by their seeds, so seed may not be",
+        MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
     ),
     "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; it has seeds, top, samples,"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps' beside uniform"),
@@ -334,7 +348,7 @@ def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_p
         check_corners(load_sweep(write(tmp_path, MINIMAL + control)))
     # Searched only, the batch is always a multiple of the workers; the baseline takes the base's.
     text = "base: {resources.workers: 3}\nspace: {training.batch_size: {choice: [30, 60]}}\n"
-    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 is not a multiple of"):
+    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 is not a multiple of resources"):
         check_corners(load_sweep(write(tmp_path, text)))
 
 

@@ -1,0 +1,85 @@
+"""How much a sweep will still train, against sweeps that are played to their ends."""
+
+import random
+from pathlib import Path
+
+import pytest
+from searches import IMAGES, Driver, sweep_of
+
+from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.forecast import Forecast
+from ambient_sweep.sweep.stopping.rungs import Decision
+
+TEXT = """
+base: {training: {images: 6400, batch_size: 64}, evaluation.lengths: [0.125, 0.25, 0.5, 1.0]}
+space: {observed.sigma: {uniform: [0.1, 0.5]}}
+search: {sampler: random}
+"""
+
+
+def test_fixed_trials_run_to_their_ends() -> None:
+    forecast = Forecast(1000, fixed=2, searched=0)
+    assert forecast.images_left() == 2000
+    forecast.report("b", "baseline", 400, 400, 600)
+    assert forecast.images_left() == 1600
+    forecast.report("c", "control", 250, 0, 250)  # it stops at its half, and what it has is another's
+    assert (forecast.images_left(), forecast.executed) == (850, 400)
+    forecast.ended("c")
+    forecast.ended("unknown")
+    assert forecast.images_left() == 600
+
+
+def test_without_rungs_searched_trials_do_too() -> None:
+    forecast = Forecast(1000, fixed=0, searched=4)
+    assert forecast.images_left() == 4000
+    forecast.report("a", "search", 1000, 1000, 0)
+    forecast.ended("a")
+    assert forecast.images_left() == 3000
+
+
+def test_rungs_let_one_in_eta_pass() -> None:
+    forecast = Forecast(1000, fixed=0, searched=10, levels=(0.25, 0.5), eta=2)
+    assert forecast.images_left() == 10 * (250 + 250 / 2 + 500 / 4)
+    assert Forecast(1000, 0, 9, (0.5,), 3).images_left() == 9 * (500 + 500 / 3)
+
+
+def test_what_others_trained_is_expected_to_be_shared_again() -> None:
+    forecast = Forecast(1000, fixed=0, searched=10)
+    forecast.report("a", "search", 1000, 500, 0)
+    assert forecast.images_left() == 10 * 500 - 500
+    forecast.report("a", "search", 1000, None, 0)
+    assert forecast.executed == 500, "a report without the figure leaves it"
+
+
+def test_a_budget_is_spent_in_full_and_fixed_trials_come_on_top() -> None:
+    forecast = Forecast(1000, fixed=1, searched=512, levels=(0.5,), budget=5000)
+    assert forecast.images_left() == 1000 + 5000
+    forecast.report("a", "search", 1000, 1000, 0)
+    forecast.report("b", "baseline", 1000, 1000, 0)
+    forecast.ended("b")
+    assert forecast.images_left() == 4000
+    forecast.report("a", "search", 6000, 6000, 0)
+    assert forecast.images_left() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_near_what_a_search_trains_in_the_end(tmp_path: Path, seed: int) -> None:
+    """From a quarter of its trials on. It is low: early trials are promoted before better ones come, which it leaves out."""
+    sweep = sweep_of(tmp_path, TEXT, search__trials=40, search__seed=seed)
+    forecast = Forecast(IMAGES, 1, 40, sweep.rung_levels, sweep.search.stopping.eta)
+    guesses = list[float]()
+
+    class Played(Driver):
+        def _report(self, trial_id: str, report: Report) -> Decision:
+            trial = self.folders[trial_id].trial
+            forecast.report(trial_id, trial.role, report.images, report.images, report.images_left)
+            if len([f for f in self.folders.values() if f.reports]) >= 11:
+                guesses.append(forecast.executed + forecast.images_left())
+            return super()._report(trial_id, report)
+
+    driver = Played(sweep, random.Random(seed), cost=lambda values: IMAGES, smooth=True)
+    driver.run()
+    trained = sum(folder.reports[-1].images for folder in driver.folders.values())
+    assert forecast.executed == trained
+    assert all(0.6 * trained < guess < 1.1 * trained for guess in guesses)
+    assert len(guesses) > 30
