@@ -189,7 +189,7 @@ def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "no such file" in bad("best", tmp_path)
     assert "not a readable checkpoint" in bad("sample", tmp_path, "--out", tmp_path / "o")
     assert "contains no trials" in bad("report", tmp_path)
-    assert "no sweep was begun" in bad("resume", tmp_path)
+    assert "sweep.yaml is missing" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")
     sweep = written(tmp_path / "ok.yaml", SWEEP)
     assert "not a folder" in bad("run", sweep, "--storage", tmp_path / "file")
