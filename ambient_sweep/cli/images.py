@@ -42,8 +42,7 @@ def prepare(
     """
     from ambient_sweep.data.prepare import Options, summary
     from ambient_sweep.data.prepare import prepare as write
-    from ambient_sweep.data.prepare_input import store_keys
-    from ambient_sweep.data.store import verify_store
+    from ambient_sweep.data.store import store_keys, verify_store
 
     if verify is not None:
         if out is not None:

@@ -43,10 +43,9 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 @as_json
 def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
     """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
-    from ambient_sweep.results.images import write_images
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.retention import check_kept
-    from ambient_sweep.trial.samples import generate
+    from ambient_sweep.trial.samples import generate, write_images
     from ambient_sweep.trial.setup import device_of, use_threads
 
     check_kept(checkpoint)

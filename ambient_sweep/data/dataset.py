@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
-from ambient_sweep.data.store import ObservedInfo, Store, made_alike, open_store
+from ambient_sweep.data.sources.source import source_path
+from ambient_sweep.data.split import check_corrupt, fingerprint_of, split_index
+from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
@@ -30,7 +30,7 @@ class ImageData:
     heldout_index: torch.Tensor
     train_labels: torch.Tensor | None  # int64 [N]
     heldout_labels: torch.Tensor | None
-    names: Sequence[str] | None  # of the whole source, by place; None in a store
+    names: Sequence[str]  # of the whole source, by place; () in a store
     fingerprint: str  # of pixels and split; the same in a source, its store and its noisy observations
     class_names: tuple[str, ...] = ()
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
@@ -51,7 +51,7 @@ class ImageData:
         """What to call the image at this place in the source."""
         if self.store is not None:
             return self.store.names[int(self.store.rows(np.array([index]))[0])]
-        return f"image {index}" if self.names is None else self.names[index]
+        return self.names[index]
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types.
@@ -112,56 +112,41 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
     if clean.observed is not None:
         raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
     if clean.fingerprint != data.fingerprint:
-        raise UserError(f"evaluation.path: {path} {_difference(data, clean, str(config.data.path))}")
+        sizes = f"data.train_size={len(data.train_index)} data.heldout_size={len(data.heldout_index)}"
+        raise UserError(
+            f"evaluation.path: {path} holds other images than those behind data.path {config.data.path}, or splits them "
+            f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
+        )
     return clean
-
-
-def _difference(data: ImageData, clean: ImageData, path: str) -> str:
-    """How a store of clean images differs from those that `data` was made of, and what to do."""
-    if data.store is None or clean.store is None or data.store.info.content_sha256 != clean.store.info.content_sha256:
-        return f"holds other images than those behind data.path {path}; run `ambient-sweep prepare --from` on it"
-    n, m = len(data.train_index), len(data.heldout_index)
-    train, heldout = clean.store.train_index[:n], clean.store.heldout_index[-m:]
-    alike = np.array_equal(train, data.train_index.numpy()) and np.array_equal(heldout, data.heldout_index.numpy())
-    cure = f"set data.train_size={n} data.heldout_size={m}"
-    if not alike:
-        cure = f"give a clean store {made_alike(data.store.info)}"
-    return f"splits the images differently from data.path {path}; {cure}"
 
 
 # -- from a source --------------------------------------------------------------------------------------------------
 
 
 def _from_source(config: DataConfig, source: Source) -> ImageData:
-    size = (config.channels, config.image_size, config.image_size)
-    needed = len(source) * int(np.prod(size)) * (1 if source.depth8 else 4)
+    needed = len(source) * int(np.prod(source.shape)) * source.dtype.itemsize
     if needed > MOST_IN_MEMORY:
         raise UserError(
             f"data.path: {config.path} holds {len(source):,} images, {needed / 2**30:.1f} GiB at this size; run "
             "`ambient-sweep prepare` once and train with data.source=store"
         )
-    array: Array = np.empty((len(source), *size), dtype=np.uint8 if source.depth8 else np.float32)
-    content = hashlib.sha256()  # of the images that can be read
-    corrupt: list[tuple[int, str]] = []
-    for block in source.blocks(block_size(size)):
-        images = block.channels_first()
-        array[block.start : block.start + len(images)] = images
-        content.update(images[block.good()].data)
-        corrupt += block.corrupt
+    images, corrupt = source.read()
     check_corrupt(config, source, corrupt)
-    train_index, heldout_index = split_index(config, len(source), corrupt)
+    readable = np.delete(images, [row for row, _ in corrupt], axis=0) if corrupt else images
+    content = hashlib.sha256(readable.data).hexdigest()
+    train, heldout = split_index(config, len(source), corrupt)
     encoding: Encoding = "uint8" if source.depth8 else "unit"
     return ImageData(
-        train=Pixels(array, encoding, train_index),
-        heldout=Pixels(array, encoding, heldout_index),
-        train_index=torch.from_numpy(train_index),
-        heldout_index=torch.from_numpy(heldout_index),
-        train_labels=_at(source.labels, train_index),
-        heldout_labels=_at(source.labels, heldout_index),
+        train=Pixels(images, encoding, train),
+        heldout=Pixels(images, encoding, heldout),
+        train_index=torch.from_numpy(train),
+        heldout_index=torch.from_numpy(heldout),
+        train_labels=_at(source.labels, train),
+        heldout_labels=_at(source.labels, heldout),
         names=source.names,
-        fingerprint=fingerprint_of(content.hexdigest(), size, train_index, heldout_index),
+        fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
-        train_sigma=None if source.sigma is None else source.sigma[train_index],
+        train_sigma=None if source.sigma is None else source.sigma[train],
     )
 
 
@@ -173,27 +158,25 @@ def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tens
 
 
 def _from_store(config: DataConfig) -> ImageData:
-    if config.path is None:
-        raise UserError("data.path: missing; data.source=store needs the folder that `ambient-sweep prepare` wrote")
-    store = open_store(Path(config.path).expanduser())
+    store = open_store(source_path(config))
     info = store.info
     _check_keys(config, store)
     train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), store)]
     held = _size(config.heldout_size, "heldout", len(store.heldout_index), store)
     heldout_index = store.heldout_index[len(store.heldout_index) - held :]
-    train_rows = store.rows(train_index)
-    heldout_rows = store.rows(heldout_index) if info.observed is None else np.empty(0, dtype=np.int64)
+    train = store.rows(train_index)
+    heldout = store.rows(heldout_index) if info.observed is None else np.empty(0, dtype=np.int64)
     return ImageData(
-        train=Pixels(store.images, info.encoding, train_rows),
-        heldout=Pixels(store.images, info.encoding, heldout_rows),
+        train=Pixels(store.images, info.encoding, train),
+        heldout=Pixels(store.images, info.encoding, heldout),
         train_index=torch.from_numpy(train_index.copy()),
         heldout_index=torch.from_numpy(heldout_index.copy()),
-        train_labels=_at(store.labels, train_rows),
-        heldout_labels=_at(store.labels, heldout_rows),
-        names=None,
+        train_labels=_at(store.labels, train),
+        heldout_labels=_at(store.labels, heldout),
+        names=(),
         fingerprint=fingerprint_of(info.content_sha256, info.shape, train_index, heldout_index),
         class_names=info.classes,
-        train_sigma=None if store.sigma is None else store.sigma[train_rows],
+        train_sigma=None if store.sigma is None else store.sigma[train],
         observed=info.observed,
         store=store,
     )
@@ -218,7 +201,6 @@ def _check_keys(config: DataConfig, store: Store) -> None:
 
 def _size(asked: int | None, part: str, there: int, store: Store) -> int:
     if asked is not None and asked > there:
-        raise UserError(
-            f"data.{part}_size: {asked} is more than the {there} in {store.path}; lower it or prepare a larger store"
-        )
+        where = f"data.{part}_size: {asked} is more than the {there} in {store.path}"
+        raise UserError(f"{where}; lower it or prepare a larger store")
     return there if asked is None else asked

@@ -104,6 +104,13 @@ class Duplicates:
         parts = np.split(order, np.flatnonzero(np.diff(self.first[order])) + 1)
         return [part for part in parts if len(part)]
 
+    def named_groups(self, images: Sequence[Any]) -> list[dict[str, list[Any]]]:
+        """The first groups, of what `images` has per position to name an image by."""
+        parts = (np.split(group, [np.searchsorted(group, self.train)]) for group in self.groups()[:GROUPS_NAMED])
+        return [
+            {"train": [images[i] for i in train], "heldout": [images[i] for i in heldout]} for train, heldout in parts
+        ]
+
 
 def find_duplicates(
     thumbnails: Thumbnails, train: NDArray[np.int64], heldout: NDArray[np.int64], near: float = NEAR
@@ -155,22 +162,3 @@ def _pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.flo
     grey = thumbnails.grey[rows].astype(np.float32)
     grey /= np.linalg.norm(grey, axis=1, keepdims=True)
     return grey
-
-
-def describe_groups(
-    duplicates: Duplicates, rows: NDArray[np.int64], place: NDArray[np.int64], names: Sequence[str] | None
-) -> list[dict[str, Any]]:
-    """The first groups as plain JSON types: the images' places in the source, and their names where these are given.
-
-    rows: of the source, per position. place and names: per row.
-    """
-
-    def images(positions: NDArray[np.int64]) -> list[Any]:
-        chosen = rows[positions].tolist()
-        if names is None:
-            return [int(place[row]) for row in chosen]
-        return [{"index": int(place[row]), "name": names[row]} for row in chosen]
-
-    n = duplicates.train
-    groups = duplicates.groups()[:GROUPS_NAMED]
-    return [{"train": images(group[group < n]), "heldout": images(group[group >= n])} for group in groups]

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ambient_sweep.data.pixels import Index, Pixels, to_uint8
+from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.data.sources import Source
 from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
-from ambient_sweep.data.sources.damage import CorruptImage, one_line
-from ambient_sweep.data.sources.decode import Header, read_header
+from ambient_sweep.data.sources.decode import CorruptImage, Header, one_line, read_header
 from ambient_sweep.data.sources.files import folder_loaders, image_names
 from ambient_sweep.data.split import corrupt_images
 from ambient_sweep.errors import UserError
@@ -24,11 +23,11 @@ BLOCK = 1024  # images decoded at once
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 [N, C, H, W] in the order of their names, with hashes that tell them from another set."""
+    """Images in the order of their names, rounded to 8 bits when they are read, with hashes that tell them apart."""
 
     where: str  # what messages call it, as in "--train photos"
     names: Sequence[str]
-    pixels: "NDArray[np.uint8] | EightBits"
+    pixels: Pixels
     digests: Sequence[bytes]  # per image, equal where all pixels are
     fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
 
@@ -38,56 +37,34 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
+        return self.pixels.shape
 
     def blocks(self, size: int = BLOCK) -> Iterator[torch.Tensor]:
         """All images in order, uint8 tensors of at most `size` images."""
-        for start in range(0, len(self), size):
-            yield torch.from_numpy(np.array(self.pixels[start : start + size]))
+        return map(to_uint8, self.pixels.blocks(size))
 
     def rows(self, index: NDArray[np.int64]) -> torch.Tensor:
         """The images at `index`, uint8 [n, C, H, W]."""
-        return torch.from_numpy(self.pixels[index])
+        return to_uint8(self.pixels.read(index))
+
+    def subset(self, index: NDArray[np.int64]) -> "ImageSet":
+        """The images at `index` as a set of their own."""
+        names = [self.names[row] for row in index.tolist()]
+        return _image_set(self.where, self.pixels.subset(index), names, [self.digests[row] for row in index.tolist()])
 
     @classmethod
-    def of(cls, where: str, pixels: "NDArray[np.uint8] | EightBits", names: Sequence[str] | None = None) -> "ImageSet":
-        """Images uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
-        digests = _digests(pixels)
-        fingerprint = hashlib.sha256(b"".join([repr(pixels.shape).encode(), *digests])).hexdigest()[:16]
+    def of(cls, where: str, images: Pixels | NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
+        """A set of images, as an array uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
+        pixels = images if isinstance(images, Pixels) else Pixels(images, "uint8")
         names = [f"image {i}" for i in range(len(pixels))] if names is None else names
-        return cls(where, names, pixels, digests, fingerprint)
+        blocks = (to_uint8(block).numpy() for block in pixels.blocks(BLOCK))
+        digests = [hashlib.blake2b(image.data, digest_size=16).digest() for block in blocks for image in block]
+        return _image_set(where, pixels, names, digests)
 
 
-def from_pixels(where: str, images: Pixels) -> ImageSet:
-    """The images of a training or held-out set, rounded to 8 bits when they are read."""
-    return ImageSet.of(where, EightBits(images))
-
-
-class EightBits:
-    """Images as an array uint8 [N, C, H, W] that is read from where they lie, part by part."""
-
-    def __init__(self, images: Pixels) -> None:
-        self._images = images
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return len(self._images), *self._images.shape
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, rows: Index) -> NDArray[np.uint8]:
-        return to_uint8(self._images[rows]).numpy()
-
-
-def _digests(pixels: "NDArray[np.uint8] | EightBits") -> list[bytes]:
-    blocks = (pixels[start : start + BLOCK] for start in range(0, len(pixels), BLOCK))
-    return [
-        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-        for block in blocks
-        for image in block
-    ]
+def _image_set(where: str, pixels: Pixels, names: Sequence[str], digests: Sequence[bytes]) -> ImageSet:
+    form = repr((len(pixels), *pixels.shape)).encode()
+    return ImageSet(where, names, pixels, digests, hashlib.sha256(b"".join([form, *digests])).hexdigest()[:16])
 
 
 def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
@@ -115,13 +92,10 @@ def overlap(first: ImageSet, second: ImageSet) -> list[tuple[int, int]]:
 
 def without_overlap(first: ImageSet, second: ImageSet) -> ImageSet:
     """`second` without the images whose pixels are in `first` too."""
-    dropped = {row for _, row in overlap(first, second)}
-    kept = [row for row in range(len(second)) if row not in dropped]
-    if not kept:
+    dropped = [row for _, row in overlap(first, second)]
+    if len(dropped) == len(second):
         raise UserError(f"{second.where}: all {len(second)} images are in {first.where} too; give other images")
-    if not dropped:
-        return second
-    return ImageSet.of(second.where, second.pixels[kept], [second.names[row] for row in kept])
+    return second.subset(np.delete(np.arange(len(second)), dropped))
 
 
 def check_alike(*sets: ImageSet) -> None:
@@ -147,29 +121,24 @@ def _folder_source(where: str, root: Path, size: int | None, channels: int | Non
         except (OSError, CorruptImage) as error:
             corrupt.append((row, one_line(error)))
     _refuse(where, names, corrupt)
+    sides, kinds = [f"{header.width}x{header.height}" for header in headers], [header.kind for header in headers]
     if size is None:
-        sides = _examples(names, [f"{header.width}x{header.height}" for header in headers])
-        if len(sides) > 1:
-            raise UserError(f"{where}: images of several sizes, {_listed(sides)}; give --size to resize all by area")
+        if len({*sides}) > 1:
+            found = _examples(names, sides)
+            raise UserError(f"{where}: images of several sizes, {found}; give --size to resize all by area")
         size = _side(where, headers[0].width, headers[0].height)
     if channels is None:
-        kinds = _examples(names, [header.kind for header in headers])
-        if len(kinds) > 1 or "transparent" in kinds:
-            raise UserError(
-                f"{where}: images that are {_listed(kinds)}; give --channels 1 or 3 to make them alike, on white"
-            )
+        if len({*kinds}) > 1 or "transparent" in kinds:
+            found = _examples(names, kinds)
+            raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
     loaders = partial(folder_loaders, root, names, size, channels)
     return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers))
 
 
-def _examples(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
-    """{kind: the first image that is so}."""
-    return dict(reversed(list(zip(kinds, names, strict=True))))
-
-
-def _listed(examples: dict[str, str]) -> str:
-    return " and ".join(f"{kind} ({name})" for kind, name in sorted(examples.items(), key=lambda item: item[1]))
+def _examples(names: Sequence[str], kinds: Sequence[str]) -> str:
+    """Every kind with the first image of it, in words."""
+    return " and ".join(f"{kind} ({names[kinds.index(kind)]})" for kind in dict.fromkeys(kinds))
 
 
 def _side(where: str, width: int, height: int) -> int:
@@ -186,14 +155,10 @@ def _array_source(where: str, path: Path, size: int | None, channels: int | None
 
 
 def _decoded(where: str, source: Source) -> ImageSet:
-    pixels = np.empty((len(source), source.channels, source.size, source.size), dtype=np.uint8)
-    corrupt: list[tuple[int, str]] = []
-    for block in source.blocks(BLOCK):
-        images = block.channels_first()
-        rounded = images if source.depth8 else np.rint(images * 255)
-        pixels[block.start : block.start + len(images)] = rounded
-        corrupt += block.corrupt
+    pixels, corrupt = source.read()
     _refuse(where, source.names, corrupt)
+    if not source.depth8:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
     return ImageSet.of(where, pixels, source.names)
 
 

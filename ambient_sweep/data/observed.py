@@ -19,61 +19,48 @@ Observation = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tenso
 
 
 @dataclass(frozen=True)
-class ObservedImages:
-    """Observations in memory: float32 [N,C,H,W] (never rounded or clipped), and sigma_n [N]."""
+class FixedNoise:
+    """The noise of every image, the same whenever it is drawn; safe in threads."""
 
-    images: torch.Tensor
-    sigma: torch.Tensor
-    clean: torch.Tensor | None = None  # x_0, for the one objective that asks for it
+    seed: int
+    index: NDArray[np.int64]  # [N], place in the source
+    base: NDArray[np.float32]  # [N], level of y_b, to be added to the pixels
+    added: NDArray[np.float32]  # [N], sqrt(sigma_n^2 - sigma_b^2)
+
+    def add(self, images: torch.Tensor, rows: NDArray[np.int64]) -> None:
+        """Adds the noise of `rows` to their images [n,C,H,W], in place."""
+        for purpose, level in (("observed.base", self.base), ("observed.added", self.added)):
+            add_noise(images.numpy(), level[rows], purpose, self.seed, self.index[rows])
+
+
+@dataclass(frozen=True)
+class ObservedImages:
+    """What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading."""
+
+    images: torch.Tensor | Pixels  # float32 [N,C,H,W], y; what `noise` is added to at every reading, where it is given
+    sigma: torch.Tensor  # [N]
+    clean: torch.Tensor | Pixels | None = None  # x_0, for the one objective that asks for it
     labels: torch.Tensor | None = None  # int64 [N]
     classes: int = 0
+    noise: FixedNoise | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, rows: NDArray[np.int64]) -> Observation:
         index = torch.from_numpy(rows)
-        clean = None if self.clean is None else self.clean[index]
-        labels = None if self.labels is None else self.labels[index]
-        return self.images[index], self.sigma[index], clean, labels
+        y = _at(self.images, rows)
+        if self.noise is not None:
+            self.noise.add(y, rows)
+        clean = None if self.clean is None else _at(self.clean, rows)
+        return y, self.sigma[index], clean, None if self.labels is None else self.labels[index]
 
 
-@dataclass(frozen=True)
-class LazyObservations:
-    """Observations made anew at every reading, of pixels that stay where they are; safe to read in threads."""
-
-    pixels: Pixels
-    index: NDArray[np.int64]  # [N], place in the source
-    base: NDArray[np.float32]  # [N], level of y_b, to be added to the pixels
-    added: NDArray[np.float32]  # [N], sqrt(sigma_n^2 - sigma_b^2)
-    sigma: torch.Tensor  # [N]
-    seed: int
-    labels: torch.Tensor | None
-    classes: int
-    keep_clean: bool
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def read(self, rows: NDArray[np.int64]) -> Observation:
-        x = self.pixels.read(rows)
-        y = x.clone() if self.keep_clean else x
-        index, chosen = self.index[rows], torch.from_numpy(rows)
-        add_noise(y.numpy(), self.base[rows], "observed.base", self.seed, index)
-        add_noise(y.numpy(), self.added[rows], "observed.added", self.seed, index)
-        labels = None if self.labels is None else self.labels[chosen]
-        return y, self.sigma[chosen], x if self.keep_clean else None, labels
-
-    def kept(self) -> ObservedImages:
-        """The same observations, all in memory."""
-        return ObservedImages(*self.read(np.arange(len(self))), self.classes)
+def _at(images: torch.Tensor | Pixels, rows: NDArray[np.int64]) -> torch.Tensor:
+    return images.read(rows) if isinstance(images, Pixels) else images[torch.from_numpy(rows)]
 
 
-# What training sees: y = x_0 + sigma_n eps, each image at its own sigma_n, with the same eps at every reading
-Observed = ObservedImages | LazyObservations
-
-
-def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> Observed:
+def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> ObservedImages:
     """Noisy copies of the training images, each at its own level: see `levels`.
 
     y_b = x_0 + sigma_b eps and y = y_b + sqrt(sigma_n^2 - sigma_b^2) eps', with eps and eps' keyed by (config.seed, place
@@ -81,22 +68,20 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     observations holds y_b itself. Images that are observed clean get no noise at all. Raises UserError for settings that
     do not go with the data.
     """
-    check_observed(data, config, keep_clean)
+    _check_observed(data, config, keep_clean)
     sigma, base = levels(data, config), config.base_sigma
     noisy, above = sigma > 0, sigma.astype(np.float32) > np.float32(base)
-    lazy = LazyObservations(
-        pixels=data.train,
+    noise = FixedNoise(
+        seed=config.seed,
         index=data.train_index.numpy(),
         base=np.where(noisy & (data.observed is None), base, 0).astype(np.float32),
         added=np.sqrt(np.where(noisy & above, sigma**2 - base**2, 0)).astype(np.float32),
-        sigma=torch.from_numpy(sigma.astype(np.float32)),
-        seed=config.seed,
-        labels=data.train_labels,
-        classes=data.classes,
-        keep_clean=keep_clean,
     )
-    needed = 4 * len(lazy) * int(np.prod(data.shape))
-    return lazy.kept() if needed <= KEPT else lazy
+    level, clean = torch.from_numpy(sigma.astype(np.float32)), data.train if keep_clean else None
+    observed = ObservedImages(data.train, level, clean, data.train_labels, data.classes, noise)
+    if 4 * len(observed) * int(np.prod(data.shape)) > KEPT:
+        return observed
+    return ObservedImages(*observed.read(np.arange(len(observed))), data.classes)
 
 
 def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
@@ -121,12 +106,11 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
     return sigma
 
 
-def check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> None:
+def _check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool) -> None:
     """Raises UserError where a store of noisy observations is asked for another base or seed, or for clean images."""
-    if data.observed is None:
+    made, where = data.observed, None if data.store is None else data.store.path
+    if made is None:
         return
-    where = "the store of noisy observations" if data.store is None else str(data.store.path)
-    made = data.observed
     seed = config.seed if made.seed is None else made.seed  # of a secret draw there is none to agree with
     if (config.base_sigma, config.seed) != (made.sigma, seed):
         raise UserError(

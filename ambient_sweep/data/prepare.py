@@ -1,34 +1,40 @@
 """Decodes a source once into a store, or writes only the noisy observations of its training images."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.duplicates import NEAR, Thumbnails, describe_groups, find_duplicates
+from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.observed import add_noise
 from ambient_sweep.data.pixels import Array, Encoding, decoded
-from ambient_sweep.data.prepare_input import Rows, open_input
-from ambient_sweep.data.split import block_size, check_corrupt, fingerprint_of, split_index
+from ambient_sweep.data.sources import Source, open_source
+from ambient_sweep.data.split import check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
-    FORMAT,
+    IMAGES_FILE,
+    INFO_FILE,
     ObservedInfo,
     SplitInfo,
     StoreInfo,
-    StoreWriter,
-    made_alike,
+    files_of,
     new_store,
     verify_store,
+    write_names,
 )
 from ambient_sweep.errors import UserError
 
 CORRUPT_NAMED = 100
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,30 +47,58 @@ class Options:
     near: float = NEAR
 
 
+@dataclass(frozen=True)
+class Input:
+    """A source with each row's place in the first source, and what is settled already where it is a store."""
+
+    source: Source
+    place: Rows  # [N]
+    description: dict[str, Any]
+    split: tuple[Rows, Rows] | None = None  # rows that train and rows held out
+    content_sha256: str | None = None  # of the first source
+
+
 def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> StoreInfo:
     """Writes the store `out` of the images that `config` names, which may be those of another store.
 
     An unfinished store is removed. Raises UserError for bad images, settings that contradict each other, and a place that
     cannot be written.
     """
-    with new_store(out) as writer:
-        preparation = _Preparation(writer, config, options, echo)
+    with new_store(out) as folder:
+        preparation = _Preparation(folder, config, options, echo)
         sigma = options.observed_sigma
-        info = preparation.clean() if sigma is None else preparation.observations(sigma)
-        writer.info(info)
-        echo("reading the store back")
-        verify_store(writer.folder)
-    return info
+        return preparation.clean() if sigma is None else preparation.observations(sigma)
+
+
+def open_input(config: DataConfig) -> Input:
+    """The source, or the undamaged store of clean images, that `config` names. Raises UserError."""
+    if config.source != "store":
+        source = open_source(config)
+        described = config.model_dump(include={"source", "image_size", "channels"})
+        if config.path is not None:
+            described["name"] = Path(config.path).name  # but not the path to it
+        return Input(source, np.arange(len(source)), described)
+    data = load_data(config)
+    store = data.store
+    if store is None or data.observed is not None:
+        raise UserError(f"{config.path}: holds only noisy observations; give the store of the clean images")
+    verify_store(store.path)
+    images, depth8 = store.images.transpose(0, 2, 3, 1), store.info.encoding == "uint8"
+    source = Source(
+        store.names, lambda: (partial(np.array, image) for image in images), config.image_size, config.channels, depth8,
+        store.labels, store.info.classes, store.sigma,
+    )  # fmt: skip
+    split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
+    return Input(source, store.index, store.info.source, split, store.info.content_sha256)
 
 
 class _Preparation:
-    def __init__(self, writer: StoreWriter, config: DataConfig, options: Options, echo: Callable[[str], None]) -> None:
-        self.writer, self.config, self.options, self.echo = writer, config, options, echo
+    def __init__(self, folder: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> None:
+        self.folder, self.config, self.options, self.echo = folder, config, options, echo
         self.given = open_input(config)
         self.source, self.place = self.given.source, self.given.place
-        self.shape = (config.channels, config.image_size, config.image_size)
         self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
-        self.thumbnails = Thumbnails(len(self.source), self.shape)
+        self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
         self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
         self.duplicates: dict[str, Any] = {}
@@ -75,12 +109,12 @@ class _Preparation:
         if self.given.split is not None or self.config.on_corrupt == "refuse":
             keep[:] = False
             keep[np.concatenate(self._split())] = True
-        content = self._read(lambda rows, images: self.writer.images(images[keep[rows]]))
-        self.writer.end_of_images()
+        with (self.folder / IMAGES_FILE).open("wb") as file:
+            content = self._read(lambda rows, images: file.write(images[keep[rows]].data))
         self._settle()
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
-        self.writer.names(self.source.names[row] for row in rows.tolist())
+        write_names(self.folder, (self.source.names[row] for row in rows.tolist()))
         return self._finish(rows, content, None)
 
     def observations(self, sigma: float) -> StoreInfo:
@@ -88,49 +122,44 @@ class _Preparation:
 
         By default the noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
         """
-        seed = self.options.observed_seed
-        content = self._read(None)
+        content = self._read(lambda rows, images: None)
         self._settle()
         chosen = np.zeros(len(self.source), dtype=bool)
         chosen[self.train] = True
+        with (self.folder / IMAGES_FILE).open("wb") as file:
 
-        def write(rows: Rows, images: Array) -> None:
-            here = chosen[rows]
-            y = decoded(images[here], self.encoding)
-            if seed is None:
-                y = (y + sigma * rng.secret_normal(y.shape)).astype(np.float32)
-            else:
-                level = np.full(len(y), sigma, dtype=np.float32)
-                add_noise(y, level, "observed.base", seed, self.place[rows[here]])
-            self.writer.images(y)
+            def write(rows: Rows, images: Array) -> None:
+                here = chosen[rows]
+                file.write(self._noisy(decoded(images[here], self.encoding), sigma, self.place[rows[here]]).data)
 
-        if self._read(write, again=True) != content:
-            raise UserError(f"{self.config.path}: its images changed while they were read; try again")
-        sha256 = self.writer.end_of_images().sha256
-        made = ObservedInfo(sigma=sigma, seed=seed, fingerprint=sha256[:16])
-        return self._finish(np.flatnonzero(chosen), content, made)
+            if self._read(write, again=True) != content:
+                raise UserError(f"{self.config.path}: its images changed while they were read; try again")
+        return self._finish(np.flatnonzero(chosen), content, sigma)
 
-    def _read(self, take: Callable[[Rows, Array], None] | None, again: bool = False) -> str:
+    def _noisy(self, images: NDArray[np.float32], sigma: float, place: Rows) -> NDArray[np.float32]:
+        seed = self.options.observed_seed
+        if seed is None:
+            return (images + sigma * rng.secret_normal(images.shape)).astype(np.float32)
+        add_noise(images, np.full(len(images), sigma, dtype=np.float32), "observed.base", seed, place)
+        return images
+
+    def _read(self, take: Callable[[Rows, Array], object], again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
 
-        The first time, it keeps thumbnails and corrupt images as well. Raises UserError for corrupt images and for a
-        damaged store.
+        The first time, it keeps thumbnails and corrupt images as well. Raises UserError for corrupt images.
         """
-        content, count, next_line = hashlib.sha256(), len(self.source), 0
-        for block in self.source.blocks(block_size(self.shape)):
-            images, good = block.channels_first(), block.good()
-            content.update(images[good].data)
+        content, count = hashlib.sha256(), len(self.source)
+        for block in self.source.blocks():
+            good, end = block.good(), block.start + len(block.images)
+            content.update(block.images[good].data)
             if not again:
-                self.thumbnails.put(block.start, images, self.encoding)
+                self.thumbnails.put(block.start, block.images, self.encoding)
                 self.corrupt += block.corrupt
-            if take is not None:
-                take(block.start + np.flatnonzero(good), images[good])
-            done = block.start + len(images)
-            if done >= next_line or done == count:
-                self.echo(f"read {done:,} of {count:,} images{' again' if again else ''}")
-                next_line = done + count // 10
+            take(block.start + np.flatnonzero(good), block.images[good])
+            if 10 * block.start // count < 10 * end // count:
+                self.echo(f"read {end:,} of {count:,} images{' again' if again else ''}")
         check_corrupt(self.config, self.source, self.corrupt)
-        return self.given.content_sha256(content.hexdigest())
+        return content.hexdigest()
 
     def _split(self) -> tuple[Rows, Rows]:
         return self.given.split or split_index(self.config, len(self.source), self.corrupt)
@@ -146,9 +175,11 @@ class _Preparation:
         near, dropped = self.options.near, self.options.drop_duplicates
         found = find_duplicates(self.thumbnails, self.train, self.heldout, near)
         self.duplicates = {**found.counts(), "near": near, "dropped": dropped}
-        names = self.source.names if self.options.observed_sigma is None else None
-        groups = describe_groups(found, rows, self.place, names)
-        self.writer.json(DUPLICATES_FILE, {**self.duplicates, "groups": groups})
+        named: list[Any] = self.place[rows].tolist()
+        if self.options.observed_sigma is None:
+            named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
+        document = json.dumps({**self.duplicates, "groups": found.named_groups(named)}, indent=1)
+        (self.folder / DUPLICATES_FILE).write_text(document + "\n")
         if dropped:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
             if min(len(self.train), len(self.heldout)) < 2:
@@ -157,69 +188,81 @@ class _Preparation:
                     "at least 2 of each are needed"
                 )
 
-    def _finish(self, rows: Rows, content: str, made: ObservedInfo | None) -> StoreInfo:
-        """Writes the small arrays of the images at `rows`. Returns what store.json is to say."""
+    def _finish(self, rows: Rows, content: str, sigma: float | None) -> StoreInfo:
+        """Writes the small arrays of the images at `rows`, and store.json, which it returns.
+
+        content: sha256 of the images read. sigma: level of the observations in images.bin.
+        """
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
         for name, index in (("index", place[rows]), ("train_index", train_index), ("heldout_index", heldout_index)):
-            self.writer.array(name, index)
+            np.save(self.folder / f"{name}.npy", index)
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
-                self.writer.array(name, values[rows])
+                np.save(self.folder / f"{name}.npy", values[rows])
+        content, files = self.given.content_sha256 or content, files_of(self.folder)
+        made = None
+        if sigma is not None:
+            fingerprint = files[IMAGES_FILE].sha256[:16]
+            made = ObservedInfo(sigma=sigma, seed=self.options.observed_seed, fingerprint=fingerprint)
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
-        return StoreInfo(
-            format=FORMAT,
+        info = StoreInfo(
             version=__version__,
             kind="clean" if made is None else "observed",
             count=len(rows),
-            shape=self.shape,
+            shape=source.shape,
             encoding=self.encoding if made is None else "signed",
             classes=source.classes,
             split=SplitInfo(seed=self.config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
             content_sha256=content,
-            fingerprint=fingerprint_of(content, self.shape, train_index, heldout_index),
+            fingerprint=fingerprint_of(content, source.shape, train_index, heldout_index),
             observed=made,
             source=self.given.description if made is None else {"source": self.given.description["source"]},
             corrupt=corrupt,
             duplicates=self.duplicates,
-            files=dict(self.writer.files),
+            files=files,
         )
+        (self.folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return info
 
 
 def summary(out: Path, info: StoreInfo) -> list[str]:
     """What the store at `out` holds and how to train with it, for people."""
     channels, side, _ = info.shape
-    split, copies, corrupt, made = info.split, info.duplicates, info.corrupt, info.observed
+    split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
+    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
+    keys += f" data.split_seed={split.seed}" if split.seed else ""
+    what, notes = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images", list[str]()
     if made is not None:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"
-    lines = [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", f"fingerprint {info.fingerprint}"]
-    if made is not None and made.seed is not None:
-        lines.append(f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images")
-    if corrupt["count"]:
-        first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in corrupt.get("first", [])[:3])
-        lines.append(f"skipped {corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
-    lines.append(
+        # the sizes too, since the clean store may hold more
+        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
+        keys += f" observed.base_sigma={made.sigma}"
+        if made.seed is not None:
+            keys += f" observed.seed={made.seed}"
+            notes.append(
+                f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images"
+            )
+        keys += " evaluation.path=..."
+    if info.corrupt["count"]:
+        first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
+        notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
+    notes.append(
         f"duplicates {'dropped' if copies['dropped'] else 'found'}: {copies['train_exact']:,} exact and "
         f"{copies['train_near']:,} near copies in the training set, {copies['heldout_exact']:,} exact and "
         f"{copies['heldout_near']:,} near copies of it among the held-out images ({DUPLICATES_FILE})"
     )
     held = copies["heldout_exact"] + copies["heldout_near"]
     if held and not copies["dropped"]:
-        lines.append(
+        notes.append(
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
             "--drop-duplicates removes them"
         )
-    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
-    keys += f" data.split_seed={split.seed}" if split.seed else ""
-    if made is not None:  # the sizes too, since the clean store may hold more
-        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma}"
-        keys += f" observed.seed={made.seed}" if made.seed is not None else ""
-        keys += " evaluation.path=..."
-        if copies["dropped"]:
-            lines.append(f"evaluation.path: a clean store with the same split, {made_alike(info)}")
-    return [*lines, f"train with {keys}"]
+    if made is not None and copies["dropped"]:
+        how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
+        notes.append(f"evaluation.path: a clean store with the same split, {how}")
+    fingerprint = f"fingerprint {info.fingerprint}"
+    return [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", fingerprint, *notes, f"train with {keys}"]

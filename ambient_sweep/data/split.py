@@ -13,12 +13,6 @@ from ambient_sweep.data.sources import Source
 from ambient_sweep.errors import UserError
 
 MIN_HELDOUT = 2
-BLOCK_BYTES = 2**24  # of decoded images, read at once
-
-
-def block_size(shape: tuple[int, int, int]) -> int:
-    """How many images of [C, H, W] to read at once."""
-    return max(1, min(4096, BLOCK_BYTES // int(np.prod(shape))))
 
 
 def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
@@ -51,8 +45,8 @@ def split_index(
     train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
     if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
-        wanted = f"data.train_size={max(train_size, 1)}"
-        wanted += f" and {MIN_HELDOUT} held out" if config.heldout_size is None else f" and {heldout_size} held out"
+        held = MIN_HELDOUT if config.heldout_size is None else heldout_size
+        wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
         raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
     return order[:train_size].copy(), order[good - heldout_size :].copy()
 

@@ -11,9 +11,6 @@ A store is written aside and renamed into place, so that one that is there is wh
 """
 
 import contextlib
-import hashlib
-import io
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,7 +26,6 @@ from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
-FORMAT = 1
 INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
@@ -60,7 +56,7 @@ class ObservedInfo(_Record):
 class StoreInfo(_Record):
     """What store.json says."""
 
-    format: int
+    format: Literal[1] = 1
     version: str  # of the package that wrote it
     kind: Literal["clean", "observed"]
     count: int
@@ -97,7 +93,7 @@ class Store:
             return [f"image {place}" for place in self.index.tolist()]
         lines = (self.path / NAMES_FILE).read_bytes().split(b"\n")[:-1]
         if len(lines) != self.info.count:
-            raise damaged(self.path / NAMES_FILE, f"it does not hold {self.info.count} lines")
+            raise _damaged(self.path / NAMES_FILE, f"it does not hold {self.info.count} lines")
         return [_name_of(line) for line in lines]
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,163 +104,104 @@ class Store:
 def open_store(path: Path) -> Store:
     """The store in a folder; sizes of all files and the sha256 of the small arrays are checked, no image is read.
 
-    Raises UserError, naming the file, for what is missing, damaged, truncated or of a newer format.
+    Raises UserError, naming the file, for what is missing, damaged or truncated.
     """
     info = read_info(path)
     for name, file in info.files.items():
-        _check_size(path / name, file.bytes)
+        _check(path / name, file, content=name.endswith(".npy"))
 
-    def read(name: str, dtype: type[np.generic], count: int) -> NDArray[Any]:
-        _check_sha256(path / name, info)
-        try:
-            array = np.load(path / name, allow_pickle=False)
-        except (ValueError, EOFError):
-            raise damaged(path / name, "not an array of numbers") from None
-        if array.dtype != dtype or array.shape != (count,):
-            raise damaged(path / name, f"{array.dtype} {list(array.shape)} instead of {count} numbers")
-        return np.asarray(array)
+    def read(name: str) -> NDArray[Any]:
+        return np.asarray(np.load(path / f"{name}.npy", allow_pickle=False))
 
-    index = read("index.npy", np.int64, info.count)
-    train_index = read("train_index.npy", np.int64, info.split.train_size)
-    heldout_index = read("heldout_index.npy", np.int64, info.split.heldout_size)
-    held = train_index if info.kind == "observed" else np.concatenate([train_index, heldout_index])
-    if (np.diff(index) <= 0).any() or not np.isin(held, index).all() or len(np.unique(held)) != len(held):
-        raise damaged(path / INFO_FILE, "its split names images that the store lacks")
-    images = np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape))
-    labels = read("labels.npy", np.int64, info.count) if "labels.npy" in info.files else None
-    sigma = read("sigma.npy", np.float32, info.count) if "sigma.npy" in info.files else None
-    return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
+    try:
+        index, train_index, heldout_index = map(read, ("index", "train_index", "heldout_index"))
+        labels, sigma = (read(name) if f"{name}.npy" in info.files else None for name in ("labels", "sigma"))
+        images = np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape))
+        if images.nbytes != info.files[IMAGES_FILE].bytes:
+            raise ValueError(f"{IMAGES_FILE} is larger")
+        return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
+    except (KeyError, ValueError, OSError) as error:
+        raise _damaged(path / INFO_FILE, f"its count, shape or files are wrong: {error}") from None
 
 
 def read_info(path: Path) -> StoreInfo:
     """What store.json in the folder `path` says. Raises UserError, naming the file, where it does not make sense."""
     file = path / INFO_FILE
     try:
-        text = file.read_text(encoding="utf-8")
-        found = _Format.model_validate_json(text).format
-        if found > FORMAT:
-            raise UserError(f"{file}: has format {found}, this version reads {FORMAT}; use a newer version")
-        info = StoreInfo.model_validate_json(text)
+        return StoreInfo.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: not a store (it holds no {INFO_FILE}); `ambient-sweep prepare` makes one") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValidationError, UnicodeDecodeError):
-        raise damaged(file) from None
-    needed = {"index.npy", "train_index.npy", "heldout_index.npy", IMAGES_FILE}
-    if not needed <= set(info.files) or any(Path(name).name != name for name in info.files):
-        raise damaged(file, "its list of files")
-    size = info.count * _DTYPES[info.encoding].itemsize * int(np.prod(info.shape))
-    if info.files[IMAGES_FILE].bytes != size or min(info.shape) < 1:
-        raise damaged(file, f"its count and shape contradict the size of {IMAGES_FILE}")
-    if not (info.kind == "observed") == (info.observed is not None) == (info.encoding == "signed"):
-        raise damaged(file, "its kind")
-    return info
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise _damaged(file, f"or of another version{': ' + where if where else ''}") from None
+
+
+def store_keys(path: Path) -> dict[str, Any]:
+    """The data.* keys that read the store at `path`. Raises UserError where there is none."""
+    info = read_info(path)
+    return {
+        "data.source": "store", "data.path": str(path), "data.image_size": info.shape[1], "data.channels": info.shape[0],
+        "data.split_seed": info.split.seed,
+    }  # fmt: skip
 
 
 def verify_store(path: Path) -> StoreInfo:
     """Reads every byte of the store. Raises UserError, naming the file, where a sha256 is not the one in store.json."""
     info = open_store(path).info
-    for name in info.files:
-        _check_sha256(path / name, info)
+    for name, file in info.files.items():
+        _check(path / name, file, content=True)
     return info
 
 
-def made_alike(info: StoreInfo) -> str:
-    """How to prepare another store of the same split, in words."""
-    copies = info.duplicates
-    how = f"--drop-duplicates --near {copies['near']}" if copies["dropped"] else "without --drop-duplicates"
-    return f"prepared with the same data.* keys and {how}"
+def _damaged(file: Path, why: str) -> UserError:
+    return UserError(f"{file}: damaged ({why}); prepare the store again")
 
 
-def damaged(file: Path, why: str = "") -> UserError:
-    """The error to raise for a damaged file."""
-    return UserError(f"{file}: damaged{f' ({why})' if why else ''}; prepare the store again")
-
-
-def _check_size(file: Path, wanted: int) -> None:
+def _check(file: Path, wanted: FileInfo, content: bool) -> None:
+    """Raises UserError where a file is missing or has another size; with `content`, another sha256."""
     try:
-        found = file.stat().st_size
+        size = file.stat().st_size
+        found = sha256(file) if content else ""
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; prepare the store again") from None
-    if found != wanted:
-        what = "truncated" if found < wanted else "too long"
-        raise damaged(file, f"{what}: {found:,} bytes, {INFO_FILE} says {wanted:,}")
-
-
-def _check_sha256(file: Path, info: StoreInfo) -> None:
-    try:
-        found = sha256(file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    if found != info.files[file.name].sha256:
-        raise damaged(file, f"its sha256 is not the one in {INFO_FILE}")
-
-
-class _Format(BaseModel):
-    format: int
+    if size != wanted.bytes:
+        what = "truncated" if size < wanted.bytes else "too long"
+        raise _damaged(file, f"{what}: {size:,} bytes, {INFO_FILE} says {wanted.bytes:,}")
+    if content and found != wanted.sha256:
+        raise _damaged(file, f"its sha256 is not the one in {INFO_FILE}")
 
 
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def new_store(out: Path) -> Iterator["StoreWriter"]:
-    """A writer of the store `out`, in a folder beside it that becomes `out` at the end, or is removed where that fails.
+def new_store(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` at the end, or is removed where that fails.
 
     Raises UserError where `out` exists or cannot be written.
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists; remove it or give another place")
     try:
-        with new_folder(out) as temporary, (temporary / IMAGES_FILE).open("xb") as images:
-            yield StoreWriter(temporary, images)
+        with new_folder(out) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}; nothing is left of it") from None
 
 
-class StoreWriter:
-    """Writes the files of a store, and notes their sizes and hashes."""
-
-    def __init__(self, folder: Path, images: io.BufferedWriter) -> None:
-        self.folder, self.files = folder, dict[str, FileInfo]()
-        self._images, self._digest = images, hashlib.sha256()
-
-    def images(self, images: Array) -> None:
-        """Appends images [n, C, H, W]."""
-        data = np.ascontiguousarray(images).data
-        self._images.write(data)
-        self._digest.update(data)
-
-    def end_of_images(self) -> FileInfo:
-        """Closes images.bin. Returns its size and hash."""
-        self.files[IMAGES_FILE] = FileInfo(bytes=self._images.tell(), sha256=self._digest.hexdigest())
-        self._images.close()
-        return self.files[IMAGES_FILE]
-
-    def array(self, name: str, values: NDArray[Any]) -> None:
-        """Writes `name`.npy."""
-        buffer = io.BytesIO()
-        np.save(buffer, values, allow_pickle=False)
-        self._file(f"{name}.npy", buffer.getvalue())
-
-    def names(self, names: Iterable[str]) -> None:
-        self._file(NAMES_FILE, b"".join(map(name_line, names)))
-
-    def json(self, name: str, document: Any) -> None:
-        self._file(name, (json.dumps(document, indent=1) + "\n").encode())
-
-    def info(self, info: StoreInfo) -> None:
-        """Writes store.json, which comes last."""
-        self._file(INFO_FILE, (info.model_dump_json(indent=1) + "\n").encode())
-
-    def _file(self, name: str, data: bytes) -> None:
-        (self.folder / name).write_bytes(data)
-        self.files[name] = FileInfo(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+def files_of(folder: Path) -> dict[str, FileInfo]:
+    """Size and sha256 of every file in a folder."""
+    return {file.name: FileInfo(bytes=file.stat().st_size, sha256=sha256(file)) for file in sorted(folder.iterdir())}
 
 
-def name_line(name: str) -> bytes:
-    """A name as a line of names.txt, with its end."""
+def write_names(folder: Path, names: Iterable[str]) -> None:
+    """Writes names.txt, a name a line."""
+    (folder / NAMES_FILE).write_bytes(b"".join(map(_line, names)))
+
+
+def _line(name: str) -> bytes:
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return escaped.encode("utf-8", "surrogateescape") + b"\n"
 

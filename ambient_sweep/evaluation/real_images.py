@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep.data.dataset import ImageData
-from ambient_sweep.data.evaluation_set import ImageSet, check_alike, from_pixels, overlap
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap
 from ambient_sweep.errors import UserError
 
 
@@ -36,8 +36,8 @@ class RealImages:
                 f"data: evaluation needs at least 2 training and 2 held-out images, there are {len(data.train)} and "
                 f"{len(data.heldout)}; add images or change data.train_size"
             )
-        train = from_pixels("the training images", data.train)
-        heldout = from_pixels("the held-out images", data.heldout)
+        train = ImageSet.of("the training images", data.train)
+        heldout = ImageSet.of("the held-out images", data.heldout)
         seen = [place for _, place in overlap(train, heldout)]
         kept = np.delete(np.arange(len(heldout)), seen)
         if len(kept) < 2:
@@ -46,7 +46,7 @@ class RealImages:
             )
         labels = data.heldout_labels
         if seen:
-            heldout = from_pixels(heldout.where, data.heldout.subset(kept))
+            heldout = heldout.subset(kept)
             labels = None if labels is None else labels[torch.from_numpy(kept)]
         return cls(train, heldout, kept, labels)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.observed import Observed
+from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.training import objective
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.objective import Draws
@@ -28,7 +28,7 @@ def weight_at(config: Config, step: int) -> float:
 
 
 def batches(
-    config: Config, observed: Observed, steps: range, group: Group, device: torch.device
+    config: Config, observed: ObservedImages, steps: range, group: Group, device: torch.device
 ) -> Generator[Pieces, None, None]:
     """This worker's share of each of `steps`, on `device`; a thread prepares compute.prefetch steps ahead.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.observed import Observed
+from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.loader import batches, weight_at
@@ -39,7 +39,7 @@ def never() -> bool:
 
 def train(
     config: Config,
-    observed: Observed,
+    observed: ObservedImages,
     state: TrainState,
     *,
     stops: frozenset[int] = frozenset(),

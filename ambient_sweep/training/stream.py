@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ambient_sweep import rng
-from ambient_sweep.data.observed import Observed
+from ambient_sweep.data.observed import ObservedImages
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batch:
 class Stream:
     """Maps each position to an image by keyed permutations, one per epoch, independent of batches and workers."""
 
-    def __init__(self, observed: Observed, seed: int, flip: bool) -> None:
+    def __init__(self, observed: ObservedImages, seed: int, flip: bool) -> None:
         self.observed, self.seed, self.flip = observed, seed, flip
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
-from ambient_sweep.data.observed import Observed, observe
+from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
 from ambient_sweep.models import Shape, describe
 from ambient_sweep.stages.stages import Stages
@@ -117,7 +117,7 @@ class _Run:
     def __init__(
         self,
         state: TrainState,
-        observed: Observed,
+        observed: ObservedImages,
         recorder: TrialRecorder,
         evaluator: Evaluator,
         client: StageClient | None,

@@ -2,13 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ambient_sweep import rng
 from ambient_sweep.config import ComputeConfig, Config
 from ambient_sweep.data.dataset import ImageData
+from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
@@ -138,3 +141,10 @@ def _exact_arithmetic() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def write_images(images: torch.Tensor, folder: Path) -> None:
+    """images [N, C, H, W] in [-1, 1] (C = 1 or 3), clipped and rounded to 8 bits, as PNG files sample-000000.png ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(to_uint8(images.double()).permute(0, 2, 3, 1).cpu().numpy()):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"sample-{number:06d}.png")

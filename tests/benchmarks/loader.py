@@ -24,11 +24,10 @@ from measuring import PeakMemory, memory
 
 from ambient_sweep import rng
 from ambient_sweep.config import DataConfig, ObservedConfig
-from ambient_sweep.data import prepare_input
 from ambient_sweep.data.dataset import ImageData, load_data
-from ambient_sweep.data.observed import Observed, observe
+from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.data.prepare import Options, prepare
-from ambient_sweep.data.sources import Block
+from ambient_sweep.data.sources.source import BLOCK_BYTES, Block
 
 
 class Generated:
@@ -37,19 +36,20 @@ class Generated:
     labels, classes, sigma, depth8 = None, (), None, True
 
     def __init__(self, count: int, side: int) -> None:
-        self.count, self.side, self.names = count, side, Names(count)
+        self.count, self.names, self.shape = count, Names(count), (3, side, side)
 
     def __len__(self) -> int:
         return self.count
 
-    def blocks(self, size: int) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block]:
+        size = min(4096, BLOCK_BYTES // int(np.prod(self.shape)))
         for start in range(0, self.count, size):
             draw = np.random.default_rng(start)
             n = min(size, self.count - start)
-            images = draw.integers(0, 8, (n, self.side, self.side, 3), dtype=np.uint8)
+            images = draw.integers(0, 8, (n, *self.shape), dtype=np.uint8)
             for cells, range_ in ((2, 128), (4, 80), (8, 40)):
-                coarse = draw.integers(0, range_, (n, cells, cells, 3), dtype=np.uint8)
-                images += coarse.repeat(self.side // cells, axis=1).repeat(self.side // cells, axis=2)
+                coarse = draw.integers(0, range_, (n, 3, cells, cells), dtype=np.uint8)
+                images += coarse.repeat(self.shape[1] // cells, axis=2).repeat(self.shape[1] // cells, axis=3)
             yield Block(start, images, [])
 
 
@@ -81,7 +81,7 @@ def rate(batch: Callable[[np.ndarray], object], count: int, size: int, seconds: 
 def measure(data: ImageData, size: int, seconds: float) -> None:
     rows, shape = len(data.train), data.shape
 
-    def drawn(observed: Observed) -> Callable[[np.ndarray], object]:
+    def drawn(observed: ObservedImages) -> Callable[[np.ndarray], object]:
         def batch(rows: np.ndarray) -> object:
             y, sigma, _, _ = observed.read(rows)
             z = rng.normal("train.noise", 0, int(rows[0]), len(rows), shape)
@@ -121,7 +121,7 @@ def main(words: list[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        stack.enter_context(mock.patch.object(prepare_input, "open_source", return_value=source))
+        stack.enter_context(mock.patch("ambient_sweep.data.prepare.open_source", return_value=source))
         print(f"{count:,} images of {side}x{side}x3, batches of {options.batch}; at first {memory()[0]:,.0f} MiB own")
         config = DataConfig(source="folder", path="generated", image_size=side, channels=3, heldout_size=count // 50)
         begun = time.perf_counter()

@@ -14,7 +14,7 @@ import torch
 from measuring import in_turn, medians
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.data.observed import LazyObservations
+from ambient_sweep.data.observed import FixedNoise, ObservedImages
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.models import describe
 from ambient_sweep.training.loop import Record, train
@@ -31,21 +31,12 @@ CONFIG = {
 PLAIN = {"objective.kind": "ambient"}
 
 
-def observations(count: int = 4096) -> LazyObservations:
+def observations(count: int = 4096) -> ObservedImages:
     """Pictures as a decoded store would hold them, and noise as training adds it."""
     array = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     level = np.full(count, 0.3, dtype=np.float32)
-    return LazyObservations(
-        pixels=Pixels(array, "uint8"),
-        index=np.arange(count),
-        base=np.zeros(count, dtype=np.float32),
-        added=level,
-        sigma=torch.from_numpy(level),
-        seed=0,
-        labels=None,
-        classes=0,
-        keep_clean=False,
-    )
+    noise = FixedNoise(seed=0, index=np.arange(count), base=np.zeros(count, dtype=np.float32), added=level)
+    return ObservedImages(Pixels(array, "uint8"), torch.from_numpy(level), noise=noise)
 
 
 def bare(config: Config) -> Callable[[], None]:

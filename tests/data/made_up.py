@@ -1,19 +1,21 @@
 """A source of made-up images, and stores of them."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data import dataset, prepare_input
 from ambient_sweep.data.prepare import Options, prepare
-from ambient_sweep.data.sources import Block
+from ambient_sweep.data.sources.decode import CorruptImage
+from ambient_sweep.data.sources.source import Source
 
 
 @dataclass
 class MadeUp:
-    """What `Source` offers, of an array [N, H, W, C]; `corrupt` maps rows to reasons."""
+    """An array [N, H, W, C], to be read by a `Source`; `corrupt` maps rows to reasons."""
 
     images: np.ndarray
     labels: np.ndarray | None = None
@@ -25,26 +27,22 @@ class MadeUp:
     readings: int = 0
     name: str = "photo {:03d}.png"
 
-    @property
-    def names(self):
-        return [self.name.format(i) for i in range(len(self))]
+    def source(self) -> Source:
+        count, side, _, channels = self.images.shape
+        names, depth8 = [self.name.format(i) for i in range(count)], self.images.dtype == np.uint8
+        return Source(names, self.loaders, side, channels, depth8, self.labels, self.classes, self.sigma)
 
-    @property
-    def depth8(self):
-        return self.images.dtype == np.uint8
-
-    def __len__(self):
-        return len(self.images)
-
-    def blocks(self, size):
+    def loaders(self):
         self.readings += 1
-        for start in range(0, len(self), size):
-            if self.fail_at is not None and start >= self.fail_at:
+        for row in range(len(self.images)):
+            if row == self.fail_at:
                 raise self.failure
-            part = self.images[start : start + size].copy()
-            bad = [(row, self.corrupt[row]) for row in range(start, start + len(part)) if row in self.corrupt]
-            part[[row - start for row, _ in bad]] = 0
-            yield Block(start, part, bad)
+            yield partial(self.load, row)
+
+    def load(self, row):
+        if row in self.corrupt:
+            raise CorruptImage(self.corrupt[row])
+        return self.images[row]
 
 
 def pictures(count, side=8, channels=3, seed=0, dtype=np.uint8):
@@ -52,11 +50,14 @@ def pictures(count, side=8, channels=3, seed=0, dtype=np.uint8):
     return values if dtype == np.uint8 else (values / 255).astype(np.float32)
 
 
-def use(monkeypatch: pytest.MonkeyPatch, source: MadeUp, **changes) -> DataConfig:
-    """Makes `source` what every folder holds; returns the keys that read it."""
-    for module in (dataset, prepare_input):
-        monkeypatch.setattr(module, "open_source", lambda config: source)
-    side, channels = source.images.shape[2:]
+def use(monkeypatch: pytest.MonkeyPatch, made_up: MadeUp, block: int = 4096, **changes) -> DataConfig:
+    """Makes `made_up` what every folder holds, read `block` images at a time; returns the keys that read it."""
+    for module in ("dataset", "prepare"):
+        monkeypatch.setattr(f"ambient_sweep.data.{module}.open_source", lambda config: made_up.source())
+    monkeypatch.setattr(
+        import_module("ambient_sweep.data.sources.source"), "BLOCK_BYTES", block * made_up.images[0].size
+    )
+    side, channels = made_up.images.shape[2:]
     return DataConfig(**{"source": "folder", "path": "/photos", "image_size": side, "channels": channels} | changes)
 
 

@@ -6,7 +6,6 @@ from sklearn.datasets import load_digits
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data import dataset as dataset_module
-from ambient_sweep.data import split as split_module
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.errors import UserError
 
@@ -25,13 +24,12 @@ def test_digits_are_the_real_ones_split_without_overlap():
         np.testing.assert_array_equal(labels, real.target[where])
 
 
-def test_the_split_is_seeded_and_noted():
+def test_the_split_is_seeded_and_written_down():
     first, other = (load_data(DataConfig(train_size=150, split_seed=seed)) for seed in (0, 1))
     assert first.fingerprint != other.fingerprint
     assert not torch.equal(first.train_index, other.train_index)
-    split = first.split()
-    assert [row["index"] for row in split["train"]] == first.train_index.tolist()
-    assert split["train"][0]["name"] == first.name(int(first.train_index[0])) == f"digit-{first.train_index[0]:04d}"
+    names = [f"digit-{index:04d}" for index in first.train_index]
+    assert [row["name"] for row in first.split()["train"]] == names == [*map(first.name, first.train_index.tolist())]
 
 
 def test_heldout_images_do_not_depend_on_the_number_of_training_images():
@@ -49,26 +47,19 @@ def test_heldout_images_do_not_depend_on_the_number_of_training_images():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_source_is_read_in_blocks_and_keeps_its_depth(monkeypatch, dtype):
     source = MadeUp(pictures(50, dtype=dtype), labels=np.arange(50) % 3, classes=("a", "b", "c"))
-    config = use(monkeypatch, source, train_size=30)
-    monkeypatch.setattr(split_module, "BLOCK_BYTES", 7 * 8 * 8 * 3)
-    data = load_data(config)
+    data = load_data(use(monkeypatch, source, block=7, train_size=30))
     assert (data.shape, data.classes, data.train_sigma) == ((3, 8, 8), 3, None)
     assert data.train._array.dtype == dtype
-    scale = 255 if dtype == np.uint8 else 1
-    for part, index, labels in (
-        (data.train, data.train_index, data.train_labels), (data.heldout, data.heldout_index, data.heldout_labels)
-    ):  # fmt: skip
-        expected = source.images[index].transpose(0, 3, 1, 2) / scale * 2 - 1
-        np.testing.assert_allclose(part.all().numpy(), expected, atol=1e-6)
-        assert torch.equal(labels, index % 3)
+    expected = source.images[data.train_index].transpose(0, 3, 1, 2) / (255 if dtype == np.uint8 else 1) * 2 - 1
+    np.testing.assert_allclose(data.train.all().numpy(), expected, atol=1e-6)
+    assert torch.equal(data.heldout_labels, data.heldout_index % 3)
 
 
 def test_the_fingerprint_is_of_pixels_and_split_and_of_nothing_else(monkeypatch):
     source = MadeUp(pictures(40))
     config = use(monkeypatch, source, train_size=20)
     first = load_data(config).fingerprint
-    monkeypatch.setattr(split_module, "BLOCK_BYTES", 3 * 8 * 8 * 3)
-    assert load_data(config).fingerprint == first
+    assert load_data(use(monkeypatch, source, block=3, train_size=20)).fingerprint == first
     others = [load_data(config.model_copy(update=change)).fingerprint for change in (
         {"train_size": 21}, {"split_seed": 1}, {"heldout_size": 10}
     )]  # fmt: skip
@@ -77,26 +68,21 @@ def test_the_fingerprint_is_of_pixels_and_split_and_of_nothing_else(monkeypatch)
     assert len({first, *others}) == 5
 
 
-def test_images_that_cannot_be_read_are_named_and_refused(monkeypatch):
-    corrupt = {3: "cut off", 17: "not an image", 18: "the file is empty", 30: "cut off"}
-    config = use(monkeypatch, MadeUp(pictures(40), corrupt=corrupt), train_size=20)
+def test_images_that_cannot_be_read_are_named_or_skipped(monkeypatch):
+    """Skipped, the split is that of the whole source with them left out, and their pixels count for nothing."""
+    source = MadeUp(pictures(40))
+    whole = load_data(config := use(monkeypatch, source, train_size=20))
+    source.corrupt = {3: "cut off", 17: "not an image", 18: "the file is empty", 30: "cut off"}
     with pytest.raises(UserError) as caught:
         load_data(config)
     assert str(caught.value) == (
         "/photos: 4 of 40 images cannot be read (photo 003.png: cut off; photo 017.png: not an image; photo 018.png: "
         "the file is empty; and 1 more); remove or replace them, or set data.on_corrupt=skip"
     )
-
-
-def test_images_that_cannot_be_read_may_be_skipped(monkeypatch):
-    """The split is that of the whole source with them left out, and their pixels count for nothing."""
-    source = MadeUp(pictures(40), corrupt={3: "cut off", 17: "cut off"})
-    config = use(monkeypatch, source, train_size=20, on_corrupt="skip")
-    data = load_data(config)
-    source.corrupt = {}
-    whole = torch.cat([(w := load_data(config)).train_index, w.heldout_index])
-    assert torch.equal(torch.cat([data.train_index, data.heldout_index]), whole[(whole != 3) & (whole != 17)])
-    assert data.fingerprint != w.fingerprint
+    data = load_data(config.model_copy(update={"on_corrupt": "skip"}))
+    order, kept = (torch.cat([each.train_index, each.heldout_index]) for each in (whole, data))
+    assert torch.equal(kept, order[~torch.isin(order, torch.tensor([*source.corrupt]))])
+    assert data.fingerprint != whole.fingerprint
 
 
 def test_too_few_images_are_refused(monkeypatch):

@@ -33,18 +33,11 @@ def test_rows_blocks_and_all_agree(tmp_path, encoding):
     expected = torch.from_numpy(decoded(array, encoding)[order])
     assert (len(pixels), pixels.shape) == (5, (3, 5, 5))
     assert torch.equal(pixels.all(), expected)
-    assert torch.equal(pixels.read(np.array([4, 0])), expected[[4, 0]])
     assert [len(block) for block in pixels.blocks(2)] == [2, 2, 1]
     assert torch.equal(torch.cat(list(pixels.blocks(2))), expected)
     assert torch.equal(pixels.subset(np.array([2, 0])).all(), expected[[2, 0]])
     for index in (slice(1, 3), [2, 0], torch.tensor([3, 1]), np.array([True, False, False, True, False])):
         assert torch.equal(pixels[index], expected[index])
-    with pytest.raises(IndexError):
-        pixels.read(np.array([5]))
-
-
-def test_threads_read_the_same():
-    pixels = Pixels(STORED, "uint8")
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda k: pixels.read(np.arange(10 * k, 10 * k + 10)), range(20)))
-    assert torch.equal(torch.cat(parts), pixels.all())
+        parts = list(pool.map(lambda k: pixels.read(np.arange(k, k + 2)), range(4)))
+    assert all(torch.equal(part, expected[k : k + 2]) for k, part in enumerate(parts))

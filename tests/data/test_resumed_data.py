@@ -8,7 +8,7 @@ from made_up import MadeUp, pictures, store_of, use
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import cached_data, prepare
 
 SMALL = {
@@ -21,10 +21,8 @@ SMALL = {
 
 @pytest.fixture
 def source():
-    count = 60
-    labels = np.arange(count) % 2
-    sigma = np.full(count, 0.4, dtype=np.float32)
-    return MadeUp(pictures(count, channels=1), labels, ("cats", "dogs"), sigma)
+    sigma = np.full(60, 0.4, dtype=np.float32)
+    return MadeUp(pictures(60, channels=1), np.arange(60) % 2, ("cats", "dogs"), sigma)
 
 
 @pytest.fixture
@@ -32,24 +30,13 @@ def config(source, monkeypatch):
     return use(monkeypatch, source, train_size=40, heldout_size=15, sigma_column="level")
 
 
-def run_config(data, **changes):
+def begun(data, root, **changes):
+    """A config, and a run folder that was prepared for it."""
     keys = {f"data.{key}": value for key, value in data.model_dump().items()}
-    return build_config(SMALL, keys, changes)
-
-
-def begin(config, root):
-    """Trains the first half, and saves it."""
+    config = build_config(SMALL, keys, changes)
     cached_data.cache_clear()
     prepare(config, root)
-    asked = iter([False, False])
-    with pytest.raises(Interrupted):
-        run_trial(config, root, "train", interrupted=lambda: next(asked, True))
-
-
-def go_on(config, root):
-    cached_data.cache_clear()
-    prepare(config, root)
-    return run_trial(config, root, "train")
+    return config
 
 
 def refusal(config, root):
@@ -63,46 +50,37 @@ def refusal(config, root):
     return str(caught.value)
 
 
+def differs(root, where, words):
+    told = f"{root}: began with other training data than {where} holds now ({words} changed)"
+    return f"{told}; restore them, or use a new name"
+
+
 def test_another_export_of_the_observations_is_refused(tmp_path, source, config):
     source.sigma = None
     plain = config.model_copy(update={"sigma_column": None})
-    clean, out = store_of(tmp_path / "clean", plain), tmp_path / "observed"
+    clean, out, root = store_of(tmp_path / "clean", plain), tmp_path / "observed", tmp_path / "run"
     observed = store_of(out, plain, observed_sigma=0.3)
-    changes = {"observed.base_sigma": 0.3, "observed.sigma": 0.3, "evaluation.path": clean.path}
-    run, root = run_config(observed, **changes), tmp_path / "run"
-    begin(run, root)
+    keys = {"observed.base_sigma": 0.3, "observed.sigma": 0.3, "evaluation.path": clean.path}
+    run = begun(observed, root, **keys)
     shutil.move(out, tmp_path / "kept")
     store_of(out, plain, observed_sigma=0.3)  # another secret draw of the same images
-    assert refusal(run, root) == (
-        f"{root}: began with other training data than {out} holds now (observed changed); restore them, or use a new name"
-    )
+    assert refusal(run, root) == differs(root, out, "observed")
     shutil.rmtree(out)
     shutil.move(tmp_path / "kept", out)
-    assert go_on(run, root).status == "completed"
+    cached_data.cache_clear()
+    assert run_trial(run, root, "train").status == "completed"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda source: source.sigma.__setitem__(slice(0, 10), 0.5), "levels"),
-        (lambda source: source.labels.__setitem__(slice(0, 10), 1), "labels"),
-        (lambda source: setattr(source, "classes", ("cats", "dogs", "owls")), "classes"),
-    ],
-)  # fmt: skip
-def test_other_levels_and_labels_in_the_source_are_refused(tmp_path, source, config, change, words):
-    run, root = run_config(config), tmp_path / "run"
-    begin(run, root)
-    change(source)
-    assert refusal(run, root) == (
-        f"{root}: began with other training data than /photos holds now ({words} changed); restore them, or use a new name"
-    )
+def test_other_levels_and_labels_in_the_source_are_refused(tmp_path, source, config):
+    run = begun(config, tmp_path / "run")
+    source.sigma[:10], source.labels[:10], source.classes = 0.5, 1, ("cats", "dogs", "owls")
+    assert refusal(run, tmp_path / "run") == differs(tmp_path / "run", "/photos", "levels, labels, classes")
 
 
-def test_a_damaged_note_is_told(tmp_path, config):
-    run, root = run_config(config), tmp_path / "run"
-    begin(run, root)
+def test_a_damaged_note_of_the_data_is_refused(tmp_path, config):
+    run, note = begun(config, tmp_path / "run"), tmp_path / "run" / "data.json"
     for damage in ("[" * 100_000, "[]x", "[1]"):
-        (root / "data.json").write_text(damage)
-        assert f"{root / 'data.json'}: cannot be read" in refusal(run, root)
-    (root / "data.json").unlink()
-    assert "cannot be read" in refusal(run, root)
+        note.write_text(damage)
+        assert f"{note}: cannot be read" in refusal(run, tmp_path / "run")
+    note.unlink()
+    assert "cannot be read" in refusal(run, tmp_path / "run")

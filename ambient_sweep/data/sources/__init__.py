@@ -4,10 +4,10 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.arrays import open_array, open_digits
 from ambient_sweep.data.sources.cifar10 import open_cifar10
 from ambient_sweep.data.sources.files import open_folder, open_zip
-from ambient_sweep.data.sources.source import Block, Source
+from ambient_sweep.data.sources.source import Source
 from ambient_sweep.errors import UserError
 
-__all__ = ["Block", "Source", "open_source"]
+__all__ = ["Source", "open_source"]
 
 
 def open_source(config: DataConfig) -> Source:
@@ -16,6 +16,8 @@ def open_source(config: DataConfig) -> Source:
     Raises UserError for what is wrong with the source as a whole. A single image that cannot be read raises nothing here
     or in `Source.blocks`, which lists it; what to do about it is the caller's to decide.
     """
+    if config.source in ("digits", "cifar10") and config.sigma_column is not None:
+        raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
     match config.source:
         case "digits":
             return open_digits(config)

@@ -2,14 +2,13 @@
 
 import codecs
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.damage import one_line
+from ambient_sweep.data.sources.decode import one_line
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
@@ -30,11 +29,15 @@ def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return numbers.astype(np.int64), tuple(classes.tolist())
 
 
-def class_numbers(values: NDArray[np.integer], where: str, names: tuple[str, ...] = ()) -> Labels:
-    """Checked class numbers [N] and the classes' names, "0", "1", ... unless given.
+def class_labels(values: NDArray[Any], where: str, names: tuple[str, ...] = ()) -> Labels:
+    """Labels by a column [N] of class numbers, named "0", "1", ... unless `names` are given, or of class names.
 
-    Raises UserError, with `where`, for a number below 0, above the limit or without a name.
+    Raises UserError, with `where`, for another type, and for a number below 0, above the limit or without a name.
     """
+    if values.dtype.kind not in "iu":
+        if not all(isinstance(each, str) for each in values.tolist()):
+            raise UserError(f"{where}: is {values.dtype}; labels must be whole numbers or strings (null: no labels)")
+        return numbered(values.tolist())
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0:
         raise UserError(f"{where}: the label {lowest} is negative; class numbers begin at 0")
@@ -43,25 +46,19 @@ def class_numbers(values: NDArray[np.integer], where: str, names: tuple[str, ...
     return values.astype(np.int64), names or tuple(str(number) for number in range(highest + 1))
 
 
-def noise_levels(
-    values: NDArray[np.floating] | NDArray[np.integer], where: str, names: Sequence[str]
-) -> NDArray[np.float32]:
+def noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDArray[np.float32]:
     """Noise levels [N] of the images `names` as float32; NaN stays, for an image without one.
 
-    Raises UserError, with `where` and the image, for a level that is out of range.
+    Raises UserError, with `where`, for another type, and with the image for a level that is out of range.
     """
+    if values.dtype.kind not in "fiu":
+        raise UserError(f"{where}: is {values.dtype}; noise levels must be numbers")
     good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)
     if not good.all():
         bad = int(np.argmin(good))
         wanted = f"it must be 0, or from {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}"
         raise UserError(f"{where}: the noise level of {names[bad]} is {values[bad]}; {wanted}")
     return values.astype(np.float32)
-
-
-def no_columns(config: DataConfig) -> None:
-    """Raises UserError where own noise levels are wanted from a source that has none."""
-    if config.sigma_column is not None:
-        raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
 
 
 # -- files beside a folder's images ---------------------------------------------------------------------------------
@@ -90,7 +87,7 @@ def folder_labels(names: Sequence[str], read: ReadFile, place: str) -> Labels:
     missing = next((name for name in names if name not in numbers), None)
     if missing is not None:
         raise UserError(f"{where}: has no label for {missing}")
-    return class_numbers(np.array([numbers[name] for name in names], dtype=np.int64), where)
+    return class_labels(np.array([numbers[name] for name in names], dtype=np.int64), where)
 
 
 def folder_levels(names: Sequence[str], read: ReadFile, place: str, column: str | None) -> NDArray[np.float32] | None:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import Labels, class_numbers, no_columns, noise_levels, numbered
-from ambient_sweep.data.sources.damage import DAMAGED, CorruptImage, one_line
-from ambient_sweep.data.sources.decode import PixelArray, fit
+from ambient_sweep.data.sources.annotations import Labels, class_labels, noise_levels
+from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, fit, one_line
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -77,28 +76,25 @@ def open_array(config: DataConfig) -> Source:
     arrays = Arrays(source_path(config))
     images = arrays.images(config.image_column)
     names = row_names(arrays.path, images)
-    labels, classes = _labels(arrays, config.label_column, len(images))
+    labels: Labels = (None, ())
+    name = config.label_column
+    if name is not None and (name in arrays or name != LABELS):
+        labels = class_labels(arrays.column(name, len(images)), f"{arrays.path}: {name}")
     sigma = None
     if config.sigma_column is not None:
-        values, where = arrays.column(config.sigma_column, len(images)), f"{arrays.path}: {config.sigma_column}"
-        if values.dtype.kind not in "fiu":
-            raise UserError(f"{where}: is {values.dtype}; noise levels must be numbers")
-        sigma = noise_levels(values, where, names)
-    return array_source(
-        images, names, config.image_size, config.channels, str(arrays.path), labels=labels, classes=classes, sigma=sigma
-    )
+        levels = arrays.column(config.sigma_column, len(images))
+        sigma = noise_levels(levels, f"{arrays.path}: {config.sigma_column}", names)
+    return array_source(images, names, config.image_size, config.channels, str(arrays.path), labels, sigma)
 
 
 def open_digits(config: DataConfig) -> Source:
     """scikit-learn's 1,797 digits, 8x8, with 17 grey levels, hence floats (UCI, Alpaydin and Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
-    no_columns(config)
     bunch = load_digits()
     images = (bunch.images[..., None] / 16).astype(np.float32)
     names, labels = [f"digit-{i:04d}" for i in range(len(images))], bunch.target.astype(np.int64)
-    size, channels = config.image_size, config.channels
-    return array_source(images, names, size, channels, "digits", labels=labels, classes=tuple("0123456789"))
+    return array_source(images, names, config.image_size, config.channels, "digits", (labels, tuple("0123456789")))
 
 
 def row_names(path: Path, images: NDArray[Any]) -> list[str]:
@@ -107,15 +103,13 @@ def row_names(path: Path, images: NDArray[Any]) -> list[str]:
 
 
 def array_source(
-    images: NDArray[Any], names: Sequence[str], size: int, channels: int, where: str, *,
-    labels: NDArray[np.int64] | None = None, classes: tuple[str, ...] = (), sigma: NDArray[np.float32] | None = None,
+    images: NDArray[Any], names: Sequence[str], size: int, channels: int, where: str,
+    labels: Labels = (None, ()), sigma: NDArray[np.float32] | None = None,
 ) -> Source:  # fmt: skip
     """The rows of images [N, H, W, C], uint8 or floats. Raises UserError, with `where`, for floats in neither range."""
     depth8 = images.dtype == np.uint8
     load = partial(_load, size=size, channels=channels, signed=not depth8 and _is_signed(images, where))
-    return Source(
-        names, lambda: (partial(load, image) for image in images), size, channels, depth8, labels, classes, sigma
-    )
+    return Source(names, lambda: (partial(load, image) for image in images), size, channels, depth8, *labels, sigma)
 
 
 def _load(image: Any, *, size: int, channels: int, signed: bool) -> PixelArray:
@@ -148,17 +142,6 @@ def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
     if len(array) == 0:
         raise UserError(f"{where}: holds no image")
     return fitting[0]
-
-
-def _labels(arrays: Arrays, column: str | None, count: int) -> Labels:
-    if column is None or (column not in arrays and column == LABELS):
-        return None, ()
-    values, where = arrays.column(column, count), f"{arrays.path}: {column}"
-    if values.dtype.kind in "iu":
-        return class_numbers(values, where)
-    if values.dtype.kind == "U":
-        return numbered(values.tolist())
-    raise UserError(f"{where}: is {values.dtype}; labels must be whole numbers or strings (null: no labels)")
 
 
 def _is_signed(images: NDArray[Any], where: str) -> bool:

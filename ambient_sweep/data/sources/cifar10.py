@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import no_columns
 from ambient_sweep.data.sources.arrays import array_source
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
@@ -20,7 +19,6 @@ def open_cifar10(config: DataConfig) -> Source:
 
     Raises UserError.
     """
-    no_columns(config)
     root = source_path(config)
     folder = next((each for each in (root, root / FOLDER) if (each / "test_batch.bin").is_file()), None)
     if folder is None:
@@ -37,9 +35,8 @@ def open_cifar10(config: DataConfig) -> Source:
     test = len(batches[-1])
     names = [f"train-{i:05d}" for i in range(len(records) - test)] + [f"test-{i:05d}" for i in range(test)]
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    labels = records[:, 0].astype(np.int64)
-    size, channels = config.image_size, config.channels
-    return array_source(images, names, size, channels, str(folder), labels=labels, classes=CLASSES)
+    labels = records[:, 0].astype(np.int64), CLASSES
+    return array_source(images, names, config.image_size, config.channels, str(folder), labels)
 
 
 def _records(file: Path) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

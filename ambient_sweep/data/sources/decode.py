@@ -1,7 +1,12 @@
 """Bytes of an image file to pixels: upright, the central square, one size, one number of channels."""
 
 import contextlib
-from collections.abc import Iterator
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Literal, cast
@@ -10,14 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ambient_sweep.data.sources.damage import DAMAGED, CorruptImage, one_line
-
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]  # [H, W, C]; 0..255, or float32 in [0, 1]
 
 # Other readers of Pillow's are never tried, whatever the name: some start programs (EPS) or read further files
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**30 // 4 // 3  # of an image, Pillow's own bound for a warning; in RGB a quarter of 1 GiB
+MAX_BYTES = 2**30  # of an image file
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper than 8 bits
+# What Pillow, zipfile, numpy's reader and the decompressors raise on damaged files, which they check little before reading
+DAMAGED = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tokenize.TokenError,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+class CorruptImage(Exception):
+    """One image cannot be read; the message is the reason, in one line and without the image's name."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def decode(data: bytes, size: int, channels: int) -> PixelArray:
@@ -36,7 +55,9 @@ def decode(data: bytes, size: int, channels: int) -> PixelArray:
         image.load()
         with contextlib.suppress(*DAMAGED):  # an unreadable EXIF block is ignored, as every viewer does
             ImageOps.exif_transpose(image, in_place=True)
-        square = _square(image)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
         pixels = _deep(square) if square.mode in DEEP else _flat(square, channels)
     return fit(pixels, size, channels)
 
@@ -59,11 +80,22 @@ def read_header(file: IO[bytes]) -> Header:
         return Header(*image.size, "transparent" if alpha else "grey" if grey else "colour", image.mode in DEEP)
 
 
+def is_deep(opened: Callable[[], IO[bytes]]) -> bool:
+    """Whether a file is deeper than 8 bits; False where it cannot be read, which is found when it is decoded."""
+    try:
+        with opened() as file:
+            return read_header(file).deep
+    except DAMAGED:
+        return False
+
+
 @contextlib.contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
+    except CorruptImage:
+        raise
     except UnidentifiedImageError:
         raise CorruptImage(f"not an image ({', '.join(FORMATS)})") from None
     except DAMAGED as error:
@@ -102,12 +134,6 @@ def _resized(pixels: PixelArray, size: int) -> PixelArray:
     ]
     area: NDArray[np.float32] = np.stack(planes, axis=-1)
     return np.rint(area).astype(np.uint8) if pixels.dtype == np.uint8 else np.clip(area, 0, 1)
-
-
-def _square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image if image.width == image.height else image.crop((left, top, left + side, top + side))
 
 
 def _deep(image: Image.Image) -> NDArray[np.float32]:

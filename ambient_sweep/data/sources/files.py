@@ -10,8 +10,7 @@ from typing import IO
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import ReadFile, folder_labels, folder_levels
-from ambient_sweep.data.sources.damage import DAMAGED, MAX_BYTES, CorruptImage, one_line
-from ambient_sweep.data.sources.decode import PixelArray, decode, read_header
+from ambient_sweep.data.sources.decode import DAMAGED, MAX_BYTES, CorruptImage, PixelArray, decode, is_deep, one_line
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -27,27 +26,18 @@ def _source(
     place = str(config.path)
     labels, classes = folder_labels(inner, read, place)
     sigma = folder_levels(inner, read, place, config.sigma_column)
-    deep = any(_is_deep(name, open_image) for name in names if name.lower().endswith(MAYBE_DEEP))
+    deep = any(is_deep(partial(open_image, name)) for name in names if name.lower().endswith(MAYBE_DEEP))
     return Source(names, loaders, config.image_size, config.channels, not deep, labels, classes, sigma)
 
 
-def _is_deep(name: str, open_image: Callable[[str], IO[bytes]]) -> bool:
-    try:
-        with open_image(name) as file:
-            return read_header(file).deep
-    except (CorruptImage, *DAMAGED):
-        return False  # counted as corrupt when it is read
-
-
-def _check_names(names: Sequence[str], where: str) -> None:
+def _checked(names: list[str], where: str) -> list[str]:
     """Raises UserError where there is no image, or a name that is not text."""
     if not names:
         raise UserError(f"{where}: holds no image ({', '.join(SUFFIXES)})")
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{where}: the file name {name!r} is not UTF-8; rename it") from None
+    odd = next((name for name in names if name.encode(errors="replace").decode() != name), None)
+    if odd is not None:
+        raise UserError(f"{where}: the file name {odd!r} is not UTF-8; rename it")
+    return names
 
 
 def _is_hidden(name: str) -> bool:
@@ -82,34 +72,23 @@ def image_names(root: Path, where: str) -> list[str]:
 
     Links to folders are followed; a folder is read once, however often met. Raises UserError, which begins with `where`.
     """
-    names = sorted(_walk(root, where))
-    _check_names(names, where)
-    return names
+    return _checked(sorted(_walk(root, where)), where)
 
 
 def _walk(root: Path, where: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{where}: the folder {error.filename or root} cannot be read ({error.strerror})") from None
+
     met: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        prefix = waiting.pop()
-        folder = os.path.join(root, prefix)
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in met:
-                continue
-            met.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            raise UserError(f"{where}: the folder {folder} cannot be read ({error.strerror})") from None
-        for entry in entries:
-            name = prefix + entry.name
-            if _is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                waiting.append(name + "/")
-            elif name.lower().endswith(SUFFIXES) and entry.is_file():
-                yield name
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        status = os.stat(folder)
+        here, known = os.path.relpath(folder, root), (status.st_dev, status.st_ino) in met
+        met.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not known and not _is_hidden(name))
+        for name in files:
+            shown = not known and not _is_hidden(name) and name.lower().endswith(SUFFIXES)
+            if shown and os.path.isfile(os.path.join(folder, name)):
+                yield name if here == "." else f"{here}/{name}"
 
 
 def folder_loaders(root: Path, names: Sequence[str], size: int, channels: int) -> Iterator[Loader]:
@@ -144,11 +123,9 @@ def open_zip(config: DataConfig) -> Source:
     with archive:
         # of entries of one name the last, which is what unpacking leaves
         entries = {info.filename.replace("\\", "/").removeprefix("./"): info for info in archive.infolist()}
-        names = sorted(
-            name for name in entries
-            if name.lower().endswith(SUFFIXES) and not any(_is_hidden(part) for part in name.split("/"))
-        )  # fmt: skip
-        _check_names(names, where)
+        images = (name for name in entries if name.lower().endswith(SUFFIXES))
+        shown = (name for name in images if not any(_is_hidden(part) for part in name.split("/")))
+        names = _checked(sorted(shown), where)
         first = names[0].split("/", 1)[0] + "/"
         root = first if all(name.startswith(first) for name in names) else ""
 

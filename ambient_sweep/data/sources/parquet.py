@@ -9,16 +9,13 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import Labels, class_numbers, noise_levels, numbered
-from ambient_sweep.data.sources.damage import CorruptImage, one_line
-from ambient_sweep.data.sources.decode import PixelArray, decode, read_header
+from ambient_sweep.data.sources.annotations import Labels, class_labels, noise_levels
+from ambient_sweep.data.sources.decode import decode, is_deep, one_line
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -49,19 +46,25 @@ def open_parquet(config: DataConfig) -> Source:
         _check_image_column(shard, column)
     labels, classes = _labels(shards, config.label_column)
     names = [f"{shard.name}#{row}" for shard in shards for row in range(shard.count)]
+    sigma = None
+    if config.sigma_column is not None:
+        where = f"{shards[0].file}: data.sigma_column={config.sigma_column}"
+        sigma = noise_levels(_column(shards, config.sigma_column).to_numpy(), where, names)
     return Source(
         names=names,
         loaders=lambda: (
-            partial(_load, image, config.image_size, config.channels)
+            partial(decode, image, config.image_size, config.channels)
             for shard in shards
             for image in _images(shard, column)
         ),
         size=config.image_size,
         channels=config.channels,
-        depth8=not any(_is_deep(image) for shard in shards for image in islice(_images(shard, column), PROBED)),
+        depth8=not any(
+            is_deep(partial(BytesIO, image)) for shard in shards for image in islice(_images(shard, column), PROBED)
+        ),
         labels=labels,
         classes=classes,
-        sigma=_sigma(shards, config.sigma_column, names),
+        sigma=sigma,
     )
 
 
@@ -92,48 +95,37 @@ def _shard(file: Path, root: Path) -> Shard:
         return Shard(file, name, opened.schema_arrow, metadata.num_rows)
 
 
-def _check_image_column(shard: Shard, column: str) -> None:
-    """Raises UserError where the column is missing or holds no encoded images."""
+def _type(shard: Shard, column: str) -> pa.DataType:
     if column not in shard.schema.names:
-        has = ", ".join(shard.schema.names)
-        raise UserError(f"{shard.file}: has no column data.image_column={column}; it has {has}")
-    kind = shard.schema.field(column).type
+        raise UserError(f"{shard.file}: has no column {column}; it has {', '.join(shard.schema.names)}")
+    return shard.schema.field(column).type
+
+
+def _check_image_column(shard: Shard, column: str) -> None:
+    kind = _type(shard, column)
     inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
     if inner not in (pa.binary(), pa.large_binary(), pa.binary_view()):
         raise UserError(f"{shard.file}: column {column} is {kind}; data.image_column must hold encoded images (binary)")
 
 
-def _images(shard: Shard, column: str) -> Iterator[bytes | None]:
-    """The encoded images of a file, in order. Raises UserError where the file is damaged."""
+def _images(shard: Shard, column: str) -> Iterator[bytes]:
+    """The encoded images of a file, in order; b"" for null. Raises UserError where the file is damaged."""
     count = 0
     with _opened(shard.file) as opened:
         for batch in opened.iter_batches(BATCH, columns=[column], use_threads=False):
             images = batch.column(0)
-            yield from (pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images).to_pylist()
+            images = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+            yield from (image or b"" for image in images.to_pylist())
             count += len(images)
         if count != shard.count:
             raise ValueError(f"it holds {count} rows and declares {shard.count}")
-
-
-def _load(image: bytes | None, size: int, channels: int) -> PixelArray:
-    if image is None:
-        raise CorruptImage("holds no bytes (null)")
-    return decode(image, size, channels)
-
-
-def _is_deep(image: bytes | None) -> bool:
-    try:
-        return image is not None and read_header(BytesIO(image)).deep
-    except CorruptImage:
-        return False  # counted when it is read
 
 
 def _column(shards: list[Shard], column: str) -> pa.ChunkedArray:
     """One column of all files. Raises UserError where a file lacks it or has it of another type."""
     parts: list[pa.ChunkedArray] = []
     for shard in (shard for shard in shards if shard.count):
-        if column not in shard.schema.names:
-            raise UserError(f"{shard.file}: has no column {column}; it has {', '.join(shard.schema.names)}")
+        _type(shard, column)
         with _opened(shard.file) as opened:
             part = opened.read(columns=[column]).column(column)
             if len(part) != shard.count:
@@ -154,11 +146,7 @@ def _labels(shards: list[Shard], column: str | None) -> Labels:
     values = _column(shards, column)
     if values.null_count:
         raise UserError(f"{where}: row {pc.index(values.is_null(), True).as_py()} has no label (null)")
-    if pa.types.is_integer(values.type):
-        return class_numbers(values.to_numpy(), where, _class_names(shards, column))
-    if values.type in (pa.string(), pa.large_string(), pa.string_view()):
-        return numbered(values.to_pylist())
-    raise UserError(f"{where}: is {values.type}; labels must be whole numbers or strings (null: no labels)")
+    return class_labels(values.to_numpy(), where, _class_names(shards, column))
 
 
 def _class_names(shards: list[Shard], column: str) -> tuple[str, ...]:
@@ -174,13 +162,3 @@ def _class_names(shards: list[Shard], column: str) -> tuple[str, ...]:
         if len(found) > 1:
             raise UserError(f"{shard.file}: column {column} has other class names than in {shards[0].file}")
     return found.pop()
-
-
-def _sigma(shards: list[Shard], column: str | None, names: list[str]) -> NDArray[np.float32] | None:
-    if column is None:
-        return None
-    where = f"{shards[0].file}: data.sigma_column={column}"
-    values = _column(shards, column)
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        raise UserError(f"{where}: is {values.type}; noise levels must be numbers")
-    return noise_levels(values.cast(pa.float64()).to_numpy(), where, names)

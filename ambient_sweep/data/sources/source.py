@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.damage import CorruptImage
-from ambient_sweep.data.sources.decode import PixelArray
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
+BLOCK_BYTES = 2**24  # of decoded images, read at once
 _RUN = 32  # images that a thread takes at a time, at most
 
 Loader = Callable[[], PixelArray]  # decodes one image, [size, size, channels]; raises CorruptImage
@@ -24,15 +24,11 @@ Loader = Callable[[], PixelArray]  # decodes one image, [size, size, channels]; 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive images of a source, from row `start` on: uint8 in 0..255 or float32 in [0, 1], [n, H, W, C]."""
+    """Consecutive images of a source, from row `start` on: uint8 in 0..255 or float32 in [0, 1], [n, C, H, W]."""
 
     start: int
-    images: PixelArray
+    images: NDArray[Any]
     corrupt: list[tuple[int, str]]  # (row in the source, reason), in order; the rows' images are zeros
-
-    def channels_first(self) -> NDArray[Any]:
-        """The images, [n, C, H, W]."""
-        return np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))
 
     def good(self) -> NDArray[np.bool_]:
         """[n], False where an image is corrupt."""
@@ -57,23 +53,40 @@ class Source:
     def __len__(self) -> int:
         return len(self.names)
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """All images in order, `size` at a time; memory for little more than one block."""
-        loaders = self.loaders()
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return self.channels, self.size, self.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the decoded pixels."""
+        return np.dtype(np.uint8 if self.depth8 else np.float32)
+
+    def blocks(self) -> Iterator[Block]:
+        """All images in order, a few thousand at a time; memory for little more than one block."""
+        loaders, size = self.loaders(), max(1, min(4096, BLOCK_BYTES // int(np.prod(self.shape))))
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, len(self), size):
                 yield self._block(pool, start, list(islice(loaders, min(size, len(self) - start))))
 
+    def read(self) -> tuple[NDArray[Any], list[tuple[int, str]]]:
+        """All images, [N, C, H, W], and the corrupt ones as a block has them."""
+        images, corrupt = np.empty((len(self), *self.shape), self.dtype), list[tuple[int, str]]()
+        for block in self.blocks():
+            images[block.start : block.start + len(block.images)] = block.images
+            corrupt += block.corrupt
+        return images, corrupt
+
     def _block(self, pool: ThreadPoolExecutor, start: int, loaders: list[Loader]) -> Block:
-        shape = (len(loaders), self.size, self.size, self.channels)
-        images: PixelArray = np.zeros(shape, np.uint8) if self.depth8 else np.zeros(shape, np.float32)
+        images = np.zeros((len(loaders), *self.shape), self.dtype)
         step = min(_RUN, -(-len(loaders) // (4 * THREADS)))
 
         def load(first: int) -> list[tuple[int, str]]:
             corrupt = []
             for row, loader in enumerate(loaders[first : first + step], first):
                 try:
-                    images[row] = self._converted(loader())
+                    images[row] = self._converted(loader()).transpose(2, 0, 1)
                 except CorruptImage as error:
                     corrupt.append((start + row, str(error)))
             return corrupt

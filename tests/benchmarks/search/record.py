@@ -22,7 +22,7 @@ import torch
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.dataset import ImageData, load_data
-from ambient_sweep.data.observed import Observed, observe
+from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.evaluation import Reference, evaluate
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import TrainState
@@ -97,7 +97,7 @@ class Recorder:
                 rows += self._measured(config, forked, values, fraction)
         return rows
 
-    def _trained(self, config: Config, observed: Observed, state: TrainState) -> Iterator[float]:
+    def _trained(self, config: Config, observed: ObservedImages, state: TrainState) -> Iterator[float]:
         """Trains to the end, and yields each fraction of LENGTHS on the way."""
         due = {config.images_at(fraction): fraction for fraction in LENGTHS}
         for record in train(config, observed, state, stops=frozenset(due)):

@@ -1,7 +1,9 @@
 """Images, encoded images and what tests of every source do with them."""
 
 import os
+import zipfile
 from io import BytesIO
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,6 +35,13 @@ def encoded(pixels, form="PNG", **options):
     return file.getvalue()
 
 
+def pack(path, content, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
 def config(source, path, **changes):
     return DataConfig(**({"source": source, "path": str(path), "image_size": 8, "channels": 3} | changes))
 
@@ -42,9 +51,11 @@ def opened(source, path, **changes):
 
 
 def read_all(source, size=3):
-    """All images and the corrupt rows as {name: reason}, after checks of what every source promises."""
+    """All images [N, H, W, C] and the corrupt rows as {name: reason}, after checks of what every source promises."""
     images, corrupt, start = [], {}, 0
-    for block in source.blocks(size):
+    with mock.patch("ambient_sweep.data.sources.source.BLOCK_BYTES", size * int(np.prod(source.shape))):
+        blocks = list(source.blocks())
+    for block in blocks:
         assert block.start == start
         assert len(block.images) == min(size, len(source) - start)
         assert block.images.dtype == (np.uint8 if source.depth8 else np.float32)
@@ -58,7 +69,7 @@ def read_all(source, size=3):
     assert start == len(source) == len(source.names)
     assert source.labels is None or source.labels.shape == (start,)
     assert source.sigma is None or source.sigma.shape == (start,)
-    return np.concatenate(images), corrupt
+    return np.concatenate(images).transpose(0, 2, 3, 1), corrupt
 
 
 def complaint(function, *arguments, **options):

@@ -3,16 +3,14 @@
 import json
 import os
 import struct
-import threading
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
-from pictures import complaint, damaged, encoded, noise, opened, outcome, read_all
+from pictures import complaint, encoded, noise, opened, pack, read_all
 
-from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources import files, open_source, source
+from ambient_sweep.data.sources import files, source
 from ambient_sweep.data.sources.decode import decode
 
 NAMES = ["a/deep/1.png", "b/1.png", "b/10.png", "b/2.PNG"]
@@ -25,13 +23,6 @@ def write(root, content):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data if isinstance(data, bytes) else encoded(data))
     return root
-
-
-def pack(path, content, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return path
 
 
 @pytest.fixture
@@ -58,8 +49,7 @@ def test_a_tree_is_read_in_the_order_of_names(classes, path):
         assert not corrupt
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
-def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path, method):
+def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path):
     content = FILES | {
         "levels.csv": "name,sigma\nb/1.png,0.5\n",
         "deep.tif": encoded(np.full((9, 9), 1000, np.uint16), "TIFF"),
@@ -68,16 +58,17 @@ def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path, method):
         "b/._1.png": b"",
         ".x/1.png": FILES["b/1.png"],
     }
-    with zipfile.ZipFile(pack(path, content, method)) as archive:
-        archive.extractall(tmp_path / "folder")
-    found = opened("zip", path, sigma_column="sigma")
-    folder = opened("folder", tmp_path / "folder", sigma_column="sigma")
-    assert found.names == folder.names == sorted([*NAMES, "deep.tif", "gone.png"])
-    np.testing.assert_array_equal(found.sigma, folder.sigma)
-    assert found.depth8 == folder.depth8 is False
-    images, corrupt = read_all(found, 2)
-    np.testing.assert_array_equal(images, read_all(folder)[0])
-    assert list(corrupt) == ["gone.png"]
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(pack(path, content, method)) as archive:
+            archive.extractall(tmp_path / "folder")
+        found = opened("zip", path, sigma_column="sigma")
+        folder = opened("folder", tmp_path / "folder", sigma_column="sigma")
+        assert found.names == folder.names == sorted([*NAMES, "deep.tif", "gone.png"])
+        np.testing.assert_array_equal(found.sigma, folder.sigma)
+        assert found.depth8 == folder.depth8 is False
+        images, corrupt = read_all(found, 2)
+        np.testing.assert_array_equal(images, read_all(folder)[0])
+        assert list(corrupt) == ["gone.png"]
 
 
 @pytest.mark.parametrize("threads", [1, 5])
@@ -97,18 +88,16 @@ def test_blocks_are_the_same_whatever_their_size_and_the_threads(tmp_path, path,
 
 
 def test_one_deep_image_makes_the_source_float_and_changes_no_other(classes):
-    write(classes, {"b/3.png": np.full((16, 16), 1000, np.uint16)})
+    deep = np.full((16, 16), 1000, np.uint16)
+    write(classes, {"b/3.jpg": deep})
+    found = opened("folder", classes)  # a name of 8 bits: corrupt rather than rounded
+    assert found.depth8
+    assert "deeper than 8 bits" in read_all(found)[1]["b/3.jpg"]
+    write(classes, {"b/3.png": deep})
     images, corrupt = read_all(opened("folder", classes))
     assert not corrupt
     np.testing.assert_array_equal(images[:4], PIXELS.astype(np.float32) / 255)
-    np.testing.assert_allclose(images[4], 1000 / 65535, rtol=1e-6)
-
-
-def test_a_deep_image_under_a_name_of_8_bits_is_corrupt_rather_than_rounded(classes):
-    write(classes, {"b/3.jpg": np.full((8, 8), 1000, np.uint16)})
-    found = opened("folder", classes)
-    assert found.depth8
-    assert "deeper than 8 bits" in read_all(found)[1]["b/3.jpg"]
+    np.testing.assert_allclose(images[4:], 1000 / 65535, rtol=1e-6)
 
 
 # -- folders --------------------------------------------------------------------------------------------------------
@@ -125,7 +114,7 @@ def test_only_image_files_are_found_and_each_once(classes, tmp_path):
     (classes / "b" / "loop").symlink_to(classes)
     (classes / "b" / "gone.png").symlink_to(classes / "nowhere.png")
     assert opened("folder", classes).names == [*NAMES, "c/1.png"]
-    write(classes, {"top.JPEG": FILES["b/1.png"]})  # a class of its own it has not: so there are no classes
+    write(classes, {"top.JPEG": FILES["b/1.png"]})  # an image outside all folders: so there are no classes
     found = opened("folder", classes)
     assert (len(found), found.labels, found.classes) == (6, None, ())
 
@@ -133,23 +122,13 @@ def test_only_image_files_are_found_and_each_once(classes, tmp_path):
 def test_images_that_cannot_be_read_are_listed_with_their_reason(classes, monkeypatch):
     write(classes, {"b/2.PNG": FILES["b/2.PNG"][:100], "b/10.png": b"plain text"})
     found = opened("folder", classes)
-    assert len(found) == 4
     (classes / "b" / "1.png").unlink()
     images, corrupt = read_all(found)
-    assert "truncated" in corrupt["b/2.PNG"]
-    assert "not an image" in corrupt["b/10.png"]
-    assert "No such file" in corrupt["b/1.png"]
+    for name, reason in (("b/2.PNG", "truncated"), ("b/10.png", "not an image"), ("b/1.png", "No such file")):
+        assert reason in corrupt[name]
     np.testing.assert_array_equal(images[0], PIXELS[0])
     monkeypatch.setattr(files, "MAX_BYTES", 100)
     assert "larger than 100 bytes" in read_all(found)[1]["a/deep/1.png"]
-
-
-def test_an_abandoned_reading_leaves_no_threads(classes):
-    before = threading.active_count()
-    blocks = opened("folder", classes).blocks(1)
-    next(blocks)
-    blocks.close()
-    assert threading.active_count() == before
 
 
 def test_labels_of_edms_dataset_tool_come_first(classes):
@@ -157,33 +136,10 @@ def test_labels_of_edms_dataset_tool_come_first(classes):
     text = json.dumps({"labels": [*entries, ["elsewhere.png", 9]]})
     (classes / "dataset.json").write_text("\ufeff" + text, encoding="utf-8")
     found = opened("folder", classes)
-    assert found.labels.tolist() == [2, 0, 5, 0]
-    assert found.labels.dtype == np.int64
+    assert (found.labels.tolist(), found.labels.dtype) == ([2, 0, 5, 0], np.int64)
     assert found.classes == ("0", "1", "2", "3", "4", "5")
     (classes / "dataset.json").write_text(json.dumps({"labels": None}))
     assert opened("folder", classes).labels is None  # the folders are no classes there
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "Invalid JSON"),
-        ("[" * 100_000, "Invalid JSON"),
-        ("[]", "must be {"),
-        ('{"labels": {}}', "labels: Input should be a valid array"),
-        ('{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
-        ('{"labels": [["a/deep/1.png", 0.5]]}', "labels.0.1: Input should be a valid integer"),
-        ('{"labels": [["a/deep/1.png", true]]}', "labels.0.1"),
-        ('{"labels": [["a/deep/1.png", 99999999999999999999]]}', "labels.0.1"),
-        ('{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
-        (b"\xff\xfe", "dataset.json"),
-    ],
-)
-def test_bad_label_files_are_refused(classes, content, message):
-    (classes / "dataset.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    line = complaint(opened, "folder", classes)
-    assert message in line
-    assert "dataset.json" in line
 
 
 def test_noise_levels_come_from_levels_csv(classes):
@@ -191,35 +147,39 @@ def test_noise_levels_come_from_levels_csv(classes):
     (classes / "levels.csv").write_text(text, encoding="utf-8")
     assert opened("folder", classes).sigma is None
     sigma = opened("folder", classes, sigma_column="sigma").sigma
-    assert sigma.dtype == np.float32
     np.testing.assert_array_equal(sigma, np.float32([np.nan, 0.5, np.nan, 0]))
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        (None, "does not exist"),
-        ("", "cannot be read"),
-        ("name,level\n", "'sigma'"),
-        ("name,sigma\nb/1.png,much\n", "invalid value 'much'"),
-        ("name,sigma\nb/1.png,-0.1\n", "the noise level of b/1.png is -0.1; it must be 0, or from 1e-06 to 100"),
-        ("name,sigma\nb/1.png,inf\n", "the noise level of b/1.png is inf"),
-        ("name,sigma\nb/1.png,0.1\nb/1.png,0.2\n", "names b/1.png twice"),
-        ("name,sigma\n1.png,0.1\n", "1.png is not one of the images"),
-        ('name,sigma\n"b/1.png,0.1\n', "cannot be read"),
+        ("dataset.json", "{", "Invalid JSON"),
+        ("dataset.json", "[" * 100_000, "Invalid JSON"),
+        ("dataset.json", "[]", "must be {"),
+        ("dataset.json", '{"labels": {}}', "labels: Input should be a valid array"),
+        ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
+        ("dataset.json", '{"labels": [["a/deep/1.png", 0.5]]}', "labels.0.1: Input should be a valid integer"),
+        ("dataset.json", '{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
+        ("dataset.json", "\xff\xfe", "dataset.json"),
+        ("levels.csv", None, "does not exist"),
+        ("levels.csv", "", "cannot be read"),
+        ("levels.csv", "name,level\n", "'sigma'"),
+        ("levels.csv", "name,sigma\nb/1.png,much\n", "invalid value 'much'"),
+        ("levels.csv", "name,sigma\nb/1.png,-0.1\n", "the noise level of b/1.png is -0.1; it must be 0, or from 1e-06"),
+        ("levels.csv", "name,sigma\nb/1.png,0.1\nb/1.png,0.2\n", "names b/1.png twice"),
+        ("levels.csv", "name,sigma\n1.png,0.1\n", "1.png is not one of the images"),
+        ("levels.csv", 'name,sigma\n"b/1.png,0.1\n', "cannot be read"),
     ],
 )
-def test_bad_levels_are_refused(classes, content, message):
+def test_bad_files_beside_the_images_are_refused(classes, name, content, message):
     if content is not None:
-        (classes / "levels.csv").write_text(content)
-    line = complaint(opened, "folder", classes, sigma_column="sigma")
+        (classes / name).write_bytes(content.encode("latin-1"))
+    line = complaint(opened, "folder", classes, sigma_column="sigma" if name == "levels.csv" else None)
     assert message in line
-    assert "levels.csv" in line
+    assert name in line
 
 
 def test_bad_folders_are_named(tmp_path, monkeypatch):
-    assert "data.path: missing" in complaint(open_source, DataConfig(source="folder"))
-    assert "missing-folder cannot be opened" in complaint(opened, "folder", tmp_path / "missing-folder")
     assert "cannot be opened (embedded null" in complaint(opened, "folder", "a\0b")
     assert "holds no image" in complaint(opened, "folder", tmp_path)
     write(tmp_path, {"a/1.png": PIXELS[0]})
@@ -245,30 +205,10 @@ def test_a_folder_that_holds_everything_is_the_root(path, prefix):
     assert found.names == [prefix.removeprefix("./") + name for name in NAMES]
     assert found.classes == ("a", "b")
     labels = json.dumps({"labels": [[name, 3] for name in NAMES]})
-    levels = "name,level\nb/2.PNG,0.25\n"
-    pack(path, content | {prefix + "dataset.json": labels, prefix + "levels.csv": levels})
+    pack(path, content | {prefix + "dataset.json": labels, prefix + "levels.csv": "name,level\nb/2.PNG,0.25\n"})
     found = opened("zip", path, sigma_column="level")
     assert found.labels.tolist() == [3, 3, 3, 3]
     np.testing.assert_array_equal(found.sigma, np.float32([np.nan, np.nan, np.nan, 0.25]))
-
-
-def test_of_entries_of_one_name_the_last_counts(path):
-    pack(path, {"1.png": FILES["b/1.png"], "2.png": FILES["b/1.png"]})
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("1.png", FILES["b/10.png"])
-    images, _ = read_all(opened("zip", path))
-    np.testing.assert_array_equal(images, PIXELS[[2, 1]])
-
-
-def test_one_damaged_entry_costs_one_image(path):
-    pack(path, FILES, zipfile.ZIP_STORED)
-    data = bytearray(path.read_bytes())
-    data[data.index(FILES["b/1.png"]) + 60] ^= 1
-    path.write_bytes(data)
-    images, corrupt = read_all(opened("zip", path))
-    assert list(corrupt) == ["b/1.png"]
-    assert "Bad CRC-32" in corrupt["b/1.png"]
-    np.testing.assert_array_equal(images[2], PIXELS[2])
 
 
 def patched(path, name, offset, form, value):
@@ -283,15 +223,16 @@ def patched(path, name, offset, form, value):
 @pytest.mark.parametrize(
     ("offset", "form", "value", "reason"),
     [(24, "<I", 2**31, "declares 2147483648 bytes"), (42, "<I", 7, "cannot be unpacked"), (8, "<H", 1, "encrypted"),
-     (10, "<H", 99, "cannot be unpacked")],
-    ids=["size", "place", "encrypted", "method"],
+     (10, "<H", 99, "cannot be unpacked"), (16, "<I", 0, "Bad CRC-32")],
+    ids=["size", "place", "encrypted", "method", "sum"],
 )  # fmt: skip
-def test_an_entry_that_cannot_be_unpacked_is_listed(path, offset, form, value, reason):
+def test_an_entry_that_cannot_be_unpacked_costs_one_image(path, offset, form, value, reason):
     pack(path, FILES)
     patched(path, "b/1.png", offset, form, value)
-    corrupt = read_all(opened("zip", path))[1]
+    images, corrupt = read_all(opened("zip", path))
     assert list(corrupt) == ["b/1.png"]
     assert reason in corrupt["b/1.png"]
+    np.testing.assert_array_equal(images[2], PIXELS[2])
 
 
 def test_an_entry_that_unpacks_to_more_than_declared_is_stopped(path):
@@ -305,7 +246,6 @@ def test_an_entry_that_unpacks_to_more_than_declared_is_stopped(path):
 
 
 def test_zip_files_that_cannot_be_read_are_refused(tmp_path, path):
-    assert "cannot be opened" in complaint(opened, "zip", path)
     assert "cannot be read as a zip file" in complaint(opened, "zip", tmp_path)
     whole = pack(path, FILES).read_bytes()
     for data in (b"no zip", whole[: len(whole) // 2]):
@@ -316,15 +256,3 @@ def test_zip_files_that_cannot_be_read_are_refused(tmp_path, path):
     assert "x.zip/dataset.json: must be" in complaint(opened, "zip", path)
     patched(path, "dataset.json", 8, "<H", 1)
     assert "dataset.json: cannot be unpacked" in complaint(opened, "zip", path)
-
-
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 500), marks=pytest.mark.slow)], ids=["few", "all"])
-def test_damage_is_refused_or_listed_and_raises_nothing_else(path, seeds):
-    whole = pack(path, FILES | {"levels.csv": "name,sigma\n"}).read_bytes()
-    outcomes = set()
-    for seed in seeds:
-        # the directory, at the end, is where damage tells
-        data = damaged(whole, seed) if seed % 2 else whole[:-400] + damaged(whole[-400:], seed)
-        path.write_bytes(data)
-        outcomes.add(outcome("zip", path, sigma_column="sigma"))
-    assert outcomes == {"refused", "listed", "read"}

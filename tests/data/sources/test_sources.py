@@ -3,28 +3,16 @@
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from pictures import complaint, config, opened, read_all
-from sklearn.datasets import load_digits
+from pictures import complaint, config, damaged, encoded, noise, opened, outcome, pack
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import open_source
-from ambient_sweep.data.sources.annotations import class_numbers, noise_levels, numbered
+from ambient_sweep.data.sources.annotations import class_labels, noise_levels
 
 KINDS = get_args(DataConfig.model_fields["source"].annotation)
-
-
-def test_digits_are_the_real_ones():
-    found = open_source(DataConfig())
-    assert not found.depth8
-    real = load_digits()
-    images, corrupt = read_all(found, 1000)
-    assert not corrupt
-    np.testing.assert_array_equal(images[..., 0], (real.images / 16).astype(np.float32))
-    np.testing.assert_array_equal(found.labels, real.target)
-    assert found.classes == tuple("0123456789")
-    assert found.names[17] == "digit-0017"
-    assert "has no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
 
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"digits", "store"}))
@@ -35,23 +23,48 @@ def test_a_missing_path_is_named_by_every_source(tmp_path, kind):
     assert "data.path" in message
 
 
-def test_a_store_is_no_source(tmp_path):
+def test_sources_without_levels_and_stores_are_refused(tmp_path):
+    assert "data.source=digits has no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
     assert "data.source: store" in complaint(open_source, config("store", tmp_path))
 
 
 def test_class_numbers_follow_the_order_of_names():
-    numbers, classes = numbered(["dog", "cat", "dog", "Ant"])
-    assert numbers.tolist() == [2, 1, 2, 0]
-    assert classes == ("Ant", "cat", "dog")
-    numbers, classes = class_numbers(np.array([3, 1], np.uint8), "x")
-    assert numbers.dtype == np.int64
-    assert classes == ("0", "1", "2", "3")
+    numbers, classes = class_labels(np.array(["dog", "cat", "dog", "Ant"]), "x")
+    assert (numbers.tolist(), classes) == ([2, 1, 2, 0], ("Ant", "cat", "dog"))
+    numbers, classes = class_labels(np.array([3, 1], np.uint8), "x")
+    assert (numbers.dtype, classes) == (np.int64, ("0", "1", "2", "3"))
 
 
 def test_levels_in_range_are_taken_in_float32_and_others_told_by_image():
     levels = noise_levels(np.array([0, 0.1, np.nan, 1e-6, 100]), "x", list("abcde"))
     assert levels.dtype == np.float32
     np.testing.assert_array_equal(levels, np.float32([0, 0.1, np.nan, 1e-6, 100]))
-    for level in (1e39, 1e20, 100.1, 1e-25, -1e-25):
+    for level in (1e39, 100.1, np.inf, 1e-25, -1e-25):
         told = complaint(noise_levels, np.array([0, 1, level]), "x", list("abc"))
         assert told == f"x: the noise level of c is {level}; it must be 0, or from 1e-06 to 100"
+
+
+def made(kind, path):
+    """A whole file of this kind, as bytes."""
+    pixels, levels = noise(8), np.full(8, 0.5)
+    images = [encoded(image) for image in pixels]
+    if kind == "zip":
+        pack(path, {f"{row}.png": image for row, image in enumerate(images)} | {"levels.csv": "name,sigma\n"})
+    elif kind == "parquet":
+        pq.write_table(pa.table({"image": images, "label": range(8), "sigma": levels}), path, row_group_size=3)
+    else:
+        with path.open("wb") as file:
+            np.savez_compressed(file, image=pixels / 255, label=np.arange(8), sigma=levels)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 500), marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize("kind", ["zip", "parquet", "array"])
+def test_damage_is_refused_or_listed_and_raises_nothing_else(tmp_path, kind, seeds):
+    path, outcomes = tmp_path / "x", set()
+    whole = made(kind, path)
+    for seed in seeds:
+        # the end holds the directories of all three
+        path.write_bytes(damaged(whole, seed) if seed % 2 else whole[:-400] + damaged(whole[-400:], seed))
+        outcomes.add(outcome(kind, path, sigma_column="sigma"))
+    assert {"refused"} < outcomes <= {"refused", "listed", "read"}
