@@ -85,7 +85,7 @@ def is_deep(opened: Callable[[], IO[bytes]]) -> bool:
     try:
         with opened() as file:
             return read_header(file).deep
-    except DAMAGED:
+    except (CorruptImage, *DAMAGED):
         return False
 
 
