@@ -9,10 +9,21 @@ sys.path.insert(0, str(Path(__file__).parent))  # closed_forms and the like
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Features that commands keep go to a folder of these tests."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features that commands keep go to a folder of these tests; Ray's workers run at the priority of other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[None]:
+    """One Ray for all sweeps that run in this process; its tests are in the xdist group `ray`."""
+    from ambient_sweep.sweep.running.cluster import ray_session
+
+    with ray_session(dashboard=True):
         yield
 
 

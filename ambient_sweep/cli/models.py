@@ -1,5 +1,6 @@
 """Single models: train, sample, evaluate, average."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
     record, evaluations = train_single(config, root, echo=echo_to(as_json))
     result = {
         "folder": str(root), "status": record.status, "images": record.images_done,
-        "evaluations": [_evaluation(e) for e in evaluations],
+        "evaluations": [asdict(evaluation) for evaluation in evaluations],
     }  # fmt: skip
     tell(result, [f"trained {record.images_done:,} images; all is in {root}"], as_json)
 
@@ -138,10 +139,3 @@ def _average_lines(trial_folder: Path, best: Any, rows: list[dict[str, Any]], ou
             hint = "train with more ema.snapshots, or with ema.tracked nearer to it"
             lines.append(f"length {row['length']:g} is poorly represented (residual {row['residual']:.2f}): {hint}")
     return [*lines, f"checkpoint: {out}"]
-
-
-def _evaluation(record: Any) -> dict[str, Any]:
-    return {
-        "images": record.images, "fraction": record.fraction, "endpoint": record.endpoint,
-        "checkpoint": record.checkpoint, "measures": {name: vars(m) for name, m in record.measures.items()},
-    }  # fmt: skip

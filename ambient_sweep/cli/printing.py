@@ -18,10 +18,6 @@ storage_option = click.option(
     help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-view_option = click.option(
-    "--view", type=click.Choice(["checkpoints", "full-length", "per-trial"]), default="checkpoints", show_default=True,
-    help="Which evaluations compete: all, those at full length, or one per trial.",
-)  # fmt: skip
 
 
 def echo_to(as_json: bool) -> Callable[[str], None]:

@@ -13,7 +13,6 @@ from ambient_sweep.cli.printing import (
     storage_option,
     tell,
     tell_summary,
-    view_option,
     write_new,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
@@ -93,7 +92,6 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     "--rule", default="knee", show_default=True,
     help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
-@view_option
 @click.option(
     "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
 )
@@ -101,29 +99,33 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     "--out", type=click.Path(path_type=Path), help="New file for the config, which `ambient-sweep train` reads."
 )
 @as_json
-def best(source: Path, rule: str, view: str, confident: float | None, out: Path | None, as_json: bool) -> None:
+def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
     from ambient_sweep.results.frontier.select import best_config, select
-    from ambient_sweep.results.tables.parquet import read_table
+    from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
-    table = read_table(_evaluations_file(source))
+    file = source / EVALUATIONS_FILE if source.is_dir() else source
+    table = read_table(file)
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
-    choice = select(table, rule, view, confident)
+    choice = select(table, rule, confident)
     config = best_config(choice)
     row = choice.row
-    lines = [f"{rule}: {choice.reason}", f"best       {point(row)}"]
-    if choice.runner_up is not None:
-        lines.append(f"runner-up  {point(choice.runner_up)}")
-    lines.append(f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})")
-    lines.append(
-        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})"
-    )
+    checkpoint = file.parent / row["checkpoint"]
+    missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
+    lines = [
+        f"{rule}: {choice.reason}",
+        f"best       {point(row)}",
+        *([f"runner-up  {point(choice.runner_up)}"] if choice.runner_up else []),
+        f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})",
+        f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
+        f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
+    ]
     if out is not None:
         write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
     result = {
-        "rule": rule, "view": view, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
+        "rule": rule, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
         "images": row["images"], "config": dump(config), "out": None if out is None else str(out),
     }  # fmt: skip
     tell(result, lines, as_json)
@@ -139,7 +141,3 @@ def report(folder: Path, as_json: bool) -> None:
     if not (folder / "trials").is_dir():
         raise UserError(f"{folder}: contains no trials; give the folder of a run, as in runs/digits")
     tell_summary(summarize(folder.absolute()), as_json)
-
-
-def _evaluations_file(source: Path) -> Path:
-    return source / "evaluations.parquet" if source.is_dir() else source

@@ -1,6 +1,6 @@
 """Nondominated sorting: the front, and the rank of every point.
 
-Both sort the distinct points lexicographically: a point can then be dominated only by earlier ones, namely by those
+Both sort the points lexicographically: a point can then be dominated only by earlier ones, namely by those
 whose second objective is not larger.
 """
 
@@ -32,14 +32,19 @@ def nondominated_rank(values: ArrayLike) -> Ints:
 
 
 def pareto_mask(values: ArrayLike) -> Mask:
-    """Which points are on the front: finite and dominated by no other. values [N, 2] -> [N]; equal points agree.
+    """Which points are on the front: finite and dominated by no other. values [..., N, 2] -> [..., N]; equal points agree.
 
-    Raises ValueError if `values` is not [N, 2].
+    Leading dimensions hold sets of points, each with a front of its own. Raises ValueError for other shapes.
     """
-    matrix, finite = as_matrix(values)
-    points, inverse = sorted_unique(matrix[finite])
-    front = np.ones(len(points), dtype=np.bool_)
-    front[1:] = points[1:, 1] < np.minimum.accumulate(points[:, 1])[:-1]
-    result = np.zeros(len(matrix), dtype=np.bool_)
-    result[finite] = front[inverse]
-    return result
+    matrix, finite = as_matrix(values, batched=True)
+    first, second = np.moveaxis(np.where(finite[..., None], matrix, np.inf), -1, 0)
+    order = np.lexsort((second, first), axis=-1)
+    x, y = (np.take_along_axis(each, order, axis=-1) for each in (first, second))
+    edge = np.full((*x.shape[:-1], 1), np.inf)
+    lowest_before = np.concatenate([edge, np.minimum.accumulate(y, axis=-1)], axis=-1)[..., :-1]
+    new = np.ones(x.shape, dtype=np.bool_)
+    new[..., 1:] = (x[..., 1:] != x[..., :-1]) | (y[..., 1:] != y[..., :-1])
+    leader = np.maximum.accumulate(np.where(new, np.arange(x.shape[-1]), 0), axis=-1)  # the first of those equal to it
+    front = np.empty(x.shape, dtype=np.bool_)
+    np.put_along_axis(front, order, np.take_along_axis(y < lowest_before, leader, axis=-1), axis=-1)
+    return front

@@ -43,15 +43,12 @@ def knee_distance(values: ArrayLike) -> Floats:
     if (front == front[:1]).all():
         result[mask] = 0.0
     else:
-        result[mask] = (1.0 - scale(front, front).sum(axis=1)) / np.sqrt(2.0)
+        result[mask] = (1.0 - scale(front).sum(axis=1)) / np.sqrt(2.0)
     return result
 
 
-def scale(values: ArrayLike, over: ArrayLike) -> Floats:
-    """`values` [N, 2] mapped so that each objective runs from 0 to 1 over the rows of `over` [K, 2].
-
-    An objective that is constant over `over` maps its value there to 0 and is not stretched.
-    """
-    (matrix, _), (frame, _) = as_matrix(values), as_matrix(over)
-    low, high = frame.min(axis=0), frame.max(axis=0)
+def scale(values: ArrayLike) -> Floats:
+    """`values` [N, 2] mapped so that each objective runs from 0 to 1; to 0 where it is constant."""
+    matrix, _ = as_matrix(values)
+    low, high = matrix.min(axis=0), matrix.max(axis=0)
     return np.asarray((matrix - low) / np.where(high > low, high - low, 1.0))

@@ -22,6 +22,7 @@ from ambient_sweep.results.frontier.select import best_config, select
 from ambient_sweep.results.report.frontier_plot import frontier_png
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.corners import check_corners
@@ -31,7 +32,7 @@ from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import discard
 
 Echo = Callable[[str], None]
-BEST_FILE, FRONTIER_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "ray"
+BEST_FILE, FRONTIER_FILE, REPORT_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "report.html", "ray"
 
 
 @dataclass(frozen=True)
@@ -191,14 +192,12 @@ def _summarize(root: Path, seconds: float) -> SweepSummary:
                 f"{root}: all {len(trials)} trials failed, the first ({first.trial_id}): {first.reason}"
             )
         return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files, seconds)
-    frontier_png(tables.evaluations, root / FRONTIER_FILE)
+    picture = frontier_png(tables.evaluations)
+    write_atomic(root / FRONTIER_FILE, picture)
     choice = select(tables.evaluations, "knee")
     header = f"{choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
     write_config(best_config(choice), root / BEST_FILE, header)
-    files |= {
-        FRONTIER_FILE: root / FRONTIER_FILE,
-        BEST_FILE: root / BEST_FILE,
-        "report.html": write_report(root, tables),
-    }
+    write_report(root / REPORT_FILE, tables, choice, picture, root / BEST_FILE)
+    files |= {name: root / name for name in (FRONTIER_FILE, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
     return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files, seconds)

@@ -28,7 +28,7 @@ BASE = {
 ALONE = """
 import sys
 from pathlib import Path
-from ambient_sweep.sweep.space import load_sweep
+from ambient_sweep.sweep.space.file import load_sweep
 from ambient_sweep.trial.setup import prepare
 from ambient_sweep.trial.run import run_trial
 root, sweep = Path(sys.argv[2]), load_sweep(Path(sys.argv[1]))

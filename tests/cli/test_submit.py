@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 
@@ -87,7 +89,12 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     assert status(url, "wrong") in (401, 403)
     storage = tmp_path / "storage"
     changes = ["training.images=3200", "model.width=16", "evaluation.samples=32", "sampling.steps=4", "search.trials=1"]
-    changes += ["evaluation.distances=[fd_classifier]", "baseline.seeds=[0]", "evaluation.lengths=[0.5,1.0]"]
+    changes += [
+        "evaluation.distances=[fd_classifier]",
+        "baseline.seeds=[0]",
+        "evaluation.lengths=[0.5,1.0]",
+        "search.stopping.rule=none",
+    ]
     words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
     done = submit(words, environment)
     assert done.returncode == 0, done.stdout + done.stderr

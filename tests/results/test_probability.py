@@ -64,15 +64,6 @@ def test_the_order_of_rows_scale_and_hopeless_rows_change_nothing(shrink: bool) 
     assert not extended[60:].any()
 
 
-def test_bad_input_is_refused() -> None:
-    one = np.ones((2, 2))
-    for bad in ((one[:1], one), (one[:, :1], one[:, :1]), (one * np.nan, one), (one, -one)):
-        with pytest.raises(ValueError, match="expected"):
-            front_probability(*bad)
-    with pytest.raises(ValueError, match="correlation inside"):
-        front_probability(one, one, correlation=1.0)
-
-
 # -- planted fronts -------------------------------------------------------------------------------------------------
 
 

@@ -56,9 +56,9 @@ def names(rows: Any) -> list[tuple[Any, ...]]:
     return sorted((row["trial_id"], row["images"], row["endpoint"]) for row in rows)
 
 
-def test_candidates_views_front_and_rules_equal_brute_force(tmp_path: Path) -> None:
+def test_candidates_front_and_rules_equal_brute_force(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for case in range(20):
+    for case in range(12):
         root = tmp_path / str(case)
         random_sweep(root, rng)
         table = build_tables(root).evaluations
@@ -69,11 +69,6 @@ def test_candidates_views_front_and_rules_equal_brute_force(tmp_path: Path) -> N
         assert names([row for row in table.to_pylist() if row["on_front"]]) == names(frontier(table)) == names(front)
         memorization = frontier(table)["memorization"].to_pylist()
         assert memorization == sorted(memorization)
-        full = [row for row in everything if row["fraction"] == 1]
-        assert names(frontier(table, "full-length")) == names(front_of(full))
-        main = [row for row in everything if row["main_endpoint"]]
-        last = [r for r in main if r["images"] == max(o["images"] for o in main if o["trial_id"] == r["trial_id"])]
-        assert names(frontier(table, "per-trial")) == names(front_of(last))
         allowed = [row for row in distinct(everything) if row["memorization"] <= 0.2]
         if allowed:
             choice = select(table, "max-memorization=0.2")
@@ -103,7 +98,6 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     for rule, (first, second) in expected.items():
         choice = select(table, rule)
         assert (choice.row["trial_id"], choice.runner_up and choice.runner_up["trial_id"]) == (first, second)
-        assert choice.rule == rule
         assert choice.reason
     assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in select(table, "max-memorization=0.3").reason
 
@@ -129,7 +123,7 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
         ("max-memorization=much", "expected a number from 0 to 1"),
         ("max-memorization=1.5", "expected a number from 0 to 1"),
         ("max-memorization=nan", "expected a number from 0 to 1"),
-        ("chebyshev=0", "strictly between 0 and 1"),
+        ("chebyshev=2", "expected a number from 0 to 1"),
         ("max-memorization=0.05", r"the lowest is 0.125 \(trial t1 after 200000 images\)"),
     ],
 )
@@ -137,8 +131,6 @@ def test_a_rule_that_cannot_be_followed_is_refused(tmp_path: Path, rule: str, wo
     table = sweep_of(tmp_path, (10.0, 0.3), (20.0, 0.125))
     with pytest.raises(UserError, match=words):
         select(table, rule)
-    with pytest.raises(UserError, match="unknown view 'all'; use checkpoints, full-length or per-trial"):
-        select(table, rule, "all")
 
 
 def test_values_of_different_measures_are_never_ranked_together(tmp_path: Path) -> None:

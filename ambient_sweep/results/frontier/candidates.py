@@ -20,7 +20,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-VIEWS = ("checkpoints", "full-length", "per-trial")
 COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFERENCE_KEY)
 
 
@@ -39,19 +38,14 @@ def candidates(table: pa.Table) -> pa.Table:
     return _where(table, measured_mask(table) & ~remeasured_mask(table))
 
 
-def frontier(table: pa.Table, view: str = "checkpoints") -> pa.Table:
-    """The candidates of `view` that no other one dominates, by rising memorization; each model once.
-
-    Views: `checkpoints`: all; `full-length`: those at their trial's full length; `per-trial`: of each trial, the
-    longest at its main endpoint. Raises UserError as `candidates`, and for an unknown view.
-    """
-    return front_of(viewed(table, view))
+def frontier(table: pa.Table) -> pa.Table:
+    """The rows of a complete table that are on its frontier, by rising memorization; each model once."""
+    return _by_memorization(table.filter(table[schema.ON_FRONT]))
 
 
 def front_of(rows: pa.Table) -> pa.Table:
     """Of candidates, those that no other one dominates, by rising memorization."""
-    front = _where(rows, pareto.pareto_mask(objectives(rows)))
-    return front.take(pa.array(ordered(front, objectives(front)[:, 1])))
+    return _by_memorization(_where(rows, pareto.pareto_mask(objectives(rows))))
 
 
 def front_mask(table: pa.Table) -> Mask:
@@ -60,31 +54,9 @@ def front_mask(table: pa.Table) -> Mask:
     for rows in comparable_groups(table):
         part = table.take(pa.array(rows))
         rows = rows[measured_mask(part) & ~remeasured_mask(part)]
-        rows = rows[_distinct(table.take(pa.array(rows)))]
+        rows = rows[distinct(table.take(pa.array(rows)))]
         result[rows] = pareto.pareto_mask(objectives(table.take(pa.array(rows))))
     return result
-
-
-def viewed(table: pa.Table, view: str = "checkpoints") -> pa.Table:
-    """The candidates of a view, each model once. Raises as `frontier`."""
-    rows = candidates(table)
-    if view == "full-length":
-        rows = _where(rows, rows[schema.IMAGES].to_numpy() >= rows[schema.IMAGES_ASKED].to_numpy())
-    elif view == "per-trial":
-        rows = rows.take(pa.array(_longest(rows), pa.int64()))
-    elif view != "checkpoints":
-        raise UserError(f"unknown view {view!r}; use {', '.join(VIEWS[:-1])} or {VIEWS[-1]}")
-    return rows.take(pa.array(_distinct(rows)))
-
-
-def _longest(rows: pa.Table) -> list[int]:
-    """Row numbers, rising: of each trial, its longest checkpoint at its main endpoint."""
-    longest: dict[str, tuple[int, int]] = {}
-    columns = (rows[name].to_pylist() for name in (schema.TRIAL_ID, schema.MAIN_ENDPOINT, schema.IMAGES))
-    for index, (trial_id, main, images) in enumerate(zip(*columns, strict=True)):
-        if main and images > longest.get(trial_id, (0, 0))[0]:
-            longest[trial_id] = (images, index)
-    return sorted(index for _, index in longest.values())
 
 
 # -- which rows compare ---------------------------------------------------------------------------------------------
@@ -118,7 +90,7 @@ def models(rows: pa.Table) -> list[Hashable]:
     return _keys(rows, (*places, *COMPARABLE, schema.FIDELITY, schema.MEMORIZATION, *schema.MEASURES))
 
 
-def _distinct(rows: pa.Table) -> Ints:
+def distinct(rows: pa.Table) -> Ints:
     """Row numbers, rising, one for each model: that of the least trial id."""
     ids = rows[schema.TRIAL_ID].to_pylist()
     return np.array(sorted(min(group, key=lambda i: (ids[i], i)) for group in groups(models(rows))), dtype=np.int64)
@@ -143,6 +115,10 @@ def objectives(rows: pa.Table) -> Floats:
     """Fidelity and memorization, [N, 2]; both are minimised; a missing value is NaN."""
     columns = [rows[name].to_numpy() for name in (schema.FIDELITY, schema.MEMORIZATION)]
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _by_memorization(rows: pa.Table) -> pa.Table:
+    return rows.take(pa.array(ordered(rows, objectives(rows)[:, 1])))
 
 
 def ordered(rows: pa.Table, *keys: Floats) -> Ints:

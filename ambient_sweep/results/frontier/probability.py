@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
+from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.results.frontier.candidates import Floats, Mask
 
 DRAWS = 4096  # Monte Carlo error of a probability: 0.008 at most
@@ -31,16 +32,12 @@ def front_probability(
     """The probability that each candidate is on the front of the true values, both minimised, by Monte Carlo.
 
     points [N, 2]: measured values, finite; errors [N, 2]: standard errors of normal noise, from 0; correlation: between
-    the two errors of a candidate. Equal points without error are on the front together. Unless rows are equal, their
-    order does not matter. Raises ValueError for shapes that do not fit, and numbers out of range.
+    the two errors of a candidate, inside (-1, 1). Equal points without error are on the front together. Unless rows are
+    equal, their order does not matter.
     """
     from ambient_sweep import rng  # which imports torch, and tables are read without it
 
     values, spread = np.asarray(points, dtype=np.float64), np.asarray(errors, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != 2 or values.shape != spread.shape:
-        raise ValueError(f"front_probability: expected [N, 2] twice, not {values.shape} and {spread.shape}")
-    if not (np.isfinite(values).all() and np.isfinite(spread).all() and (spread >= 0).all() and abs(correlation) < 1):
-        raise ValueError("front_probability: expected finite points, errors from 0, a correlation inside (-1, 1)")
     order = np.lexsort((*spread.T, *values.T[::-1]))
     order = order[~_hopeless(values[order], spread[order])]
     means, spread = values[order], spread[order]
@@ -54,7 +51,7 @@ def front_probability(
         normal = ndtri(rng.uniform("front", seed, first, count, 2 * len(means))).reshape(count, len(means), 2)
         drawn = means + roots[:, :, 0] * normal[..., :1]
         drawn[..., 1] += roots[:, 1, 1] * normal[..., 1]
-        hits += _on_front(drawn).sum(axis=0)
+        hits += pareto_mask(drawn).sum(axis=0)
     result = np.zeros(len(values))
     result[order] = hits / draws
     return result
@@ -63,7 +60,7 @@ def front_probability(
 def _hopeless(values: Floats, spread: Floats) -> Mask:
     """Which points are surely dominated by some point of the measured front."""
     result = np.zeros(len(values), dtype=bool)
-    for index in np.flatnonzero(_on_front(values[None])[0]):
+    for index in np.flatnonzero(pareto_mask(values)):
         result |= (values - values[index] > HOPELESS * np.hypot(spread, spread[index])).all(axis=1)
     return result
 
@@ -92,20 +89,4 @@ def _roots(covariances: Floats) -> Floats:
     first = result[:, 0, 0] = np.sqrt(covariances[:, 0, 0].clip(0.0))
     np.divide(covariances[:, 1, 0], first, out=result[:, 1, 0], where=first > 0)
     result[:, 1, 1] = np.sqrt((covariances[:, 1, 1] - result[:, 1, 0] ** 2).clip(0.0))
-    return result
-
-
-def _on_front(values: Floats) -> Mask:
-    """For each draw [D, N, 2], which rows no other dominates [D, N]; equal rows agree."""
-    first, second = values[..., 0], values[..., 1]
-    order = np.lexsort((second, first), axis=-1)
-    x, y = (np.take_along_axis(each, order, axis=-1) for each in (first, second))
-    best = np.minimum.accumulate(y, axis=-1)
-    edge = np.full((len(x), 1), np.inf)
-    on = y < np.concatenate([edge, best[:, :-1]], axis=-1)  # less than every row before it
-    equal = (x[:, 1:] == x[:, :-1]) & (y[:, 1:] == y[:, :-1])
-    leader = np.arange(x.shape[1]) * np.concatenate([np.ones_like(on[:, :1]), ~equal], axis=-1)
-    on = np.take_along_axis(on, np.maximum.accumulate(leader, axis=-1), axis=-1)  # as the first of those equal to it
-    result = np.empty_like(on)
-    np.put_along_axis(result, order, on, axis=-1)
     return result

@@ -9,14 +9,7 @@ import pyarrow as pa
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.candidates import (
-    Ints,
-    Row,
-    front_of,
-    objectives,
-    ordered,
-    viewed,
-)
+from ambient_sweep.results.frontier.candidates import Ints, Row, candidates, distinct, front_of, objectives, ordered
 from ambient_sweep.results.frontier.recipes import recipe_labels
 from ambient_sweep.results.tables import schema
 
@@ -28,12 +21,11 @@ class Choice:
     """The row that a rule picked from the evaluations table, and the best row of another recipe."""
 
     row: Row
-    rule: str
     runner_up: Row | None  # None where every candidate has the same recipe
     reason: str
 
 
-def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: float | None = None) -> Choice:
+def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice:
     """The row of the evaluations table that `rule` picks, with a runner-up of another recipe.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
@@ -43,17 +35,18 @@ def select(table: pa.Table, rule: str, view: str = "checkpoints", confident: flo
     where no row qualifies.
     """
     name, _, text = rule.partition("=")
-    rows = viewed(table, view)
+    rows = candidates(table)
+    rows = rows.take(pa.array(distinct(rows)))
     if rows.num_rows == 0:
         raise UserError(f"{rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
     if confident is not None:
         rows = _confident(rows, confident)
     if rule == "knee":
-        return _knee(front_of(rows), rule)
+        return _knee(front_of(rows))
     if name == "max-memorization":
-        return _max_memorization(rows, rule, _number(rule, text, 0, 1, closed=True))
+        return _max_memorization(rows, rule, _share(rule, text))
     if name == "chebyshev":
-        return _chebyshev(front_of(rows), rule, _number(rule, text, 0, 1, closed=False))
+        return _chebyshev(front_of(rows), _share(rule, text))
     raise UserError(f"unknown rule {rule!r}; use {', '.join(RULES[:-1])} or {RULES[-1]}")
 
 
@@ -87,10 +80,10 @@ def best_config(choice: Choice) -> Config:
 # -- rules ----------------------------------------------------------------------------------------------------------
 
 
-def _knee(front: pa.Table, rule: str) -> Choice:
+def _knee(front: pa.Table) -> Choice:
     distance = pareto.knee_distance(objectives(front)).round(12)
     reason = f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
-    return _choice(front, ordered(front, -distance, objectives(front)[:, 1]), rule, reason)
+    return _choice(front, ordered(front, -distance, objectives(front)[:, 1]), reason)
 
 
 def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
@@ -107,38 +100,38 @@ def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
         f"the lowest {fidelity} of the {allowed.num_rows} candidates, out of {rows.num_rows}, "
         f"with {memorization} <= {bound:g}"
     )
-    return _choice(allowed, ordered(allowed, *objectives(allowed).T), rule, reason)
+    return _choice(allowed, ordered(allowed, *objectives(allowed).T), reason)
 
 
-def _chebyshev(front: pa.Table, rule: str, weight: float) -> Choice:
-    terms = pareto.scale(objectives(front), objectives(front)) * [weight, 1 - weight]
+def _chebyshev(front: pa.Table, weight: float) -> Choice:
+    terms = pareto.scale(objectives(front)) * [weight, 1 - weight]
     fidelity, memorization = _measures(front)
     reason = (
         f"the least max({weight:g} * {fidelity}, {1 - weight:g} * {memorization}), "
         f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
     )
     order = ordered(front, terms.max(axis=1).round(12), terms.sum(axis=1).round(12), objectives(front)[:, 1])
-    return _choice(front, order, rule, reason)
+    return _choice(front, order, reason)
 
 
-def _number(rule: str, text: str, low: float, high: float, *, closed: bool) -> float:
+def _share(rule: str, text: str) -> float:
+    """The number after '=' in a rule."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (low <= value <= high if closed else low < value < high):
-        raise UserError(f"{rule}: expected a number {'from' if closed else 'strictly between'} {low} "
-                        f"{'to' if closed else 'and'} {high} after '='")  # fmt: skip
+    if not 0 <= value <= 1:
+        raise UserError(f"{rule}: expected a number from 0 to 1 after '='")
     return value
 
 
 # -- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _choice(rows: pa.Table, order: Ints, rule: str, reason: str) -> Choice:
+def _choice(rows: pa.Table, order: Ints, reason: str) -> Choice:
     recipe = recipe_labels(rows)
     other = [index for index in order if recipe[index] != recipe[order[0]]]
-    return Choice(_row(rows, int(order[0])), rule, _row(rows, int(other[0])) if other else None, reason)
+    return Choice(_row(rows, int(order[0])), _row(rows, int(other[0])) if other else None, reason)
 
 
 def _row(rows: pa.Table, index: int) -> Row:

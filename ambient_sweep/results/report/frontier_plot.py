@@ -1,23 +1,20 @@
 """The frontier as a picture: fidelity against memorization, a point per candidate checkpoint."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 import pyarrow as pa
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from ambient_sweep.results.frontier.candidates import Floats, Mask, candidates, frontier, groups, objectives
-from ambient_sweep.results.report.figures import new_figure, plain, png
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import write_atomic
 
 MARKERS = {"zero": "o", "observed": "^"}
 ENDPOINT_LABELS = {"zero": "sampled down to 0", "observed": "stopped at the observed level"}
@@ -29,25 +26,18 @@ TICKS = (-0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 NUMBERED = 20  # frontier points that get their number
 
 
-def frontier_png(table: pa.Table, path: Path) -> None:
-    """Writes the frontier of an evaluations table as PNG, atomically. Raises UserError where measures are mixed."""
-    write_atomic(path, frontier_image(table))
+def frontier_png(table: pa.Table) -> bytes:
+    """The candidates of an evaluations table and its frontier, numbered in the order of `frontier`, as a PNG file.
+
+    Needs one candidate at least. Raises UserError where measures are mixed.
+    """
+    figure, buffer = Figure(figsize=(8.4, 5.6), layout="constrained"), io.BytesIO()
+    _draw(figure, figure.add_subplot(), candidates(table), frontier(table))
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
 
 
-def frontier_image(table: pa.Table) -> bytes:
-    """The frontier of an evaluations table as PNG; its points are numbered in the order of `frontier`."""
-    figure = new_figure(8.4, 5.6)
-    axes = figure.add_subplot()
-    rows = candidates(table)
-    if rows.num_rows == 0:
-        axes.text(0.5, 0.5, "no evaluation with both objectives yet", ha="center", transform=axes.transAxes)
-        axes.set_axis_off()
-    else:
-        _draw(figure, axes, rows)
-    return png(figure)
-
-
-def _draw(figure: Figure, axes: Axes, rows: pa.Table) -> None:
+def _draw(figure: Figure, axes: Axes, rows: pa.Table, front: pa.Table) -> None:
     is_baseline = _is(rows, schema.ROLE, "baseline")
     baseline, others = (rows.filter(pa.array(mask)) for mask in (is_baseline, ~is_baseline))
     sigma = rows[schema.SIGMA].to_numpy()
@@ -57,18 +47,14 @@ def _draw(figure: Figure, axes: Axes, rows: pa.Table) -> None:
     _scatter(axes, others, colors.to_rgba(sigma[~is_baseline]), zorder=3)
     _scatter(axes, baseline, np.tile(to_rgba(BASELINE), (baseline.num_rows, 1)), zorder=5)
     _lengths(axes, baseline)
-    front = frontier(rows)
     _staircase(axes, front)
     if (sigma > 0).any():
         figure.colorbar(colors, ax=axes, pad=0.01, label="observed noise level (observed.sigma)")
     first = rows.slice(0, 1).to_pylist()[0]
     axes.set_xlabel(f"memorization ({first[schema.MEMORIZATION_MEASURE]}), lower is better")
     axes.set_ylabel(f"fidelity ({first[schema.FIDELITY_MEASURE]}), lower is better")
-    trials = len(set(rows[schema.TRIAL_ID].to_pylist()))
-    title = (
-        f"{rows.num_rows} checkpoints of {trials} trials, {first[schema.SAMPLES]} samples each; bars: 95 % intervals"
-    )
-    axes.set_title(title, fontsize=10)
+    counts = f"{rows.num_rows} checkpoints of {len(rows[schema.TRIAL_ID].unique())} trials"
+    axes.set_title(f"{counts}, {first[schema.SAMPLES]} samples each; bars: 95 % intervals", fontsize=10)
     _legend(figure, rows)
 
 
@@ -79,18 +65,16 @@ def _scales(axes: Axes, rows: pa.Table) -> None:
     left, right = float(memorization.min()), float(memorization.max())
     axes.set_xlim(min(left * 1.3, 0) - 0.003, max(right * 1.25, LINEAR_BELOW))
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
-    scaled: list[Axis] = [axes.xaxis]
     if fidelity.min() > 0 and fidelity.max() > 8 * fidelity.min():
         axes.set_yscale("log")
-        low, high = np.log10(fidelity.min()) - 0.1, np.log10(fidelity.max()) + 0.1
-        axes.set_ylim(10**low, 10**high)
-        marks = [m * 10.0**p for p in range(int(low) - 2, int(high) + 2) for m in (1, 2, 5)]
-        axes.yaxis.set_major_locator(FixedLocator([mark for mark in marks if 10**low <= mark <= 10**high]))
-        scaled.append(axes.yaxis)
-    for axis in scaled:
+        axes.set_ylim(0.8 * fidelity.min(), 1.25 * fidelity.max())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    plain(axes)
+        axis.set_major_formatter("{x:g}")
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _error_bars(axes: Axes, rows: pa.Table) -> None:

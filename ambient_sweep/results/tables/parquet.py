@@ -13,7 +13,6 @@ from ambient_sweep.storage import write_atomic
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
-AGAIN = "; `ambient-sweep report` writes the tables anew"
 
 
 class Tables(NamedTuple):
@@ -31,17 +30,6 @@ def write_tables(root: Path, tables: Tables) -> None:
         write_atomic(root / name, buffer.getvalue())
 
 
-def read_tables(root: Path) -> Tables:
-    """Both tables under `root`. Raises UserError as `read_table`."""
-    tables = []
-    for name, expected in ((TRIALS_FILE, schema.TRIALS), (EVALUATIONS_FILE, schema.EVALUATIONS)):
-        table = read_table(root / name)
-        if table.schema.metadata[schema.TABLE_KEY] != expected.metadata[schema.TABLE_KEY]:
-            raise UserError(f"{root / name}: is not the table that its name promises{AGAIN}")
-        tables.append(table)
-    return Tables(*tables)
-
-
 def read_table(path: Path | str) -> pa.Table:
     """A trials or evaluations table, for `select` or `.to_pandas()`.
 
@@ -57,17 +45,12 @@ def read_table(path: Path | str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
     metadata = table.schema.metadata or {}
-    expected = {s.metadata[schema.TABLE_KEY]: s for s in (schema.TRIALS, schema.EVALUATIONS)}.get(
-        metadata.get(schema.TABLE_KEY)
-    )
+    known = {each.metadata[schema.TABLE_KEY]: each for each in (schema.TRIALS, schema.EVALUATIONS)}
+    expected = known.get(metadata.get(schema.TABLE_KEY))
     if expected is None:
         raise UserError(f"{path}: not a table of ambient-sweep; give a {TRIALS_FILE} or {EVALUATIONS_FILE}")
-    version = metadata.get(schema.VERSION_KEY, b"").decode()
-    if version != str(schema.VERSION):
+    if metadata.get(schema.VERSION_KEY) != expected.metadata[schema.VERSION_KEY] or not table.schema.equals(expected):
         raise UserError(
-            f"{path}: has schema version {version or 'none'}, but this ambient-sweep reads {schema.VERSION}{AGAIN}"
+            f"{path}: was written by another version of ambient-sweep; `ambient-sweep report` writes the tables again"
         )
-    if not table.schema.equals(expected):
-        names = sorted(set(table.schema.names) ^ set(expected.names)) or ["their types"]
-        raise UserError(f"{path}: its columns differ from this ambient-sweep's ({names[0]}){AGAIN}")
     return table

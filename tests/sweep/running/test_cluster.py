@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.running.cluster import (
     only_driver,
     only_trainer,
     quiet_tune,
     ray_output_to,
-    ray_session,
 )
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest, stop_signals
 
@@ -100,8 +99,12 @@ def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys
     assert (tmp_path / "ray" / "output.log").read_text() == "a page about a dead worker\n"
 
 
-def test_a_cluster_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "not-an-address")
-    with pytest.raises(AmbientSweepError, match="Ray cannot be used at RAY_ADDRESS=not-an-address: ") as caught:
-        ray_session(dashboard=False).__enter__()
-    assert "\n" not in str(caught.value)
+def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:
+    """In a process of its own, since a Ray that runs in this one would be used."""
+    code = "from ambient_sweep.sweep.running.cluster import ray_session\nray_session(dashboard=False).__enter__()"
+    environment = {**os.environ, "RAY_ADDRESS": "not-an-address"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith(
+        "ambient_sweep.errors.AmbientSweepError: Ray cannot be used at RAY_ADDRESS=not-an-address: "
+    )

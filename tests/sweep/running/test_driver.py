@@ -12,9 +12,11 @@ from optuna.trial import TrialState
 from processes import end_session, wait_until
 from runs import searched_trials, small_sweep, study_of
 
-from ambient_sweep.results.tables.parquet import read_tables
+from ambient_sweep.results import read_table
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 DRIVER = """
 import sys
@@ -81,7 +83,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     stopped = [trial for trial in read_trials(root) if trial.status == "stopped"]
     assert all("interrupted" in str(trial.reason) for trial in stopped)
     assert {trial.status for trial in read_trials(root)} == {"completed", "stopped"}
-    assert set(read_tables(root).trials["status"].to_pylist()) == {"completed", "stopped"}
+    assert set(read_table(root / "trials.parquet")["status"].to_pylist()) == {"completed", "stopped"}
 
     second = start("resume")
     known = len(completed(root))

@@ -11,13 +11,15 @@ import pytest
 from processes import end_session, wait_until
 from runs import small_sweep
 
-from ambient_sweep.results.tables.parquet import read_tables
+from ambient_sweep.results import read_table
 from ambient_sweep.sweep.running.session import confirmation, open_search
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import read_remeasurements, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 COMMAND = "from ambient_sweep.cli import main\nmain()\n"
 LATE = """
@@ -77,7 +79,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert {trial.role for trial in read_trials(root)} == {"search", "baseline"}
     measured = read_remeasurements(root)  # whole records
     assert len(measured) >= 800 - len(left.remeasurements)
-    seeds = set(read_tables(root).evaluations["evaluation_seed"].to_pylist())
+    seeds = set(read_table(root / "evaluations.parquet")["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
 
 
