@@ -75,10 +75,6 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"evaluation.inception_weights": "w.pt"}, ["evaluation.inception_weights", "fid"]),
         ({"model.levels": 5}, ["model.levels", "16"]),
         ({"model.kind": "mlp", "compute.channels_last": True}, ["compute.channels_last", "no convolutions"]),
-        (
-            {"compute.channels_last": True, "compute.parallel": "fsdp", "resources.workers": 2},
-            ["compute.channels_last", "compute.parallel=fsdp"],
-        ),
     ],
 )
 def test_bad_values_are_refused_in_one_line_that_names_the_key(values, words):

@@ -81,10 +81,6 @@ def _of_training(c: Config) -> Iterator[str]:
         )
     if c.compute.channels_last and c.model.kind != "unet":
         yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
-    if c.compute.channels_last and c.compute.parallel == "fsdp":
-        yield "compute.channels_last: compute.parallel=fsdp shards plain layouts only; use false, or ddp"
-    if c.compute.parallel == "fsdp" and c.resources.workers == 1:
-        yield "compute.parallel: fsdp shards the weights over workers; set resources.workers above 1, or use ddp"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
         yield "ema.tracked: the two lengths must rise, as in [0.05, 0.1]"
 

@@ -128,10 +128,6 @@ class TrainingConfig(Section):
     )
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
     records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
-    on_nan: Literal["stop", "rewind"] = Field(
-        "stop", description="a loss that is not finite: end the trial, or go back to the last saved state"
-    )
-    rewinds: int = Field(3, ge=1, le=100, description="most times a trial goes back, for on_nan=rewind")
 
 
 class ComputeConfig(Section):
@@ -143,7 +139,6 @@ class ComputeConfig(Section):
     accumulate: int = Field(1, ge=1, le=4096, description="parts a worker's batch is computed in, one after another")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     prefetch: int = Field(2, ge=0, le=64, description="batches prepared ahead by a thread of their own")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several workers: each holds all weights, or a shard")
 
 
 class SamplingConfig(Section):

@@ -14,7 +14,6 @@ from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
-from ambient_sweep.training.shards import whole
 from ambient_sweep.training.state import TrainState, save_model
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
@@ -101,7 +100,7 @@ class Evaluator:
         """The averaged weights of ema.length, on every worker; reconstructed from the snapshots where it is not tracked."""
         if not state.averages.needs_reconstruction:
             return state.average
-        tensors = {name: whole(tensor).cpu() for name, tensor in state.averages.tensors().items()}
+        tensors = state.averages.tensors()
         weights, residual = evaluated_average(state.config, tensors, self.recorder.folder, state.images)
         if residual > POOR:
             self.recorder.note(

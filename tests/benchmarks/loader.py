@@ -84,7 +84,7 @@ def measure(data: ImageData, size: int, seconds: float) -> None:
     def drawn(observed: Observed) -> Callable[[np.ndarray], object]:
         def batch(rows: np.ndarray) -> object:
             y, sigma, _, _ = observed.read(rows)
-            z = rng.normal("train.noise", 0, int(rows[0]), len(rows), shape)
+            z = rng.normal("train.noise", 0, range(int(rows[0]), int(rows[0]) + len(rows)), shape)
             return y + sigma[:, None, None, None] * z
 
         return batch

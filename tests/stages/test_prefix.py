@@ -185,7 +185,7 @@ def test_phases_are_those_of_consistency_and_of_a_tail():
 
 NEVER = {  # act on no state of training
     "data.path", "data.on_corrupt", "model.preset", "ema.length", "ema.snapshots", "ema.tracked",
-    "training.stop", "training.checkpoints", "training.on_nan", "training.rewinds", "compute.prefetch", "optimizer.decay",
+    "training.stop", "training.checkpoints", "compute.prefetch", "optimizer.decay",
 }  # fmt: skip
 LATE = {"optimizer.schedule", "ema.halflife", "objective.kind"}
 OTHERS = {
@@ -198,7 +198,7 @@ OTHERS = {
     "optimizer.warmup": 0.5, "optimizer.weight_decay": 0.1, "optimizer.beta2": 0.9, "optimizer.clip_norm": 2.0,
     "ema.kind": "power", "ema.rampup": 0.2, "training.images": 160, "training.batch_size": 32, "training.records": 10,
     "compute.precision": "bf16", "compute.compile": True, "compute.channels_last": True,
-    "compute.accumulate": 2, "compute.activation_checkpointing": True, "compute.parallel": "fsdp",
+    "compute.accumulate": 2, "compute.activation_checkpointing": True,
     "resources.workers": 2, "resources.cpus": 2.0, "resources.gpus": 1.0,
 }  # fmt: skip
 

@@ -13,7 +13,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages import store as store_module
 from ambient_sweep.stages.keys import data_key, fork_points, stage_keys
 from ambient_sweep.stages.stages import STATE, Stages
-from ambient_sweep.training import objective
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import stage_client
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
@@ -162,30 +161,6 @@ def test_what_another_stored_meanwhile_is_taken(root, alone, resumed):
     record = run_trial(config, root, "b", stages=Stages(root), on_report=watch)
     assert (record.forked_at, record.images_executed) == (960, (192 if resumed else 320) + 640)
     assert_same(root, "b", alone(config))
-
-
-def test_a_trial_that_went_back_neither_gives_nor_takes(root, monkeypatch):
-    draw, losses, bad = objective.draw, objective.main_loss, []
-
-    def drawn(config, batch, consistency):
-        draws = draw(config, batch, consistency)
-        if batch.start == 352 and not bad:
-            bad.append(draws)
-        return draws
-
-    monkeypatch.setattr(objective, "draw", drawn)
-    monkeypatch.setattr(
-        objective, "main_loss", lambda d, x: losses(d, x) * (float("nan") if any(x is b for b in bad) else 1.0)
-    )
-    config = small({"training.on_nan": "rewind"})
-    record = run_trial(config, root, "a", stages=Stages(root))
-    assert (record.status, record.images_executed) == ("completed", 1600 + 160)
-    assert {int(key[:9]) for key in Stages(root).states()} == {320}
-    monkeypatch.undo()
-    run_trial(config, root, "b", stages=Stages(root))
-    for path in (root / "trials" / "a" / "evaluations").iterdir():
-        path.unlink()
-    assert run_trial(config, root, "a", stages=Stages(root), on_report=print).forked_at == 0
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------

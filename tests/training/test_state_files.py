@@ -115,18 +115,17 @@ def test_states_of_another_config_or_format_are_refused_and_not_passed_over(plac
     other = TrainState.create(build_config(BASE, {"seed": 1}), SHAPE)
     with pytest.raises(UserError, match="another config"):
         restore_newest(place, other, print)
-    meta = {"format": 1, "images": 384, "rewinds": 0, "config": CONFIG.model_dump(mode="json")}
+    meta = {"format": 1, "images": 384, "config": CONFIG.model_dump(mode="json")}
     write_tensors(place / "images-000000384", "state", other.tensors(), meta)
     with pytest.raises(UserError, match=rf"has format 1, this version reads {FORMAT}; remove {place} {BEGIN_AGAIN}"):
         restored(place)
 
 
-def test_states_are_known_by_images_then_by_how_often_training_went_back(tmp_path):
-    order = [(0, 1), (64, 0), (64, 2), (64, 10), (1_000_000_000, 0), (20_000_000_000, 0)]
-    for images, rewinds in reversed(order):
-        (tmp_path / state_name(images, rewinds)).mkdir()
-    (tmp_path / "images-elsewhere").mkdir()
-    assert names(tmp_path) == [state_name(*place) for place in reversed(order)]
+def test_states_are_ordered_by_images(tmp_path):
+    order = [20_000_000_000, 1_000_000_000, 64, 0]
+    for name in [*map(state_name, reversed(order)), "images-elsewhere"]:
+        (tmp_path / name).mkdir()
+    assert names(tmp_path) == [*map(state_name, order)]
 
 
 def test_a_file_in_the_place_of_a_state_is_a_damaged_state_and_leftovers_go(place):
