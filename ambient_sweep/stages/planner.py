@@ -35,7 +35,7 @@ class Run:
 
 
 @dataclass
-class Prefixes:
+class Planner:
     """Which prefixes are stored, and which are being trained.
 
     `data`: the fingerprint of the training data (`data_key`). `every_length`: as in `fork_points`.

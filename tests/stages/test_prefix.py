@@ -8,11 +8,9 @@ import torch
 from small_runs import new_state, observations, pictures
 
 from ambient_sweep.config import build_config, dump, knobs
-from ambient_sweep.diffusion.ema import ema_decay
 from ambient_sweep.stages.prefix import (
     CONSISTENCY,
     END,
-    HALFLIFE,
     SCHEDULE,
     phase_starts,
     prefix_of,
@@ -56,8 +54,6 @@ def trajectory(config, images):
     for step in range(images // batch):
         weight, record = weight_at(config, step), (step + 1) % every == 0 or step + 1 == steps
         row = [every, record, weight, learning_rate(config.optimizer, (step + 1) / steps)]
-        if config.ema.kind == "halflife":
-            row.append(ema_decay((step + 1) * batch, batch, config.ema.halflife, config.ema.rampup))
         if weight > 0:
             row += [c.draws]
         rows.append(row)
@@ -78,8 +74,6 @@ def drawn(rng):
             "optimizer.schedule": str(rng.choice(["cosine", "constant", "wsd"])),
             "optimizer.warmup": float(rng.choice([0.0, 0.05, 0.1, 0.25])),
             "optimizer.decay": float(rng.choice([0.0, 0.2, 0.5, 1.0])),
-            "ema.halflife": int(rng.choice([0, 15, 16, 40, 10_000])),
-            "ema.rampup": 0.25,
             "training.images": int(rng.choice([320, 313, 48, 640, 160])),
             "training.records": int(rng.choice([3, 5, 6, 10])),
             "training.stop": float(rng.choice([0.5, 1.0])),
@@ -148,7 +142,6 @@ def test_a_knob_acts_from_its_very_first_step():
     neutral = {
         CONSISTENCY: {"objective.kind": "ambient"},
         SCHEDULE: {"optimizer.schedule": "constant"},
-        HALFLIFE: {"ema.halflife": 10**9},
     }
     seen = set()
     for _ in range(100):
@@ -168,7 +161,7 @@ def test_a_knob_acts_from_its_very_first_step():
             assert trajectory(config, 16 * config.steps) == trajectory(
                 build_config(dump(config), neutral[what]), 16 * config.steps
             )
-    assert {what for what, _ in seen} == {CONSISTENCY, SCHEDULE, HALFLIFE}
+    assert {what for what, _ in seen} == {CONSISTENCY, SCHEDULE}
     assert len(seen) > 15
 
 
@@ -187,7 +180,7 @@ NEVER = {  # act on no state of training
     "data.path", "data.on_corrupt", "model.preset", "ema.length", "ema.snapshots", "ema.tracked",
     "training.stop", "training.checkpoints", "compute.prefetch", "optimizer.decay",
 }  # fmt: skip
-LATE = {"optimizer.schedule", "ema.halflife", "objective.kind"}
+LATE = {"optimizer.schedule", "objective.kind"}
 OTHERS = {
     "data.source": "folder", "data.image_size": 16, "data.channels": 3, "data.image_column": "x", "data.label_column": "x",
     "data.sigma_column": "s", "data.train_size": 100, "data.heldout_size": 50, "data.split_seed": 1, "data.flip": True,
@@ -196,7 +189,8 @@ OTHERS = {
     "model.multipliers": (1, 1), "model.attention": (4,), "model.head_width": 32, "model.patch": 4,
     "model.conditional": True, "model.label_dropout": 0.2, "model.sigma_data": 0.4, "optimizer.lr": 0.1,
     "optimizer.warmup": 0.5, "optimizer.weight_decay": 0.1, "optimizer.beta2": 0.9, "optimizer.clip_norm": 2.0,
-    "ema.kind": "power", "ema.rampup": 0.2, "training.images": 160, "training.batch_size": 32, "training.records": 10,
+    "ema.kind": "power", "ema.rampup": 0.2, "ema.halflife": 60,
+    "training.images": 160, "training.batch_size": 32, "training.records": 10,
     "compute.precision": "bf16", "compute.compile": True, "compute.channels_last": True,
     "compute.accumulate": 2, "compute.activation_checkpointing": True,
     "resources.workers": 2, "resources.cpus": 2.0, "resources.gpus": 1.0,
@@ -272,7 +266,6 @@ FAMILY = [
     {"objective.kind": "ambient", "optimizer.schedule": "wsd", "optimizer.decay": 0.4},
     {"objective.kind": "ambient", "optimizer.schedule": "wsd", "optimizer.decay": 0.3},
     {"objective.kind": "ambient", "optimizer.schedule": "cosine", "optimizer.warmup": 0.25},
-    {"objective.kind": "ambient", "ema.halflife": 60, "ema.rampup": 0.5},
 ]
 
 

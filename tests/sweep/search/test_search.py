@@ -21,7 +21,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.space import Sweep, check_corners, load_sweep
 
 REAL = """
@@ -302,7 +302,7 @@ def test_configs_that_contradict_themselves_do_not_end_the_search(tmp_path: Path
     """
     sweep, journal = sweep_of(tmp_path, textwrap.dedent(text)), tmp_path / "j"
     assert check_corners(sweep)
-    prefixes = Prefixes(sweep.config_for)
+    prefixes = Planner(sweep.config_for)
     outcomes, given = {}, []
     for session in range(2):
         hooks = {"cost": prefixes.cost, "busy": prefixes.busy}
@@ -568,7 +568,7 @@ space: {observed.sigma: {choice: [0.1, 0.2]}, consistency.weight: {choice: [0.5,
 search: {trials: 8, sampler: random}
 """,
     )
-    prefixes = Prefixes(sweep.config_for)
+    prefixes = Planner(sweep.config_for)
     hooks = {"cost": prefixes.cost, "busy": prefixes.busy, "begun": prefixes.started}
     searcher = SweepSearcher(sweep, tmp_path / "j", concurrent=8, **hooks)
     given = [searcher.suggest(f"t{n}") for n in range(10)]
