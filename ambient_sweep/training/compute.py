@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ambient_sweep.config import ComputeConfig
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
-from ambient_sweep.models import Network, Shape, checkpoint_activations
+from ambient_sweep.models import Shape, checkpoint_activations
 from ambient_sweep.training.group import SINGLE, Group
 
 BACKEND = "inductor"  # of torch.compile
@@ -33,10 +33,7 @@ VARIANTS = 16  # of a function that torch.compile may keep: batch sizes, with an
 def prepare_network(denoiser: Denoiser, config: ComputeConfig) -> None:
     """Sets the network's memory layout and checkpointing, in place. Raises UserError for unsupported bf16."""
     network = denoiser.network
-    if not isinstance(network, Network):
-        raise TypeError(f"{type(network).__name__} is not a Network")
-    device = next(network.parameters()).device
-    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+    if config.precision == "bf16" and next(network.parameters()).is_cuda and not torch.cuda.is_bf16_supported(False):
         raise UserError(f"compute.precision: {torch.cuda.get_device_name()} does not support bf16; use float32")
     if config.channels_last:
         network.to(memory_format=torch.channels_last)

@@ -1,7 +1,6 @@
 """Averages reconstructed from snapshots: against the weighted sum over all weights of a training, beside known mistakes."""
 
 import json
-import weakref
 
 import numpy as np
 import pytest
@@ -138,21 +137,6 @@ def test_evaluation_in_training_and_reconstruction_afterwards_give_the_same_bits
         assert all(torch.equal(tensors[name], later[name]) for name in later)
 
 
-def test_one_snapshot_is_in_memory_at_a_time(training, monkeypatch):
-    alive: list = []
-    read = module.read_tensors
-
-    def watched(*arguments, **options):
-        assert not any(reference() is not None for reference in alive)
-        tensors, meta = read(*arguments, **options)
-        alive[:] = [weakref.ref(tensor) for tensor in tensors.values()]
-        return tensors, meta
-
-    monkeypatch.setattr(module, "read_tensors", watched)
-    reconstruct(training.folder, 0.15)
-    assert len(alive) == 2 * len(training.averages.names)
-
-
 @pytest.fixture
 def trial(training, tmp_path):
     """A copy of three of its snapshots, to be damaged."""
@@ -227,12 +211,6 @@ def test_unusable_snapshots_are_refused_by_name(trial, harm):
     spoil(snapshot_folder(trial, snapshots_at(trial)[1]))
     with pytest.raises(UserError, match=words):
         reconstruct(trial, 0.15)
-
-
-def test_a_run_may_go_on_elsewhere(trial):
-    config = build_config(BASE, {"resources.cpus": 2}).model_dump(mode="json")
-    rewritten(snapshot_folder(trial, snapshots_at(trial)[1]), config=config)
-    assert reconstruct(trial, 0.15)[1].snapshots == 3
 
 
 def average(*words):

@@ -122,23 +122,6 @@ def test_exact_samples_are_safe_from_a_network_that_depends_on_its_batch_and_fas
     assert not torch.allclose(made("mlp", denoiser=uneven, **fast)["zero"], whole["zero"], atol=1e-4)
 
 
-def test_exact_mode_leaves_the_process_as_it_was():
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        seen = []
-
-        def watched(x, sigma):
-            seen.append(torch.get_float32_matmul_precision())
-            return 0.5 * x
-
-        made("mlp", denoiser=watched)
-        assert set(seen) == {"highest"}
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
 

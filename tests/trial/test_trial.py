@@ -106,6 +106,13 @@ def test_the_folder_of_a_trial(whole):
     assert size.endswith(" " + describe(config.model, (1, 8, 8)))
     assert cost == "a step with consistency costs 1.45 plain steps"
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".part"))]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [(s.step, s.value) for s in events.Scalars("zero/fd_pixels")] == [
+        (n, pytest.approx(values(whole)[n, "zero"]["fd_pixels"], rel=1e-6)) for n in (1600, 3200)
+    ]
+    assert {"train/loss", "observed/mem_excess", "objective/fidelity"} <= set(events.Tags()["scalars"])
+    assert "samples above nearest training images/zero" in events.Tags()["images"]
 
 
 def test_evaluate_repeats_the_numbers_of_a_trial(whole):
@@ -188,23 +195,6 @@ def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(r
     assert values(tmp_path) == values(whole)
 
 
-def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(root, whole):
-    config = build_config(SMALL)
-    with pytest.raises(Interrupted):
-        run_trial(config, root, "t", interrupted=lambda: len(saved(root)) == 2)
-    newest, before = saved(root)
-    (root / "trials" / "t" / "state" / newest / "state.safetensors").write_bytes(b"damaged")
-    (root / "trials" / "t" / "state" / ".images-000009999.1.tmp").mkdir()
-    lines = []
-    record = run_trial(config, root, "t", echo=lines.append)
-    assert lines[1:] == [f"state {newest}: damaged (its sha256 is not the one in state.json); going on from {before}"]
-    assert lines[1] in (root / "trials" / "t" / "log.txt").read_text()
-    assert record.status == "completed"
-    assert record.images_executed > 3200
-    assert_same_state(root, whole)
-    assert not [p for p in root.rglob("*") if p.name.endswith(".tmp")]
-
-
 def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(root, whole, monkeypatch):
     config = build_config(SMALL)
     save = files_module.save_file
@@ -270,19 +260,18 @@ def test_power_averages_leave_snapshots_from_which_what_was_evaluated_is_rebuilt
 
 def test_a_conditional_model_is_sampled_with_the_classes_it_was_trained_on(tmp_path):
     conditional = {"model.conditional": True, "model.label_dropout": 0.2, "sampling.guidance": 1.5}
+    conditional |= {"evaluation.early_samples": 16}
     config, _ = finished(tmp_path, **conditional)
     model, _, meta = load_model(tmp_path / "trials" / "t" / "checkpoints" / "images-000003200")
     counts = meta["class_counts"]
     assert meta["classes"] == len(counts) == 10
     assert sum(counts) == 150
+    assert [(e.images, e.samples) for e in read_trial_evaluations(tmp_path, "t")][1::2] == [(1600, 16), (3200, 40)]
     again = evaluate_model(model, config, meta["data_fingerprint"])
     assert {k: m.value for k, m in again["zero"].items()} == values(tmp_path)[3200, "zero"]
-    assert values(tmp_path)[3200, "zero"] != unguided(model, config, meta)
-
-
-def unguided(model, config, meta):
     plain = build_config(dump(config), {"sampling.guidance": 1.0})
-    return {k: m.value for k, m in evaluate_model(model, plain, meta["data_fingerprint"])["zero"].items()}
+    unguided = evaluate_model(model, plain, meta["data_fingerprint"])["zero"]
+    assert values(tmp_path)[3200, "zero"] != {k: m.value for k, m in unguided.items()}
 
 
 def test_other_data_or_other_evaluation_settings_are_refused(root):
@@ -298,26 +287,3 @@ def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"resources.gpus: 1.0 asked for"):
         prepare(build_config(SMALL, {"resources.gpus": 1}), tmp_path)
-
-
-def test_tensorboard_sees_scalars_pictures_and_both_objectives(whole):
-    events = EventAccumulator(str(whole / "trials" / "t"))
-    events.Reload()
-    tags = events.Tags()
-    assert {"train/loss", "train/lr", "zero/fd_pixels", "observed/mem_excess", "objective/fidelity"} <= set(
-        tags["scalars"]
-    )
-    assert [s.step for s in events.Scalars("zero/fd_pixels")] == [1600, 3200]
-    assert {"samples above nearest training images/zero", "samples above nearest training images/observed"} <= set(
-        tags["images"]
-    )
-    assert [s.value for s in events.Scalars("zero/fd_pixels")] == pytest.approx(
-        [values(whole)[n, "zero"]["fd_pixels"] for n in (1600, 3200)], rel=1e-6
-    )
-
-
-def test_early_lengths_on_fewer_samples_say_so(tmp_path):
-    finished(tmp_path, **{"evaluation.early_samples": 16})
-    evaluations = read_trial_evaluations(tmp_path, "t")
-    assert [(e.images, e.samples) for e in evaluations] == [(1600, 16), (1600, 16), (3200, 40), (3200, 40)]
-    assert {e.measures["mem_ratio"].n for e in evaluations[:2]} == {16}
