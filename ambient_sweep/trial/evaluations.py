@@ -83,8 +83,9 @@ class Evaluator:
 
     @property
     def notes(self) -> dict[str, object]:
-        """What a checkpoint needs beside config and weights."""
+        """What a checkpoint or snapshot needs beside config and weights."""
         return {
+            "shape": list(self.clean.shape),
             "data_fingerprint": self.reference.settings.data_fingerprint,
             "classes": len(self.counts),
             "class_counts": list(self.counts),

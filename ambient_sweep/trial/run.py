@@ -172,8 +172,8 @@ class _Run:
         """Does what is due at the present position. The state comes before the evaluation, which may take long."""
         images, state = self.state.images, self.state
         if images in self.snapshots and state.group.rank == 0:
-            notes = {"shape": list(state.shape), **self.evaluator.notes}
-            save_snapshot(self.recorder.folder, state.config, state.averages.tensors(), images, notes)
+            tensors = state.averages.tensors()
+            save_snapshot(self.recorder.folder, state.config, tensors, images, self.evaluator.notes)
         if images in self.saves:
             self._save()
             if self.client is not None:

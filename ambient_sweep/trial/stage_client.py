@@ -140,8 +140,7 @@ class StageClient:
         tensors = self._reading(images, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
         if tensors is None:
             return False
-        notes = {"shape": list(self.state.shape), **self.evaluator.notes}
-        save_snapshot(self.recorder.folder, self.config, tensors, images, notes)
+        save_snapshot(self.recorder.folder, self.config, tensors, images, self.evaluator.notes)
         return True
 
     def take_evaluation(self, images: int) -> bool:

@@ -193,7 +193,6 @@ OTHER = build_config(BASE, {"seed": 7}).model_dump(mode="json")
 UNUSABLE = {
     "a flipped bit": (lambda f: flip(f / "snapshot.safetensors"), r"snapshot\.safetensors: damaged"),
     "other training": (lambda f: rewritten(f, config=OTHER), "belongs to another training run"),
-    "cut notes": (lambda f: (f / "snapshot.json").write_text("{"), "not a readable snapshot"),
     "notes of another kind": (lambda f: (f / "snapshot.json").write_text("[]"), r"snapshot\.json: damaged"),
     "another name": (lambda f: f.rename(f.with_name("images-first")), "images-first: not a snapshot"),
 }
