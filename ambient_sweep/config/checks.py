@@ -121,8 +121,6 @@ def _of_encoders(c: Config) -> Iterator[str]:
         yield "evaluation.encoder_sha256: missing; your own encoder needs its hash (sha256sum FILE)"
     if min(e.encoder_std) <= 0:
         yield f"evaluation.encoder_std: {list(e.encoder_std)} must be above 0"
-    if e.early_samples is not None and e.early_samples >= e.samples:
-        yield f"evaluation.early_samples: {e.early_samples} must be below evaluation.samples={e.samples}"
 
 
 def _of_sampling(c: Config) -> Iterator[str]:

@@ -164,9 +164,6 @@ class EvaluationConfig(Section):
         (0.25, 0.5, 0.75, 1.0), min_length=1, description="fractions of training with a full evaluation"
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
-    early_samples: int | None = Field(
-        None, ge=8, le=1_000_000, description="fewer images at the lengths before the last; such rows are not ranked"
-    )
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
     endpoints: tuple[Endpoint, ...] = Field(

@@ -1,6 +1,5 @@
 """The states of a run on disk: the two newest are kept; if one is damaged, the one before it is used."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from ambient_sweep.training.state import TrainState, read_state
 
 KEPT = 2
 BEGIN_AGAIN = "and the run begins again"
-_NAME = re.compile(r"images-(\d{9,})")
 
 
 def state_name(images: int) -> str:
@@ -21,8 +19,8 @@ def state_name(images: int) -> str:
 
 def saved_states(place: Path) -> list[Path]:
     """The folders of states in `place`, the newest first."""
-    found = {path: match for path in place.glob("images-*") if (match := _NAME.fullmatch(path.name))}
-    return sorted(found, key=lambda path: int(found[path][1]), reverse=True)
+    found = {path: path.name.removeprefix("images-") for path in place.glob("images-*")}
+    return sorted((path for path in found if found[path].isdigit()), key=lambda path: int(found[path]), reverse=True)
 
 
 def save_newest(place: Path, state: TrainState) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.config.positions import evaluated_lengths, samples_at
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
@@ -65,7 +65,7 @@ class Evaluator:
         records: list[EvaluationRecord] = []
         for samples, record in measured(
             config, trial_id, images, denoiser, state.shape, self.reference, self.counts,
-            count=samples_at(config, images), seed=config.evaluation.seed, group=group, before_batch=before_batch,
+            seed=config.evaluation.seed, group=group, before_batch=before_batch,
         ):  # fmt: skip
             if group.rank == 0:
                 if not records:
@@ -114,13 +114,12 @@ def measured(
     reference: Reference,
     counts: tuple[int, ...],
     *,
-    count: int,
     seed: int,
     group: Group = SINGLE,
     before_batch: Callable[[], None] = nothing,
 ) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
-    """`count` samples of a trial's model after `images` at each endpoint, and their record; every worker takes part."""
-    device, begun = device_of(config), time.perf_counter()
+    """Samples of a trial's model after `images` at each endpoint, and their record; every worker takes part."""
+    device, count, begun = device_of(config), config.evaluation.samples, time.perf_counter()
     made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
     sampling = (time.perf_counter() - begun) / len(made)
     for endpoint, samples in made.items():

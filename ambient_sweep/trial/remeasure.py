@@ -29,8 +29,7 @@ def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: in
     counts, reference = class_counts(config, cached_data(config.data)), shared_reference(config, root)
     records = []
     for _, record in measured(
-        config, trial_id, images, denoiser, tuple(notes["shape"]), reference, counts,
-        count=config.evaluation.samples, seed=seed,
+        config, trial_id, images, denoiser, tuple(notes["shape"]), reference, counts, seed=seed
     ):  # fmt: skip
         write_remeasurement(root, record)
         records.append(record)
