@@ -8,7 +8,7 @@ import pytest
 from ambient_sweep.config import ModelConfig, build_config
 from ambient_sweep.config.presets import MODEL
 from ambient_sweep.models import build_model, count_flops, count_parameters, describe
-from ambient_sweep.models.size import _short, on_meta
+from ambient_sweep.models.size import on_meta
 
 PRESETS = [name for name in MODEL if name != "custom"]
 FREQUENCIES = 16  # of the noise embedding
@@ -48,17 +48,6 @@ def test_dit_by_closed_form(width, blocks, patch, heads):
     ends = 2 * values * d + d + values + 2 * d**2 + 2 * d
     weights = embedding_weights(d) + blocks * per_block + ends
     assert count_parameters(build_model(config, (3, 16, 16), 0)) == weights
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 "), (999, "999 "), (1000, "1.00 k"), (9994, "9.99 k"), (9996, "10.0 k"), (999_600, "1.00 M"),
-        (21_300_000_000, "21.3 G"), (2 * 10**15, "2000 T"),
-    ],
-)  # fmt: skip
-def test_three_digits_and_a_unit(count, text):
-    assert _short(count) == text
 
 
 # -- presets ----------------------------------------------------------------------------------------------------------

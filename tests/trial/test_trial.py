@@ -18,7 +18,6 @@ from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.training import files as files_module
-from ambient_sweep.training.posthoc_ema import reconstruct, snapshots_at
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import run as run_module
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
@@ -243,19 +242,6 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(
 
 
 # -- power averages and classes ---------------------------------------------------------------------------------------
-
-
-def test_power_averages_leave_snapshots_from_which_what_was_evaluated_is_rebuilt(tmp_path):
-    power = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.08, "ema.snapshots": 5}
-    finished(tmp_path, **power)
-    folder = tmp_path / "trials" / "t"
-    assert snapshots_at(folder) == [640, 1280, 1600, 1920, 2560, 3200]
-    for images in (1600, 3200):
-        weights, _ = reconstruct(folder, 0.08, images)
-        model, _, _ = load_model(folder / "checkpoints" / f"images-{images:09d}")
-        assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
-    tracked, _ = reconstruct(folder, 0.1)
-    assert any(not torch.equal(value, weights[name]) for name, value in tracked.items())
 
 
 def test_a_conditional_model_is_sampled_with_the_classes_it_was_trained_on(tmp_path):
