@@ -67,14 +67,13 @@ class Evaluator:
             config, trial_id, images, denoiser, state.shape, self.reference, self.counts,
             seed=config.evaluation.seed, group=group, before_batch=before_batch,
         ):  # fmt: skip
-            if group.rank == 0:
-                if not records:
-                    save()
-                shown = samples[:GRID_SAMPLES]
-                nearest = self.reference.nearest_train(to_uint8(shown), 1, str(state.device))[1][:, 0].cpu().numpy()
-                recorder.grid(images, record.endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
-                write_evaluation(root, record)
-                records.append(record)
+            if not records:
+                save()
+            shown = samples[:GRID_SAMPLES]
+            nearest = self.reference.nearest_train(to_uint8(shown), 1, str(state.device))[1][:, 0].cpu().numpy()
+            recorder.grid(images, record.endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
+            write_evaluation(root, record)
+            records.append(record)
         return records, True
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
@@ -118,13 +117,15 @@ def measured(
     group: Group = SINGLE,
     before_batch: Callable[[], None] = nothing,
 ) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
-    """Samples of a trial's model after `images` at each endpoint, and their record; every worker takes part."""
+    """Samples of a trial's model after `images` at each endpoint, and their record, on rank 0; every worker calls it."""
     device, count, begun = device_of(config), config.evaluation.samples, time.perf_counter()
     made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
     sampling = (time.perf_counter() - begun) / len(made)
     for endpoint, samples in made.items():
         begun = time.perf_counter()
         measures = evaluate(samples, reference, device=device, group=group)
+        if group.rank != 0:
+            continue
         yield (
             samples,
             EvaluationRecord(
