@@ -11,14 +11,12 @@ square roots, each rounded as IEEE 754 prescribes: the same bits on every machin
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
-
-Draw = Callable[[int, NDArray[np.uint64]], None]  # fills a row of bits for each index from that place on
 
 _LANES = 4  # 64-bit words per Philox counter
 _CHUNK = 65_536  # normal numbers made at once: their few arrays stay in a core's cache
@@ -43,34 +41,25 @@ def uniform(purpose: str, seed: int, start: int, count: int, size: int = 1) -> N
     return _unit(raw).reshape(count, blocks * _LANES)[:, :size]
 
 
-def normal(purpose: str, seed: int, start: int, count: int, shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal numbers, float32 [count, *shape], for indices `start` to `start + count`.
+def normal(purpose: str, seed: int, indices: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal numbers, float32 [len(indices), *shape]; fastest for a range of indices.
 
     32 random bits make one number, which reaches to 6.2 in both directions.
     """
-    generator = _generator(purpose, seed, start * _normal_blocks(shape))
-
-    def draw(first: int, raw: NDArray[np.uint64]) -> None:
-        raw[:] = generator.random_raw(raw.size).reshape(raw.shape)
-
-    return _normals(count, shape, draw)
+    values = np.empty((len(indices), int(np.prod(shape))), dtype=np.float32)
+    for where, part in _parts(purpose, seed, indices, shape):
+        values[where] = part
+    return torch.from_numpy(values.reshape(len(indices), *shape))
 
 
-def normal_at(purpose: str, seed: int, indices: Iterable[int], shape: Sequence[int]) -> torch.Tensor:
-    """As `normal`, for any indices: float32 [len(indices), *shape]."""
-    wanted = [int(index) for index in indices]
-    return _normals(len(wanted), shape, _bits_at(purpose, seed, wanted, shape))
-
-
-def add_normal_at(
-    values: NDArray[np.float32], scale: NDArray[np.float32], purpose: str, seed: int, indices: Iterable[int]
+def add_normal(
+    values: NDArray[np.float32], scale: NDArray[np.float32], purpose: str, seed: int, indices: Sequence[int]
 ) -> None:
-    """Adds scale [n] times `normal_at` of n indices to values [n, ...], contiguous, in place and in little memory."""
-    wanted, shape = [int(index) for index in indices], values.shape[1:]
+    """Adds scale [n] times `normal` of n indices to values [n, ...], contiguous, in place and in little memory."""
     if not values.flags.c_contiguous:
-        raise ValueError("add_normal_at: values are not contiguous")
-    flat = values.reshape(len(wanted), int(np.prod(shape)))
-    for where, part in _parts(len(wanted), shape, _bits_at(purpose, seed, wanted, shape)):
+        raise ValueError("add_normal: values are not contiguous")
+    flat = values.reshape(len(indices), int(np.prod(values.shape[1:])))
+    for where, part in _parts(purpose, seed, indices, values.shape[1:]):
         part *= scale[where, None]
         flat[where] += part
 
@@ -99,41 +88,24 @@ def _unit(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
     return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def _normal_blocks(shape: Sequence[int]) -> int:
-    """Philox counters that one index of normal numbers owns."""
-    return -(-int(np.prod(shape)) // (2 * _LANES))
-
-
-def _bits_at(purpose: str, seed: int, wanted: Sequence[int], shape: Sequence[int]) -> Draw:
-    blocks = _normal_blocks(shape)
-    generator, position = _generator(purpose, seed, 0), 0
-
-    def draw(first: int, raw: NDArray[np.uint64]) -> None:
-        nonlocal position
-        for row, index in zip(raw, wanted[first : first + len(raw)], strict=True):
-            generator.advance((index * blocks - position) % 2**256)  # much cheaper than a new generator
-            row[:] = generator.random_raw(len(row))
-            position = (index + 1) * blocks
-
-    return draw
-
-
-def _normals(count: int, shape: Sequence[int], draw: Draw) -> torch.Tensor:
-    values = np.empty((count, int(np.prod(shape))), dtype=np.float32)
-    for where, part in _parts(count, shape, draw):
-        values[where] = part
-    return torch.from_numpy(values.reshape(count, *shape))
-
-
-def _parts(count: int, shape: Sequence[int], draw: Draw) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def _parts(
+    purpose: str, seed: int, indices: Sequence[int], shape: Sequence[int]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Normal numbers of a few indices at a time, [n, size], in a buffer that the next ones overwrite."""
-    size, words = int(np.prod(shape)), _normal_blocks(shape) * _LANES
-    rows = min(count, max(1, _CHUNK // max(1, 2 * words)))
+    size = int(np.prod(shape))
+    blocks = -(-size // (2 * _LANES))  # counters that one index owns
+    words = blocks * _LANES
+    rows = min(len(indices), max(1, _CHUNK // max(1, 2 * words)))
     raw, values = np.empty((rows, words), dtype="<u8"), np.empty((rows, 2 * words), dtype=np.float32)
     scratch = np.empty((3, min(values.size, _CHUNK)), dtype=np.float32)
-    for first in range(0, count, max(1, rows)):
-        n = min(rows, count - first)
-        draw(first, raw[:n])
+    generator, position = _generator(purpose, seed, 0), 0
+    for first in range(0, len(indices), max(1, rows)):
+        part = indices[first : first + rows]
+        n = len(part)
+        for row, index in [(slice(n), part[0])] if isinstance(part, range) else enumerate(part):
+            generator.advance((index * blocks - position) % 2**256)  # much cheaper than a new generator
+            raw[row] = generator.random_raw(raw[row].size).reshape(raw[row].shape)
+            position = index * blocks + raw[row].size // _LANES
         _quantiles(raw[:n].view("<i4").reshape(-1), values[:n].reshape(-1), scratch)
         yield slice(first, first + n), values[:n, :size]
 

@@ -81,10 +81,6 @@ def _of_training(c: Config) -> Iterator[str]:
         )
     if c.compute.channels_last and c.model.kind != "unet":
         yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
-    if c.compute.channels_last and c.compute.parallel == "fsdp":
-        yield "compute.channels_last: compute.parallel=fsdp shards plain layouts only; use false, or ddp"
-    if c.compute.parallel == "fsdp" and c.resources.workers == 1:
-        yield "compute.parallel: fsdp shards the weights over workers; set resources.workers above 1, or use ddp"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
         yield "ema.tracked: the two lengths must rise, as in [0.05, 0.1]"
 
@@ -125,8 +121,6 @@ def _of_encoders(c: Config) -> Iterator[str]:
         yield "evaluation.encoder_sha256: missing; your own encoder needs its hash (sha256sum FILE)"
     if min(e.encoder_std) <= 0:
         yield f"evaluation.encoder_std: {list(e.encoder_std)} must be above 0"
-    if e.early_samples is not None and e.early_samples >= e.samples:
-        yield f"evaluation.early_samples: {e.early_samples} must be below evaluation.samples={e.samples}"
 
 
 def _of_sampling(c: Config) -> Iterator[str]:

@@ -9,13 +9,6 @@ def evaluated_lengths(config: Config) -> dict[int, float]:
     return {config.images_at(f): f for f in (*(f for f in config.evaluation.lengths if f < stop), stop)}
 
 
-def samples_at(config: Config, images: int) -> int:
-    """How many samples are measured after `images`: fewer before the end, with evaluation.early_samples."""
-    early = config.evaluation.early_samples
-    last = config.images_at(config.training.stop)
-    return config.evaluation.samples if early is None or images >= last else early
-
-
 def snapshot_images(config: Config) -> tuple[int, ...]:
     """Where training writes snapshots: evenly over the run, at every evaluated length and where it stops.
 

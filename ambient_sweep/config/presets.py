@@ -5,42 +5,33 @@ from typing import Any
 
 Values = Mapping[str, Any]
 
+
+def _unet(width: int, blocks: int, multipliers: list[int], attention: list[int], head_width: int = 64) -> Values:
+    return {
+        "kind": "unet", "width": width, "blocks": blocks, "levels": len(multipliers), "multipliers": multipliers,
+        "attention": attention, "head_width": head_width, "patch": 2,
+    }  # fmt: skip
+
+
+def _dit(width: int, blocks: int, patch: int, head_width: int = 64) -> Values:
+    return {
+        "kind": "dit", "width": width, "blocks": blocks, "levels": 1, "multipliers": [], "attention": [],
+        "head_width": head_width, "patch": patch,
+    }  # fmt: skip
+
+
 # docs/networks.md lists their sizes.
 MODEL: dict[str, Values] = {
     "custom": {},
-    "unet-8": {
-        "kind": "unet", "width": 32, "blocks": 1, "levels": 2, "multipliers": [1, 1], "attention": [],
-        "head_width": 32, "patch": 2,
-    },
-    "unet-32": {
-        "kind": "unet", "width": 128, "blocks": 4, "levels": 3, "multipliers": [2, 2, 2], "attention": [16],
-        "head_width": 64, "patch": 2,
-    },
-    "unet-64": {
-        "kind": "unet", "width": 128, "blocks": 4, "levels": 4, "multipliers": [1, 2, 2, 2], "attention": [16],
-        "head_width": 64, "patch": 2,
-    },
-    "unet-256": {
-        "kind": "unet", "width": 128, "blocks": 2, "levels": 6, "multipliers": [1, 1, 2, 2, 4, 4], "attention": [16],
-        "head_width": 64, "patch": 2,
-    },
-    "dit-8": {
-        "kind": "dit", "width": 64, "blocks": 6, "levels": 1, "multipliers": [], "attention": [],
-        "head_width": 32, "patch": 2,
-    },
-    "dit-32": {
-        "kind": "dit", "width": 384, "blocks": 12, "levels": 1, "multipliers": [], "attention": [],
-        "head_width": 64, "patch": 2,
-    },
-    "dit-64": {
-        "kind": "dit", "width": 768, "blocks": 12, "levels": 1, "multipliers": [], "attention": [],
-        "head_width": 64, "patch": 4,
-    },
-    "dit-256": {
-        "kind": "dit", "width": 768, "blocks": 12, "levels": 1, "multipliers": [], "attention": [],
-        "head_width": 64, "patch": 8,
-    },
-}  # fmt: skip
+    "unet-8": _unet(32, 1, [1, 1], [], head_width=32),
+    "unet-32": _unet(128, 4, [2, 2, 2], [16]),
+    "unet-64": _unet(128, 4, [1, 2, 2, 2], [16]),
+    "unet-256": _unet(128, 2, [1, 1, 2, 2, 4, 4], [16]),
+    "dit-8": _dit(64, 6, 2, head_width=32),
+    "dit-32": _dit(384, 12, 2),
+    "dit-64": _dit(768, 12, 4),
+    "dit-256": _dit(768, 12, 8),
+}
 
 
 def expand_preset(layer: Values) -> dict[str, Any]:

@@ -128,10 +128,6 @@ class TrainingConfig(Section):
     )
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
     records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
-    on_nan: Literal["stop", "rewind"] = Field(
-        "stop", description="a loss that is not finite: end the trial, or go back to the last saved state"
-    )
-    rewinds: int = Field(3, ge=1, le=100, description="most times a trial goes back, for on_nan=rewind")
 
 
 class ComputeConfig(Section):
@@ -143,7 +139,6 @@ class ComputeConfig(Section):
     accumulate: int = Field(1, ge=1, le=4096, description="parts a worker's batch is computed in, one after another")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     prefetch: int = Field(2, ge=0, le=64, description="batches prepared ahead by a thread of their own")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several workers: each holds all weights, or a shard")
 
 
 class SamplingConfig(Section):
@@ -169,9 +164,6 @@ class EvaluationConfig(Section):
         (0.25, 0.5, 0.75, 1.0), min_length=1, description="fractions of training with a full evaluation"
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
-    early_samples: int | None = Field(
-        None, ge=8, le=1_000_000, description="fewer images at the lengths before the last; such rows are not ranked"
-    )
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
     endpoints: tuple[Endpoint, ...] = Field(

@@ -131,8 +131,8 @@ def add_noise(
     if not len(noisy):
         return
     if len(noisy) == len(images):
-        rng.add_normal_at(images, level, purpose, seed, index.tolist())
+        rng.add_normal(images, level, purpose, seed, index.tolist())
     else:
         part = images[noisy]
-        rng.add_normal_at(part, level[noisy], purpose, seed, index[noisy].tolist())
+        rng.add_normal(part, level[noisy], purpose, seed, index[noisy].tolist())
         images[noisy] = part

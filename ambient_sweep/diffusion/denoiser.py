@@ -25,9 +25,7 @@ class Denoiser(nn.Module):
         """x [N,C,H,W], sigma [N] and labels int64 [N] (None: no label for all) to the denoised image [N,C,H,W]."""
         s = expand(sigma)
         total = (s**2 + self.sigma_data**2).sqrt()
-        c_skip = 1 / (
-            1 + (s / self.sigma_data) ** 2
-        )  # to the bit 1 at sigma = 0, which sigma_data^2 / total^2 may miss
+        c_skip = 1 / (1 + (s / self.sigma_data) ** 2)  # exactly 1 at sigma = 0: sigma_data^2 / total^2 may miss it
         c_out = s * self.sigma_data / total
         c_noise = sigma.clamp_min(1e-20).log() / 4
         inputs = (x / total, c_noise) if labels is None else (x / total, c_noise, labels)

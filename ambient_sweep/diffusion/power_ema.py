@@ -27,14 +27,10 @@ class Coefficients:
 
 
 def gamma_from_length(length: float) -> float:
-    """The exponent gamma >= 0 of a length = ((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))^(1/2), the spread of the profile.
+    """The exponent gamma >= 0 of a length in (0, 12^(-1/2)], the spread of the profile.
 
-    Raises ValueError unless 0 < length <= 12^(-1/2).
+    length = ((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))^(1/2).
     """
-    if not 0 < length <= 12**-0.5:
-        raise ValueError(
-            f"length {length} of a power-function average is out of range; use more than 0 and at most 0.2886"
-        )
     # With u = gamma + 1, length^2 (u + 1)^2 (u + 2) = u, a cubic of three real roots; Viete's formula, the largest root.
     inverse = length**-2
     p, q = -(1 / 3 + inverse), 2 / 27 + 4 * inverse / 3  # u = v - 4/3 turns it into v^3 + p v + q = 0
@@ -49,8 +45,6 @@ def decay(images_before: int, images: int, gamma: float) -> float:
     (images_before / images)^(gamma + 1), which makes the average the exact integral for weights that are constant between
     steps, whatever the batch size. 0 at the first step.
     """
-    if not 0 <= images_before < images:
-        raise ValueError(f"a step must add images, not go from {images_before} to {images}")
     return float((images_before / images) ** (gamma + 1))
 
 
@@ -72,11 +66,9 @@ def coefficients(length: float, images: int, lengths: ArrayLike, positions: Arra
 
     `lengths` and `positions` [S] are those of the stored averages, each pair once. The least squares problem of EDM2
     (section 3.2) under one constraint, without which all weights shrink or grow by what the sum misses. Solved in float64. A
-    stored average that is the wanted one is taken as it is. Raises ValueError where nothing is stored.
+    stored average that is the wanted one is taken as it is.
     """
     stored, at = np.asarray(lengths, np.float64), np.asarray(positions, np.float64)
-    if stored.size == 0:
-        raise ValueError("no stored average to reconstruct from")
     same = (stored == length) & (at == images)
     if same.any():
         return Coefficients(same.astype(np.float64), 0.0)

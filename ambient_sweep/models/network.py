@@ -18,22 +18,19 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def blocks_to_wrap(self) -> list[nn.Module]:
-        """The repeated blocks, in the order of their use: what sharding and checkpointing work on."""
+        """The repeated blocks, in the order of their use: what checkpointing works on."""
         raise NotImplementedError
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Makes each repeated block drop its activations and compute them again in the backward pass; idempotent.
+    """Makes each repeated block drop its activations and compute them again in the backward pass.
 
     Keeps the names of the weights. No generator state is restored, since no block draws random numbers. Call it before
     torch.compile. Raises TypeError for any other module.
     """
     if not isinstance(network, Network):
-        raise TypeError(
-            f"{type(network).__name__} is not a Network: call this before the network is compiled or wrapped"
-        )
+        raise TypeError(f"{type(network).__name__} is not a Network: call this before it is compiled or wrapped")
     for block in network.blocks_to_wrap():
-        # an attribute of the instance: hooks, as FSDP's that gather the weights, stay outside of what is run twice
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 

@@ -12,32 +12,29 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def count_flops(config: ModelConfig, shape: Shape, classes: int = 0) -> int:
-    """Floating-point operations of one forward pass of one image, a multiply-add taken for two.
+def count_flops(network: nn.Module, shape: Shape) -> int:
+    """Floating-point operations of one forward pass of one image, a multiply-add taken for two; `network` on meta.
 
-    Counts matrix products and convolutions, with attention, but not sums, norms and activations. Computes shapes only, on
-    the meta device. A training step costs about three times as much: the backward pass has twice as many products.
+    Counts matrix products and convolutions, with attention, but not sums, norms and activations. A training step costs
+    about three times as much: the backward pass has twice as many products.
     """
-    return _flops(_on_meta(config, shape, classes), shape)
-
-
-def describe(config: ModelConfig, shape: Shape, classes: int = 0) -> str:
-    """One line for the user, as "unet 55.7 M parameters, 21.3 GFLOPs per image forward"."""
-    network = _on_meta(config, shape, classes)
-    parameters, flops = _short(count_parameters(network)), _short(_flops(network, shape))
-    return f"{config.kind} {parameters} parameters, {flops}FLOPs per image forward"
-
-
-def _on_meta(config: ModelConfig, shape: Shape, classes: int) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(config, shape, 0, classes).network
-
-
-def _flops(network: nn.Module, shape: Shape) -> int:
     x, c_noise = torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(x, c_noise)
     return int(counter.get_total_flops())
+
+
+def on_meta(config: ModelConfig, shape: Shape, classes: int = 0) -> nn.Module:
+    """A network of shapes alone, without weights."""
+    with torch.device("meta"):
+        return build_model(config, shape, 0, classes).network
+
+
+def describe(config: ModelConfig, shape: Shape, classes: int = 0) -> str:
+    """One line for the user, as "unet 55.7 M parameters, 21.3 GFLOPs per image forward"."""
+    network = on_meta(config, shape, classes)
+    parameters, flops = _short(count_parameters(network)), _short(count_flops(network, shape))
+    return f"{config.kind} {parameters} parameters, {flops}FLOPs per image forward"
 
 
 def _short(count: int) -> str:

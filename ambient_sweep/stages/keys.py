@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_sweep.config import Config
-from ambient_sweep.config.positions import evaluated_lengths, samples_at, snapshot_images
+from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.prefix import phase_starts, prefix_of
 from ambient_sweep.storage import digest
@@ -46,12 +46,10 @@ def stage_keys(config: Config, data: str, every_length: bool = False) -> dict[in
 
 def evaluation_part(config: Config, images: int, reference_key: str) -> str:
     """The name of an evaluation of a state: a hash of all that it depends on beside the state."""
-    e = config.evaluation
     settings: list[Any] = [
         reference_key,
-        samples_at(config, images),
         list(config.endpoints()),
-        e.model_dump(mode="json", exclude={"lengths", "samples", "early_samples", "endpoints"}),
+        config.evaluation.model_dump(mode="json", exclude={"lengths", "endpoints"}),
         config.sampling.model_dump(mode="json"),
     ]
     if config.ema.kind == "power":

@@ -3,6 +3,7 @@
 Trials read and write the stored states on their own: this decides only in which order configs are tried.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,7 +36,7 @@ class Run:
 
 
 @dataclass
-class Prefixes:
+class Planner:
     """Which prefixes are stored, and which are being trained.
 
     `data`: the fingerprint of the training data (`data_key`). `every_length`: as in `fork_points`.
@@ -53,7 +54,7 @@ class Prefixes:
 
     def run(self, values: Values) -> Run:
         """The training of a config."""
-        return self._run(tuple((key, _hashable(values[key])) for key in sorted(values)))
+        return self._run(json.dumps(dict(values), sort_keys=True))
 
     def cost(self, values: Values) -> int:
         """Images still to train."""
@@ -107,8 +108,8 @@ class Prefixes:
         gone = set(keys)
         self.stored = {key for key in self.stored if key.partition("/")[0] not in gone}
 
-    def _make(self, items: tuple[tuple[str, Any], ...]) -> Run:
-        config = self.config_for(dict(items))
+    def _make(self, values: str) -> Run:
+        config = self.config_for(json.loads(values))
         prefix = prefix_of(config)
         evaluations = tuple(
             (images, f"{prefix.key(images, self.data)}/{evaluation_part(config, images, '')}")
@@ -116,8 +117,3 @@ class Prefixes:
         )
         states = tuple(sorted(stage_keys(config, self.data, self.every_length).items()))
         return Run(prefix, config.images_at(config.training.stop), states, evaluations)
-
-
-def _hashable(value: Any) -> Any:
-    """A list of a control as a tuple, which a config reads as the same."""
-    return tuple(_hashable(each) for each in value) if isinstance(value, list) else value

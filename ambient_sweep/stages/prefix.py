@@ -1,7 +1,7 @@
 """What a run has in common with others: the hash of all that determines its state after so many images.
 
 A knob acts on a run always, never, or from some image on: consistency from its first step with a weight, a learning-rate
-tail from its start, an average's half-life from where the ramp-up ends. Up to there a run is the same, to the bit, whatever
+tail from its start. Up to there a run is the same, to the bit, whatever
 that knob says (Hippo's stage trees, arXiv 2006.11972). Where it is not certain that a knob does not act, it counts as
 acting always. Sampling, evaluation, saving, stopping and `ema.length` of power averages never act on the state.
 
@@ -20,8 +20,7 @@ from ambient_sweep.storage import digest
 from ambient_sweep.training.schedules import consistency_weight, decay_start
 
 FORMAT = 2  # raised whenever the same config comes to train other bits
-CONSISTENCY, SCHEDULE, HALFLIFE = "consistency", "optimizer.schedule", "ema.halflife"
-END = "training.images"
+CONSISTENCY, SCHEDULE, END = "consistency", "optimizer.schedule", "training.images"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
@@ -73,13 +72,13 @@ def prefix_of(config: Config) -> Prefix:
     t, resources = config.training, config.resources
     always: dict[str, Any] = tree | {
         "kind": "ambient" if config.objective.kind == "ambient_consistency" else config.objective.kind,
-        "ema": [config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
+        "ema": [config.ema.halflife, config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
         "batch": t.batch_size,
         "warmup": _warmup(config),
         "records": _interval(config),  # the sums of a record under way are part of the state
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
-    late = [each for knob in (_consistency, _schedule, _halflife, _end) if (each := knob(config)) is not None]
+    late = [each for knob in (_consistency, _schedule, _end) if (each := knob(config)) is not None]
     return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.images_at(t.stop))
 
 
@@ -121,19 +120,6 @@ def _schedule(config: Config) -> Late | None:
     step = _first(begin, steps, strictly=True) - 1
     settings = [o.warmup] if o.schedule == "cosine" else [o.decay]
     return _late(config, max(step, 0), SCHEDULE, [o.schedule, steps, *settings])
-
-
-def _halflife(config: Config) -> Late | None:
-    """From the first step after which the half-life is below its ramp-up: a share of the images seen so far."""
-    e, batch_size = config.ema, config.training.batch_size
-    if e.kind != "halflife":
-        return None
-    step = max(1, math.floor(e.halflife / e.rampup / batch_size))
-    while step > 1 and (step - 1) * batch_size * e.rampup > e.halflife:
-        step -= 1
-    while step * batch_size * e.rampup <= e.halflife:
-        step += 1
-    return None if step > config.steps else _late(config, step - 1, HALFLIFE, e.halflife)
 
 
 def _end(config: Config) -> Late | None:

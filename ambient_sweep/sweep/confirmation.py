@@ -135,8 +135,7 @@ def _trainings(rows: Sequence[Row], configs: Sequence[Config]) -> list[tuple[str
     found = []
     for kind in kinds:
         longest = max(kind, key=lambda i: rows[i][schema.IMAGES])
-        whole = stopped[longest]
-        passed = () if whole.evaluation.early_samples is not None else evaluated_lengths(whole)
+        passed = evaluated_lengths(stopped[longest])
         alone = [i for i in kind if i != longest and rows[i][schema.IMAGES] not in passed]
         wanted = {rows[i][schema.IMAGES]: i for i in reversed([longest, *alone])}
         first = min(kind)

@@ -1,7 +1,7 @@
 """The moving averages of the weights that training tracks: one half-life, or two power functions (EDM2).
 
-Weights come in the order of `denoiser.parameters()` and keep their device; they are whole or, as DTensors, a worker's
-shards. Every average is updated in place, all parameters at once.
+Weights come in the order of `denoiser.parameters()` and keep their device. Every average is updated in place, all
+parameters at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,6 @@ from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.ema import ema_decay, ema_update
 from ambient_sweep.diffusion.power_ema import decay, gamma_from_length
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.shards import copy_into, local
 
 HALFLIFE = "halflife"
 
@@ -48,10 +47,10 @@ class Averages:
         return cls(config, tuple(named), models)
 
     def update(self, weights: Iterable[torch.Tensor], images_before: int, images: int) -> None:
-        """Adds the weights after the step from `images_before` to `images`, whole or a worker's shards."""
-        live = [local(weight.detach()) for weight in weights]
+        """Adds the weights after the step from `images_before` to `images`."""
+        live = [weight.detach() for weight in weights]
         for average, model in self.models.items():
-            ema_update([local(tensor) for tensor in model], live, self._decay(average, images_before, images))
+            ema_update(model, live, self._decay(average, images_before, images))
 
     def _decay(self, average: str, images_before: int, images: int) -> float:
         c = self.config
@@ -86,12 +85,12 @@ class Averages:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Loads what `tensors` returned, whole tensors for shards too. Raises UserError if one is missing."""
+        """Loads what `tensors` returned. Raises UserError if one is missing."""
         for key, mine in self.tensors().items():
             value = tensors.get(key)
             if value is None or value.shape != mine.shape:
                 raise UserError(f"the average {key} is missing or has another shape; it belongs to another config")
-            copy_into(mine, value)
+            mine.copy_(value)
 
 
 def part(tensors: Mapping[str, torch.Tensor], average: str) -> dict[str, torch.Tensor]:

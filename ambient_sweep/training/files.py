@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import digest, new_folder, sha256
 
-FORMAT = 3  # of states, models and snapshots
+FORMAT = 4  # of states, models and snapshots
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 

@@ -78,7 +78,7 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
         y = torch.where(below[:, None, None, None], batch.clean, y)
         known = torch.where(below, torch.zeros_like(known), known)
     sigma = torch.maximum(sigma, known)
-    noise = rng.normal("train.noise", config.seed, batch.start, count, y.shape[1:])
+    noise = rng.normal("train.noise", config.seed, range(batch.start, batch.start + count), y.shape[1:])
     weight = edm_weight(sigma, config.model.sigma_data)
     labels = _labels(config, batch)
     chains = _consistency_draws(config, batch, labels) if consistency else None
@@ -120,7 +120,7 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
     u = rng.uniform("train.consistency.level", config.seed, batch.start, len(batch))[chosen.numpy(), 0]
     x, first = batch.y[chosen], batch.sigma_n[chosen].double()
     last = first * torch.from_numpy(c.lowest**u)
-    noise = rng.normal_at("train.consistency.noise", config.seed, positions, (c.draws * c.chain_steps, *x.shape[1:]))
+    noise = rng.normal("train.consistency.noise", config.seed, positions, (c.draws * c.chain_steps, *x.shape[1:]))
     weight = edm_weight(first, config.model.sigma_data).float()
     levels = karras(first, last, c.chain_steps).float()
     return ConsistencyDraws(x, levels, noise, weight, None if labels is None else labels[chosen])

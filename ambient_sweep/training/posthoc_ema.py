@@ -18,7 +18,6 @@ from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
-from ambient_sweep.storage import remove
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
 from ambient_sweep.training.state import save_model, trained_config
@@ -54,7 +53,7 @@ def snapshot_folder(trial_folder: Path, images: int) -> Path:
 def save_snapshot(
     trial_folder: Path, config: Config, tensors: Mapping[str, torch.Tensor], images: int, notes: Mapping[str, Any]
 ) -> None:
-    """Writes the tracked averages (`Averages.tensors()`, whole) at `images`, all or nothing.
+    """Writes the tracked averages (`Averages.tensors()`) at `images`, all or nothing.
 
     `notes` holds what a checkpoint needs beside its config: `shape` (C, H, W), `data_fingerprint`, and `classes` if any.
     """
@@ -76,13 +75,6 @@ def snapshots_at(trial_folder: Path) -> list[int]:
             raise UserError(f"{folder}: not a snapshot; remove it, or name it images- and its image count")
         found.append(int(digits))
     return sorted(found)
-
-
-def remove_snapshots(trial_folder: Path, images: int) -> None:
-    """Removes the snapshots made after `images`, of weights that training will not pass through again."""
-    for position in snapshots_at(trial_folder):
-        if position > images:
-            remove(snapshot_folder(trial_folder, position))
 
 
 def reconstruct(trial_folder: Path, length: float, images: int | None = None) -> tuple[Tensors, Reconstruction]:
@@ -137,7 +129,7 @@ def evaluated_average(
 ) -> tuple[Tensors, float]:
     """The average of ema.length after `images`, by parameter, on the CPU, and the residual of its profile.
 
-    It is reconstructed from `tensors`, the averages now (`Averages.tensors()`, whole), and the snapshots before them in the
+    It is reconstructed from `tensors`, the averages now (`Averages.tensors()`), and the snapshots before them in the
     trial's folder, to the same bits as `reconstruct` does later from the snapshot at `images`.
     """
     length, tracked = config.ema.length, config.ema.tracked

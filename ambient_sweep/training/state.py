@@ -16,9 +16,8 @@ from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.compute import prepare_network
 from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.shards import copy_into, gathered, whole
 
-NEEDS = ("images", "rewinds", "config")
+NEEDS = ("images", "config")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -27,8 +26,7 @@ Tensors = dict[str, torch.Tensor]
 class TrainState:
     """The live weights, their averages, the optimizer, the position in images, and the sums of the record under way.
 
-    There is no generator state: all randomness is a function of the seed and the position. With compute.parallel=fsdp each
-    worker holds its shard of the weights, averages and moments (DTensors); files always hold the whole.
+    There is no generator state: all randomness is a function of the seed and the position.
     """
 
     config: Config
@@ -39,7 +37,6 @@ class TrainState:
     averages: Averages
     optimizer: torch.optim.AdamW
     images: int = 0
-    rewinds: int = 0  # how often training went back after it had diverged
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last record
 
     @classmethod
@@ -48,7 +45,7 @@ class TrainState:
     ) -> "TrainState":
         """The state before the first step; the same on every worker."""
         denoiser = build_model(config.model, shape, config.seed, classes).to(device)
-        prepare_network(denoiser, config.compute, group)
+        prepare_network(denoiser, config.compute)
         o = config.optimizer
         optimizer = torch.optim.AdamW(
             denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
@@ -70,33 +67,32 @@ class TrainState:
         return self.with_weights(self.averages.main())
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
-        """A new denoiser in evaluation mode with `weights` by parameter name; shards are made whole."""
+        """A new denoiser in evaluation mode with `weights` by parameter name."""
         denoiser = build_model(self.config.model, self.shape, self.config.seed, self.classes).to(self.device)
         with torch.no_grad():
             for name, parameter in denoiser.named_parameters():
-                parameter.copy_(whole(weights[name]))
+                parameter.copy_(weights[name])
         return denoiser.requires_grad_(False).eval()
 
     # -- files ------------------------------------------------------------------------------------------------------
 
     def tensors(self) -> Tensors:
-        """Everything but numbers, whole and on the CPU on rank 0; every worker calls it, and the others get nothing."""
+        """Everything but numbers: the live tensors themselves, which the next step changes."""
         named = {f"model.{name}": parameter.detach() for name, parameter in self.denoiser.named_parameters()}
         named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
         for name, parameter in self.denoiser.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 named[f"optimizer.{key}.{name}"] = value
-        return gathered(named | {"sums": self.sums}, self.group)
+        return named | {"sums": self.sums}
 
     def save(self, folder: Path) -> None:
-        """Writes state.safetensors and state.json to `folder`, all or nothing. Every worker calls it, rank 0 writes.
+        """Writes state.safetensors and state.json to `folder`, all or nothing; only rank 0 does, which holds all sums.
 
         Raises OSError that names the folder where it cannot be written.
         """
-        tensors = self.tensors()
-        meta = {"images": self.images, "rewinds": self.rewinds, "config": self.config.model_dump(mode="json")}
         if self.group.rank == 0:
-            write_tensors(folder, "state", tensors, meta)
+            meta = {"images": self.images, "config": self.config.model_dump(mode="json")}
+            write_tensors(folder, "state", self.tensors(), meta)
 
     @torch.no_grad()
     def restore(self, folder: Path, tensors: Tensors, meta: dict[str, Any]) -> None:
@@ -105,27 +101,15 @@ class TrainState:
             raise UserError(f"{folder}: saved by another config; use that config or another folder")
         self.averages.load(part(tensors, "average"))
         for name, parameter in self.denoiser.named_parameters():
-            copy_into(parameter, tensors[f"model.{name}"])
+            parameter.copy_(tensors[f"model.{name}"])
             slots = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                key: value.to(self.device) if key == "step" else copy_into(torch.empty_like(parameter), value)
+                key: value.to(self.device) if key == "step" else torch.empty_like(parameter).copy_(value)
                 for key, value in slots.items()
                 if value is not None
             }
         self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
-        self.images, self.rewinds = meta["images"], meta["rewinds"]
-
-    def restart(self) -> None:
-        """Resets to before the first step; the count of rewinds stays."""
-        fresh = build_model(self.config.model, self.shape, self.config.seed, self.classes)
-        weights = {name: parameter.detach() for name, parameter in fresh.named_parameters()}
-        with torch.no_grad():
-            for name, parameter in self.denoiser.named_parameters():
-                copy_into(parameter, weights[name])
-        self.averages.load({f"{a}.{name}": weight for a in self.averages.models for name, weight in weights.items()})
-        self.optimizer.state.clear()
-        self.sums.zero_()
-        self.images = 0
+        self.images = meta["images"]
 
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The states of a run on disk: the two newest are kept; if one is damaged, the one before it is used."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,26 +10,25 @@ from ambient_sweep.training.state import TrainState, read_state
 
 KEPT = 2
 BEGIN_AGAIN = "and the run begins again"
-_NAME = re.compile(r"images-(\d{9,})(?:-rewind-(\d+))?")
 
 
-def state_name(images: int, rewinds: int) -> str:
-    """The name of a state's folder; rewinds are part of it, so that a rewind keeps the state it returns to."""
-    return f"images-{images:09d}" + (f"-rewind-{rewinds}" if rewinds else "")
+def state_name(images: int) -> str:
+    """The name of a state's folder."""
+    return f"images-{images:09d}"
 
 
 def saved_states(place: Path) -> list[Path]:
     """The folders of states in `place`, the newest first."""
-    found = {path: match for path in place.glob("images-*") if (match := _NAME.fullmatch(path.name))}
-    return sorted(found, key=lambda path: (int(found[path][1]), int(found[path][2] or 0)), reverse=True)
+    found = {path: path.name.removeprefix("images-") for path in place.glob("images-*")}
+    return sorted((path for path in found if found[path].isdigit()), key=lambda path: int(found[path]), reverse=True)
 
 
 def save_newest(place: Path, state: TrainState) -> None:
     """Saves the state in `place` and keeps it and the newest one before it; every worker calls it, rank 0 writes.
 
-    Removes later ones, which were damaged or abandoned by a rewind. Raises OSError that names what cannot be written.
+    Removes later ones, which are damaged. Raises OSError that names what cannot be written.
     """
-    mine = place / state_name(state.images, state.rewinds)
+    mine = place / state_name(state.images)
     state.save(mine)
     if state.group.rank == 0:
         states = saved_states(place)

@@ -4,18 +4,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch.distributed.tensor import DTensor
 
-from ambient_sweep.config import ConsistencyConfig
 from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.training import objective
-from ambient_sweep.training.compute import WrappedDenoiser, is_sharded, try_compiled
+from ambient_sweep.training.compute import WrappedDenoiser, try_compiled
 from ambient_sweep.training.loader import Pieces
 from ambient_sweep.training.objective import ConsistencyDraws, Draws, takes_part
 from ambient_sweep.training.schedules import learning_rate
 from ambient_sweep.training.state import TrainState
 
-REWIND_FACTOR = 0.5  # of the learning rate, at each rewind
 MAIN, CONSISTENCY, NORM = range(3)  # places in TrainState.sums
 
 Losses = Callable[[], torch.Tensor]
@@ -32,7 +29,6 @@ class Stepper:
         self.parameters = list(state.denoiser.parameters())
         state.denoiser.train()
         self.wrapped = WrappedDenoiser(state.denoiser, config.compute, group)
-        self.sharded = is_sharded(config.compute, group)
         if config.compute.compile:
             size = len(group.share(config.training.batch_size)) // config.compute.accumulate
             try_compiled(self.wrapped, state.shape, size, state.device, labels)
@@ -53,10 +49,9 @@ class Stepper:
                 (total * (share * self.group.size / count)).backward()  # type: ignore[no-untyped-call]
             state.sums[place] += total.detach() / count
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optimizer.clip_norm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.group.rank == 0:
             state.sums[NORM] += norm
-        lr = learning_rate(config.optimizer, (step + 1) / config.steps) * REWIND_FACTOR**state.rewinds
+        lr = learning_rate(config.optimizer, (step + 1) / config.steps)
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = lr
         state.optimizer.step()
@@ -67,17 +62,15 @@ class Stepper:
     def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[tuple[int, Losses, int]]:
         """The losses of this step, each with its place and the count in the whole batch that its mean is over.
 
-        Each gets its own backward pass: a graph is freed before the next is built. Sharded workers must make the same
-        passes, so one whose share has no image for the consistency loss computes it with weight 0.
+        Each gets its own backward pass: a graph is freed before the next is built.
         """
         batch_size, c = self.config.training.batch_size, self.config.consistency
         sharing = max(int(takes_part(step * batch_size, batch_size, c.batch_share).sum()), 1)
         tasks: list[tuple[int, Losses, int]] = []
         for draws in pieces:
             tasks.append((MAIN, partial(self._main, draws), batch_size))
-            chains = _idle(c, draws) if self.sharded and draws.consistency is None else draws.consistency
-            if weight > 0 and chains is not None:
-                tasks.append((CONSISTENCY, partial(self._consistency, chains), sharing))
+            if weight > 0 and draws.consistency is not None:
+                tasks.append((CONSISTENCY, partial(self._consistency, draws.consistency), sharing))
         return tasks
 
     def _main(self, draws: Draws) -> torch.Tensor:
@@ -85,15 +78,3 @@ class Stepper:
 
     def _consistency(self, chains: ConsistencyDraws) -> torch.Tensor:
         return objective.consistency_term(self.config, given(self.wrapped.denoiser, chains.labels), chains)
-
-
-def _idle(c: ConsistencyConfig, draws: Draws) -> ConsistencyDraws:
-    """Chains of one image with weight 0."""
-    x, steps = draws.y[:1], c.chain_steps
-    return ConsistencyDraws(
-        x=x,
-        levels=torch.linspace(1.0, 0.5, steps + 1, device=x.device)[None],
-        noise=x.new_zeros((1, c.draws * steps, *x.shape[1:])),
-        weight=x.new_zeros(1),
-        labels=None if draws.labels is None else draws.labels[:1],
-    )

@@ -1,20 +1,24 @@
 """The full evaluation of the averaged weights: samples, checkpoint, measures, pictures, records."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.config.positions import evaluated_lengths, samples_at
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.evaluation import Measure, Reference, evaluate
+from ambient_sweep.evaluation import Reference, evaluate
+from ambient_sweep.models import Shape
+from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
-from ambient_sweep.training.shards import whole
 from ambient_sweep.training.state import TrainState, save_model
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
@@ -24,7 +28,8 @@ from ambient_sweep.trial.records import (
     read_evaluation,
     write_evaluation,
 )
-from ambient_sweep.trial.samples import generate
+from ambient_sweep.trial.samples import generate, nothing
+from ambient_sweep.trial.setup import device_of
 
 GRID_SAMPLES = 32
 
@@ -51,47 +56,35 @@ class Evaluator:
         done, saved = group.broadcast((all(path.exists() for path in paths), checkpoint.exists()))
         if done and saved:
             return [read_evaluation(path, trial_id) for path in paths], False
-        begun = time.perf_counter()
         denoiser = self._averaged(state)
+        save = partial(save_model, checkpoint, denoiser, config, images, state.shape, self.notes)
         if done:
             if group.rank == 0:
-                save_model(checkpoint, denoiser, config, images, state.shape, self.notes)
+                save()
             return [read_evaluation(path, trial_id) for path in paths], False
-        e, device, count = config.evaluation, str(state.device), samples_at(config, images)
-        samples = generate(
-            config, denoiser, state.shape, count, e.seed, group, device, counts=self.counts, before_batch=before_batch
-        )
-        seconds = (time.perf_counter() - begun) / len(samples)
-        if group.rank == 0:
-            save_model(checkpoint, denoiser, config, images, state.shape, self.notes)
         records: list[EvaluationRecord] = []
-        for endpoint, generated in samples.items():
-            begun = time.perf_counter()
-            measures = evaluate(generated, self.reference, device=device, group=group)
-            if group.rank != 0:
-                continue
-            shown = generated[:GRID_SAMPLES]
-            nearest = self.reference.nearest_train(to_uint8(shown), 1, device)[1][:, 0].cpu().numpy()
-            recorder.grid(images, endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
-            record = evaluation_record(
-                config, trial_id, images, endpoint, measures,
-                samples=count, seed=e.seed, seconds=seconds + time.perf_counter() - begun,
-            )  # fmt: skip
+        for samples, record in measured(
+            config, trial_id, images, denoiser, state.shape, self.reference, self.counts,
+            seed=config.evaluation.seed, group=group, before_batch=before_batch,
+        ):  # fmt: skip
+            if not records:
+                save()
+            shown = samples[:GRID_SAMPLES]
+            nearest = self.reference.nearest_train(to_uint8(shown), 1, str(state.device))[1][:, 0].cpu().numpy()
+            recorder.grid(images, record.endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
             write_evaluation(root, record)
             records.append(record)
         return records, True
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""
-        return evaluation_record(
-            self.recorder.config, self.recorder.trial_id, record.images, record.endpoint, record.measures,
-            samples=record.samples, seed=record.seed, seconds=record.seconds,
-        )  # fmt: skip
+        return replace(record, **_place(self.recorder.config, self.recorder.trial_id, record.images, record.endpoint))
 
     @property
     def notes(self) -> dict[str, object]:
-        """What a checkpoint needs beside config and weights."""
+        """What a checkpoint or snapshot needs beside config and weights."""
         return {
+            "shape": list(self.clean.shape),
             "data_fingerprint": self.reference.settings.data_fingerprint,
             "classes": len(self.counts),
             "class_counts": list(self.counts),
@@ -101,7 +94,7 @@ class Evaluator:
         """The averaged weights of ema.length, on every worker; reconstructed from the snapshots where it is not tracked."""
         if not state.averages.needs_reconstruction:
             return state.average
-        tensors = {name: whole(tensor).cpu() for name, tensor in state.averages.tensors().items()}
+        tensors = state.averages.tensors()
         weights, residual = evaluated_average(state.config, tensors, self.recorder.folder, state.images)
         if residual > POOR:
             self.recorder.note(
@@ -111,29 +104,49 @@ class Evaluator:
         return state.with_weights(weights)
 
 
-def evaluation_record(
+def measured(
     config: Config,
     trial_id: str,
     images: int,
-    endpoint: str,
-    measures: dict[str, Measure],
+    denoiser: Denoiser,
+    shape: Shape,
+    reference: Reference,
+    counts: tuple[int, ...],
     *,
-    samples: int,
     seed: int,
-    seconds: float,
-) -> EvaluationRecord:
-    """The record of a checkpoint's measures at one endpoint."""
-    return EvaluationRecord(
-        trial_id=trial_id,
-        images=images,
-        fraction=evaluated_lengths(config).get(images, images / config.images_at(1.0)),
-        endpoint=endpoint,
-        main_endpoint=endpoint == config.main_endpoint(),
-        samples=samples,
-        seed=seed,
-        seconds=seconds,
-        measures=measures,
-        fidelity=config.evaluation.fidelity,
-        memorization=config.evaluation.memorization,
-        checkpoint=checkpoint_folder(Path(), trial_id, images).as_posix(),
-    )
+    group: Group = SINGLE,
+    before_batch: Callable[[], None] = nothing,
+) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
+    """Samples of a trial's model after `images` at each endpoint, and their record, on rank 0; every worker calls it."""
+    device, count, begun = device_of(config), config.evaluation.samples, time.perf_counter()
+    made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
+    sampling = (time.perf_counter() - begun) / len(made)
+    for endpoint, samples in made.items():
+        begun = time.perf_counter()
+        measures = evaluate(samples, reference, device=device, group=group)
+        if group.rank != 0:
+            continue
+        yield (
+            samples,
+            EvaluationRecord(
+                **_place(config, trial_id, images, endpoint),
+                images=images,
+                endpoint=endpoint,
+                samples=count,
+                seed=seed,
+                seconds=sampling + time.perf_counter() - begun,
+                measures=measures,
+                fidelity=config.evaluation.fidelity,
+                memorization=config.evaluation.memorization,
+            ),
+        )
+
+
+def _place(config: Config, trial_id: str, images: int, endpoint: str) -> dict[str, Any]:
+    """What a record says of the trial that it belongs to."""
+    return {
+        "trial_id": trial_id,
+        "fraction": evaluated_lengths(config).get(images, images / config.images_at(1.0)),
+        "main_endpoint": endpoint == config.main_endpoint(),
+        "checkpoint": checkpoint_folder(Path(), trial_id, images).as_posix(),
+    }

@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,14 @@ TILE = 40  # pixels that a tile has at least; smaller images are enlarged by a w
 BACKGROUND = 255
 
 
-def image_grid(samples: Any, neighbours: Any, path: Path) -> NDArray[np.uint8]:
+def image_grid(samples: torch.Tensor, neighbours: torch.Tensor, path: Path) -> NDArray[np.uint8]:
     """Writes rows of samples, directly below each its neighbour, as a PNG file; returns its pixels, [height, width, 3].
 
-    samples and neighbours [N, C, H, W] in [-1, 1], arrays or CPU tensors, C = 1 or 3. Raises ValueError for other
-    shapes and OSError where the file cannot be written.
+    samples and neighbours [N, C, H, W] in [-1, 1], C = 1 or 3. Raises OSError where the file cannot be written.
     """
-    upper, lower = _pixels(samples), _pixels(neighbours)
-    if upper.shape != lower.shape or len(upper) == 0:
-        raise ValueError(f"samples {upper.shape} and neighbours {lower.shape}: expected the same number, at least one")
-    factor = max(1, -(-TILE // max(upper.shape[1:3])))
-    pairs = np.concatenate([upper, lower], axis=1).repeat(factor, axis=1).repeat(factor, axis=2)
+    pairs = to_uint8(torch.cat([samples, neighbours], dim=2).double()).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+    factor = max(1, -(-TILE // max(samples.shape[2:])))
+    pairs = pairs.repeat(factor, axis=1).repeat(factor, axis=2)
     gap = 2 * factor if factor > 1 else 4
     n, height, width, _ = pairs.shape
     columns = min(n, COLUMNS)
@@ -40,11 +36,3 @@ def image_grid(samples: Any, neighbours: Any, path: Path) -> NDArray[np.uint8]:
     Image.fromarray(grid).save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())
     return grid
-
-
-def _pixels(images: Any) -> NDArray[np.uint8]:
-    """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
-    tensor = torch.as_tensor(images, dtype=torch.float64)
-    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3):
-        raise ValueError(f"images {tuple(tensor.shape)}: expected [N, C, H, W] with 1 or 3 channels")
-    return to_uint8(tensor).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()

@@ -138,14 +138,6 @@ class TrialRecorder:
         done = record.images / (self.config.steps * self.config.training.batch_size)
         self._on_report(Report(record.images, done, values))
 
-    def rewound(self, images: int) -> None:
-        """Training goes on from `images`: what lies between there and where it was is trained again."""
-        kept = images >= self.record.forked_at
-        self.stands(images, self.record.stage if kept else None, self.record.forked_at if kept else 0)
-        if self.writes:
-            self._board.close()
-            self._board = TrialBoard(self.folder, self.config, resume_at=images + 1)
-
     def forked(self, images: int, stage: str) -> None:
         """Training goes on from the state after `images` that another trial stored."""
         self.note(f"goes on from {images:,} images, which another trial trained (stage {stage})")

@@ -1,15 +1,13 @@
 """A checkpoint measured again, on samples of another seed: what chance in sampling does to a candidate."""
 
-import time
 from pathlib import Path
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.evaluation import evaluate
 from ambient_sweep.training.state import load_model
-from ambient_sweep.trial.evaluations import evaluation_record
+from ambient_sweep.trial.evaluations import measured
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, remeasurement_path, write_remeasurement
-from ambient_sweep.trial.retention import train_again
-from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.retention import check_kept
+from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 
 
@@ -22,28 +20,17 @@ def is_remeasured(root: Path, trial_id: str, images: int, seed: int) -> bool:
 def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: int) -> list[EvaluationRecord]:
     """Measures a trial's checkpoint on evaluation.samples fresh samples and writes a record for each endpoint.
 
-    A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
-    damaged, and where the images are others than the sweep's.
+    Raises UserError for a checkpoint that is missing or damaged, and where the images are others than the sweep's.
     """
-    if not checkpoint.exists():
-        train_again(root, trial_id, checkpoint)
+    check_kept(checkpoint)
     config = _config(root, trial_id)
     use_threads(config)
-    device = device_of(config)
-    reference, count = shared_reference(config, root), config.evaluation.samples
-    counts = class_counts(config, cached_data(config.data))
-    denoiser, _, notes = load_model(checkpoint, device)
-    begun = time.perf_counter()
-    samples = generate(config, denoiser, tuple(notes["shape"]), count, seed, device=device, counts=counts)
-    seconds = (time.perf_counter() - begun) / len(samples)
+    denoiser, _, notes = load_model(checkpoint, device_of(config))
+    counts, reference = class_counts(config, cached_data(config.data)), shared_reference(config, root)
     records = []
-    for endpoint, generated in samples.items():
-        begun = time.perf_counter()
-        measures = evaluate(generated, reference, device=device)
-        record = evaluation_record(
-            config, trial_id, images, endpoint, measures,
-            samples=count, seed=seed, seconds=seconds + time.perf_counter() - begun,
-        )  # fmt: skip
+    for _, record in measured(
+        config, trial_id, images, denoiser, tuple(notes["shape"]), reference, counts, seed=seed
+    ):  # fmt: skip
         write_remeasurement(root, record)
         records.append(record)
     return records

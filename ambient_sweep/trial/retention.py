@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ambient_sweep.config import Config, build_config
+from ambient_sweep.config import build_config
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.stages import FOLDER
-from ambient_sweep.storage import locked, remove, remove_leftovers, remove_whole
+from ambient_sweep.storage import remove, remove_leftovers, remove_whole
 from ambient_sweep.trial.records import (
     TrialRecord,
     read_trial,
@@ -22,7 +22,6 @@ from ambient_sweep.trial.records import (
 )
 
 STATE, SNAPSHOTS, CHECKPOINTS = "state", "snapshots", "checkpoints"
-LOCK = ".trainer.lock"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def check_kept(path: Path) -> None:
     if removed.exists() or folder.parent.name != "trials" or not trial_path(root, trial_id).exists():
         return
     trial = read_trial(root, trial_id)
-    config = _config(trial)
+    config = build_config(trial.config, where=trial_id)
     if not trial.discarded or (folder == path and config.ema.kind != "power"):
         return
     fractions = {f"images-{images:09d}": fraction for images, fraction in evaluated_lengths(config).items()}
@@ -115,33 +114,3 @@ def check_kept(path: Path) -> None:
         f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
         f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep"
     )
-
-
-def train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
-    """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
-
-    The trial's record stays as it was, but for what was executed. Raises UserError where the trial has several workers:
-    only as many give the same bits.
-    """
-    from ambient_sweep.trial.run import Interrupted, run_trial
-
-    with locked(trial_folder(root, trial_id) / LOCK, wait=True):
-        before = read_trial(root, trial_id)
-        config = _config(before)
-        if config.resources.workers > 1:
-            check_kept(checkpoint)
-        if checkpoint.exists() or not before.discarded:
-            return
-        with suppress(Interrupted):
-            run_trial(
-                config, root, trial_id,
-                role=before.role, replicate_of=before.replicate_of, interrupted=checkpoint.exists,
-            )  # fmt: skip
-        after = read_trial(root, trial_id)
-        spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
-        write_trial(root, spent)
-        remove_whole(trial_folder(root, trial_id) / STATE)
-
-
-def _config(trial: TrialRecord) -> Config:
-    return build_config(trial.config, where=trial.trial_id)

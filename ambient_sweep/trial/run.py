@@ -1,4 +1,4 @@
-"""One trial: trains, saves, evaluates at its lengths, rewinds where it diverged, and stops in order when asked to."""
+"""One trial: trains, saves, evaluates at its lengths, and stops in order when asked to."""
 
 import contextlib
 import time
@@ -9,18 +9,16 @@ from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import ObservedImages, observe
-from ambient_sweep.errors import AmbientSweepError, TrainingDiverged
+from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.models import Shape, describe
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import never, train
 from ambient_sweep.training.objective import step_cost
-from ambient_sweep.training.posthoc_ema import SNAPSHOTS, remove_snapshots, save_snapshot
-from ambient_sweep.training.shards import gathered
+from ambient_sweep.training.posthoc_ema import SNAPSHOTS, save_snapshot
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.training.state_files import restore_newest, save_newest
-from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder, ignore, silent
 from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
@@ -80,6 +78,7 @@ def run_trial(
         recorder.end("stopped", str(error))
         raise
     except AmbientSweepError as error:
+        recorder.reached(state.images)
         recorder.end("failed", str(error))
         raise
     except OSError as error:
@@ -150,7 +149,7 @@ class _Run:
             self._leave()
 
     def _passed(self) -> bool:
-        """Trains on; False where it goes on from elsewhere: it diverged and rewound, or others are ahead."""
+        """Trains on; False where others are ahead, and it goes on from there."""
         records = train(
             self.state.config,
             self.observed,
@@ -158,29 +157,23 @@ class _Run:
             stops=self.saves | self.snapshots,
             interrupted=self.interrupted,
         )
-        try:
-            with contextlib.closing(records):
-                for record in records:
-                    self.saved = False
-                    self.recorder.training(record)
-                    self._arrive()
-                    self._count_time()
-                    at_length = self.state.images in self.lengths | self.snapshots
-                    if at_length and self.client is not None and self.client.ahead() is not None:
-                        return False
-        except TrainingDiverged as error:
-            self._rewind(error)
-            return False
+        with contextlib.closing(records):
+            for record in records:
+                self.saved = False
+                self.recorder.training(record)
+                self._arrive()
+                self._count_time()
+                at_length = self.state.images in self.lengths | self.snapshots
+                if at_length and self.client is not None and self.client.ahead() is not None:
+                    return False
         return True
 
     def _arrive(self) -> None:
         """Does what is due at the present position. The state comes before the evaluation, which may take long."""
-        images, group = self.state.images, self.state.group
-        if images in self.snapshots:
-            tensors = gathered(self.state.averages.tensors(), group)
-            if group.rank == 0:
-                notes = {"shape": list(self.state.shape), **self.evaluator.notes}
-                save_snapshot(self.recorder.folder, self.state.config, tensors, images, notes)
+        images, state = self.state.images, self.state
+        if images in self.snapshots and state.group.rank == 0:
+            tensors = state.averages.tensors()
+            save_snapshot(self.recorder.folder, state.config, tensors, images, self.evaluator.notes)
         if images in self.saves:
             self._save()
             if self.client is not None:
@@ -220,34 +213,6 @@ class _Run:
     def _save(self) -> None:
         save_newest(self.place, self.state)
         self.saved = True
-
-    def _rewind(self, error: TrainingDiverged) -> None:
-        """Back to the newest state, with a lower learning rate, without which the same would happen again."""
-        state, recorder, t = self.state, self.recorder, self.state.config.training
-        recorder.reached(state.images)
-        if t.on_nan != "rewind":
-            raise error
-        if state.rewinds >= t.rewinds:
-            raise TrainingDiverged(f"{error} (after going back {state.rewinds} times, training.rewinds)")
-        rewinds = state.rewinds + 1
-        if restore_newest(self.place, state, recorder.note) is None:
-            state.restart()
-        state.rewinds = rewinds
-        recorder.rewound(state.images)
-        if state.group.rank == 0:
-            self._remove_evaluations(state.images)
-            remove_snapshots(recorder.folder, state.images)  # of other weights than those to come
-        self._save()
-        recorder.note(
-            f"{error}: went back to {state.images:,} images ({rewinds} of {t.rewinds} times); learning rate now times "
-            f"{REWIND_FACTOR**rewinds:g}"
-        )
-
-    def _remove_evaluations(self, images: int) -> None:
-        """Removes evaluations made after `images`: training will not pass through the same weights again."""
-        for path in (self.recorder.folder / "evaluations").glob("images-*"):
-            if int(path.name.split("-")[1].split(".")[0]) > images:
-                path.unlink()
 
     def _count_time(self) -> None:
         self.recorder.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

@@ -16,7 +16,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
-from ambient_sweep.training.compute import WrappedDenoiser, is_sharded
+from ambient_sweep.training.compute import WrappedDenoiser
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
@@ -65,7 +65,7 @@ def generate(
     denoiser = _computed(denoiser, config)
 
     def batch(start: int, size: int) -> Endpoints:
-        noise = rng.normal("sample", seed, start, size, shape).to(device)
+        noise = rng.normal("sample", seed, range(start, start + size), shape).to(device)
         bound: DenoiserFn = denoiser
         if counts:
             labels = sampled_labels(counts, seed, start, size).to(device)
@@ -73,19 +73,15 @@ def generate(
         return sample(bound, noise, levels, stop)
 
     size = CHUNK if exact else min(s.batch_size or FAST_BATCH, -(-count // group.size))
-    if not exact and not is_sharded(config.compute, group):  # there the others would wait for a batch taken in parts
+    if not exact:
         batch = Halving(batch, size)
     batches = -(-count // size)
-    part = group.share(batches)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
     with _exact_arithmetic() if exact else contextlib.nullcontext():
-        for turn in range(-(-batches // group.size)):  # as often on each: with sharded weights they need each other
+        for index in group.share(batches):
             before_batch()
-            index = part.start + turn
-            made = batch(min(index, batches - 1) * size, size)
-            for endpoint, images in zip(pieces, made, strict=True):
-                if index < part.stop and endpoint in config.endpoints():
-                    pieces[endpoint].append(images)
+            for endpoint, images in zip(pieces, batch(index * size, size), strict=True):
+                pieces[endpoint].append(images)
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
         own = torch.stack([torch.zeros(size, *shape, device=device), *pieces[endpoint]])[1:]

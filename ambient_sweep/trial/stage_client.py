@@ -61,8 +61,8 @@ class StageClient:
 
     @property
     def _active(self) -> bool:
-        """Only rank 0 looks for stages and stores them, and not after the run rewound: its weights are others."""
-        return self.state.group.rank == 0 and not self.state.rewinds
+        """Only rank 0 looks for stages and stores them."""
+        return self.state.group.rank == 0
 
     # -- taking -----------------------------------------------------------------------------------------------------
 
@@ -140,8 +140,7 @@ class StageClient:
         tensors = self._reading(images, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
         if tensors is None:
             return False
-        notes = {"shape": list(self.state.shape), **self.evaluator.notes}
-        save_snapshot(self.recorder.folder, self.config, tensors, images, notes)
+        save_snapshot(self.recorder.folder, self.config, tensors, images, self.evaluator.notes)
         return True
 
     def take_evaluation(self, images: int) -> bool:
@@ -210,7 +209,7 @@ class StageClient:
             needs = {self.key(n) for n in self.lengths if n < images and self._publish_evaluation(n)}
             needs |= {self.key(n) for n in self.snapshots if n <= images and self._publish_snapshot(n)}
             notes = {NEEDS: sorted(needs - {key}), "made_with": self.made_with}
-            files = _files(place / state_name(images, 0), "state.safetensors", "state.json")
+            files = _files(place / state_name(images), "state.safetensors", "state.json")
             self.store.put(key, STATE, files, notes)
 
     def publish_evaluation(self, images: int) -> None:
@@ -266,7 +265,7 @@ class StageClient:
 
 def _state(folder: Path, images: int) -> State:
     tensors, meta = read_state(folder)
-    if (meta["images"], meta["rewinds"]) != (images, 0):
+    if meta["images"] != images:
         raise DamagedPart(f"{folder}: is another state")
     return tensors, meta
 

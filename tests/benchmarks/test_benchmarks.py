@@ -9,10 +9,6 @@ import pytest
 FOLDER = Path(__file__).parent
 SCRIPTS = {
     "consistency.py": ["--seeds", "1", "--length", "0.002", "--variants", "default", "draws 3"],
-    "evaluation.py": ["--count", "50", "--threads", "1", "--alone"],
-    "fidelity.py": ["--count", "300", "--dimensions", "32", "--repeats", "1"],
-    "loader.py": ["--count", "200", "--side", "8", "--batch", "16", "--seconds", "0.02"],
-    "neighbours.py": ["--queries", "200", "--targets", "2000", "--threads", "1", "--repeats", "1"],
     "sampling.py": ["--images", "2", "--repeats", "1"],
     "step.py": ["--repeats", "1"],
     "throughput.py": ["--device", "cpu", "--presets", "unet-8", "--batch", "2", "--no-compile"],

@@ -14,6 +14,7 @@ import torch
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.models import count_flops, count_parameters
+from ambient_sweep.models.size import on_meta
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import TrainState
 
@@ -41,7 +42,7 @@ def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
     pixels = np.random.default_rng(0).standard_normal((1024, *shape), dtype=np.float32)
     observed = ObservedImages(torch.from_numpy(pixels), torch.full((len(pixels),), 0.2))
     state = TrainState.create(config, shape, device)
-    flops = 3 * count_flops(config.model, shape)
+    flops = 3 * count_flops(on_meta(config.model, shape), shape)
     began = 0.0
     for record in train(config, observed, state, stops=frozenset({batch * WARMUP})):
         if record.images == batch * WARMUP:  # a record waits for the device

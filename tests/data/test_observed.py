@@ -22,7 +22,7 @@ def test_an_observation_is_its_formula(data):
     """y = x + s_b eps + sqrt(s^2 - s_b^2) eps', with the draws of the image's place in the source."""
     observed = observe(data, ObservedConfig(sigma=0.5, base_sigma=0.3, seed=4))
     index = data.train_index.tolist()
-    base, added = (rng.normal_at(f"observed.{name}", 4, index, data.shape) for name in ("base", "added"))
+    base, added = (rng.normal(f"observed.{name}", 4, index, data.shape) for name in ("base", "added"))
     torch.testing.assert_close(observed.images, data.train.all() + 0.3 * base + 0.4 * added, atol=1e-6, rtol=0)
     assert torch.equal(observed.labels, data.train_labels)
     assert observed.classes == 10

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from networks import CLASSES, CONDITIONAL, SHAPE, SMALL, awake, normal
-from torch import nn
 
 from ambient_sweep.models import build_model, checkpoint_activations
 
@@ -38,19 +37,3 @@ def test_gradients_are_the_same_to_the_bit_and_fewer_tensors_are_held(kind, bf16
     assert all(g.abs().sum() > 0 for g in want)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert little < 0.5 * much
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_blocks_to_wrap_hold_most_weights_each_once(kind):
-    network = build_model(SMALL[kind].model_copy(update={"width": 64}), SHAPE, 0).network
-    inside = [p for block in network.blocks_to_wrap() for p in block.parameters()]
-    assert len({id(p) for p in inside}) == len(inside)
-    assert sum(p.numel() for p in inside) > 0.75 * sum(p.numel() for p in network.parameters())
-
-
-def test_other_modules_are_refused():
-    with pytest.raises(TypeError, match="Linear is not a Network"):
-        checkpoint_activations(nn.Linear(2, 2))
-    compiled = torch.compile(build_model(SMALL["mlp"], SHAPE, 0).network, backend="eager")
-    with pytest.raises(TypeError, match="before the network is compiled"):
-        checkpoint_activations(compiled)

@@ -51,18 +51,6 @@ def test_blocks_are_the_identity_at_first():
         assert torch.equal(block(tokens, embedding), tokens)
 
 
-def test_positions_are_sines_and_cosines_of_row_and_column():
-    positions = DiT((1, 6, 10), 16, 1, 2, 16).positions
-    assert positions.shape == (15, 16)
-    for t in range(15):
-        row, column = divmod(t, 5)
-        angles = [place / 10_000 ** (k / 4) for place in (row, column) for k in range(4)]
-        want = [f(angle) for angle in angles for f in (math.sin, math.cos)]  # in whatever order
-        np.testing.assert_allclose(sorted(positions[t].tolist()), sorted(want), atol=1e-6)
-    distance = torch.cdist(positions, positions) + 10 * torch.eye(15)
-    assert distance.min() > 0.1
-
-
 def test_positions_alone_tell_the_patches_apart():
     dit = awake(DiT((1, 8, 8), 32, 2, 2, 16))
     x, c_noise = normal(2, 1, 8, 8), torch.tensor([-1.0, 0.5])

@@ -99,25 +99,3 @@ def test_networks_compile_without_a_graph_break(kind):
     torch.testing.assert_close(compiled(x, c_noise, labels), network(x, c_noise, labels))
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(compiled(x, c_noise), network(x, c_noise))
-
-
-@pytest.mark.parametrize(("kind", "width", "steps"), [("mlp", 128, 150), ("unet", 16, 80), ("dit", 32, 220)])
-def test_a_network_learns_to_tell_two_images_apart(kind, width, steps):
-    shape, last = (1, 8, 8), 20
-    denoiser = build_model(SMALL[kind].model_copy(update={"width": width}), shape, 0)
-    images = normal(2, *shape, seed=3).sign() * 0.5
-    x0, sigma = images.repeat(8, 1, 1, 1), torch.tensor([0.2, 0.5, 1.0, 2.0]).repeat_interleave(4)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
-    errors, best = [], []
-    for step in range(steps):
-        noisy = x0 + sigma[:, None, None, None] * normal(*x0.shape, seed=step)
-        error = ((denoiser(noisy, sigma) - x0) ** 2).mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        errors.append(error.item())
-        distance = ((noisy[:, None] - images) ** 2).flatten(2).sum(2)
-        share = torch.softmax(-distance / (2 * sigma[:, None] ** 2), 1)
-        best.append((((share @ images.flatten(1)).view_as(x0) - x0) ** 2).mean().item())  # of E[x_0 | x_t]
-    linear = (0.25 * sigma**2 / (sigma**2 + 0.25)).mean().item()  # the best estimate pixel by pixel
-    assert sum(errors[-last:]) < sum(best[-last:]) + last * linear / 3

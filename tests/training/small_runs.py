@@ -1,17 +1,12 @@
 """Small runs on mixtures and made-up images, for the tests of the trainer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from closed_forms import two_modes
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.training import objective
 from ambient_sweep.training.loop import Record, train
 from ambient_sweep.training.state import TrainState, read_state
 
@@ -77,7 +72,7 @@ def small(*changes: dict[str, object], base: dict[str, object] = BASE) -> Config
 
 
 def assert_same_bits(first: TrainState, second: TrainState) -> None:
-    assert (first.images, first.rewinds) == (second.images, second.rewinds)
+    assert first.images == second.images
     assert first.tensors().keys() == second.tensors().keys()
     for name, tensor in first.tensors().items():
         assert torch.equal(tensor, second.tensors()[name]), name
@@ -87,19 +82,3 @@ def distance(first: TrainState, second: TrainState) -> float:
     """|| a - b || / || b || over all weights."""
     a, b = (torch.cat([p.detach().flatten() for p in s.denoiser.parameters()]) for s in (first, second))
     return float((a - b).norm() / b.norm())
-
-
-@contextmanager
-def planted(position: int) -> Iterator[None]:
-    """The first loss at `position` of the stream is not a number."""
-    draw, bad = objective.draw, []
-
-    def drawn(config, batch, consistency):
-        draws = draw(config, batch, consistency)
-        if batch.start <= position < batch.start + len(batch) and not bad:
-            bad.append(position)
-            return replace(draws, weight=draws.weight * float("nan"))
-        return draws
-
-    with patch.object(objective, "draw", drawn):
-        yield

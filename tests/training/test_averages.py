@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.power_ema import gamma_from_length
@@ -79,29 +76,3 @@ def test_an_average_that_is_not_tracked_is_refused():
     with pytest.raises(UserError, match=r"ema\.length: 0\.09 is not among ema\.tracked"):
         averages.main()
     assert not Averages.create(POWER, network()).needs_reconstruction
-
-
-@pytest.fixture
-def mesh():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
-
-
-def test_sharded_parameters_keep_their_kind_and_load_whole_tensors(mesh, generator):
-    plain, sharded = network(), network()
-    for module in sharded.modules():
-        for name, p in list(module.named_parameters(recurse=False)):
-            module.register_parameter(name, nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])))
-    first, second = Averages.create(POWER, plain), Averages.create(POWER, sharded)
-    assert all(isinstance(t, DTensor) for t in second.tensors().values())
-    for step, weights in enumerate(walk(plain, 5, generator), 1):
-        first.update(weights, 64 * (step - 1), 64 * step)
-        second.update(weights, 64 * (step - 1), 64 * step)  # a worker's local shards: here there is one
-    second.update(list(sharded.parameters()), 320, 384)
-    first.update([p.to_local() for p in sharded.parameters()], 320, 384)
-    for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True):
-        assert torch.equal(a, b.full_tensor())
-    second.load({key: tensor + 1 for key, tensor in first.tensors().items()})
-    for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True):
-        assert torch.equal(a + 1, b.full_tensor())

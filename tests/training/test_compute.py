@@ -4,13 +4,12 @@ import functools
 
 import pytest
 import torch
-from small_runs import BASE, CONDITIONAL, UNET, distance, new_state, observations, pictures, run
+from small_runs import BASE, UNET, distance, new_state, observations, pictures, run
 from torch._inductor import config as inductor
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training import compute
-from ambient_sweep.training.compute import WrappedDenoiser, prepare_network
 
 STEPS = 30
 LENGTH = {"training.images": 16 * STEPS}
@@ -68,15 +67,6 @@ def test_compiling_within_1e_5(monkeypatch, changes):
     assert losses < 1e-6
 
 
-def test_a_compiled_conditional_network_gets_its_labels(monkeypatch):
-    monkeypatch.setattr(compute, "BACKEND", "aot_eager")
-    changes = {"training.images": 64, "consistency.start": 0.0} | CONDITIONAL
-    base = BASE | {"model": {"kind": "mlp", "width": 16, "blocks": 1}}
-    plain, _ = run(build_config(base, changes), pictures(32))
-    compiled, _ = run(build_config(base, changes, {"compute.compile": True}), pictures(32))
-    assert distance(compiled, plain) < 1e-6
-
-
 def test_compiling_without_a_compiler_is_refused_in_one_line():
     config = build_config(BASE, {"compute.compile": True})
     words = r"^compute.compile: torch.compile failed \(.*compiler.*\); use compute.compile=false$"
@@ -85,12 +75,3 @@ def test_compiling_without_a_compiler_is_refused_in_one_line():
         run(config, observations())
     assert "\n" not in str(caught.value)
     torch._dynamo.reset()
-
-
-def test_a_wrapped_network_is_refused():
-    state = new_state(build_config(BASE), observations())
-    with pytest.raises(TypeError, match="not a Network"):
-        prepare_network(
-            WrappedDenoiser(state.denoiser, build_config(BASE, {"compute.precision": "bf16"}).compute).denoiser,
-            state.config.compute,
-        )

@@ -10,7 +10,7 @@ from small_runs import BASE, CONDITIONAL, observations, pictures
 
 from ambient_sweep.config import build_config
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.loader import THREAD, ahead, batches, weight_at
+from ambient_sweep.training.loader import THREAD, ahead, batches
 
 CPU = torch.device("cpu")
 
@@ -96,12 +96,6 @@ def test_closing_early_ends_the_thread():
     assert len(loader_threads()) == 1
     items.close()
     assert not loader_threads()
-
-
-def test_the_weight_of_a_step_says_whether_chains_are_drawn():
-    config = build_config(BASE)
-    assert [weight_at(config, step) for step in (0, 19, 20, 39)] == [0, 0, 1, 1]
-    assert weight_at(build_config(BASE, {"objective.kind": "ambient"}), 39) == 0
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -26,7 +26,6 @@ from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training import objective
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import takes_part
-from ambient_sweep.training.step import REWIND_FACTOR
 from ambient_sweep.training.stream import Stream
 
 CHANGES = {
@@ -218,11 +217,3 @@ def test_what_is_not_finite_is_named_and_never_yielded(monkeypatch, broken, name
         TrainingDiverged, match=rf"^the {name} is not finite at 336 images \((nan|inf)\); lower optimizer"
     ):
         next(records)
-
-
-def test_each_rewind_halves_the_learning_rate():
-    state = new_state(build_config(BASE), observations())
-    _, records = run(build_config(BASE), observations())
-    state.rewinds = 2
-    _, slower = run(build_config(BASE), observations(), state)
-    assert [r.lr for r in slower] == [r.lr * REWIND_FACTOR**2 for r in records]

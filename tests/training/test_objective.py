@@ -36,18 +36,6 @@ def test_chains_descend_from_the_observation_to_log_uniform_levels(steps):
     torch.testing.assert_close(chains.weight, (s**2 + 0.25) / (s * 0.5) ** 2)  # lambda at the observed level
 
 
-def test_draws_do_not_depend_on_how_a_batch_is_cut():
-    config, whole = consistency(batch_share=0.3), batch(64)
-    part = Batch(640 + 20, whole.y[20:40], whole.sigma_n[20:40], None)
-    full, cut = draw(config, whole, consistency=True), draw(config, part, consistency=True)
-    assert torch.equal(full.sigma[20:40], cut.sigma)
-    assert torch.equal(full.noise[20:40], cut.noise)
-    before = int(takes_part(640, 20, 0.3).sum())
-    rows = slice(before, before + len(cut.consistency.x))
-    for name in ("x", "levels", "noise", "weight"):
-        assert torch.equal(getattr(full.consistency, name)[rows], getattr(cut.consistency, name))
-
-
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 1.0])
 def test_the_share_with_consistency_is_spread_evenly(share):
     mask = takes_part(0, 1000, share)

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 import torch
-from small_runs import BASE, CONDITIONAL, UNET, assert_same_bits, loaded, new_state, observations, pictures, run
+from small_runs import BASE, CONDITIONAL, UNET, assert_same_bits, loaded, observations, pictures, run
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
@@ -28,15 +28,6 @@ def test_a_state_of_another_config_is_refused_but_not_one_computed_otherwise(sav
     elsewhere = {"compute.accumulate": 4, "compute.prefetch": 0, "resources.cpus": 2}
     other = loaded(folder, build_config(BASE, {"training.images": 320}, elsewhere), observations())
     assert_same_bits(state, other)
-
-
-def test_beginning_again_is_beginning():
-    config = build_config(BASE, {"ema.kind": "power"})
-    state, _ = run(config, observations())
-    state.restart()
-    assert_same_bits(state, new_state(config, observations()))
-    again, _ = run(config, observations(), state)
-    assert_same_bits(again, run(config, observations())[0])
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

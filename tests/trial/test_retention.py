@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_trials import POWER, SMALL, assert_same, files, small, values
+from small_trials import POWER, assert_same, files, small
 
 from ambient_sweep.cli import commands
-from ambient_sweep.config import dump
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations, write_trial
@@ -116,6 +115,8 @@ def test_a_removed_checkpoint_is_explained_with_a_cure_that_works(root, tmp_path
     for command in (["sample", str(gone), "--count", "2", "--out", str(tmp_path / "out")], ["evaluate", str(gone)]):
         line = told(*command)
         assert f"{gone}: was removed when the sweep ended (search.keep=frontier)" in line
+    with pytest.raises(UserError, match="images-000000640: was removed when the sweep ended"):
+        remeasure(root, "a", 640, gone, 7)
     cure = line.partition("`ambient-sweep ")[2].partition("`")[0].split()
     assert told(*cure, "--storage", str(tmp_path / "runs")) == ""
     (again,) = (tmp_path / "runs").glob("*/trials/train/checkpoints/images-000000640/model.safetensors")
@@ -136,39 +137,6 @@ def test_a_stopped_trial_that_goes_on_ends_with_the_same_bits_and_reports_only_w
     assert record.images_executed == 640 + (640 if shared else 1600)
     assert kept.items() <= files(root / "trials" / "c", "evaluations/*.json").items()
     assert_same(root, "c", alone(config))
-
-
-def test_a_trial_that_goes_on_may_be_killed_and_still_reports_only_what_is_new(root, alone):
-    discard(root, [])
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(small({"seed": 1}), root, "c", on_report=interrupt_at(480))
-    seen = []
-    run_trial(small({"seed": 1}), root, "c", on_report=lambda r: r.evaluation and seen.append(r.images))
-    assert seen == [640, 640, 1120, 1120, 1600, 1600]
-    assert_same(root, "c", alone(small({"seed": 1})))
-
-
-def interrupt_at(images):
-    def report(told):
-        if told.images == images:
-            raise KeyboardInterrupt
-
-    return report
-
-
-def test_a_removed_checkpoint_is_trained_again_to_be_measured_again(root):
-    checkpoint = root / "trials/a/checkpoints/images-000000640"
-    model, before = (checkpoint / "model.safetensors").read_bytes(), read_trial(root, "a")
-    measured = remeasure(root, "a", 640, checkpoint, 7)
-    discard(root, [KEPT])
-    again = remeasure(root, "a", 640, checkpoint, 7)
-    assert [each.measures for each in again] == [each.measures for each in measured]
-    assert (checkpoint / "model.safetensors").read_bytes() == model
-    record = read_trial(root, "a")
-    assert record.images_executed == before.images_executed + 640 + 32
-    assert (record.status, record.images_done, record.discarded) == ("completed", 1600, 1600)
-    assert not (root / "trials/a/state").exists()
-    assert len(values(root, "a")) == 8
 
 
 KILLED = """
@@ -201,11 +169,3 @@ def test_a_kill_in_between_leaves_whole_folders_and_the_next_call_finishes(root,
     assert not [*root.rglob("*.tmp"), *root.glob("stages")]
     run_trial(small({"seed": 1}), root, "c")
     assert_same(root, "c", alone(small({"seed": 1})))
-
-
-def test_replicates_of_a_finished_sweep_train(root):
-    discard(root, [KEPT])
-    config = small({"seed": 5})
-    record = run_trial(config, root, "r", stages=Stages(root), role="replicate", replicate_of="b")
-    assert (record.status, record.config) == ("completed", dump(config))
-    assert SMALL["training"]["images"] == record.images_executed

@@ -2,7 +2,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -106,9 +105,3 @@ def test_every_value_is_shown_with_one_type_in_all_trials() -> None:
     }
     assert {key: first[key] for key in expected} == expected
     assert (second["data.heldout_size"], second["data.flip"]) == ("none", "true")
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError):
-        TrialBoard(tmp_path / "file", CONFIGS[0])

@@ -18,9 +18,7 @@ from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import TrainingDiverged, UserError
 from ambient_sweep.models import describe
 from ambient_sweep.training import files as files_module
-from ambient_sweep.training import objective
-from ambient_sweep.training.posthoc_ema import reconstruct, snapshots_at
-from ambient_sweep.training.state import load_model, read_state
+from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import run as run_module
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_model
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
@@ -76,12 +74,6 @@ def assert_same_state(root, other):
         assert (root / file).read_bytes() == (other / file).read_bytes()
 
 
-def scalars(root, tag):
-    events = EventAccumulator(str(root / "trials" / "t"))
-    events.Reload()
-    return events.Scalars(tag)
-
-
 def test_the_folder_of_a_trial(whole):
     config, record, tmp_path = build_config(SMALL), read_trial(whole, "t"), whole
     assert (record.status, record.images_done, record.images_executed) == ("completed", 3200, 3200)
@@ -113,6 +105,13 @@ def test_the_folder_of_a_trial(whole):
     assert size.endswith(" " + describe(config.model, (1, 8, 8)))
     assert cost == "a step with consistency costs 1.45 plain steps"
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".part"))]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [(s.step, s.value) for s in events.Scalars("zero/fd_pixels")] == [
+        (n, pytest.approx(values(whole)[n, "zero"]["fd_pixels"], rel=1e-6)) for n in (1600, 3200)
+    ]
+    assert {"train/loss", "observed/mem_excess", "objective/fidelity"} <= set(events.Tags()["scalars"])
+    assert "samples above nearest training images/zero" in events.Tags()["images"]
 
 
 def test_evaluate_repeats_the_numbers_of_a_trial(whole):
@@ -195,23 +194,6 @@ def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(r
     assert values(tmp_path) == values(whole)
 
 
-def test_a_damaged_state_is_told_in_one_line_and_the_one_before_it_taken(root, whole):
-    config = build_config(SMALL)
-    with pytest.raises(Interrupted):
-        run_trial(config, root, "t", interrupted=lambda: len(saved(root)) == 2)
-    newest, before = saved(root)
-    (root / "trials" / "t" / "state" / newest / "state.safetensors").write_bytes(b"damaged")
-    (root / "trials" / "t" / "state" / ".images-000009999.1.tmp").mkdir()
-    lines = []
-    record = run_trial(config, root, "t", echo=lines.append)
-    assert lines[1:] == [f"state {newest}: damaged (its sha256 is not the one in state.json); going on from {before}"]
-    assert lines[1] in (root / "trials" / "t" / "log.txt").read_text()
-    assert record.status == "completed"
-    assert record.images_executed > 3200
-    assert_same_state(root, whole)
-    assert not [p for p in root.rglob("*") if p.name.endswith(".tmp")]
-
-
 def test_a_full_disk_ends_the_trial_by_name_and_leaves_the_older_states(root, whole, monkeypatch):
     config = build_config(SMALL)
     save = files_module.save_file
@@ -252,119 +234,14 @@ def test_a_diverged_trial_is_recorded_with_its_reason_and_keeps_no_broken_state(
     record = read_trial(tmp_path, "t")
     assert record.status == "failed"
     assert "not finite at 320 images" in record.reason
+    assert (record.images_done, record.images_executed) == (320, 320)
     assert not (tmp_path / "trials" / "t" / "state").exists()
     events = EventAccumulator(str(tmp_path / "trials" / "t"))
     events.Reload()
     assert math.isnan(events.Scalars("objective/memorization")[-1].value)  # so HPARAMS shows it
 
 
-def planted(monkeypatch, at, times, value=math.nan):
-    """The loss of the batch that begins at `at` is multiplied by `value` for so many times that it is trained on."""
-    draw, losses, marked = objective.draw, objective.main_loss, []
-
-    def drawn(config, batch, consistency):
-        draws = draw(config, batch, consistency)
-        if batch.start == at:
-            marked.append(draws)
-        return draws
-
-    def loss(denoiser, draws):
-        bad = any(draws is one for one in marked[:times])
-        return losses(denoiser, draws) * (value if bad else 1)
-
-    monkeypatch.setattr(objective, "draw", drawn)
-    monkeypatch.setattr(objective, "main_loss", loss)
-
-
-REWIND = {"training.on_nan": "rewind"}
-
-
-def test_a_trial_goes_back_once_and_trains_on_more_slowly(root, whole, monkeypatch):
-    planted(monkeypatch, 1920 + 64, times=1)
-    config, tmp_path = build_config(SMALL, REWIND), root
-    lines = []
-    record = run_trial(config, tmp_path, "t", echo=lines.append)
-    assert record.status == "completed"
-    assert lines[1] == (
-        "the loss is not finite at 2240 images (nan); lower optimizer.lr or consistency.weight: went back to 1,920 images "
-        "(1 of 3 times); learning rate now times 0.5"
-    )
-    assert record.images_executed == 3200 + 320
-    assert saved(tmp_path)[0] == "images-000003200-rewind-1"
-    _, meta = read_state(tmp_path / "trials" / "t" / "state" / "images-000003200-rewind-1")
-    assert meta["rewinds"] == 1
-    plain = {r.step: r.value for r in scalars(whole, "train/lr")}
-    mine = {r.step: r.value for r in scalars(tmp_path, "train/lr")}
-    assert mine.keys() == plain.keys()  # each once: the events of what was trained in vain are gone
-    assert all(mine[n] == pytest.approx(plain[n] * (0.5 if n > 1920 else 1), rel=1e-6) for n in plain)
-
-
-def test_going_back_may_lead_to_the_start_and_a_killed_trial_remembers_it(root, tmp_path, monkeypatch):
-    """Bits after a kill are those without one, also where the learning rate was lowered."""
-    config, other = build_config(SMALL, REWIND), shutil.copytree(root, tmp_path / "other")
-    planted(monkeypatch, 64, times=1)
-    run_trial(config, other, "t")
-    planted(monkeypatch, 64, times=1)
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(config, root, "t", on_report=lambda report: raise_at(report, 1280))
-    assert saved(root) == ["images-000000960-rewind-1", "images-000000640-rewind-1"]
-    record = run_trial(config, root, "t")
-    assert record.images_executed == 320 + 1280 + 3200 - 960
-    assert_same_state(root, other)
-    assert values(root) == values(other)
-
-
-def raise_at(report, images):
-    if report.images == images:
-        raise KeyboardInterrupt
-
-
-def test_a_trial_that_diverges_again_and_again_ends_with_the_reason(root, monkeypatch):
-    planted(monkeypatch, 1984, times=100)
-    config, tmp_path = build_config(SMALL, REWIND, {"training.rewinds": 2}), root
-    with pytest.raises(
-        TrainingDiverged, match=r"not finite at 2240 images .* \(after going back 2 times, training.rew"
-    ):
-        run_trial(config, tmp_path, "t")
-    record = read_trial(tmp_path, "t")
-    assert record.status == "failed"
-    assert record.images_executed == 1920 + 2 * 320 + 320
-    assert saved(tmp_path) == ["images-000001920-rewind-2", "images-000001920-rewind-1"]
-    assert [e.images for e in read_trial_evaluations(tmp_path, "t")] == [1600, 1600]
-
-
-def test_going_back_removes_the_evaluations_of_what_is_trained_anew(tmp_path, monkeypatch):
-    """Both states after an evaluation are lost, and what follows is trained at another learning rate."""
-    planted(monkeypatch, 1984, times=1)
-    config = build_config(SMALL, REWIND, {"training.checkpoints": 2, "evaluation.lengths": [0.25, 0.5, 1.0]})
-    prepare(config, tmp_path)
-    place, old = tmp_path / "trials" / "t" / "state", []
-
-    def spoil(report):
-        if report.images == 1920:
-            old.append(values(tmp_path)[1600, "zero"])
-            (place / "images-000001600" / "state.json").unlink(missing_ok=True)
-
-    record = run_trial(config, tmp_path, "t", on_report=spoil)
-    assert (record.status, record.images_executed) == ("completed", 2240 + 3200 - 800)
-    assert sorted({images for images, _ in values(tmp_path)}) == [800, 1600, 3200]
-    assert values(tmp_path)[1600, "zero"] != old[0]
-
-
 # -- power averages and classes ---------------------------------------------------------------------------------------
-
-
-def test_power_averages_leave_snapshots_from_which_what_was_evaluated_is_rebuilt(tmp_path):
-    power = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.08, "ema.snapshots": 5}
-    finished(tmp_path, **power)
-    folder = tmp_path / "trials" / "t"
-    assert snapshots_at(folder) == [640, 1280, 1600, 1920, 2560, 3200]
-    for images in (1600, 3200):
-        weights, _ = reconstruct(folder, 0.08, images)
-        model, _, _ = load_model(folder / "checkpoints" / f"images-{images:09d}")
-        assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
-    tracked, _ = reconstruct(folder, 0.1)
-    assert any(not torch.equal(value, weights[name]) for name, value in tracked.items())
 
 
 def test_a_conditional_model_is_sampled_with_the_classes_it_was_trained_on(tmp_path):
@@ -376,12 +253,9 @@ def test_a_conditional_model_is_sampled_with_the_classes_it_was_trained_on(tmp_p
     assert sum(counts) == 150
     again = evaluate_model(model, config, meta["data_fingerprint"])
     assert {k: m.value for k, m in again["zero"].items()} == values(tmp_path)[3200, "zero"]
-    assert values(tmp_path)[3200, "zero"] != unguided(model, config, meta)
-
-
-def unguided(model, config, meta):
     plain = build_config(dump(config), {"sampling.guidance": 1.0})
-    return {k: m.value for k, m in evaluate_model(model, plain, meta["data_fingerprint"])["zero"].items()}
+    unguided = evaluate_model(model, plain, meta["data_fingerprint"])["zero"]
+    assert values(tmp_path)[3200, "zero"] != {k: m.value for k, m in unguided.items()}
 
 
 def test_other_data_or_other_evaluation_settings_are_refused(root):
@@ -397,26 +271,3 @@ def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"resources.gpus: 1.0 asked for"):
         prepare(build_config(SMALL, {"resources.gpus": 1}), tmp_path)
-
-
-def test_tensorboard_sees_scalars_pictures_and_both_objectives(whole):
-    events = EventAccumulator(str(whole / "trials" / "t"))
-    events.Reload()
-    tags = events.Tags()
-    assert {"train/loss", "train/lr", "zero/fd_pixels", "observed/mem_excess", "objective/fidelity"} <= set(
-        tags["scalars"]
-    )
-    assert [s.step for s in events.Scalars("zero/fd_pixels")] == [1600, 3200]
-    assert {"samples above nearest training images/zero", "samples above nearest training images/observed"} <= set(
-        tags["images"]
-    )
-    assert [s.value for s in events.Scalars("zero/fd_pixels")] == pytest.approx(
-        [values(whole)[n, "zero"]["fd_pixels"] for n in (1600, 3200)], rel=1e-6
-    )
-
-
-def test_early_lengths_on_fewer_samples_say_so(tmp_path):
-    finished(tmp_path, **{"evaluation.early_samples": 16})
-    evaluations = read_trial_evaluations(tmp_path, "t")
-    assert [(e.images, e.samples) for e in evaluations] == [(1600, 16), (1600, 16), (3200, 40), (3200, 40)]
-    assert {e.measures["mem_ratio"].n for e in evaluations[:2]} == {16}

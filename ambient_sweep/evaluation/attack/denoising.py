@@ -51,7 +51,9 @@ def _errors(denoiser: Callable[..., Tensor], subjects: Subjects, sigma: float, s
     """Mean square error per image, float64 [N]."""
     parts = []
     for start, images, bound in subjects.batches(denoiser, device):
-        noise = rng.normal(f"denoising_gap/{sigma:g}", seed, start, len(images), images.shape[1:]).to(device)
+        noise = rng.normal(f"denoising_gap/{sigma:g}", seed, range(start, start + len(images)), images.shape[1:]).to(
+            device
+        )
         restored = bound(images + sigma * noise, sigmas_of(images, sigma))
         parts.append((restored - images).double().square().flatten(1).mean(1).cpu())
     return torch.cat(parts)

@@ -167,7 +167,9 @@ def _restored(
     for start, images, bound in subjects.batches(denoiser, device):
 
         def noise(level: float, start: int = start, images: Tensor = images) -> Tensor:
-            return rng.normal(f"attack/{level:g}", how.seed, start, len(images), images.shape[1:]).to(images)
+            return rng.normal(f"attack/{level:g}", how.seed, range(start, start + len(images)), images.shape[1:]).to(
+                images
+            )
 
         hidden: Tensor | None = None
         if sigma is None:

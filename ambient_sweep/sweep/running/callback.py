@@ -13,7 +13,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.keys import stage_keys
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
@@ -40,7 +40,7 @@ class SweepCallback(WithoutState, tune.Callback):
         search: SweepSearch | GivenTrials,
         progress: Progress,
         forecast: Forecast,
-        planner: Prefixes | None,
+        planner: Planner | None,
         check_stop: Callable[[], None],
     ) -> None:
         self._sweep, self._root, self._search, self._progress = sweep, root, search, progress
@@ -116,7 +116,7 @@ class SweepCallback(WithoutState, tune.Callback):
         if self._planner is not None:
             self._collect(self._planner)
 
-    def _collect(self, planner: Prefixes) -> None:
+    def _collect(self, planner: Planner) -> None:
         """Removes stages beyond search.stages_gib that neither the frontier nor live trials need."""
         try:
             stages = Stages(self._root)

@@ -13,7 +13,7 @@ from ambient_sweep.config import Config, ModelConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.keys import data_key
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.confirmation import Plan, Remeasurement, most_images, plan
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
@@ -73,7 +73,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop
         echo(known.gave_up)
 
 
-def open_search(sweep: Sweep, root: Path, *, planner: Prefixes | None = None, concurrent: int = 1) -> SweepSearch:
+def open_search(sweep: Sweep, root: Path, *, planner: Planner | None = None, concurrent: int = 1) -> SweepSearch:
     """The search as far as it has come, by the study and the records. Raises UserError naming what is damaged."""
     sizes: dict[ModelConfig, int] = {}
 
@@ -104,14 +104,14 @@ def _images(sweep: Sweep, values: Mapping[str, Any]) -> int:
     return config.images_at(config.training.stop)
 
 
-def _planner(sweep: Sweep, root: Path) -> Prefixes:
+def _planner(sweep: Sweep, root: Path) -> Planner:
     """What is stored already, of trials of an earlier session."""
     data = data_key(root)
     try:
         stored = Stages(root).states()
     except OSError as error:
         raise UserError(f"stages: {error.filename or root}: cannot be listed ({error.strerror or error})") from None
-    return Prefixes(sweep.config_for, data, sweep.has_siblings, stored)
+    return Planner(sweep.config_for, data, sweep.has_siblings, stored)
 
 
 def _progress(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.planner import Planner
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
 

@@ -91,7 +91,7 @@ class Recorder:
             config = build_config(BASE, values)
             forked = TrainState.create(config, self.data.shape)
             tensors, images = saved[start]
-            meta = {"config": config.model_dump(mode="json"), "images": images, "rewinds": 0}
+            meta = {"config": config.model_dump(mode="json"), "images": images}
             forked.restore(Path(), copy.deepcopy(tensors), meta)
             for fraction in self._trained(config, observed, forked):
                 rows += self._measured(config, forked, values, fraction)

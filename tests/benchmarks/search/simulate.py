@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from problems import Point, Problem
 
 from ambient_sweep.pareto import hypervolume_history
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.samplers import build_sampler
@@ -70,7 +70,7 @@ class Simulation:
         }  # fmt: skip
         self.sweep = Sweep("simulated", base, problem.space, search=search)
         shares = search.stages and problem.shares
-        self.planner = Prefixes(problem.config, every_length=self.sweep.has_siblings) if shares else None
+        self.planner = Planner(problem.config, every_length=self.sweep.has_siblings) if shares else None
         study = open_study("simulated", sampler or build_sampler(search), journal)
         self.search = SweepSearch(
             self.sweep,

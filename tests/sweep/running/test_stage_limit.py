@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ambient_sweep.stages.keys import data_key
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.progress import Progress
@@ -36,7 +36,7 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
     root = tmp_path / "run"
     prepare(sweep.config_for({}), root)
     lines: list[str] = []
-    planner = Prefixes(sweep.config_for, data_key(root))
+    planner = Planner(sweep.config_for, data_key(root))
     rates = {"good": 0.005, "bad": 1e-5, "live": 2e-5}  # the second learns nothing, so that it is not on the frontier
     trials = {
         name: SweepTrial("search", {"consistency.weight": 1.0, "optimizer.lr": lr}, trial_id=name)

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from searches import Halves, ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.planner import Prefixes
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.given import GivenTrials
@@ -339,7 +339,7 @@ def test_trials_asked_for_at_once_share_what_they_have_in_common(tmp_path: Path)
     search: {trials: 8, sampler: random, stopping: {rule: none}}
     """
     sweep = sweep_of(tmp_path, text)
-    prefixes = Prefixes(sweep.config_for)
+    prefixes = Planner(sweep.config_for)
     search = search_of(sweep, planner=prefixes, concurrent=8)
     given = [trial for n in range(10) if (trial := search.next(f"t{n}")) is not None]
     assert sorted(t.values["observed.sigma"] for t in given[1:]) == [0.1, 0.2], "one of each noise level"
