@@ -50,6 +50,10 @@ class ImageSet:
         """The images at `index`, uint8 [n, C, H, W]."""
         return torch.from_numpy(self.pixels[index])
 
+    def subset(self, index: NDArray[np.int64]) -> "ImageSet":
+        """The images at `index` as a set of their own, in memory."""
+        return ImageSet.of(self.where, self.pixels[index], [self.names[row] for row in index])
+
     @classmethod
     def of(cls, where: str, pixels: "NDArray[np.uint8] | EightBits", names: Sequence[str] | None = None) -> "ImageSet":
         """Images uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
@@ -107,21 +111,10 @@ def read_set(option: str, path: Path, *, size: int | None = None, channels: int 
     raise UserError(f"{where}: no such folder" if not path.exists() else f"{where}: give a folder, or .npy or .npz")
 
 
-def overlap(first: ImageSet, second: ImageSet) -> list[tuple[int, int]]:
-    """Pairs (place in `first`, place in `second`) of images with the same pixels; one per image of `second`."""
-    places = {digest: row for row, digest in reversed(list(enumerate(first.digests)))}
-    return [(places[digest], row) for row, digest in enumerate(second.digests) if digest in places]
-
-
-def without_overlap(first: ImageSet, second: ImageSet) -> ImageSet:
-    """`second` without the images whose pixels are in `first` too."""
-    dropped = {row for _, row in overlap(first, second)}
-    kept = [row for row in range(len(second)) if row not in dropped]
-    if not kept:
-        raise UserError(f"{second.where}: all {len(second)} images are in {first.where} too; give other images")
-    if not dropped:
-        return second
-    return ImageSet.of(second.where, second.pixels[kept], [second.names[row] for row in kept])
+def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
+    """Places of the images whose pixels no image of `seen` has."""
+    known = {*seen.digests}
+    return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
 
 
 def check_alike(*sets: ImageSet) -> None:

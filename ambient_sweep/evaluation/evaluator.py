@@ -19,18 +19,10 @@ from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures, small_sample_warning
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import (
-    LOCAL,
-    NEIGHBOURHOOD,
-    Nearness,
-    SimilarityHistograms,
-    mem_ratio,
-    memorization,
-    thumbnails,
-)
+from ambient_sweep.evaluation.memorization import Nearness, SimilarityHistograms, mem_ratio, memorization, thumbnails
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row
-from ambient_sweep.evaluation.required_images import check_counts, trial_measures
+from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.training.group import SINGLE, Group
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
@@ -56,8 +48,7 @@ class Encoded:
         features = {d: reference.encoders.encode(d, blocks(), device) for d in dict.fromkeys(distances)}
         small = torch.cat([thumbnails(block) for block in blocks()])
         similar = None if config.similarity is None else features[config.similarity]
-        k = NEIGHBOURHOOD if "mem_neighbourhood" in names else LOCAL + 1
-        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, k=k, device=device))
+        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
 
     def gathered(self, group: Group, n: int) -> "Encoded":
         """The parts of all workers joined, n images in all."""
@@ -71,19 +62,13 @@ def evaluate(
 ) -> dict[str, Measure]:
     """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: `trial_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
-    measures, the others nothing. Deterministic. Raises AmbientSweepError for fewer samples than a measure needs,
-    non-finite ones, or images of another size.
+    Keys: `all_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
+    measures, the others nothing. Deterministic. Raises AmbientSweepError where they are not finite.
     """
-    shape = reference.settings.shape
-    if tuple(samples.shape[1:]) != shape:
-        raise AmbientSweepError(f"samples are {list(samples.shape[1:])}, the real images {list(shape)}")
-    if len(samples) < 2:
-        raise AmbientSweepError(f"evaluation needs at least 2 samples, not {len(samples)}")
     broken = int((~samples.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    names, part = trial_measures(reference.config), group.share(len(samples))
+    names, part = all_measures(reference.config), group.share(len(samples))
     images = to_uint8(samples[part.start : part.stop])
     found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
     if group.rank != 0:
@@ -131,7 +116,7 @@ class FullEvaluation:
     def _train_features(self, distance: Distance, train: ImageSet, rows: NDArray[np.int64]) -> Tensor:
         known = self.reference.train_features.get(distance)
         if known is not None:
-            return torch.from_numpy(known[rows]).to(self.device)
+            return known[torch.from_numpy(rows)].to(self.device)
         blocks = (train.rows(rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
         return self.reference.encoders.encode(distance, blocks, self.device)
 

@@ -16,10 +16,11 @@ from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.evaluation import Measure, Reference, evaluate
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.evaluator import FullEvaluation, evaluate
+from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.real_images import RealImages
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.recorder import silent
@@ -81,7 +82,7 @@ def evaluate_checkpoint(
     use_threads(config)
     device, clean = device_of(config), _checked_data(config, data_fingerprint)
     denoiser, evaluation = denoiser.to(device), with_similarity(config.evaluation)
-    names, real = all_measures(evaluation, options.without), RealImages.of(clean)
+    names, real = all_measures(evaluation, options.without), RealImages.of_data(clean)
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
@@ -149,10 +150,8 @@ def _attacked(
     denoiser: Denoiser, config: Config, subjects: tuple[Subjects, Subjects], folder: Path, device: str
 ) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
-    s, stop = config.sampling, config.observed.sigma if config.main_endpoint() == "observed" else 0.0
-    settings = Attack(
-        steps=s.steps, sigma_min=s.sigma_min, sigma_max=s.sigma_max, rho=s.rho, stop=stop, seed=config.evaluation.seed
-    )
+    stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
+    settings = Attack(config.sampling, stop, config.evaluation.seed)
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):

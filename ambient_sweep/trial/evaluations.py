@@ -12,7 +12,9 @@ from ambient_sweep.config.positions import evaluated_lengths, samples_at
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.evaluation import Measure, Reference, evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
 from ambient_sweep.training.shards import whole
 from ambient_sweep.training.state import TrainState, save_model
@@ -71,7 +73,7 @@ class Evaluator:
             if group.rank != 0:
                 continue
             shown = generated[:GRID_SAMPLES]
-            nearest = self.reference.nearest_train(to_uint8(shown), 1, device)[1][:, 0].cpu().numpy()
+            nearest = self.reference.nearest_train(to_uint8(shown), device).cpu().numpy()
             recorder.grid(images, endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
             record = evaluation_record(
                 config, trial_id, images, endpoint, measures,

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.evaluation import evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import evaluation_record
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, remeasurement_path, write_remeasurement

@@ -82,7 +82,7 @@ def compare(count: int, place: Path, alone: bool) -> None:
                 distances=(distance,), fidelity=distance, inception_weights=weights, quantile=max(0.01, 1.5 / count)
             )
         )
-        names, real = all_measures(config), RealImages.disjoint(sets["train"], sets["heldout"])
+        names, real = all_measures(config), RealImages.of(sets["train"], sets["heldout"])
         full = FullEvaluation(Reference.of(real, config, names), names)
         full.report(ImageSet.of("warm-up", parts["heldout"]))  # the floor at this number
         _, seconds[distance] = timed(f"ours, {distance}", lambda full=full: full.report(sets["generated"]))
