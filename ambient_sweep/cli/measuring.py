@@ -228,5 +228,5 @@ def _about(images: "ImageSet") -> dict[str, Any]:
 def _dump(images: "ImageSet", report: "Report") -> dict[str, Any]:
     return {
         **_about(images), "measures": [row.dump() for row in report.rows],
-        "histograms": {name: each.dump() for name, each in report.histograms.items()}, "warnings": list(report.warnings),
+        "histograms": {name: vars(each) for name, each in report.histograms.items()}, "warnings": list(report.warnings),
     }  # fmt: skip

@@ -17,7 +17,7 @@ from ambient_sweep.config import Distance
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures, small_sample_warning
+from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import Nearness, SimilarityHistograms, mem_ratio, memorization, thumbnails
 from ambient_sweep.evaluation.reference import Reference
@@ -65,16 +65,21 @@ def evaluate(
     Keys: `all_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
     measures, the others nothing. Deterministic. Raises AmbientSweepError where they are not finite.
     """
-    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
-    if broken:
-        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
     names, part = all_measures(reference.config), group.share(len(samples))
-    images = to_uint8(samples[part.start : part.stop])
+    images = eight_bits(samples)[part.start : part.stop]
     found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
     if group.rank != 0:
         return {}
     measures = fidelity(found.features, names, reference, device)
     return measures | {row.name: row.measure for row in _memorization(found.nearness, names, reference)}
+
+
+def eight_bits(samples: Tensor) -> Tensor:
+    """Samples float [N, C, H, W] in [-1, 1] as uint8. Raises AmbientSweepError where one is not finite."""
+    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
+    return to_uint8(samples)
 
 
 class FullEvaluation:
@@ -121,10 +126,10 @@ class FullEvaluation:
         return self.reference.encoders.encode(distance, blocks, self.device)
 
     def _histograms(self, found: Nearness) -> dict[str, SimilarityHistograms]:
-        config, theirs = self.reference.config, self.reference.heldout.similarities
-        if config.similarity is None or found.similarities is None or theirs is None:
+        similarity, theirs = self.reference.config.similarity, self.reference.heldout.similarities
+        if similarity is None or found.similarities is None or theirs is None:
             return {}
-        encoder = self.reference.encoders.get(config.similarity, self.device).name
+        encoder = self.reference.encoders.get(similarity, self.device).name
         return {encoder: SimilarityHistograms.of(found.similarities, theirs)}
 
     def _warnings(self, found: Encoded, train: int) -> Iterator[str]:
@@ -138,10 +143,12 @@ class FullEvaluation:
         for distance in self.names:
             if distance not in reference.statistics:
                 continue
-            features = found.features[distance]
-            warning = small_sample_warning(min(n, reference.settings.heldout), features.shape[1])
-            if warning is not None:
-                yield f"{distance}: {warning}"
+            fewest, dimension = min(n, reference.settings.heldout), found.features[distance].shape[1]
+            if fewest <= 2 * dimension:
+                yield (
+                    f"{distance}: {fewest} images are few for {dimension} features: the distance is biased upwards, by more "
+                    "than models may differ; compare it with what real images get, and only with values at the same number"
+                )
             if train < n:
                 yield (
                     f"{distance}: its floor is that of {train} training images, all there are, and too high beside a "

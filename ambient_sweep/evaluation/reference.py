@@ -34,7 +34,6 @@ class Settings:
 
     shape: tuple[int, int, int]  # C, H, W
     evaluation: EvaluationConfig
-    classes: int | None  # of the classifier; None without one
     heldout: int  # images behind each distance
     key: str = ""
     data_fingerprint: str = ""
@@ -111,7 +110,7 @@ class Reference:
             heldout = dataclasses.replace(heldout, similarities=similarities)
         some = np.sort(rng.permutation("evaluation.features", 0, 0, len(real.heldout))[:most_features])
         return cls(
-            Settings(real.train.shape, config, None if classifier is None else classifier.classes, len(real.heldout)),
+            Settings(real.train.shape, config, len(real.heldout)),
             encoders,
             {distance: statistics(torch.split(features[distance], BLOCK)) for distance in config.distances},
             features[config.fidelity][torch.from_numpy(some)],

@@ -75,11 +75,12 @@ def _tensors(reference: Reference) -> dict[str, Tensor]:
 
 
 def _classifier(settings: Settings, tensors: dict[str, Tensor]) -> Classifier | None:
-    if settings.classes is None:
-        return None
-    classifier = empty_classifier(settings.shape[0], settings.classes)
     prefix = "classifier/"
-    classifier.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    if not weights:
+        return None
+    classifier = empty_classifier(settings.shape[0], len(weights["output.bias"]))
+    classifier.load_state_dict(weights)
     return classifier.eval().requires_grad_(False)
 
 

@@ -22,19 +22,17 @@ def all_measures(config: EvaluationConfig, without: Sequence[str] = ()) -> tuple
 
 def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping[Role, int]) -> None:
     """Raises UserError, which says what to leave out, where there are too few images for one of the measures `names`."""
-    problems, short = [], []
+    problems = {}
     for name in names:
         required = _required(name, config)
         missing = [f"{required[role]} {role} images, there are {n}" for role, n in counts.items() if n < required[role]]
         if missing:
-            problems.append(f"{name} needs at least {' and '.join(missing)}")
-            short.append(name)
+            problems[name] = f"{name} needs at least {' and '.join(missing)}"
     if problems:
-        quantile = " raise evaluation.quantile," if any("excess" in name for name in short) else ""
-        advice = " ".join(f"--without {name}" for name in short)
+        quantile = " raise evaluation.quantile," if any("excess" in name for name in problems) else ""
         raise UserError(
-            f"{'; '.join(problems)}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
-            f"evaluation.extras): {advice}"
+            f"{'; '.join(problems.values())}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
+            f"evaluation.extras): {' '.join(f'--without {name}' for name in problems)}"
         )
 
 

@@ -92,28 +92,22 @@ class Result:
         }
 
     def dump(self) -> dict[str, Any]:
-        """As plain JSON types, with the quartiles of the errors."""
+        """The quartiles of the errors beside the name, as plain JSON types."""
         quartiles = {
             name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
             for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
         }
-        measures = {name: vars(measure) for name, (measure, _) in self.measures().items()}
-        return {"restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles, **measures}
+        return {"name": self.name, "restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles}
 
 
 @torch.no_grad()
 def attack(
-    denoiser: Callable[..., Tensor],
-    train: Subjects,
-    heldout: Subjects,
-    how: Attack,
-    *,
-    device: str = "cpu",
+    denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack, *, device: str = "cpu"
 ) -> list[Result]:
     """Every level by the posterior mean and by sampling, and the masked images by sampling.
 
     Damage is keyed by (level, place in its set). Raises AmbientSweepError for fewer than 99 held-out images, which the
-    rate of 1 % false positives needs, and for restorations that are not finite.
+    rate of 1 % false positives needs.
     """
     if len(heldout) < LEAST:
         raise AmbientSweepError(
@@ -130,8 +124,6 @@ def _result(
 ) -> Result:  # fmt: skip
     found = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
     (errors, damaged, restored), (others, damaged_heldout, restored_heldout) = found
-    if not (errors.isfinite().all() and others.isfinite().all()):
-        raise AmbientSweepError(f"attack: the model restores no finite images ({restore}, sigma {sigma})")
     shown = min(SHOWN, len(errors), len(others))
     order, order_heldout = (each.sort(stable=True).indices[:shown] for each in (errors, others))
     mask = _hidden(heldout.images.shape[-2:]) if restore == "masked" else None

@@ -21,8 +21,7 @@ class Encoder(Protocol):
 
     name: encoder and input size, as it stands beside a value. identity: the name, a hash of the weights and the version
     of resize and normalisation: equal identities give equal features, so that caches may be keyed by it. batch: how
-    many images fit into modest memory at a time. An image's features depend on the other images of its batch by no more
-    than the rounding of float32: kernels for another batch may add in another order.
+    many images fit into modest memory at a time; an image's features depend on the others by rounding alone.
     """
 
     name: str

@@ -40,19 +40,14 @@ def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
 
 def _check_output(encoder: Encoder, images: Tensor, path: Path) -> None:
     """Raises UserError where the encoder does not turn `images` into features."""
+    asked = (
+        f"evaluation.encoder_file: {path} does not turn images {list(images.shape)} into features [{len(images)}, D]"
+    )
     try:
         with torch.inference_mode():
-            features = encoder(images)
-    except RuntimeError as error:
+            shape = encoder(images).shape
+    except (RuntimeError, AttributeError) as error:
         last = str(error).strip().splitlines()[-1].strip()[:200]
-        raise UserError(
-            f"evaluation.encoder_file: {path} does not take images {list(images.shape)} ({last}); check "
-            "evaluation.encoder_size"
-        ) from None
-    except AttributeError:
-        raise UserError(f"evaluation.encoder_file: {path} must give one tensor, its features [N, D]") from None
-    if features.ndim != 2 or len(features) != len(images):
-        raise UserError(
-            f"evaluation.encoder_file: {path} gives {list(features.shape)} for {len(images)} images, not features "
-            f"[{len(images)}, D]; export the network without its later layers"
-        )
+        raise UserError(f"{asked} ({last}); check evaluation.encoder_size") from None
+    if len(shape) != 2 or len(images) != shape[0]:
+        raise UserError(f"{asked} but into {list(shape)}; export the network without its later layers")

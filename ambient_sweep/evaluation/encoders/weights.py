@@ -35,7 +35,10 @@ def find_weights(weights: Weights, folder: str | None = None, given: str | None 
     there and is not the right one is an error, never passed over.
     """
     cached, label = cache_folder() / weights.file, weights.distance
-    places = [cached] if folder is None else [_existing(folder) / weights.file, cached]
+    own = None if folder is None else Path(folder).expanduser()
+    if own is not None and not own.is_dir():
+        raise UserError(f"evaluation.weights_folder: {own} is not a folder; make it, or leave the key out")
+    places = [cached] if own is None else [own / weights.file, cached]
     path = next((path for path in places if os.path.exists(path)), cached)
     if given is not None:
         path, label = Path(given).expanduser(), str(weights.key)
@@ -53,13 +56,6 @@ def check_hash(path: Path, wanted: str, label: str, cure: str) -> None:
         raise UserError(f"{label}: {path}: cannot be read ({error.strerror}); {cure}") from None
     if found != wanted:
         raise UserError(f"{label}: {path} has sha256 {found[:12]}..., not {wanted[:12]}...; {cure}")
-
-
-def _existing(folder: str) -> Path:
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UserError(f"evaluation.weights_folder: {path} is not a folder; make it, or leave the key out")
-    return path
 
 
 def _download(weights: Weights, cached: Path, place: Path) -> None:

@@ -85,16 +85,6 @@ def _root(covariance: Tensor, n: int) -> Tensor:
     return root
 
 
-def small_sample_warning(n: int, dimension: int) -> str | None:
-    """A line where n images are too few for a Gaussian of that many dimensions (n <= 2 dimension); else None."""
-    if n > 2 * dimension:
-        return None
-    return (
-        f"{n} images are few for {dimension} features: the distance is biased upwards, by more than models may differ; "
-        "compare it with what real images get, and only with values at the same number"
-    )
-
-
 def _singular_values(product: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values s of B = U s V^T [n, R], and the diagonal [n] of (B B^T)^1/2 = U s U^T: x^T A x / (n - 1).
 

@@ -20,14 +20,9 @@ class Nearness:
 
     @classmethod
     def of(
-        cls,
-        small: Tensor,
-        train: Tensor,
-        features: Tensor | None = None,
-        similar: Tensor | None = None,
-        *,
+        cls, small: Tensor, train: Tensor, features: Tensor | None = None, similar: Tensor | None = None, *,
         device: str = "cpu",
-    ) -> "Nearness":
+    ) -> "Nearness":  # fmt: skip
         """Of thumbnails float32 [N, C, h, w] and features [N, D]; `train` and `similar` are those of training images.
 
         Results are on `device`.

@@ -6,7 +6,6 @@ little unless one knows how many images exceed it that cannot be copies.
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,10 +61,6 @@ class SimilarityHistograms:
         edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
         counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
         return cls(tuple(edges.tolist()), tuple(counts[0]), tuple(counts[1]))
-
-    def dump(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {name: list(values) for name, values in vars(self).items()}
 
     def picture(self, title: str) -> bytes:
         """Both histograms as shares, a PNG file."""
