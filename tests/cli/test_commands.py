@@ -281,11 +281,7 @@ def test_a_relative_path_of_images_works_from_anywhere(tmp_path):
     done = ambient_sweep("train", file, "--storage", tmp_path / "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     checkpoint = tmp_path / "runs" / "c" / "trials" / "train" / "checkpoints" / "images-000000128"
-    refused = bad("evaluate", checkpoint)
-    assert "mem_neighbourhood needs at least 50 training images, there are 2" in refused
-    few = refused.rpartition(": ")[2].split()  # it says what to leave out
-    assert few == ["--without", "mem_neighbourhood"]
-    good("evaluate", checkpoint, *few)
+    good("evaluate", checkpoint)
 
 
 def test_a_damaged_note_of_a_checkpoint_is_named(sweep, tmp_path):

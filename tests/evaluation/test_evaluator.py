@@ -8,7 +8,9 @@ from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation import Measure, Reference, evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.evaluation.reference import Reference
 
 MEMORIZATION = {"mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips"}
 DISTANCES = ("fd_classifier", "fd_lite0@32", "fd_pixels")
@@ -70,12 +72,8 @@ def test_larger_colour_images() -> None:
     assert measures["mem_excess"].value == pytest.approx(0.25, abs=0.03)
 
 
-def test_bad_samples_are_refused(digits: ImageData, reference: Reference) -> None:
+def test_samples_that_are_not_finite_are_refused(digits: ImageData, reference: Reference) -> None:
     samples = digits.heldout[:5].clone()
     samples[1, 0, 0, 0], samples[3, 0, 2, 2] = float("nan"), float("inf")
     with pytest.raises(AmbientSweepError, match="2 of 5 samples are not finite"):
         evaluate(samples, reference)
-    with pytest.raises(AmbientSweepError, match=r"samples are \[3, 8, 8\], the real images \[1, 8, 8\]"):
-        evaluate(torch.zeros(5, 3, 8, 8), reference)
-    with pytest.raises(AmbientSweepError, match="at least 2 samples"):
-        evaluate(digits.heldout[:1], reference)

@@ -31,7 +31,7 @@ def evaluation(
 ) -> FullEvaluation:  # fmt: skip
     train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
     names = all_measures(config, without)
-    return FullEvaluation(Reference.of(RealImages.disjoint(train, heldout, labels), config, names, cache=cache), names)
+    return FullEvaluation(Reference.of(RealImages.of(train, heldout, labels), config, names, cache=cache), names)
 
 
 def generated(images: planted.Pixels) -> ImageSet:
@@ -114,7 +114,7 @@ def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Rep
         assert row["n"] > 0
         assert row["low"] <= row["value"] <= row["high"]
         assert row["encoder"] in ("lite0@32", "lite0@64", None)
-    (histogram,) = (each.dump() for each in report.histograms.values())
+    (histogram,) = map(vars, report.histograms.values())
     assert sum(histogram["generated"]) == report["mem_ratio"].n
     assert sum(histogram["heldout"]) in (600, 500)
 
@@ -136,7 +136,7 @@ def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
         [row.dump() for row in plain.rows] == [row.dump() for row in cached.rows] == [row.dump() for row in again.rows]
     )
     files = sorted(tmp_path.glob("*.npy"))
-    assert len(files) == 3  # features of the training and of the held-out images, and thumbnails of the former
+    assert len(files) == 2  # features of the training and of the held-out images
     for file in files:  # cut off: made again
         file.write_bytes(file.read_bytes()[:-100])
     assert evaluation(real, DIGITS, cache=tmp_path).report(images).rows == plain.rows
@@ -169,18 +169,24 @@ def test_several_sets_give_a_mean_with_its_interval() -> None:
             assert 0 <= row.measure.low <= row.measure.high <= 1
 
 
-def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
+@pytest.mark.parametrize(
+    ("train", "heldout", "said"),
+    [
+        (600, 50, r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_excess"),
+        (1, 600, "--train: 1 images; an evaluation needs at least 2"),
+        (600, 1, "--heldout: 1 images and 0 that are training images too; an evaluation needs at least 2"),
+        (600, 0, "--heldout: 0 images and 9 that are training images too"),
+    ],
+)
+def test_too_few_images_are_refused_in_a_line(train: int, heldout: int, said: str) -> None:
     real = planted.digits()
-    train, heldout = real.train, real.heldout
-    for parts, said in (
-        ((train, train), r"600 of 600 images are training images too .*--drop-overlap"),
-        ((train, heldout[:50]), r"mem_excess needs at least 99 held-out images, there are 50; .*--without mem_excess"),
-        ((train[:40], heldout), "mem_neighbourhood needs at least 50 training images, there are 40"),
-        ((train[:1], heldout), "holds 1 image; a measurement needs at least 2"),
-        ((train, heldout[:1]), "holds 1 image; a measurement needs at least 2"),
-    ):
-        with pytest.raises(UserError, match=said):
-            evaluation(planted.Real(*parts, real.fresh, real.classes))
+    own, unseen = real.train[:train], real.heldout[:heldout] if heldout else real.train[:9]
+    with pytest.raises(UserError, match=said):
+        evaluation(planted.Real(own, unseen, real.fresh, real.classes))
+
+
+def test_generated_sets_that_cannot_be_measured_are_refused_in_a_line() -> None:
+    real = planted.digits()
     with pytest.raises(UserError, match="--without: fid is not measured"):
         evaluation(real, without=("fid",))
     whole = evaluation(real)
@@ -188,8 +194,8 @@ def test_what_cannot_be_measured_is_refused_in_a_line() -> None:
         whole.report(generated(real.fresh[:1]))
     with pytest.raises(UserError, match="--train: images are 8x8 grey, those of --generated 16x16 RGB"):
         whole.report(generated(planted.patches().fresh))
-    few = planted.Real(train[:12], heldout[:10], real.fresh, real.classes)
-    left_out = ("mem_excess", "mem_excess_flips", "mem_local_excess", "mem_neighbourhood", "sim_excess")
+    few = planted.Real(real.train[:12], real.heldout[:10], real.fresh, real.classes)
+    left_out = ("mem_excess", "mem_excess_flips", "mem_local_excess", "sim_excess")
     assert evaluation(few, without=left_out).report(generated(real.fresh[:8]))["mem_ratio"].n == 8
 
 

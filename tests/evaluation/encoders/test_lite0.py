@@ -60,5 +60,5 @@ def test_lite0_shrinks_with_antialiasing() -> None:
 
 def test_changed_lite0_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ambient_sweep.evaluation.encoders.lite0.LITE0_SHA256", "0" * 64)
-    with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth: not the known EfficientNet-Lite0 weights"):
+    with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth has sha256 .*; reinstall"):
         built("fd_lite0@32")

@@ -7,7 +7,6 @@ from cleanfid.resize import build_resizer
 from encoder_images import noise
 from PIL import Image
 
-from ambient_sweep.evaluation.encoders import base
 from ambient_sweep.evaluation.encoders.base import resized
 
 
@@ -17,13 +16,6 @@ def test_bicubic_is_clean_fids_resize(height: int, width: int) -> None:
     resize = build_resizer("clean")
     expected = torch.from_numpy(np.stack([resize(image.permute(1, 2, 0).numpy()) for image in images]))
     torch.testing.assert_close(resized(images, 299, "bicubic"), expected.permute(0, 3, 1, 2), rtol=0, atol=1e-4)
-
-
-def test_bicubic_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = noise(7, 3, 40)
-    expected = resized(images, 20, "bicubic")
-    monkeypatch.setattr(base, "_BLOCK", 2 * 3 * 40**2)
-    assert torch.equal(resized(images, 20, "bicubic"), expected)
 
 
 def test_bilinear_is_pillows() -> None:
