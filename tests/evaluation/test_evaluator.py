@@ -36,14 +36,6 @@ def test_planted_copies_are_found(digits: ImageData, reference: Reference) -> No
     assert measures["mem_excess"].low > 0.01
 
 
-def test_lost_classes_raise_the_distances_beyond_their_intervals(digits: ImageData, reference: Reference) -> None:
-    whole, part = digits.heldout[:400], digits.heldout[digits.heldout_labels < 8][:400]
-    all_ten, eight = evaluate(whole, reference), evaluate(part, reference)
-    for distance in ("fd_classifier", "fd_pixels"):
-        low, high = eight[distance].low, all_ten[distance].high
-        assert low > high
-
-
 def test_a_training_image_that_is_there_twice_does_not_hide_its_exact_copies(digits: ImageData) -> None:
     twice = Pixels.of(torch.cat([digits.train.all(), digits.train.all()]))
     reference = Reference.build(dataclasses.replace(digits, train=twice), EvaluationConfig())
@@ -57,19 +49,6 @@ def test_samples_are_measured_as_saved_images_would_be(digits: ImageData, refere
     wild = 1.7 * digits.heldout[:50]
     stored = ((wild.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     assert evaluate(wild, reference) == evaluate(stored, reference)
-
-
-def test_larger_colour_images() -> None:
-    generator = torch.Generator().manual_seed(0)
-    scenes = torch.nn.functional.interpolate(torch.rand(140, 3, 5, 4, generator=generator) * 2 - 1, (40, 30))
-    index = torch.arange(20), torch.arange(120)
-    data = ImageData(Pixels.of(scenes[:20]), Pixels.of(scenes[20:]), *index, None, None, [], "scenes")
-    config = EvaluationConfig(distances=("fd_lite0@32",), fidelity="fd_lite0@32")
-    reference = Reference.build(data, config)
-    assert reference.train[0:20].shape == (20, 3, 16, 16)
-    measures = evaluate(torch.cat([scenes[:10], scenes[20:50]]), reference)
-    assert measures["mem_ratio"].value == 0.25
-    assert measures["mem_excess"].value == pytest.approx(0.25, abs=0.03)
 
 
 def test_samples_that_are_not_finite_are_refused(digits: ImageData, reference: Reference) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
-import torch
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
@@ -26,12 +25,11 @@ COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "sim_excess")
 
 
 def evaluation(
-    real: planted.Real, config: EvaluationConfig = PIXELS, *, without: tuple[str, ...] = (),
-    labels: torch.Tensor | None = None, cache: Path | None = None,
+    real: planted.Real, config: EvaluationConfig = PIXELS, *, without: tuple[str, ...] = (), cache: Path | None = None
 ) -> FullEvaluation:  # fmt: skip
     train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
     names = all_measures(config, without)
-    return FullEvaluation(Reference.of(RealImages.of(train, heldout, labels), config, names, cache=cache), names)
+    return FullEvaluation(Reference.of(RealImages.of(train, heldout), config, names, cache=cache), names)
 
 
 def generated(images: planted.Pixels) -> ImageSet:
@@ -140,16 +138,6 @@ def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
     for file in files:  # cut off: made again
         file.write_bytes(file.read_bytes()[:-100])
     assert evaluation(real, DIGITS, cache=tmp_path).report(images).rows == plain.rows
-
-
-def test_classifier_needs_labels() -> None:
-    real = planted.digits()
-    config = EvaluationConfig(distances=("fd_classifier",), fidelity="fd_classifier")
-    with pytest.raises(UserError, match="fd_classifier needs labels"):
-        evaluation(real, config)
-    real = planted.Real(real.train, real.heldout[:120], real.fresh, real.classes)
-    labels = torch.from_numpy(np.arange(120) % 10)
-    assert evaluation(real, config, labels=labels).report(generated(real.fresh[:100]))["fd_classifier"].value > 0
 
 
 def test_several_sets_give_a_mean_with_its_interval() -> None:

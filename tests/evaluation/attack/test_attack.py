@@ -114,17 +114,6 @@ def test_a_model_that_restores_garbage_is_void(sets: tuple[Subjects, Subjects]) 
     assert all(result.void for result in results)
 
 
-def test_classes_reach_the_denoiser() -> None:
-    train, heldout = (Subjects(images(n, n), torch.arange(n) % 3) for n in (100, 120))
-
-    def labelled(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
-        assert len(labels) == len(x)
-        return gaussian(x, sigma) + 0 * labels[:, None, None, None]
-
-    attack(labelled, train, heldout, how(1.0, steps=4))
-    denoising_gap(labelled, train, heldout, sigmas=(0.5,))
-
-
 def test_auc_is_scikit_learns() -> None:
     generator = np.random.default_rng(0)
     smaller, larger = generator.integers(0, 30, 200) / 10, generator.integers(5, 40, 150) / 10

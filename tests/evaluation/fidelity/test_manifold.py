@@ -81,18 +81,6 @@ def test_are_prdcs_and_torch_fidelitys() -> None:
     assert found["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
 
 
-def test_what_the_measures_tell() -> None:
-    real, fresh = features(300), features(300, seed=3)
-    modes = torch.cat([features(150, seed=1), 12 + features(150, seed=2)])
-    assert values(fresh, real)["precision"] > 0.9
-    assert values(modes, real)["precision"] == pytest.approx(0.5, abs=0.07)  # half of the samples are elsewhere
-    assert values(fresh, modes)["recall"] == pytest.approx(0.5, abs=0.07)  # half of the modes
-    assert values(fresh, modes)["coverage"] < 0.55
-    many = values(features(2000, seed=3), real)
-    assert many["density"] == pytest.approx(1, abs=0.1)  # its mean for equal distributions (Naeem et al. 2020)
-    assert many["coverage"] > 0.95
-
-
 def test_intervals() -> None:
     x, y = features(200, scale=1.5), features(150, seed=1)
     found = manifold_measures(x, y)

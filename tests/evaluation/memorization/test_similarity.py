@@ -35,15 +35,6 @@ def test_sim_excess_is_mem_excess_of_one_minus_the_similarity() -> None:
         sim_excess(similarities, heldout[:50], 0.01)
 
 
-def test_fresh_images_have_no_excess_and_copies_their_share() -> None:
-    train, heldout, fresh = (normal(seed, 3000, 8) for seed in range(3))
-    null = nearest_similarity(heldout, normalised(train))
-    none = sim_excess(nearest_similarity(fresh, normalised(train)), null, 0.01)
-    assert none.low < 0 < 0.01 > none.value
-    some = torch.cat([fresh[:2700], train[:300]])
-    assert sim_excess(nearest_similarity(some, normalised(train)), null, 0.01).value == pytest.approx(0.1, abs=0.01)
-
-
 def test_an_encoder_that_gives_equal_features_is_judged_by_their_share() -> None:
     heldout = torch.cat([torch.ones(50), torch.linspace(0, 0.9, 150)]).double()
     similarities = torch.cat([torch.ones(30), torch.full((70,), 0.95)]).double()
