@@ -8,10 +8,11 @@ import torch
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels, to_uint8
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import SETTINGS_FILE, TENSORS_FILE, load_reference, save_reference
+from ambient_sweep.evaluation.required_images import COPIES
 
 PIXELS = EvaluationConfig()
 
@@ -115,3 +116,42 @@ def test_what_a_reference_needs(digits: ImageData) -> None:
     config = EvaluationConfig(distances=("fd_classifier",), fidelity="fd_classifier")
     with pytest.raises(UserError, match="fd_classifier needs labels"):
         Reference.build(replace(digits, heldout_labels=None), config)
+
+
+# -- the measures of a trial against it ---------------------------------------------------------------------------
+
+
+def test_planted_copies_are_found(digits: ImageData, reference: Reference) -> None:
+    copies, blur = 40, 0.03
+    samples = digits.heldout[:400].clone()
+    samples[:copies] = digits.train[:copies] + blur * torch.randn(
+        copies, 1, 8, 8, generator=torch.Generator().manual_seed(0)
+    )
+    measures = evaluate(samples, reference)
+    assert set(measures) == {*reference.config.distances, *reference.config.extras, *COPIES}
+    assert measures["mem_ratio"].value == pytest.approx(copies / 400, abs=0.006)
+    assert measures["mem_ratio"].low <= copies / 400 <= measures["mem_ratio"].high
+    excess, expected = measures["mem_excess"], 0.99 * copies / 400  # copies take the place of unseen images
+    assert 0.01 < excess.low <= expected <= excess.high
+
+
+def test_a_training_image_that_is_there_twice_does_not_hide_its_exact_copies(digits: ImageData) -> None:
+    twice = Pixels.of(torch.cat([digits.train.all(), digits.train.all()]))
+    reference = Reference.build(replace(digits, train=twice), PIXELS)
+    samples = torch.cat([digits.train[:30], digits.heldout[:70]])
+    measures = evaluate(samples, reference)
+    assert measures["mem_ratio"].value == pytest.approx(0.3, abs=0.01)
+    assert measures["mem_excess"].value == pytest.approx(0.3, abs=0.03)
+
+
+def test_samples_are_measured_as_saved_images_would_be(digits: ImageData, reference: Reference) -> None:
+    wild = 1.7 * digits.heldout[:50]
+    stored = ((wild.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    assert evaluate(wild, reference) == evaluate(stored, reference)
+
+
+def test_samples_that_are_not_finite_are_refused(digits: ImageData, reference: Reference) -> None:
+    samples = digits.heldout[:5].clone()
+    samples[1, 0, 0, 0], samples[3, 0, 2, 2] = float("nan"), float("inf")
+    with pytest.raises(AmbientSweepError, match="2 of 5 samples are not finite"):
+        evaluate(samples, reference)

@@ -37,18 +37,13 @@ class Attack:
     """How images are damaged and restored.
 
     stop: level at which sampling ends with the posterior mean; 0: it goes down to 0. noise: levels, of which those above
-    `stop` count. Masking replaces a square in the middle by noise while the rest is given.
+    `stop` count; twice `stop` where there is none. Masking replaces a square in the middle by noise while the rest is given.
     """
 
     sampling: SamplingConfig
     stop: float = 0.0
     seed: int = 0
     noise: tuple[float, ...] = (1.0, 2.0, 4.0)
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The noise levels above `stop`; twice that where there is none."""
-        return tuple(sigma for sigma in self.noise if sigma > self.stop) or (2 * self.stop,)
 
     def steps_from(self, sigma: float) -> Tensor:
         """The levels of sampling from `sigma` down to 0 or to `stop`, float64."""
@@ -113,7 +108,8 @@ def attack(
         raise AmbientSweepError(
             f"an extraction attack needs at least {LEAST} held-out images, there are {len(heldout)}"
         )
-    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in how.levels for r in ("mean", "sampling")]
+    levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
+    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
     ways.append(("masked", None))
     return [_result(denoiser, train, heldout, how, restore, sigma, device) for restore, sigma in ways]
 

@@ -95,16 +95,15 @@ def test_masked_pixels_alone_count_and_the_others_are_given(sets: tuple[Subjects
 
 
 def test_a_model_stopped_at_its_observed_level(sets: tuple[Subjects, Subjects]) -> None:
-    stopped = how(stop=0.6)
-    assert stopped.levels == (1.0,)
-    assert how(0.5, stop=0.6).levels == (1.2,)
     seen: list[float] = []
 
     def watched(x: Tensor, sigma: Tensor) -> Tensor:
         seen.append(float(sigma[0]))
         return gaussian(x, sigma)
 
-    attack(watched, *sets, stopped)
+    for noise, level in (((0.5, 1.0), 1.0), ((0.5,), 1.2)):
+        results = attack(watched, *sets, how(*noise, stop=0.6))
+        assert [result.sigma for result in results] == [level, level, None]
     assert min(seen) == pytest.approx(0.6)
 
 
