@@ -24,11 +24,10 @@ class Encoders:
 
     def get(self, distance: Distance, device: str) -> Encoder:
         """The encoder of `distance` on `device`. Raises UserError where its weights are missing."""
-        if (distance, device) not in self._built:
-            self._built[distance, device] = build_encoder(
-                distance, self.config, device=device, classifier=self.classifier
-            )
-        return self._built[distance, device]
+        key = distance, device
+        if key not in self._built:
+            self._built[key] = build_encoder(distance, self.config, device=device, classifier=self.classifier)
+        return self._built[key]
 
     def encode(self, distance: Distance, blocks: Iterable[Tensor], device: str) -> Tensor:
         """Features float32 [N, D] on `device` of blocks of images uint8 [n, C, H, W].
@@ -67,7 +66,5 @@ def cached_features(folder: Path, fingerprint: str, identity: str, encoded: Call
                 np.save(file, encoded().numpy())
             write_atomic(hash_file, sha256(path).encode())
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); free space there, or use --no-cache"
-        ) from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); free space, or use --no-cache") from None
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # mapped to be written to, as torch wants; nothing is

@@ -65,8 +65,6 @@ def measure(n: int, size: int, repeats: int) -> None:
         return float(frechet_distance(array.mean(0), np.cov(array, rowvar=False), *moments[1]))
 
     theirs = cpu_timed("clean-fid: mean, covariance, frechet_distance", clean_fid, repeats)
-    ours = cpu_timed("frechet of features, no interval", lambda: frechet(x, b, interval=False), repeats)
-    compare("Frechet distance of features", ours, theirs, (ours[0].value, theirs[0]))
     ours = cpu_timed("frechet of features, with its interval", lambda: frechet(x, b), repeats)
     compare("Frechet distance and its interval", ours, theirs, (ours[0].value, theirs[0]))
     few = x[: size // 4]
