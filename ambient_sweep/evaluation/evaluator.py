@@ -83,16 +83,21 @@ def eight_bits(samples: Tensor) -> Tensor:
 
 
 class FullEvaluation:
-    """Measures generated sets by `names` against one reference, which has its training images at hand."""
+    """Measures generated sets by `names` against one reference, which has its training images at hand.
+
+    Raises UserError where these are too few for a floor.
+    """
 
     def __init__(self, reference: Reference, names: Sequence[str], device: str = "cpu") -> None:
         self.reference, self.names, self.device = reference, tuple(names), device
+        assert reference.train_images is not None
+        self.train = reference.train_images
+        check_counts(self.names, reference.config, {"training": len(self.train)})
         self._floors: dict[int, dict[str, Measure]] = {}
 
     def report(self, generated: ImageSet) -> Report:
         """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
-        reference, train, n = self.reference, self.reference.train_images, len(generated)
-        assert train is not None
+        reference, train, n = self.reference, self.train, len(generated)
         check_alike(generated, train)
         check_counts(self.names, reference.config, {"generated": n})
         found = Encoded.of(generated.blocks, self.names, reference, self.device)

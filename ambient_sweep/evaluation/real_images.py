@@ -33,11 +33,12 @@ class RealImages:
         """
         check_alike(train, heldout)
         kept = unseen(heldout, train)
+        dropped = len(heldout) - len(kept)
         for images, count in ((train, len(train)), (heldout, len(kept))):
             if count < 2:
-                seen = f" and {len(heldout) - len(kept)} that are training images too" if images is heldout else ""
-                raise UserError(f"{images.where}: {count} images{seen}; an evaluation needs at least 2: add others")
-        if len(kept) < len(heldout):
+                seen = f" ({dropped} others are training images too)" if images is heldout and dropped else ""
+                raise UserError(f"{images.where}: evaluation needs at least 2 images, found {count}{seen}; add others")
+        if dropped:
             heldout = heldout.subset(kept)
             labels = None if labels is None else labels[torch.from_numpy(kept)]
         return cls(train, heldout, kept, labels)

@@ -89,10 +89,8 @@ class Reference:
         the measures beside the distances are taken against; None: all. Raises UserError where there are too few images
         or no labels for a measure, or an encoder's weights are missing.
         """
-        check_counts(names, config, {"training": len(real.train), "held-out": len(real.heldout)})
-        train, small = (
-            torch.cat([thumbnails(block) for block in each.blocks()]) for each in (real.train, real.heldout)
-        )
+        check_counts(names, config, {"held-out": len(real.heldout)})
+        train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
         near = Nearness.of(small, train, device=device)
         heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
         check_quantile(names, heldout, config.quantile)  # before the costly part

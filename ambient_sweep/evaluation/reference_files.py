@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,10 +19,9 @@ SETTINGS_FILE = "reference.json"
 TENSORS_FILE = "reference.safetensors"
 
 
-class Document(BaseModel):
+class Document(BaseModel, extra="forbid"):
     """The content of SETTINGS_FILE."""
 
-    model_config = ConfigDict(extra="forbid")
     format: Literal[4] = FORMAT
     sha256: str  # of TENSORS_FILE
     settings: Settings

@@ -37,7 +37,7 @@ def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping
 
 
 def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
-    """Images that a measure needs at least."""
+    """Images that a measure needs at least; of training images as many as of generated ones, for its floor."""
     generated, heldout = 1, 1
     if name in ("density", "coverage", "precision", "recall"):
         generated, heldout = 4, 6
@@ -45,7 +45,7 @@ def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
         generated, heldout = 2, 2
     elif "excess" in name:
         heldout = max(2, math.ceil(1 / config.quantile - 1e-9) - 1)
-    return {"generated": generated, "training": 2, "held-out": heldout}
+    return {"generated": generated, "training": generated, "held-out": heldout}
 
 
 def with_similarity(config: EvaluationConfig) -> EvaluationConfig:

@@ -281,7 +281,11 @@ def test_a_relative_path_of_images_works_from_anywhere(tmp_path):
     done = ambient_sweep("train", file, "--storage", tmp_path / "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     checkpoint = tmp_path / "runs" / "c" / "trials" / "train" / "checkpoints" / "images-000000128"
-    good("evaluate", checkpoint)
+    refused = bad("evaluate", checkpoint)
+    assert "precision needs at least 4 training images, there are 2" in refused
+    few = refused.rpartition(": ")[2].split()  # it says what to leave out
+    assert few[1::2] == ["precision", "recall", "density", "coverage"]
+    good("evaluate", checkpoint, *few)
 
 
 def test_a_damaged_note_of_a_checkpoint_is_named(sweep, tmp_path):

@@ -105,9 +105,7 @@ def attack(
     rate of 1 % false positives needs.
     """
     if len(heldout) < LEAST:
-        raise AmbientSweepError(
-            f"an extraction attack needs at least {LEAST} held-out images, there are {len(heldout)}"
-        )
+        raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
     levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
     ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
     ways.append(("masked", None))
