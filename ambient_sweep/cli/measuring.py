@@ -34,29 +34,29 @@ cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the re
 @click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
-@click.option("--drop-overlap", is_flag=True, help="Leave out held-out images that are training images too.")
-@click.option("--device", help="cpu or cuda; by default cuda where torch finds a GPU.")
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
 @cache_option
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], drop_overlap: bool, device: str | None, pictures: Path | None,
-    json_file: Path | None, no_cache: bool,
+    channels: str | None, without: tuple[str, ...], pictures: Path | None, json_file: Path | None, no_cache: bool,
 ) -> None:  # fmt: skip
     """Measure generated images: how good they are, and how much of the training set they reproduce.
 
-    Images of any model. KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid]; fidelity is the first
-    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
+    Images of any model; a GPU is used where torch finds one. KEY=VALUE are evaluation.* keys, as in
+    evaluation.distances=[fid]; fidelity is the first distance and similarity that of fidelity, unless given.
+    docs/metrics.md describes each measure and when it fails.
     """
-    from ambient_sweep.data.evaluation_set import read_set, without_overlap
+    import torch
+
+    from ambient_sweep.data.evaluation_set import read_set
     from ambient_sweep.evaluation.evaluator import FullEvaluation
     from ambient_sweep.evaluation.real_images import RealImages
     from ambient_sweep.evaluation.reference import Reference
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 
-    config, chosen = _evaluation_config(overrides), _device(device)
+    config, device = _evaluation_config(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
     _check_new(json_file, folder=False)
     _check_new(pictures)
@@ -64,14 +64,13 @@ def measure(
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
     trained = read_set("--train", train, size=size, channels=bands)
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
-    kept = without_overlap(trained, unseen) if drop_overlap else unseen
-    dropped = len(unseen) - len(kept)
-    real = RealImages.disjoint(trained, kept)
-    reference = Reference.of(real, config, names, device=chosen, cache=None if no_cache else _cache())
-    full = FullEvaluation(reference, names, chosen)
+    real = RealImages.of(trained, unseen)
+    dropped = len(unseen) - len(real.heldout)
+    reference = Reference.of(real, config, names, device=device, cache=None if no_cache else _cache())
+    full = FullEvaluation(reference, names, device)
     reports = [full.report(each) for each in sets]
-    lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, kept)]
-    lines += [f"{dropped} held-out images that are training images left out"] if dropped else []
+    lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
+    lines += [f"{dropped} held-out images are training images too and were left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
         lines += ["", each.where, *_table(report.rows)]
     over = across(reports) if len(reports) > 1 else []
@@ -81,7 +80,7 @@ def measure(
     document = {
         "generated": [_dump(each, report) for each, report in zip(sets, reports, strict=True)],
         "across": [row.dump() for row in over],
-        "train": _about(trained), "heldout": _about(kept), "dropped": dropped, "shape": list(trained.shape),
+        "train": _about(trained), "heldout": _about(real.heldout), "dropped": dropped, "shape": list(trained.shape),
         "evaluation": config.model_dump(mode="json"), "without": sorted(without),
     }  # fmt: skip
     for line in lines:
@@ -176,16 +175,6 @@ def _cache() -> Path:
     return cache_folder() / "features"
 
 
-def _device(asked: str | None) -> str:
-    import torch
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cpu" or (asked.partition(":")[0] == "cuda" and torch.cuda.is_available()):
-        return asked
-    raise UserError(f"--device: {asked} is not available; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
-
-
 def _check_new(path: Path | None, *, folder: bool = True) -> None:
     """Before hours of work: that a new file or folder can be written there. Raises UserError."""
     if path is None:
@@ -237,5 +226,5 @@ def _about(images: "ImageSet") -> dict[str, Any]:
 def _dump(images: "ImageSet", report: "Report") -> dict[str, Any]:
     return {
         **_about(images), "measures": [row.dump() for row in report.rows],
-        "histograms": {name: each.dump() for name, each in report.histograms.items()}, "warnings": list(report.warnings),
+        "histograms": {name: vars(each) for name, each in report.histograms.items()}, "warnings": list(report.warnings),
     }  # fmt: skip

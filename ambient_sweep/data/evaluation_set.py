@@ -84,18 +84,10 @@ def read_set(option: str, path: Path, *, size: int | None = None, channels: int 
     raise UserError(f"{where}: no such folder" if not path.exists() else f"{where}: give a folder, or .npy or .npz")
 
 
-def overlap(first: ImageSet, second: ImageSet) -> list[tuple[int, int]]:
-    """Pairs (place in `first`, place in `second`) of images with the same pixels; one per image of `second`."""
-    places = {digest: row for row, digest in reversed(list(enumerate(first.digests)))}
-    return [(places[digest], row) for row, digest in enumerate(second.digests) if digest in places]
-
-
-def without_overlap(first: ImageSet, second: ImageSet) -> ImageSet:
-    """`second` without the images whose pixels are in `first` too."""
-    dropped = [row for _, row in overlap(first, second)]
-    if len(dropped) == len(second):
-        raise UserError(f"{second.where}: all {len(second)} images are in {first.where} too; give other images")
-    return second.subset(np.delete(np.arange(len(second)), dropped))
+def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
+    """Places of the images whose pixels no image of `seen` has."""
+    known = {*seen.digests}
+    return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
 
 
 def check_alike(*sets: ImageSet) -> None:

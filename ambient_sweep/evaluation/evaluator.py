@@ -17,20 +17,12 @@ from ambient_sweep.config import Distance
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures, small_sample_warning
+from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import (
-    LOCAL,
-    NEIGHBOURHOOD,
-    Nearness,
-    SimilarityHistograms,
-    mem_ratio,
-    memorization,
-    thumbnails,
-)
+from ambient_sweep.evaluation.memorization import Nearness, SimilarityHistograms, mem_ratio, memorization, thumbnails
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row
-from ambient_sweep.evaluation.required_images import check_counts, trial_measures
+from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.training.group import SINGLE, Group
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
@@ -56,8 +48,7 @@ class Encoded:
         features = {d: reference.encoders.encode(d, blocks(), device) for d in dict.fromkeys(distances)}
         small = torch.cat([thumbnails(block) for block in blocks()])
         similar = None if config.similarity is None else features[config.similarity]
-        k = NEIGHBOURHOOD if "mem_neighbourhood" in names else LOCAL + 1
-        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, k=k, device=device))
+        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
 
     def gathered(self, group: Group, n: int) -> "Encoded":
         """The parts of all workers joined, n images in all."""
@@ -71,20 +62,11 @@ def evaluate(
 ) -> dict[str, Measure]:
     """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: `trial_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
-    measures, the others nothing. Deterministic. Raises AmbientSweepError for fewer samples than a measure needs,
-    non-finite ones, or images of another size.
+    Keys: `all_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
+    measures, the others nothing. Deterministic. Raises AmbientSweepError where they are not finite.
     """
-    shape = reference.settings.shape
-    if tuple(samples.shape[1:]) != shape:
-        raise AmbientSweepError(f"samples are {list(samples.shape[1:])}, the real images {list(shape)}")
-    if len(samples) < 2:
-        raise AmbientSweepError(f"evaluation needs at least 2 samples, not {len(samples)}")
-    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
-    if broken:
-        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    names, part = trial_measures(reference.config), group.share(len(samples))
-    images = to_uint8(samples[part.start : part.stop])
+    names, part = all_measures(reference.config), group.share(len(samples))
+    images = eight_bits(samples)[part.start : part.stop]
     found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
     if group.rank != 0:
         return {}
@@ -92,17 +74,30 @@ def evaluate(
     return measures | {row.name: row.measure for row in _memorization(found.nearness, names, reference)}
 
 
+def eight_bits(samples: Tensor) -> Tensor:
+    """Samples float [N, C, H, W] in [-1, 1] as uint8. Raises AmbientSweepError where one is not finite."""
+    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
+    return to_uint8(samples)
+
+
 class FullEvaluation:
-    """Measures generated sets by `names` against one reference, which has its training images at hand."""
+    """Measures generated sets by `names` against one reference, which has its training images at hand.
+
+    Raises UserError where these are too few for a floor.
+    """
 
     def __init__(self, reference: Reference, names: Sequence[str], device: str = "cpu") -> None:
         self.reference, self.names, self.device = reference, tuple(names), device
+        assert reference.train_images is not None
+        self.train = reference.train_images
+        check_counts(self.names, reference.config, {"training": len(self.train)})
         self._floors: dict[int, dict[str, Measure]] = {}
 
     def report(self, generated: ImageSet) -> Report:
         """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
-        reference, train, n = self.reference, self.reference.train_images, len(generated)
-        assert train is not None
+        reference, train, n = self.reference, self.train, len(generated)
         check_alike(generated, train)
         check_counts(self.names, reference.config, {"generated": n})
         found = Encoded.of(generated.blocks, self.names, reference, self.device)
@@ -131,15 +126,15 @@ class FullEvaluation:
     def _train_features(self, distance: Distance, train: ImageSet, rows: NDArray[np.int64]) -> Tensor:
         known = self.reference.train_features.get(distance)
         if known is not None:
-            return torch.from_numpy(known[rows]).to(self.device)
+            return known[torch.from_numpy(rows)].to(self.device)
         blocks = (train.rows(rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
         return self.reference.encoders.encode(distance, blocks, self.device)
 
     def _histograms(self, found: Nearness) -> dict[str, SimilarityHistograms]:
-        config, theirs = self.reference.config, self.reference.heldout.similarities
-        if config.similarity is None or found.similarities is None or theirs is None:
+        similarity, theirs = self.reference.config.similarity, self.reference.heldout.similarities
+        if similarity is None or found.similarities is None or theirs is None:
             return {}
-        encoder = self.reference.encoders.get(config.similarity, self.device).name
+        encoder = self.reference.encoders.get(similarity, self.device).name
         return {encoder: SimilarityHistograms.of(found.similarities, theirs)}
 
     def _warnings(self, found: Encoded, train: int) -> Iterator[str]:
@@ -153,10 +148,12 @@ class FullEvaluation:
         for distance in self.names:
             if distance not in reference.statistics:
                 continue
-            features = found.features[distance]
-            warning = small_sample_warning(min(n, reference.settings.heldout), features.shape[1])
-            if warning is not None:
-                yield f"{distance}: {warning}"
+            fewest, dimension = min(n, reference.settings.heldout), found.features[distance].shape[1]
+            if fewest <= 2 * dimension:
+                yield (
+                    f"{distance}: {fewest} images are few for {dimension} features: the distance is biased upwards, by more "
+                    "than models may differ; compare it with what real images get, and only with values at the same number"
+                )
             if train < n:
                 yield (
                     f"{distance}: its floor is that of {train} training images, all there are, and too high beside a "

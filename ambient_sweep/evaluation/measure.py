@@ -2,6 +2,10 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -21,8 +25,9 @@ class Measure:
     seed: int | None = None
 
     @classmethod
-    def share(cls, count: int, n: int) -> "Measure":
-        """The share `count` of `n` with Wilson's interval."""
+    def share(cls, mask: "Tensor") -> "Measure":
+        """The share of True in bool [n], with Wilson's interval."""
+        count, n = int(mask.sum()), len(mask)
         return cls(count / n, *wilson(count, n), n)
 
     def minus(self, expected: float) -> "Measure":
@@ -32,12 +37,7 @@ class Measure:
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of which `count` of `n` were seen (Wilson 1927, score interval).
-
-    Raises ValueError unless 0 <= count <= n and n >= 1.
-    """
-    if not 0 <= count <= n or n < 1:
-        raise ValueError(f"wilson: {count} of {n} is not a share")
+    """The 95 % interval of a share of which `count` of `n` were seen (Wilson 1927, score interval)."""
     share = count / n
     scale = 1 + Z95**2 / n
     centre = (share + Z95**2 / (2 * n)) / scale

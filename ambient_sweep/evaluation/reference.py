@@ -1,12 +1,10 @@
 """What an evaluation needs of the real images: computed once, used for every generated set."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,21 +15,15 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.evaluation.encoders import train_classifier
-from ambient_sweep.evaluation.features import Encoders, Features, Mapped, cached_features
+from ambient_sweep.evaluation.features import Encoders
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
-from ambient_sweep.evaluation.memorization import (
-    THUMBNAILS,
-    Nearness,
-    check_quantile,
-    nearest_similarity,
-    normalised,
-    thumbnails,
-)
-from ambient_sweep.evaluation.neighbours import Targets, nearest
+from ambient_sweep.evaluation.memorization import Nearness, check_quantile, nearest_similarity, normalised, thumbnails
+from ambient_sweep.evaluation.neighbours import nearest
 from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.required_images import check_counts, trial_measures
+from ambient_sweep.evaluation.required_images import all_measures, check_counts
+from ambient_sweep.storage import digest
 
-FORMAT = 3  # raised whenever the files or the values of an encoder or a measure change
+FORMAT: Final = 4  # raised whenever the files or the values of an encoder or a measure change
 MOST_FEATURES = 10_000  # of held-out images, that a sweep takes kid, precision and their like against
 BLOCK = 1024  # rows of features that statistics take at once
 
@@ -42,7 +34,6 @@ class Settings:
 
     shape: tuple[int, int, int]  # C, H, W
     evaluation: EvaluationConfig
-    classes: int | None  # of the classifier; None without one
     heldout: int  # images behind each distance
     key: str = ""
     data_fingerprint: str = ""
@@ -56,11 +47,11 @@ class Reference:
     encoders: Encoders
     statistics: dict[Distance, Statistics]
     features: Tensor  # of held-out images by the encoder of `fidelity`, float32 [M, D]
-    train: Targets  # thumbnails of the training images, float32 [N, C, h, w] in [-1, 1]
+    train: Tensor  # thumbnails of the training images, float32 [N, C, h, w] in [-1, 1]
     heldout: Nearness  # of the held-out images
-    similar: Targets | None = None  # features of the training images at length 1, float32 [N, D]
+    similar: Tensor | None = None  # features of the training images at length 1, float32 [N, D]
     train_images: ImageSet | None = None  # where they are at hand: not in a stored reference
-    train_features: dict[Distance, Features] = field(default_factory=dict)  # those that are known
+    train_features: dict[Distance, Tensor] = field(default_factory=dict)  # those that are known
 
     @property
     def config(self) -> EvaluationConfig:
@@ -74,7 +65,7 @@ class Reference:
     @classmethod
     def build(cls, data: ImageData, config: EvaluationConfig, *, device: str = "cpu") -> "Reference":
         """The reference of a sweep's trials, to be stored. Raises UserError as `of` and `RealImages.of` do."""
-        real, names = RealImages.of(data), trial_measures(config)
+        real, names = RealImages.of_data(data), all_measures(config)
         reference = cls.of(real, config, names, device=device, most_features=MOST_FEATURES)
         reference.settings = dataclasses.replace(
             reference.settings, key=reference_key(data, config), data_fingerprint=data.fingerprint
@@ -96,40 +87,41 @@ class Reference:
 
         cache: folder for the features of the real images; None: they are not kept. most_features: held-out images that
         the measures beside the distances are taken against; None: all. Raises UserError where there are too few images
-        or no labels for a measure, or an encoder's package or weights are missing.
+        or no labels for a measure, or an encoder's weights are missing.
         """
-        check_counts(names, config, {"training": len(real.train), "held-out": len(real.heldout)})
-        train = _train_thumbnails(real.train, cache)
-        small = torch.cat([thumbnails(block) for block in real.heldout.blocks()])
-        heldout = Nearness.of(small, train, device=device)
-        heldout = Nearness(*(each.cpu() for each in (heldout.distances, heldout.indices, heldout.flips)))
+        check_counts(names, config, {"held-out": len(real.heldout)})
+        train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
+        near = Nearness.of(small, train, device=device)
+        heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
         check_quantile(names, heldout, config.quantile)  # before the costly part
         classifier = None
         if "fd_classifier" in (*config.distances, config.similarity):
             classifier = train_classifier(torch.cat(list(real.heldout.blocks())), real.labels)
         encoders = Encoders(config, classifier)
-        settings = Settings(
-            real.train.shape, config, None if classifier is None else classifier.classes, len(real.heldout)
-        )
-        reference = cls(settings, encoders, {}, torch.empty(0), train, heldout, train_images=real.train)
-        distances = dict.fromkeys((*config.distances, *([config.similarity] if config.similarity else [])))
+        similarity, similar, known = config.similarity, None, {}
+        distances = dict.fromkeys((*config.distances, *([similarity] if similarity else [])))
         features = {distance: encoders.real(distance, real.heldout, device, cache) for distance in distances}
-        reference.statistics = {distance: _statistics(features[distance]) for distance in config.distances}
-        reference.features = _some(features[config.fidelity], most_features)
-        if config.similarity is not None:
-            reference.train_features = {config.similarity: encoders.real(config.similarity, real.train, device, cache)}
-            similar = normalised(_tensor(reference.train_features[config.similarity]))
-            queries = _tensor(features[config.similarity])
-            similarities = nearest_similarity(queries, similar, device=device).cpu()
-            reference.similar, reference.heldout = similar, dataclasses.replace(heldout, similarities=similarities)
-        return reference
+        if similarity is not None:
+            known = {similarity: encoders.real(similarity, real.train, device, cache)}
+            similar = normalised(known[similarity])
+            similarities = nearest_similarity(features[similarity], similar, device=device).cpu()
+            heldout = dataclasses.replace(heldout, similarities=similarities)
+        some = np.sort(rng.permutation("evaluation.features", 0, 0, len(real.heldout))[:most_features])
+        return cls(
+            Settings(real.train.shape, config, len(real.heldout)),
+            encoders,
+            {distance: statistics(torch.split(features[distance], BLOCK)) for distance in config.distances},
+            features[config.fidelity][torch.from_numpy(some)],
+            train,
+            heldout,
+            similar,
+            real.train,
+            known,
+        )
 
-    def nearest_train(self, images: Tensor, k: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """The k training images nearest to images uint8 [N, C, H, W]: L2 float64 [N, k] and indices int64 [N, k].
-
-        Distances are those of the thumbnails that `mem_*` use.
-        """
-        return nearest(thumbnails(images), self.train, k, device=device)
+    def nearest_train(self, images: Tensor, device: str = "cpu") -> Tensor:
+        """The training image nearest to each of images uint8 [N, C, H, W], by their thumbnails: indices int64 [N]."""
+        return nearest(thumbnails(images), self.train, 1, device=device)[1][:, 0]
 
 
 def reference_key(data: ImageData, config: EvaluationConfig) -> str:
@@ -139,31 +131,4 @@ def reference_key(data: ImageData, config: EvaluationConfig) -> str:
     if "fd_file" in (*config.distances, config.similarity):
         own = (config.encoder_sha256, config.encoder_size)
         encoders.append([*own, *config.encoder_mean, *config.encoder_std])
-    parts = [FORMAT, data.fingerprint, labels, encoders, config.quantile]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _train_thumbnails(images: ImageSet, cache: Path | None) -> Mapped:
-    first = thumbnails(next(images.blocks(1)))
-    rows = cached_features(
-        cache,
-        images.fingerprint,
-        THUMBNAILS,
-        len(images),
-        lambda: (thumbnails(block).flatten(1) for block in images.blocks()),
-    )
-    return Mapped(rows, tuple(first.shape[1:]))
-
-
-def _statistics(features: Features) -> Statistics:
-    return statistics(_tensor(features[start : start + BLOCK]) for start in range(0, len(features), BLOCK))
-
-
-def _some(features: Features, most: int | None) -> Tensor:
-    """At most so many of the features, drawn by a key, in their order."""
-    chosen = np.sort(rng.permutation("evaluation.features", 0, 0, len(features))[:most])
-    return _tensor(features[chosen])
-
-
-def _tensor(features: Features) -> Tensor:
-    return torch.from_numpy(np.array(features))
+    return digest([FORMAT, data.fingerprint, labels, encoders, config.quantile])[:16]

@@ -13,13 +13,14 @@ from ambient_sweep import rng
 from ambient_sweep.config import Config
 from ambient_sweep.data.dataset import ImageData, load_clean
 from ambient_sweep.data.evaluation_set import ImageSet
-from ambient_sweep.data.pixels import Pixels, to_uint8
+from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.evaluation import Measure, Reference, evaluate
+from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits, evaluate
+from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.real_images import RealImages
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.recorder import silent
@@ -81,7 +82,7 @@ def evaluate_checkpoint(
     use_threads(config)
     device, clean = device_of(config), _checked_data(config, data_fingerprint)
     denoiser, evaluation = denoiser.to(device), with_similarity(config.evaluation)
-    names, real = all_measures(evaluation, options.without), RealImages.of(clean)
+    names, real = all_measures(evaluation, options.without), RealImages.of_data(clean)
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
@@ -93,7 +94,9 @@ def evaluate_checkpoint(
         echo(f"sampling {count} images, seed {seed}")
         made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=counts)
         for endpoint, samples in made.items():
-            reports.setdefault(endpoint, []).append(full.report(_as_set(endpoint, samples)))
+            reports.setdefault(endpoint, []).append(
+                full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples).numpy()))
+            )
     subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
     gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
@@ -110,7 +113,7 @@ def evaluate_checkpoint(
         model=tuple(model),
         attack=found,
         attack_lines=tuple(lines),
-        histograms={end: {name: h.dump() for name, h in each[0].histograms.items()} for end, each in reports.items()},
+        histograms={end: {name: vars(h) for name, h in each[0].histograms.items()} for end, each in reports.items()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -121,13 +124,6 @@ def _checked_data(config: Config, data_fingerprint: str) -> ImageData:
         source = config.evaluation.path or config.data.path or config.data.source
         raise UserError(f"{source}: not the images this model was trained with")
     return clean
-
-
-def _as_set(endpoint: str, samples: torch.Tensor) -> ImageSet:
-    broken = int((~samples.isfinite()).flatten(1).any(1).sum())
-    if broken:
-        raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    return ImageSet.of(f"samples ({endpoint})", to_uint8(samples).numpy())
 
 
 def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
@@ -149,10 +145,8 @@ def _attacked(
     denoiser: Denoiser, config: Config, subjects: tuple[Subjects, Subjects], folder: Path, device: str
 ) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
-    s, stop = config.sampling, config.observed.sigma if config.main_endpoint() == "observed" else 0.0
-    settings = Attack(
-        steps=s.steps, sigma_min=s.sigma_min, sigma_max=s.sigma_max, rho=s.rho, stop=stop, seed=config.evaluation.seed
-    )
+    stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
+    settings = Attack(config.sampling, stop, config.evaluation.seed)
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):

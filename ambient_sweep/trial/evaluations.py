@@ -15,7 +15,8 @@ from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.evaluation import Reference, evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
@@ -70,7 +71,7 @@ class Evaluator:
             if not records:
                 save()
             shown = samples[:GRID_SAMPLES]
-            nearest = self.reference.nearest_train(to_uint8(shown), 1, str(state.device))[1][:, 0].cpu().numpy()
+            nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
             recorder.grid(images, record.endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
             write_evaluation(root, record)
             records.append(record)

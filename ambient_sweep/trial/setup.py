@@ -9,8 +9,7 @@ import torch
 from ambient_sweep.config import Config
 from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation import Reference
-from ambient_sweep.evaluation.reference import reference_key
+from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
 from ambient_sweep.stages.keys import TRAINED_ON
 from ambient_sweep.trial.records import write_json

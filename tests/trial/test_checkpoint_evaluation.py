@@ -11,7 +11,8 @@ from ambient_sweep.config import build_config
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.evaluation import Reference, evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import build_model
 from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
 from ambient_sweep.trial.samples import generate
@@ -40,7 +41,7 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
         values = {row.name: row.measure.value for row in rows}
         for name, measure in evaluate(samples[endpoint], reference).items():
             assert values[name] == measure.value, name
-        assert {"mem_neighbourhood", "sim_excess", "sim_above_0.9"} <= set(values)
+        assert "sim_excess" in values
     assert [row.name for row in found.model][:2] == ["denoising_gap_0.05", "denoising_gap_0.1"]
     assert found.attack == []
 

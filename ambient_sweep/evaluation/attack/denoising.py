@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ambient_sweep import rng
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -16,30 +15,18 @@ SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 @torch.no_grad()
 def denoising_gap(
-    denoiser: Callable[..., Tensor],
-    train: Subjects,
-    heldout: Subjects,
-    sigmas: Sequence[float] = SIGMAS,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-) -> dict[float, Measure]:
+    denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, *,
+    sigmas: Sequence[float] = SIGMAS, seed: int = 0, device: str = "cpu",
+) -> dict[float, Measure]:  # fmt: skip
     """Per noise level, 1 less training error over held-out error: 0 where nothing is memorized, 1 where everything is.
 
     The error is |D(x_0 + sigma n, sigma) - x_0|^2, with noise keyed by (level, place) and the same for both sets. The
-    interval is of the ratio of two means (delta method), n the number of training images. Needs no samples. Raises
-    AmbientSweepError for fewer than two images of either and for held-out errors that are 0 or not finite.
+    interval is of the ratio of two means (delta method), n the number of training images. Needs no samples.
     """
-    if min(len(train), len(heldout)) < 2:
-        raise AmbientSweepError(f"denoising_gap needs at least 2 images of each, not {len(train)} and {len(heldout)}")
     found = {}
     for sigma in sigmas:
         own, others = (_errors(denoiser, each, sigma, seed, device) for each in (train, heldout))
-        if not (own.isfinite().all() and others.isfinite().all()):
-            raise AmbientSweepError(f"denoising_gap: the denoiser gives no finite values at sigma {sigma:g}")
         scale = float(others.mean())
-        if scale == 0:
-            raise AmbientSweepError(f"denoising_gap: held-out images come back without any error at sigma {sigma:g}")
         ratio = float(own.mean()) / scale
         variance = float(own.var()) / len(own) + ratio**2 * float(others.var()) / len(others)
         half = Z95 * math.sqrt(variance) / scale

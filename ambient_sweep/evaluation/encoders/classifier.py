@@ -29,7 +29,6 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.channels, self.classes = channels, classes
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
             nn.ReLU(),
@@ -61,10 +60,8 @@ class ClassifierEncoder:
 
     def __init__(self, model: Classifier, device: str) -> None:
         self.model = copy.deepcopy(model).to(device).eval()
-        digest = hashlib.sha256()
-        for tensor in model.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
-        self.identity = f"{self.name}/{digest.hexdigest()}/{VERSION}"
+        weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())
+        self.identity = f"{self.name}/{hashlib.sha256(weights).hexdigest()}/{VERSION}"
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.model.features(classifier_pixels(images))
@@ -117,8 +114,8 @@ def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
 def _initialise(model: Classifier) -> None:
     """He's initialisation (2015) from an own generator; biases zero."""
     generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+        else:
+            nn.init.zeros_(parameter)

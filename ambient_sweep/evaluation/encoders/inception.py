@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.encoders.base import missing_package, without_torchscript_warning
+from ambient_sweep.evaluation.encoders.base import without_torchscript_warning
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 INCEPTION = Weights(
@@ -24,18 +24,16 @@ VERSION = 3  # 1: clean-fid's resize; 2: a resize of this package; 3: clean-fid'
 class InceptionEncoder:
     """The 2048 features of clean-fid's Inception wrapper for images resized by its mode `clean`; grey is repeated.
 
-    Raises UserError if clean-fid is not installed or the checked weights are missing.
+    Raises UserError where the checked weights are missing.
     """
 
     name = "inception"
     batch = 50
 
     def __init__(self, given: str | None, folder: str | None, device: str) -> None:
-        try:
-            from cleanfid.inception_torchscript import InceptionV3W
-            from cleanfid.resize import build_resizer
-        except ModuleNotFoundError as error:
-            raise missing_package("fid", error) from None
+        from cleanfid.inception_torchscript import InceptionV3W
+        from cleanfid.resize import build_resizer
+
         path = find_weights(INCEPTION, folder, given)
         self.identity = f"{self.name}/{INCEPTION.sha256}/{VERSION}"
         self.resize = build_resizer("clean")

@@ -1,5 +1,7 @@
 """SSCD (Pizzi et al. 2022), a network trained to find copies of images: its cosine similarity tells memorization."""
 
+import torch
+
 from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, imagenet_normalised, load_torchscript
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
@@ -22,5 +24,5 @@ def sscd_encoder(folder: str | None, device: str) -> Encoder:
     path, name = find_weights(SSCD, folder), f"sscd@{SIZE}"
     network, identity = load_torchscript(path), f"{name}/{SSCD.sha256}/{VERSION}"
     return NetworkEncoder(
-        name, identity, 32, network, SIZE, "bilinear", imagenet_normalised, device, channels_last=True
+        name, identity, 32, network, SIZE, "bilinear", imagenet_normalised, device, torch.channels_last
     )

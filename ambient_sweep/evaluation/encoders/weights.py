@@ -34,38 +34,28 @@ def find_weights(weights: Weights, folder: str | None = None, given: str | None 
     Raises UserError, one line that says what to fetch and where to put it, where none of these works; a file that is
     there and is not the right one is an error, never passed over.
     """
+    cached, label = cache_folder() / weights.file, weights.distance
+    own = None if folder is None else Path(folder).expanduser()
+    if own is not None and not own.is_dir():
+        raise UserError(f"evaluation.weights_folder: {own} is not a folder; make it, or leave the key out")
+    places = [cached] if own is None else [own / weights.file, cached]
+    path = next((path for path in places if os.path.exists(path)), cached)
     if given is not None:
-        path = Path(given).expanduser()
-        _check(weights, path, f"{weights.key}: {path}")
-        return path
-    cached = cache_folder() / weights.file
-    places = [cached] if folder is None else [_existing(folder) / weights.file, cached]
-    found = next((path for path in places if os.path.exists(path)), None)
-    if found is None:
+        path, label = Path(given).expanduser(), str(weights.key)
+    elif not path.exists():
         _download(weights, cached, places[0])
-    path = found or cached
-    _check(weights, path, f"{weights.distance}: {path}")
+    check_hash(path, weights.sha256, label, f"give {weights.content}, from {weights.url}")
     return path
 
 
-def _existing(folder: str) -> Path:
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise UserError(f"evaluation.weights_folder: {path} is not a folder; make it, or leave the key out")
-    return path
-
-
-def _check(weights: Weights, path: Path, label: str) -> None:
-    """Raises UserError unless the file has the SHA-256 that it should have."""
+def check_hash(path: Path, wanted: str, label: str, cure: str) -> None:
+    """Raises UserError, which begins with `label` and ends with `cure`, unless the file has the SHA-256 `wanted`."""
     try:
         found = sha256(path)
     except OSError as error:
-        raise UserError(f"{label}: cannot be read ({error.strerror}); fetch {weights.url} and name that file") from None
-    if found != weights.sha256:
-        raise UserError(
-            f"{label} is not {weights.content} (sha256 {found[:12]}..., not {weights.sha256[:12]}...); "
-            f"replace it by {weights.url}"
-        )
+        raise UserError(f"{label}: {path}: cannot be read ({error.strerror}); {cure}") from None
+    if found != wanted:
+        raise UserError(f"{label}: {path} has sha256 {found[:12]}..., not {wanted[:12]}...; {cure}")
 
 
 def _download(weights: Weights, cached: Path, place: Path) -> None:

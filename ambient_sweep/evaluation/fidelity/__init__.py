@@ -1,10 +1,7 @@
 """How good samples are, from features: distances of distributions, and whether one set covers the other."""
 
-from ambient_sweep.evaluation.fidelity.frechet import Statistics, frechet, small_sample_warning, statistics
-from ambient_sweep.evaluation.fidelity.inception_score import inception_score
+from ambient_sweep.evaluation.fidelity.frechet import Statistics, frechet, statistics
 from ambient_sweep.evaluation.fidelity.kernel import kid
 from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 
-__all__ = [
-    "Statistics", "frechet", "inception_score", "kid", "manifold_measures", "small_sample_warning", "statistics",
-]  # fmt: skip
+__all__ = ["Statistics", "frechet", "kid", "manifold_measures", "statistics"]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 
@@ -31,11 +30,11 @@ def frechet(features: Tensor, real: Statistics) -> Measure:
     """Frechet distance of generated features [n, D] to the real statistics, never below 0.
 
     The interval is for the draw of the samples at this n (infinitesimal jackknife; Efron 1982): the real images are
-    taken as given, and the bias that every such distance has at finite n is not removed. Raises AmbientSweepError for
-    fewer than two features or non-finite ones.
+    taken as given, and the bias that every such distance has at finite n is not removed. n is at least 2.
     """
-    mean, root = _centred(features)
-    n = len(root)
+    x, n = features.double(), len(features)
+    mean = x.mean(0)
+    root = (x - mean) / math.sqrt(n - 1)
     real_mean, real_root = real.mean.to(root), real.root.to(root)
     shift = mean - real_mean
     product = root @ real_root.T
@@ -54,8 +53,7 @@ def frechet(features: Tensor, real: Statistics) -> Measure:
 def statistics(blocks: Iterable[Tensor]) -> Statistics:
     """The statistics of features [n, D] that come in blocks, covariance over the sum of all n less 1.
 
-    Blocks are joined in float64 by their means and scatters (Chan, Golub and LeVeque 1979). Raises AmbientSweepError for
-    fewer than two features or non-finite ones.
+    Blocks are joined in float64 by their means and scatters (Chan, Golub and LeVeque 1979). n is at least 2.
     """
     n, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
     for block in blocks:
@@ -70,7 +68,6 @@ def statistics(blocks: Iterable[Tensor]) -> Statistics:
         scatter += torch.outer(shift, shift * (n * len(x) / total))
         mean += shift * (len(x) / total)
         n = total
-    _check(n, scatter)
     return Statistics(mean, _root(scatter / (n - 1), n), n)
 
 
@@ -86,31 +83,6 @@ def _root(covariance: Tensor, n: int) -> Tensor:
     kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
     root: Tensor = values[kept].sqrt()[:, None] * vectors.T[kept]
     return root
-
-
-def small_sample_warning(n: int, dimension: int) -> str | None:
-    """A line where n images are too few for a Gaussian of that many dimensions (n <= 2 dimension); else None."""
-    if n > 2 * dimension:
-        return None
-    return (
-        f"{n} images are few for {dimension} features: the distance is biased upwards, by more than models may differ; "
-        "compare it with what real images get, and only with values at the same number"
-    )
-
-
-def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [D] and centred features over sqrt(n - 1), [n, D], in float64."""
-    x = features.double()
-    _check(len(x), x)
-    mean = x.mean(0)
-    return mean, (x - mean) / math.sqrt(len(x) - 1)
-
-
-def _check(n: int, features: Tensor) -> None:
-    if n < 2:
-        raise AmbientSweepError(f"a Frechet distance needs at least 2 images, not {n}")
-    if not features.isfinite().all():
-        raise AmbientSweepError("a Frechet distance needs finite features; the encoder gave others")
 
 
 def _singular_values(product: Tensor) -> tuple[Tensor, Tensor]:

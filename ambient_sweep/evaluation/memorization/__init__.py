@@ -1,26 +1,11 @@
 """Memorization that samples show: copies in pixels, similarity in features."""
 
-from ambient_sweep.evaluation.memorization.copies import LOCAL, NEIGHBOURHOOD, THUMBNAILS, mem_ratio, thumbnails
+from ambient_sweep.evaluation.memorization.copies import mem_ratio, thumbnails
 from ambient_sweep.evaluation.memorization.measures import check_quantile, memorization
 from ambient_sweep.evaluation.memorization.nearness import Nearness
-from ambient_sweep.evaluation.memorization.similarity import (
-    SIMILARITIES,
-    SimilarityHistograms,
-    nearest_similarity,
-    normalised,
-)
+from ambient_sweep.evaluation.memorization.similarity import SimilarityHistograms, nearest_similarity, normalised
 
 __all__ = [
-    "LOCAL",
-    "NEIGHBOURHOOD",
-    "SIMILARITIES",
-    "THUMBNAILS",
-    "Nearness",
-    "SimilarityHistograms",
-    "check_quantile",
-    "mem_ratio",
-    "memorization",
-    "nearest_similarity",
-    "normalised",
-    "thumbnails",
-]
+    "Nearness", "SimilarityHistograms", "check_quantile", "mem_ratio", "memorization", "nearest_similarity",
+    "normalised", "thumbnails",
+]  # fmt: skip

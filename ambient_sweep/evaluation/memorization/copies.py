@@ -15,10 +15,8 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 
 SIDE = 16  # thumbnails are at most so large
-THUMBNAILS = f"thumbnails{SIDE}/1"  # their identity in a cache
 RATIO = 1 / 3
 LOCAL = 5  # further neighbours whose mean distance is the local scale
-NEIGHBOURHOOD = 50
 
 
 def thumbnails(images: Tensor) -> Tensor:
@@ -37,61 +35,38 @@ def mem_ratio(distances: Tensor) -> Measure:
     (a training image that is there twice) is a copy. Interval: Wilson.
     """
     first, second = distances[:, 0], distances[:, 1]
-    return share_of((first < RATIO * second) | ((first == 0) & (second == 0)))
+    return Measure.share((first < RATIO * second) | ((first == 0) & (second == 0)))
 
 
-def mem_excess(distances: Tensor, threshold: float, quantile: float) -> Measure:
-    """Share of samples nearer to a training image than `threshold`, minus `quantile`, what unseen images would give.
+def mem_excess(distances: Tensor, heldout: Tensor, quantile: float) -> Measure:
+    """Share of samples nearer to a training image than the `quantile` of held-out images, minus that quantile.
 
-    `distances`: [N], or `local_distances`; `threshold` from `null_threshold` of the same. Interval: Wilson of the share,
-    minus `quantile`; the threshold is taken as known.
+    `distances` [N] and `heldout` [M], or `local_distances` of both. Held-out images at distance zero are training images
+    and are left out. Interval: Wilson of the share, minus `quantile`; the threshold is taken as known.
     """
-    return share_of(distances < threshold).minus(quantile)
+    return Measure.share(distances < null_threshold(heldout[heldout > 0], quantile)).minus(quantile)
 
 
-def null_threshold(heldout: Tensor, quantile: float, *, twins: bool = False) -> float:
-    """The quantile of held-out images' L2 distances [M] to the nearest training image, at position (M + 1) q.
+def null_threshold(heldout: Tensor, quantile: float) -> float:
+    """The quantile of held-out images' distances [M] to the nearest training image, at position (M + 1) q.
 
     With that position (Weibull's) a further unseen image falls below the threshold with probability q, whatever M and
-    the distribution. Held-out images at distance zero are training images and are left out, unless with `twins`. Raises
-    UserError where too few images are left for the quantile.
+    the distribution. Raises UserError where there are too few for the quantile.
     """
-    values = heldout[(heldout > 0) | twins].cpu().numpy()
     needed = max(2, math.ceil(1 / quantile - 1e-9) - 1)
-    if len(values) < needed:
-        equal = len(heldout) - len(values)
-        without = f" (and {equal} more that are training images as well)" if equal else ""
+    if len(heldout) < needed:
         raise UserError(
-            f"evaluation.quantile: {quantile} needs at least {needed} held-out images, there are {len(values)}{without}"
-            "; hold out more images or raise the quantile"
+            f"evaluation.quantile: {quantile} needs at least {needed} held-out images that are no training images, there "
+            f"are {len(heldout)}; hold out more images or raise the quantile"
         )
-    return float(np.quantile(values, quantile, method="weibull"))
+    return float(np.quantile(heldout.cpu().numpy(), quantile, method="weibull"))
 
 
 def local_distances(distances: Tensor) -> Tensor:
     """Distances [N, K] in units of the local scale, [N]: nearest over the mean of the next LOCAL (as many as there are).
 
     Where an image set has smooth and busy parts, one threshold on the distance itself is that of the smooth ones, and
-    copies of busy images with a little noise pass it. 0 for a sample at distance zero. Raises ValueError for K < 2.
+    copies of busy images with a little noise pass it. 0 for a sample at distance zero. K is at least 2.
     """
-    if distances.shape[1] < 2:
-        raise ValueError("local_distances: needs 2 neighbours or more")
     first, further = distances[:, 0], distances[:, 1 : LOCAL + 1]
     return torch.where(first > 0, first / further.mean(1), 0.0)
-
-
-def neighbourhood_ratio(distances: Tensor, alpha: float = 0.5) -> Measure:
-    """Share of samples nearer to a training image than alpha times the mean of their 50 nearest (Carlini et al. 2023).
-
-    `distances`: [N, 50] or more; the nearest is one of the 50, and a sample at distance zero is a copy. Raises ValueError
-    for fewer than 50.
-    """
-    if distances.shape[1] < NEIGHBOURHOOD:
-        raise ValueError(f"neighbourhood_ratio: {distances.shape[1]} neighbours, not {NEIGHBOURHOOD}")
-    first = distances[:, 0]
-    return share_of((first < alpha * distances[:, :NEIGHBOURHOOD].mean(1)) | (first == 0))
-
-
-def share_of(mask: Tensor) -> Measure:
-    """The share of True in bool [N], with Wilson's interval."""
-    return Measure.share(int(mask.sum()), len(mask))

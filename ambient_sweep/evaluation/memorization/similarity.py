@@ -6,7 +6,6 @@ little unless one knows how many images exceed it that cannot be copies.
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization.copies import mem_excess, null_threshold, share_of
-from ambient_sweep.evaluation.neighbours import Targets, nearest
+from ambient_sweep.evaluation.memorization.copies import null_threshold
+from ambient_sweep.evaluation.neighbours import nearest
 
-SIMILARITIES = (0.85, 0.9, 0.95)
 BINS = 50
 
 
@@ -26,17 +24,12 @@ def normalised(features: Tensor) -> Tensor:
     return normalize(features.double(), dim=1).float()
 
 
-def nearest_similarity(features: Tensor, train: Targets, *, device: str = "cpu") -> Tensor:
+def nearest_similarity(features: Tensor, train: Tensor, *, device: str = "cpu") -> Tensor:
     """The cosine similarity float64 [N] of features [N, D] to the most similar of `train`, `normalised` features [M, D].
 
     By the nearest neighbour: |a - b|^2 = 2 - 2 cos of vectors of length 1.
     """
     return 1 - nearest(normalised(features), train, 1, device=device)[0][:, 0].square() / 2
-
-
-def share_above(similarities: Tensor, threshold: float) -> Measure:
-    """The share of similarities [N] above the threshold."""
-    return share_of(similarities > threshold)
 
 
 def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measure:
@@ -47,10 +40,10 @@ def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measur
     the share of held-out images there. Raises UserError where there are too few for the quantile.
     """
     distances, others = 1 - similarities, 1 - heldout
-    threshold = null_threshold(others, quantile, twins=True)
+    threshold = null_threshold(others, quantile)
     if threshold > 0:
-        return mem_excess(distances, threshold, quantile)
-    return share_of(distances <= 0).minus(float((others <= 0).double().mean()))
+        return Measure.share(distances < threshold).minus(quantile)
+    return Measure.share(distances <= 0).minus(float((others <= 0).double().mean()))
 
 
 @dataclass(frozen=True)
@@ -68,10 +61,6 @@ class SimilarityHistograms:
         edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
         counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
         return cls(tuple(edges.tolist()), tuple(counts[0]), tuple(counts[1]))
-
-    def dump(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {name: list(values) for name, values in vars(self).items()}
 
     def picture(self, title: str) -> bytes:
         """Both histograms as shares, a PNG file."""

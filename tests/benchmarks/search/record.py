@@ -23,7 +23,8 @@ import torch
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.dataset import ImageData, load_data
 from ambient_sweep.data.observed import ObservedImages, observe
-from ambient_sweep.evaluation import Reference, evaluate
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.trial.samples import generate

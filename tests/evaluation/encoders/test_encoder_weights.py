@@ -3,7 +3,6 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,36 +10,25 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders.weights import Weights, cache_folder, find_weights
 
 BYTES = b"weights of a network"
-SHA256 = hashlib.sha256(BYTES).hexdigest()
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
-    """A file that can be fetched, and an empty cache."""
-    published = tmp_path / "published.pt"
-    published.write_bytes(BYTES)
+    """A file that can be fetched, an empty folder and an empty cache."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "published.pt").write_bytes(BYTES)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Weights("fid", "the network", "network.pt", published.as_uri(), SHA256, "evaluation.inception_weights")
+    sha256, url = hashlib.sha256(BYTES).hexdigest(), (tmp_path / "published.pt").as_uri()
+    return Weights("fid", "the network", "network.pt", url, sha256, "evaluation.inception_weights")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    return folder
+def offline(*_: object, **__: object) -> None:
+    raise urllib.error.URLError("no network")
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> SimpleNamespace:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-
-
-def message_of(weights: Weights, folder: str | None = None, given: str | None = None) -> str:
+def message_of(weights: Weights, folder: Path | None = None, given: Path | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        find_weights(weights, folder, given)
+        find_weights(weights, folder and str(folder), given and str(given))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -58,13 +46,14 @@ def test_weights_are_downloaded_once_and_kept(weights: Weights, monkeypatch: pyt
     assert path == cache_folder() / "network.pt"
     assert path.read_bytes() == BYTES
     assert list(cache_folder().iterdir()) == [path]
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("downloaded again"))
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     assert find_weights(weights) == path
 
 
-@pytest.mark.usefixtures("offline")
-def test_the_order_of_places(weights: Weights, folder: Path, tmp_path: Path) -> None:
-    given, in_folder, cached = tmp_path / "mine.bin", folder / "network.pt", cache_folder() / "network.pt"
+def test_the_order_of_places(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    folder, cached = tmp_path / "folder", cache_folder() / "network.pt"
+    given, in_folder = tmp_path / "mine.bin", folder / "network.pt"
     cached.parent.mkdir(parents=True)
     for path in (given, in_folder, cached):
         path.write_bytes(BYTES)
@@ -74,36 +63,29 @@ def test_the_order_of_places(weights: Weights, folder: Path, tmp_path: Path) -> 
     assert find_weights(weights, str(folder)) == cached
 
 
-@pytest.mark.usefixtures("offline")
-def test_no_network_says_what_to_fetch_and_where_to_put_it(weights: Weights, folder: Path) -> None:
-    message = message_of(weights)
+def test_no_network_says_what_to_fetch_and_where_to_put_it(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    message, folder = message_of(weights), tmp_path / "folder"
     for part in ("fid needs the network", weights.url, str(cache_folder() / "network.pt"), "no network"):
         assert part in message
     assert "or name the file in evaluation.inception_weights" in message
     assert list(cache_folder().iterdir()) == []
-    assert str(folder / "network.pt") in message_of(weights, str(folder))
+    assert str(folder / "network.pt") in message_of(weights, folder)
     assert "name the file" not in message_of(replace(weights, key=None))
 
 
-def test_a_wrong_download_is_not_kept(weights: Weights) -> None:
-    Path(weights.url.removeprefix("file://")).write_bytes(b"an error page")
-    assert "what arrived has sha256" in message_of(weights)
+def test_a_wrong_file_is_neither_kept_nor_passed_over(weights: Weights, tmp_path: Path) -> None:
+    assert "what arrived has sha256" in message_of(replace(weights, sha256="0" * 64))
     assert list(cache_folder().iterdir()) == []
-
-
-def test_a_wrong_file_is_never_passed_over(weights: Weights, folder: Path) -> None:
-    find_weights(weights)  # the cache has the right one
-    (folder / "network.pt").write_bytes(BYTES + b"!")
-    assert f"fid: {folder / 'network.pt'} is not the network (sha256 " in message_of(weights, str(folder))
-
-
-def test_a_given_file_is_the_only_one_looked_at(weights: Weights, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.pt"
+    find_weights(weights)  # now the cache has the right one
+    wrong, absent = tmp_path / "folder" / "network.pt", tmp_path / "absent.pt"
     wrong.write_bytes(BYTES + b"!")
-    assert message_of(weights, given=str(wrong)).startswith(
-        f"evaluation.inception_weights: {wrong} is not the network (sha256 "
-    )
-    absent = tmp_path / "absent.pt"
-    assert message_of(weights, given=str(absent)).startswith(
-        f"evaluation.inception_weights: {absent}: cannot be read (No such file or directory); fetch file:"
-    )
+    for message, said in (
+        (message_of(weights, wrong.parent), f"fid: {wrong} has sha256 "),
+        (message_of(weights, given=wrong), f"evaluation.inception_weights: {wrong} has sha256 "),
+        (message_of(weights, given=absent), f"evaluation.inception_weights: {absent}: cannot be read (No such file"),
+    ):
+        assert message.startswith(said)
+        assert message.endswith(f"give the network, from {weights.url}")

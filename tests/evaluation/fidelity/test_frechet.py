@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from cleanfid.fid import frechet_distance
 from numpy.typing import NDArray
-from scipy.linalg import sqrtm
 
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.fidelity import frechet, statistics
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -26,19 +25,6 @@ def distance(generated: Array, real: Array) -> Measure:
     return frechet(torch.from_numpy(generated), statistics([torch.from_numpy(real)]))
 
 
-def by_sqrtm(generated: Array, real: Array) -> float:
-    """The formula as it stands, with a general matrix square root."""
-    shift = generated.mean(0) - real.mean(0)
-    a, b = np.cov(generated, rowvar=False), np.cov(real, rowvar=False)
-    return float(shift @ shift + np.trace(a) + np.trace(b) - 2 * np.trace(sqrtm(a @ b).real))
-
-
-@pytest.mark.parametrize(("n", "m", "size"), [(300, 400, 20), (25, 400, 20), (200, 150, 100)])
-def test_full_rank_is_the_formula_with_scipys_square_root(n: int, m: int, size: int) -> None:
-    generated, real = mixed(sample(0, n, size, 1.3, 0.2), 7), mixed(sample(1, m, size), 8)
-    assert distance(generated, real).value == pytest.approx(by_sqrtm(generated, real), rel=1e-9)
-
-
 @pytest.mark.parametrize(("n", "m"), [(30, 400), (400, 30), (30, 40)])
 def test_deficient_rank_is_the_nuclear_norm_in_exact_subspaces(n: int, m: int) -> None:
     size = 60
@@ -58,10 +44,9 @@ def test_closed_form_for_diagonal_gaussians() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated")
-def test_agrees_with_clean_fid() -> None:
-    from cleanfid.fid import frechet_distance
-
-    generated, real = sample(0, 500, 48, 1.2, 0.3), sample(1, 700, 48)
+@pytest.mark.parametrize(("n", "m", "size"), [(300, 400, 20), (25, 400, 20), (200, 150, 100)])
+def test_full_rank_is_clean_fids_with_a_general_square_root(n: int, m: int, size: int) -> None:
+    generated, real = mixed(sample(0, n, size, 1.3, 0.2), 7), mixed(sample(1, m, size), 8)
     theirs = frechet_distance(
         generated.mean(0), np.cov(generated, rowvar=False), real.mean(0), np.cov(real, rowvar=False)
     )
@@ -150,16 +135,3 @@ def test_constant_and_repeated_features_cost_rank_and_change_nothing() -> None:
     assert len(root) == 6
     np.testing.assert_allclose(root.T @ root, np.cov(padded, rowvar=False), rtol=1e-9, atol=1e-10)
     assert statistics([torch.full((5, 3), 7.0)]).root.square().sum() == 0
-
-
-def test_bad_features_are_refused() -> None:
-    real = statistics([torch.from_numpy(sample(0, 10, 3))])
-    for few in (torch.ones(0, 3), torch.ones(1, 3)):
-        with pytest.raises(AmbientSweepError, match=f"at least 2 images, not {len(few)}"):
-            frechet(few, real)
-    with pytest.raises(AmbientSweepError, match="at least 2 images, not 1"):
-        statistics([torch.ones(1, 3)])
-    infinite = torch.full((5, 3), float("inf"))
-    for call in (lambda: frechet(infinite, real), lambda: statistics([torch.ones(4, 3), infinite])):
-        with pytest.raises(AmbientSweepError, match="finite"):
-            call()

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.fidelity import manifold, manifold_measures
 from ambient_sweep.evaluation.measure import wilson
 
@@ -82,18 +81,6 @@ def test_are_prdcs_and_torch_fidelitys() -> None:
     assert found["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
 
 
-def test_what_the_measures_tell() -> None:
-    real, fresh = features(300), features(300, seed=3)
-    modes = torch.cat([features(150, seed=1), 12 + features(150, seed=2)])
-    assert values(fresh, real)["precision"] > 0.9
-    assert values(modes, real)["precision"] == pytest.approx(0.5, abs=0.07)  # half of the samples are elsewhere
-    assert values(fresh, modes)["recall"] == pytest.approx(0.5, abs=0.07)  # half of the modes
-    assert values(fresh, modes)["coverage"] < 0.55
-    many = values(features(2000, seed=3), real)
-    assert many["density"] == pytest.approx(1, abs=0.1)  # its mean for equal distributions (Naeem et al. 2020)
-    assert many["coverage"] > 0.95
-
-
 def test_intervals() -> None:
     x, y = features(200, scale=1.5), features(150, seed=1)
     found = manifold_measures(x, y)
@@ -103,13 +90,3 @@ def test_intervals() -> None:
     radii = torch.cdist(y, y).sort(1).values[:, 5]
     balls = ((torch.cdist(x, y) < radii).sum(1) / 5).numpy()
     assert found["density"].high == pytest.approx(balls.mean() + 1.96 * balls.std(ddof=1) / np.sqrt(200), rel=1e-3)
-
-
-def test_bad_input_is_refused_in_one_line() -> None:
-    x = features(6)
-    for generated, real, least in ((x[:3], x, 4), (x, x[:5], 6)):
-        with pytest.raises(AmbientSweepError, match=f"at least {least} images, not {least - 1}"):
-            manifold_measures(generated, real)
-    for generated, real in ((x, x * float("inf")), (x * float("nan"), x)):
-        with pytest.raises(AmbientSweepError, match="finite features"):
-            manifold_measures(generated, real)

@@ -4,15 +4,14 @@ import torch
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import LOCAL, NEIGHBOURHOOD
 from ambient_sweep.evaluation.memorization.copies import (
+    LOCAL,
     local_distances,
     mem_excess,
     mem_ratio,
-    neighbourhood_ratio,
     null_threshold,
     thumbnails,
-)
+)  # fmt: skip
 
 
 def test_thumbnails_are_area_means() -> None:
@@ -50,7 +49,8 @@ def test_mem_ratio_by_hand() -> None:
 
 def test_mem_excess_by_hand() -> None:
     distances = torch.tensor([0.0, 0.5, 0.99, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], dtype=torch.float64)
-    measure = mem_excess(distances, threshold=1.0, quantile=0.01)
+    heldout = torch.cat([torch.zeros(50), torch.linspace(1, 2, 99)]).double()  # 50 of them are training images
+    measure = mem_excess(distances, heldout, 0.01)
     low, high = wilson(3, 10)
     assert (measure.value, measure.low, measure.high) == pytest.approx((0.29, low - 0.01, high - 0.01))
     assert measure.n == 10
@@ -67,32 +67,13 @@ def test_fresh_images_fall_below_the_threshold_as_often_as_the_quantile_says(cou
 
 
 def test_too_few_held_out_images_for_the_quantile() -> None:
-    ninety_eight = torch.linspace(1, 2, 98, dtype=torch.float64)
-    with pytest.raises(UserError, match=r"evaluation.quantile: 0\.01 needs at least 99 held-out images, there are 98"):
-        null_threshold(ninety_eight, 0.01)
-    assert null_threshold(torch.linspace(1, 2, 99, dtype=torch.float64), 0.01) == 1
-
-
-def test_held_out_images_that_are_training_images_do_not_hide_copies() -> None:
-    distances = torch.linspace(1, 2, 199, dtype=torch.float64)
-    twins = torch.cat([torch.zeros(50, dtype=torch.float64), distances])
-    assert null_threshold(twins, 0.01) == null_threshold(distances, 0.01) > 1
-    with pytest.raises(UserError, match=r"there are 0 \(and 50 more that are training images"):
-        null_threshold(twins[:50], 0.01)
-
-
-def test_neighbourhood_ratio_by_hand() -> None:
-    rest = torch.full((4, NEIGHBOURHOOD + 9), 10.0, dtype=torch.float64)
-    first = torch.tensor([0.0, 4.9, 4.94, 4.96], dtype=torch.float64)  # the mean of 50 is (490 + first) / 50
-    distances = torch.cat([first[:, None], rest[:, 1:]], 1)
-    distances[:, NEIGHBOURHOOD:] = 1e9  # beyond the 50
-    measure = neighbourhood_ratio(distances)
-    assert (measure.value, measure.n) == (0.75, 4)
-    assert (measure.low, measure.high) == wilson(3, 4)
-    assert neighbourhood_ratio(distances, alpha=0.1).value == 0.25
-    assert neighbourhood_ratio(torch.zeros(3, NEIGHBOURHOOD)).value == 1  # copies of what is there 50 times
-    with pytest.raises(ValueError, match="49 neighbours, not 50"):
-        neighbourhood_ratio(distances[:, :49])
+    distances = torch.linspace(1, 2, 99, dtype=torch.float64)
+    assert null_threshold(distances, 0.01) == 1
+    distances[0] = 0  # a training image
+    with pytest.raises(
+        UserError, match=r"evaluation.quantile: 0\.01 needs at least 99 held-out images .* there are 98"
+    ):
+        mem_excess(distances, distances, 0.01)
 
 
 def test_local_distances_by_hand() -> None:
@@ -100,10 +81,3 @@ def test_local_distances_by_hand() -> None:
     assert local_distances(distances).tolist() == pytest.approx([0, 0, 0.4, 1])
     assert local_distances(distances[:, : LOCAL + 1]).tolist() == local_distances(distances).tolist()
     assert local_distances(distances[2:3, :3]).tolist() == pytest.approx([2 / 3.5])
-    with pytest.raises(ValueError, match="2 neighbours or more"):
-        local_distances(distances[:, :1])
-
-
-def test_twins_may_be_kept_in_the_null() -> None:
-    distances = torch.cat([torch.zeros(50), torch.linspace(1, 2, 150)])
-    assert null_threshold(distances, 0.01, twins=True) == 0 < null_threshold(distances, 0.01)
