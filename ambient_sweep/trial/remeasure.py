@@ -6,7 +6,7 @@ from ambient_sweep.config import Config, build_config
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, remeasurement_path, write_remeasurement
-from ambient_sweep.trial.retention import check_kept
+from ambient_sweep.trial.retention import train_again
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 
@@ -20,9 +20,11 @@ def is_remeasured(root: Path, trial_id: str, images: int, seed: int) -> bool:
 def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: int) -> list[EvaluationRecord]:
     """Measures a trial's checkpoint on evaluation.samples fresh samples and writes a record for each endpoint.
 
-    Raises UserError for a checkpoint that is missing or damaged, and where the images are others than the sweep's.
+    A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
+    damaged, and where the images are others than the sweep's.
     """
-    check_kept(checkpoint)
+    if not checkpoint.exists():
+        train_again(root, trial_id, checkpoint)
     config = _config(root, trial_id)
     use_threads(config)
     denoiser, _, notes = load_model(checkpoint, device_of(config))

@@ -10,7 +10,7 @@ from ambient_sweep.config import build_config
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.stages import FOLDER
-from ambient_sweep.storage import remove, remove_leftovers, remove_whole
+from ambient_sweep.storage import locked, remove, remove_leftovers, remove_whole
 from ambient_sweep.trial.records import (
     TrialRecord,
     read_trial,
@@ -29,14 +29,12 @@ class Discarded:
     """What `discard` removed. `bytes`: the disk space that this freed."""
 
     bytes: int
-    trials: int  # whose training states were removed
     checkpoints: int
 
     def line(self) -> str:
         return (
-            f"removed {self.bytes / 2**20:,.0f} MiB: stages, the training states of {self.trials} trials and "
-            f"{self.checkpoints} checkpoints off the frontier (search.keep=frontier); a sweep that is extended trains "
-            "again what it needs of them"
+            f"removed {self.bytes / 2**20:,.1f} MiB: stages, training states and {self.checkpoints} checkpoints off the "
+            "frontier (search.keep=frontier)"
         )
 
 
@@ -52,7 +50,6 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> Discarded:
     folders = [folder for _, each in ended for folder in each]
     found = Discarded(
         _freed([root / FOLDER, *folders]),
-        sum(folder.name == STATE for folder in folders),
         sum(folder.parent.name == CHECKPOINTS for folder in folders),
     )
     for trial, each in ended:
@@ -114,3 +111,28 @@ def check_kept(path: Path) -> None:
         f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
         f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep"
     )
+
+
+def train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
+    """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
+
+    The trial's record stays as it was, but for what was executed. Raises UserError for a trial of several workers.
+    """
+    from ambient_sweep.trial.run import Interrupted, run_trial
+
+    with locked(trial_folder(root, trial_id) / ".trainer.lock", wait=True):
+        before = read_trial(root, trial_id)
+        config = build_config(before.config, where=trial_id)
+        if config.resources.workers > 1:  # only as many workers give the same bits
+            check_kept(checkpoint)
+        if checkpoint.exists() or not before.discarded:
+            return
+        with suppress(Interrupted):
+            run_trial(
+                config, root, trial_id,
+                role=before.role, replicate_of=before.replicate_of, interrupted=checkpoint.exists,
+            )  # fmt: skip
+        after = read_trial(root, trial_id)
+        spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
+        write_trial(root, spent)
+        remove_whole(trial_folder(root, trial_id) / STATE)
