@@ -307,7 +307,7 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
-    """Two ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 whole numbers between; 2 points, 6 fixed trials."""
+    """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 6 fixed trials."""
     assert check_corners(load_sweep(write(tmp_path, GOOD))) == 2**3 * 8 * 18 + 2 + 6
 
 
