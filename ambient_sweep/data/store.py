@@ -46,10 +46,9 @@ class SplitInfo(_Record):
 
 
 class ObservedInfo(_Record):
-    """The noise in a store of observations: y_b = x_0 + sigma eps."""
+    """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
     sigma: float
-    seed: int | None  # eps is keyed by it and the place in the source; None: from the operating system, known to nobody
     fingerprint: str  # of the observations themselves
 
 

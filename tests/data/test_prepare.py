@@ -166,7 +166,6 @@ def test_the_command_prepares_exports_and_verifies(tmp_path):
         (["x", "data.source=store", "data.path=y"], "data.source: to prepare from a store, give it as --from"),
         (["x", "data.source=folder", "data.image_size=9"], "data.path: missing"),
         (["x", "--from", "nowhere"], "nowhere: not a store"),
-        (["x", "--seed", 1], "--seed: needs --observed-only"),
         (["x", "--verify", "y"], "--verify: only reads STORE"),
     ],
 )  # fmt: skip
