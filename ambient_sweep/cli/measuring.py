@@ -20,7 +20,6 @@ path_option = click.Path(path_type=Path)
 without_option = click.option(
     "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
 )
-cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the real images' features for the next time.")
 
 
 @commands.command()
@@ -36,10 +35,9 @@ cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the re
 @without_option
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
-@cache_option
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], pictures: Path | None, json_file: Path | None, no_cache: bool,
+    channels: str | None, without: tuple[str, ...], pictures: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Measure generated images: how good they are, and how much of the training set they reproduce.
 
@@ -66,7 +64,7 @@ def measure(
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
     real = RealImages.of(trained, unseen)
     dropped = len(unseen) - len(real.heldout)
-    reference = Reference.of(real, config, names, device=device, cache=None if no_cache else _cache())
+    reference = Reference.of(real, config, names, device=device)
     full = FullEvaluation(reference, names, device)
     reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
@@ -104,11 +102,10 @@ def measure(
     "--attack-images", type=click.IntRange(20, 100_000), default=200, show_default=True,
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
-@cache_option
 @as_json
 def evaluate(
     checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
-    attack_images: int, no_cache: bool, as_json: bool,
+    attack_images: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N, by its config's evaluation and more.
 
@@ -127,9 +124,7 @@ def evaluate(
     check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
-    options = Options(
-        seeds=seeds, without=without, attack=attack, attack_images=attack_images, cache=None if no_cache else _cache()
-    )
+    options = Options(seeds, without, attack, attack_images)
     found = evaluate_checkpoint(model, config, meta["data_fingerprint"], options, echo=echo_to(as_json))
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     seed = config.evaluation.seed
@@ -167,12 +162,6 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]
     return with_similarity(build_config(base, changes, where="measure").evaluation)
-
-
-def _cache() -> Path:
-    from ambient_sweep.evaluation.encoders.weights import cache_folder
-
-    return cache_folder() / "features"
 
 
 def _check_new(path: Path | None, *, folder: bool = True) -> None:

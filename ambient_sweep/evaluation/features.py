@@ -1,18 +1,14 @@
-"""Features of images; those of real images are computed once per (images, encoder) and may be kept on disk."""
+"""Features of images by the encoders of an evaluation."""
 
-import hashlib
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.encoders import Classifier, Encoder, build_encoder, encode
-from ambient_sweep.storage import new_file, sha256, write_atomic
 
 
 class Encoders:
@@ -40,31 +36,6 @@ class Encoders:
             raise AmbientSweepError(f"{distance}: the encoder {encoder.name} gives features that are not finite")
         return features
 
-    def real(self, distance: Distance, images: ImageSet, device: str, cache: Path | None) -> Tensor:
-        """Features of real images on the CPU, read from the folder `cache` if they are there and kept in it otherwise."""
-
-        def encoded() -> Tensor:
-            return torch.cat([self.encode(distance, [block], device).cpu() for block in images.blocks()])
-
-        if cache is None or distance in ("fd_pixels", "fd_classifier"):
-            return encoded()
-        return cached_features(cache, images.fingerprint, self.get(distance, device).identity, encoded)
-
-
-def cached_features(folder: Path, fingerprint: str, identity: str, encoded: Callable[[], Tensor]) -> Tensor:
-    """The features [N, D] that `encoded` gives, mapped from `folder`, where they may have been kept before.
-
-    fingerprint: of the images. identity: of the encoder, its weights and its resize. A file whose hash is wrong is
-    replaced. Raises UserError where `folder` cannot be written.
-    """
-    path = folder / f"{hashlib.sha256(f'{fingerprint} {identity}'.encode()).hexdigest()[:32]}.npy"
-    hash_file = path.with_suffix(".sha256")
-    try:
-        if not (path.exists() and hash_file.exists() and hash_file.read_text() == sha256(path)):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # features tell of private images
-            with new_file(path) as temporary, temporary.open("wb") as file:
-                np.save(file, encoded().numpy())
-            write_atomic(hash_file, sha256(path).encode())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); free space, or use --no-cache") from None
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # mapped to be written to, as torch wants; nothing is
+    def real(self, distance: Distance, images: ImageSet, device: str) -> Tensor:
+        """Features of real images, on the CPU."""
+        return torch.cat([self.encode(distance, [block], device).cpu() for block in images.blocks()])

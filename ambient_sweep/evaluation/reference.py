@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -80,14 +79,12 @@ class Reference:
         names: Sequence[str],
         *,
         device: str = "cpu",
-        cache: Path | None = None,
         most_features: int | None = None,
     ) -> "Reference":
         """The reference for the measures `names`.
 
-        cache: folder for the features of the real images; None: they are not kept. most_features: held-out images that
-        the measures beside the distances are taken against; None: all. Raises UserError where there are too few images
-        or no labels for a measure, or an encoder's weights are missing.
+        most_features: held-out images that the measures beside the distances are taken against; None: all. Raises
+        UserError where there are too few images or no labels for a measure, or an encoder's weights are missing.
         """
         check_counts(names, config, {"held-out": len(real.heldout)})
         train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
@@ -100,9 +97,9 @@ class Reference:
         encoders = Encoders(config, classifier)
         similarity, similar, known = config.similarity, None, {}
         distances = dict.fromkeys((*config.distances, *([similarity] if similarity else [])))
-        features = {distance: encoders.real(distance, real.heldout, device, cache) for distance in distances}
+        features = {distance: encoders.real(distance, real.heldout, device) for distance in distances}
         if similarity is not None:
-            known = {similarity: encoders.real(similarity, real.train, device, cache)}
+            known = {similarity: encoders.real(similarity, real.train, device)}
             similar = normalised(known[similarity])
             similarities = nearest_similarity(features[similarity], similar, device=device).cpu()
             heldout = dataclasses.replace(heldout, similarities=similarities)

@@ -38,7 +38,6 @@ class Options:
     without: tuple[str, ...] = ()
     attack: Path | None = None  # folder for its pictures
     attack_images: int = 200
-    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def evaluate_checkpoint(
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
-    reference = Reference.of(real, evaluation, names, device=device, cache=options.cache)
+    reference = Reference.of(real, evaluation, names, device=device)
     full = FullEvaluation(reference, names, device)
     reports: dict[str, list[Report]] = {}
     count, counts = config.evaluation.samples, class_counts(config, clean)
