@@ -90,14 +90,13 @@ def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
     return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
 
 
-def check_alike(*sets: ImageSet) -> None:
-    """Raises UserError where two sets differ in size or channels."""
-    for other in sets[1:]:
-        if other.shape != sets[0].shape:
-            raise UserError(
-                f"{other.where}: images are {_form(other.shape)}, those of {sets[0].where} {_form(sets[0].shape)}; "
-                "give --size and --channels to make all alike"
-            )
+def check_alike(one: ImageSet, other: ImageSet) -> None:
+    """Raises UserError where the sets differ in size or channels."""
+    if other.shape != one.shape:
+        raise UserError(
+            f"{other.where}: images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}; give --size and "
+            "--channels to make all alike"
+        )
 
 
 # -- reading --------------------------------------------------------------------------------------------------------

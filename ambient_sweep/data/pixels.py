@@ -42,11 +42,6 @@ class Pixels:
         self._rows = rows
         self._owner = array  # keeps a memory map open
 
-    @classmethod
-    def of(cls, images: torch.Tensor) -> "Pixels":
-        """Images float32 [N, C, H, W] in memory, as they are."""
-        return cls(images.numpy(), "signed")
-
     def __len__(self) -> int:
         return len(self._array) if self._rows is None else len(self._rows)
 
@@ -74,7 +69,3 @@ class Pixels:
     def subset(self, places: NDArray[np.int64]) -> "Pixels":
         """The images at `places` as a set of their own."""
         return Pixels(self._owner, self._encoding, places if self._rows is None else self._rows[places])
-
-    def all(self) -> torch.Tensor:
-        """All images in one tensor: for small sets."""
-        return self.read(np.arange(len(self)))

@@ -46,8 +46,5 @@ class RealImages:
     @classmethod
     def of_data(cls, data: ImageData) -> "RealImages":
         """The clean images of a run. Raises UserError as `of` does."""
-        train, heldout = (
-            ImageSet.of("the training images", data.train),
-            ImageSet.of("the held-out images", data.heldout),
-        )
-        return cls.of(train, heldout, data.heldout_labels)
+        train = ImageSet.of("the training images", data.train)
+        return cls.of(train, ImageSet.of("the held-out images", data.heldout), data.heldout_labels)

@@ -9,7 +9,7 @@ from bisect import bisect_right
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.rows import Ints, Mask, as_matrix, sorted_unique
+from ambient_sweep.pareto.rows import Ints, Mask, as_matrix
 
 
 def nondominated_rank(values: ArrayLike) -> Ints:
@@ -19,7 +19,7 @@ def nondominated_rank(values: ArrayLike) -> Ints:
     worst finite point's and at least 1. Raises ValueError if `values` is not [N, 2].
     """
     matrix, finite = as_matrix(values)
-    points, inverse = sorted_unique(matrix[finite])
+    points, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
     # The rank is the length of the longest chain of dominating points: patience sorting (Fredman 1975).
     ranks, lowest = [], list[float]()  # the lowest second objective of each rank so far; rises with the rank
     for second in points[:, 1].tolist():

@@ -80,12 +80,12 @@ def test_the_noise_is_drawn_in_secret(tmp_path, config):
     clean = load_data(config)
     assert one.fingerprint == two.fingerprint == clean.fingerprint
     assert one.observed.fingerprint != two.observed.fingerprint
-    noises = [(data.train.all() - clean.train.all()).flatten() / 0.5 for data in (one, two)]
+    noises = [(data.train[:] - clean.train[:]).flatten() / 0.5 for data in (one, two)]
     assert abs(np.corrcoef(noises[0], noises[1])[0, 1]) < 0.05
     for noise in noises:
         assert stats.kstest(noise.numpy(), "norm").pvalue > 1e-9  # no seed: fails once in a billion runs
     y = observe(one, ObservedConfig(sigma=1.3, base_sigma=0.5, seed=1)).read(np.arange(40))[0]  # any seed adds to it
-    assert (y - one.train.all()).std() == pytest.approx(1.2, rel=0.02)
+    assert (y - one.train[:]).std() == pytest.approx(1.2, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_evaluation_reads_the_clean_store_of_the_same_images(tmp_path, config):
     keys = {"observed.base_sigma": 0.2, "evaluation.path": clean.path}
     found = load_clean(whole_config(noisy, **keys))
     assert found.fingerprint == load_data(clean).fingerprint == load_clean(whole_config(clean)).fingerprint
-    assert torch.equal(found.heldout.all(), load_data(clean).heldout.all())
+    assert torch.equal(found.heldout[:], load_data(clean).heldout[:])
     fewer = noisy.model_copy(update={"train_size": 10, "heldout_size": 5})
     assert len(load_clean(whole_config(fewer, **keys)).heldout) == 5
 

@@ -37,7 +37,7 @@ def generated(images: planted.Pixels) -> ImageSet:
 Reports = dict[str, Report]
 
 
-@pytest.fixture(scope="session", params=["digits", "patches"])
+@pytest.fixture(scope="session", params=["digits", pytest.param("patches", marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest) -> tuple[str, Reports]:
     real = getattr(planted, request.param)()
     measured = evaluation(real, DIGITS if request.param == "digits" else PATCHES)

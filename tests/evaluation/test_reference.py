@@ -86,8 +86,7 @@ def test_key_changes_with_what_determines_the_values_and_with_nothing_else(digit
 def test_nearness_of_held_out_images(digits: ImageData) -> None:
     reference = Reference.build(digits, PIXELS)
     heldout, train = (
-        (to_uint8(images).float() / 127.5 - 1).flatten(1).double()
-        for images in (digits.heldout.all(), digits.train.all())
+        (to_uint8(images).float() / 127.5 - 1).flatten(1).double() for images in (digits.heldout[:], digits.train[:])
     )
     expected = torch.cdist(heldout, train, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
     torch.testing.assert_close(reference.heldout.distances[:, 0], expected, rtol=1e-6, atol=0)
@@ -96,7 +95,7 @@ def test_nearness_of_held_out_images(digits: ImageData) -> None:
 
 def test_images_on_both_sides_of_the_split_count_nowhere(digits: ImageData) -> None:
     clean = Reference.build(digits, PIXELS)
-    heldout = Pixels.of(torch.cat([digits.train[:40], digits.heldout.all()]))
+    heldout = Pixels(torch.cat([digits.train[:40], digits.heldout[:]]).numpy(), "signed")
     labels = torch.cat([digits.train_labels[:40], digits.heldout_labels])
     dirty = Reference.build(replace(digits, heldout=heldout, heldout_labels=labels), PIXELS)
     assert dirty.settings.heldout == clean.settings.heldout
@@ -106,8 +105,14 @@ def test_images_on_both_sides_of_the_split_count_nowhere(digits: ImageData) -> N
 
 def test_what_a_reference_needs(digits: ImageData) -> None:
     for changed, said in (
-        ({"heldout": Pixels.of(digits.train[:50])}, r"the held-out images: .* found 0 \(50 others are training images"),
-        ({"heldout": Pixels.of(digits.heldout[:50])}, r"mem_excess needs at least 99 held-out .*evaluation\.quantile"),
+        (
+            {"heldout": Pixels(digits.train[:50].numpy(), "signed")},
+            r"the held-out images: .* found 0 \(50 others are training images",
+        ),
+        (
+            {"heldout": Pixels(digits.heldout[:50].numpy(), "signed")},
+            r"mem_excess needs at least 99 held-out .*evaluation\.quantile",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             Reference.build(replace(digits, **changed), PIXELS)
@@ -134,7 +139,7 @@ def test_planted_copies_are_found(digits: ImageData, reference: Reference) -> No
 
 
 def test_a_training_image_that_is_there_twice_does_not_hide_its_exact_copies(digits: ImageData) -> None:
-    twice = Pixels.of(torch.cat([digits.train.all(), digits.train.all()]))
+    twice = Pixels(torch.cat([digits.train[:], digits.train[:]]).numpy(), "signed")
     reference = Reference.build(replace(digits, train=twice), PIXELS)
     samples = torch.cat([digits.train[:30], digits.heldout[:70]])
     measures = evaluate(samples, reference)

@@ -75,10 +75,3 @@ def test_bilinear_is_pillows() -> None:
         [np.asarray(Image.fromarray(image[0].float().numpy()).resize((17, 17), Image.BILINEAR)) for image in images]
     )
     torch.testing.assert_close(resized(images, 17, "bilinear")[:, 2], torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
-
-
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_grey_is_repeated(mode: str) -> None:
-    grey = noise(2, 1, 9)
-    rgb = resized(grey.expand(-1, 3, -1, -1), 30, mode)
-    torch.testing.assert_close(resized(grey, 30, mode), rgb, rtol=0, atol=1e-4)

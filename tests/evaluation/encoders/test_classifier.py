@@ -12,9 +12,9 @@ from ambient_sweep.evaluation.reference import Reference
 
 def test_classifier_knows_digits_that_it_has_not_seen(digits: ImageData, reference: Reference) -> None:
     classifier = reference.encoders.classifier
-    logits = classifier(classifier_pixels(to_uint8(digits.train.all())))
+    logits = classifier(classifier_pixels(to_uint8(digits.train[:])))
     assert (logits.argmax(1) == digits.train_labels).float().mean() > 0.96
-    features = reference.encoders.encode("fd_classifier", [to_uint8(digits.train.all())], "cpu")
+    features = reference.encoders.encode("fd_classifier", [to_uint8(digits.train[:])], "cpu")
     assert features.shape == (500, 64)
 
 
