@@ -54,11 +54,7 @@ class ImageData:
         return self.names[index]
 
     def trained_on(self) -> dict[str, Any]:
-        """What tells these training data from others, as plain JSON types.
-
-        Hashes, 16 hex digits, of pixels and split, of noisy observations, of own noise levels and of labels, None for
-        what there is not; and the number of classes.
-        """
+        """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
         levels, labels = self.train_sigma, self.train_labels
         return {
             "images": self.fingerprint,
@@ -69,10 +65,7 @@ class ImageData:
         }
 
     def split(self) -> dict[str, Any]:
-        """Which image trains and which is held out, by name and place in the source, as plain JSON types.
-
-        Of a store, which holds its split itself: path, sizes and fingerprint.
-        """
+        """Which image trains and which is held out, as plain JSON types; of a store, which says so itself, its path."""
         if self.store is not None:
             sizes = {"train_size": len(self.train), "heldout_size": len(self.heldout_index)}
             return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
@@ -88,10 +81,7 @@ def _hash(array: Array) -> str:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images that `config` names, split: decoded into memory, or those of a store, which stay on disk.
-
-    Raises UserError for a bad source or store, for images that cannot be read, and where images are too few.
-    """
+    """The images that `config` names, split. Raises UserError for a bad source or store, and where images are too few."""
     return _from_store(config) if config.source == "store" else _from_source(config, open_source(config))
 
 

@@ -31,10 +31,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 class Pixels:
-    """The images `array[rows]`, of [M, C, H, W] in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads.
-
-    Reading takes memory for the images asked for, whatever the size of the array.
-    """
+    """The images `array[rows]`, in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads."""
 
     def __init__(self, array: Array, encoding: Encoding, rows: NDArray[np.int64] | None = None) -> None:
         self._array = np.asarray(array)  # of a memory map a plain view, which is indexed faster

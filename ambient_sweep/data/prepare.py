@@ -57,11 +57,7 @@ class Input:
 
 
 def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> StoreInfo:
-    """Writes the store `out` of the images that `config` names, which may be those of another store.
-
-    An unfinished store is removed. Raises UserError for bad images, settings that contradict each other, and a place that
-    cannot be written.
-    """
+    """Writes the store `out` of the images that `config` names, or nothing. Raises UserError."""
     with new_store(out) as folder:
         preparation = _Preparation(folder, config, options, echo)
         sigma = options.observed_sigma
@@ -180,10 +176,7 @@ class _Preparation:
                 )
 
     def _finish(self, rows: Rows, content: str, sigma: float | None) -> StoreInfo:
-        """Writes the small arrays of the images at `rows`, and store.json, which it returns.
-
-        content: sha256 of the images read. sigma: level of the observations in images.bin.
-        """
+        """Writes the small arrays of the images at `rows`, and store.json; content: sha256 of all images read."""
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
         for name, index in (("index", place[rows]), ("train_index", train_index), ("heldout_index", heldout_index)):

@@ -177,10 +177,7 @@ def _check(file: Path, wanted: FileInfo, content: bool) -> None:
 
 @contextlib.contextmanager
 def new_store(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or is removed where that fails.
-
-    Raises UserError where `out` exists or cannot be written.
-    """
+    """A folder beside `out` that becomes `out` at the end. Raises UserError where `out` exists or cannot be written."""
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists; remove it or give another place")
     try:

@@ -26,10 +26,7 @@ class Encoders:
         return self._built[key]
 
     def encode(self, distance: Distance, blocks: Iterable[Tensor], device: str) -> Tensor:
-        """Features float32 [N, D] on `device` of blocks of images uint8 [n, C, H, W].
-
-        Raises AmbientSweepError where they are not finite.
-        """
+        """Features float32 [N, D] on `device` of images uint8 [n, C, H, W]. Raises AmbientSweepError unless finite."""
         encoder = self.get(distance, device)
         features = torch.cat([encode(encoder, block, self.config.batch_size, device) for block in blocks])
         if not features.isfinite().all():

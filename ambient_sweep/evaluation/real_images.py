@@ -27,10 +27,7 @@ class RealImages:
 
     @classmethod
     def of(cls, train: ImageSet, heldout: ImageSet, labels: Tensor | None = None) -> "RealImages":
-        """Leaves out the held-out images that are training images too.
-
-        Raises UserError where the two differ in form, or fewer than two of either are left.
-        """
+        """Leaves out held-out images that are training images too. Raises UserError for sets unlike or too small."""
         check_alike(train, heldout)
         kept = unseen(heldout, train)
         dropped = len(heldout) - len(kept)

@@ -81,11 +81,7 @@ class Reference:
         device: str = "cpu",
         most_features: int | None = None,
     ) -> "Reference":
-        """The reference for the measures `names`.
-
-        most_features: held-out images that the measures beside the distances are taken against; None: all. Raises
-        UserError where there are too few images or no labels for a measure, or an encoder's weights are missing.
-        """
+        """The reference for the measures `names`, `most_features` held-out images' features at most. Raises UserError."""
         check_counts(names, config, {"held-out": len(real.heldout)})
         train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
         near = Nearness.of(small, train, device=device)

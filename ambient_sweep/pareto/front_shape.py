@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
-from ambient_sweep.pareto.rows import Floats, as_matrix
+from ambient_sweep.pareto.dominance import Floats, as_matrix, nondominated_rank, pareto_mask
 
 
 def crowding_distance(values: ArrayLike) -> Floats:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.rows import Floats, Mask, as_matrix
+from ambient_sweep.pareto.dominance import Floats, Mask, as_matrix
 
 
 def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:

@@ -30,10 +30,7 @@ def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def class_labels(values: NDArray[Any], where: str) -> Labels:
-    """Labels by a column [N] of class numbers, named "0", "1", ..., or of class names.
-
-    Raises UserError, with `where`, for another type, and for a number out of range.
-    """
+    """Labels by a column [N] of class numbers, named "0", "1", ..., or of class names. Raises UserError, with `where`."""
     if values.dtype.kind not in "iu":
         if not all(isinstance(each, str) for each in values.tolist()):
             raise UserError(f"{where}: is {values.dtype}; labels must be whole numbers or strings (null: no labels)")
@@ -46,10 +43,7 @@ def class_labels(values: NDArray[Any], where: str) -> Labels:
 
 
 def noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDArray[np.float32]:
-    """Noise levels [N] of the images `names` as float32; NaN stays, for an image without one.
-
-    Raises UserError, with `where`, for another type, and with the image for a level that is out of range.
-    """
+    """Noise levels [N] of the images `names`; NaN stays, for an image without one. Raises UserError, with `where`."""
     if values.dtype.kind not in "fiu":
         raise UserError(f"{where}: is {values.dtype}; noise levels must be numbers")
     good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)

@@ -1,8 +1,4 @@
-"""What turns images into features, one module per encoder, each with its own resize and normalisation.
-
-Every encoder: images uint8 [N, C, H, W] (C is 1 or 3, grey is repeated where a network takes RGB) -> features float32
-[N, D] on its device.
-"""
+"""What turns images uint8 [N, C, H, W] into features float32 [N, D], one module per encoder, with its own resize."""
 
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.evaluation.encoders.base import Encoder, encode
@@ -25,10 +21,7 @@ __all__ = ["Classifier", "Encoder", "build_encoder", "empty_classifier", "encode
 def build_encoder(
     distance: Distance, settings: EvaluationConfig, *, device: str = "cpu", classifier: Classifier | None = None
 ) -> Encoder:
-    """The encoder of a distance; `settings` say where weights lie, `classifier` is for fd_classifier.
-
-    Raises UserError where what the encoder needs is missing: never another encoder in its place.
-    """
+    """The encoder of a distance. Raises UserError where its weights are missing: never another encoder in its place."""
     folder, (kind, _, size) = settings.weights_folder, distance.partition("@")
     match kind:
         case "fd_pixels":

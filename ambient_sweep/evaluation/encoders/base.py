@@ -1,7 +1,4 @@
-"""What the encoders share: the interface, the loop over batches, resizing, normalisation, reading TorchScript.
-
-N images, C channels (1 or 3), D features.
-"""
+"""What the encoders share: the interface, batches, resizing, normalisation, TorchScript. N images of C channels."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence

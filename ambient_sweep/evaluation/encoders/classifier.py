@@ -77,10 +77,7 @@ def empty_classifier(channels: int, classes: int) -> Classifier:
 
 
 def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
-    """The classifier trained on uint8 images [N, C, H, W] and int64 labels [N], on the CPU; equal input, equal weights.
-
-    Raises UserError where there are no labels or fewer than two classes.
-    """
+    """The classifier of images uint8 [N, C, H, W] and labels [N], on the CPU. Raises UserError for less than two classes."""
     if labels is None:
         raise UserError(
             "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"

@@ -21,10 +21,7 @@ INCEPTION = Weights(
 
 
 class InceptionEncoder:
-    """The 2048 features of clean-fid's Inception wrapper for images resized by its mode `clean`; grey is repeated.
-
-    Raises UserError where the checked weights are missing.
-    """
+    """The 2048 features of clean-fid's Inception, images resized by its mode `clean`. Raises UserError."""
 
     name = "inception"
     batch = 50
