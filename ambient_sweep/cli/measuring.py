@@ -49,8 +49,7 @@ def measure(
 
     from ambient_sweep.data.evaluation_set import read_set
     from ambient_sweep.evaluation.evaluator import FullEvaluation
-    from ambient_sweep.evaluation.real_images import RealImages
-    from ambient_sweep.evaluation.reference import Reference
+    from ambient_sweep.evaluation.reference import RealImages, Reference
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 

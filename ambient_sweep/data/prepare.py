@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.split import check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,

@@ -7,24 +7,59 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
-from ambient_sweep.data.evaluation_set import ImageSet
-from ambient_sweep.evaluation.encoders import train_classifier
-from ambient_sweep.evaluation.features import Encoders
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.encoders import Encoders, train_classifier
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
 from ambient_sweep.evaluation.memorization import Nearness, check_quantile, nearest_similarity, normalised, thumbnails
 from ambient_sweep.evaluation.neighbours import nearest
-from ambient_sweep.evaluation.real_images import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.storage import digest
 
 FORMAT: Final = 4  # raised whenever the files or the values of an encoder or a measure change
 MOST_FEATURES = 10_000  # of held-out images, that a sweep takes kid, precision and their like against
 BLOCK = 1024  # rows of features that statistics take at once
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The training images, and held-out images of the same kind that are not among them.
+
+    kept: places of `heldout` among the held-out images that were given; the others are training images too. labels:
+    classes of the held-out images, for fd_classifier.
+    """
+
+    train: ImageSet
+    heldout: ImageSet
+    kept: NDArray[np.int64]
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, train: ImageSet, heldout: ImageSet, labels: Tensor | None = None) -> "RealImages":
+        """Leaves out held-out images that are training images too. Raises UserError for sets unlike or too small."""
+        check_alike(train, heldout)
+        kept = unseen(heldout, train)
+        dropped = len(heldout) - len(kept)
+        for images, count in ((train, len(train)), (heldout, len(kept))):
+            if count < 2:
+                seen = f" ({dropped} others are training images too)" if images is heldout and dropped else ""
+                raise UserError(f"{images.where}: evaluation needs at least 2 images, found {count}{seen}; add others")
+        if dropped:
+            heldout = heldout.subset(kept)
+            labels = None if labels is None else labels[torch.from_numpy(kept)]
+        return cls(train, heldout, kept, labels)
+
+    @classmethod
+    def of_data(cls, data: ImageData) -> "RealImages":
+        """The clean images of a run. Raises UserError as `of` does."""
+        train = ImageSet.of("the training images", data.train)
+        return cls.of(train, ImageSet.of("the held-out images", data.heldout), data.heldout_labels)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import Classifier, empty_classifier
-from ambient_sweep.evaluation.features import Encoders
+from ambient_sweep.evaluation.encoders import Classifier, Encoders, empty_classifier
 from ambient_sweep.evaluation.fidelity import Statistics
 from ambient_sweep.evaluation.memorization import Nearness
 from ambient_sweep.evaluation.reference import FORMAT, Reference, Settings

@@ -19,8 +19,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits, evaluate
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.recorder import silent

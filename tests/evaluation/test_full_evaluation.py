@@ -10,8 +10,7 @@ from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import FullEvaluation
-from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 

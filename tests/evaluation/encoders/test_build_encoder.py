@@ -9,9 +9,9 @@ from encoder_images import built, noise
 from PIL import Image
 from torch import Tensor
 
-from ambient_sweep.config import Distance
-from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import encode
+from ambient_sweep.config import Distance, EvaluationConfig
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.evaluation.encoders import Encoders, encode
 from ambient_sweep.evaluation.encoders.base import resized
 
 
@@ -75,3 +75,9 @@ def test_bilinear_is_pillows() -> None:
         [np.asarray(Image.fromarray(image[0].float().numpy()).resize((17, 17), Image.BILINEAR)) for image in images]
     )
     torch.testing.assert_close(resized(images, 17, "bilinear")[:, 2], torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
+
+
+def test_features_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ambient_sweep.evaluation.encoders.encode", lambda *_: torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(AmbientSweepError, match="fd_pixels: the encoder pixels gives features that are not finite"):
+        Encoders(EvaluationConfig()).encode("fd_pixels", [torch.zeros(1, 1, 8, 8)], "cpu")
