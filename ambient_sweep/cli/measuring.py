@@ -1,6 +1,5 @@
 """Measuring: any three folders of images, and checkpoints."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, plain, tell, write_new
+from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -34,10 +33,10 @@ without_option = click.option(
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
-@click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
+@as_json
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], pictures: Path | None, json_file: Path | None,
+    channels: str | None, without: tuple[str, ...], pictures: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure generated images: how good they are, and how much of the training set they reproduce.
 
@@ -55,7 +54,6 @@ def measure(
 
     config, device = _evaluation_config(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
-    _check_new(json_file, folder=False)
     _check_new(pictures)
     bands = None if channels is None else int(channels)
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
@@ -80,13 +78,9 @@ def measure(
         "train": _about(trained), "heldout": _about(real.heldout), "dropped": dropped, "shape": list(trained.shape),
         "evaluation": config.model_dump(mode="json"), "without": sorted(without),
     }  # fmt: skip
-    for line in lines:
-        click.echo(line)
-    if json_file is not None:
-        text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
-        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
     if pictures is not None:
         _draw(pictures, trained, sets, reports)
+    tell(document, lines, as_json)
 
 
 @commands.command()
@@ -163,17 +157,15 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     return with_similarity(build_config(base, changes, where="measure").evaluation)
 
 
-def _check_new(path: Path | None, *, folder: bool = True) -> None:
-    """Before hours of work: that a new file or folder can be written there. Raises UserError."""
+def _check_new(path: Path | None) -> None:
+    """Before hours of work: that a new folder can be written there. Raises UserError."""
     if path is None:
         return
-    if path.exists() and (not folder or not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: already exists; remove it or give another")
     parent = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"{path}: cannot be written: {parent} is not a writable folder")
-    if not folder and not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: cannot be written: its folder does not exist; make it")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
