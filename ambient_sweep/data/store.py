@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
@@ -30,29 +30,25 @@ INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileInfo(_Record):
+class FileInfo(BaseModel, frozen=True, extra="forbid"):
     bytes: int
     sha256: str
 
 
-class SplitInfo(_Record):
+class SplitInfo(BaseModel, frozen=True, extra="forbid"):
     seed: int
     train_size: int
     heldout_size: int
 
 
-class ObservedInfo(_Record):
+class ObservedInfo(BaseModel, frozen=True, extra="forbid"):
     """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
     sigma: float
     fingerprint: str  # of the observations themselves
 
 
-class StoreInfo(_Record):
+class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     """What store.json says."""
 
     format: Literal[1] = 1

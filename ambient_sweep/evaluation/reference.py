@@ -64,7 +64,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a reference was made from. key and data_fingerprint: of a sweep's, which is stored."""
+    """What a reference was made from. key and data_fingerprint: of a stored one; the key is `reference_key`."""
 
     shape: tuple[int, int, int]  # C, H, W
     evaluation: EvaluationConfig
@@ -90,11 +90,6 @@ class Reference:
     @property
     def config(self) -> EvaluationConfig:
         return self.settings.evaluation
-
-    @property
-    def key(self) -> str:
-        """A hash of the data and of the settings that determine the values."""
-        return self.settings.key
 
     @classmethod
     def build(cls, data: ImageData, config: EvaluationConfig, *, device: str = "cpu") -> "Reference":
