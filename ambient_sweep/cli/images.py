@@ -15,11 +15,8 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 @overrides_argument
 @click.option(
     "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
-    help="Write only noisy observations of the training images, at this noise level, and no clean image.",
+    help="Write only noisy observations of the training images, at this noise level; nobody can draw the noise again.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), help="Draw that noise as observed.seed does; by default, it is secret."
-)
 @click.option(
     "--from", "origin", type=click.Path(path_type=Path), help="Take the images from this store of clean images."
 )
@@ -33,7 +30,7 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 )
 @as_json
 def prepare(
-    out: Path | None, overrides: tuple[str, ...], sigma: float | None, seed: int | None, origin: Path | None,
+    out: Path | None, overrides: tuple[str, ...], sigma: float | None, origin: Path | None,
     drop_duplicates: bool, near: float, verify: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Decode a set of images once into the new folder OUT, a store that training maps into memory.
@@ -52,8 +49,6 @@ def prepare(
         return
     if out is None or "=" in str(out):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
-    if seed is not None and sigma is None:
-        raise UserError("--seed: needs --observed-only; data.split_seed seeds the split")
     values = parse_overrides(overrides)
     allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
     for key in values:
@@ -62,9 +57,8 @@ def prepare(
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
     config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
-    options = Options(sigma, seed, drop_duplicates, near)
     try:
-        info = write(out, config, options, echo_to(as_json))
+        info = write(out, config, Options(sigma, drop_duplicates, near), echo_to(as_json))
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)

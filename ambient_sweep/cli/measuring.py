@@ -1,6 +1,5 @@
 """Measuring: any three folders of images, and checkpoints."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, plain, tell, write_new
+from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -20,7 +19,6 @@ path_option = click.Path(path_type=Path)
 without_option = click.option(
     "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
 )
-cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the real images' features for the next time.")
 
 
 @commands.command()
@@ -35,11 +33,10 @@ cache_option = click.option("--no-cache", is_flag=True, help="Do not keep the re
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
-@click.option("--json", "json_file", type=path_option, help="Write every value with its n, interval, encoder and seed.")
-@cache_option
+@as_json
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], pictures: Path | None, json_file: Path | None, no_cache: bool,
+    channels: str | None, without: tuple[str, ...], pictures: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure generated images: how good they are, and how much of the training set they reproduce.
 
@@ -51,14 +48,12 @@ def measure(
 
     from ambient_sweep.data.evaluation_set import read_set
     from ambient_sweep.evaluation.evaluator import FullEvaluation
-    from ambient_sweep.evaluation.real_images import RealImages
-    from ambient_sweep.evaluation.reference import Reference
+    from ambient_sweep.evaluation.reference import RealImages, Reference
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 
     config, device = _evaluation_config(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
-    _check_new(json_file, folder=False)
     _check_new(pictures)
     bands = None if channels is None else int(channels)
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
@@ -66,7 +61,7 @@ def measure(
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
     real = RealImages.of(trained, unseen)
     dropped = len(unseen) - len(real.heldout)
-    reference = Reference.of(real, config, names, device=device, cache=None if no_cache else _cache())
+    reference = Reference.of(real, config, names, device=device)
     full = FullEvaluation(reference, names, device)
     reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
@@ -83,13 +78,9 @@ def measure(
         "train": _about(trained), "heldout": _about(real.heldout), "dropped": dropped, "shape": list(trained.shape),
         "evaluation": config.model_dump(mode="json"), "without": sorted(without),
     }  # fmt: skip
-    for line in lines:
-        click.echo(line)
-    if json_file is not None:
-        text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
-        write_new(json_file, lambda path: path.write_text(text, encoding="utf-8"))
     if pictures is not None:
         _draw(pictures, trained, sets, reports)
+    tell(document, lines, as_json)
 
 
 @commands.command()
@@ -104,11 +95,10 @@ def measure(
     "--attack-images", type=click.IntRange(20, 100_000), default=200, show_default=True,
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
-@cache_option
 @as_json
 def evaluate(
     checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
-    attack_images: int, no_cache: bool, as_json: bool,
+    attack_images: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N, by its config's evaluation and more.
 
@@ -127,9 +117,7 @@ def evaluate(
     check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
-    options = Options(
-        seeds=seeds, without=without, attack=attack, attack_images=attack_images, cache=None if no_cache else _cache()
-    )
+    options = Options(seeds, without, attack, attack_images)
     found = evaluate_checkpoint(model, config, meta["data_fingerprint"], options, echo=echo_to(as_json))
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     seed = config.evaluation.seed
@@ -169,23 +157,15 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     return with_similarity(build_config(base, changes, where="measure").evaluation)
 
 
-def _cache() -> Path:
-    from ambient_sweep.evaluation.encoders.weights import cache_folder
-
-    return cache_folder() / "features"
-
-
-def _check_new(path: Path | None, *, folder: bool = True) -> None:
-    """Before hours of work: that a new file or folder can be written there. Raises UserError."""
+def _check_new(path: Path | None) -> None:
+    """Before hours of work: that a new folder can be written there. Raises UserError."""
     if path is None:
         return
-    if path.exists() and (not folder or not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: already exists; remove it or give another")
     parent = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"{path}: cannot be written: {parent} is not a writable folder")
-    if not folder and not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: cannot be written: its folder does not exist; make it")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The images of a run: a source or a store, split by seed into training and held-out images."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.source import source_path
-from ambient_sweep.data.split import check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
+MIN_HELDOUT = 2
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 
@@ -54,11 +56,7 @@ class ImageData:
         return self.names[index]
 
     def trained_on(self) -> dict[str, Any]:
-        """What tells these training data from others, as plain JSON types.
-
-        Hashes, 16 hex digits, of pixels and split, of noisy observations, of own noise levels and of labels, None for
-        what there is not; and the number of classes.
-        """
+        """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
         levels, labels = self.train_sigma, self.train_labels
         return {
             "images": self.fingerprint,
@@ -69,10 +67,7 @@ class ImageData:
         }
 
     def split(self) -> dict[str, Any]:
-        """Which image trains and which is held out, by name and place in the source, as plain JSON types.
-
-        Of a store, which holds its split itself: path, sizes and fingerprint.
-        """
+        """Which image trains and which is held out, as plain JSON types; of a store, which says so itself, its path."""
         if self.store is not None:
             sizes = {"train_size": len(self.train), "heldout_size": len(self.heldout_index)}
             return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
@@ -88,10 +83,7 @@ def _hash(array: Array) -> str:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The images that `config` names, split: decoded into memory, or those of a store, which stay on disk.
-
-    Raises UserError for a bad source or store, for images that cannot be read, and where images are too few.
-    """
+    """The images that `config` names, split. Raises UserError for a bad source or store, and where images are too few."""
     return _from_store(config) if config.source == "store" else _from_source(config, open_source(config))
 
 
@@ -118,6 +110,55 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
             f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
         )
     return clean
+
+
+# -- the split ------------------------------------------------------------------------------------------------------
+
+
+def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
+    """Raises UserError for corrupt images, unless data.on_corrupt=skip: how many, and the first three by name."""
+    if corrupt and config.on_corrupt == "refuse":
+        where = f"{config.path or config.source}: {corrupt_images(source.names, corrupt)}"
+        raise UserError(f"{where}; remove or replace them, or set data.on_corrupt=skip")
+
+
+def corrupt_images(names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> str:
+    """How many images cannot be read, and the first three by name, in words."""
+    first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
+    more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+    return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
+
+
+def split_index(
+    config: DataConfig, count: int, corrupt: Sequence[tuple[int, str]] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training and the held-out images, by their place in a source of `count`.
+
+    Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
+    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. Raises
+    UserError where images are too few.
+    """
+    order = rng.permutation("data.split", config.split_seed, 0, count)
+    if corrupt:
+        order = order[~np.isin(order, [row for row, _ in corrupt])]
+    good = len(order)
+    train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
+    heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
+    if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
+        held = MIN_HELDOUT if config.heldout_size is None else heldout_size
+        wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
+        raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
+    return order[:train_size].copy(), order[good - heldout_size :].copy()
+
+
+def fingerprint_of(
+    content_sha256: str, shape: tuple[int, int, int], train_index: NDArray[np.int64], heldout_index: NDArray[np.int64]
+) -> str:
+    """A hash, 16 hex digits, of the pixels of a source and of its split."""
+    digest = hashlib.sha256(json.dumps([content_sha256, *shape, len(train_index), len(heldout_index)]).encode())
+    for index in (train_index, heldout_index):
+        digest.update(index.astype("<i8").data)
+    return digest.hexdigest()[:16]
 
 
 # -- from a source --------------------------------------------------------------------------------------------------

@@ -106,9 +106,12 @@ class Duplicates:
 
     def named_groups(self, images: Sequence[Any]) -> list[dict[str, list[Any]]]:
         """The first groups, of what `images` has per position to name an image by."""
-        parts = (np.split(group, [np.searchsorted(group, self.train)]) for group in self.groups()[:GROUPS_NAMED])
         return [
-            {"train": [images[i] for i in train], "heldout": [images[i] for i in heldout]} for train, heldout in parts
+            {
+                "train": [images[i] for i in group if i < self.train],
+                "heldout": [images[i] for i in group if i >= self.train],
+            }
+            for group in self.groups()[:GROUPS_NAMED]
         ]
 
 

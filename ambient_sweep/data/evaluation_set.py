@@ -1,21 +1,23 @@
 """Sets of 8-bit images to measure, read as they are: one size, one number of channels, nothing changed in silence."""
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ambient_sweep.data.dataset import corrupt_images
 from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.data.sources import Source
 from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
-from ambient_sweep.data.sources.decode import CorruptImage, Header, one_line, read_header
+from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
 from ambient_sweep.data.sources.files import folder_loaders, image_names
-from ambient_sweep.data.split import corrupt_images
 from ambient_sweep.errors import UserError
 
 BLOCK = 1024  # images decoded at once
@@ -90,14 +92,13 @@ def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
     return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
 
 
-def check_alike(*sets: ImageSet) -> None:
-    """Raises UserError where two sets differ in size or channels."""
-    for other in sets[1:]:
-        if other.shape != sets[0].shape:
-            raise UserError(
-                f"{other.where}: images are {_form(other.shape)}, those of {sets[0].where} {_form(sets[0].shape)}; "
-                "give --size and --channels to make all alike"
-            )
+def check_alike(one: ImageSet, other: ImageSet) -> None:
+    """Raises UserError where the sets differ in size or channels."""
+    if other.shape != one.shape:
+        raise UserError(
+            f"{other.where}: images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}; give --size and "
+            "--channels to make all alike"
+        )
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -105,32 +106,28 @@ def check_alike(*sets: ImageSet) -> None:
 
 def _folder_source(where: str, root: Path, size: int | None, channels: int | None) -> Source:
     names = image_names(root, where)
-    headers, corrupt = list[Header](), list[tuple[int, str]]()
-    for row, name in enumerate(names):
-        try:
-            with open(root / name, "rb") as file:
-                headers.append(read_header(file))
-        except (OSError, CorruptImage) as error:
-            corrupt.append((row, one_line(error)))
-    _refuse(where, names, corrupt)
-    sides, kinds = [f"{header.width}x{header.height}" for header in headers], [header.kind for header in headers]
+    headers = dict[str, Header]()
+    for name in names:
+        with contextlib.suppress(OSError, CorruptImage), open(root / name, "rb") as file:  # refused when it is decoded
+            headers[name] = read_header(file)
+    sides = {f"{header.width}x{header.height}": name for name, header in reversed(headers.items())}
+    kinds = {header.kind: name for name, header in reversed(headers.items())}
     if size is None:
-        if len({*sides}) > 1:
-            found = _examples(names, sides)
-            raise UserError(f"{where}: images of several sizes, {found}; give --size to resize all by area")
-        size = _side(where, headers[0].width, headers[0].height)
+        if len(sides) > 1:
+            raise UserError(f"{where}: images of several sizes, {_examples(sides)}; give --size to resize all by area")
+        size = max((_side(where, header.width, header.height) for header in headers.values()), default=1)
     if channels is None:
-        if len({*kinds}) > 1 or "transparent" in kinds:
-            found = _examples(names, kinds)
+        if len(kinds) > 1 or "transparent" in kinds:
+            found = _examples(kinds)
             raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
     loaders = partial(folder_loaders, root, names, size, channels)
-    return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers))
+    return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers.values()))
 
 
-def _examples(names: Sequence[str], kinds: Sequence[str]) -> str:
+def _examples(first: Mapping[Any, str]) -> str:
     """Every kind with the first image of it, in words."""
-    return " and ".join(f"{kind} ({names[kinds.index(kind)]})" for kind in dict.fromkeys(kinds))
+    return " and ".join(f"{kind} ({name})" for kind, name in sorted(first.items(), key=lambda item: item[1]))
 
 
 def _side(where: str, width: int, height: int) -> int:

@@ -29,8 +29,13 @@ class FixedNoise:
 
     def add(self, images: torch.Tensor, rows: NDArray[np.int64]) -> None:
         """Adds the noise of `rows` to their images [n,C,H,W], in place."""
-        for purpose, level in (("observed.base", self.base), ("observed.added", self.added)):
-            add_noise(images.numpy(), level[rows], purpose, self.seed, self.index[rows])
+        pixels, index = images.numpy(), self.index[rows]
+        for purpose, levels in (("observed.base", self.base[rows]), ("observed.added", self.added[rows])):
+            noisy = np.flatnonzero(levels > 0)
+            if len(noisy):
+                part = pixels[noisy]
+                rng.add_normal(part, levels[noisy], purpose, self.seed, index[noisy].tolist())
+                pixels[noisy] = part
 
 
 @dataclass(frozen=True)
@@ -107,32 +112,15 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
 
 
 def _check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool) -> None:
-    """Raises UserError where a store of noisy observations is asked for another base or seed, or for clean images."""
+    """Raises UserError where a store of noisy observations is asked for another base, or for clean images."""
     made, where = data.observed, None if data.store is None else data.store.path
     if made is None:
         return
-    seed = config.seed if made.seed is None else made.seed  # of a secret draw there is none to agree with
-    if (config.base_sigma, config.seed) != (made.sigma, seed):
+    if config.base_sigma != made.sigma:
         raise UserError(
-            f"observed.base_sigma={config.base_sigma}, observed.seed={config.seed}: {where} was made with others; set "
-            f"observed.base_sigma={made.sigma} observed.seed={seed}"
+            f"observed.base_sigma={config.base_sigma}: {where} was made with another; set observed.base_sigma={made.sigma}"
         )
     if config.clean_fraction > 0:
         raise UserError(f"observed.clean_fraction: {where} holds no clean image; set it to 0")
     if keep_clean:
         raise UserError(f"objective.kind: ambient_high_clean_low reads clean images, but {where} holds none")
-
-
-def add_noise(
-    images: NDArray[np.float32], level: NDArray[np.float32], purpose: str, seed: int, index: NDArray[np.int64]
-) -> None:
-    """Adds level [n] times the noise of the images at `index` [n] to images [n,C,H,W], in place; none where it is 0."""
-    noisy = np.flatnonzero(level > 0)
-    if not len(noisy):
-        return
-    if len(noisy) == len(images):
-        rng.add_normal(images, level, purpose, seed, index.tolist())
-    else:
-        part = images[noisy]
-        rng.add_normal(part, level[noisy], purpose, seed, index[noisy].tolist())
-        images[noisy] = part

@@ -31,21 +31,13 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 class Pixels:
-    """The images `array[rows]`, of [M, C, H, W] in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads.
-
-    Reading takes memory for the images asked for, whatever the size of the array.
-    """
+    """The images `array[rows]`, in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads."""
 
     def __init__(self, array: Array, encoding: Encoding, rows: NDArray[np.int64] | None = None) -> None:
         self._array = np.asarray(array)  # of a memory map a plain view, which is indexed faster
         self._encoding: Encoding = encoding
         self._rows = rows
         self._owner = array  # keeps a memory map open
-
-    @classmethod
-    def of(cls, images: torch.Tensor) -> "Pixels":
-        """Images float32 [N, C, H, W] in memory, as they are."""
-        return cls(images.numpy(), "signed")
 
     def __len__(self) -> int:
         return len(self._array) if self._rows is None else len(self._rows)
@@ -74,7 +66,3 @@ class Pixels:
     def subset(self, places: NDArray[np.int64]) -> "Pixels":
         """The images at `places` as a set of their own."""
         return Pixels(self._owner, self._encoding, places if self._rows is None else self._rows[places])
-
-    def all(self) -> torch.Tensor:
-        """All images in one tensor: for small sets."""
-        return self.read(np.arange(len(self)))

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
-from ambient_sweep.data.observed import add_noise
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.split import check_corrupt, fingerprint_of, split_index
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -42,7 +40,6 @@ class Options:
     """How to prepare, besides the data.* keys."""
 
     observed_sigma: float | None = None  # write the observations at this level, and nothing else
-    observed_seed: int | None = None  # of their noise; None: from the operating system, known to nobody
     drop_duplicates: bool = False
     near: float = NEAR
 
@@ -59,11 +56,7 @@ class Input:
 
 
 def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> StoreInfo:
-    """Writes the store `out` of the images that `config` names, which may be those of another store.
-
-    An unfinished store is removed. Raises UserError for bad images, settings that contradict each other, and a place that
-    cannot be written.
-    """
+    """Writes the store `out` of the images that `config` names, or nothing. Raises UserError."""
     with new_store(out) as folder:
         preparation = _Preparation(folder, config, options, echo)
         sigma = options.observed_sigma
@@ -120,7 +113,7 @@ class _Preparation:
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
 
-        By default the noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
+        The noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
         """
         content = self._read(lambda rows, images: None)
         self._settle()
@@ -129,19 +122,12 @@ class _Preparation:
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
-                here = chosen[rows]
-                file.write(self._noisy(decoded(images[here], self.encoding), sigma, self.place[rows[here]]).data)
+                pixels = decoded(images[chosen[rows]], self.encoding)
+                file.write((pixels + sigma * rng.secret_normal(pixels.shape)).astype(np.float32).data)
 
             if self._read(write, again=True) != content:
                 raise UserError(f"{self.config.path}: its images changed while they were read; try again")
         return self._finish(np.flatnonzero(chosen), content, sigma)
-
-    def _noisy(self, images: NDArray[np.float32], sigma: float, place: Rows) -> NDArray[np.float32]:
-        seed = self.options.observed_seed
-        if seed is None:
-            return (images + sigma * rng.secret_normal(images.shape)).astype(np.float32)
-        add_noise(images, np.full(len(images), sigma, dtype=np.float32), "observed.base", seed, place)
-        return images
 
     def _read(self, take: Callable[[Rows, Array], object], again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
@@ -189,10 +175,7 @@ class _Preparation:
                 )
 
     def _finish(self, rows: Rows, content: str, sigma: float | None) -> StoreInfo:
-        """Writes the small arrays of the images at `rows`, and store.json, which it returns.
-
-        content: sha256 of the images read. sigma: level of the observations in images.bin.
-        """
+        """Writes the small arrays of the images at `rows`, and store.json; content: sha256 of all images read."""
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
         for name, index in (("index", place[rows]), ("train_index", train_index), ("heldout_index", heldout_index)):
@@ -203,8 +186,7 @@ class _Preparation:
         content, files = self.given.content_sha256 or content, files_of(self.folder)
         made = None
         if sigma is not None:
-            fingerprint = files[IMAGES_FILE].sha256[:16]
-            made = ObservedInfo(sigma=sigma, seed=self.options.observed_seed, fingerprint=fingerprint)
+            made = ObservedInfo(sigma=sigma, fingerprint=files[IMAGES_FILE].sha256[:16])
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
@@ -240,13 +222,7 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"
         # the sizes too, since the clean store may hold more
         keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma}"
-        if made.seed is not None:
-            keys += f" observed.seed={made.seed}"
-            notes.append(
-                f"warning: anyone can subtract noise drawn by --seed {made.seed}; omit --seed to protect images"
-            )
-        keys += " evaluation.path=..."
+        keys += f" observed.base_sigma={made.sigma} evaluation.path=..."
     if info.corrupt["count"]:
         first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
         notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")

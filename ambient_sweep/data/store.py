@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
@@ -30,30 +30,25 @@ INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileInfo(_Record):
+class FileInfo(BaseModel, frozen=True, extra="forbid"):
     bytes: int
     sha256: str
 
 
-class SplitInfo(_Record):
+class SplitInfo(BaseModel, frozen=True, extra="forbid"):
     seed: int
     train_size: int
     heldout_size: int
 
 
-class ObservedInfo(_Record):
-    """The noise in a store of observations: y_b = x_0 + sigma eps."""
+class ObservedInfo(BaseModel, frozen=True, extra="forbid"):
+    """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
     sigma: float
-    seed: int | None  # eps is keyed by it and the place in the source; None: from the operating system, known to nobody
     fingerprint: str  # of the observations themselves
 
 
-class StoreInfo(_Record):
+class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     """What store.json says."""
 
     format: Literal[1] = 1
@@ -178,10 +173,7 @@ def _check(file: Path, wanted: FileInfo, content: bool) -> None:
 
 @contextlib.contextmanager
 def new_store(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end, or is removed where that fails.
-
-    Raises UserError where `out` exists or cannot be written.
-    """
+    """A folder beside `out` that becomes `out` at the end. Raises UserError where `out` exists or cannot be written."""
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists; remove it or give another place")
     try:

@@ -83,10 +83,7 @@ def eight_bits(samples: Tensor) -> Tensor:
 
 
 class FullEvaluation:
-    """Measures generated sets by `names` against one reference, which has its training images at hand.
-
-    Raises UserError where these are too few for a floor.
-    """
+    """Measures generated sets by `names` against one reference. Raises UserError where it has too few images for a floor."""
 
     def __init__(self, reference: Reference, names: Sequence[str], device: str = "cpu") -> None:
         self.reference, self.names, self.device = reference, tuple(names), device
@@ -110,7 +107,7 @@ class FullEvaluation:
         return Report(
             tuple(shown[name] for name in self.names),
             self._histograms(found.nearness),
-            tuple(self._warnings(found, len(train))),
+            tuple(self._warnings(found)),
             (nearest.cpu().numpy(), found.nearness.indices[nearest, 0].cpu().numpy()),
         )
 
@@ -137,7 +134,7 @@ class FullEvaluation:
         encoder = self.reference.encoders.get(similarity, self.device).name
         return {encoder: SimilarityHistograms.of(found.similarities, theirs)}
 
-    def _warnings(self, found: Encoded, train: int) -> Iterator[str]:
+    def _warnings(self, found: Encoded) -> Iterator[str]:
         reference, n = self.reference, len(found.nearness.distances)
         lookalikes = mem_ratio(reference.heldout.distances).value
         if lookalikes > SUSPICIOUS:
@@ -146,18 +143,11 @@ class FullEvaluation:
                 "memorization; find near duplicates with `ambient-sweep prepare --drop-duplicates`"
             )
         for distance in self.names:
-            if distance not in reference.statistics:
-                continue
-            fewest, dimension = min(n, reference.settings.heldout), found.features[distance].shape[1]
-            if fewest <= 2 * dimension:
+            fewest = min(n, reference.settings.heldout)
+            if distance in reference.statistics and fewest <= 2 * found.features[distance].shape[1]:
                 yield (
-                    f"{distance}: {fewest} images are few for {dimension} features: the distance is biased upwards, by more "
-                    "than models may differ; compare it with what real images get, and only with values at the same number"
-                )
-            if train < n:
-                yield (
-                    f"{distance}: its floor is that of {train} training images, all there are, and too high beside a "
-                    f"value of {n} images"
+                    f"{distance}: {fewest} images are few for {found.features[distance].shape[1]} features: the distance is "
+                    "biased upwards; compare it with what real images get, and only with values at the same number"
                 )
 
 

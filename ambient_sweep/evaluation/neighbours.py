@@ -89,10 +89,7 @@ def pair_distances(a: Tensor, b: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _search(q: Tensor, block: Tensor, centre: Tensor, start: int, distances: Tensor, indices: Tensor) -> None:
-    """Puts the targets of the block, which begins at index `start`, that may be among the k nearest with the best so far.
-
-    distances, squared, and indices [n, k]: infinity and -1 where there is none yet.
-    """
+    """Puts targets of the block, which begins at index `start`, among the best so far [n, k]; infinity and -1: none."""
     squares, slack = bounded_squares(q - centre, block - centre)
     limit, k = distances[:, -1], distances.shape[1]
     if len(block) >= k:

@@ -3,23 +3,22 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep import rng
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
-from ambient_sweep.data.evaluation_set import ImageSet
-from ambient_sweep.evaluation.encoders import train_classifier
-from ambient_sweep.evaluation.features import Encoders
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.encoders import Encoders, train_classifier
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
 from ambient_sweep.evaluation.memorization import Nearness, check_quantile, nearest_similarity, normalised, thumbnails
 from ambient_sweep.evaluation.neighbours import nearest
-from ambient_sweep.evaluation.real_images import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.storage import digest
 
@@ -29,8 +28,43 @@ BLOCK = 1024  # rows of features that statistics take at once
 
 
 @dataclass(frozen=True)
+class RealImages:
+    """The training images, and held-out images of the same kind that are not among them.
+
+    kept: places of `heldout` among the held-out images that were given; the others are training images too. labels:
+    classes of the held-out images, for fd_classifier.
+    """
+
+    train: ImageSet
+    heldout: ImageSet
+    kept: NDArray[np.int64]
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, train: ImageSet, heldout: ImageSet, labels: Tensor | None = None) -> "RealImages":
+        """Leaves out held-out images that are training images too. Raises UserError for sets unlike or too small."""
+        check_alike(train, heldout)
+        kept = unseen(heldout, train)
+        dropped = len(heldout) - len(kept)
+        for images, count in ((train, len(train)), (heldout, len(kept))):
+            if count < 2:
+                seen = f" ({dropped} others are training images too)" if images is heldout and dropped else ""
+                raise UserError(f"{images.where}: evaluation needs at least 2 images, found {count}{seen}; add others")
+        if dropped:
+            heldout = heldout.subset(kept)
+            labels = None if labels is None else labels[torch.from_numpy(kept)]
+        return cls(train, heldout, kept, labels)
+
+    @classmethod
+    def of_data(cls, data: ImageData) -> "RealImages":
+        """The clean images of a run. Raises UserError as `of` does."""
+        train = ImageSet.of("the training images", data.train)
+        return cls.of(train, ImageSet.of("the held-out images", data.heldout), data.heldout_labels)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What a reference was made from. key and data_fingerprint: of a sweep's, which is stored."""
+    """What a reference was made from. key and data_fingerprint: of a stored one; the key is `reference_key`."""
 
     shape: tuple[int, int, int]  # C, H, W
     evaluation: EvaluationConfig
@@ -57,11 +91,6 @@ class Reference:
     def config(self) -> EvaluationConfig:
         return self.settings.evaluation
 
-    @property
-    def key(self) -> str:
-        """A hash of the data and of the settings that determine the values."""
-        return self.settings.key
-
     @classmethod
     def build(cls, data: ImageData, config: EvaluationConfig, *, device: str = "cpu") -> "Reference":
         """The reference of a sweep's trials, to be stored. Raises UserError as `of` and `RealImages.of` do."""
@@ -80,15 +109,9 @@ class Reference:
         names: Sequence[str],
         *,
         device: str = "cpu",
-        cache: Path | None = None,
         most_features: int | None = None,
     ) -> "Reference":
-        """The reference for the measures `names`.
-
-        cache: folder for the features of the real images; None: they are not kept. most_features: held-out images that
-        the measures beside the distances are taken against; None: all. Raises UserError where there are too few images
-        or no labels for a measure, or an encoder's weights are missing.
-        """
+        """The reference for the measures `names`, `most_features` held-out images' features at most. Raises UserError."""
         check_counts(names, config, {"held-out": len(real.heldout)})
         train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
         near = Nearness.of(small, train, device=device)
@@ -100,9 +123,9 @@ class Reference:
         encoders = Encoders(config, classifier)
         similarity, similar, known = config.similarity, None, {}
         distances = dict.fromkeys((*config.distances, *([similarity] if similarity else [])))
-        features = {distance: encoders.real(distance, real.heldout, device, cache) for distance in distances}
+        features = {distance: encoders.real(distance, real.heldout, device) for distance in distances}
         if similarity is not None:
-            known = {similarity: encoders.real(similarity, real.train, device, cache)}
+            known = {similarity: encoders.real(similarity, real.train, device)}
             similar = normalised(known[similarity])
             similarities = nearest_similarity(features[similarity], similar, device=device).cpu()
             heldout = dataclasses.replace(heldout, similarities=similarities)

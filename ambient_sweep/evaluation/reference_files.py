@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import Classifier, empty_classifier
-from ambient_sweep.evaluation.features import Encoders
+from ambient_sweep.evaluation.encoders import Classifier, Encoders, empty_classifier
 from ambient_sweep.evaluation.fidelity import Statistics
 from ambient_sweep.evaluation.memorization import Nearness
 from ambient_sweep.evaluation.reference import FORMAT, Reference, Settings
@@ -39,10 +38,7 @@ def save_reference(reference: Reference, folder: Path) -> None:
 
 
 def load_reference(folder: Path) -> Reference:
-    """What `save_reference` wrote; the tensors are mapped from the file and read when they are used.
-
-    Raises UserError, naming the file, where it is missing, damaged or of another version.
-    """
+    """What `save_reference` wrote, mapped from the file. Raises UserError where a file is missing or damaged."""
     settings = _checked_settings(folder)
     tensors = load_file(folder / TENSORS_FILE)
     nearness = (tensors.get(f"heldout/{name}") for name in ("distances", "indices", "flips", "similarities"))

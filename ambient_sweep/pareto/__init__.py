@@ -6,13 +6,12 @@ nothing, are never on the front, rank last and enclose no volume.
 
 from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
 from ambient_sweep.pareto.front_shape import crowding_distance, knee_distance, scale
-from ambient_sweep.pareto.volume import contributions, hypervolume, hypervolume_history
+from ambient_sweep.pareto.volume import contributions, hypervolume
 
 __all__ = [
     "contributions",
     "crowding_distance",
     "hypervolume",
-    "hypervolume_history",
     "knee_distance",
     "nondominated_rank",
     "pareto_mask",

@@ -7,9 +7,11 @@ whose second objective is not larger.
 from bisect import bisect_right
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from ambient_sweep.pareto.rows import Ints, Mask, as_matrix, sorted_unique
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def nondominated_rank(values: ArrayLike) -> Ints:
@@ -19,7 +21,7 @@ def nondominated_rank(values: ArrayLike) -> Ints:
     worst finite point's and at least 1. Raises ValueError if `values` is not [N, 2].
     """
     matrix, finite = as_matrix(values)
-    points, inverse = sorted_unique(matrix[finite])
+    points, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
     # The rank is the length of the longest chain of dominating points: patience sorting (Fredman 1975).
     ranks, lowest = [], list[float]()  # the lowest second objective of each rank so far; rises with the rank
     for second in points[:, 1].tolist():
@@ -48,3 +50,11 @@ def pareto_mask(values: ArrayLike) -> Mask:
     front = np.empty(x.shape, dtype=np.bool_)
     np.put_along_axis(front, order, np.take_along_axis(y < lowest_before, leader, axis=-1), axis=-1)
     return front
+
+
+def as_matrix(values: ArrayLike, *, batched: bool = False) -> tuple[Floats, Mask]:
+    """`values` as float64 [N, 2], or [..., N, 2] if `batched`, and which rows are finite. Raises ValueError otherwise."""
+    matrix = np.asarray(values, dtype=np.float64)
+    if matrix.shape[-1:] != (2,) or matrix.ndim < 2 or (matrix.ndim > 2 and not batched):
+        raise ValueError(f"values: expected [N, 2], a row per point, not {matrix.shape}")
+    return matrix, np.asarray(np.isfinite(matrix).all(axis=-1))

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
-from ambient_sweep.pareto.rows import Floats, as_matrix, sorted_unique
+from ambient_sweep.pareto.dominance import Floats, as_matrix, nondominated_rank, pareto_mask
 
 
 def crowding_distance(values: ArrayLike) -> Floats:
@@ -14,7 +13,7 @@ def crowding_distance(values: ArrayLike) -> Floats:
     of the front's range; infinite at both ends. Equal points share their distance; points that are not finite get 0.
     """
     matrix, finite = as_matrix(values)
-    points, inverse = sorted_unique(matrix[finite])
+    points, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
     rank = nondominated_rank(points)
     order = np.lexsort((points[:, 0], rank))
     points, rank = points[order], rank[order]

@@ -19,8 +19,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits, evaluate
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.recorder import silent
@@ -38,7 +37,6 @@ class Options:
     without: tuple[str, ...] = ()
     attack: Path | None = None  # folder for its pictures
     attack_images: int = 200
-    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def evaluate_checkpoint(
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
-    reference = Reference.of(real, evaluation, names, device=device, cache=options.cache)
+    reference = Reference.of(real, evaluation, names, device=device)
     full = FullEvaluation(reference, names, device)
     reports: dict[str, list[Report]] = {}
     count, counts = config.evaluation.samples, class_counts(config, clean)

@@ -65,7 +65,7 @@ def run_trial(
     found = restore_newest(folder / "state", state, lines.append)
     with _named(folder):
         recorder = TrialRecorder(
-            root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo, replicate_of
+            root, trial_id, role, state, reference.settings.key, data.fingerprint, on_report, echo, replicate_of
         )
         for line in lines:
             recorder.note(line)

@@ -60,7 +60,7 @@ def shared_reference(config: Config, root: Path) -> Reference:
     if reference.settings.data_fingerprint != clean.fingerprint:
         raise UserError(f"{root}: began with other images than {source} holds now; use a new name")
     _check_training_data(root, cached_data(config.data), source)
-    if reference.key != key:
+    if reference.settings.key != key:
         raise UserError(f"{root}: began with other evaluation settings; use a new name")
     return reference
 

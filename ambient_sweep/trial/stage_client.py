@@ -247,7 +247,7 @@ class StageClient:
     # -- the trial's own --------------------------------------------------------------------------------------------
 
     def _part(self, images: int) -> str:
-        return evaluation_part(self.config, images, self.evaluator.reference.key)
+        return evaluation_part(self.config, images, self.evaluator.reference.settings.key)
 
     def _file(self, images: int, endpoint: str, suffix: str = ".json") -> Path:
         return evaluation_path(self.recorder.root, self.recorder.trial_id, images, endpoint, suffix)

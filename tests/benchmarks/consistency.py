@@ -73,7 +73,7 @@ def relative_cost(config: Config) -> float:
 def _problem(problem: str, config: Config) -> tuple[Any, tuple[int, int, int], Any]:
     if problem == DIGITS:
         data = load_data(config.data)
-        clean = data.heldout.all()
+        clean = data.heldout[:]
 
         def heldout_error(denoiser: Any) -> float:
             noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

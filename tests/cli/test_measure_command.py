@@ -44,7 +44,6 @@ Measure = Callable[..., SimpleNamespace]
 @pytest.fixture
 def measure(sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measure:
     """Runs the command in this process, with its exit code and what it prints."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(sets / "cache"))
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
     def run(*words: object, heldout: str = "heldout") -> SimpleNamespace:
@@ -70,10 +69,10 @@ def refused(done: SimpleNamespace) -> str:
 
 
 def test_table_json_and_pictures(measure: Measure, sets: Path, tmp_path: Path) -> None:
-    out, pictures = tmp_path / "measures.json", tmp_path / "pictures"
-    done = measure("--generated", sets / "generated", "--json", out, "--pictures", pictures, PIXELS, "--without", "kid")
+    pictures, words = tmp_path / "pictures", ("--generated", sets / "generated", PIXELS, "--without", "kid")
+    done = measure(*words, "--json", "--pictures", pictures)
     assert done.returncode == 0, done.stderr
-    document = json.loads(out.read_text())
+    document = json.loads(done.stdout)
     measures = {row["name"]: row for row in document["generated"][0]["measures"]}
     assert measures["mem_ratio"]["value"] == pytest.approx(0.1, abs=0.007)
     assert measures["mem_excess"]["low"] > 0.05
@@ -82,22 +81,18 @@ def test_table_json_and_pictures(measure: Measure, sets: Path, tmp_path: Path) -
     assert "kid" not in measures
     assert (document["train"]["n"], document["heldout"]["n"], document["shape"]) == (400, 300, [1, 8, 8])
     assert sorted(path.name for path in pictures.iterdir()) == ["nearest.png", "similarity-pixels.png"]
-    assert f"{measures['mem_ratio']['value']:.4g}" in done.stdout
-    assert "already exists" in refused(measure("--generated", sets / "generated", "--json", out, PIXELS))
+    assert f"{measures['mem_ratio']['value']:.4g}" in measure(*words).stdout
 
 
-def test_several_sets(measure: Measure, sets: Path, tmp_path: Path) -> None:
-    out = tmp_path / "measures.json"
-    words = ("--generated", sets / "generated", "--generated", sets / "honest", "--json", out, PIXELS)
-    done = measure(*words)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(out.read_text())
+def test_several_sets(measure: Measure, sets: Path) -> None:
+    words = ("--generated", sets / "generated", "--generated", sets / "honest", PIXELS)
+    document = json.loads(measure(*words, "--json").stdout)
     across = {row["name"]: row for row in document["across"]}
     values = [
         next(row["value"] for row in each["measures"] if row["name"] == "mem_ratio") for each in document["generated"]
     ]
     assert across["mem_ratio"]["value"] == pytest.approx(np.mean(values))
-    assert "mean over 2 sets" in done.stdout
+    assert "mean over 2 sets" in measure(*words).stdout
 
 
 def test_held_out_images_that_are_training_images_are_left_out(measure: Measure, sets: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from ambient_sweep.data import duplicates as duplicates_module
 from ambient_sweep.data.duplicates import FLAT, Thumbnails, find_duplicates
 
 GREY = [0.299, 0.587, 0.114]
@@ -174,11 +173,3 @@ def test_a_crowd_of_near_copies_is_one_group():
 def test_few_images_are_no_trouble(count):
     assert found_among(noise_pictures(count)).groups() == []
     assert found_among(noise_pictures(count), heldout=min(count, 1)).counts()["train_near"] == 0
-
-
-@pytest.mark.parametrize(("side", "small"), [(4, 4), (13, 4), (64, 16)])
-def test_every_size_is_shrunk_by_area(side, small):
-    images = np.random.default_rng(side).random((3, side, side)).astype(np.float32)
-    whole = images.repeat(small, axis=1).repeat(small, axis=2)  # on a grid that both divide
-    expected = whole.reshape(3, small, side, small, side).mean((2, 4))
-    np.testing.assert_allclose(duplicates_module._shrunk(images, small), expected, atol=1e-5)

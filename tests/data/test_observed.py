@@ -23,7 +23,7 @@ def test_an_observation_is_its_formula(data):
     observed = observe(data, ObservedConfig(sigma=0.5, base_sigma=0.3, seed=4))
     index = data.train_index.tolist()
     base, added = (rng.normal(f"observed.{name}", 4, index, data.shape) for name in ("base", "added"))
-    torch.testing.assert_close(observed.images, data.train.all() + 0.3 * base + 0.4 * added, atol=1e-6, rtol=0)
+    torch.testing.assert_close(observed.images, data.train[:] + 0.3 * base + 0.4 * added, atol=1e-6, rtol=0)
     assert torch.equal(observed.labels, data.train_labels)
     assert observed.classes == 10
 
@@ -38,7 +38,7 @@ def test_large_sets_are_observed_as_they_are_read_with_the_same_bits(data, monke
     lazy = observe(own, config, keep_clean)
     assert kept.noise is None
     assert lazy.noise is not None
-    assert torch.equal(kept.clean, data.train.all()) if keep_clean else kept.clean is None
+    assert torch.equal(kept.clean, data.train[:]) if keep_clean else kept.clean is None
     assert (len(lazy), lazy.classes) == (300, 10)
     order = np.random.default_rng(0).permutation(300)
     parts = [order[k : k + 37] for k in range(0, 300, 37)]
@@ -53,9 +53,9 @@ def test_the_first_share_in_training_order_is_observed_clean(data):
     mixed = observe(data, ObservedConfig(sigma=0.4, clean_fraction=0.1))
     assert (mixed.sigma == 0).tolist() == [True] * 30 + [False] * 270
     alone = load_data(DataConfig(train_size=30))
-    assert torch.equal(mixed.images[:30], alone.train.all())
+    assert torch.equal(mixed.images[:30], alone.train[:])
     assert torch.equal(mixed.images[30:], observe(data, ObservedConfig(sigma=0.4)).images[30:])
-    assert torch.equal(observe(data, ObservedConfig(sigma=0.4, clean_fraction=1)).images, data.train.all())
+    assert torch.equal(observe(data, ObservedConfig(sigma=0.4, clean_fraction=1)).images, data.train[:])
 
 
 def test_images_may_have_their_own_levels(data):
@@ -64,7 +64,7 @@ def test_images_may_have_their_own_levels(data):
     own = observe(dataclasses.replace(data, train_sigma=levels), ObservedConfig(sigma=0.3, clean_fraction=0.1))
     expected = [0.0] * 30 + [0.3] * 70 + [0.8] * 100 + [0.0] * 100
     np.testing.assert_allclose(own.sigma, expected, rtol=1e-6)
-    noise = own.images - data.train.all()
+    noise = own.images - data.train[:]
     for part, level in ((slice(0, 30), 0), (slice(30, 100), 0.3), (slice(100, 200), 0.8), (slice(200, 300), 0)):
         assert noise[part].std() == pytest.approx(level, rel=0.03)
     # and what an image gets does not depend on the levels of the others

@@ -42,10 +42,7 @@ def begun(data, root, **changes):
 def refusal(config, root):
     cached_data.cache_clear()
     with pytest.raises(UserError) as caught:
-        prepare(config, root)
-    with pytest.raises(UserError) as again:
         run_trial(config, root, "train")
-    assert str(caught.value) == str(again.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -33,7 +33,7 @@ def stored(tmp_path, config):
 def assert_same(one, other):
     """Two ImageData hold the same images, labels and levels."""
     for name in ("train", "heldout"):
-        assert torch.equal(getattr(one, name).all(), getattr(other, name).all())
+        assert torch.equal(getattr(one, name)[:], getattr(other, name)[:])
         assert torch.equal(getattr(one, f"{name}_index"), getattr(other, f"{name}_index"))
         assert torch.equal(getattr(one, f"{name}_labels"), getattr(other, f"{name}_labels"))
     np.testing.assert_array_equal(one.train_sigma, other.train_sigma)

@@ -1,7 +1,6 @@
 """The default measures say what was planted, on grey digits and on patches of colour photographs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import planted
@@ -11,8 +10,7 @@ from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import FullEvaluation
-from ambient_sweep.evaluation.real_images import RealImages
-from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 
@@ -24,11 +22,11 @@ COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "sim_excess")
 
 
 def evaluation(
-    real: planted.Real, config: EvaluationConfig = PIXELS, *, without: tuple[str, ...] = (), cache: Path | None = None
-) -> FullEvaluation:  # fmt: skip
+    real: planted.Real, config: EvaluationConfig = PIXELS, *, without: tuple[str, ...] = ()
+) -> FullEvaluation:
     train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
     names = all_measures(config, without)
-    return FullEvaluation(Reference.of(RealImages.of(train, heldout), config, names, cache=cache), names)
+    return FullEvaluation(Reference.of(RealImages.of(train, heldout), config, names), names)
 
 
 def generated(images: planted.Pixels) -> ImageSet:
@@ -38,7 +36,7 @@ def generated(images: planted.Pixels) -> ImageSet:
 Reports = dict[str, Report]
 
 
-@pytest.fixture(scope="session", params=["digits", "patches"])
+@pytest.fixture(scope="session", params=["digits", pytest.param("patches", marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest) -> tuple[str, Reports]:
     real = getattr(planted, request.param)()
     measured = evaluation(real, DIGITS if request.param == "digits" else PATCHES)
@@ -111,21 +109,6 @@ def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Rep
     (histogram,) = map(vars, report.histograms.values())
     assert sum(histogram["generated"]) == report["mem_ratio"].n
     assert sum(histogram["heldout"]) in (600, 500)
-
-
-def test_numbers_are_the_same_again_and_with_a_cache(tmp_path: Path) -> None:
-    real = planted.digits()
-    real = planted.Real(real.train[:120], real.heldout[:110], real.fresh[:60], real.classes)
-    images = generated(real.fresh)
-    plain, cached, again = (evaluation(real, DIGITS, cache=each).report(images) for each in (None, tmp_path, tmp_path))
-    assert (
-        [row.dump() for row in plain.rows] == [row.dump() for row in cached.rows] == [row.dump() for row in again.rows]
-    )
-    files = sorted(tmp_path.glob("*.npy"))
-    assert len(files) == 2  # features of the training and of the held-out images
-    for file in files:  # cut off: made again
-        file.write_bytes(file.read_bytes()[:-100])
-    assert evaluation(real, DIGITS, cache=tmp_path).report(images).rows == plain.rows
 
 
 def test_several_sets_give_a_mean_with_its_interval() -> None:

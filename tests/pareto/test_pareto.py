@@ -62,8 +62,7 @@ def test_empty_and_misshapen() -> None:
     empty = np.empty((0, 2))
     assert pareto.nondominated_rank(empty).tolist() == pareto.crowding_distance(empty).tolist() == []
     assert pareto.hypervolume(empty, [1.0, 1.0]) == 0.0
-    for volumes in (pareto.hypervolume_history, pareto.contributions):
-        assert volumes(empty, [1.0, 1.0]).shape == (0,)
+    assert pareto.contributions(empty, [1.0, 1.0]).shape == (0,)
     for values in ([1.0, 2.0], [[0.0, 0.0, 0.0]]):
         for call in (pareto.nondominated_rank, pareto.knee_distance):
             with pytest.raises(ValueError, match="values"):
@@ -99,18 +98,14 @@ def test_the_area_of_a_quarter_disc_converges_to_the_closed_form() -> None:
     assert pareto.hypervolume([[0.5, 0.5], [np.nan, 0.0], [-INF, 0.0], [0.0, INF]], [1.0, 1.0]) == 0.25
 
 
-def test_history_and_contributions_equal_their_definitions() -> None:
-    """The hypervolume of every beginning, and what is lost without each row."""
+def test_contributions_are_what_is_lost_without_each_row() -> None:
     rng = np.random.default_rng(23)
     for _ in range(200):
         values, reference = spoiled_values(rng), np.array([0.5, 0.25])
-        beginnings = [pareto.hypervolume(values[: n + 1], reference) for n in range(len(values))]
-        history = pareto.hypervolume_history(values, reference)
-        assert history == pytest.approx(np.array(beginnings), rel=1e-9, abs=1e-12)
-        assert (np.diff(history) >= 0).all()
+        whole = pareto.hypervolume(values, reference)
         without = [pareto.hypervolume(np.delete(values, i, axis=0), reference) for i in range(len(values))]
         found = pareto.contributions(values, reference)
-        assert found == pytest.approx(beginnings[-1] - np.array(without), rel=1e-9, abs=1e-12)
+        assert found == pytest.approx(whole - np.array(without), rel=1e-9, abs=1e-12)
         assert (found >= 0).all()
         assert not found[pareto.nondominated_rank(values) > 0].any(), "exactly 0, not nearly"
     assert pareto.contributions([[0.0, 0.0], [0.0, 0.0], [-1.0, 0.5]], [1.0, 1.0]).tolist() == [0.0, 0.0, 0.5]

@@ -69,7 +69,7 @@ def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
 def test_held_out_images_that_are_training_images_are_left_out_and_told(trained, monkeypatch):
     model, config, fingerprint = trained
     data = load_data(config.data)
-    twice = Pixels.of(torch.cat([data.train[:5], data.heldout.all()]))
+    twice = Pixels(torch.cat([data.train[:5], data.heldout[:]]).numpy(), "signed")
     labels = torch.cat([data.train_labels[:5], data.heldout_labels])
     dirty = dataclasses.replace(data, heldout=twice, heldout_labels=labels)
     module = sys.modules["ambient_sweep.trial.checkpoint_evaluation"]

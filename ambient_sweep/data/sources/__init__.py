@@ -11,11 +11,7 @@ __all__ = ["Source", "open_source"]
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that `config` names; its images are not decoded yet.
-
-    Raises UserError for what is wrong with the source as a whole. A single image that cannot be read raises nothing here
-    or in `Source.blocks`, which lists it; what to do about it is the caller's to decide.
-    """
+    """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
     if config.source in ("digits", "cifar10") and config.sigma_column is not None:
         raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
     match config.source:

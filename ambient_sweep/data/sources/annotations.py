@@ -29,28 +29,21 @@ def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     return numbers.astype(np.int64), tuple(classes.tolist())
 
 
-def class_labels(values: NDArray[Any], where: str, names: tuple[str, ...] = ()) -> Labels:
-    """Labels by a column [N] of class numbers, named "0", "1", ... unless `names` are given, or of class names.
-
-    Raises UserError, with `where`, for another type, and for a number below 0, above the limit or without a name.
-    """
+def class_labels(values: NDArray[Any], where: str) -> Labels:
+    """Labels by a column [N] of class numbers, named "0", "1", ..., or of class names. Raises UserError, with `where`."""
     if values.dtype.kind not in "iu":
         if not all(isinstance(each, str) for each in values.tolist()):
             raise UserError(f"{where}: is {values.dtype}; labels must be whole numbers or strings (null: no labels)")
         return numbered(values.tolist())
     lowest, highest = int(values.min()), int(values.max())
-    if lowest < 0:
-        raise UserError(f"{where}: the label {lowest} is negative; class numbers begin at 0")
-    if highest >= (len(names) or MAX_CLASSES):
-        raise UserError(f"{where}: the label {highest} is too large for {len(names) or MAX_CLASSES:,} classes")
-    return values.astype(np.int64), names or tuple(str(number) for number in range(highest + 1))
+    if lowest < 0 or highest >= MAX_CLASSES:
+        bad = lowest if lowest < 0 else highest
+        raise UserError(f"{where}: the label {bad} is out of range; class numbers are 0 to {MAX_CLASSES - 1:,}")
+    return values.astype(np.int64), tuple(map(str, range(highest + 1)))
 
 
 def noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDArray[np.float32]:
-    """Noise levels [N] of the images `names` as float32; NaN stays, for an image without one.
-
-    Raises UserError, with `where`, for another type, and with the image for a level that is out of range.
-    """
+    """Noise levels [N] of the images `names`; NaN stays, for an image without one. Raises UserError, with `where`."""
     if values.dtype.kind not in "fiu":
         raise UserError(f"{where}: is {values.dtype}; noise levels must be numbers")
     good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)

@@ -69,10 +69,7 @@ class Arrays:
 
 
 def open_array(config: DataConfig) -> Source:
-    """The .npy or .npz file `data.path`: uint8, or floats in [0, 1] or [-1, 1]. Floats are read once to tell which.
-
-    Raises UserError.
-    """
+    """The .npy or .npz file `data.path`: uint8, or floats in [0, 1] or [-1, 1]. Raises UserError."""
     arrays = Arrays(source_path(config))
     images = arrays.images(config.image_column)
     names = row_names(arrays.path, images)

@@ -15,10 +15,7 @@ RECORD = 1 + 3 * 32 * 32  # bytes: the label, then rows of red, of green and of 
 
 
 def open_cifar10(config: DataConfig) -> Source:
-    """data_batch_1.bin to 5, "train-00000" and on, then test_batch.bin. `data.path`: their folder, or its parent.
-
-    Raises UserError.
-    """
+    """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
     root = source_path(config)
     folder = next((each for each in (root, root / FOLDER) if (each / "test_batch.bin").is_file()), None)
     if folder is None:

@@ -103,10 +103,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
 
 
 def fit(pixels: PixelArray, size: int, channels: int) -> PixelArray:
-    """The central square of [H, W, C], resized by area, with `channels` channels: uint8 (rounded) from uint8, else float32.
-
-    Colour becomes grey by Rec. 601's luma; grey becomes three equal channels.
-    """
+    """The central square of [H, W, C], resized by area: uint8 (rounded) from uint8, else float32; grey by luma."""
     height, width, bands = pixels.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

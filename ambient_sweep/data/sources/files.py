@@ -48,10 +48,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def open_folder(config: DataConfig) -> Source:
-    """The folder `data.path`, with labels by dataset.json or first subfolder and noise levels by levels.csv.
-
-    Raises UserError.
-    """
+    """The folder `data.path`, labels by dataset.json or first subfolder, levels by levels.csv. Raises UserError."""
     root = source_path(config)
     if not root.is_dir():
         raise UserError(f"data.path: {config.path} is not a folder")

@@ -1,7 +1,6 @@
 """Images from Parquet files with a column of encoded images, as on the Hugging Face hub."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -146,19 +145,4 @@ def _labels(shards: list[Shard], column: str | None) -> Labels:
     values = _column(shards, column)
     if values.null_count:
         raise UserError(f"{where}: row {pc.index(values.is_null(), True).as_py()} has no label (null)")
-    return class_labels(values.to_numpy(), where, _class_names(shards, column))
-
-
-def _class_names(shards: list[Shard], column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel in the files' Hugging Face metadata; () where there are none. Raises UserError."""
-    found = set()
-    for shard in shards:
-        text = (shard.schema.metadata or {}).get(b"huggingface", b"{}")
-        try:
-            feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
-            found.add(tuple(str(name) for name in feature.get("names") or ()))
-        except (ValueError, AttributeError, TypeError, RecursionError):
-            raise UserError(f"{shard.file}: its metadata under the key huggingface cannot be read; drop them") from None
-        if len(found) > 1:
-            raise UserError(f"{shard.file}: column {column} has other class names than in {shards[0].file}")
-    return found.pop()
+    return class_labels(values.to_numpy(), where)

@@ -99,11 +99,7 @@ class Result:
 def attack(
     denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack, *, device: str = "cpu"
 ) -> list[Result]:
-    """Every level by the posterior mean and by sampling, and the masked images by sampling.
-
-    Damage is keyed by (level, place in its set). Raises AmbientSweepError for fewer than 99 held-out images, which the
-    rate of 1 % false positives needs.
-    """
+    """Every level by the posterior mean and by sampling, and the masked images. Raises AmbientSweepError."""
     if len(heldout) < LEAST:
         raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
     levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)

@@ -1,10 +1,13 @@
-"""What turns images into features, one module per encoder, each with its own resize and normalisation.
+"""What turns images uint8 [N, C, H, W] into features float32 [N, D], one module per encoder, with its own resize."""
 
-Every encoder: images uint8 [N, C, H, W] (C is 1 or 3, grey is repeated where a network takes RGB) -> features float32
-[N, D] on its device.
-"""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
 
 from ambient_sweep.config import Distance, EvaluationConfig
+from ambient_sweep.data.evaluation_set import ImageSet
+from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.encoders.base import Encoder, encode
 from ambient_sweep.evaluation.encoders.classifier import (
     Classifier,
@@ -19,16 +22,13 @@ from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
 from ambient_sweep.evaluation.encoders.user import user_encoder
 
-__all__ = ["Classifier", "Encoder", "build_encoder", "empty_classifier", "encode", "train_classifier"]
+__all__ = ["Classifier", "Encoder", "Encoders", "build_encoder", "empty_classifier", "encode", "train_classifier"]
 
 
 def build_encoder(
     distance: Distance, settings: EvaluationConfig, *, device: str = "cpu", classifier: Classifier | None = None
 ) -> Encoder:
-    """The encoder of a distance; `settings` say where weights lie, `classifier` is for fd_classifier.
-
-    Raises UserError where what the encoder needs is missing: never another encoder in its place.
-    """
+    """The encoder of a distance. Raises UserError where its weights are missing: never another encoder in its place."""
     folder, (kind, _, size) = settings.weights_folder, distance.partition("@")
     match kind:
         case "fd_pixels":
@@ -46,3 +46,30 @@ def build_encoder(
         case "fd_dinov2_small" | "fd_dinov2_base" | "fd_dinov2_large":
             return dinov2_encoder(kind.removeprefix("fd_dinov2_"), folder, device)
     raise ValueError(f"{distance}: no such encoder, or no classifier given")
+
+
+class Encoders:
+    """The encoders of an evaluation's distances, each built once per device; `classifier` for fd_classifier."""
+
+    def __init__(self, config: EvaluationConfig, classifier: Classifier | None = None) -> None:
+        self.config, self.classifier = config, classifier
+        self._built: dict[tuple[Distance, str], Encoder] = {}
+
+    def get(self, distance: Distance, device: str) -> Encoder:
+        """The encoder of `distance` on `device`. Raises UserError where its weights are missing."""
+        key = distance, device
+        if key not in self._built:
+            self._built[key] = build_encoder(distance, self.config, device=device, classifier=self.classifier)
+        return self._built[key]
+
+    def encode(self, distance: Distance, blocks: Iterable[Tensor], device: str) -> Tensor:
+        """Features float32 [N, D] on `device` of images uint8 [n, C, H, W]. Raises AmbientSweepError unless finite."""
+        encoder = self.get(distance, device)
+        features = torch.cat([encode(encoder, block, self.config.batch_size, device) for block in blocks])
+        if not features.isfinite().all():
+            raise AmbientSweepError(f"{distance}: the encoder {encoder.name} gives features that are not finite")
+        return features
+
+    def real(self, distance: Distance, images: ImageSet, device: str) -> Tensor:
+        """Features of real images, on the CPU."""
+        return torch.cat([self.encode(distance, [block], device).cpu() for block in images.blocks()])

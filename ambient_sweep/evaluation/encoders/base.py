@@ -1,7 +1,4 @@
-"""What the encoders share: the interface, the loop over batches, resizing, normalisation, reading TorchScript.
-
-N images, C channels (1 or 3), D features.
-"""
+"""What the encoders share: the interface, batches, resizing, normalisation, TorchScript. N images of C channels."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +16,12 @@ from torch.nn import functional as F
 class Encoder(Protocol):
     """Images uint8 [N, C, H, W] -> features float32 [N, D] on its device.
 
-    name: encoder and input size, as it stands beside a value. identity: the name, a hash of the weights and the version
-    of resize and normalisation: equal identities give equal features, so that caches may be keyed by it. batch: how
-    many images fit into modest memory at a time; an image's features depend on the others by rounding alone.
+    name: encoder and input size, as it stands beside a value. batch: how many images fit into modest memory at a time; an
+    image's features depend on the others by rounding alone.
     """
 
     name: str
     batch: int
-    identity: str
 
     def __call__(self, images: Tensor) -> Tensor: ...
 
@@ -36,7 +31,6 @@ class NetworkEncoder:
     """Images resized to `size` px (`resized`) and normalised, from 0..255, then put through a network."""
 
     name: str
-    identity: str
     batch: int
     network: Any
     size: int

@@ -5,7 +5,6 @@ of 8x8 pixels fills its frame, and shifting it by one made the classifier worse.
 """
 
 import copy
-import hashlib
 import math
 
 import numpy as np
@@ -21,7 +20,6 @@ SIDE = 32  # larger images are area-averaged to this
 STEPS = 300
 BATCH = 64
 LEARNING_RATE = 2e-3
-VERSION = 1
 
 
 class Classifier(nn.Module):
@@ -60,8 +58,6 @@ class ClassifierEncoder:
 
     def __init__(self, model: Classifier, device: str) -> None:
         self.model = copy.deepcopy(model).to(device).eval()
-        weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())
-        self.identity = f"{self.name}/{hashlib.sha256(weights).hexdigest()}/{VERSION}"
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.model.features(classifier_pixels(images))
@@ -81,10 +77,7 @@ def empty_classifier(channels: int, classes: int) -> Classifier:
 
 
 def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
-    """The classifier trained on uint8 images [N, C, H, W] and int64 labels [N], on the CPU; equal input, equal weights.
-
-    Raises UserError where there are no labels or fewer than two classes.
-    """
+    """The classifier of images uint8 [N, C, H, W] and labels [N], on the CPU. Raises UserError for less than two classes."""
     if labels is None:
         raise UserError(
             "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"

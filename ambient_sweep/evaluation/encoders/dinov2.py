@@ -6,7 +6,6 @@ from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, imag
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 SIZE = 224
-VERSION = 1
 
 _SHA256 = {
     "small": "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
@@ -38,5 +37,4 @@ def dinov2_encoder(scale: str, folder: str | None, device: str) -> Encoder:
             architecture, pretrained=True, pretrained_cfg_overlay=overlay, img_size=SIZE, num_classes=0
         )
     network.eval().requires_grad_(False)
-    identity = f"{name}/{sha256}/{VERSION}"
-    return NetworkEncoder(name, identity, _BATCH[scale], network, SIZE, "bicubic", imagenet_normalised, device)
+    return NetworkEncoder(name, _BATCH[scale], network, SIZE, "bicubic", imagenet_normalised, device)

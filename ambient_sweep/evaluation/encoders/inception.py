@@ -18,14 +18,10 @@ INCEPTION = Weights(
     sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     key="evaluation.inception_weights",
 )
-VERSION = 3  # 1: clean-fid's resize; 2: a resize of this package; 3: clean-fid's resize and wrapper
 
 
 class InceptionEncoder:
-    """The 2048 features of clean-fid's Inception wrapper for images resized by its mode `clean`; grey is repeated.
-
-    Raises UserError where the checked weights are missing.
-    """
+    """The 2048 features of clean-fid's Inception, images resized by its mode `clean`. Raises UserError."""
 
     name = "inception"
     batch = 50
@@ -35,7 +31,6 @@ class InceptionEncoder:
         from cleanfid.resize import build_resizer
 
         path = find_weights(INCEPTION, folder, given)
-        self.identity = f"{self.name}/{INCEPTION.sha256}/{VERSION}"
         self.resize = build_resizer("clean")
         with tempfile.TemporaryDirectory() as place, without_torchscript_warning():
             (Path(place) / INCEPTION.file).symlink_to(path.absolute())

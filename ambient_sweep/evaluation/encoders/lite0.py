@@ -10,7 +10,6 @@ from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder
 from ambient_sweep.evaluation.encoders.weights import check_hash
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-VERSION = 2  # 1: normalisation layers not yet merged into the convolutions
 
 
 def lite0_encoder(size: int, device: str) -> Encoder:
@@ -19,10 +18,9 @@ def lite0_encoder(size: int, device: str) -> Encoder:
     Bilinear with antialiasing; input (x - 127) / 128 for x in 0..255. Raises UserError where the weights are not the known
     ones.
     """
-    name, batch = f"lite0@{size}", max(1, 125 * 32**2 // size**2)
-    identity = f"{name}/{LITE0_SHA256}/{VERSION}"
+    batch = max(1, 125 * 32**2 // size**2)
     return NetworkEncoder(
-        name, identity, batch, _load_lite0(), size, "bilinear", lambda x: (x - 127) / 128, device, torch.channels_last
+        f"lite0@{size}", batch, _load_lite0(), size, "bilinear", lambda x: (x - 127) / 128, device, torch.channels_last
     )
 
 

@@ -5,7 +5,6 @@ from torch import Tensor
 from ambient_sweep.errors import UserError
 
 PIXELS_LIMIT = 3 * 64 * 64
-VERSION = 1
 
 
 class PixelEncoder:
@@ -13,7 +12,6 @@ class PixelEncoder:
 
     name = "pixels"
     batch = 4096
-    identity = f"{name}/{VERSION}"
 
     def __call__(self, images: Tensor) -> Tensor:
         if images[0].numel() > PIXELS_LIMIT:

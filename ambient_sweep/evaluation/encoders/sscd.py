@@ -13,7 +13,6 @@ SSCD = Weights(
     sha256="9f26bd4c848cc19b73d2ae92eea6e04886f61a7b764ceb7a13aeee62e6a6db56",
 )
 SIZE = 288
-VERSION = 1
 
 
 def sscd_encoder(folder: str | None, device: str) -> Encoder:
@@ -21,8 +20,7 @@ def sscd_encoder(folder: str | None, device: str) -> Encoder:
 
     Bilinear with antialiasing, ImageNet's mean and deviation. Raises UserError where the checked weights are missing.
     """
-    path, name = find_weights(SSCD, folder), f"sscd@{SIZE}"
-    network, identity = load_torchscript(path), f"{name}/{SSCD.sha256}/{VERSION}"
+    network = load_torchscript(find_weights(SSCD, folder))
     return NetworkEncoder(
-        name, identity, 32, network, SIZE, "bilinear", imagenet_normalised, device, torch.channels_last
+        f"sscd@{SIZE}", 32, network, SIZE, "bilinear", imagenet_normalised, device, torch.channels_last
     )

@@ -11,8 +11,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, load_torchscript, normalised
 from ambient_sweep.evaluation.encoders.weights import check_hash
 
-VERSION = 1
-
 
 def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
     """What the network in evaluation.encoder_file makes of images float32 [N, 3, size, size]: features [N, D].
@@ -31,9 +29,8 @@ def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
         raise UserError(f"evaluation.encoder_file: {path} is not TorchScript; export it by torch.jit.trace") from None
     name = f"file:{settings.encoder_sha256[:12]}@{size}"
     encoder = NetworkEncoder(
-        name, f"{name}/{settings.encoder_sha256}/{mean}/{std}/{VERSION}", max(1, 32 * 224**2 // size**2), network,
-        size, "bicubic", partial(normalised, mean=mean, std=std), device,
-    )  # fmt: skip
+        name, max(1, 32 * 224**2 // size**2), network, size, "bicubic", partial(normalised, mean=mean, std=std), device
+    )
     _check_output(encoder, torch.zeros(2, 3, size, size, dtype=torch.uint8, device=device), path)
     return encoder
 

@@ -1,8 +1,7 @@
 """Memorization that samples show: copies in pixels, similarity in features."""
 
 from ambient_sweep.evaluation.memorization.copies import mem_ratio, thumbnails
-from ambient_sweep.evaluation.memorization.measures import check_quantile, memorization
-from ambient_sweep.evaluation.memorization.nearness import Nearness
+from ambient_sweep.evaluation.memorization.measures import Nearness, check_quantile, memorization
 from ambient_sweep.evaluation.memorization.similarity import SimilarityHistograms, nearest_similarity, normalised
 
 __all__ = [

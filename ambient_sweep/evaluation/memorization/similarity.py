@@ -25,10 +25,7 @@ def normalised(features: Tensor) -> Tensor:
 
 
 def nearest_similarity(features: Tensor, train: Tensor, *, device: str = "cpu") -> Tensor:
-    """The cosine similarity float64 [N] of features [N, D] to the most similar of `train`, `normalised` features [M, D].
-
-    By the nearest neighbour: |a - b|^2 = 2 - 2 cos of vectors of length 1.
-    """
+    """Cosine float64 [N] of features [N, D] with the nearest of `train`, `normalised` [M, D]: |a - b|^2 = 2 - 2 cos."""
     return 1 - nearest(normalised(features), train, 1, device=device)[0][:, 0].square() / 2
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from optuna.samplers import BaseSampler
 from problems import Point, Problem
 
-from ambient_sweep.pareto import hypervolume_history
+from ambient_sweep.pareto import hypervolume
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
@@ -48,7 +48,7 @@ class Progress:
         points = [
             p if f or not full_length_only else (float("nan"),) * 2 for p, f in zip(self.points, self.full, strict=True)
         ]
-        return list(hypervolume_history(points, reference)) if points else []
+        return [hypervolume(points[: n + 1], reference) for n in range(len(points))]
 
 
 class Simulation:

@@ -132,7 +132,7 @@ def test_labels_and_levels_of_arrays(tmp_path):
         (np.arange(9), "label: has the shape [9]; one value per image: [10]"),
         (np.zeros((10, 2), int), "has the shape [10, 2]"),
         (np.zeros(10), "is float64; labels must be whole numbers or strings"),
-        (np.full(10, -1), "the label -1 is negative"),
+        (np.full(10, -1), "the label -1 is out of range"),
     ):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
     bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))

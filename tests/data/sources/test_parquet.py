@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +13,9 @@ def structs(images):
     return pa.array([{"bytes": data, "path": "x.png"} for data in images], STRUCT)
 
 
-def save(path, metadata=None, group=3, **columns):
+def save(path, group=3, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table(columns)
-    if metadata is not None:
-        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
-    pq.write_table(table, path, row_group_size=group)
+    pq.write_table(pa.table(columns), path, row_group_size=group)
     return path
 
 
@@ -55,16 +50,10 @@ def test_shards_are_read_by_name_and_blocks_cross_them(tmp_path):
     assert (found.sigma == np.float32(0.5)).all()
 
 
-def class_label(*names):
-    return {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
-
-
-def test_labels_by_number_name_and_class_label(path):
+def test_labels_by_number_and_name(path):
     images = structs(BYTES[:3])
     found = opened("parquet", save(path, image=images, label=pa.array([2, 0, 2], pa.int8())))
     assert (found.labels.tolist(), found.labels.dtype, found.classes) == ([2, 0, 2], np.int64, ("0", "1", "2"))
-    found = opened("parquet", save(path, class_label("cat", "dog", "eel"), image=images, label=[1, 0, 1]))
-    assert found.classes == ("cat", "dog", "eel")
     for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
         save(path, image=images, breed=pa.array(["pug", "cur", "pug"], kind))
         found = opened("parquet", path, label_column="breed")
@@ -81,24 +70,22 @@ def test_dictionaries_of_shards_may_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "columns", "message"),
+    ("columns", "message"),
     [
-        (None, {"label": [0, None, 1]}, "row 1 has no label"),
-        (None, {"label": [0.0, 1.0, 2.0]}, "is float64; labels must be whole numbers or strings"),
-        (None, {"label": [0, -1, 2]}, "the label -1 is negative"),
-        (None, {"label": [0, 10**12, 2]}, "the label 1000000000000 is too large for 1,000,000 classes"),
-        (class_label("cat"), {"label": [0, 1, 0]}, "the label 1 is too large for 1 classes"),
-        ([1, 2], {"label": [0, 1, 0]}, "its metadata under the key huggingface"),
-        (None, {"sigma": list("abc")}, "is object; noise levels must be numbers"),
-        (None, {"level": [1, 2, 3]}, "has no column sigma; it has image, level"),
-        (None, {"sigma": [0.1, -0.1, 0.1]}, "the noise level of x.parquet#1 is -0.1"),
-        (None, {"image": ["x"] * 3}, "column image is string; data.image_column must hold encoded images"),
-        (None, {"image": [[1, 2]] * 3}, "must hold encoded images"),
-        (None, {"image": [{"path": "x"}] * 3}, "must hold encoded images"),
+        ({"label": [0, None, 1]}, "row 1 has no label"),
+        ({"label": [0.0, 1.0, 2.0]}, "is float64; labels must be whole numbers or strings"),
+        ({"label": [0, -1, 2]}, "the label -1 is out of range"),
+        ({"label": [0, 10**12, 2]}, "the label 1000000000000 is out of range; class numbers are 0 to 999,999"),
+        ({"sigma": list("abc")}, "is object; noise levels must be numbers"),
+        ({"level": [1, 2, 3]}, "has no column sigma; it has image, level"),
+        ({"sigma": [0.1, -0.1, 0.1]}, "the noise level of x.parquet#1 is -0.1"),
+        ({"image": ["x"] * 3}, "column image is string; data.image_column must hold encoded images"),
+        ({"image": [[1, 2]] * 3}, "must hold encoded images"),
+        ({"image": [{"path": "x"}] * 3}, "must hold encoded images"),
     ],
 )
-def test_bad_columns_are_refused(path, metadata, columns, message):
-    save(path, metadata, **{"image": structs(BYTES[:3])} | columns)
+def test_bad_columns_are_refused(path, columns, message):
+    save(path, **{"image": structs(BYTES[:3])} | columns)
     line = complaint(
         opened, "parquet", path, sigma_column=None if "label" in columns or "image" in columns else "sigma"
     )
@@ -136,14 +123,13 @@ def test_the_beginning_of_a_file_tells_the_depth(path):
 
 def test_shards_that_disagree_and_files_that_cannot_be_read_are_refused(tmp_path, path):
     assert "holds no rows of Parquet files" in complaint(opened, "parquet", tmp_path)
-    save(path, class_label("a", "b"), img=structs(BYTES[:2]), label=[0, 1])
+    save(path, img=structs(BYTES[:2]), label=[0, 1])
     assert "has no column image; it has img, label" in complaint(opened, "parquet", path)
-    for metadata, columns, message in (
-        (class_label("b", "a"), {"label": [0, 1]}, "y.parquet: column label has other class names"),
-        (class_label("a", "b"), {"label": ["0", "1"]}, "y.parquet: column label is string, but int64 in other files"),
-        (None, {}, "y.parquet: has no column label"),
+    for columns, message in (
+        ({"label": ["0", "1"]}, "y.parquet: column label is string, but int64 in other files"),
+        ({}, "y.parquet: has no column label"),
     ):
-        save(tmp_path / "y.parquet", metadata, img=structs(BYTES[:2]), **columns)
+        save(tmp_path / "y.parquet", img=structs(BYTES[:2]), **columns)
         assert message in complaint(opened, "parquet", tmp_path, image_column="img")
     whole = path.read_bytes()
     for data in (whole[: len(whole) // 2], b"no parquet", b""):

@@ -10,7 +10,6 @@ from pictures import complaint, config, damaged, encoded, noise, opened, outcome
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources import open_source
-from ambient_sweep.data.sources.annotations import class_labels, noise_levels
 
 KINDS = get_args(DataConfig.model_fields["source"].annotation)
 
@@ -26,22 +25,6 @@ def test_a_missing_path_is_named_by_every_source(tmp_path, kind):
 def test_sources_without_levels_and_stores_are_refused(tmp_path):
     assert "data.source=digits has no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
     assert "data.source: store" in complaint(open_source, config("store", tmp_path))
-
-
-def test_class_numbers_follow_the_order_of_names():
-    numbers, classes = class_labels(np.array(["dog", "cat", "dog", "Ant"]), "x")
-    assert (numbers.tolist(), classes) == ([2, 1, 2, 0], ("Ant", "cat", "dog"))
-    numbers, classes = class_labels(np.array([3, 1], np.uint8), "x")
-    assert (numbers.dtype, classes) == (np.int64, ("0", "1", "2", "3"))
-
-
-def test_levels_in_range_are_taken_in_float32_and_others_told_by_image():
-    levels = noise_levels(np.array([0, 0.1, np.nan, 1e-6, 100]), "x", list("abcde"))
-    assert levels.dtype == np.float32
-    np.testing.assert_array_equal(levels, np.float32([0, 0.1, np.nan, 1e-6, 100]))
-    for level in (1e39, 100.1, np.inf, 1e-25, -1e-25):
-        told = complaint(noise_levels, np.array([0, 1, level]), "x", list("abc"))
-        assert told == f"x: the noise level of c is {level}; it must be 0, or from 1e-06 to 100"
 
 
 def made(kind, path):

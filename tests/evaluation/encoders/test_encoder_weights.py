@@ -34,13 +34,6 @@ def message_of(weights: Weights, folder: Path | None = None, given: Path | None 
     return message
 
 
-def test_the_cache_lies_where_the_user_keeps_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "ambient-sweep"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "ambient-sweep"
-
-
 def test_weights_are_downloaded_once_and_kept(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     path = find_weights(weights)
     assert path == cache_folder() / "network.pt"

@@ -55,7 +55,6 @@ def test_inception_is_clean_fids_to_the_bit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(inception, "INCEPTION", replace(INCEPTION, sha256=sha256))
     encoder = built("fid", inception_weights=str(path))
     assert encoder.name == "inception"
-    assert sha256 in encoder.identity
     (tmp_path / INCEPTION.file).symlink_to(path)
     theirs, resize = InceptionV3W(str(tmp_path), download=False), build_resizer("clean")
     for channels, side in ((3, 32), (1, 20), (3, 320)):

@@ -53,13 +53,6 @@ def test_full_rank_is_clean_fids_with_a_general_square_root(n: int, m: int, size
     assert distance(generated, real).value == pytest.approx(float(theirs), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "size"), [(200, 30), (40, 90)])
-def test_of_a_set_to_itself_is_zero(n: int, size: int) -> None:
-    features = sample(0, n, size)
-    assert distance(features, features).value < 1e-7
-    assert distance(features + 1, features).value == pytest.approx(size, rel=1e-7)
-
-
 # -- the interval ---------------------------------------------------------------------------------------------------
 
 

@@ -44,19 +44,3 @@ def test_standard_error_is_the_spread_over_repeated_draws(
     deviation = np.std([measure.value for measure in found], ddof=1)
     errors = [(measure.high - measure.value) / Z95 for measure in found]
     assert low < np.mean(errors) / deviation < high
-
-
-def test_is_unbiased() -> None:
-    """The kernel depends on x.y alone: for independent Gaussians with unit covariance and mean s, t its mean is known."""
-    size, s = 8, 0.5
-
-    def mean(a: float, b: float) -> float:
-        m = a * b + 1  # of x.y / D + 1; below its second and third central moments
-        second = (1 + a * a + b * b) / size
-        third = 6 * a * b / size**2
-        return float(m**3 + 3 * m * second + third)
-
-    expected = mean(s, s) + mean(0, 0) - 2 * mean(s, 0)
-    for n in (5, 50):
-        values = [kid(features(n, size, 2 * k, s), features(n, size, 2 * k + 1)).value for k in range(400)]
-        assert abs(np.mean(values) - expected) < 3 * np.std(values) / np.sqrt(len(values))

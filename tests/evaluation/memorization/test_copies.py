@@ -20,16 +20,6 @@ def test_thumbnails_are_area_means() -> None:
     torch.testing.assert_close(thumbnails(images), expected.float())
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((8, 8), (8, 8)), ((16, 16), (16, 16)), ((20, 9), (16, 9)), ((37, 51), (16, 16))]
-)
-def test_thumbnails_of_any_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    images = torch.full((300, 1, *size), 51, dtype=torch.uint8)
-    result = thumbnails(images)
-    assert result.shape == (300, 1, *expected)
-    torch.testing.assert_close(result, torch.full_like(result, -0.6))
-
-
 def test_mem_ratio_by_hand() -> None:
     distances = torch.tensor(
         [
