@@ -14,20 +14,16 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
-from ambient_sweep.models import build_model
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
-from ambient_sweep.training.state import save_model, trained_config
+from ambient_sweep.training.state import Tensors, save_model, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"
 NEEDS = ("images", "lengths", "config", "notes")
 FEWEST = 2  # snapshots needed for a length that is not tracked
 POOR = 0.1  # residual above which a length is poorly represented: docs/averages.md
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,6 @@ class Reconstruction:
     config: Config  # of its training, with ema.length the reconstructed one
     notes: dict[str, Any]  # what `save_snapshot` was given
 
-    @property
-    def poor(self) -> bool:
-        return self.residual > POOR
-
 
 def snapshot_folder(trial_folder: Path, images: int) -> Path:
     return trial_folder / SNAPSHOTS / f"images-{images:09d}"
@@ -57,12 +49,7 @@ def save_snapshot(
 
     `notes` holds what a checkpoint needs beside its config: `shape` (C, H, W), `data_fingerprint`, and `classes` if any.
     """
-    meta = {
-        "images": images,
-        "lengths": list(config.ema.tracked),
-        "config": config.model_dump(mode="json"),
-        "notes": {**notes, "shape": list(notes["shape"])},
-    }
+    meta = {"images": images, "lengths": config.ema.tracked, "config": config.model_dump(mode="json"), "notes": notes}
     write_tensors(snapshot_folder(trial_folder, images), SNAPSHOT, dict(tensors), meta)
 
 
@@ -107,21 +94,10 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     return tensors, Reconstruction(length, at, residual, len(positions), config, meta["notes"])
 
 
-def as_denoiser(tensors: Mapping[str, torch.Tensor], source: Reconstruction) -> Denoiser:
-    """The reconstructed weights as a denoiser in eval mode, on the CPU."""
-    channels, height, width = source.notes["shape"]
-    classes = int(source.notes.get("classes", 0))
-    denoiser = build_model(source.config.model, (channels, height, width), source.config.seed, classes)
-    denoiser.load_state_dict(dict(tensors))
-    return denoiser.requires_grad_(False).eval()
-
-
-def save_reconstruction(folder: Path, tensors: Mapping[str, torch.Tensor], source: Reconstruction) -> None:
+def save_reconstruction(folder: Path, tensors: Tensors, source: Reconstruction) -> None:
     """Writes the reconstructed weights as a checkpoint whose notes hold the length and the residual."""
-    extra = {key: value for key, value in source.notes.items() if key != "shape"}
-    extra |= {"ema_length": source.length, "ema_residual": source.residual}
-    channels, height, width = source.notes["shape"]
-    save_model(folder, as_denoiser(tensors, source), source.config, source.images, (channels, height, width), extra)
+    extra = source.notes | {"ema_length": source.length, "ema_residual": source.residual}
+    save_model(folder, tensors, source.config, source.images, source.notes["shape"], extra)
 
 
 def evaluated_average(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
@@ -63,7 +62,7 @@ class TrainState:
 
     @property
     def average(self) -> Denoiser:
-        """A denoiser of its own with the averaged weights, on every worker; raises UserError as `Averages.main` does."""
+        """A denoiser of its own with the averaged weights, on every worker."""
         return self.with_weights(self.averages.main())
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
@@ -126,14 +125,14 @@ def trained_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_model(
-    folder: Path, denoiser: nn.Module, config: Config, images: int, shape: Shape, extra: dict[str, Any]
+    folder: Path, weights: Tensors, config: Config, images: int, shape: Shape, extra: dict[str, Any]
 ) -> None:
-    """Writes a model for sampling and evaluation: model.safetensors and checkpoint.json, all or nothing.
+    """Writes a model's weights for sampling and evaluation: model.safetensors and checkpoint.json, all or nothing.
 
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
-    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
-    write_tensors(folder, "model", dict(denoiser.state_dict()), meta, meta_name="checkpoint")
+    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json")}
+    write_tensors(folder, "model", weights, extra | meta, meta_name="checkpoint")
 
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:

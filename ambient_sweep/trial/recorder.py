@@ -45,14 +45,6 @@ class Report:
     evaluation: EvaluationRecord | None = None
 
 
-def ignore(report: Report) -> None:
-    """The caller that needs no reports."""
-
-
-def silent(line: str) -> None:
-    """The caller that shows no lines."""
-
-
 class TrialRecorder:
     """Keeps a trial's record, log and events up to date; only rank 0 writes and reports.
 
@@ -126,7 +118,6 @@ class TrialRecorder:
             self._echo(line)
 
     def reached(self, images: int) -> None:
-        """Training has come to `images`."""
         self._update(images_done=images)
 
     def training(self, record: Record) -> None:

@@ -31,10 +31,6 @@ def class_counts(config: Config, data: ImageData) -> tuple[int, ...]:
     return tuple(torch.bincount(data.train_labels, minlength=data.classes).tolist())
 
 
-def nothing() -> None:
-    """The caller that has nothing to do between batches."""
-
-
 def generate(
     config: Config,
     denoiser: Callable[..., torch.Tensor],
@@ -45,7 +41,7 @@ def generate(
     device: str = "cpu",
     *,
     counts: Sequence[int] = (),
-    before_batch: Callable[[], None] = nothing,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor]:
     """`count` samples [N,C,H,W] per endpoint, on the CPU and on every worker, each worker having made a part.
 
@@ -99,10 +95,8 @@ def sampled_labels(counts: Sequence[int], seed: int, start: int, size: int) -> t
 def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable[..., torch.Tensor]:
     """The denoiser as sampling.precision and sampling.compile ask for it."""
     s = config.sampling
-    if s.precision == "float32" and not s.compile:
+    if (s.precision == "float32" and not s.compile) or not isinstance(denoiser, Denoiser):
         return denoiser
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError("sampling.precision and sampling.compile need a Denoiser")
     return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
 
 

@@ -161,8 +161,7 @@ class StageClient:
         if found is None:
             return False
         tensors, records, pictures = found
-        denoiser = self.state.with_weights(tensors)
-        save_model(self._checkpoint(images), denoiser, self.config, images, self.state.shape, self.evaluator.notes)
+        save_model(self._checkpoint(images), tensors, self.config, images, self.state.shape, self.evaluator.notes)
         for record, picture in zip(records, pictures, strict=True):
             self.recorder.picture(images, record.endpoint, picture)
             if not self._file(images, record.endpoint).exists():
