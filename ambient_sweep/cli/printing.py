@@ -2,8 +2,8 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,7 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 def echo_to(as_json: bool) -> Callable[[str], None]:
     """Prints progress lines to standard output, or to standard error where standard output is for JSON."""
 
-    def echo(line: str) -> None:
-        click.echo(line, err=as_json)
-        (sys.stderr if as_json else sys.stdout).flush()
-
-    return echo
+    return partial(click.echo, err=as_json)
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
@@ -35,8 +31,7 @@ def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
     else:
-        for line in lines:
-            click.echo(line)
+        click.echo("\n".join(lines))
 
 
 def plain(tree: Any) -> Any:

@@ -91,17 +91,13 @@ class Planner:
             run, stored = self._running[trial_id]
             self._running[trial_id] = run, max(images, stored)
             last = max((at for at, _ in run.states if at <= images), default=0)
-            self._store(key for at, key in (*run.states, *run.evaluations) if at <= last)
+            new = {key for at, key in (*run.states, *run.evaluations) if at <= last}
+            self.stored |= new
+            self._positions |= {images_of(key) for key in new}
 
     def ended(self, trial_id: str) -> None:
         """A trial is over, or pauses."""
         self._running.pop(trial_id, None)
-
-    def _store(self, keys: Iterable[str]) -> None:
-        """These are stored."""
-        new = set(keys) - self.stored
-        self.stored |= new
-        self._positions |= {images_of(key) for key in new}
 
     def forget(self, keys: Iterable[str]) -> None:
         """The states of these keys are gone, and perhaps the evaluations made of them."""

@@ -87,9 +87,9 @@ def phase_starts(config: Config) -> list[int]:
 
     Up to each of them other configs may be the same run; 0 and what lies at or beyond the stop are left out.
     """
-    of_schedule = {SCHEDULE} if config.optimizer.schedule == "wsd" else set()
-    wanted, last = {CONSISTENCY, *of_schedule}, config.images_at(config.training.stop)
-    return sorted({each.images for each in prefix_of(config).late if each.what in wanted and 0 < each.images < last})
+    wanted = (CONSISTENCY, SCHEDULE) if config.optimizer.schedule == "wsd" else (CONSISTENCY,)
+    prefix = prefix_of(config)
+    return sorted({each.images for each in prefix.late if each.what in wanted and 0 < each.images < prefix.last})
 
 
 # -- when a knob begins to act ----------------------------------------------------------------------------------------

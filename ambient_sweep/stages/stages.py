@@ -19,9 +19,7 @@ from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.stages.store import DamagedPart, Gone, Store
 
 FOLDER, STATE = "stages", "state"
-NEEDS = (
-    "needs"  # in the notes of a state: the keys of earlier snapshots and evaluations that whoever takes it wants too
-)
+NEEDS = "needs"  # in a state's notes: the keys of earlier snapshots and evaluations that whoever takes it wants too
 
 
 class Stages:

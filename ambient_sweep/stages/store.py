@@ -24,11 +24,7 @@ Notes = dict[str, Any]
 MANIFEST, SEAL = "manifest.json", "manifest_sha256"
 LEFTOVER_SECONDS = 3600.0  # after which a temporary folder belongs to a killed process
 SELF_CHECKED = ".safetensors"  # whose hash stands in the JSON beside them, which readers check
-RACES = (
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.ENOTEMPTY,
-)  # errors from another process that writes or removes the same part
+RACES = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # another process writes or removes the same part
 
 
 class Gone(UserError):
@@ -132,11 +128,10 @@ class Store:
 
 def _identity(place: Path) -> tuple[int, int] | None:
     """What tells a folder from another of the same name; None where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         found = place.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _checked(place: Path) -> Notes:
