@@ -21,7 +21,6 @@ from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
 from ambient_sweep.training.state import Tensors, save_model, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"
-NEEDS = ("images", "lengths", "config", "notes")
 FEWEST = 2  # snapshots needed for a length that is not tracked
 POOR = 0.1  # residual above which a length is poorly represented: docs/averages.md
 
@@ -79,7 +78,7 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     if at not in stored:  # a profile ends with a jump at its last image, which no snapshot elsewhere has: 20 % error
         near = " and ".join(str(s) for s in sorted(sorted(stored, key=lambda s: abs(s - at))[:2]))
         raise UserError(f"{place}: no snapshot at {at} images; the nearest are at {near}, the last at {stored[-1]}")
-    meta = read_notes(snapshot_folder(trial_folder, at), SNAPSHOT, NEEDS)
+    meta = read_notes(snapshot_folder(trial_folder, at), SNAPSHOT)
     tracked = tuple(float(value) for value in meta["lengths"])
     positions = [position for position in stored if position <= at]
     if length not in tracked and len(positions) < FEWEST:
@@ -146,7 +145,7 @@ def _add(total: Tensors, tensors: Mapping[str, torch.Tensor], weights: Mapping[f
 def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:
     """The tensors of one snapshot. Raises UserError if it is damaged or belongs to another config."""
     folder = snapshot_folder(trial_folder, images)
-    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu", needs=NEEDS)
+    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu")
     if meta["images"] != images or trained_config(meta["config"]) != trained_config(config):
         raise UserError(f"{folder}: belongs to another training run; remove it")
     return tensors

@@ -16,8 +16,6 @@ from ambient_sweep.training.compute import prepare_network
 from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
 
-NEEDS = ("images", "config")
-
 Tensors = dict[str, torch.Tensor]
 
 
@@ -113,7 +111,7 @@ class TrainState:
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another format."""
-    return read_tensors(folder, "state", "cpu", needs=NEEDS)
+    return read_tensors(folder, "state", "cpu")
 
 
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +135,7 @@ def save_model(
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:
     """The denoiser of a checkpoint folder, its config and its notes. Raises UserError if it is missing or damaged."""
-    needs = ("images", "shape", "config", "data_fingerprint")
-    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint", needs=needs)
+    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]
     denoiser = build_model(config.model, (channels, height, width), config.seed, meta.get("classes", 0)).to(device)

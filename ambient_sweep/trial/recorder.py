@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,6 @@ class Report:
     """What a running trial tells its caller; `evaluation` is None for a training record."""
 
     images: int
-    fraction: float
-    scalars: dict[str, float]
     evaluation: EvaluationRecord | None = None
 
 
@@ -126,8 +125,7 @@ class TrialRecorder:
             return
         values = {f"train/{name}": value for name, value in dataclasses.asdict(record).items() if name != "images"}
         self._board.scalars(record.images, values)
-        done = record.images / (self.config.steps * self.config.training.batch_size)
-        self._on_report(Report(record.images, done, values))
+        self._on_report(Report(record.images))
 
     def forked(self, images: int, stage: str) -> None:
         """Training goes on from the state after `images` that another trial stored."""
@@ -152,13 +150,11 @@ class TrialRecorder:
         values = {f"{evaluation.endpoint}/{name}": m.value for name, m in evaluation.measures.items()}
         self._board.scalars(evaluation.images, values)
         if evaluation.main_endpoint:
-            fidelity, memorization = (
-                evaluation.measures[m].value for m in (evaluation.fidelity, evaluation.memorization)
-            )
-            self._board.hparams(evaluation.images, fidelity, memorization)
+            names = (evaluation.fidelity, evaluation.memorization)
+            self._board.hparams(evaluation.images, *(evaluation.measures[name].value for name in names))
             self._has_objectives = True
         if evaluation.images > self.record.discarded:
-            self._on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
+            self._on_report(Report(evaluation.images, evaluation))
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
         path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")
@@ -177,12 +173,13 @@ class TrialRecorder:
             self._board.close()
         return self.record
 
-    def _update(self, **changes: object) -> None:
-        changes.setdefault("images_done", self.record.images_done)
-        done = int(str(changes["images_done"]))
-        changes["images_executed"] = self._executed + done - self._start
-        changes["device_seconds"] = self._seconds + self.device_seconds
-        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+    def _update(self, **changes: Any) -> None:
+        record = dataclasses.replace(self.record, **changes)
+        self.record = dataclasses.replace(
+            record,
+            images_executed=self._executed + record.images_done - self._start,
+            device_seconds=self._seconds + self.device_seconds,
+        )
         if self.writes:
             write_trial(self.root, self.record)
 
