@@ -27,7 +27,6 @@ def echo_to(as_json: bool) -> Callable[[str], None]:
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    """Prints the result of a command as JSON or as lines."""
     if as_json:
         click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
     else:
@@ -44,12 +43,10 @@ def plain(tree: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A knob's value in a line of text."""
     return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
 def point(row: dict[str, Any]) -> str:
-    """One row of the evaluations table in a line of text."""
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
         f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "

@@ -231,7 +231,6 @@ class Config(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
         return math.ceil(self.training.images / self.training.batch_size)
 
     def images_at(self, fraction: float) -> int:

@@ -53,11 +53,9 @@ class Planner:
         self._run = lru_cache(KNOWN)(self._make)
 
     def run(self, values: Values) -> Run:
-        """The training of a config."""
         return self._run(json.dumps(dict(values), sort_keys=True))
 
     def cost(self, values: Values) -> int:
-        """Images still to train."""
         run = self.run(values)
         return run.length - self._reachable(run)
 

@@ -30,7 +30,6 @@ class Stages:
         self.store = Store(root / FOLDER)
 
     def states(self) -> set[str]:
-        """The keys of all stored states."""
         return self.store.having(STATE)
 
     def bytes(self) -> int:

@@ -49,14 +49,12 @@ class Store:
             return set()
 
     def having(self, part: str) -> set[str]:
-        """All keys that have this part."""
         return {key for key in self.stored() if self.has(key, part)}
 
     def has(self, key: str, part: str) -> bool:
         return os.path.exists(self.root / key / part / MANIFEST)
 
     def bytes(self) -> int:
-        """The size of all parts."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:

@@ -32,7 +32,6 @@ class Averages:
 
     @classmethod
     def create(cls, config: EmaConfig, denoiser: nn.Module) -> "Averages":
-        """Averages that begin as copies of the weights."""
         tracked = [HALFLIFE] if config.kind == "halflife" else map(average_name, config.tracked)
         named = dict(denoiser.named_parameters())
         models = {average: [p.detach().to(torch.float32, copy=True) for p in named.values()] for average in tracked}
@@ -68,7 +67,6 @@ class Averages:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Loads what `tensors` returned."""
         for key, mine in self.tensors().items():
             mine.copy_(tensors[key])
 

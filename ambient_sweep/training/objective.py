@@ -121,7 +121,6 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
 
 
 def consistency_term(config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws) -> torch.Tensor:
-    """The consistency loss, [M]."""
     count = config.consistency.draws
     return consistency_loss(denoiser, draws.x, draws.levels, draws.noise, draws.weight, draws=count)
 

@@ -13,7 +13,6 @@ BEGIN_AGAIN = "and the run begins again"
 
 
 def state_name(images: int) -> str:
-    """The name of a state's folder."""
     return f"images-{images:09d}"
 
 
@@ -74,5 +73,4 @@ def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
 
 
 def _short(error: DamagedFile, folder: Path) -> str:
-    """What is wrong, without the path."""
     return str(error).removeprefix(str(folder)).partition(": ")[2]

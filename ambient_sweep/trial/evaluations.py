@@ -28,7 +28,7 @@ from ambient_sweep.trial.records import (
     evaluation_path,
     read_evaluation,
     write_evaluation,
-)
+)  # fmt: skip
 from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import device_of
 
@@ -144,7 +144,6 @@ def measured(
 
 
 def _place(config: Config, trial_id: str, images: int, endpoint: str) -> dict[str, Any]:
-    """What a record says of the trial that it belongs to."""
     return {
         "trial_id": trial_id,
         "fraction": evaluated_lengths(config).get(images, images / config.images_at(1.0)),

@@ -29,7 +29,7 @@ from ambient_sweep.trial.records import (
     trial_folder,
     trial_path,
     write_trial,
-)
+)  # fmt: skip
 from ambient_sweep.trial.tensorboard import TrialBoard
 
 LOG = "log.txt"
@@ -161,7 +161,6 @@ class TrialRecorder:
         self._board.grid(images, f"{GRID}/{endpoint}", image_grid(samples, neighbours, path))
 
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
-        """The grid that another trial made."""
         write_atomic(evaluation_path(self.root, self.trial_id, images, endpoint, ".png"), png)
         self._board.grid(images, f"{GRID}/{endpoint}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.config import Config
@@ -12,7 +12,7 @@ from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.models import describe
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import remove_leftovers
+from ambient_sweep.storage import naming, remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
@@ -65,7 +65,7 @@ def run_trial(
     if config.objective.kind == "ambient_consistency":
         lines[0] += f"; a step with consistency costs {step_cost(config):.2f} plain steps"
     found = restore_newest(folder / "state", state, lines.append)
-    with _named(folder):
+    with naming(folder, unnamed=True):
         recorder = TrialRecorder(
             root, trial_id, role, state, reference.key, data.fingerprint, on_report, echo, replicate_of
         )
@@ -74,7 +74,7 @@ def run_trial(
     evaluator = Evaluator(recorder, reference, clean, class_counts(config, data))
     client = None if stages is None else StageClient(stages, state, recorder, evaluator)
     try:
-        with _named(folder):
+        with naming(folder, unnamed=True):
             _Run(state, observed, recorder, evaluator, client, interrupted, saved=found is not None).go()
     except Interrupted as error:
         recorder.end("stopped", str(error))
@@ -91,17 +91,6 @@ def run_trial(
         recorder.end("stopped", INTERRUPTED)
         raise
     return recorder.end("completed", None)
-
-
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Gives an OSError without a name, as of a full disk, that of `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
 
 
 class _Run:
@@ -128,7 +117,6 @@ class _Run:
         self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths
 
     def go(self) -> None:
-        """Trains to the end, or raises."""
         if self.state.group.rank == 0:
             for folder in ("checkpoints", SNAPSHOTS):
                 remove_leftovers(self.recorder.folder / folder)

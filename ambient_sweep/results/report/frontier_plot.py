@@ -88,7 +88,6 @@ def _error_bars(axes: Axes, rows: pa.Table) -> None:
 
 
 def _scatter(axes: Axes, rows: pa.Table, colors: Floats, zorder: int) -> None:
-    """A point per row: marker by endpoint, area by length."""
     fidelity, memorization = objectives(rows).T
     for endpoint, marker in MARKERS.items():
         at = _is(rows, schema.ENDPOINT, endpoint)
@@ -114,7 +113,6 @@ def _lengths(axes: Axes, rows: pa.Table) -> None:
 
 
 def _staircase(axes: Axes, front: pa.Table) -> None:
-    """The frontier, its first points numbered."""
     y, x = objectives(front).T
     (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())

@@ -43,7 +43,6 @@ def trial_row(root: Path, trial: TrialRecord, evaluations: list[EvaluationRecord
 
 
 def evaluation_row(trial: TrialRecord, evaluation: EvaluationRecord, config: Row) -> Row:
-    """A row of the evaluations table."""
     row = {
         **_fields(trial, schema.EVALUATIONS),
         **_fields(evaluation, schema.EVALUATIONS),
