@@ -14,12 +14,7 @@ from ambient_sweep.models import build_model
 from ambient_sweep.training import posthoc_ema as module
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.files import read_tensors, write_tensors
-from ambient_sweep.training.posthoc_ema import (
-    reconstruct,
-    save_snapshot,
-    snapshot_folder,
-    snapshots_at,
-)
+from ambient_sweep.training.posthoc_ema import reconstruct, save_snapshot, snapshot_folder, snapshots_at
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare

@@ -120,11 +120,6 @@ def test_the_folder_of_a_trial(whole):
     assert "samples above nearest training images/zero" in events.Tags()["images"]
 
 
-def test_evaluate_repeats_the_numbers_of_a_trial(whole):
-    model, config, meta = load_model(whole / "trials" / "t" / "checkpoints" / "images-000003200")
-    assert measured(model, config, meta["data_fingerprint"]) == values(whole)[3200, "zero"]
-
-
 def test_stopping_earlier_passes_through_the_same_models(tmp_path, whole):
     """`best` hands over a config and a length: trained again, it gives the numbers of the table."""
     config, part = finished(tmp_path, **{"training.stop": 0.5, "evaluation.endpoints": ["observed"]})
