@@ -32,10 +32,6 @@ class Stages:
     def states(self) -> set[str]:
         return self.store.having(STATE)
 
-    def bytes(self) -> int:
-        """The size of the store, counting files that trials hold as well."""
-        return self.store.bytes()
-
     def collect(self, keep: Set[str], running: Iterable[Config]) -> list[str]:
         """Removes the states that neither `keep` nor the `running` configs need, and gives their keys.
 

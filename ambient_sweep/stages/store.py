@@ -55,6 +55,7 @@ class Store:
         return os.path.exists(self.root / key / part / MANIFEST)
 
     def bytes(self) -> int:
+        """The size of all parts, counting files that trials hold as well."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:

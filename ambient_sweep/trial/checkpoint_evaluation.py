@@ -108,17 +108,14 @@ def evaluate_checkpoint(
 
 def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
     """At most `most` training and unseen held-out images, drawn by a key, with classes for a conditional model."""
-    labels = None if clean.heldout_labels is None else clean.heldout_labels[torch.from_numpy(unseen)]
-    return (
-        _chosen(config, clean.train, clean.train_labels, "train", most),
-        _chosen(config, clean.heldout.subset(unseen), labels, "heldout", most),
-    )
 
+    def chosen(name: str, images: Pixels, labels: torch.Tensor | None, among: NDArray[np.int64]) -> Subjects:
+        rows = among[np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(among))[:most])]
+        given = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
+        return Subjects(images.read(rows), given)
 
-def _chosen(config: Config, images: Pixels, labels: torch.Tensor | None, name: str, most: int) -> Subjects:
-    rows = np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(images))[:most])
-    chosen = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
-    return Subjects(images.read(rows), chosen)
+    train = chosen("train", clean.train, clean.train_labels, np.arange(len(clean.train)))
+    return train, chosen("heldout", clean.heldout, clean.heldout_labels, unseen)
 
 
 def _attacked(

@@ -90,16 +90,11 @@ class TrialRecorder:
             replicate_of=replicate_of,
         )
         if before is not None:
-            saved = before.forked_at <= state.images
+            kept = ["images_executed", "device_seconds", "started", "discarded"]
+            kept += ["stage", "forked_at"] if before.forked_at <= state.images else []
+            taken = _until(before.taken, state.images)
             self.record = dataclasses.replace(
-                self.record,
-                images_executed=before.images_executed,
-                device_seconds=before.device_seconds,
-                started=before.started,
-                stage=before.stage if saved else None,
-                forked_at=before.forked_at if saved else 0,
-                taken=_until(before.taken, state.images),
-                discarded=before.discarded,
+                self.record, taken=taken, **{name: getattr(before, name) for name in kept}
             )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         self._has_objectives = bool(read_trial_evaluations(root, trial_id))

@@ -73,7 +73,7 @@ def test_only_the_kept_checkpoint_and_trials_that_may_go_on_keep_their_tensors(r
     assert found.checkpoints == 4 + 3 + 1
     # the module's own copy holds links to all of this, so the disk gains nothing
     assert found.bytes == 0
-    assert discard(root, [KEPT]) == replace(found, bytes=0, trials=0, checkpoints=0)
+    assert discard(root, [KEPT]) == replace(found, bytes=0, checkpoints=0)
 
 
 def test_the_bytes_are_those_that_the_disk_gains(prepared, tmp_path):
