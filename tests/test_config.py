@@ -13,7 +13,7 @@ from ambient_sweep.config import (
     parse_overrides,
     read_yaml,
     write_config,
-)  # fmt: skip
+)
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.config.presets import MODEL
 from ambient_sweep.errors import UserError

@@ -14,7 +14,7 @@ from ambient_sweep.cli.printing import (
     tell,
     tell_summary,
     write_new,
-)  # fmt: skip
+)
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
 

@@ -19,7 +19,7 @@ from ambient_sweep.trial.records import (
     read_remeasurements,
     read_trials,
     trial_folder,
-)  # fmt: skip
+)
 
 
 def build_tables(root: Path) -> Tables:

@@ -28,7 +28,7 @@ from ambient_sweep.trial.records import (
     evaluation_path,
     read_evaluation,
     write_evaluation,
-)  # fmt: skip
+)
 from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import device_of
 

@@ -29,7 +29,7 @@ from ambient_sweep.trial.records import (
     trial_folder,
     trial_path,
     write_trial,
-)  # fmt: skip
+)
 from ambient_sweep.trial.tensorboard import TrialBoard
 
 LOG = "log.txt"

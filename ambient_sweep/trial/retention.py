@@ -19,7 +19,7 @@ from ambient_sweep.trial.records import (
     trial_folder,
     trial_path,
     write_trial,
-)  # fmt: skip
+)
 
 STATE, SNAPSHOTS, CHECKPOINTS = "state", "snapshots", "checkpoints"
 

@@ -30,7 +30,7 @@ from ambient_sweep.trial.records import (
     evaluation_path,
     read_evaluation,
     write_evaluation,
-)  # fmt: skip
+)
 
 T = TypeVar("T")
 State = tuple[Tensors, dict[str, Any]]

@@ -17,7 +17,7 @@ from small_runs import (
     observations,
     pictures,
     run,
-)  # fmt: skip
+)
 
 from ambient_sweep import rng
 from ambient_sweep.config import build_config

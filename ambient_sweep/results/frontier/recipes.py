@@ -28,7 +28,7 @@ from ambient_sweep.results.frontier.candidates import (
     models,
     objectives,
     remeasured_mask,
-)  # fmt: skip
+)
 from ambient_sweep.results.tables import schema
 
 # Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
