@@ -12,11 +12,14 @@ square roots, each rounded as IEEE 754 prescribes: the same bits on every machin
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
+
+if TYPE_CHECKING:
+    import torch
 
 _LANES = 4  # 64-bit words per Philox counter
 _CHUNK = 65_536  # normal numbers made at once: their few arrays stay in a core's cache
@@ -41,11 +44,13 @@ def uniform(purpose: str, seed: int, start: int, count: int, size: int = 1) -> N
     return _unit(raw).reshape(count, blocks * _LANES)[:, :size]
 
 
-def normal(purpose: str, seed: int, indices: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+def normal(purpose: str, seed: int, indices: Sequence[int], shape: Sequence[int]) -> "torch.Tensor":
     """Standard normal numbers, float32 [len(indices), *shape]; fastest for a range of indices.
 
     32 random bits make one number, which reaches to 6.2 in both directions.
     """
+    import torch  # which the driver of a sweep does without
+
     values = np.empty((len(indices), int(np.prod(shape))), dtype=np.float32)
     for where, part in _parts(purpose, seed, indices, shape):
         values[where] = part

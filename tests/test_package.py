@@ -117,7 +117,6 @@ def modules_of(source):
 
 
 INDIRECT = {  # what a file of another dependency imports without declaring it as this package must
-    "torchvision": ("timm", "timm/models/_features_fx.py"),
     "tensorboard": ("torch", "torch/utils/tensorboard/__init__.py"),
 }
 
@@ -125,12 +124,11 @@ INDIRECT = {  # what a file of another dependency imports without declaring it a
 def test_the_declared_dependencies_are_those_that_are_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonical(Requirement(text).name) for text in project["dependencies"]}
-    optional = {canonical(Requirement(text).name) for text in project["optional-dependencies"]["faiss"]}
     packages = {module: set(map(canonical, names)) for module, names in metadata.packages_distributions().items()}
     imported = set()
     for path in sorted((ROOT / "ambient_sweep").rglob("*.py")):
-        for module in set(modules_of(path.read_text())) - set(sys.stdlib_module_names) - {"ambient_sweep", "optunahub"}:
-            owners = packages.get(module, {module}) & (declared | optional)
+        for module in set(modules_of(path.read_text())) - set(sys.stdlib_module_names) - {"ambient_sweep"}:
+            owners = packages.get(module, {module}) & declared
             assert owners, f"{path.name} imports {module}, which pyproject.toml does not declare"
             imported |= owners
     assert declared - imported == set(INDIRECT)

@@ -139,14 +139,6 @@ def test_a_recipe_of_several_seeds_is_taken_at_its_mean(tmp_path: Path) -> None:
     assert {config_of(r).seed for r in found.replicates} == {3, 4}, "seeds that no trial has"
 
 
-def test_a_length_that_another_trial_is_measured_at_on_fewer_samples_is_trained_by_itself(tmp_path: Path) -> None:
-    values = {"observed.sigma": 0.2, "evaluation.early_samples": 100}
-    add(tmp_path, "long", values, [(30.0, 0.3, 1.0)])
-    add(tmp_path, "short", {**values, "training.stop": 0.5}, [(40.0, 0.1, 0.5)])
-    found = plan(export_tables(tmp_path).evaluations, Confirm(seeds=1), {})
-    assert {(r.replicate_of, length_of(r)) for r in found.replicates} == {("long", FULL), ("short", HALF)}
-
-
 def test_shared_checkpoints_and_both_endpoints_are_one_candidate(tmp_path: Path) -> None:
     shared = [(30.0, 0.1, 0.5, "zero"), (33.0, 0.05, 0.5, "observed")]
     add(tmp_path, "a", {"consistency.start": 0.6}, shared)

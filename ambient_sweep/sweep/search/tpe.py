@@ -14,7 +14,6 @@ Draws depend on the seed and the trial's number alone, so a study that goes on i
 """
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
+from ambient_sweep import rng
 from ambient_sweep.pareto import nondominated_rank
 
 GOOD_SHARE, GOOD_MOST = 0.1, 25  # of the history
@@ -71,17 +71,14 @@ class GroupedTPESampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """One parameter: of a few draws from the good density, the one with the largest ratio of good over bad."""
-        shares = self._uniform(trial, param_name).random((self._candidates, 2))
-        if self._split is None or self._uniform(trial, "").random() < self._share:
+        shares = rng.uniform(f"search/{param_name}", self._seed, trial.number * self._candidates, self._candidates, 2)
+        if self._split is None or rng.uniform("search", self._seed, trial.number, 1)[0, 0] < self._share:
             return _estimator(param_distribution).draw_evenly(float(shares[0, 0]))
         key = (param_name, param_distribution)
         if key not in self._estimators:
             good, bad = ([v[param_name] for v in side if param_name in v] for side in self._split)
             self._estimators[key] = _estimator(param_distribution, good, bad)
         return self._estimators[key].draw(shares)
-
-    def _uniform(self, trial: FrozenTrial, purpose: str) -> np.random.Generator:
-        return np.random.default_rng([self._seed, trial.number, zlib.crc32(purpose.encode())])
 
     def _fit(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
         signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]

@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ambient_sweep.errors import UserError
@@ -11,8 +11,8 @@ from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep, values_text
 from ambient_sweep.sweep.space.distributions import Distribution
 
-CORNER_CAP = 4096  # above this many corners, single-axis extremes and a sample of corners are checked
-INTERIOR_CAP = 64  # whole numbers inside a range that are checked too, from its lower end
+CORNERS = 2048  # of a space that has more, so many are drawn
+BETWEEN = 16  # whole numbers between the ends of a range, from its lower end
 
 
 def check_corners(sweep: Sweep) -> int:
@@ -49,45 +49,23 @@ def _fixed_and_points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _corners(space: Mapping[str, Distribution]) -> Iterator[tuple[None, dict[str, Any]]]:
     axes = [_axis(space, key) for key in space]
-    beside = [_beside(space, axes, key) for key in space]
-    if math.prod(len(axis) for axis in axes) <= CORNER_CAP:
-        corners: Iterable[tuple[Any, ...]] = itertools.product(*axes)
-    else:
-        single = ((*beside[i][:i], value, *beside[i][i + 1 :]) for i, axis in enumerate(axes) for value in axis)
-        draw = random.Random(0)
-        sample = (tuple(draw.choice(axis) for axis in axes) for _ in range(CORNER_CAP))
-        corners = itertools.chain(single, sample)
-    within = (  # a knob may want multiples, which the ends alone would not show
-        (*beside[i][:i], value, *beside[i][i + 1 :])
-        for i, distribution in enumerate(space.values())
-        if distribution.kind in ("int", "logint")
-        for value in distribution.grid()[1:-1][:INTERIOR_CAP]
-    )
-    conditional = any(distribution.when for distribution in space.values())
+    draw = random.Random(0)
+    corners: Iterable[tuple[Any, ...]] = (tuple(draw.choice(axis) for axis in axes) for _ in range(CORNERS))
+    if math.prod(len(axis) for axis in axes) <= CORNERS:
+        corners = itertools.product(*axes)
     seen = set()
-    for corner in itertools.chain(corners, within):
+    for corner in corners:
         values = conditions.active(space, dict(zip(space, corner, strict=True)))
-        if conditional:  # corners that differ in keys that are not active are one
-            mark = tuple((key, type(value), value) for key, value in values.items())
-            if mark in seen:
-                continue
+        mark = tuple((key, type(value), value) for key, value in values.items())
+        if mark not in seen:  # corners that differ in keys that are not active are one
             seen.add(mark)
-        yield None, values
+            yield None, values
 
 
-def _axis(space: Mapping[str, Distribution], key: str) -> tuple[Any, ...]:
-    """The values of a key that corners are made of: its ends or choices, and those that other keys hang on."""
+def _axis(space: Mapping[str, Distribution], key: str) -> list[Any]:
+    """The values of a key that corners are made of: its ends or choices, values that other keys hang on, and whole numbers
+    between the ends, since a knob may want multiples."""
     distribution = space[key]
     wanted = [value for d in space.values() for parent, values in d.when if parent == key for value in values]
-    return (*distribution.values, *dict.fromkeys(v for v in wanted if v not in distribution.values))
-
-
-def _beside(space: Mapping[str, Distribution], axes: Sequence[tuple[Any, ...]], key: str) -> tuple[Any, ...]:
-    """The first values of all keys, but for those that must have another one for `key` to be active."""
-    needed: dict[str, Any] = {}
-    chain = list(space[key].when)
-    while chain:
-        parent, values = chain.pop()
-        needed.setdefault(parent, values[0])
-        chain += space[parent].when
-    return tuple(needed.get(other, axis[0]) for other, axis in zip(space, axes, strict=True))
+    between = distribution.grid()[1:-1][:BETWEEN] if distribution.kind in ("int", "logint") else ()
+    return [*distribution.values, *dict.fromkeys(v for v in (*wanted, *between) if v not in distribution.values)]

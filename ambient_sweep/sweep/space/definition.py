@@ -1,9 +1,7 @@
 """A sweep: what is fixed, what is searched, what runs beside the search."""
 
-import contextlib
 import functools
 import math
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -11,14 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ambient_sweep.config import Config, Section, build_config
-from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
 
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
 Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
-SAMPLED = 16  # configs drawn to find siblings
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -163,21 +159,11 @@ class Sweep:
         lengths = sorted(self.base["evaluation.lengths"])
         return tuple(lengths[:-1]) if self.search.stopping.rule == "rungs" else ()
 
-    @functools.cached_property
+    @property
     def has_siblings(self) -> bool:
         """Whether some configs of the space are one training to the end, and differ in how they are measured alone."""
-        from ambient_sweep.stages.prefix import prefix_of
-
-        for number in range(SAMPLED):
-            rng = random.Random(f"siblings/{number}")
-            values = self.active({key: d.at(rng.random()) for key, d in self.space.items()})
-            for key in values:
-                changed = {**values, key: self.space[key].at(rng.random())}
-                if changed[key] != values[key] and self.active(changed).keys() == values.keys():
-                    with contextlib.suppress(UserError):  # some settings contradict each other
-                        if prefix_of(self.config_for(values)) == prefix_of(self.config_for(changed)):
-                            return True
-        return False
+        power = self.base["ema.kind"] == "power"
+        return any(key.startswith("sampling.") or (power and key == "ema.length") for key in self.space)
 
     def fixed_trials(self) -> tuple[SweepTrial, ...]:
         """The baseline's and the controls' trials, in the order in which they start."""

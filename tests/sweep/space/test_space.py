@@ -171,14 +171,6 @@ def test_rungs_lie_at_all_evaluated_lengths_but_the_last(
     assert load_sweep(write(tmp_path, MINIMAL), changes).rung_levels == levels
 
 
-@pytest.mark.parametrize(
-    ("key", "siblings"), [("sampling.steps: {choice: [4, 8]}", True), ("seed: {int: [0, 4]}", False)]
-)
-def test_siblings_differ_in_how_they_are_measured_alone(tmp_path: Path, key: str, siblings: bool) -> None:
-    text = f"space: {{observed.sigma: {{uniform: [0.1, 0.5]}}, {key}}}\n"
-    assert load_sweep(write(tmp_path, text)).has_siblings == siblings
-
-
 def test_names_of_trials_are_short_and_unambiguous() -> None:
     assert SweepTrial("search", {"observed.sigma": 0.12345, "seed": 3}).name == "sigma=0.123, seed=3"
     assert SweepTrial("search", {"a.start": 1, "b.start": True}).name == "a.start=1, b.start=True"
@@ -315,9 +307,8 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
-    assert (
-        check_corners(load_sweep(write(tmp_path, GOOD))) == 2**5 + 2 + 6 + 6 + 47
-    )  # and the whole numbers inside both ranges
+    """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 6 fixed trials."""
+    assert check_corners(load_sweep(write(tmp_path, GOOD))) == 2**3 * 8 * 18 + 2 + 6
 
 
 def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
@@ -353,7 +344,7 @@ def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_p
 
 
 def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corners_module, "CORNER_CAP", 3)
+    monkeypatch.setattr(corners_module, "CORNERS", 20)
     text = """
     space:
       seed: {int: [0, 1]}
@@ -369,8 +360,8 @@ def test_corners_keep_to_conditions(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, CONDITIONAL))
     assert list(sweep.space) == ["objective.kind", "consistency.weight", "observed.sigma", "consistency.chain_steps"]
     # baseline; ambient: 4 levels, the ends and those of the condition; with consistency 2 weights, each at 2 levels alone
-    # and at 2 with chains of either end; and a chain between them
-    assert check_corners(sweep) == 1 + 4 + 2 * (2 + 2 * 2) + 1
+    # and at 2 with chains of either end and the one between them
+    assert check_corners(sweep) == 1 + 4 + 2 * (2 + 2 * 3)
     bad = "space:\n  seed: {int: [0, 9]}\n  observed.sigma: {uniform: [0.1, 90], when: {seed: 7}}\n"
     with pytest.raises(UserError, match=r"small: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
         check_corners(load_sweep(write(tmp_path, bad)))
@@ -379,7 +370,7 @@ def test_corners_keep_to_conditions(tmp_path: Path) -> None:
 def test_a_wide_conditional_space_is_checked_where_its_keys_are_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corners_module, "CORNER_CAP", 0)
+    monkeypatch.setattr(corners_module, "CORNERS", 500)
     text = """
     space:
       seed: {int: [0, 9]}
