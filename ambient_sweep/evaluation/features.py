@@ -67,6 +67,4 @@ def cached_features(folder: Path, fingerprint: str, identity: str, encoded: Call
             write_atomic(hash_file, sha256(path).encode())
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); free space, or use --no-cache") from None
-    return torch.from_numpy(
-        np.load(path, mmap_mode="c", allow_pickle=False)
-    )  # writable, as torch wants
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))  # writable, as torch wants
