@@ -24,7 +24,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what the block writes there replaces `path` when the block ends without an error."""
-    with _naming(path):
+    with naming(path):
         temporary = _aside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -38,7 +38,7 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(place: Path) -> Iterator[Path]:
     """An empty folder beside `place`, which replaces `place` when the block ends without an error."""
-    with _naming(place):
+    with naming(place):
         aside = _aside(place)
         try:
             aside.mkdir(parents=True)
@@ -72,11 +72,13 @@ def _aside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Gives an OSError without a file name, as of a full disk, that of `path`."""
+def naming(path: Path, *, unnamed: bool = False) -> Iterator[None]:
+    """Makes an OSError name `path`; only one that names no file, as of a full disk, where `unnamed`."""
     try:
         yield
     except OSError as error:
+        if unnamed and error.filename is not None:
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
@@ -115,7 +117,6 @@ def flush(path: Path) -> None:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

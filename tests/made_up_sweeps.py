@@ -19,56 +19,32 @@ CLASSIFIER = {
 def make_trial(trial_id: str, config: Config, **changes: Any) -> TrialRecord:
     images = config.images_at(config.training.stop)
     fields: dict[str, Any] = {
-        "trial_id": trial_id,
-        "role": "search",
-        "status": "completed",
-        "reason": None,
-        "config": dump(config),
-        "images_asked": images,
-        "images_done": images,
-        "images_executed": images,
-        "device_seconds": 31.5,
-        "parameters": 570_000,
-        "device": "cpu",
-        "started": "2026-01-31T12:00:00+00:00",
-        "finished": "2026-01-31T13:00:31.250000+01:00",
-        "data_fingerprint": "d0d0",
-        "reference_key": "4ef4",
-        "versions": {"python": "3.11.7", "torch": "2.9.0"},
-        "code_revision": None,
-    }
+        "trial_id": trial_id, "role": "search", "status": "completed", "reason": None, "config": dump(config),
+        "images_asked": images, "images_done": images, "images_executed": images, "device_seconds": 31.5,
+        "parameters": 570_000, "device": "cpu", "started": "2026-01-31T12:00:00+00:00",
+        "finished": "2026-01-31T13:00:31.250000+01:00", "data_fingerprint": "d0d0", "reference_key": "4ef4",
+        "versions": {"python": "3.11.7", "torch": "2.9.0"}, "code_revision": None,
+    }  # fmt: skip
     return TrialRecord(**(fields | changes))
 
 
 def make_evaluation(
-    trial_id: str,
-    config: Config,
-    fidelity: float,
-    memorization: float,
-    fraction: float = 1.0,
-    endpoint: str = "zero",
-    **changes: Any,
-) -> EvaluationRecord:
+    trial_id: str, config: Config, fidelity: float, memorization: float,
+    fraction: float = 1.0, endpoint: str = "zero", **changes: Any,
+) -> EvaluationRecord:  # fmt: skip
     n = config.evaluation.samples
     images = config.images_at(fraction)
     fields: dict[str, Any] = {
-        "trial_id": trial_id,
-        "images": images,
-        "fraction": fraction,
-        "endpoint": endpoint,
-        "main_endpoint": endpoint == config.main_endpoint(),
-        "samples": n,
-        "seed": config.evaluation.seed,
-        "seconds": 2.5,
+        "trial_id": trial_id, "images": images, "fraction": fraction, "endpoint": endpoint,
+        "main_endpoint": endpoint == config.main_endpoint(), "samples": n, "seed": config.evaluation.seed, "seconds": 2.5,
         "measures": {
             config.evaluation.fidelity: Measure(fidelity, fidelity * 0.93, fidelity * 1.07, n),
             "mem_excess": Measure(memorization, max(memorization - 0.015, -0.01), memorization + 0.02, n),
             "mem_ratio": Measure(max(0.0, memorization / 3), 0.0, 1.0, n),
         },
-        "fidelity": config.evaluation.fidelity,
-        "memorization": config.evaluation.memorization,
+        "fidelity": config.evaluation.fidelity, "memorization": config.evaluation.memorization,
         "checkpoint": f"trials/{trial_id}/checkpoints/images-{images:09d}",
-    }
+    }  # fmt: skip
     return EvaluationRecord(**(fields | changes))
 
 

@@ -14,6 +14,7 @@ from ambient_sweep.config import (
     read_yaml,
     write_config,
 )
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.config.presets import MODEL
 from ambient_sweep.errors import UserError
 
@@ -116,6 +117,9 @@ def test_lengths_fall_on_steps():
     assert config.steps == 16
     assert [config.images_at(f) for f in (0.25, 0.5, 1.0)] == [256, 512, 1024]
     assert config.images_at(1e-9) == 64
+    lengths = {"training": {"images": 3200, "batch_size": 32}, "evaluation.lengths": [0.5, 1.0]}
+    for stop, expected in ((1, {1600: 0.5, 3200: 1}), (0.75, {1600: 0.5, 2400: 0.75}), (0.5, {1600: 0.5})):
+        assert evaluated_lengths(build_config(lengths, {"training.stop": stop})) == expected
 
 
 def test_endpoints_are_those_that_differ():

@@ -16,7 +16,6 @@ __all__ = ["commands", "images", "main", "measuring", "models", "sweeps"]
 
 
 def main() -> None:
-    """The console script."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as for Ctrl-C
     try:
         commands.main(standalone_mode=False)
@@ -37,6 +36,5 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """Ends the process with one line."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(code)

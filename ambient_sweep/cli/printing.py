@@ -2,8 +2,8 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,14 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 def echo_to(as_json: bool) -> Callable[[str], None]:
     """Prints progress lines to standard output, or to standard error where standard output is for JSON."""
 
-    def echo(line: str) -> None:
-        click.echo(line, err=as_json)
-        (sys.stderr if as_json else sys.stdout).flush()
-
-    return echo
+    return partial(click.echo, err=as_json)
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    """Prints the result of a command as JSON or as lines."""
     if as_json:
         click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
     else:
-        for line in lines:
-            click.echo(line)
+        click.echo("\n".join(lines))
 
 
 def plain(tree: Any) -> Any:
@@ -49,12 +43,10 @@ def plain(tree: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A knob's value in a line of text."""
     return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
 def point(row: dict[str, Any]) -> str:
-    """One row of the evaluations table in a line of text."""
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
         f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "

@@ -40,13 +40,10 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
-        "kind": "sweep",
-        "name": sweep.name,
-        "configs_checked": corners,
-        "searched_trials": searched,
+        "kind": "sweep", "name": sweep.name, "configs_checked": corners, "searched_trials": searched,
         "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
         "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
-    }
+    }  # fmt: skip
     names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",

@@ -4,7 +4,6 @@ One dotted key per knob (`observed.sigma`), and one path for file, command line 
 `defaults < base in the YAML < key=value < the trial's values`.
 """
 
-from ambient_sweep.config.files import PATH_KEYS as PATH_KEYS
 from ambient_sweep.config.files import build_config as build_config
 from ambient_sweep.config.files import check_keys as check_keys
 from ambient_sweep.config.files import describe as describe
@@ -21,16 +20,12 @@ from ambient_sweep.config.sections import ConsistencyConfig as ConsistencyConfig
 from ambient_sweep.config.sections import DataConfig as DataConfig
 from ambient_sweep.config.sections import Distance as Distance
 from ambient_sweep.config.sections import EmaConfig as EmaConfig
-from ambient_sweep.config.sections import Endpoint as Endpoint
 from ambient_sweep.config.sections import EvaluationConfig as EvaluationConfig
 from ambient_sweep.config.sections import Extra as Extra
 from ambient_sweep.config.sections import Memorization as Memorization
 from ambient_sweep.config.sections import ModelConfig as ModelConfig
-from ambient_sweep.config.sections import NoiseConfig as NoiseConfig
-from ambient_sweep.config.sections import ObjectiveConfig as ObjectiveConfig
 from ambient_sweep.config.sections import ObservedConfig as ObservedConfig
 from ambient_sweep.config.sections import OptimizerConfig as OptimizerConfig
 from ambient_sweep.config.sections import ResourcesConfig as ResourcesConfig
 from ambient_sweep.config.sections import SamplingConfig as SamplingConfig
 from ambient_sweep.config.sections import Section as Section
-from ambient_sweep.config.sections import TrainingConfig as TrainingConfig

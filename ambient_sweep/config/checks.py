@@ -15,6 +15,7 @@ def contradictions(c: Config) -> Iterator[str]:
     yield from _of_model(c)
     yield from _of_training(c)
     yield from _of_evaluation(c)
+    yield from _of_encoders(c)
 
 
 def _of_data(c: Config) -> Iterator[str]:
@@ -102,8 +103,12 @@ def _of_evaluation(c: Config) -> Iterator[str]:
         yield "evaluation.lengths: must rise and end with 1.0, the full length"
     if len({c.images_at(f) for f in c.evaluation.lengths}) != len(c.evaluation.lengths):
         yield f"evaluation.lengths: two of them fall on the same step of {c.steps}; train longer or evaluate less often"
-    yield from _of_encoders(c)
-    yield from _of_sampling(c)
+    for key, given in (
+        ("batch_size", c.sampling.batch_size), ("precision", c.sampling.precision != "float32"),
+        ("compile", c.sampling.compile),
+    ):  # fmt: skip
+        if c.sampling.mode == "exact" and given:
+            yield f"sampling.{key}: sampling.mode=exact fixes it; use sampling.mode=fast or leave it out"
 
 
 def _of_encoders(c: Config) -> Iterator[str]:
@@ -119,12 +124,3 @@ def _of_encoders(c: Config) -> Iterator[str]:
         yield "evaluation.encoder_file: only the distance fd_file reads it; add fd_file to evaluation.distances"
     if e.encoder_file is not None and e.encoder_sha256 is None:
         yield "evaluation.encoder_sha256: missing; your own encoder needs its hash (sha256sum FILE)"
-    if min(e.encoder_std) <= 0:
-        yield f"evaluation.encoder_std: {list(e.encoder_std)} must be above 0"
-
-
-def _of_sampling(c: Config) -> Iterator[str]:
-    s = c.sampling
-    for key, given in (("batch_size", s.batch_size), ("precision", s.precision != "float32"), ("compile", s.compile)):
-        if s.mode == "exact" and given:
-            yield f"sampling.{key}: sampling.mode=exact fixes it; use sampling.mode=fast or leave it out"

@@ -153,7 +153,6 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 
 def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, with the paths among them absolute."""
     return {
         key: str(Path(value).expanduser().absolute()) if key in PATH_KEYS and isinstance(value, str) else value
         for key, value in values.items()

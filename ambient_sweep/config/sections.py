@@ -9,6 +9,9 @@ from ambient_sweep.config.checks import contradictions
 from ambient_sweep.storage import digest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Length = Annotated[float, Field(ge=0.005, le=0.28)]
 Distance = Literal[
     "fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid",
     "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_sscd", "fd_file",
@@ -38,7 +41,7 @@ class DataConfig(Section):
         None, ge=2, description="training images; by default the store's own split, otherwise nine tenths"
     )
     heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
-    split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split into training and held-out images")
+    split_seed: Seed = Field(0, description="seed of the split into training and held-out images")
     on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about an unreadable file")
     flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
 
@@ -49,7 +52,7 @@ class ObservedConfig(Section):
         0.0, ge=0, le=100, description="noise level of the copies from which all other levels are made"
     )
     clean_fraction: Fraction = Field(0.0, description="share of the training images observed without noise")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the one fixed noise draw per image")
+    seed: Seed = Field(0, description="seed of the one fixed noise draw per image")
 
 
 class ObjectiveConfig(Section):
@@ -113,8 +116,8 @@ class EmaConfig(Section):
     )
     halflife: int = Field(10_000, ge=0, description="half-life of the weights' moving average, in images; 0: off")
     rampup: float = Field(0.1, gt=0, le=1, description="half-life is at most this share of the images seen so far")
-    length: float = Field(0.1, ge=0.005, le=0.28, description="length (EDM2's sigma_rel) evaluated, for kind=power")
-    tracked: tuple[Annotated[float, Field(ge=0.005, le=0.28)], Annotated[float, Field(ge=0.005, le=0.28)]] = Field(
+    length: Length = Field(0.1, description="length (EDM2's sigma_rel) evaluated, for kind=power")
+    tracked: tuple[Length, Length] = Field(
         (0.1, 0.2), description="the two lengths tracked in training, for kind=power"
     )
     snapshots: int = Field(16, ge=1, le=1000, description="snapshots of the tracked averages, evenly over the run")
@@ -165,7 +168,7 @@ class EvaluationConfig(Section):
     )
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the samples")
+    seed: Seed = Field(0, description="seed of the samples")
     endpoints: tuple[Endpoint, ...] = Field(
         ("zero", "observed"), min_length=1, description="sampling down to 0, and stopped at the observed level"
     )
@@ -187,7 +190,7 @@ class EvaluationConfig(Section):
     encoder_mean: tuple[float, float, float] = Field(
         (0.485, 0.456, 0.406), description="mean subtracted from its RGB input in [0, 1]"
     )
-    encoder_std: tuple[float, float, float] = Field(
+    encoder_std: tuple[Positive, Positive, Positive] = Field(
         (0.229, 0.224, 0.225), description="standard deviation that its input is divided by"
     )
     path: str | None = Field(
@@ -204,7 +207,7 @@ class ResourcesConfig(Section):
 class Config(Section):
     """One training run with its evaluation; frozen. Equal configs train equal models."""
 
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of initial weights and of all draws in training")
+    seed: Seed = Field(0, description="seed of initial weights and of all draws in training")
     data: DataConfig = DataConfig()
     observed: ObservedConfig = ObservedConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -228,7 +231,6 @@ class Config(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
         return math.ceil(self.training.images / self.training.batch_size)
 
     def images_at(self, fraction: float) -> int:

@@ -57,18 +57,13 @@ class DiT(Network):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        unit_(self.inlet)
-        for module in self.embedding.mlp:
+        for module in (self.inlet, *self.embedding.mlp):
             if isinstance(module, nn.Linear):
                 unit_(module)
-        for module in self.blocks:
-            if isinstance(module, Block):
+        for module in self.modules():
+            if isinstance(module, Block | DiT):
                 zero_(module.modulation)
-        zero_(self.modulation)
         zero_(self.outlet)
-
-    def blocks_to_wrap(self) -> list[nn.Module]:
-        return list(self.blocks)
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         embedding = self.embedding(c_noise, labels)

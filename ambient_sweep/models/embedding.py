@@ -1,10 +1,11 @@
 """The noise level, and the class where there is one, as features."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
+FREQUENCIES = 16
 LABEL_STD = 0.3  # the size of the noise level's own features in a U-Net or DiT at the start
 
 
@@ -13,22 +14,22 @@ class NoiseEmbedding(nn.Module):
 
     With classes > 0 there are classes + 1 rows; the last stands for "no label", as does labels = None. Computed in the
     precision of the weights, under autocast too: in bf16 neighbouring noise levels would share their features.
-    Raises ValueError if labels are given to an embedding without classes.
     """
 
     frequencies: torch.Tensor
 
-    def __init__(self, width: int, classes: int = 0, frequencies: int = 16) -> None:
+    def __init__(self, width: int, classes: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, frequencies), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-2, 4, FREQUENCIES), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = nn.Embedding(classes + 1, width) if classes > 0 else None
         if self.labels is not None:
             nn.init.normal_(self.labels.weight, std=LABEL_STD)
 
     def forward(self, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        with _no_autocast(c_noise.device.type):
+        device = c_noise.device.type  # the meta device, on which sizes are counted, has no autocast
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             angles = c_noise.float()[:, None] * self.frequencies
             features = torch.cat([angles.cos(), angles.sin()], dim=1)
             h = self.mlp(features.to(next(self.mlp.parameters()).dtype))
@@ -36,12 +37,5 @@ class NoiseEmbedding(nn.Module):
                 if labels is None:
                     labels = torch.full_like(c_noise, self.classes, dtype=torch.int64)
                 h = h + self.labels(labels)
-            elif labels is not None:
-                raise ValueError("labels were given to a network without classes; build it with model.conditional")
             output: torch.Tensor = nn.functional.silu(h)
         return output
-
-
-def _no_autocast(device: str) -> AbstractContextManager[object]:
-    """Autocast off where the device has it: the meta device, on which sizes are counted, has not."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -37,9 +37,6 @@ class ResidualMLP(Network):
         self.outlet = nn.Linear(width, size)
         zero_(self.outlet)
 
-    def blocks_to_wrap(self) -> list[nn.Module]:
-        return list(self.blocks)
-
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         embedding = self.embedding(c_noise, labels)
         h = self.inlet(x.flatten(1))

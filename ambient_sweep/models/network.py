@@ -10,26 +10,25 @@ from torch.utils.checkpoint import checkpoint
 class Network(nn.Module):
     """F in EDM's preconditioning: (x [N,C,H,W], c_noise [N], labels int64 [N] or None) -> [N,C,H,W].
 
-    With `classes` classes, labels are 0..classes, the last for "no label"; None means no label for all images. Without
-    classes, labels raise ValueError.
+    With `classes` classes, labels are 0..classes, the last for "no label"; None means no label for all images.
     """
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         raise NotImplementedError
 
     def blocks_to_wrap(self) -> list[nn.Module]:
-        """The repeated blocks, in the order of their use: what checkpointing works on."""
-        raise NotImplementedError
+        """The repeated blocks, which checkpointing works on; here those of `self.blocks`."""
+        assert isinstance(self.blocks, nn.ModuleList)
+        return list(self.blocks)
 
 
 def checkpoint_activations(network: nn.Module) -> None:
     """Makes each repeated block drop its activations and compute them again in the backward pass.
 
     Keeps the names of the weights. No generator state is restored, since no block draws random numbers. Call it before
-    torch.compile. Raises TypeError for any other module.
+    torch.compile.
     """
-    if not isinstance(network, Network):
-        raise TypeError(f"{type(network).__name__} is not a Network: call this before it is compiled or wrapped")
+    assert isinstance(network, Network)
     for block in network.blocks_to_wrap():
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 

@@ -13,13 +13,18 @@ from ambient_sweep.storage import digest
 TRAINED_ON = "data.json"  # fingerprints of the training data, in the folder of a sweep
 
 
-def data_key(root: Path) -> str:
-    """The fingerprint of what the sweep in `root` trains on. Raises UserError where its data.json cannot be read."""
+def trained_on(root: Path) -> dict[str, str]:
+    """Fingerprints of what the sweep in `root` trains on. Raises UserError where its data.json cannot be read."""
     file = root / TRAINED_ON
     try:
-        return digest(json.loads(file.read_text(encoding="utf-8")))[:24]
-    except (OSError, ValueError, RecursionError) as error:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error}); restore it, or use a new name") from None
+
+
+def data_key(root: Path) -> str:
+    """The fingerprint of all that the sweep in `root` trains on. Raises as `trained_on` does."""
+    return digest(trained_on(root))[:24]
 
 
 def images_of(key: str) -> int:

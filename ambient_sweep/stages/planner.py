@@ -53,11 +53,9 @@ class Planner:
         self._run = lru_cache(KNOWN)(self._make)
 
     def run(self, values: Values) -> Run:
-        """The training of a config."""
         return self._run(json.dumps(dict(values), sort_keys=True))
 
     def cost(self, values: Values) -> int:
-        """Images still to train."""
         run = self.run(values)
         return run.length - self._reachable(run)
 
@@ -91,17 +89,13 @@ class Planner:
             run, stored = self._running[trial_id]
             self._running[trial_id] = run, max(images, stored)
             last = max((at for at, _ in run.states if at <= images), default=0)
-            self._store(key for at, key in (*run.states, *run.evaluations) if at <= last)
+            new = {key for at, key in (*run.states, *run.evaluations) if at <= last}
+            self.stored |= new
+            self._positions |= {images_of(key) for key in new}
 
     def ended(self, trial_id: str) -> None:
         """A trial is over, or pauses."""
         self._running.pop(trial_id, None)
-
-    def _store(self, keys: Iterable[str]) -> None:
-        """These are stored."""
-        new = set(keys) - self.stored
-        self.stored |= new
-        self._positions |= {images_of(key) for key in new}
 
     def forget(self, keys: Iterable[str]) -> None:
         """The states of these keys are gone, and perhaps the evaluations made of them."""

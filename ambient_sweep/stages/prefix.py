@@ -67,7 +67,6 @@ class Prefix:
 
 @functools.lru_cache(maxsize=16384)
 def prefix_of(config: Config) -> Prefix:
-    """What determines the run of `config`."""
     tree = config.model_dump(mode="json", include=set(SECTIONS), exclude=EXCEPTIONS)
     t, resources = config.training, config.resources
     always: dict[str, Any] = tree | {
@@ -87,9 +86,9 @@ def phase_starts(config: Config) -> list[int]:
 
     Up to each of them other configs may be the same run; 0 and what lies at or beyond the stop are left out.
     """
-    of_schedule = {SCHEDULE} if config.optimizer.schedule == "wsd" else set()
-    wanted, last = {CONSISTENCY, *of_schedule}, config.images_at(config.training.stop)
-    return sorted({each.images for each in prefix_of(config).late if each.what in wanted and 0 < each.images < last})
+    wanted = (CONSISTENCY, SCHEDULE) if config.optimizer.schedule == "wsd" else (CONSISTENCY,)
+    prefix = prefix_of(config)
+    return sorted({each.images for each in prefix.late if each.what in wanted and 0 < each.images < prefix.last})
 
 
 # -- when a knob begins to act ----------------------------------------------------------------------------------------
@@ -139,7 +138,6 @@ def _warmup(config: Config) -> list[float]:
 
 
 def _interval(config: Config) -> int:
-    """Steps between two training records."""
     return max(1, config.steps // config.training.records)
 
 
@@ -152,5 +150,4 @@ def _first(fraction: float, steps: int, strictly: bool) -> int:
 
 
 def _late(config: Config, step: int, what: str, settings: Any) -> Late:
-    """A knob that acts from step number `step` on, from 0."""
     return Late(step * config.training.batch_size, what, json.dumps(settings, sort_keys=True))

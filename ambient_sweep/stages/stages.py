@@ -19,9 +19,7 @@ from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.stages.store import DamagedPart, Gone, Store
 
 FOLDER, STATE = "stages", "state"
-NEEDS = (
-    "needs"  # in the notes of a state: the keys of earlier snapshots and evaluations that whoever takes it wants too
-)
+NEEDS = "needs"  # in a state's notes: the keys of earlier snapshots and evaluations that whoever takes it wants too
 
 
 class Stages:
@@ -32,12 +30,7 @@ class Stages:
         self.store = Store(root / FOLDER)
 
     def states(self) -> set[str]:
-        """The keys of all stored states."""
         return self.store.having(STATE)
-
-    def bytes(self) -> int:
-        """The size of the store, counting files that trials hold as well."""
-        return self.store.bytes()
 
     def collect(self, keep: Set[str], running: Iterable[Config]) -> list[str]:
         """Removes the states that neither `keep` nor the `running` configs need, and gives their keys.

@@ -24,11 +24,7 @@ Notes = dict[str, Any]
 MANIFEST, SEAL = "manifest.json", "manifest_sha256"
 LEFTOVER_SECONDS = 3600.0  # after which a temporary folder belongs to a killed process
 SELF_CHECKED = ".safetensors"  # whose hash stands in the JSON beside them, which readers check
-RACES = (
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.ENOTEMPTY,
-)  # errors from another process that writes or removes the same part
+RACES = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # another process writes or removes the same part
 
 
 class Gone(UserError):
@@ -53,14 +49,13 @@ class Store:
             return set()
 
     def having(self, part: str) -> set[str]:
-        """All keys that have this part."""
         return {key for key in self.stored() if self.has(key, part)}
 
     def has(self, key: str, part: str) -> bool:
         return os.path.exists(self.root / key / part / MANIFEST)
 
     def bytes(self) -> int:
-        """The size of all parts."""
+        """The size of all parts, counting files that trials hold as well."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:
@@ -132,11 +127,10 @@ class Store:
 
 def _identity(place: Path) -> tuple[int, int] | None:
     """What tells a folder from another of the same name; None where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         found = place.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _checked(place: Path) -> Notes:

@@ -13,7 +13,6 @@ from torch import nn
 from ambient_sweep.config import EmaConfig
 from ambient_sweep.diffusion.ema import ema_decay, ema_update
 from ambient_sweep.diffusion.power_ema import decay, gamma_from_length
-from ambient_sweep.errors import UserError
 
 HALFLIFE = "halflife"
 
@@ -21,11 +20,6 @@ HALFLIFE = "halflife"
 def average_name(length: float) -> str:
     """The name of a tracked average, as 0.05."""
     return repr(float(length))
-
-
-def average_names(config: EmaConfig) -> tuple[str, ...]:
-    """The averages that training tracks."""
-    return (HALFLIFE,) if config.kind == "halflife" else tuple(average_name(length) for length in config.tracked)
 
 
 @dataclass(frozen=True)
@@ -38,25 +32,20 @@ class Averages:
 
     @classmethod
     def create(cls, config: EmaConfig, denoiser: nn.Module) -> "Averages":
-        """Averages that begin as copies of the weights."""
+        tracked = [HALFLIFE] if config.kind == "halflife" else map(average_name, config.tracked)
         named = dict(denoiser.named_parameters())
-        models = {
-            average: [p.detach().to(torch.float32, copy=True) for p in named.values()]
-            for average in average_names(config)
-        }
+        models = {average: [p.detach().to(torch.float32, copy=True) for p in named.values()] for average in tracked}
         return cls(config, tuple(named), models)
 
     def update(self, weights: Iterable[torch.Tensor], images_before: int, images: int) -> None:
         """Adds the weights after the step from `images_before` to `images`."""
-        live = [weight.detach() for weight in weights]
+        live, c = [weight.detach() for weight in weights], self.config
         for average, model in self.models.items():
-            ema_update(model, live, self._decay(average, images_before, images))
-
-    def _decay(self, average: str, images_before: int, images: int) -> float:
-        c = self.config
-        if average == HALFLIFE:
-            return ema_decay(images, images - images_before, c.halflife, c.rampup)
-        return decay(images_before, images, gamma_from_length(float(average)))
+            if average == HALFLIFE:
+                kept = ema_decay(images, images - images_before, c.halflife, c.rampup)
+            else:
+                kept = decay(images_before, images, gamma_from_length(float(average)))
+            ema_update(model, live, kept)
 
     @property
     def needs_reconstruction(self) -> bool:
@@ -64,14 +53,7 @@ class Averages:
         return self.config.kind == "power" and average_name(self.config.length) not in self.models
 
     def main(self) -> dict[str, torch.Tensor]:
-        """The average to evaluate, parameter by parameter: the stored tensors themselves, which the next update changes.
-
-        Raises UserError where ema.length is not tracked.
-        """
-        if self.needs_reconstruction:
-            raise UserError(
-                f"ema.length: {self.config.length} is not among ema.tracked, and it must be reconstructed from snapshots"
-            )
+        """The average to evaluate, a tracked one, parameter by parameter: the stored tensors, which `update` changes."""
         average = HALFLIFE if self.config.kind == "halflife" else average_name(self.config.length)
         return dict(zip(self.names, self.models[average], strict=True))
 
@@ -85,12 +67,8 @@ class Averages:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Loads what `tensors` returned. Raises UserError if one is missing."""
         for key, mine in self.tensors().items():
-            value = tensors.get(key)
-            if value is None or value.shape != mine.shape:
-                raise UserError(f"the average {key} is missing or has another shape; it belongs to another config")
-            mine.copy_(value)
+            mine.copy_(tensors[key])
 
 
 def part(tensors: Mapping[str, torch.Tensor], average: str) -> dict[str, torch.Tensor]:

@@ -42,11 +42,11 @@ def write_tensors(
 
 
 def read_tensors(
-    folder: Path, name: str, device: str, meta_name: str | None = None, needs: tuple[str, ...] = ()
+    folder: Path, name: str, device: str, meta_name: str | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises DamagedFile that names a missing or damaged file, UserError for another format."""
     file, notes_name = folder / f"{name}.safetensors", meta_name or name
-    meta = read_notes(folder, notes_name, ("sha256", *needs))
+    meta = read_notes(folder, notes_name)
     try:
         if sha256(file) != meta["sha256"]:
             raise DamagedFile(f"{file}: damaged (its sha256 is not the one in {notes_name}.json)")
@@ -57,7 +57,7 @@ def read_tensors(
         raise DamagedFile(f"{file}: damaged ({error})") from None
 
 
-def read_notes(folder: Path, name: str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_notes(folder: Path, name: str) -> dict[str, Any]:
     """The JSON of such a folder, checked; its tensors stay on disk. Raises as `read_tensors` does."""
     file = folder / f"{name}.json"
     try:
@@ -70,9 +70,6 @@ def read_notes(folder: Path, name: str, needs: tuple[str, ...] = ()) -> dict[str
         raise DamagedFile(f"{file}: damaged (its sha256 is not the one it names)")
     if meta.get("format") != FORMAT:
         raise UserError(f"{file}: has format {meta.get('format')}, this version reads {FORMAT}")
-    for key in needs:
-        if key not in meta:
-            raise DamagedFile(f"{file}: damaged ({key} is missing)")
     return meta
 
 

@@ -18,7 +18,6 @@ class Group:
 
     @classmethod
     def distributed(cls) -> "Group":
-        """The group of the initialised torch.distributed process group."""
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, count: int) -> range:
@@ -50,7 +49,6 @@ class Group:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's Python object, on every worker."""
         if self.size == 1:
             return value
         box = [value]

@@ -32,18 +32,13 @@ class Record:
     images_per_second: float
 
 
-def never() -> bool:
-    """Never interrupts."""
-    return False
-
-
 def train(
     config: Config,
     observed: ObservedImages,
     state: TrainState,
     *,
     stops: frozenset[int] = frozenset(),
-    interrupted: Callable[[], bool] = never,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Generator[Record, None, None]:
     """Trains from `state.images` to config.training.stop, in place.
 
@@ -72,7 +67,6 @@ def train(
             if not (stopping or step + 1 == ahead.stop or regular or state.images in stops):
                 continue
             mean = _means(state, step % every + 1)
-            _check_finite(state.images, mean)
             if regular:
                 state.sums.zero_()
             pace = counted / max(time.perf_counter() - began, 1e-9)
@@ -83,20 +77,20 @@ def train(
 
 
 def _means(state: TrainState, steps: int) -> list[float]:
-    """The means of state.sums over `steps` and all workers; rank 0 keeps the total, which may be saved."""
+    """The means of state.sums over `steps` and all workers; rank 0 keeps the total, which may be saved.
+
+    Raises TrainingDiverged if one of them is not finite.
+    """
     total = state.group.sum(state.sums.clone())
     state.sums.copy_(total if state.group.rank == 0 else torch.zeros_like(total))
     means: list[float] = (total / steps).tolist()
-    return means
-
-
-def _check_finite(images: int, means: list[float]) -> None:
-    """Raises TrainingDiverged if one of the means up to `images` is not finite."""
     for name, place in (("loss", MAIN), ("consistency loss", CONSISTENCY), ("gradient norm", NORM)):
         if not math.isfinite(means[place]):
             raise TrainingDiverged(
-                f"the {name} is not finite at {images} images ({means[place]}); lower optimizer.lr or consistency.weight"
+                f"the {name} is not finite at {state.images} images ({means[place]}); "
+                "lower optimizer.lr or consistency.weight"
             )
+    return means
 
 
 class _Stop:

@@ -72,25 +72,19 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
     if kind == "denoising":
         known = torch.zeros_like(known)
     elif kind == "ambient_high_clean_low":
-        if batch.clean is None:
-            raise ValueError("ambient_high_clean_low needs the clean images")
+        assert batch.clean is not None  # `observe` keeps them for this objective
         below = sigma <= known
         y = torch.where(below[:, None, None, None], batch.clean, y)
         known = torch.where(below, torch.zeros_like(known), known)
     sigma = torch.maximum(sigma, known)
     noise = rng.normal("train.noise", config.seed, range(batch.start, batch.start + count), y.shape[1:])
     weight = edm_weight(sigma, config.model.sigma_data)
-    labels = _labels(config, batch)
+    labels = None
+    if batch.labels is not None and config.model.conditional:
+        hidden = rng.uniform("train.label", config.seed, batch.start, count)[:, 0] < config.model.label_dropout
+        labels = batch.labels.masked_fill(torch.from_numpy(hidden), batch.classes)  # which stands for "no label"
     chains = _consistency_draws(config, batch, labels) if consistency else None
     return Draws(y, known, sigma, noise, weight, labels, chains)
-
-
-def _labels(config: Config, batch: Batch) -> torch.Tensor | None:
-    """The labels for the network, some of them hidden: number `classes` stands for "no label"."""
-    if batch.labels is None or not config.model.conditional:
-        return None
-    u = torch.from_numpy(rng.uniform("train.label", config.seed, batch.start, len(batch))[:, 0])
-    return torch.where(u < config.model.label_dropout, torch.full_like(batch.labels, batch.classes), batch.labels)
 
 
 def main_loss(denoiser: DenoiserFn, draws: Draws) -> torch.Tensor:
@@ -127,10 +121,8 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
 
 
 def consistency_term(config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws) -> torch.Tensor:
-    """The consistency loss, [M]."""
-    return consistency_loss(
-        denoiser, draws.x, draws.levels, draws.noise, draws.weight, draws=config.consistency.draws
-    )  # fmt: skip
+    count = config.consistency.draws
+    return consistency_loss(denoiser, draws.x, draws.levels, draws.noise, draws.weight, draws=count)
 
 
 def step_cost(config: Config) -> float:

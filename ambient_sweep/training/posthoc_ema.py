@@ -14,20 +14,15 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.diffusion.power_ema import LONGEST, SHORTEST, coefficients
 from ambient_sweep.errors import UserError
-from ambient_sweep.models import build_model
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
-from ambient_sweep.training.state import save_model, trained_config
+from ambient_sweep.training.state import Tensors, save_model, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"
-NEEDS = ("images", "lengths", "config", "notes")
 FEWEST = 2  # snapshots needed for a length that is not tracked
 POOR = 0.1  # residual above which a length is poorly represented: docs/averages.md
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,10 +36,6 @@ class Reconstruction:
     config: Config  # of its training, with ema.length the reconstructed one
     notes: dict[str, Any]  # what `save_snapshot` was given
 
-    @property
-    def poor(self) -> bool:
-        return self.residual > POOR
-
 
 def snapshot_folder(trial_folder: Path, images: int) -> Path:
     return trial_folder / SNAPSHOTS / f"images-{images:09d}"
@@ -57,12 +48,7 @@ def save_snapshot(
 
     `notes` holds what a checkpoint needs beside its config: `shape` (C, H, W), `data_fingerprint`, and `classes` if any.
     """
-    meta = {
-        "images": images,
-        "lengths": list(config.ema.tracked),
-        "config": config.model_dump(mode="json"),
-        "notes": {**notes, "shape": list(notes["shape"])},
-    }
+    meta = {"images": images, "lengths": config.ema.tracked, "config": config.model_dump(mode="json"), "notes": notes}
     write_tensors(snapshot_folder(trial_folder, images), SNAPSHOT, dict(tensors), meta)
 
 
@@ -92,7 +78,7 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     if at not in stored:  # a profile ends with a jump at its last image, which no snapshot elsewhere has: 20 % error
         near = " and ".join(str(s) for s in sorted(sorted(stored, key=lambda s: abs(s - at))[:2]))
         raise UserError(f"{place}: no snapshot at {at} images; the nearest are at {near}, the last at {stored[-1]}")
-    meta = read_notes(snapshot_folder(trial_folder, at), SNAPSHOT, NEEDS)
+    meta = read_notes(snapshot_folder(trial_folder, at), SNAPSHOT)
     tracked = tuple(float(value) for value in meta["lengths"])
     positions = [position for position in stored if position <= at]
     if length not in tracked and len(positions) < FEWEST:
@@ -107,21 +93,10 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     return tensors, Reconstruction(length, at, residual, len(positions), config, meta["notes"])
 
 
-def as_denoiser(tensors: Mapping[str, torch.Tensor], source: Reconstruction) -> Denoiser:
-    """The reconstructed weights as a denoiser in eval mode, on the CPU."""
-    channels, height, width = source.notes["shape"]
-    classes = int(source.notes.get("classes", 0))
-    denoiser = build_model(source.config.model, (channels, height, width), source.config.seed, classes)
-    denoiser.load_state_dict(dict(tensors))
-    return denoiser.requires_grad_(False).eval()
-
-
-def save_reconstruction(folder: Path, tensors: Mapping[str, torch.Tensor], source: Reconstruction) -> None:
+def save_reconstruction(folder: Path, tensors: Tensors, source: Reconstruction) -> None:
     """Writes the reconstructed weights as a checkpoint whose notes hold the length and the residual."""
-    extra = {key: value for key, value in source.notes.items() if key != "shape"}
-    extra |= {"ema_length": source.length, "ema_residual": source.residual}
-    channels, height, width = source.notes["shape"]
-    save_model(folder, as_denoiser(tensors, source), source.config, source.images, (channels, height, width), extra)
+    extra = source.notes | {"ema_length": source.length, "ema_residual": source.residual}
+    save_model(folder, tensors, source.config, source.images, source.notes["shape"], extra)
 
 
 def evaluated_average(
@@ -170,7 +145,7 @@ def _add(total: Tensors, tensors: Mapping[str, torch.Tensor], weights: Mapping[f
 def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:
     """The tensors of one snapshot. Raises UserError if it is damaged or belongs to another config."""
     folder = snapshot_folder(trial_folder, images)
-    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu", needs=NEEDS)
+    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu")
     if meta["images"] != images or trained_config(meta["config"]) != trained_config(config):
         raise UserError(f"{folder}: belongs to another training run; remove it")
     return tensors

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
@@ -16,8 +15,6 @@ from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.compute import prepare_network
 from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
-
-NEEDS = ("images", "config")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -63,7 +60,7 @@ class TrainState:
 
     @property
     def average(self) -> Denoiser:
-        """A denoiser of its own with the averaged weights, on every worker; raises UserError as `Averages.main` does."""
+        """A denoiser of its own with the averaged weights, on every worker."""
         return self.with_weights(self.averages.main())
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
@@ -114,7 +111,7 @@ class TrainState:
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """The files of a state, on the CPU. Raises DamagedFile that names a damaged one, UserError for another format."""
-    return read_tensors(folder, "state", "cpu", needs=NEEDS)
+    return read_tensors(folder, "state", "cpu")
 
 
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -126,20 +123,19 @@ def trained_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_model(
-    folder: Path, denoiser: nn.Module, config: Config, images: int, shape: Shape, extra: dict[str, Any]
+    folder: Path, weights: Tensors, config: Config, images: int, shape: Shape, extra: dict[str, Any]
 ) -> None:
-    """Writes a model for sampling and evaluation: model.safetensors and checkpoint.json, all or nothing.
+    """Writes a model's weights for sampling and evaluation: model.safetensors and checkpoint.json, all or nothing.
 
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
-    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json"), **extra}
-    write_tensors(folder, "model", dict(denoiser.state_dict()), meta, meta_name="checkpoint")
+    meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json")}
+    write_tensors(folder, "model", weights, extra | meta, meta_name="checkpoint")
 
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:
     """The denoiser of a checkpoint folder, its config and its notes. Raises UserError if it is missing or damaged."""
-    needs = ("images", "shape", "config", "data_fingerprint")
-    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint", needs=needs)
+    tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]
     denoiser = build_model(config.model, (channels, height, width), config.seed, meta.get("classes", 0)).to(device)

@@ -13,7 +13,6 @@ BEGIN_AGAIN = "and the run begins again"
 
 
 def state_name(images: int) -> str:
-    """The name of a state's folder."""
     return f"images-{images:09d}"
 
 
@@ -61,7 +60,8 @@ def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
         try:
             read_state(folder)
         except DamagedFile as error:
-            damages.append(f"state {folder.name}: {_short(error, folder)}")
+            without_path = str(error).removeprefix(str(folder)).partition(": ")[2]
+            damages.append(f"state {folder.name}: {without_path}")
             continue
         except UserError as error:
             return f"{error}; remove {place} {BEGIN_AGAIN}"
@@ -71,8 +71,3 @@ def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
     if damages:
         return f"{place}: no state can be read ({'; '.join(damages)}); restore one, or remove {place} {BEGIN_AGAIN}"
     return None
-
-
-def _short(error: DamagedFile, folder: Path) -> str:
-    """What is wrong, without the path."""
-    return str(error).removeprefix(str(folder)).partition(": ")[2]

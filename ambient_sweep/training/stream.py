@@ -32,7 +32,6 @@ class Stream:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, start: int, count: int) -> Batch:
-        """The images at `count` positions from `start` on."""
         o = self.observed
         y, sigma_n, clean, labels = o.read(np.array([self._at(p) for p in range(start, start + count)]))
         if self.flip:

@@ -17,12 +17,10 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits, evaluate
-from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
 from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
-from ambient_sweep.trial.recorder import silent
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads
 
@@ -51,26 +49,13 @@ class CheckpointReport:
     warnings: tuple[str, ...]
 
 
-def evaluate_model(denoiser: Denoiser, config: Config, data_fingerprint: str) -> dict[str, dict[str, Measure]]:
-    """A trial's own measures of a trained model, per endpoint, against the images of `config`.
-
-    Raises UserError where these are not the images of its training, whose fingerprint is `data_fingerprint`.
-    """
-    use_threads(config)
-    device, clean = device_of(config), _checked_data(config, data_fingerprint)
-    reference = Reference.build(clean, config.evaluation, device=device)
-    e, counts = config.evaluation, class_counts(config, clean)
-    samples = generate(config, denoiser.to(device), clean.shape, e.samples, e.seed, device=device, counts=counts)
-    return {endpoint: evaluate(images, reference, device=device) for endpoint, images in samples.items()}
-
-
 def evaluate_checkpoint(
     denoiser: Denoiser,
     config: Config,
     data_fingerprint: str,
     options: Options,
     *,
-    echo: Callable[[str], None] = silent,
+    echo: Callable[[str], None] = lambda line: None,
 ) -> CheckpointReport:
     """Everything about a trained model, against the images of `config`.
 
@@ -78,7 +63,10 @@ def evaluate_checkpoint(
     where samples are not finite.
     """
     use_threads(config)
-    device, clean = device_of(config), _checked_data(config, data_fingerprint)
+    device, clean = device_of(config), load_clean(config, cached_data)
+    if clean.fingerprint != data_fingerprint:
+        source = config.evaluation.path or config.data.path or config.data.source
+        raise UserError(f"{source}: not the images this model was trained with")
     denoiser, evaluation = denoiser.to(device), with_similarity(config.evaluation)
     names, real = all_measures(evaluation, options.without), RealImages.of_data(clean)
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
@@ -116,27 +104,16 @@ def evaluate_checkpoint(
     )
 
 
-def _checked_data(config: Config, data_fingerprint: str) -> ImageData:
-    clean = load_clean(config, cached_data)
-    if clean.fingerprint != data_fingerprint:
-        source = config.evaluation.path or config.data.path or config.data.source
-        raise UserError(f"{source}: not the images this model was trained with")
-    return clean
-
-
 def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
     """At most `most` training and unseen held-out images, drawn by a key, with classes for a conditional model."""
-    labels = None if clean.heldout_labels is None else clean.heldout_labels[torch.from_numpy(unseen)]
-    return (
-        _chosen(config, clean.train, clean.train_labels, "train", most),
-        _chosen(config, clean.heldout.subset(unseen), labels, "heldout", most),
-    )
 
+    def chosen(name: str, images: Pixels, labels: torch.Tensor | None, among: NDArray[np.int64]) -> Subjects:
+        rows = among[np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(among))[:most])]
+        given = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
+        return Subjects(images.read(rows), given)
 
-def _chosen(config: Config, images: Pixels, labels: torch.Tensor | None, name: str, most: int) -> Subjects:
-    rows = np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(images))[:most])
-    chosen = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
-    return Subjects(images.read(rows), chosen)
+    train = chosen("train", clean.train, clean.train_labels, np.arange(len(clean.train)))
+    return train, chosen("heldout", clean.heldout, clean.heldout_labels, unseen)
 
 
 def _attacked(

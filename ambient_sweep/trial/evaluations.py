@@ -29,7 +29,7 @@ from ambient_sweep.trial.records import (
     read_evaluation,
     write_evaluation,
 )
-from ambient_sweep.trial.samples import generate, nothing
+from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import device_of
 
 GRID_SAMPLES = 32
@@ -58,7 +58,7 @@ class Evaluator:
         if done and saved:
             return [read_evaluation(path, trial_id) for path in paths], False
         denoiser = self._averaged(state)
-        save = partial(save_model, checkpoint, denoiser, config, images, state.shape, self.notes)
+        save = partial(save_model, checkpoint, denoiser.state_dict(), config, images, state.shape, self.notes)
         if done:
             if group.rank == 0:
                 save()
@@ -116,7 +116,7 @@ def measured(
     *,
     seed: int,
     group: Group = SINGLE,
-    before_batch: Callable[[], None] = nothing,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
     """Samples of a trial's model after `images` at each endpoint, and their record, on rank 0; every worker calls it."""
     device, count, begun = device_of(config), config.evaluation.samples, time.perf_counter()
@@ -144,7 +144,6 @@ def measured(
 
 
 def _place(config: Config, trial_id: str, images: int, endpoint: str) -> dict[str, Any]:
-    """What a record says of the trial that it belongs to."""
     return {
         "trial_id": trial_id,
         "fraction": evaluated_lengths(config).get(images, images / config.images_at(1.0)),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,17 +41,7 @@ class Report:
     """What a running trial tells its caller; `evaluation` is None for a training record."""
 
     images: int
-    fraction: float
-    scalars: dict[str, float]
     evaluation: EvaluationRecord | None = None
-
-
-def ignore(report: Report) -> None:
-    """The caller that needs no reports."""
-
-
-def silent(line: str) -> None:
-    """The caller that shows no lines."""
 
 
 class TrialRecorder:
@@ -99,16 +90,11 @@ class TrialRecorder:
             replicate_of=replicate_of,
         )
         if before is not None:
-            saved = before.forked_at <= state.images
+            kept = ["images_executed", "device_seconds", "started", "discarded"]
+            kept += ["stage", "forked_at"] if before.forked_at <= state.images else []
+            taken = _until(before.taken, state.images)
             self.record = dataclasses.replace(
-                self.record,
-                images_executed=before.images_executed,
-                device_seconds=before.device_seconds,
-                started=before.started,
-                stage=before.stage if saved else None,
-                forked_at=before.forked_at if saved else 0,
-                taken=_until(before.taken, state.images),
-                discarded=before.discarded,
+                self.record, taken=taken, **{name: getattr(before, name) for name in kept}
             )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         self._has_objectives = bool(read_trial_evaluations(root, trial_id))
@@ -126,7 +112,6 @@ class TrialRecorder:
             self._echo(line)
 
     def reached(self, images: int) -> None:
-        """Training has come to `images`."""
         self._update(images_done=images)
 
     def training(self, record: Record) -> None:
@@ -135,8 +120,7 @@ class TrialRecorder:
             return
         values = {f"train/{name}": value for name, value in dataclasses.asdict(record).items() if name != "images"}
         self._board.scalars(record.images, values)
-        done = record.images / (self.config.steps * self.config.training.batch_size)
-        self._on_report(Report(record.images, done, values))
+        self._on_report(Report(record.images))
 
     def forked(self, images: int, stage: str) -> None:
         """Training goes on from the state after `images` that another trial stored."""
@@ -161,20 +145,17 @@ class TrialRecorder:
         values = {f"{evaluation.endpoint}/{name}": m.value for name, m in evaluation.measures.items()}
         self._board.scalars(evaluation.images, values)
         if evaluation.main_endpoint:
-            fidelity, memorization = (
-                evaluation.measures[m].value for m in (evaluation.fidelity, evaluation.memorization)
-            )
-            self._board.hparams(evaluation.images, fidelity, memorization)
+            names = (evaluation.fidelity, evaluation.memorization)
+            self._board.hparams(evaluation.images, *(evaluation.measures[name].value for name in names))
             self._has_objectives = True
         if evaluation.images > self.record.discarded:
-            self._on_report(Report(evaluation.images, evaluation.fraction, values, evaluation))
+            self._on_report(Report(evaluation.images, evaluation))
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
         path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")
         self._board.grid(images, f"{GRID}/{endpoint}", image_grid(samples, neighbours, path))
 
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
-        """The grid that another trial made."""
         write_atomic(evaluation_path(self.root, self.trial_id, images, endpoint, ".png"), png)
         self._board.grid(images, f"{GRID}/{endpoint}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
 
@@ -186,12 +167,13 @@ class TrialRecorder:
             self._board.close()
         return self.record
 
-    def _update(self, **changes: object) -> None:
-        changes.setdefault("images_done", self.record.images_done)
-        done = int(str(changes["images_done"]))
-        changes["images_executed"] = self._executed + done - self._start
-        changes["device_seconds"] = self._seconds + self.device_seconds
-        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+    def _update(self, **changes: Any) -> None:
+        record = dataclasses.replace(self.record, **changes)
+        self.record = dataclasses.replace(
+            record,
+            images_executed=self._executed + record.images_done - self._start,
+            device_seconds=self._seconds + self.device_seconds,
+        )
         if self.writes:
             write_trial(self.root, self.record)
 

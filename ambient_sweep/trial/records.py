@@ -103,12 +103,10 @@ _TRIAL, _EVALUATION = TypeAdapter(TrialRecord), TypeAdapter(EvaluationRecord)
 
 
 def trial_folder(root: Path, trial_id: str) -> Path:
-    """The folder of one trial."""
     return root / "trials" / trial_id
 
 
 def trial_path(root: Path, trial_id: str) -> Path:
-    """The file of a trial's record."""
     return trial_folder(root, trial_id) / "trial.json"
 
 
@@ -123,7 +121,6 @@ def remeasurement_path(root: Path, trial_id: str, images: int, endpoint: str, se
 
 
 def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
-    """The folder of a trial's evaluated weights."""
     return trial_folder(root, trial_id) / "checkpoints" / f"images-{images:09d}"
 
 
@@ -131,17 +128,14 @@ def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
 
 
 def write_trial(root: Path, record: TrialRecord) -> None:
-    """Writes or replaces trial.json, atomically."""
     write_json(trial_path(root, record.trial_id), asdict(record))
 
 
 def write_evaluation(root: Path, record: EvaluationRecord) -> None:
-    """Writes or replaces an evaluation's JSON file, atomically."""
     write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
 
 
 def write_remeasurement(root: Path, record: EvaluationRecord) -> None:
-    """Writes or replaces the record of a checkpoint measured again, atomically."""
     path = remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed)
     write_json(path, asdict(record))
 
@@ -164,17 +158,14 @@ def _plain(tree: Any) -> Any:
 
 
 def read_trial(root: Path, trial_id: str) -> TrialRecord:
-    """One trial's record, which must exist."""
     return _read(trial_path(root, trial_id), trial_id, _TRIAL)
 
 
 def read_trials(root: Path) -> list[TrialRecord]:
-    """All trials' records, ordered by trial id."""
     return [_read(path, path.parent.name, _TRIAL) for path in sorted(root.glob("trials/*/trial.json"))]
 
 
 def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of a trial, which must exist."""
     return _read(path, trial_id, _EVALUATION)
 
 
@@ -194,7 +185,6 @@ def read_remeasurements(root: Path) -> list[EvaluationRecord]:
 
 
 def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    """One evaluation of another trial, as that of `trial_id`."""
     return replace(_parse(path, _EVALUATION), trial_id=trial_id)
 
 

@@ -48,17 +48,16 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> Discarded:
     """
     ended = [(trial, _folders(root, trial, keep_checkpoints)) for trial in read_trials(root) if trial.ended]
     folders = [folder for _, each in ended for folder in each]
-    found = Discarded(
-        _freed([root / FOLDER, *folders]),
-        sum(folder.parent.name == CHECKPOINTS for folder in folders),
-    )
+    checkpoints = sum(folder.parent.name == CHECKPOINTS for folder in folders)
+    found = Discarded(_freed([root / FOLDER, *folders]), checkpoints)
     for trial, each in ended:
         reported = max((e.images for e in read_trial_evaluations(root, trial.trial_id)), default=0)
         if each and trial.discarded != reported:
             write_trial(root, replace(trial, discarded=reported))
         for folder in each:
             remove_whole(folder)
-        for place in (trial_folder(root, trial.trial_id), trial_folder(root, trial.trial_id) / CHECKPOINTS):
+        folder = trial_folder(root, trial.trial_id)
+        for place in (folder, folder / CHECKPOINTS):
             remove_leftovers(place)
     remove_whole(root / FOLDER)
     for aside in root.glob(f".{FOLDER}.*.tmp"):

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.config import Config
@@ -10,17 +10,17 @@ from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.models import Shape, describe
+from ambient_sweep.models import describe
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import remove_leftovers
+from ambient_sweep.storage import naming, remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.loop import never, train
+from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.posthoc_ema import SNAPSHOTS, save_snapshot
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.training.state_files import restore_newest, save_newest
 from ambient_sweep.trial.evaluations import Evaluator
-from ambient_sweep.trial.recorder import Report, TrialRecorder, ignore, silent
+from ambient_sweep.trial.recorder import Report, TrialRecorder
 from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
@@ -38,9 +38,9 @@ def run_trial(
     *,
     role: str = "search",
     group: Group = SINGLE,
-    on_report: Callable[[Report], None] = ignore,
-    echo: Callable[[str], None] = silent,
-    interrupted: Callable[[], bool] = never,
+    on_report: Callable[[Report], None] = lambda report: None,
+    echo: Callable[[str], None] = lambda line: None,
+    interrupted: Callable[[], bool] = lambda: False,
     stages: Stages | None = None,
     replicate_of: str | None = None,
 ) -> TrialRecord:
@@ -61,9 +61,11 @@ def run_trial(
     classes = data.classes if config.model.conditional else 0
     observed = observe(data, config.observed, config.objective.kind == "ambient_high_clean_low")
     state = TrainState.create(config, data.shape, device, classes, group)
-    lines = [_size(config, data.shape, classes)] if group.rank == 0 else []
+    lines = [describe(config.model, data.shape, classes)]
+    if config.objective.kind == "ambient_consistency":
+        lines[0] += f"; a step with consistency costs {step_cost(config):.2f} plain steps"
     found = restore_newest(folder / "state", state, lines.append)
-    with _named(folder):
+    with naming(folder, unnamed=True):
         recorder = TrialRecorder(
             root, trial_id, role, state, reference.settings.key, data.fingerprint, on_report, echo, replicate_of
         )
@@ -72,7 +74,7 @@ def run_trial(
     evaluator = Evaluator(recorder, reference, clean, class_counts(config, data))
     client = None if stages is None else StageClient(stages, state, recorder, evaluator)
     try:
-        with _named(folder):
+        with naming(folder, unnamed=True):
             _Run(state, observed, recorder, evaluator, client, interrupted, saved=found is not None).go()
     except Interrupted as error:
         recorder.end("stopped", str(error))
@@ -89,25 +91,6 @@ def run_trial(
         recorder.end("stopped", INTERRUPTED)
         raise
     return recorder.end("completed", None)
-
-
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Gives an OSError without a name, as of a full disk, that of `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
-
-
-def _size(config: Config, shape: Shape, classes: int) -> str:
-    """What is trained and what a step costs, for the user before the start."""
-    line = describe(config.model, shape, classes)
-    if config.objective.kind != "ambient_consistency":
-        return line
-    return f"{line}; a step with consistency costs {step_cost(config):.2f} plain steps"
 
 
 class _Run:
@@ -134,7 +117,6 @@ class _Run:
         self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths
 
     def go(self) -> None:
-        """Trains to the end, or raises."""
         if self.state.group.rank == 0:
             for folder in ("checkpoints", SNAPSHOTS):
                 remove_leftovers(self.recorder.folder / folder)
@@ -150,20 +132,16 @@ class _Run:
 
     def _passed(self) -> bool:
         """Trains on; False where others are ahead, and it goes on from there."""
-        records = train(
-            self.state.config,
-            self.observed,
-            self.state,
-            stops=self.saves | self.snapshots,
-            interrupted=self.interrupted,
-        )
-        with contextlib.closing(records):
+        state, stops = self.state, self.saves | self.snapshots
+        with contextlib.closing(
+            train(state.config, self.observed, state, stops=stops, interrupted=self.interrupted)
+        ) as records:
             for record in records:
                 self.saved = False
                 self.recorder.training(record)
                 self._arrive()
                 self._count_time()
-                at_length = self.state.images in self.lengths | self.snapshots
+                at_length = state.images in self.lengths | self.snapshots
                 if at_length and self.client is not None and self.client.ahead() is not None:
                     return False
         return True

@@ -31,10 +31,6 @@ def class_counts(config: Config, data: ImageData) -> tuple[int, ...]:
     return tuple(torch.bincount(data.train_labels, minlength=data.classes).tolist())
 
 
-def nothing() -> None:
-    """The caller that has nothing to do between batches."""
-
-
 def generate(
     config: Config,
     denoiser: Callable[..., torch.Tensor],
@@ -45,7 +41,7 @@ def generate(
     device: str = "cpu",
     *,
     counts: Sequence[int] = (),
-    before_batch: Callable[[], None] = nothing,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor]:
     """`count` samples [N,C,H,W] per endpoint, on the CPU and on every worker, each worker having made a part.
 
@@ -73,14 +69,13 @@ def generate(
         return sample(bound, noise, levels, stop)
 
     size = CHUNK if exact else min(s.batch_size or FAST_BATCH, -(-count // group.size))
-    if not exact:
-        batch = Halving(batch, size)
+    made = batch if exact else halving(batch, size)
     batches = -(-count // size)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
     with _exact_arithmetic() if exact else contextlib.nullcontext():
         for index in group.share(batches):
             before_batch()
-            for endpoint, images in zip(pieces, batch(index * size, size), strict=True):
+            for endpoint, images in zip(pieces, made(index * size, size), strict=True):
                 pieces[endpoint].append(images)
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
@@ -99,32 +94,31 @@ def sampled_labels(counts: Sequence[int], seed: int, start: int, size: int) -> t
 def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable[..., torch.Tensor]:
     """The denoiser as sampling.precision and sampling.compile ask for it."""
     s = config.sampling
-    if s.precision == "float32" and not s.compile:
+    if (s.precision == "float32" and not s.compile) or not isinstance(denoiser, Denoiser):
         return denoiser
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError("sampling.precision and sampling.compile need a Denoiser")
     return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
 
 
-class Halving:
-    """Batches made in parts, at first one, of half the size from then on whenever a part does not fit into memory."""
+def halving(batch: Callable[[int, int], Endpoints], most: int) -> Callable[[int, int], Endpoints]:
+    """`batch` made in parts of `most` images, and of half as many from then on whenever a part does not fit into memory.
 
-    def __init__(self, batch: Callable[[int, int], Endpoints], size: int) -> None:
-        self.batch, self.size = batch, size
+    Raises torch.OutOfMemoryError where not even one image fits.
+    """
 
-    def __call__(self, start: int, size: int) -> Endpoints:
-        """Samples start .. start + size. Raises torch.OutOfMemoryError where not even one fits."""
+    def parts(start: int, size: int) -> Endpoints:
+        nonlocal most
         while True:
-            starts = range(start, start + size, self.size)
             try:
-                parts = [self.batch(first, min(self.size, start + size - first)) for first in starts]
+                made = [batch(first, min(most, start + size - first)) for first in range(start, start + size, most)]
             except torch.OutOfMemoryError:
-                if self.size == 1:
+                if most == 1:
                     raise
-                self.size = -(-self.size // 2)
+                most = -(-most // 2)
             else:
-                zero, observed = (torch.cat(part) for part in zip(*parts, strict=True))
+                zero, observed = (torch.cat(part) for part in zip(*made, strict=True))
                 return zero, observed
+
+    return parts
 
 
 @contextlib.contextmanager

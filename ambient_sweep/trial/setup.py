@@ -1,7 +1,6 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
-from ambient_sweep.stages.keys import TRAINED_ON
+from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
 
 REFERENCE, SPLIT = "reference", "split.json"
@@ -67,11 +66,7 @@ def shared_reference(config: Config, root: Path) -> Reference:
 
 def _check_training_data(root: Path, data: ImageData, source: str) -> None:
     """Raises UserError where the training data are not those with which `root` began, or cannot be told from others."""
-    file = root / TRAINED_ON
-    try:
-        before = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); restore it, or use a new name") from None
+    before = trained_on(root)
     changed = [name for name, fingerprint in data.trained_on().items() if before.get(name) != fingerprint]
     if changed:
         raise UserError(

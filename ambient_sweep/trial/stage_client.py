@@ -56,7 +56,6 @@ class StageClient:
         self._passed_over: set[tuple[str, str]] = set()  # parts found to be unusable
 
     def key(self, images: int) -> str:
-        """The key of this trial's state after `images`."""
         return self.prefix.key(images, self.data)
 
     @property
@@ -161,8 +160,7 @@ class StageClient:
         if found is None:
             return False
         tensors, records, pictures = found
-        denoiser = self.state.with_weights(tensors)
-        save_model(self._checkpoint(images), denoiser, self.config, images, self.state.shape, self.evaluator.notes)
+        save_model(self._checkpoint(images), tensors, self.config, images, self.state.shape, self.evaluator.notes)
         for record, picture in zip(records, pictures, strict=True):
             self.recorder.picture(images, record.endpoint, picture)
             if not self._file(images, record.endpoint).exists():
@@ -213,13 +211,11 @@ class StageClient:
             self.store.put(key, STATE, files, notes)
 
     def publish_evaluation(self, images: int) -> None:
-        """Stores the evaluations of a state that others may take."""
         if self._active and images in self.points:
             with self._noting(self.key(images)):
                 self._publish_evaluation(images)
 
     def _publish_evaluation(self, images: int) -> bool:
-        """False where the trial does not have them."""
         files = _files(self._checkpoint(images), "model.safetensors", "checkpoint.json")
         for endpoint in self.config.endpoints():
             for suffix in (".json", ".png"):

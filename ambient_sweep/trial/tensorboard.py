@@ -24,7 +24,6 @@ class TrialBoard:
         self._writer = SummaryWriter(str(folder), purge_step=resume_at)
 
     def scalars(self, images: int, values: Mapping[str, float]) -> None:
-        """One point on each named curve."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, images)
         self._writer.flush()
@@ -48,7 +47,6 @@ class TrialBoard:
         self.scalars(images, metrics)
 
     def close(self) -> None:
-        """Writes what is pending and closes the file."""
         self._writer.close()
 
 

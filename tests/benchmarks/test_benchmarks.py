@@ -14,7 +14,6 @@ SCRIPTS = {
     "throughput.py": ["--device", "cpu", "--presets", "unet-8", "--batch", "2", "--no-compile"],
 }
 SLOW = {
-    "overhead.py": ["--trials", "2"],  # starts Ray twice
     "search/compare.py": ["--seeds", "1", "--problems", "digits"],
     "search/scale.py": ["--trials", "20"],
 }

@@ -34,7 +34,6 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(root / "honest", images[:300])
     save(root / "train", images[600:1000])
     save(root / "heldout", images[1000:1300])
-    save(root / "mixed", np.concatenate([images[1000:1200], images[600:605]]))
     return root
 
 
@@ -93,12 +92,6 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
     ]
     assert across["mem_ratio"]["value"] == pytest.approx(np.mean(values))
     assert "mean over 2 sets" in measure(*words).stdout
-
-
-def test_held_out_images_that_are_training_images_are_left_out(measure: Measure, sets: Path) -> None:
-    done = measure("--generated", sets / "generated", PIXELS, heldout="mixed")
-    assert done.returncode == 0, done.stderr
-    assert "5 held-out images are training images too and were left out" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from made_up_sweeps import add, make_evaluation
 
 from ambient_sweep.evaluation.measure import Z95, Measure
 from ambient_sweep.results.export import build_tables
-from ambient_sweep.results.frontier.recipes import run_variance
 from ambient_sweep.results.tables import schema
 from ambient_sweep.trial.records import read_evaluations, write_evaluation, write_remeasurement
 
@@ -17,12 +16,6 @@ from ambient_sweep.trial.records import read_evaluations, write_evaluation, writ
 def columns(root: Path, *names: str) -> list[list]:
     table = build_tables(root).evaluations
     return [table[name].to_pylist() for name in names]
-
-
-def test_variances_are_weighed_against_the_pool() -> None:
-    pool = (3 * 4 + 1 * 1) / 4
-    pooled = run_variance([4.0, 1.0, np.nan], [3, 1, 0])
-    assert pooled == pytest.approx([(12 + 4 * pool) / 7, (1 + 4 * pool) / 5, pool])
 
 
 def test_the_spread_of_a_recipe_is_that_of_its_runs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from closed_forms import denoising_error, gaussian, six_modes, two_modes
+from closed_forms import denoising_error, six_modes, two_modes
 
 from ambient_sweep.config import build_config
 from ambient_sweep.data.observed import ObservedImages
@@ -135,10 +135,3 @@ def test_the_exact_denoiser_is_a_fixed_point_up_to_a_bound_that_long_chains_lowe
     assert abs(found[20][0]) < found[5][0] / 2
     above = {steps: defect(MIXTURES[name], 1.0, steps)[0] for steps in (2, 5, 20)}
     assert above[2] > 2 * above[5] > 4 * above[20]
-
-
-def test_the_exact_denoiser_of_a_gaussian_is_a_fixed_point_whatever_the_chain():
-    """D is linear there: E D(x', s') = D(E x', s') = D(x, s)."""
-    for steps in (1, 2, 5):
-        value, error = defect(gaussian(), 1.0, steps)
-        assert abs(value) < 4 * error

@@ -66,27 +66,19 @@ def one_step(config, observed, state):
     draws = objective.draw(config, batch, True)
     loss = objective.main_loss(state.denoiser, draws).mean()
     share = takes_part(0, len(batch), config.consistency.batch_share).sum()
-    loss = (
-        loss
-        + config.consistency.weight
-        * objective.consistency_term(config, state.denoiser, draws.consistency).sum()
-        / share
-    )
+    consistency = objective.consistency_term(config, state.denoiser, draws.consistency).sum() / share
+    loss = loss + config.consistency.weight * consistency
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.optimizer.clip_norm)
-    optimizer = torch.optim.AdamW(
-        state.denoiser.parameters(), lr=config.optimizer.lr, betas=(0.9, 0.99), weight_decay=0
-    )
-    optimizer.step()
+    torch.optim.AdamW(state.denoiser.parameters(), config.optimizer.lr, (0.9, 0.99), weight_decay=0).step()
     return loss.item(), norm.item()
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_step_is_what_its_equations_say(accumulate):
     one = {"training.images": 16, "consistency.start": 0.0, "consistency.weight": 0.7, "consistency.batch_share": 0.4}
-    config = build_config(
-        BASE, one, {"optimizer.warmup": 0.0, "compute.accumulate": accumulate, "optimizer.schedule": "constant"}
-    )
+    plain = {"optimizer.warmup": 0.0, "compute.accumulate": accumulate, "optimizer.schedule": "constant"}
+    config = build_config(BASE, one, plain)
     observed = observations()
     written = new_state(config, observed)
     loss, norm = one_step(config, observed, written)
@@ -209,11 +201,9 @@ def test_what_is_not_finite_is_named_and_never_yielded(monkeypatch, broken, name
         return broken(losses(denoiser, draws)) if len(count) > 20 else losses(denoiser, draws)
 
     monkeypatch.setattr(objective, "main_loss", later)
-    records = train(
-        build_config(BASE), observations(), new_state(build_config(BASE), observations()), stops=frozenset({336})
-    )
+    config = build_config(BASE)
+    records = train(config, observations(), new_state(config, observations()), stops=frozenset({336}))
     assert [next(records).images for _ in range(5)] == [64, 128, 192, 256, 320]
-    with pytest.raises(
-        TrainingDiverged, match=rf"^the {name} is not finite at 336 images \((nan|inf)\); lower optimizer"
-    ):
+    words = rf"^the {name} is not finite at 336 images \((nan|inf)\); lower optimizer"
+    with pytest.raises(TrainingDiverged, match=words):
         next(records)

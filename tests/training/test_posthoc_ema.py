@@ -1,7 +1,5 @@
 """Averages reconstructed from snapshots: against the weighted sum over all weights of a training, beside known mistakes."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -16,13 +14,7 @@ from ambient_sweep.models import build_model
 from ambient_sweep.training import posthoc_ema as module
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.files import read_tensors, write_tensors
-from ambient_sweep.training.posthoc_ema import (
-    as_denoiser,
-    reconstruct,
-    save_snapshot,
-    snapshot_folder,
-    snapshots_at,
-)
+from ambient_sweep.training.posthoc_ema import reconstruct, save_snapshot, snapshot_folder, snapshots_at
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
@@ -209,20 +201,17 @@ def test_the_command_writes_a_checkpoint(training, tmp_path):
     assert done.exit_code == 0, done.exception
     assert "16 snapshots up to 10,240 images" in done.output
     model, config, meta = load_model(tmp_path / "c")
+    assert np.array_equal(flat(model.state_dict()), flat(reconstruct(training.folder, 0.12)[0]))
     assert config == build_config(BASE, {"ema.length": 0.12})
     assert (meta["images"], meta["data_fingerprint"], meta["ema_length"]) == (STEPS * BATCH, "abc", 0.12)
     assert 0 < meta["ema_residual"] < 0.01
-    x, sigma = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.rand(3)
-    assert torch.equal(model(x, sigma), as_denoiser(*reconstruct(training.folder, 0.12))(x, sigma))
     poor = average(training.folder, "--length", 0.28, "--images", STEPS * BATCH // 2, "--out", tmp_path / "d")
-    assert "length 0.28 is poorly represented" in poor.output
+    assert "; poorly represented: train with more" in poor.output
     again = average(training.folder, "--length", 0.15, "--out", tmp_path / "c")
     assert "already exists and is not an empty folder" in str(again.exception)
-    two = average(training.folder, "--length", 0.15, "--length", 0.1, "--out", tmp_path / "e")
-    assert "several lengths need --evaluate" in str(two.exception)
 
 
-def test_a_trial_evaluates_what_the_command_reconstructs_later_and_chooses_among(tmp_path):
+def test_a_trial_evaluates_what_the_command_reconstructs_later(tmp_path):
     """The whole way: a trial with a length that is not tracked, and its checkpoints beside those of the command."""
     changes = {"objective.kind": "ambient", "ema.snapshots": 8, "training.images": 1600, "training.batch_size": 32}
     config = build_config(BASE, changes)
@@ -236,10 +225,3 @@ def test_a_trial_evaluates_what_the_command_reconstructs_later_and_chooses_among
         (trained, first, _), (later, second, _) = map(load_model, (folder / f"checkpoints/images-{images:09d}", out))
         assert first == second
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), later.parameters(), strict=True))
-    words = [word for length in (0.02, 0.1, 0.25) for word in ("--length", length)]
-    done = average(folder, *words, "--evaluate", "--out", tmp_path / "best", "--json")
-    assert done.exit_code == 0, done.exception
-    result = json.loads(done.output)
-    distances = {row["length"]: row["measures"]["fd_pixels"]["value"] for row in result["lengths"]}
-    assert len(set(distances.values())) == 3
-    assert load_model(tmp_path / "best")[1].ema.length == result["length"] == min(distances, key=distances.get)

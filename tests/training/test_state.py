@@ -39,7 +39,7 @@ def test_a_saved_model_comes_back_with_its_config(tmp_path, base):
     observed = pictures(32) if base is not BASE else observations()
     state, _ = run(config, observed)
     notes = {"data_fingerprint": "abc", "classes": state.classes}
-    save_model(tmp_path / "m", state.average, config, state.images, state.shape, notes)
+    save_model(tmp_path / "m", state.average.state_dict(), config, state.images, state.shape, notes)
     model, again, meta = load_model(tmp_path / "m")
     assert again == config
     assert (meta["data_fingerprint"], meta["classes"]) == ("abc", state.classes)

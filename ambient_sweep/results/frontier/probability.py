@@ -25,7 +25,6 @@ def front_probability(
     errors: ArrayLike,
     *,
     correlation: float = 0.0,
-    shrink: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Floats:
@@ -42,7 +41,7 @@ def front_probability(
     order = order[~_hopeless(values[order], spread[order])]
     means, spread = values[order], spread[order]
     noise = spread[:, :, None] * spread[:, None, :] * np.array([[1.0, correlation], [correlation, 1.0]])  # [N, 2, 2]
-    if shrink and len(means) >= FEW and (spread > 0).all():
+    if len(means) >= FEW and (spread > 0).all():
         means, noise = _shrunk(means, noise)
     roots = _roots(noise)
     hits, step = np.zeros(len(means)), max(1, AT_ONCE // max(1, len(means)))

@@ -115,7 +115,6 @@ def _chebyshev(front: pa.Table, weight: float) -> Choice:
 
 
 def _share(rule: str, text: str) -> float:
-    """The number after '=' in a rule."""
     try:
         value = float(text)
     except ValueError:

@@ -1,6 +1,7 @@
 """The frontier as a picture: fidelity against memorization, a point per candidate checkpoint."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,20 +89,12 @@ def _error_bars(axes: Axes, rows: pa.Table) -> None:
 
 
 def _scatter(axes: Axes, rows: pa.Table, colors: Floats, zorder: int) -> None:
-    """A point per row: marker by endpoint, area by length."""
     fidelity, memorization = objectives(rows).T
     for endpoint, marker in MARKERS.items():
         at = _is(rows, schema.ENDPOINT, endpoint)
-        axes.scatter(
-            memorization[at],
-            fidelity[at],
-            s=_area(rows[schema.FRACTION].to_numpy()[at]),
-            c=colors[at],
-            marker=marker,
-            edgecolors="white",
-            linewidths=0.5,
-            zorder=zorder,
-        )
+        area = _area(rows[schema.FRACTION].to_numpy()[at])
+        style: dict[str, Any] = {"marker": marker, "edgecolors": "white", "linewidths": 0.5, "zorder": zorder}
+        axes.scatter(memorization[at], fidelity[at], area, colors[at], **style)
 
 
 def _lengths(axes: Axes, rows: pa.Table) -> None:
@@ -114,7 +107,6 @@ def _lengths(axes: Axes, rows: pa.Table) -> None:
 
 
 def _staircase(axes: Axes, front: pa.Table) -> None:
-    """The frontier, its first points numbered."""
     y, x = objectives(front).T
     (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())

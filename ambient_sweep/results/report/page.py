@@ -16,34 +16,18 @@ from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables
 from ambient_sweep.storage import write_atomic
 
+# heading -> column
 FRONTIER_COLUMNS = {
-    "trial": schema.TRIAL_ID,
-    "role": schema.ROLE,
-    "images": schema.IMAGES,
-    "endpoint": schema.ENDPOINT,
-    "sigma": schema.SIGMA,
-    "objective": schema.OBJECTIVE,
-    "fidelity": schema.FIDELITY,
-    "memorization": schema.MEMORIZATION,
-    "probability": schema.FRONT_PROBABILITY,
-    "runs": schema.RUNS,
-}
+    "trial": schema.TRIAL_ID, "role": schema.ROLE, "images": schema.IMAGES, "endpoint": schema.ENDPOINT,
+    "sigma": schema.SIGMA, "objective": schema.OBJECTIVE, "fidelity": schema.FIDELITY, "memorization": schema.MEMORIZATION,
+    "probability": schema.FRONT_PROBABILITY, "runs": schema.RUNS,
+}  # fmt: skip
 TRIAL_COLUMNS = {
-    "trial": schema.TRIAL_ID,
-    "role": schema.ROLE,
-    "status": schema.STATUS,
-    "reason": schema.REASON,
-    "sigma": schema.SIGMA,
-    "objective": schema.OBJECTIVE,
-    "images done": schema.IMAGES_DONE,
-    "of": schema.IMAGES_ASKED,
-    "executed": schema.IMAGES_EXECUTED,
-    "forked at": schema.IMAGES_FORKED,
-    "rung": schema.RUNG,
-    "device s": schema.DEVICE_SECONDS,
-    "fidelity": schema.FIDELITY,
-    "memorization": schema.MEMORIZATION,
-}
+    "trial": schema.TRIAL_ID, "role": schema.ROLE, "status": schema.STATUS, "reason": schema.REASON,
+    "sigma": schema.SIGMA, "objective": schema.OBJECTIVE, "images done": schema.IMAGES_DONE, "of": schema.IMAGES_ASKED,
+    "executed": schema.IMAGES_EXECUTED, "forked at": schema.IMAGES_FORKED, "rung": schema.RUNG,
+    "device s": schema.DEVICE_SECONDS, "fidelity": schema.FIDELITY, "memorization": schema.MEMORIZATION,
+}  # fmt: skip
 
 
 def write_report(path: Path, tables: Tables, choice: Choice, picture: bytes, best_file: Path) -> None:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
@@ -27,62 +29,40 @@ def trial_row(root: Path, trial: TrialRecord, evaluations: list[EvaluationRecord
     """A row of the trials table; the objectives are those at full length and the main endpoint."""
     full = [e for e in evaluations if e.main_endpoint and e.images >= trial.images_asked]
     return {
-        schema.TRIAL_ID: trial.trial_id,
-        schema.ROLE: trial.role,
-        schema.STATUS: trial.status,
-        schema.REPLICATE_OF: trial.replicate_of,
-        schema.REASON: trial.reason,
+        **_fields(trial, schema.TRIALS),
         schema.FIDELITY_MEASURE: config["evaluation.fidelity"],
         schema.MEMORIZATION_MEASURE: config["evaluation.memorization"],
-        schema.IMAGES_ASKED: trial.images_asked,
-        schema.IMAGES_DONE: trial.images_done,
-        schema.IMAGES_EXECUTED: trial.images_executed,
         schema.IMAGES_FORKED: trial.forked_at,
-        schema.DEVICE_SECONDS: trial.device_seconds,
-        schema.PARAMETERS: trial.parameters,
-        schema.DEVICE: trial.device,
         schema.STARTED: _utc(trial.started),
         schema.FINISHED: None if trial.finished is None else _utc(trial.finished),
-        schema.DATA_FINGERPRINT: trial.data_fingerprint,
-        schema.REFERENCE_KEY: trial.reference_key,
         schema.VERSIONS: json.dumps(trial.versions, sort_keys=True),
-        schema.CODE_REVISION: trial.code_revision,
         schema.FOLDER: trial_folder(root, trial.trial_id).relative_to(root).as_posix(),
-        schema.RUNG: trial.rung,
-        schema.STAGE: trial.stage,
         **(_objectives(full[-1]) if full else {}),
         **config,
     }
 
 
 def evaluation_row(trial: TrialRecord, evaluation: EvaluationRecord, config: Row) -> Row:
-    """A row of the evaluations table."""
     row = {
-        schema.TRIAL_ID: trial.trial_id,
-        schema.ROLE: trial.role,
+        **_fields(trial, schema.EVALUATIONS),
+        **_fields(evaluation, schema.EVALUATIONS),
         schema.TRIAL_STATUS: trial.status,
-        schema.REPLICATE_OF: trial.replicate_of,
-        schema.IMAGES: evaluation.images,
         schema.IMAGES_EXECUTED: trial.executed_at(evaluation.images),
-        schema.FRACTION: evaluation.fraction,
-        schema.IMAGES_ASKED: trial.images_asked,
-        schema.ENDPOINT: evaluation.endpoint,
-        schema.MAIN_ENDPOINT: evaluation.main_endpoint,
         schema.ON_FRONT: False,
         schema.FIDELITY_MEASURE: evaluation.fidelity,
         schema.MEMORIZATION_MEASURE: evaluation.memorization,
-        schema.SAMPLES: evaluation.samples,
         schema.EVALUATION_SEED: evaluation.seed,
-        schema.SECONDS: evaluation.seconds,
-        schema.CHECKPOINT: evaluation.checkpoint,
-        schema.DATA_FINGERPRINT: trial.data_fingerprint,
-        schema.REFERENCE_KEY: trial.reference_key,
         **_objectives(evaluation),
         **config,
     }
     for name, measure in evaluation.measures.items():
         row |= _interval(name, measure) | {schema.count(name): measure.n}
     return row
+
+
+def _fields(record: TrialRecord | EvaluationRecord, table: pa.Schema) -> Row:
+    """The fields of a record that have a column of the same name."""
+    return {name: value for name, value in vars(record).items() if name in table.names}
 
 
 def _objectives(evaluation: EvaluationRecord) -> Row:

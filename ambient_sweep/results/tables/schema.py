@@ -75,17 +75,14 @@ VERSION_KEY = b"ambient_sweep.schema_version"
 
 
 def low(name: str) -> str:
-    """Column of the lower end of a measure's 95 % interval."""
     return f"{name}_low"
 
 
 def high(name: str) -> str:
-    """Column of the upper end of a measure's 95 % interval."""
     return f"{name}_high"
 
 
 def count(name: str) -> str:
-    """Column of the number of samples behind a measure."""
     return f"{name}_n"
 
 
@@ -112,7 +109,6 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
 
 
 def config_fields() -> list[pa.Field]:
-    """A typed field per knob, under its dotted key."""
     fields = []
     for key, (knob, _) in knobs().items():
         kind, nullable = arrow_type(knob.annotation)

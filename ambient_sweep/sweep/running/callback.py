@@ -120,7 +120,7 @@ class SweepCallback(WithoutState, tune.Callback):
         """Removes stages beyond search.stages_gib that neither the frontier nor live trials need."""
         try:
             stages = Stages(self._root)
-            if stages.bytes() <= self._sweep.search.stages_gib * GIB:
+            if stages.store.bytes() <= self._sweep.search.stages_gib * GIB:
                 return
             front = frontier(build_tables(self._root).evaluations).to_pylist()
             best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]

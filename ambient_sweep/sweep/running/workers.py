@@ -127,7 +127,6 @@ def _trainer(resources: ResourcesConfig, trial_id: str, task: dict[str, Any]) ->
 def train_worker(task: dict[str, Any]) -> None:
     """One of a trial's workers; the process group stands when Ray Train calls it."""
     from ambient_sweep.training.group import Group
-    from ambient_sweep.training.loop import never
     from ambient_sweep.trial.run import run_trial
 
     trial = SweepTrial(**task["trial"])
@@ -140,7 +139,7 @@ def train_worker(task: dict[str, Any]) -> None:
             trial.trial_id,
             role=trial.role,
             group=group,
-            interrupted=stop_file(root, trial.trial_id).exists if group.rank == 0 else never,
+            interrupted=stop_file(root, trial.trial_id).exists if group.rank == 0 else lambda: False,
             stages=stages_of(root, task["every_length"]),
             replicate_of=trial.replicate_of,
         )

@@ -11,7 +11,7 @@ from ambient_sweep.evaluation.memorization.copies import (
     mem_ratio,
     null_threshold,
     thumbnails,
-)  # fmt: skip
+)
 
 
 def test_thumbnails_are_area_means() -> None:
