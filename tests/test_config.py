@@ -135,11 +135,11 @@ SEARCH_SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.
 
 @pytest.mark.parametrize("path", SEARCH_SPACES, ids=lambda p: p.name)
 def test_every_search_space_is_valid_and_opens_with_its_command(path):
-    from ambient_sweep.sweep.space.corners import check_corners
     from ambient_sweep.sweep.space.file import load_sweep
+    from ambient_sweep.sweep.space.validation import check_space
 
     assert path.read_text().splitlines()[0].startswith(f"# ambient-sweep run search_spaces/{path.name}")
-    assert check_corners(load_sweep(path)) > 1
+    assert check_space(load_sweep(path)) > 1
     assert yaml.safe_load(path.read_text()).keys() >= {"base", "space", "search"}
 
 

@@ -31,12 +31,12 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         tell({"kind": "config", "config": dump(config)}, lines, as_json)
         return
     from ambient_sweep.sweep.search.samplers import try_sampler
-    from ambient_sweep.sweep.space.corners import check_corners
     from ambient_sweep.sweep.space.file import load_sweep
+    from ambient_sweep.sweep.space.validation import check_space
 
     sweep = load_sweep(file, parse_overrides(overrides))
     try_sampler(sweep.space, sweep.search)
-    corners = check_corners(sweep)
+    corners = check_space(sweep)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {

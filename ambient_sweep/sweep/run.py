@@ -25,9 +25,9 @@ from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
-from ambient_sweep.sweep.space.corners import check_corners
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
+from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import discard
 
@@ -56,7 +56,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    check_corners(sweep)
+    check_space(sweep)
     try_sampler(sweep.space, sweep.search)
     root = claim(
         storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
@@ -94,8 +94,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     sweep = load_sweep(root / SWEEP_FILE, changes)
     if changes:
         try_sampler(sweep.space, sweep.search)
-        write_sweep(sweep, root / SWEEP_FILE)
-    return _run(sweep, root, echo, lambda: None)
+    return _run(sweep, root, echo, lambda: write_sweep(sweep, root / SWEEP_FILE))
 
 
 def claim(root: Path, hint: str) -> Path:
@@ -114,7 +113,7 @@ def claim(root: Path, hint: str) -> Path:
     return root
 
 
-def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> SweepSummary:
+def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object]) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
     from ambient_sweep.trial.setup import prepare
@@ -122,6 +121,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None]) -> Swe
     begun = time.monotonic()
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
+            start()
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo, begun)
         config = sweep.some_config()

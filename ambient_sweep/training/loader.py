@@ -11,9 +11,8 @@ from ambient_sweep.config import Config
 from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.training import objective
 from ambient_sweep.training.group import Group
-from ambient_sweep.training.objective import Draws
+from ambient_sweep.training.objective import Draws, Stream
 from ambient_sweep.training.schedules import consistency_weight
-from ambient_sweep.training.stream import Stream
 
 T = TypeVar("T")
 Pieces = list[Draws]  # a worker's share of a step, in the parts it is computed in

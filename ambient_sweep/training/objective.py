@@ -1,4 +1,4 @@
-"""The noise levels and random draws at each position of the training stream, and the losses as functions of them."""
+"""The endless, shuffled stream of training images, its noise levels and random draws, and the losses on them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,12 +10,51 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import Config
+from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.diffusion.denoiser import edm_weight
 from ambient_sweep.diffusion.loss import DenoiserFn, ambient_loss, consistency_loss
 from ambient_sweep.diffusion.noise import karras, truncated_lognormal
-from ambient_sweep.training.stream import Batch
 
 T = TypeVar("T", bound="_OnDevice")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images at positions start .. start + len of the training stream."""
+
+    start: int
+    y: torch.Tensor  # [N,C,H,W]
+    sigma_n: torch.Tensor  # [N]
+    clean: torch.Tensor | None
+    labels: torch.Tensor | None = None  # int64 [N]
+    classes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Stream:
+    """Maps each position to an image by keyed permutations, one per epoch, independent of batches and workers."""
+
+    def __init__(self, observed: ObservedImages, seed: int, flip: bool) -> None:
+        self.observed, self.seed, self.flip = observed, seed, flip
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def batch(self, start: int, count: int) -> Batch:
+        o = self.observed
+        y, sigma_n, clean, labels = o.read(np.array([self._at(p) for p in range(start, start + count)]))
+        if self.flip:
+            mirrored = torch.from_numpy(rng.uniform("train.flip", self.seed, start, count)[:, 0] < 0.5)
+            y = torch.where(mirrored[:, None, None, None], y.flip(3), y)
+            clean = None if clean is None else torch.where(mirrored[:, None, None, None], clean.flip(3), clean)
+        return Batch(start, y, sigma_n, clean, labels, o.classes)
+
+    def _at(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.observed))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = rng.permutation("train.epoch", self.seed, epoch, len(self.observed))
+        return int(self._order[offset])
 
 
 @dataclass(frozen=True)

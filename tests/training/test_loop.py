@@ -25,8 +25,7 @@ from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training import objective
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import takes_part
-from ambient_sweep.training.stream import Stream
+from ambient_sweep.training.objective import Stream, takes_part
 
 CHANGES = {
     "consistency": {"data.flip": True},

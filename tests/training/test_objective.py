@@ -6,8 +6,7 @@ import torch
 from scipy import stats
 
 from ambient_sweep.config import build_config
-from ambient_sweep.training.objective import consistency_term, draw, main_loss, step_cost, takes_part
-from ambient_sweep.training.stream import Batch
+from ambient_sweep.training.objective import Batch, consistency_term, draw, main_loss, step_cost, takes_part
 
 COUNT = 4000
 

@@ -82,7 +82,11 @@ def best_config(choice: Choice) -> Config:
 
 def _knee(front: pa.Table) -> Choice:
     distance = pareto.knee_distance(objectives(front)).round(12)
-    reason = f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
+    reason = "the only point of the frontier"
+    if front.num_rows > 1:
+        reason = (
+            f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
+        )
     return _choice(front, ordered(front, -distance, objectives(front)[:, 1]), reason)
 
 

@@ -39,7 +39,7 @@ Echo = Callable[[str], None]
 JOURNAL = "study.journal"
 
 
-def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], None], stop: StopRequest) -> None:
+def search(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object], stop: StopRequest) -> None:
     """Runs what is left of the search. `start` is called when nothing can be refused any more. Raises Stopped."""
     plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):

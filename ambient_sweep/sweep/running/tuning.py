@@ -70,8 +70,6 @@ class TuneSearcher(WithoutState, Searcher):
 class TuneScheduler(WithoutState, FIFOScheduler):
     """Ends a stretch of a trial where the search says so."""
 
-    _supports_buffered_results = False  # a trial must not train on while its report waits
-
     def __init__(self, search: SweepSearch | GivenTrials) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search

@@ -72,6 +72,13 @@ class Proposals:
         """Values from elsewhere, which go first: a point of the sweep file, or a proposal of an earlier session."""
         self._given.append((values, attributes))
 
+    def drop_held(self) -> None:
+        """Ends the proposals that nobody will train, since the search is over; they may be proposed again."""
+        for trial in self._held.values():
+            self._record.withdraw(trial)
+            self._taken.discard(mark(trial.values))
+        self._held.clear()
+
     def next(self, *, waiting_helps: bool) -> SweepTrial | None:
         """The next config to train; None where there is none now. waiting_helps: trials are running, so what is busy will
         be free. Raises AmbientSweepError for what the sampler raises."""

@@ -25,6 +25,7 @@ NAMES: dict[str, type[BaseSampler]] = {
 }
 STARTUP = 10  # random draws of a sampler that is tried, at most
 LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
+WRAPPING = ("PartialFixedSampler",)  # it takes another sampler
 
 
 def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
@@ -58,7 +59,10 @@ def _optuna_class(name: str) -> type[BaseSampler]:
     kinds: Mapping[str, type[BaseSampler]] = {
         n: k
         for n, k in known.items()
-        if inspect.isclass(k) and issubclass(k, BaseSampler) and not inspect.isabstract(k) and n not in LISTING
+        if inspect.isclass(k)
+        and issubclass(k, BaseSampler)
+        and not inspect.isabstract(k)
+        and n not in LISTING + WRAPPING + WRAPPING
     }
     if name not in kinds:
         hint = "; use grid" if name in LISTING else ""
@@ -84,6 +88,6 @@ def try_sampler(space: Space, search: Search) -> None:
         for number in range(STARTUP + 2):
             trial = record.ask()
             report = Report(fidelity=float(number), memorization=-float(number))
-            record.complete(trial, report.objectives, {})
+            record.complete(trial, report, {})
     except AmbientSweepError as error:
         raise UserError(f"{str(error).rstrip('.')}; choose another sampler or other sampler_args") from None

@@ -71,10 +71,11 @@ class SweepSearch:
     # -- an earlier session -------------------------------------------------------------------------------------------
 
     def _recover(self, earlier: Earlier, histories: Mapping[str, History]) -> None:
-        if histories and not histories.keys() & (earlier.trials.keys() | {*self._fixed_ids}):
+        lost = histories.keys() - earlier.trials.keys() - {*self._fixed_ids}
+        if lost:
             raise UserError(
-                f"the study holds none of the {len(histories)} trials of this sweep, so they would be trained again; "
-                "restore study.journal, or start again under another name"
+                f"study.journal lacks {len(lost)} of the {len(histories)} trials of this sweep, so they would be trained "
+                "again; restore it, or start again under another name"
             )
         unknown = History(ended=False)
         for trial_id, fixed in zip(self._fixed_ids, self._fixed, strict=False):
@@ -112,7 +113,7 @@ class SweepSearch:
             self._record.drop(trial.number, stopped=history.stopped)
         full = self._full.pop(trial.trial_id, None)
         if full is not None and not history.stopped:
-            self._record.complete(trial, full.objectives, self._violations(full))
+            self._record.complete(trial, full, self._violations(full))
 
     def _begin(self) -> None:
         """Proposes again, in this session, what an earlier one proposed and left unfinished."""
@@ -255,7 +256,7 @@ class SweepSearch:
         if failure is not None:
             self._record.fail(trial, failure)
         elif full is not None:
-            self._record.complete(trial, full.objectives, self._violations(report or full) | self._violations(full))
+            self._record.complete(trial, full, self._violations(report or full) | self._violations(full))
         elif report is not None and report.ending == "completed":
             self._record.fail(trial, f"objectives missing or not finite: {report.objectives}")
         else:
@@ -266,6 +267,7 @@ class SweepSearch:
         paused = [self.trials[trial_id] for trial_id in self.rungs.paused]
         for trial in paused:
             self.ended(trial.trial_id)
+        self._proposals.drop_held()
         return paused
 
     def _free(self, trial_id: str) -> None:

@@ -142,14 +142,17 @@ class StudyRecord:
         attributes = {OBSERVATION_OF: trial.trial_id, LENGTH: report.fraction, IMAGES: report.images}
         self._add(trial, report.objectives, constraints, attributes)
 
-    def complete(self, trial: SweepTrial, values: Objectives, constraints: Mapping[str, float]) -> None:
-        """A trial ended at its full length."""
+    def complete(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
+        """A trial ended at its full length, where it reported `report`."""
+        attributes = {LENGTH: report.fraction, IMAGES: report.images}
         if trial.number not in self._open:  # recorded otherwise in an earlier session
-            self._add(trial, values, constraints, {TRIAL_ID: trial.trial_id})
+            self._add(trial, report.objectives, constraints, {TRIAL_ID: trial.trial_id} | attributes)
             return
+        for name, value in attributes.items():
+            self._handle(trial).set_user_attr(name, value)
         for name, violation in constraints.items():
             self._handle(trial).set_constraint(name, violation)
-        self._tell(trial, TrialState.COMPLETE, values)
+        self._tell(trial, TrialState.COMPLETE, report.objectives)
 
     def prune(self, trial: SweepTrial) -> None:
         """A trial was stopped before its full length."""
@@ -167,6 +170,10 @@ class StudyRecord:
         for name, violation in (constraints or {}).items():
             handle.set_constraint(name, violation)
         self._tell(trial, TrialState.PRUNED if constraints else TrialState.FAIL)
+
+    def withdraw(self, trial: SweepTrial) -> None:
+        """A proposal is not trained in this session, and may come again."""
+        self._tell(trial, TrialState.FAIL)
 
     def _handle(self, trial: SweepTrial) -> optuna.Trial:
         assert trial.number is not None

@@ -58,6 +58,10 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     space = _read_space(tree.get("space"), where)
     tree = {"name": path.stem, **tree}
     base, changes = flatten(_mapping(tree.get("base"), f"{where}: base")), dict[str, Any]()
+    for key in (key for key, value in (overrides or {}).items() if value == {}):  # as in search.sampler_args={}
+        section, _, inner = key.partition(".")
+        kept = flatten(_mapping(tree.get(section), f"{where}: {section}")).items()
+        tree[section] = {name: value for name, value in kept if name != inner and not name.startswith(f"{inner}.")}
     for key, value in flatten(overrides or {}).items():
         section, _, inner = key.partition(".")
         if section in ("search", "baseline", "confirm") and inner:

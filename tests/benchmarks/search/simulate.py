@@ -65,7 +65,7 @@ class Simulation:
     ) -> None:
         self.problem, self.slots = problem, slots
         base = {
-            "seed": 0, "training.stop": 1.0, "training.images": problem.images,
+            "seed": 0, "training.stop": 1.0, "ema.kind": "power", "training.images": problem.images,
             "evaluation.lengths": problem.lengths, **problem.base,
         }  # fmt: skip
         self.sweep = Sweep("simulated", base, problem.space, search=search)

@@ -246,9 +246,7 @@ def test_trials_without_their_study_are_not_begun_anew(tmp_path: Path, text: str
     if text is not None:
         (tmp_path / "j").write_text(text)
     histories = {"b": ENDED, "s0": ended(at(1.0))}
-    with pytest.raises(
-        UserError, match=r"the study holds none of the 2 trials of this sweep, .*; restore study.journal"
-    ):
+    with pytest.raises(UserError, match=r"study.journal lacks 2 of the 2 trials of this sweep, .*; restore it"):
         search_of(sweep_of(tmp_path, REAL), tmp_path / "j", histories=histories)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.space import corners as corners_module
-from ambient_sweep.sweep.space.corners import check_corners
+from ambient_sweep.sweep.space import validation
 from ambient_sweep.sweep.space.definition import Confirm, Stopping, SweepTrial
 from ambient_sweep.sweep.space.distributions import Distribution
 from ambient_sweep.sweep.space.file import load_sweep, write_sweep
+from ambient_sweep.sweep.space.validation import check_space
 
 GOOD = """
 base:
@@ -308,13 +308,13 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
     """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 6 fixed trials."""
-    assert check_corners(load_sweep(write(tmp_path, GOOD))) == 2**3 * 8 * 18 + 2 + 6
+    assert check_space(load_sweep(write(tmp_path, GOOD))) == 2**3 * 8 * 18 + 2 + 6
 
 
 def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
     text = "space: {observed.sigma: {uniform: [0.1, 90]}, seed: {int: [0, 1]}}\n"
     with pytest.raises(UserError) as caught:
-        check_corners(load_sweep(write(tmp_path, text)))
+        check_space(load_sweep(write(tmp_path, text)))
     assert str(caught.value) == (
         "small: observed.sigma=90.0, seed=0: sampling.sigma_max: 80.0 is not above observed.sigma=90.0"
     )
@@ -325,26 +325,26 @@ def test_a_value_out_of_a_knobs_range_is_found(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"small: consistency\.batch_share=1\.5: consistency\.batch_share: input should"
     ):
-        check_corners(load_sweep(write(tmp_path, text)))
+        check_space(load_sweep(write(tmp_path, text)))
 
 
 def test_a_bad_base_is_not_blamed_on_a_corner(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^small: optimizer\.lr: input should be greater than 0"):
-        check_corners(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
+        check_space(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
 
 
 def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_path: Path) -> None:
     control = "controls: [{label: loud, set: {observed.sigma: 99}}]\n"
     with pytest.raises(UserError, match=r"small: control 'loud': sampling\.sigma_max"):
-        check_corners(load_sweep(write(tmp_path, MINIMAL + control)))
+        check_space(load_sweep(write(tmp_path, MINIMAL + control)))
     # Searched only, the batch is always a multiple of the workers; the baseline takes the base's.
     text = "base: {resources.workers: 3}\nspace: {training.batch_size: {choice: [30, 60]}}\n"
     with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 is not a multiple of resources"):
-        check_corners(load_sweep(write(tmp_path, text)))
+        check_space(load_sweep(write(tmp_path, text)))
 
 
 def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corners_module, "CORNERS", 20)
+    monkeypatch.setattr(validation, "CORNERS", 20)
     text = """
     space:
       seed: {int: [0, 1]}
@@ -353,7 +353,7 @@ def test_a_wide_space_is_checked_along_every_axis(tmp_path: Path, monkeypatch: p
       observed.sigma: {uniform: [0.1, 90]}
     """
     with pytest.raises(UserError, match=r"observed\.sigma=90\.0: sampling\.sigma_max"):
-        check_corners(load_sweep(write(tmp_path, text)))
+        check_space(load_sweep(write(tmp_path, text)))
 
 
 def test_corners_keep_to_conditions(tmp_path: Path) -> None:
@@ -361,16 +361,16 @@ def test_corners_keep_to_conditions(tmp_path: Path) -> None:
     assert list(sweep.space) == ["objective.kind", "consistency.weight", "observed.sigma", "consistency.chain_steps"]
     # baseline; ambient: 4 levels, the ends and those of the condition; with consistency 2 weights, each at 2 levels alone
     # and at 2 with chains of either end and the one between them
-    assert check_corners(sweep) == 1 + 4 + 2 * (2 + 2 * 3)
+    assert check_space(sweep) == 1 + 4 + 2 * (2 + 2 * 3)
     bad = "space:\n  seed: {int: [0, 9]}\n  observed.sigma: {uniform: [0.1, 90], when: {seed: 7}}\n"
     with pytest.raises(UserError, match=r"small: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
-        check_corners(load_sweep(write(tmp_path, bad)))
+        check_space(load_sweep(write(tmp_path, bad)))
 
 
 def test_a_wide_conditional_space_is_checked_where_its_keys_are_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corners_module, "CORNERS", 500)
+    monkeypatch.setattr(validation, "CORNERS", 500)
     text = """
     space:
       seed: {int: [0, 9]}
@@ -378,4 +378,4 @@ def test_a_wide_conditional_space_is_checked_where_its_keys_are_active(
       observed.sigma: {uniform: [0.1, 90], when: {model.blocks: 2}}
     """
     with pytest.raises(UserError, match=r"seed=7, model\.blocks=2, observed\.sigma=90\.0: sampling\.sigma_max"):
-        check_corners(load_sweep(write(tmp_path, text)))
+        check_space(load_sweep(write(tmp_path, text)))

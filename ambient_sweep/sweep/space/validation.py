@@ -15,7 +15,7 @@ CORNERS = 2048  # of a space that has more, so many are drawn
 BETWEEN = 16  # whole numbers between the ends of a range, from its lower end
 
 
-def check_corners(sweep: Sweep) -> int:
+def check_space(sweep: Sweep) -> int:
     """Builds the config at every corner of the space, every control and every point; returns how many.
 
     Raises one UserError that names the first failing values and the complaint.
