@@ -62,7 +62,7 @@ def _optuna_class(name: str) -> type[BaseSampler]:
         if inspect.isclass(k)
         and issubclass(k, BaseSampler)
         and not inspect.isabstract(k)
-        and n not in LISTING + WRAPPING + WRAPPING
+        and n not in LISTING + WRAPPING
     }
     if name not in kinds:
         hint = "; use grid" if name in LISTING else ""
