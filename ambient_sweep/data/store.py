@@ -41,7 +41,7 @@ class SplitInfo(BaseModel, frozen=True, extra="forbid"):
     heldout_size: int
 
 
-class ObservedInfo(BaseModel, frozen=True, extra="forbid"):
+class ObservedInfo(BaseModel, frozen=True, extra="ignore"):  # a secret draw of an older version cannot be made again
     """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
     sigma: float

@@ -7,7 +7,7 @@ import pytest
 from searches import IMAGES, Driver, sweep_of
 
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.forecast import Forecast
+from ambient_sweep.sweep.running.forecast import SURPLUS, Forecast
 from ambient_sweep.sweep.stopping.rungs import Decision
 
 TEXT = """
@@ -39,8 +39,8 @@ def test_without_rungs_searched_trials_do_too() -> None:
 
 def test_rungs_let_one_in_eta_pass() -> None:
     forecast = Forecast(1000, fixed=0, searched=10, levels=(0.25, 0.5), eta=2)
-    assert forecast.images_left() == 10 * (250 + 250 / 2 + 500 / 4)
-    assert Forecast(1000, 0, 9, (0.5,), 3).images_left() == 9 * (500 + 500 / 3)
+    assert forecast.images_left() == pytest.approx(10 * (250 + 250 / 2 + 500 / 4) * SURPLUS)
+    assert Forecast(1000, 0, 9, (0.5,), 3).images_left() == pytest.approx(9 * (500 + 500 / 3) * SURPLUS)
 
 
 def test_what_others_trained_is_expected_to_be_shared_again() -> None:
