@@ -18,7 +18,7 @@ from ambient_sweep.errors import UserError
 @click.option("--name", help="Name of the run; by default that of FILE.")
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
-    """Train and evaluate the one config in FILE, such as `best` writes; called again, it goes on where it stopped."""
+    """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""
     from ambient_sweep.sweep.running.single import train_single
 
     config = load_config(file, parse_overrides(overrides))

@@ -95,6 +95,8 @@ def describe(error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "too_short":
+            message = f"expected at least {item['ctx']['min_length']} value"
         lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}" if key else message)
     return "; ".join(lines)
 

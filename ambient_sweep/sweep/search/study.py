@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.search.tpe import GroupedTPESampler
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.distributions import Distribution
@@ -230,6 +231,8 @@ class StudyRecord:
             try:
                 yield
             except SAMPLER_ERRORS as error:
+                if isinstance(self.study.sampler, GroupedTPESampler):  # its errors are defects of this package
+                    raise
                 text = " ".join(str(error).split()) or type(error).__name__
                 raise AmbientSweepError(f"{self._where}: {type(self.study.sampler).__name__}: {text}") from None
 

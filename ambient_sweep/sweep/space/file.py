@@ -95,7 +95,7 @@ def _build(
     search = _read_search(tree.get("search"), space, f"{where}: search")
     if "memory_gib" in search.constraints and base["resources.workers"] > 1:
         raise UserError(
-            f"{where}: search.constraints.memory_gib: is measured where trials have one worker, but resources.workers="
+            f"{where}: search.constraints.memory_gib: needs trials of one worker, but resources.workers="
             f"{base['resources.workers']}; remove it"
         )
     confirm = _section(Confirm, tree["confirm"], f"{where}: confirm") if "confirm" in tree else None
@@ -130,7 +130,7 @@ def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Se
     if search.sampler == "grid":
         for key, distribution in space.items():
             if math.isinf(distribution.size):
-                raise UserError(f"{where}.sampler: grid needs a step or choices, which space.{key} has not")
+                raise UserError(f"{where}.sampler: grid needs a step or choices; space.{key} has neither")
     return search
 
 

@@ -39,7 +39,7 @@ class Problem:
         raise NotImplementedError
 
     def config(self, values: Values) -> Config:
-        """What stages are told apart by, where `shares`."""
+        """What stages differ in, where `shares`."""
         raise NotImplementedError
 
     def seconds(self, values: Values, begin: float, end: float) -> float:
