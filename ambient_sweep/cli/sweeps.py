@@ -117,8 +117,9 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
         f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})",
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
-        f"samples like these: `ambient-sweep sample CHECKPOINT --endpoint {row['endpoint']}`",
     ]
+    if checkpoint.exists():
+        lines.append(f"samples like these: `ambient-sweep sample {checkpoint} --endpoint {row['endpoint']}`")
     if out is not None:
         write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")

@@ -100,7 +100,9 @@ def test_the_best_config_trains_again_to_the_numbers_of_the_table(sweep: tuple[P
 def test_best_says_whether_its_checkpoint_is_still_there(sweep: tuple[Path, str], tmp_path: Path) -> None:
     copy = shutil.copytree(sweep[0], tmp_path / "copy")
     checkpoint = copy / json.loads(good("best", copy, "--json"))["best"]["checkpoint"]
-    assert f"checkpoint: {checkpoint}\n" in good("best", copy)
+    printed = good("best", copy)
+    assert f"checkpoint: {checkpoint}\n" in printed
+    assert f"`ambient-sweep sample {checkpoint} --endpoint " in printed
     shutil.rmtree(checkpoint)
     out = tmp_path / "best.yaml"
     lines = good("best", copy, "--out", out).splitlines()
