@@ -149,6 +149,8 @@ class TrialRecorder:
             self._board.hparams(evaluation.images, *(evaluation.measures[name].value for name in names))
             self._has_objectives = True
         if evaluation.images > self.record.discarded:
+            measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
+            self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
             self._on_report(Report(evaluation.images, evaluation))
 
     def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
 from ambient_sweep.training.state import trained_config
-from ambient_sweep.trial.recorder import LOG, Report
+from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
@@ -78,12 +78,8 @@ def _claim(config: Config, root: Path) -> bool:
 
 
 def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
-    def forward(report: Report) -> None:
-        if report.evaluation is not None:
-            _echo(report.evaluation, echo)
-
     with stop_signals() as stop:
-        run_trial(config, root, TRIAL, role="control", on_report=forward, echo=echo, interrupted=stop.asked)
+        run_trial(config, root, TRIAL, role="control", echo=echo, interrupted=stop.asked)
 
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
@@ -92,11 +88,11 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
 
     from ambient_sweep.sweep.running.cluster import ray_session
     from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
-    from ambient_sweep.sweep.running.workers import Job, NewEvaluations, fit_watched, stop_file
+    from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
-    shown, evaluations = len(_lines(log)), NewEvaluations(root, TRIAL)
+    shown = len(_lines(log))
     with ray_session(dashboard=True), stop_signals() as stop:
         # refuses what would wait forever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
@@ -106,15 +102,8 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
             lines = _lines(log)
             for line in lines[shown:]:
                 echo(line.partition(" ")[2])  # without its time
-            for evaluation in evaluations.read():
-                _echo(evaluation, echo)
             shown = len(lines)
 
 
 def _lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-
-
-def _echo(evaluation: EvaluationRecord, echo: Callable[[str], None]) -> None:
-    measures = ", ".join(f"{name} {m.value:.4g}" for name, m in evaluation.measures.items())
-    echo(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")

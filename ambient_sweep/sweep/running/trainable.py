@@ -20,7 +20,7 @@ from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.cluster import only_trainer
 from ambient_sweep.sweep.running.preflight import DRIVER_MEMORY
-from ambient_sweep.sweep.running.workers import Job, NewEvaluations, fit_watched, stages_of
+from ambient_sweep.sweep.running.workers import Job, fit_watched, stages_of
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations, trial_folder
 
@@ -97,8 +97,7 @@ def _in_process(job: Job, report: Callable[[Report], None]) -> None:
 
 
 def _with_workers(job: Job, report: Callable[[Report], None]) -> None:
-    new = NewEvaluations(job.root, job.trial.trial_id)
-    for _ in fit_watched(job):
-        for evaluation in new.read():
+    for new in fit_watched(job):
+        for evaluation in new:
             if evaluation.main_endpoint:
                 report(Report.of(evaluation, read_trial(job.root, job.trial.trial_id)))

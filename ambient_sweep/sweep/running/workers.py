@@ -41,30 +41,12 @@ def stages_of(root: Path, every_length: bool | None) -> "Stages | None":
     return None if every_length is None else Stages(root, every_length=every_length)
 
 
-class NewEvaluations:
-    """The evaluations that a running trial's workers add to those that are there when this is made, each once.
+def fit_watched(job: Job) -> Iterator[list[EvaluationRecord]]:
+    """Trains in a thread; yields the evaluations that the workers have added, each once, while it trains and after it.
 
-    By length and endpoint, not by their number: at one length the endpoints are not written in the order they are read.
+    Raises what the training raised. Tune's own callback for reports of workers, `TuneReportCallback`, is not used: the
+    trial hangs where the training ends before its last report was fetched.
     """
-
-    def __init__(self, root: Path, trial_id: str) -> None:
-        self._root, self._trial_id = root, trial_id
-        self._seen: set[tuple[int, str]] = set()
-        self.read()
-
-    def read(self) -> list[EvaluationRecord]:
-        """Those written since the last call."""
-        new = [
-            each
-            for each in read_trial_evaluations(self._root, self._trial_id)
-            if (each.images, each.endpoint) not in self._seen
-        ]
-        self._seen |= {(each.images, each.endpoint) for each in new}
-        return new
-
-
-def fit_watched(job: Job) -> Iterator[None]:
-    """Trains in a thread; yields now and then while it trains and once after it, then raises what the training raised."""
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -73,11 +55,18 @@ def fit_watched(job: Job) -> Iterator[None]:
         except BaseException as error:  # noqa: BLE001 (handed to the caller's own thread, which raises it)
             failure.append(error)
 
+    # by length and endpoint: at one length, the endpoints are not written in the order they are read
+    seen = {(each.images, each.endpoint) for each in read_trial_evaluations(job.root, job.trial.trial_id)}
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
     thread.start()
-    while thread.is_alive():
+    running = True
+    while running:
         thread.join(POLL_SECONDS)
-        yield
+        running = thread.is_alive()
+        evaluations = read_trial_evaluations(job.root, job.trial.trial_id)
+        new = [each for each in evaluations if (each.images, each.endpoint) not in seen]
+        seen |= {(each.images, each.endpoint) for each in new}
+        yield new
     if failure:
         raise failure[0]
 
@@ -95,6 +84,7 @@ def fit_with_workers(job: Job) -> None:
     from ray.train import WorkerGroupError
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
+    os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # Ray's dashboard lists the trial and its workers
     task = {
         "config": dump(job.config), "root": str(job.root), "trial": asdict(job.trial), "every_length": job.every_length,
     }  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 
@@ -11,12 +12,13 @@ import pytest
 import torch.distributed as dist
 
 from ambient_sweep.config import build_config, dump
+from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.sweep.running import workers
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.running.workers import Job, stop_file, train_worker
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import read_state
-from ambient_sweep.trial.records import read_trial
+from ambient_sweep.trial.records import EvaluationRecord, read_trial, write_evaluation
 from ambient_sweep.trial.run import Interrupted
 from ambient_sweep.trial.setup import prepare
 
@@ -86,20 +88,33 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     assert read_trial(tmp_path, "t").status == "completed"
 
 
-def test_what_the_workers_raise_comes_out_of_the_watch(tmp_path, monkeypatch):
-    config = build_config(SMALL)
+def test_the_watch_yields_each_new_evaluation_once_and_raises_what_the_workers_raise(tmp_path, monkeypatch):
+    measure, root = Measure(1.0, None, None, 8), tmp_path
 
-    def wait_for_the_file(job):
-        deadline = time.monotonic() + 60
-        while not stop_file(job.root, job.trial.trial_id).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def write(images, endpoint):
+        measures = {"a": measure, "b": measure}
+        record = EvaluationRecord("t", images, 0.5, endpoint, True, 8, 0, 1.0, measures, "a", "b", "c")
+        write_evaluation(root, record)
+
+    def fit(job):
+        write(20, "observed")
+        read.wait(60)
+        write(20, "zero")  # read before the other
+        write(30, "zero")
         raise Interrupted("told to")
 
-    monkeypatch.setattr(workers, "fit_with_workers", wait_for_the_file)
+    read = threading.Event()
+    monkeypatch.setattr(workers, "fit_with_workers", fit)
     monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
-    stop_file(tmp_path, "t").parent.mkdir(parents=True)
-    watch = workers.fit_watched(Job(config, tmp_path, TRIAL))
-    next(watch)
-    stop_file(tmp_path, "t").touch()
+    write(10, "zero")  # by an earlier attempt
+    seen = []
+
+    def watch():
+        for new in workers.fit_watched(Job(build_config(SMALL), root, TRIAL)):
+            seen.extend((each.images, each.endpoint) for each in new)
+            if seen:
+                read.set()
+
     with pytest.raises(Interrupted, match="told to"):
-        list(watch)
+        watch()
+    assert seen == [(20, "observed"), (20, "zero"), (30, "zero")]
