@@ -21,13 +21,13 @@ from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
     INFO_FILE,
+    NAMES_FILE,
     ObservedInfo,
     SplitInfo,
     StoreInfo,
     files_of,
     new_store,
     verify_store,
-    write_names,
 )
 from ambient_sweep.errors import UserError
 
@@ -107,7 +107,7 @@ class _Preparation:
         self._settle()
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
-        write_names(self.folder, (self.source.names[row] for row in rows.tolist()))
+        (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
         return self._finish(rows, content, None)
 
     def observations(self, sigma: float) -> StoreInfo:

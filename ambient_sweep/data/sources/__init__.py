@@ -3,7 +3,7 @@
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.arrays import open_array, open_digits
 from ambient_sweep.data.sources.cifar10 import open_cifar10
-from ambient_sweep.data.sources.files import open_folder, open_zip
+from ambient_sweep.data.sources.files import open_tree
 from ambient_sweep.data.sources.source import Source
 from ambient_sweep.errors import UserError
 
@@ -17,10 +17,8 @@ def open_source(config: DataConfig) -> Source:
     match config.source:
         case "digits":
             return open_digits(config)
-        case "folder":
-            return open_folder(config)
-        case "zip":
-            return open_zip(config)
+        case "folder" | "zip":
+            return open_tree(config)
         case "parquet":
             from ambient_sweep.data.sources.parquet import open_parquet  # imports pyarrow
 

@@ -1,19 +1,23 @@
 """Class numbers and noise levels that come with images: their checks, and the files beside a folder's images."""
 
 import codecs
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import one_line
+from ambient_sweep.data.sources.source import Source
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
 LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
 LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
+LABEL_COLUMN = DataConfig.model_fields["label_column"].default
 
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # class numbers [N], class names
 ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
@@ -21,6 +25,31 @@ ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; N
 
 class _LabelsFile(BaseModel):
     labels: list[tuple[str, Annotated[int, Field(strict=True, ge=0, lt=MAX_CLASSES)]]] | None = None
+
+
+def annotated(
+    source: Source, config: DataConfig, there: Collection[str], read: Callable[[str], NDArray[Any]], where: str
+) -> Source:
+    """The source with the labels and noise levels of the columns that `config` names, each a value per image.
+
+    there: names of all columns; without the default one for labels there are no labels. read: a column by its name; may
+    raise UserError. Raises UserError, which begins with `where`.
+    """
+
+    def column(name: str) -> NDArray[Any]:
+        values = read(name)
+        if values.shape not in ((len(source),), (len(source), 1)):
+            raise UserError(
+                f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{len(source)}]"
+            )
+        return values.reshape(len(source))
+
+    label, level = config.label_column, config.sigma_column
+    labels: Labels = (None, ())
+    if label is not None and (label in there or label != LABEL_COLUMN):
+        labels = class_labels(column(label), f"{where}: {label}")
+    sigma = None if level is None else noise_levels(column(level), f"{where}: {level}", source.names)
+    return dataclasses.replace(source, labels=labels[0], classes=labels[1], sigma=sigma)
 
 
 def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -33,7 +62,8 @@ def class_labels(values: NDArray[Any], where: str) -> Labels:
     """Labels by a column [N] of class numbers, named "0", "1", ..., or of class names. Raises UserError, with `where`."""
     if values.dtype.kind not in "iu":
         if not all(isinstance(each, str) for each in values.tolist()):
-            raise UserError(f"{where}: is {values.dtype}; labels must be whole numbers or strings (null: no labels)")
+            form = "labels must be whole numbers or strings, none missing; data.label_column=null leaves them out"
+            raise UserError(f"{where}: is {values.dtype}; {form}")
         return numbered(values.tolist())
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest >= MAX_CLASSES:

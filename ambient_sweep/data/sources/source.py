@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
 BLOCK_BYTES = 2**24  # of decoded images, read at once
 _RUN = 32  # images that a thread takes at a time, at most
 
-Loader = Callable[[], PixelArray]  # decodes one image, [size, size, channels]; raises CorruptImage
+# Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1]; raises CorruptImage
+Loader = Callable[[], bytes | PixelArray]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Source:
             corrupt = []
             for row, loader in enumerate(loaders[first : first + step], first):
                 try:
-                    images[row] = self._converted(loader()).transpose(2, 0, 1)
+                    images[row] = self._pixels(loader()).transpose(2, 0, 1)
                 except CorruptImage as error:
                     corrupt.append((start + row, str(error)))
             return corrupt
@@ -94,10 +95,22 @@ class Source:
         corrupt = [entry for part in pool.map(load, range(0, len(loaders), step)) for entry in part]
         return Block(start, images, corrupt)
 
-    def _converted(self, image: PixelArray) -> PixelArray:
+    def _pixels(self, content: bytes | PixelArray) -> PixelArray:
+        size, channels = self.size, self.channels
+        image = decode(content, size, channels) if isinstance(content, bytes) else fit(content, size, channels)
         if self.depth8 and image.dtype != np.uint8:
             raise CorruptImage("deeper than 8 bits, unlike the images that the source was judged by; convert it")
         return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 and not self.depth8 else image
+
+
+def refuse_corrupt(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]], cure: str = "") -> None:
+    """Raises UserError for corrupt images, where there are any: how many, and the first three by name."""
+    if corrupt:
+        first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
+        more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+        raise UserError(
+            f"{where}: {len(corrupt)} of {len(names)} images cannot be read ({first}{more}); remove or replace them{cure}"
+        )
 
 
 def source_path(config: DataConfig) -> Path:

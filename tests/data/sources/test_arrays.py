@@ -82,7 +82,7 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
         (np.zeros((2, 8, 8, 3, 1), np.uint8), "has the shape"),
         (np.zeros((8, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((2, 3, 8, 3), np.uint8), "sides of at least 4"),
-        (np.zeros((0, 8, 8), np.uint8), "holds no image"),
+        (np.zeros((0, 8, 8), np.uint8), "has the shape [0, 8, 8]"),
         (PIXELS.astype(np.float32), "values from 0 to 255"),
         (np.full((2, 8, 8), np.nan), "float images must lie in"),
     ],
