@@ -50,8 +50,7 @@ class ImageSet:
 
     def subset(self, index: NDArray[np.int64]) -> "ImageSet":
         """The images at `index` as a set of their own."""
-        names = [self.names[row] for row in index.tolist()]
-        return _image_set(self.where, self.pixels.subset(index), names, [self.digests[row] for row in index.tolist()])
+        return ImageSet.of(self.where, self.pixels.subset(index), [self.names[row] for row in index.tolist()])
 
     @classmethod
     def of(cls, where: str, images: Pixels | NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
@@ -59,12 +58,9 @@ class ImageSet:
         pixels = images if isinstance(images, Pixels) else Pixels(images, "uint8")
         names = [f"image {i}" for i in range(len(pixels))] if names is None else names
         blocks = (to_uint8(block).numpy() for block in pixels.blocks(BLOCK))
-        return _image_set(where, pixels, names, [each for block in blocks for each in digests(block)])
-
-
-def _image_set(where: str, pixels: Pixels, names: Sequence[str], hashes: Sequence[bytes]) -> ImageSet:
-    form = repr((len(pixels), *pixels.shape)).encode()
-    return ImageSet(where, names, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
+        hashes = [each for block in blocks for each in digests(block)]
+        form = repr((len(pixels), *pixels.shape)).encode()
+        return cls(where, names, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
 
 
 def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
@@ -92,8 +88,7 @@ def read_set(option: str, path: Path, *, size: int | None = None, channels: int 
 
 def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
     """Places of the images whose pixels no image of `seen` has."""
-    known = {*seen.digests}
-    return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
+    return np.flatnonzero(~np.isin(images.digests, seen.digests))
 
 
 def check_alike(one: ImageSet, other: ImageSet) -> None:

@@ -43,7 +43,6 @@ class Pixels:
         self._array = np.asarray(array)  # of a memory map a plain view, which is indexed faster
         self._encoding: Encoding = encoding
         self._rows = rows
-        self._owner = array  # keeps a memory map open
 
     def __len__(self) -> int:
         return len(self._array) if self._rows is None else len(self._rows)
@@ -67,4 +66,4 @@ class Pixels:
 
     def subset(self, places: NDArray[np.int64]) -> "Pixels":
         """The images at `places` as a set of their own."""
-        return Pixels(self._owner, self._encoding, places if self._rows is None else self._rows[places])
+        return Pixels(self._array, self._encoding, places if self._rows is None else self._rows[places])

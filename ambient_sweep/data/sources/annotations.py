@@ -19,7 +19,6 @@ LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0;
 LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
 LABEL_COLUMN = DataConfig.model_fields["label_column"].default
 
-Labels = tuple[NDArray[np.int64] | None, tuple[str, ...]]  # class numbers [N], class names
 ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
 
 
@@ -35,36 +34,31 @@ def annotated(
     there: names of all columns; without the default one for labels there are no labels. read: a column by its name; may
     raise UserError. Raises UserError, which begins with `where`.
     """
+    count, label, level = len(source), config.label_column, config.sigma_column
 
     def column(name: str) -> NDArray[Any]:
         values = read(name)
-        if values.shape not in ((len(source),), (len(source), 1)):
-            raise UserError(
-                f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{len(source)}]"
-            )
-        return values.reshape(len(source))
+        if values.shape not in ((count,), (count, 1)):
+            raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
+        return values.reshape(count)
 
-    label, level = config.label_column, config.sigma_column
-    labels: Labels = (None, ())
     if label is not None and (label in there or label != LABEL_COLUMN):
-        labels = class_labels(column(label), f"{where}: {label}")
-    sigma = None if level is None else noise_levels(column(level), f"{where}: {level}", source.names)
-    return dataclasses.replace(source, labels=labels[0], classes=labels[1], sigma=sigma)
+        labels, classes = _class_labels(column(label), f"{where}: {label}")
+        source = dataclasses.replace(source, labels=labels, classes=classes)
+    if level is not None:
+        sigma = _noise_levels(column(level), f"{where}: {level}", source.names)
+        source = dataclasses.replace(source, sigma=sigma)
+    return source
 
 
-def numbered(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Class numbers of class names, in the order of the names."""
-    classes, numbers = np.unique(np.array(names, dtype=object), return_inverse=True)
-    return numbers.astype(np.int64), tuple(classes.tolist())
-
-
-def class_labels(values: NDArray[Any], where: str) -> Labels:
-    """Labels by a column [N] of class numbers, named "0", "1", ..., or of class names. Raises UserError, with `where`."""
+def _class_labels(values: NDArray[Any], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Class numbers [N] and class names by a column [N] of numbers, named "0", "1", ..., or of names, in their order."""
     if values.dtype.kind not in "iu":
         if not all(isinstance(each, str) for each in values.tolist()):
             form = "labels must be whole numbers or strings, none missing; data.label_column=null leaves them out"
             raise UserError(f"{where}: is {values.dtype}; {form}")
-        return numbered(values.tolist())
+        names, numbers = np.unique(values, return_inverse=True)
+        return numbers.astype(np.int64), tuple(names.tolist())
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest >= MAX_CLASSES:
         bad = lowest if lowest < 0 else highest
@@ -72,8 +66,8 @@ def class_labels(values: NDArray[Any], where: str) -> Labels:
     return values.astype(np.int64), tuple(map(str, range(highest + 1)))
 
 
-def noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDArray[np.float32]:
-    """Noise levels [N] of the images `names`; NaN stays, for an image without one. Raises UserError, with `where`."""
+def _noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDArray[np.float32]:
+    """Noise levels [N] of the images `names`; NaN stays, for an image without one."""
     if values.dtype.kind not in "fiu":
         raise UserError(f"{where}: is {values.dtype}; noise levels must be numbers")
     good = (values == 0) | ((values >= LOWEST_LEVEL) & (values <= HIGHEST_LEVEL)) | np.isnan(values)
@@ -87,16 +81,31 @@ def noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDAr
 # -- files beside a folder's images ---------------------------------------------------------------------------------
 
 
-def folder_labels(names: Sequence[str], read: ReadFile, place: str) -> Labels:
-    """Class numbers by `dataset.json` (EDM's and StyleGAN's format) where there is one, else by the first subfolder.
+def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> Source:
+    """The source with labels by `dataset.json` or by the first subfolders, and noise levels by `levels.csv`.
 
-    Subfolders are classes where every image lies in one and there are at least two. Raises UserError.
+    read: a file beside the images. Raises UserError.
+    """
+    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}")
+    there, levels = {} if labels is None else {LABEL_COLUMN: labels}, f"{config.path}/{LEVELS_FILE}"
+
+    def column(name: str) -> NDArray[Any]:
+        if name == config.label_column and name not in there:
+            raise UserError(f"data.label_column: images in folders have no {name}; set it to {LABEL_COLUMN} or null")
+        return there[name] if name in there else _folder_levels(source.names, read, levels, name)
+
+    return annotated(source, config, there, column, levels)
+
+
+def _folder_labels(names: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:
+    """Class numbers by `dataset.json` (EDM's and StyleGAN's format) where there is one, else names of first subfolders.
+
+    Subfolders are classes where every image lies in one and there are at least two.
     """
     data = read(LABELS_FILE)
     if data is None:
-        labels, classes = numbered([name.split("/", 1)[0] for name in names])
-        return (labels, classes) if all("/" in name for name in names) and len(classes) > 1 else (None, ())
-    where = f"{place}/{LABELS_FILE}"
+        folders = [name.split("/", 1)[0] for name in names]
+        return np.array(folders) if all("/" in name for name in names) and len(set(folders)) > 1 else None
     try:
         entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
     except ValidationError as error:
@@ -105,22 +114,20 @@ def folder_labels(names: Sequence[str], read: ReadFile, place: str) -> Labels:
         form = '{"labels": [[name, class number], ...]}'
         raise UserError(f"{where}: must be {form}; {at + ': ' if at else ''}{first['msg']}") from None
     if entries is None:
-        return None, ()  # as EDM's dataset tool writes it for images without labels
+        return None  # as EDM's dataset tool writes it for images without labels
     numbers = dict(entries)
     missing = next((name for name in names if name not in numbers), None)
     if missing is not None:
         raise UserError(f"{where}: has no label for {missing}")
-    return class_labels(np.array([numbers[name] for name in names], dtype=np.int64), where)
+    return np.array([numbers[name] for name in names])
 
 
-def folder_levels(names: Sequence[str], read: ReadFile, place: str, column: str | None) -> NDArray[np.float32] | None:
-    """Noise levels by `levels.csv`, columns `name` and `column`; NaN for an image that it leaves out. Raises UserError."""
-    if column is None:
-        return None
+def _folder_levels(names: Sequence[str], read: ReadFile, where: str, column: str) -> NDArray[Any]:
+    """Noise levels by `levels.csv`, columns `name` and `column`; NaN for an image that it leaves out."""
     import pyarrow as pa
     from pyarrow import csv
 
-    where, data = f"{place}/{LEVELS_FILE}", read(LEVELS_FILE)
+    data = read(LEVELS_FILE)
     if data is None:
         raise UserError(f"data.sigma_column: {where} does not exist; write it (name,{column}) or set the key to null")
     types = {"name": pa.string(), column: pa.float64()}
@@ -130,10 +137,10 @@ def folder_levels(names: Sequence[str], read: ReadFile, place: str, column: str 
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(f"{where}: cannot be read ({one_line(error)})") from None
     given = table["name"].to_pylist()
-    levels = dict(zip(given, noise_levels(table[column].to_numpy(), where, given), strict=True))
+    levels = dict(zip(given, table[column].to_numpy(), strict=True))
     if len(levels) < len(given):
         raise UserError(f"{where}: names {next(name for name in given if given.count(name) > 1)} twice")
     unknown = levels.keys() - set(names)
     if unknown:
         raise UserError(f"{where}: {min(unknown)} is not one of the images; names are relative, as in a/b.png")
-    return np.array([levels.get(name, np.nan) for name in names], dtype=np.float32)
+    return np.array([levels.get(name, np.nan) for name in names])

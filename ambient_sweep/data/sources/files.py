@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import folder_labels, folder_levels
+from ambient_sweep.data.sources.annotations import annotated_by_files
 from ambient_sweep.data.sources.decode import DAMAGED, MAX_BYTES, CorruptImage, any_deep, one_line
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
@@ -101,12 +101,9 @@ def open_tree(config: DataConfig) -> Source:
         except CorruptImage as error:
             raise UserError(f"{config.path}/{name}: {error}") from None
 
-    labels, classes = folder_labels(tree.images, read, str(config.path))
-    sigma = folder_levels(tree.images, read, str(config.path), config.sigma_column)
     deep = any_deep(partial(tree.open, name) for name in tree.images if name.lower().endswith(MAYBE_DEEP))
-    return Source(
-        tree.images, partial(loaders, tree), config.image_size, config.channels, not deep, labels, classes, sigma
-    )
+    source = Source(tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep)
+    return annotated_by_files(source, config, read)
 
 
 def _images(names: Iterable[str], where: str) -> list[str]:
