@@ -37,8 +37,8 @@ def prepare(
 
     KEY=VALUE are data.* keys, as in data.source=folder data.path=photos data.image_size=64 data.channels=3.
     """
-    from ambient_sweep.data.prepare import Options, summary
     from ambient_sweep.data.prepare import prepare as write
+    from ambient_sweep.data.prepare import summary
     from ambient_sweep.data.store import store_keys, verify_store
 
     if verify is not None:
@@ -58,7 +58,8 @@ def prepare(
         raise UserError("data.source: to prepare from a store, give it as --from")
     config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
     try:
-        info = write(out, config, Options(sigma, drop_duplicates, near), echo_to(as_json))
+        echo = echo_to(as_json)
+        info = write(out, config, echo, observed_sigma=sigma, drop_duplicates=drop_duplicates, near=near)
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)

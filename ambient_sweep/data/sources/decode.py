@@ -108,10 +108,9 @@ def fit(pixels: PixelArray, size: int, channels: int) -> PixelArray:
 
 
 def luma(pixels: PixelArray) -> PixelArray:
-    """Colour [..., 3] to grey [..., 1] by Rec. 601; uint8 in Pillow's fixed-point arithmetic, so that all sources agree."""
+    """Colour [H, W, 3] to grey [H, W, 1] by Rec. 601; of uint8 as Pillow does it, so that all sources agree."""
     if pixels.dtype == np.uint8:
-        weighed = pixels.astype(np.uint32) @ np.array([[19595], [38470], [7471]], dtype=np.uint32)
-        return ((weighed + 0x8000) >> 16).astype(np.uint8)
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return np.asarray(np.clip(pixels @ np.array([[0.299], [0.587], [0.114]]), 0, 1), dtype=np.float32)
 
 
