@@ -89,8 +89,7 @@ class _Preparation:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
         keep = np.ones(len(self.source), dtype=bool)
         if self.split is not None or self.config.on_corrupt == "refuse":
-            keep[:] = False
-            keep[np.concatenate(self._split())] = True
+            keep = np.isin(np.arange(len(keep)), np.concatenate(self._split()))
         with (self.folder / IMAGES_FILE).open("wb") as file:
             content = self._read(lambda rows, images: file.write(images[keep[rows]].data))
         self._settle()
@@ -106,8 +105,7 @@ class _Preparation:
         """
         content = self._read(lambda rows, images: None)
         self._settle()
-        chosen = np.zeros(len(self.source), dtype=bool)
-        chosen[self.train] = True
+        chosen = np.isin(np.arange(len(self.source)), self.train)
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:

@@ -12,8 +12,6 @@ __all__ = ["Source", "open_source"]
 
 def open_source(config: DataConfig) -> Source:
     """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
-    if config.source in ("digits", "cifar10") and config.sigma_column is not None:
-        raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
     match config.source:
         case "digits":
             return open_digits(config)

@@ -2,7 +2,7 @@
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0;
 LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
 LABEL_COLUMN = DataConfig.model_fields["label_column"].default
 
+Columns = Mapping[str, Callable[[], NDArray[Any]]]  # reads a value per image, [N] or [N, 1], by the name of the column
 ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
 
 
@@ -26,23 +27,22 @@ class _LabelsFile(BaseModel):
     labels: list[tuple[str, Annotated[int, Field(strict=True, ge=0, lt=MAX_CLASSES)]]] | None = None
 
 
-def annotated(
-    source: Source, config: DataConfig, there: Collection[str], read: Callable[[str], NDArray[Any]], where: str
-) -> Source:
-    """The source with the labels and noise levels of the columns that `config` names, each a value per image.
+def annotated(source: Source, config: DataConfig, columns: Columns, where: str) -> Source:
+    """The source with the labels and noise levels of the columns that `config` names.
 
-    there: names of all columns; without the default one for labels there are no labels. read: a column by its name; may
-    raise UserError. Raises UserError, which begins with `where`.
+    There are no labels where the default column is missing. Raises UserError, which begins with `where`.
     """
     count, label, level = len(source), config.label_column, config.sigma_column
 
     def column(name: str) -> NDArray[Any]:
-        values = read(name)
+        if name not in columns:
+            raise UserError(f"{where}: has no column {name}; it has {', '.join(columns) or 'none'}")
+        values = columns[name]()
         if values.shape not in ((count,), (count, 1)):
             raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
         return values.reshape(count)
 
-    if label is not None and (label in there or label != LABEL_COLUMN):
+    if label is not None and (label in columns or label != LABEL_COLUMN):
         labels, classes = _class_labels(column(label), f"{where}: {label}")
         source = dataclasses.replace(source, labels=labels, classes=classes)
     if level is not None:
@@ -87,14 +87,11 @@ def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> So
     read: a file beside the images. Raises UserError.
     """
     labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}")
-    there, levels = {} if labels is None else {LABEL_COLUMN: labels}, f"{config.path}/{LEVELS_FILE}"
-
-    def column(name: str) -> NDArray[Any]:
-        if name == config.label_column and name not in there:
-            raise UserError(f"data.label_column: images in folders have no {name}; set it to {LABEL_COLUMN} or null")
-        return there[name] if name in there else _folder_levels(source.names, read, levels, name)
-
-    return annotated(source, config, there, column, levels)
+    columns: Columns = {} if labels is None else {LABEL_COLUMN: lambda: labels}
+    level, levels = config.sigma_column, f"{config.path}/{LEVELS_FILE}"
+    if level is not None:
+        columns = {**columns, level: lambda: _folder_levels(source.names, read, levels, level)}
+    return annotated(source, config, columns, levels)
 
 
 def _folder_labels(names: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:

@@ -1,6 +1,5 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import annotated
+from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
 from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
@@ -64,7 +63,7 @@ def open_array(config: DataConfig) -> Source:
     arrays = Arrays(source_path(config))
     images, where = arrays.images(config.image_column), str(arrays.path)
     source = array_source(images, row_names(arrays.path, images), config.image_size, config.channels, where)
-    return annotated(source, config, arrays.arrays, arrays.read, where)
+    return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
 
 
 def open_digits(config: DataConfig) -> Source:
@@ -75,7 +74,7 @@ def open_digits(config: DataConfig) -> Source:
     images = (bunch.images[..., None] / 16).astype(np.float32)
     names = [f"digit-{i:04d}" for i in range(len(images))]
     source = array_source(images, names, config.image_size, config.channels, "digits")
-    return dataclasses.replace(source, labels=bunch.target.astype(np.int64), classes=tuple("0123456789"))
+    return annotated(source, config, {LABEL_COLUMN: lambda: bunch.target}, "digits")
 
 
 def row_names(path: Path, images: NDArray[Any]) -> list[str]:

@@ -1,6 +1,5 @@
 """CIFAR-10's binary version, as its authors publish it."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
 from ambient_sweep.data.sources.arrays import array_source
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
@@ -27,7 +27,7 @@ def open_cifar10(config: DataConfig) -> Source:
     names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
     images = records["image"].transpose(0, 2, 3, 1)
     source = array_source(images, names, config.image_size, config.channels, str(folder))
-    return dataclasses.replace(source, labels=records["label"].astype(np.int64), classes=CLASSES)
+    return annotated(source, config, {LABEL_COLUMN: lambda: np.array(CLASSES)[records["label"]]}, str(folder))
 
 
 def _records(file: Path) -> NDArray[Any]:

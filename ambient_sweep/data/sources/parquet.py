@@ -84,7 +84,8 @@ def open_parquet(config: DataConfig) -> Source:
     first = (image for shard in shards for image in islice(shard.images(column), PROBED))
     depth8 = not any_deep(partial(BytesIO, image) for image in first)
     source = Source(names, loaders, config.image_size, config.channels, depth8)
-    return annotated(source, config, {name for shard in shards for name in shard.schema.names}, read, str(root))
+    columns = {name: partial(read, name) for shard in shards for name in shard.schema.names}
+    return annotated(source, config, columns, str(root))
 
 
 def _files(root: Path) -> list[Path]:

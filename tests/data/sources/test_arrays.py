@@ -137,10 +137,10 @@ def test_labels_and_levels_of_arrays(tmp_path):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
     bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
     for path, keys, message in (
-        (bad, {"label_column": "breed"}, "x.npz: has no array breed; it has image, sigma, text"),
+        (bad, {"label_column": "breed"}, "x.npz: has no column breed; it has image, sigma, text"),
         (bad, {"sigma_column": "sigma"}, "sigma: the noise level of x.npz#0 is -1.0"),
         (bad, {"sigma_column": "text"}, "text: is <U1; noise levels must be numbers"),
-        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no array x; it has image"),
+        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no column x; it has image"),
     ):
         assert message in complaint(opened, "array", path, **keys)
 

@@ -37,7 +37,7 @@ def test_bad_files_are_refused(folder):
     ):
         file.write_bytes(data)
         assert f"data.path: {file} {message}" in complaint(opened, "cifar10", folder)
-    assert "data.source=cifar10 has no noise levels" in complaint(opened, "cifar10", folder, sigma_column="sigma")
     file.write_bytes(whole)
+    assert "has no column sigma; it has label" in complaint(opened, "cifar10", folder, sigma_column="sigma")
     (folder / "test_batch.bin").unlink()
     assert "No such file" in complaint(opened, "cifar10", folder)
