@@ -26,6 +26,7 @@ from ambient_sweep.data.store import (
     StoreInfo,
     files_of,
     new_store,
+    store_keys,
     verify_store,
 )
 from ambient_sweep.errors import UserError
@@ -201,8 +202,7 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     channels, side, _ = info.shape
     split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
-    keys += f" data.split_seed={split.seed}" if split.seed else ""
+    keys = " ".join(f"{key}={value}" for key, value in store_keys(out, info).items())
     what, notes = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images", list[str]()
     if made is not None:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"

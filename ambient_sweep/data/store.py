@@ -137,9 +137,8 @@ def read_info(path: Path) -> StoreInfo:
         raise _damaged(file, f"or of another version{': ' + where if where else ''}") from None
 
 
-def store_keys(path: Path) -> dict[str, Any]:
-    """The data.* keys that read the store at `path`. Raises UserError where there is none."""
-    info = read_info(path)
+def store_keys(path: Path, info: StoreInfo) -> dict[str, Any]:
+    """The data.* keys that read the store at `path`."""
     return {
         "data.source": "store", "data.path": str(path), "data.image_size": info.shape[1], "data.channels": info.shape[0],
         "data.split_seed": info.split.seed,

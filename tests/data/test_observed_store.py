@@ -163,7 +163,8 @@ def test_the_keys_that_are_printed_train_on_smaller_observations(tmp_path, sourc
     lines = summary(tmp_path / "noisy", info)
     assert lines[-1] == (
         f"train with data.source=store data.path={tmp_path / 'noisy'} data.image_size=8 data.channels=3 "
-        f"data.train_size={24 if dropping else 25} data.heldout_size=10 observed.base_sigma=0.2 evaluation.path=..."
+        f"data.split_seed=0 data.train_size={24 if dropping else 25} data.heldout_size=10 observed.base_sigma=0.2 "
+        "evaluation.path=..."
     )
     printed = parse_overrides(lines[-1].removeprefix("train with ").removesuffix(" evaluation.path=...").split())
     keys = {"model.kind": "mlp", **printed, "evaluation.path": clean.path}
