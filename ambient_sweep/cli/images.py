@@ -37,9 +37,9 @@ def prepare(
 
     KEY=VALUE are data.* keys, as in data.source=folder data.path=photos data.image_size=64 data.channels=3.
     """
-    from ambient_sweep.data.prepare import Options, summary
     from ambient_sweep.data.prepare import prepare as write
-    from ambient_sweep.data.store import store_keys, verify_store
+    from ambient_sweep.data.prepare import summary
+    from ambient_sweep.data.store import read_info, store_keys, verify_store
 
     if verify is not None:
         if out is not None:
@@ -56,9 +56,11 @@ def prepare(
             raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
-    config = build_config({"model.kind": "mlp"}, store_keys(origin) if origin else {}, values, where="prepare").data
+    keys = store_keys(origin, read_info(origin)) if origin else {}
+    config = build_config({"model.kind": "mlp"}, keys, values, where="prepare").data
     try:
-        info = write(out, config, Options(sigma, drop_duplicates, near), echo_to(as_json))
+        echo = echo_to(as_json)
+        info = write(out, config, echo, observed_sigma=sigma, drop_duplicates=drop_duplicates, near=near)
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)

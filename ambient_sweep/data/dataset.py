@@ -14,7 +14,7 @@ from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.source import source_path
+from ambient_sweep.data.sources.source import refuse_corrupt, source_path
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -32,7 +32,7 @@ class ImageData:
     heldout_index: torch.Tensor
     train_labels: torch.Tensor | None  # int64 [N]
     heldout_labels: torch.Tensor | None
-    names: Sequence[str]  # of the whole source, by place; () in a store
+    name: Callable[[int], str]  # what to call the image at a place in the source
     fingerprint: str  # of pixels and split; the same in a source, its store and its noisy observations
     class_names: tuple[str, ...] = ()
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
@@ -48,12 +48,6 @@ class ImageData:
     def classes(self) -> int:
         """Number of classes; 0 without labels."""
         return len(self.class_names)
-
-    def name(self, index: int) -> str:
-        """What to call the image at this place in the source."""
-        if self.store is not None:
-            return self.store.names[int(self.store.rows(np.array([index]))[0])]
-        return self.names[index]
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
@@ -116,17 +110,9 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
 
 
 def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
-    """Raises UserError for corrupt images, unless data.on_corrupt=skip: how many, and the first three by name."""
-    if corrupt and config.on_corrupt == "refuse":
-        where = f"{config.path or config.source}: {corrupt_images(source.names, corrupt)}"
-        raise UserError(f"{where}; remove or replace them, or set data.on_corrupt=skip")
-
-
-def corrupt_images(names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> str:
-    """How many images cannot be read, and the first three by name, in words."""
-    first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
-    more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
-    return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
+    """Raises UserError for corrupt images, unless data.on_corrupt=skip."""
+    if config.on_corrupt == "refuse":
+        refuse_corrupt(str(config.path), source.names, corrupt, ", or set data.on_corrupt=skip")
 
 
 def split_index(
@@ -184,7 +170,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         heldout_index=torch.from_numpy(heldout),
         train_labels=_at(source.labels, train),
         heldout_labels=_at(source.labels, heldout),
-        names=source.names,
+        name=source.names.__getitem__,
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
@@ -214,7 +200,7 @@ def _from_store(config: DataConfig) -> ImageData:
         heldout_index=torch.from_numpy(heldout_index.copy()),
         train_labels=_at(store.labels, train),
         heldout_labels=_at(store.labels, heldout),
-        names=(),
+        name=store.name,
         fingerprint=fingerprint_of(info.content_sha256, info.shape, train_index, heldout_index),
         class_names=info.classes,
         train_sigma=None if store.sigma is None else store.sigma[train],
@@ -224,20 +210,17 @@ def _from_store(config: DataConfig) -> ImageData:
 
 
 def _check_keys(config: DataConfig, store: Store) -> None:
-    """Raises UserError where the config names other columns, another size, number of channels or split than the store's."""
-    for key in ("label_column", "sigma_column"):
-        default = DataConfig.model_fields[key].default
-        if getattr(config, key) != default:
-            raise UserError(
-                f"data.{key}: a store keeps the labels and levels it was prepared with; set the key to "
-                f"{default or 'null'} here, and prepare the store with yours"
-            )
+    """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
-    keys = "data.image_size={} data.channels={} data.split_seed={}"
-    wanted = keys.format(config.image_size, config.channels, config.split_seed)
-    found = keys.format(side, channels, store.info.split.seed)
-    if wanted != found:
-        raise UserError(f"{wanted}: the store {config.path} differs; set {found}")
+    made = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
+    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column")}
+    other = {key: value for key, value in made.items() if getattr(config, key) != value}
+    if other:
+        keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())
+        raise UserError(
+            f"{config.path}: a store keeps the size, the seed of the split, the labels and the levels it was prepared with; "
+            f"set {keys}, or prepare it anew"
+        )
 
 
 def _size(asked: int | None, part: str, there: int, store: Store) -> int:

@@ -6,18 +6,19 @@ from a k-d tree of their first principal components, in which no distance grows,
 themselves and, in colour, by how far they differ in hue. Time grows as N log N; memory is some 500 bytes an image.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from torch.nn.functional import adaptive_avg_pool2d
 
-from ambient_sweep.data.pixels import Array, Encoding, decoded
+from ambient_sweep.data.pixels import Array, Encoding, decoded, digests
 
 NEAR = 0.1  # largest distance of near duplicates; see docs/data.md
 SIDE, COLOUR_SIDE = 16, 4
@@ -35,7 +36,7 @@ class Thumbnails:
 
     def __init__(self, count: int, shape: tuple[int, int, int]) -> None:
         self.side = min(SIDE, shape[1])
-        self.digest = np.zeros((count, 2), dtype=np.uint64)
+        self.digest = np.zeros(count, dtype="S16")
         self.grey = np.zeros((count, self.side**2), dtype=np.int8)
         self.colour = np.zeros((count, 2 * COLOUR_SIDE**2 if shape[0] == 3 else 0), dtype=np.float16)
         self.flat = np.ones(count, dtype=bool)
@@ -43,28 +44,23 @@ class Thumbnails:
     def put(self, start: int, images: Array, encoding: Encoding) -> None:
         """Takes the images from row `start` on, [n, C, H, W]."""
         rows = slice(start, start + len(images))
-        for row, image in zip(self.digest[rows], np.ascontiguousarray(images), strict=True):
-            row[:] = np.frombuffer(hashlib.blake2b(image.data, digest_size=16).digest(), dtype=np.uint64)
+        self.digest[rows] = digests(images)
         pixels = decoded(images, encoding)
         luma = np.einsum("nchw,c->nhw", pixels, _LUMA) if pixels.shape[1] == 3 else pixels[:, 0]
-        small = _shrunk(luma, self.side).reshape(len(images), -1)
+        small = _shrunk(luma, self.side)
         small -= small.mean(axis=1, keepdims=True)
         deviation = np.sqrt(np.square(small).mean(axis=1, keepdims=True))
         self.flat[rows] = deviation[:, 0] < FLAT
         unit = np.maximum(deviation, FLAT)
         self.grey[rows] = np.clip(np.rint(small / unit * _STEP), -127, 127)
         if self.colour.size:
-            hue = (_shrunk(pixels[:, band] - luma, COLOUR_SIDE).reshape(len(images), -1) for band in (0, 2))
-            self.colour[rows] = np.concatenate(list(hue), axis=1) / unit
+            hue = [_shrunk(pixels[:, band] - luma, COLOUR_SIDE) for band in (0, 2)]
+            self.colour[rows] = np.concatenate(hue, axis=1) / unit
 
 
 def _shrunk(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Averages by area, [n, H, W] to [n, side, side]."""
-    edges = np.linspace(0, images.shape[-1], side + 1)
-    pixel = np.arange(images.shape[-1])
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    weights = (np.clip(overlap, 0, None) / (edges[1] - edges[0])).astype(np.float32)
-    return np.asarray(weights @ images @ weights.T)
+    """Averages by area, [n, H, W] to [n, side * side]."""
+    return adaptive_avg_pool2d(torch.from_numpy(images), side).reshape(len(images), -1).numpy()
 
 
 @dataclass(frozen=True)
@@ -123,8 +119,8 @@ def find_duplicates(
     near: largest distance of near duplicates, 0 for exact ones only. A copy of a copy belongs to the same group.
     """
     rows = np.concatenate([train, heldout])
-    same = np.unique(thumbnails.digest[rows], axis=0, return_index=True, return_inverse=True)
-    original = same[1][same[2].reshape(-1)]  # per position, the first with the same pixels
+    _, first, inverse = np.unique(thumbnails.digest[rows], return_index=True, return_inverse=True)
+    original = first[inverse]  # per position, the first with the same pixels
     position = np.arange(len(rows))
     unique = np.flatnonzero((original == position) & ~thumbnails.flat[rows])
     pairs = unique[_near_pairs(thumbnails, rows[unique], near)] if near > 0 else np.empty((0, 2), dtype=np.int64)

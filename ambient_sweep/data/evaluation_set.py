@@ -1,6 +1,5 @@
 """Sets of 8-bit images to measure, read as they are: one size, one number of channels, nothing changed in silence."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ambient_sweep.data.dataset import corrupt_images
-from ambient_sweep.data.pixels import Pixels, to_uint8
+from ambient_sweep.data.pixels import Pixels, digests, to_uint8
 from ambient_sweep.data.sources import Source
 from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
-from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
-from ambient_sweep.data.sources.files import folder_loaders, image_names
+from ambient_sweep.data.sources.decode import read_header
+from ambient_sweep.data.sources.files import Folder, loaders
+from ambient_sweep.data.sources.source import refuse_corrupt
 from ambient_sweep.errors import UserError
 
 BLOCK = 1024  # images decoded at once
@@ -47,12 +46,11 @@ class ImageSet:
 
     def rows(self, index: NDArray[np.int64]) -> torch.Tensor:
         """The images at `index`, uint8 [n, C, H, W]."""
-        return to_uint8(self.pixels.read(index))
+        return to_uint8(self.pixels[index])
 
     def subset(self, index: NDArray[np.int64]) -> "ImageSet":
         """The images at `index` as a set of their own."""
-        names = [self.names[row] for row in index.tolist()]
-        return _image_set(self.where, self.pixels.subset(index), names, [self.digests[row] for row in index.tolist()])
+        return ImageSet.of(self.where, self.pixels.subset(index), [self.names[row] for row in index.tolist()])
 
     @classmethod
     def of(cls, where: str, images: Pixels | NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
@@ -60,13 +58,9 @@ class ImageSet:
         pixels = images if isinstance(images, Pixels) else Pixels(images, "uint8")
         names = [f"image {i}" for i in range(len(pixels))] if names is None else names
         blocks = (to_uint8(block).numpy() for block in pixels.blocks(BLOCK))
-        digests = [hashlib.blake2b(image.data, digest_size=16).digest() for block in blocks for image in block]
-        return _image_set(where, pixels, names, digests)
-
-
-def _image_set(where: str, pixels: Pixels, names: Sequence[str], digests: Sequence[bytes]) -> ImageSet:
-    form = repr((len(pixels), *pixels.shape)).encode()
-    return ImageSet(where, names, pixels, digests, hashlib.sha256(b"".join([form, *digests])).hexdigest()[:16])
+        hashes = [each for block in blocks for each in digests(block)]
+        form = repr((len(pixels), *pixels.shape)).encode()
+        return cls(where, names, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
 
 
 def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
@@ -80,16 +74,21 @@ def read_set(option: str, path: Path, *, size: int | None = None, channels: int 
     where = f"{option} {path}"
     path = path.expanduser()
     if path.is_dir():
-        return _decoded(where, _folder_source(where, path, size, channels))
-    if path.suffix in (".npy", ".npz") and path.is_file():
-        return _decoded(where, _array_source(where, path, size, channels))
-    raise UserError(f"{where}: no such folder" if not path.exists() else f"{where}: give a folder, or .npy or .npz")
+        source = _folder_source(where, path, size, channels)
+    elif path.suffix in (".npy", ".npz") and path.is_file():
+        source = _array_source(where, path, size, channels)
+    else:
+        raise UserError(f"{where}: {'give a folder, or .npy or .npz' if path.exists() else 'no such folder'}")
+    pixels, corrupt = source.read()
+    refuse_corrupt(where, source.names, corrupt)
+    if not source.depth8:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    return ImageSet.of(where, pixels, source.names)
 
 
 def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
     """Places of the images whose pixels no image of `seen` has."""
-    known = {*seen.digests}
-    return np.array([row for row, each in enumerate(images.digests) if each not in known], dtype=np.int64)
+    return np.flatnonzero(~np.isin(images.digests, seen.digests))
 
 
 def check_alike(one: ImageSet, other: ImageSet) -> None:
@@ -105,11 +104,9 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
 
 
 def _folder_source(where: str, root: Path, size: int | None, channels: int | None) -> Source:
-    names = image_names(root, where)
-    headers = dict[str, Header]()
-    for name in names:
-        with contextlib.suppress(OSError, CorruptImage), open(root / name, "rb") as file:  # refused when it is decoded
-            headers[name] = read_header(file)
+    folder = Folder(root, where)
+    read = ((name, read_header(partial(folder.open, name))) for name in folder.images)
+    headers = {name: header for name, header in read if header is not None}
     sides = {f"{header.width}x{header.height}": name for name, header in reversed(headers.items())}
     kinds = {header.kind: name for name, header in reversed(headers.items())}
     if size is None:
@@ -121,8 +118,8 @@ def _folder_source(where: str, root: Path, size: int | None, channels: int | Non
             found = _examples(kinds)
             raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
-    loaders = partial(folder_loaders, root, names, size, channels)
-    return Source(names, loaders, size, channels, depth8=not any(header.deep for header in headers.values()))
+    depth8 = not any(header.deep for header in headers.values())
+    return Source(folder.images, partial(loaders, folder), size, channels, depth8)
 
 
 def _examples(first: Mapping[Any, str]) -> str:
@@ -141,19 +138,6 @@ def _array_source(where: str, path: Path, size: int | None, channels: int | None
     _, height, width, bands = images.shape
     size = _side(where, width, height) if size is None else size
     return array_source(images, row_names(path, images), size, channels or bands, where)
-
-
-def _decoded(where: str, source: Source) -> ImageSet:
-    pixels, corrupt = source.read()
-    _refuse(where, source.names, corrupt)
-    if not source.depth8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    return ImageSet.of(where, pixels, source.names)
-
-
-def _refuse(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> None:
-    if corrupt:
-        raise UserError(f"{where}: {corrupt_images(names, corrupt)}; remove or replace them")
 
 
 def _form(shape: tuple[int, int, int]) -> str:

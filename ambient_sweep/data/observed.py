@@ -53,16 +53,12 @@ class ObservedImages:
         return len(self.images)
 
     def read(self, rows: NDArray[np.int64]) -> Observation:
+        """The observations at `rows`."""
         index = torch.from_numpy(rows)
-        y = _at(self.images, rows)
+        y, clean = self.images[index], None if self.clean is None else self.clean[index]
         if self.noise is not None:
             self.noise.add(y, rows)
-        clean = None if self.clean is None else _at(self.clean, rows)
         return y, self.sigma[index], clean, None if self.labels is None else self.labels[index]
-
-
-def _at(images: torch.Tensor | Pixels, rows: NDArray[np.int64]) -> torch.Tensor:
-    return images.read(rows) if isinstance(images, Pixels) else images[torch.from_numpy(rows)]
 
 
 def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> ObservedImages:

@@ -1,5 +1,6 @@
 """Pixels: how numbers stand for them, and arrays of them in memory or in a memory-mapped file."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -30,6 +31,11 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def digests(images: Array) -> list[bytes]:
+    """A hash of 16 bytes of the numbers of each image [n, C, H, W]."""
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in np.ascontiguousarray(images)]
+
+
 class Pixels:
     """The images `array[rows]`, in some encoding, as float32 NCHW in [-1, 1]; safe to read in threads."""
 
@@ -37,7 +43,6 @@ class Pixels:
         self._array = np.asarray(array)  # of a memory map a plain view, which is indexed faster
         self._encoding: Encoding = encoding
         self._rows = rows
-        self._owner = array  # keeps a memory map open
 
     def __len__(self) -> int:
         return len(self._array) if self._rows is None else len(self._rows)
@@ -48,21 +53,17 @@ class Pixels:
         channels, height, width = self._array.shape[1:]
         return channels, height, width
 
-    def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """The images at `rows`, float32 [n, C, H, W] in [-1, 1]."""
-        picked = self._array[rows if self._rows is None else self._rows[rows]]
-        return torch.from_numpy(decoded(picked, self._encoding))
-
     def __getitem__(self, index: Index) -> torch.Tensor:
-        """As `read`, with an index as a tensor would take it."""
+        """The images at `index`, as a tensor would take it, float32 [n, C, H, W] in [-1, 1]."""
         places = index.numpy() if isinstance(index, torch.Tensor) else index
-        return self.read(np.arange(len(self))[places])
+        return torch.from_numpy(
+            decoded(self._array[places if self._rows is None else self._rows[places]], self._encoding)
+        )
 
     def blocks(self, size: int) -> Iterator[torch.Tensor]:
         """All images in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.read(np.arange(start, min(start + size, len(self))))
+        return (self[start : start + size] for start in range(0, len(self), size))
 
     def subset(self, places: NDArray[np.int64]) -> "Pixels":
         """The images at `places` as a set of their own."""
-        return Pixels(self._owner, self._encoding, places if self._rows is None else self._rows[places])
+        return Pixels(self._array, self._encoding, places if self._rows is None else self._rows[places])

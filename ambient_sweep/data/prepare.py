@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
     INFO_FILE,
+    NAMES_FILE,
     ObservedInfo,
     SplitInfo,
     StoreInfo,
     files_of,
     new_store,
+    store_keys,
     verify_store,
-    write_names,
 )
 from ambient_sweep.errors import UserError
 
@@ -35,80 +35,69 @@ CORRUPT_NAMED = 100
 Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to prepare, besides the data.* keys."""
+def prepare(
+    out: Path, config: DataConfig, echo: Callable[[str], None], *,
+    observed_sigma: float | None = None, drop_duplicates: bool = False, near: float = NEAR,
+) -> StoreInfo:  # fmt: skip
+    """Writes the store `out` of the images that `config` names, or nothing. Raises UserError.
 
-    observed_sigma: float | None = None  # write the observations at this level, and nothing else
-    drop_duplicates: bool = False
-    near: float = NEAR
-
-
-@dataclass(frozen=True)
-class Input:
-    """A source with each row's place in the first source, and what is settled already where it is a store."""
-
-    source: Source
-    place: Rows  # [N]
-    description: dict[str, Any]
-    split: tuple[Rows, Rows] | None = None  # rows that train and rows held out
-    content_sha256: str | None = None  # of the first source
-
-
-def prepare(out: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> StoreInfo:
-    """Writes the store `out` of the images that `config` names, or nothing. Raises UserError."""
+    observed_sigma: writes the observations at this level, and nothing else. near: see `find_duplicates`.
+    """
     with new_store(out) as folder:
-        preparation = _Preparation(folder, config, options, echo)
-        sigma = options.observed_sigma
-        return preparation.clean() if sigma is None else preparation.observations(sigma)
-
-
-def open_input(config: DataConfig) -> Input:
-    """The source, or the undamaged store of clean images, that `config` names. Raises UserError."""
-    if config.source != "store":
-        source = open_source(config)
-        described = config.model_dump(include={"source", "image_size", "channels"})
-        if config.path is not None:
-            described["name"] = Path(config.path).name  # but not the path to it
-        return Input(source, np.arange(len(source)), described)
-    data = load_data(config)
-    store = data.store
-    if store is None or data.observed is not None:
-        raise UserError(f"{config.path}: holds only noisy observations; give the store of the clean images")
-    verify_store(store.path)
-    images, depth8 = store.images.transpose(0, 2, 3, 1), store.info.encoding == "uint8"
-    source = Source(
-        store.names, lambda: (partial(np.array, image) for image in images), config.image_size, config.channels, depth8,
-        store.labels, store.info.classes, store.sigma,
-    )  # fmt: skip
-    split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
-    return Input(source, store.index, store.info.source, split, store.info.content_sha256)
+        preparation = _Preparation(folder, config, echo, observed_sigma, drop_duplicates, near)
+        return preparation.clean() if observed_sigma is None else preparation.observations(observed_sigma)
 
 
 class _Preparation:
-    def __init__(self, folder: Path, config: DataConfig, options: Options, echo: Callable[[str], None]) -> None:
-        self.folder, self.config, self.options, self.echo = folder, config, options, echo
-        self.given = open_input(config)
-        self.source, self.place = self.given.source, self.given.place
+    def __init__(
+        self, folder: Path, config: DataConfig, echo: Callable[[str], None],
+        sigma: float | None, drop_duplicates: bool, near: float,
+    ) -> None:  # fmt: skip
+        self.folder, self.config, self.echo = folder, config, echo
+        self.sigma, self.drop_duplicates, self.near = sigma, drop_duplicates, near
+        self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
+        self.content_sha256: str | None = None  # of the first source, where that is known
+        if config.source == "store":
+            self._open_store()
+        else:
+            self.source = open_source(config)
+            self.place = np.arange(len(self.source))  # [N], in the first source
+            self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
+            if config.path is not None:
+                self.description["name"] = Path(config.path).name  # but not the path to it
         self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
         self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
         self.duplicates: dict[str, Any] = {}
 
+    def _open_store(self) -> None:
+        """Takes the images of an undamaged store of clean images. Raises UserError."""
+        data = load_data(self.config)
+        store = data.store
+        if store is None or data.observed is not None:
+            raise UserError(f"{self.config.path}: holds only noisy observations; give the store of the clean images")
+        verify_store(store.path)
+        images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
+        self.source = Source(
+            store.names, lambda: (partial(np.array, image) for image in images), side, channels,
+            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma,
+        )  # fmt: skip
+        self.split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
+        self.place, self.description, self.content_sha256 = store.index, store.info.source, store.info.content_sha256
+
     def clean(self) -> StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
         keep = np.ones(len(self.source), dtype=bool)
-        if self.given.split is not None or self.config.on_corrupt == "refuse":
-            keep[:] = False
-            keep[np.concatenate(self._split())] = True
+        if self.split is not None or self.config.on_corrupt == "refuse":
+            keep = np.isin(np.arange(len(keep)), np.concatenate(self._split()))
         with (self.folder / IMAGES_FILE).open("wb") as file:
             content = self._read(lambda rows, images: file.write(images[keep[rows]].data))
         self._settle()
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
-        write_names(self.folder, (self.source.names[row] for row in rows.tolist()))
-        return self._finish(rows, content, None)
+        (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
+        return self._finish(rows, content)
 
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
@@ -117,8 +106,7 @@ class _Preparation:
         """
         content = self._read(lambda rows, images: None)
         self._settle()
-        chosen = np.zeros(len(self.source), dtype=bool)
-        chosen[self.train] = True
+        chosen = np.isin(np.arange(len(self.source)), self.train)
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
@@ -127,7 +115,7 @@ class _Preparation:
 
             if self._read(write, again=True) != content:
                 raise UserError(f"{self.config.path}: its images changed while they were read; try again")
-        return self._finish(np.flatnonzero(chosen), content, sigma)
+        return self._finish(np.flatnonzero(chosen), content)
 
     def _read(self, take: Callable[[Rows, Array], object], again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
@@ -148,7 +136,7 @@ class _Preparation:
         return content.hexdigest()
 
     def _split(self) -> tuple[Rows, Rows]:
-        return self.given.split or split_index(self.config, len(self.source), self.corrupt)
+        return self.split or split_index(self.config, len(self.source), self.corrupt)
 
     def _settle(self) -> None:
         """Finds the rows that train, those held out and the copies among them, and drops these where asked to.
@@ -158,15 +146,14 @@ class _Preparation:
         self.train, self.heldout = self._split()
         rows = np.concatenate([self.train, self.heldout])
         self.echo(f"looking for duplicates among {len(rows):,} images")
-        near, dropped = self.options.near, self.options.drop_duplicates
-        found = find_duplicates(self.thumbnails, self.train, self.heldout, near)
-        self.duplicates = {**found.counts(), "near": near, "dropped": dropped}
+        found = find_duplicates(self.thumbnails, self.train, self.heldout, self.near)
+        self.duplicates = {**found.counts(), "near": self.near, "dropped": self.drop_duplicates}
         named: list[Any] = self.place[rows].tolist()
-        if self.options.observed_sigma is None:
+        if self.sigma is None:
             named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
         document = json.dumps({**self.duplicates, "groups": found.named_groups(named)}, indent=1)
         (self.folder / DUPLICATES_FILE).write_text(document + "\n")
-        if dropped:
+        if self.drop_duplicates:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
             if min(len(self.train), len(self.heldout)) < 2:
                 raise UserError(
@@ -174,7 +161,7 @@ class _Preparation:
                     "at least 2 of each are needed"
                 )
 
-    def _finish(self, rows: Rows, content: str, sigma: float | None) -> StoreInfo:
+    def _finish(self, rows: Rows, content: str) -> StoreInfo:
         """Writes the small arrays of the images at `rows`, and store.json; content: sha256 of all images read."""
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
@@ -183,10 +170,10 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        content, files = self.given.content_sha256 or content, files_of(self.folder)
+        content, files = self.content_sha256 or content, files_of(self.folder)
         made = None
-        if sigma is not None:
-            made = ObservedInfo(sigma=sigma, fingerprint=files[IMAGES_FILE].sha256[:16])
+        if self.sigma is not None:
+            made = ObservedInfo(sigma=self.sigma, fingerprint=files[IMAGES_FILE].sha256[:16])
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
@@ -201,7 +188,7 @@ class _Preparation:
             content_sha256=content,
             fingerprint=fingerprint_of(content, source.shape, train_index, heldout_index),
             observed=made,
-            source=self.given.description if made is None else {"source": self.given.description["source"]},
+            source=self.description if made is None else {"source": self.description["source"]},
             corrupt=corrupt,
             duplicates=self.duplicates,
             files=files,
@@ -215,8 +202,7 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     channels, side, _ = info.shape
     split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    keys = f"data.source=store data.path={out} data.image_size={side} data.channels={channels}"
-    keys += f" data.split_seed={split.seed}" if split.seed else ""
+    keys = " ".join(f"{key}={value}" for key, value in store_keys(out, info).items())
     what, notes = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images", list[str]()
     if made is not None:
         what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"

@@ -5,14 +5,14 @@ images.bin         uint8 or float32 (little-endian) [count, C, H, W], in the ord
 index.npy          int64 [count], ascending: an image's place in its source, the name under which its noise is drawn
 train_index.npy    int64, the training images by their place in the source, in training order
 heldout_index.npy  int64, the same of the held-out images (of which a store of noisy observations holds no more)
-labels.npy, sigma.npy (own noise level, NaN: none), names.txt: where there are any
+labels.npy, sigma.npy (own noise level, NaN: none), names.json: where there are any
 
 A store is written aside and renamed into place, so that one that is there is whole.
 """
 
 import contextlib
-import re
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from ambient_sweep.data.pixels import Array, Encoding
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
-INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.txt", "duplicates.json"
+INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.json", "duplicates.json"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
@@ -86,10 +86,14 @@ class Store:
         """[count], read when asked for; "image 7" and the like in a store of observations, which holds no names."""
         if NAMES_FILE not in self.info.files:
             return [f"image {place}" for place in self.index.tolist()]
-        lines = (self.path / NAMES_FILE).read_bytes().split(b"\n")[:-1]
-        if len(lines) != self.info.count:
-            raise _damaged(self.path / NAMES_FILE, f"it does not hold {self.info.count} lines")
-        return [_name_of(line) for line in lines]
+        file = self.path / NAMES_FILE
+        _check(file, self.info.files[NAMES_FILE], content=True)
+        names: list[str] = json.loads(file.read_bytes())
+        return names
+
+    def name(self, place: int) -> str:
+        """What to call the image at this place in the source."""
+        return self.names[int(self.rows(np.array([place]))[0])]
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in the store the images with these places in the source lie."""
@@ -133,9 +137,8 @@ def read_info(path: Path) -> StoreInfo:
         raise _damaged(file, f"or of another version{': ' + where if where else ''}") from None
 
 
-def store_keys(path: Path) -> dict[str, Any]:
-    """The data.* keys that read the store at `path`. Raises UserError where there is none."""
-    info = read_info(path)
+def store_keys(path: Path, info: StoreInfo) -> dict[str, Any]:
+    """The data.* keys that read the store at `path`."""
     return {
         "data.source": "store", "data.path": str(path), "data.image_size": info.shape[1], "data.channels": info.shape[0],
         "data.split_seed": info.split.seed,
@@ -186,18 +189,3 @@ def new_store(out: Path) -> Iterator[Path]:
 def files_of(folder: Path) -> dict[str, FileInfo]:
     """Size and sha256 of every file in a folder."""
     return {file.name: FileInfo(bytes=file.stat().st_size, sha256=sha256(file)) for file in sorted(folder.iterdir())}
-
-
-def write_names(folder: Path, names: Iterable[str]) -> None:
-    """Writes names.txt, a name a line."""
-    (folder / NAMES_FILE).write_bytes(b"".join(map(_line, names)))
-
-
-def _line(name: str) -> bytes:
-    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return escaped.encode("utf-8", "surrogateescape") + b"\n"
-
-
-def _name_of(line: bytes) -> str:
-    text = line.decode("utf-8", "surrogateescape")
-    return re.sub(r"\\(.)", lambda match: {"n": "\n", "r": "\r"}.get(match[1], match[1]), text)

@@ -110,7 +110,7 @@ def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most:
     def chosen(name: str, images: Pixels, labels: torch.Tensor | None, among: NDArray[np.int64]) -> Subjects:
         rows = among[np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(among))[:most])]
         given = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
-        return Subjects(images.read(rows), given)
+        return Subjects(images[rows], given)
 
     train = chosen("train", clean.train, clean.train_labels, np.arange(len(clean.train)))
     return train, chosen("heldout", clean.heldout, clean.heldout_labels, unseen)

@@ -72,7 +72,7 @@ class Evaluator:
                 save()
             shown = samples[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
-            recorder.grid(images, record.endpoint, shown, self.clean.train.read(nearest.astype(np.int64)))
+            recorder.grid(images, record.endpoint, shown, self.clean.train[nearest.astype(np.int64)])
             write_evaluation(root, record)
             records.append(record)
         return records, True

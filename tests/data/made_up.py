@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.prepare import Options, prepare
+from ambient_sweep.data.prepare import prepare
 from ambient_sweep.data.sources.decode import CorruptImage
 from ambient_sweep.data.sources.source import Source
 
@@ -63,6 +63,6 @@ def use(monkeypatch: pytest.MonkeyPatch, made_up: MadeUp, block: int = 4096, **c
 
 def store_of(out, config, **options) -> DataConfig:
     """Prepares a store at `out`; returns the keys that read it."""
-    prepare(out, config, Options(**options), lambda line: None)
+    prepare(out, config, lambda line: None, **options)
     changes = {"source": "store", "path": str(out), "train_size": None, "heldout_size": None, "on_corrupt": "refuse"}
     return config.model_copy(update=changes)

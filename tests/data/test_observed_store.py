@@ -12,7 +12,7 @@ from scipy import stats
 from ambient_sweep.config import DataConfig, ObservedConfig, build_config, parse_overrides
 from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.data.observed import observe
-from ambient_sweep.data.prepare import Options, prepare, summary
+from ambient_sweep.data.prepare import prepare, summary
 from ambient_sweep.data.store import open_store
 from ambient_sweep.errors import UserError
 
@@ -159,11 +159,12 @@ def test_the_keys_that_are_printed_train_on_smaller_observations(tmp_path, sourc
     source.images[train[9]] = source.images[train[2]]
     clean = store_of(tmp_path / "clean", config)
     part = clean.model_copy(update={"train_size": 25, "heldout_size": 10})
-    info = prepare(tmp_path / "noisy", part, Options(observed_sigma=0.2, **dropping), lambda line: None)
+    info = prepare(tmp_path / "noisy", part, lambda line: None, observed_sigma=0.2, **dropping)
     lines = summary(tmp_path / "noisy", info)
     assert lines[-1] == (
         f"train with data.source=store data.path={tmp_path / 'noisy'} data.image_size=8 data.channels=3 "
-        f"data.train_size={24 if dropping else 25} data.heldout_size=10 observed.base_sigma=0.2 evaluation.path=..."
+        f"data.split_seed=0 data.train_size={24 if dropping else 25} data.heldout_size=10 observed.base_sigma=0.2 "
+        "evaluation.path=..."
     )
     printed = parse_overrides(lines[-1].removeprefix("train with ").removesuffix(" evaluation.path=...").split())
     keys = {"model.kind": "mlp", **printed, "evaluation.path": clean.path}

@@ -14,7 +14,7 @@ from PIL import Image
 from ambient_sweep.cli import commands
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data
-from ambient_sweep.data.prepare import Options, prepare, summary
+from ambient_sweep.data.prepare import prepare, summary
 from ambient_sweep.data.store import read_info, verify_store
 from ambient_sweep.errors import UserError
 
@@ -119,7 +119,7 @@ def test_duplicates_are_counted_and_dropped_where_that_is_asked_for(tmp_path, so
     assert load_data(noisy).fingerprint == data.fingerprint
     groups = json.loads((tmp_path / "noisy" / "duplicates.json").read_text())["groups"]
     assert [train[2], train[9]] in [group["train"] for group in groups]
-    assert prepare(tmp_path / "exact", config, Options(near=0), print).duplicates["heldout_near"] == 0
+    assert prepare(tmp_path / "exact", config, print, near=0).duplicates["heldout_near"] == 0
 
 
 def test_a_set_of_nothing_but_copies_is_refused(tmp_path, source, config):

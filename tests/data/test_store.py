@@ -11,7 +11,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import sha256
 
 ARRAYS = ["index.npy", "train_index.npy", "heldout_index.npy", "labels.npy", "sigma.npy"]
-FILES = [*ARRAYS, "images.bin", "names.txt", "duplicates.json"]
+FILES = [*ARRAYS, "images.bin", "names.json", "duplicates.json"]
 
 
 @pytest.fixture
@@ -66,10 +66,10 @@ def complaint(stored):
     [
         ({"train_size": 41}, "data.train_size: 41 is more than the 40 in "),
         ({"heldout_size": 16}, "data.heldout_size: 16 is more than the 15 in "),
-        ({"image_size": 16}, "store differs; set data.image_size=8 data.channels=3 data.split_seed=2"),
-        ({"split_seed": 0}, "store differs; set data.image_size=8 data.channels=3 data.split_seed=2"),
-        ({"sigma_column": "level"}, "data.sigma_column: a store keeps the labels and levels"),
-        ({"label_column": None}, "data.label_column: a store keeps the labels and levels"),
+        ({"image_size": 16, "channels": 1}, "store: a store keeps the size, the seed of the split, the labels and the"),
+        ({"image_size": 16, "split_seed": 0}, "with; set data.image_size=8 data.split_seed=2, or prepare it anew"),
+        ({"sigma_column": "level"}, "set data.sigma_column=null"),
+        ({"label_column": None}, "set data.label_column=label"),
         ({"path": "/tmp"}, "/tmp: not a store (it holds no store.json); `ambient-sweep prepare` makes one"),
     ],
 )

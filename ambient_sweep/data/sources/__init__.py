@@ -3,7 +3,7 @@
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.arrays import open_array, open_digits
 from ambient_sweep.data.sources.cifar10 import open_cifar10
-from ambient_sweep.data.sources.files import open_folder, open_zip
+from ambient_sweep.data.sources.files import open_tree
 from ambient_sweep.data.sources.source import Source
 from ambient_sweep.errors import UserError
 
@@ -12,15 +12,11 @@ __all__ = ["Source", "open_source"]
 
 def open_source(config: DataConfig) -> Source:
     """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
-    if config.source in ("digits", "cifar10") and config.sigma_column is not None:
-        raise UserError(f"data.sigma_column: data.source={config.source} has no noise levels; set it to null")
     match config.source:
         case "digits":
             return open_digits(config)
-        case "folder":
-            return open_folder(config)
-        case "zip":
-            return open_zip(config)
+        case "folder" | "zip":
+            return open_tree(config)
         case "parquet":
             from ambient_sweep.data.sources.parquet import open_parquet  # imports pyarrow
 

@@ -6,7 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import IO, Literal, cast
@@ -35,8 +35,8 @@ class CorruptImage(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error, without the path that an OSError adds, or its type where it has none."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 def decode(data: bytes, size: int, channels: int) -> PixelArray:
@@ -48,17 +48,12 @@ def decode(data: bytes, size: int, channels: int) -> PixelArray:
     if not data:
         raise CorruptImage("the file is empty")
     with _opened(BytesIO(data)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise CorruptImage(f"declares {image.width}x{image.height} pixels, more than {MAX_PIXELS} in all")
-        if min(image.size) < 1:
-            raise CorruptImage("has no pixels")
+        if not 1 <= image.width * image.height <= MAX_PIXELS:
+            raise CorruptImage(f"declares {image.width}x{image.height} pixels; it must be 1 to {MAX_PIXELS} in all")
         image.load()
         with contextlib.suppress(*DAMAGED):  # an unreadable EXIF block is ignored, as every viewer does
             ImageOps.exif_transpose(image, in_place=True)
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        pixels = _deep(square) if square.mode in DEEP else _flat(square, channels)
+        pixels = _deep(image) if image.mode in DEEP else _flat(image, channels)
     return fit(pixels, size, channels)
 
 
@@ -72,21 +67,18 @@ class Header:
     deep: bool  # deeper than 8 bits; not 16-bit colour, which Pillow reads as 8 bits
 
 
-def read_header(file: IO[bytes]) -> Header:
-    """The header of an image file. Raises CorruptImage."""
-    with _opened(file) as image:
+def read_header(opened: Callable[[], IO[bytes]]) -> Header | None:
+    """The header of an image file; None where it cannot be read, which is reported when the image is decoded."""
+    with contextlib.suppress(CorruptImage, *DAMAGED), opened() as file, _opened(file) as image:
         alpha = "A" in image.getbands() or "transparency" in image.info
         grey = image.mode in ("1", "L", *DEEP)
         return Header(*image.size, "transparent" if alpha else "grey" if grey else "colour", image.mode in DEEP)
+    return None
 
 
-def is_deep(opened: Callable[[], IO[bytes]]) -> bool:
-    """Whether a file is deeper than 8 bits; False where it cannot be read, which is found when it is decoded."""
-    try:
-        with opened() as file:
-            return read_header(file).deep
-    except (CorruptImage, *DAMAGED):
-        return False
+def any_deep(images: Iterable[Callable[[], IO[bytes]]]) -> bool:
+    """Whether the header of any of these files declares more than 8 bits."""
+    return any(header is not None and header.deep for header in map(read_header, images))
 
 
 @contextlib.contextmanager
@@ -116,10 +108,9 @@ def fit(pixels: PixelArray, size: int, channels: int) -> PixelArray:
 
 
 def luma(pixels: PixelArray) -> PixelArray:
-    """Colour [..., 3] to grey [..., 1] by Rec. 601; uint8 in Pillow's fixed-point arithmetic, so that all sources agree."""
+    """Colour [H, W, 3] to grey [H, W, 1] by Rec. 601; of uint8 as Pillow does it, so that all sources agree."""
     if pixels.dtype == np.uint8:
-        weighed = pixels.astype(np.uint32) @ np.array([[19595], [38470], [7471]], dtype=np.uint32)
-        return ((weighed + 0x8000) >> 16).astype(np.uint8)
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return np.asarray(np.clip(pixels @ np.array([[0.299], [0.587], [0.114]]), 0, 1), dtype=np.float32)
 
 

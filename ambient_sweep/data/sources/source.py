@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
 BLOCK_BYTES = 2**24  # of decoded images, read at once
 _RUN = 32  # images that a thread takes at a time, at most
 
-Loader = Callable[[], PixelArray]  # decodes one image, [size, size, channels]; raises CorruptImage
+# Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1]; raises CorruptImage
+Loader = Callable[[], bytes | PixelArray]
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,18 @@ class Source:
 
     def blocks(self) -> Iterator[Block]:
         """All images in order, a few thousand at a time; memory for little more than one block."""
-        loaders, size = self.loaders(), max(1, min(4096, BLOCK_BYTES // int(np.prod(self.shape))))
-        with ThreadPoolExecutor(THREADS) as pool:
-            for start in range(0, len(self), size):
-                yield self._block(pool, start, list(islice(loaders, min(size, len(self) - start))))
+        loaders, most = self.loaders(), max(1, min(4096, BLOCK_BYTES // int(np.prod(self.shape))))
+        with ThreadPool(THREADS) as pool:
+            for start in range(0, len(self), most):
+                size = min(most, len(self) - start)
+                images, corrupt = np.zeros((size, *self.shape), self.dtype), []
+                run = min(_RUN, -(-size // (4 * THREADS)))
+                for row, found in enumerate(pool.imap(self._decoded, list(islice(loaders, size)), run)):
+                    if isinstance(found, CorruptImage):
+                        corrupt.append((start + row, str(found)))
+                    else:
+                        images[row] = found.transpose(2, 0, 1)
+                yield Block(start, images, corrupt)
 
     def read(self) -> tuple[NDArray[Any], list[tuple[int, str]]]:
         """All images, [N, C, H, W], and the corrupt ones as a block has them."""
@@ -78,26 +87,26 @@ class Source:
             corrupt += block.corrupt
         return images, corrupt
 
-    def _block(self, pool: ThreadPoolExecutor, start: int, loaders: list[Loader]) -> Block:
-        images = np.zeros((len(loaders), *self.shape), self.dtype)
-        step = min(_RUN, -(-len(loaders) // (4 * THREADS)))
-
-        def load(first: int) -> list[tuple[int, str]]:
-            corrupt = []
-            for row, loader in enumerate(loaders[first : first + step], first):
-                try:
-                    images[row] = self._converted(loader()).transpose(2, 0, 1)
-                except CorruptImage as error:
-                    corrupt.append((start + row, str(error)))
-            return corrupt
-
-        corrupt = [entry for part in pool.map(load, range(0, len(loaders), step)) for entry in part]
-        return Block(start, images, corrupt)
-
-    def _converted(self, image: PixelArray) -> PixelArray:
+    def _decoded(self, loader: Loader) -> PixelArray | CorruptImage:
+        size, channels = self.size, self.channels
+        try:
+            content = loader()
+            image = decode(content, size, channels) if isinstance(content, bytes) else fit(content, size, channels)
+        except CorruptImage as error:
+            return error
         if self.depth8 and image.dtype != np.uint8:
-            raise CorruptImage("deeper than 8 bits, unlike the images that the source was judged by; convert it")
+            return CorruptImage("deeper than 8 bits, unlike the images that the source was judged by; convert it")
         return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 and not self.depth8 else image
+
+
+def refuse_corrupt(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]], cure: str = "") -> None:
+    """Raises UserError for corrupt images, where there are any: how many, and the first three by name."""
+    if corrupt:
+        first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
+        more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+        raise UserError(
+            f"{where}: {len(corrupt)} of {len(names)} images cannot be read ({first}{more}); remove or replace them{cure}"
+        )
 
 
 def source_path(config: DataConfig) -> Path:

@@ -82,7 +82,7 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
         (np.zeros((2, 8, 8, 3, 1), np.uint8), "has the shape"),
         (np.zeros((8, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((2, 3, 8, 3), np.uint8), "sides of at least 4"),
-        (np.zeros((0, 8, 8), np.uint8), "holds no image"),
+        (np.zeros((0, 8, 8), np.uint8), "has the shape [0, 8, 8]"),
         (PIXELS.astype(np.float32), "values from 0 to 255"),
         (np.full((2, 8, 8), np.nan), "float images must lie in"),
     ],
@@ -137,10 +137,10 @@ def test_labels_and_levels_of_arrays(tmp_path):
         assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
     bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
     for path, keys, message in (
-        (bad, {"label_column": "breed"}, "x.npz: has no array breed; it has image, sigma, text"),
+        (bad, {"label_column": "breed"}, "x.npz: has no column breed; it has image, sigma, text"),
         (bad, {"sigma_column": "sigma"}, "sigma: the noise level of x.npz#0 is -1.0"),
         (bad, {"sigma_column": "text"}, "text: is <U1; noise levels must be numbers"),
-        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no array x; it has image"),
+        (npy(tmp_path, PIXELS), {"sigma_column": "x"}, "x.npy: has no column x; it has image"),
     ):
         assert message in complaint(opened, "array", path, **keys)
 

@@ -31,15 +31,13 @@ def test_bad_files_are_refused(folder):
     file = folder / "data_batch_2.bin"
     whole = file.read_bytes()
     for data, message in (
-        (b"", "is not a file of CIFAR-10's binary version"),
-        (whole[:-1], "is not a file of CIFAR-10's binary version"),
-        (b"\x0a" + whole[1:], "is not a file of CIFAR-10's binary version"),
-        (whole[:-3073], "holds 3 records instead of 4"),
+        (b"", "cannot be read (it is cut off); give the folder of the .bin files of CIFAR-10's binary version"),
+        (whole[:-1], "cannot be read (it is cut off)"),
+        (b"\x0a" + whole[1:], "cannot be read (a label is out of range)"),
     ):
         file.write_bytes(data)
-        line = complaint(opened, "cifar10", folder)
-        assert line.startswith(f"{file}: ")
-        assert message in line
-    assert "data.source=cifar10 has no noise levels" in complaint(opened, "cifar10", folder, sigma_column="sigma")
+        assert f"data.path: {file} {message}" in complaint(opened, "cifar10", folder)
+    file.write_bytes(whole)
+    assert "has no column sigma; it has label" in complaint(opened, "cifar10", folder, sigma_column="sigma")
     (folder / "test_batch.bin").unlink()
-    assert "holds no test_batch.bin" in complaint(opened, "cifar10", folder)
+    assert "No such file" in complaint(opened, "cifar10", folder)

