@@ -74,8 +74,8 @@ class Proposals:
 
     def drop_held(self) -> None:
         """Ends the proposals that nobody will train, since the search is over; they may be proposed again."""
-        for trial in self._held.values():
-            self._record.withdraw(trial)
+        for number, trial in self._held.items():
+            self._record.drop(number)
             self._taken.discard(mark(trial.values))
         self._held.clear()
 
@@ -100,7 +100,7 @@ class Proposals:
             for _ in range(REPEATS):  # keys that a point leaves open are drawn anew
                 trial = self._record.propose(values, attributes)
                 if not self._new(trial.values):
-                    self._record.refuse(trial, TRIED)
+                    self._record.fail(trial, TRIED)
                 elif self._trainable(trial):
                     return trial
                 if trial.values.keys() == values.keys():
@@ -198,7 +198,7 @@ class Proposals:
             trial = self._record.ask()
             if self._new(trial.values):
                 return trial
-            self._record.refuse(trial, TRIED)
+            self._record.fail(trial, TRIED)
         trial = self._record.propose(self._untried_values())
         self._new(trial.values)
         return trial
@@ -224,7 +224,7 @@ class Proposals:
                 raise UserError(f"parameters {count:,} exceed search.constraints.parameters={bound:g}")
         except UserError as error:
             self._refusal = str(error).removeprefix(f"{self._sweep.name}: ")
-            self._record.refuse(trial, self._refusal, over)
+            self._record.fail(trial, self._refusal, over)
             return False
         self._allowed_any = True
         return True
