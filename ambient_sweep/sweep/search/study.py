@@ -28,7 +28,7 @@ from optuna.trial import TrialState, create_trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.search.tpe import GroupedTPESampler
+from ambient_sweep.sweep.search.tpe import GroupedTPESampler, estimator
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.distributions import Distribution
@@ -128,6 +128,10 @@ class StudyRecord:
             return trial.suggest_int(key, d.low, d.high, step=d.step, log=d.log)
         assert isinstance(d, FloatDistribution)
         return trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
+
+    def draw_evenly(self, key: str, share: float) -> Any:
+        """The value of a key at `share` in [0, 1) of its distribution."""
+        return self._space[key].snap(estimator(self._distributions[key]).draw_evenly(share))
 
     def begin(self, trial: SweepTrial, trial_id: str) -> SweepTrial:
         """A proposal is trained as `trial_id`."""

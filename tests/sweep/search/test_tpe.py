@@ -158,9 +158,9 @@ def test_parameters_are_drawn_where_the_good_lie_and_the_bad_do_not(
     rng = np.random.default_rng(0)
     shares = [rng.random((24, 2)) for _ in range(40)]
     drawn, away, evenly = (
-        [tpe._estimator(distribution, [good] * 6, [bad] * 6).draw(each) for each in shares],
-        [tpe._estimator(distribution, [bad] * 6, [good] * 6).draw(each) for each in shares],
-        [tpe._estimator(distribution).draw_evenly(float(each[0, 0])) for each in shares],
+        [tpe.estimator(distribution, [good] * 6, [bad] * 6).draw(each) for each in shares],
+        [tpe.estimator(distribution, [bad] * 6, [good] * 6).draw(each) for each in shares],
+        [tpe.estimator(distribution).draw_evenly(float(each[0, 0])) for each in shares],
     )
     assert all(distribution._contains(distribution.to_internal_repr(v)) for v in [*drawn, *away, *evenly])
     if isinstance(distribution, CategoricalDistribution):
