@@ -155,7 +155,7 @@ class SweepSearch:
                 return self._record.begin(proposal, trial_id)
         if not self._running:
             self._last = self.rungs.promotable(at_least=1)
-            if not self._last and self.budget.limited:
+            if not self._last and self.budget.images is not None:
                 self._last = self.rungs.nearest(self._concurrent)
             return self._first_free(self._last)
         return None

@@ -92,10 +92,10 @@ def _cut_torn_line(path: Path) -> None:
 
 
 class StudyRecord:
-    """The searched trials of a sweep in its study. `where` opens the message of what a sampler raises."""
+    """The searched trials of a sweep in its study."""
 
-    def __init__(self, study: optuna.Study, space: Space, where: str = "search.sampler") -> None:
-        self.study, self._space, self._where = study, space, where
+    def __init__(self, study: optuna.Study, space: Space) -> None:
+        self.study, self._space = study, space
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
         self._open: dict[int | None, optuna.Trial] = {}  # proposed in this session, and not ended
 
@@ -239,7 +239,7 @@ class StudyRecord:
                 if isinstance(self.study.sampler, GroupedTPESampler):  # its errors are defects of this package
                     raise
                 text = " ".join(str(error).split()) or type(error).__name__
-                raise AmbientSweepError(f"{self._where}: {type(self.study.sampler).__name__}: {text}") from None
+                raise AmbientSweepError(f"search.sampler: {type(self.study.sampler).__name__}: {text}") from None
 
 
 @dataclass
