@@ -151,9 +151,6 @@ def test_distributions_become_optunas(tmp_path: Path) -> None:
     assert optuna_distribution(space["consistency.chain_steps"]) == optuna.distributions.IntDistribution(1, 8, log=True)
 
 
-# -- no config twice ----------------------------------------------------------------------------------------------------
-
-
 # -- resuming -----------------------------------------------------------------------------------------------------------
 
 

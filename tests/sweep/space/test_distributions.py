@@ -25,7 +25,6 @@ ALL = [
 
 
 def draw(distribution: Distribution, share: float) -> Any:
-    """As proposals are drawn without a sampler."""
     return distribution.snap(estimator(optuna_distribution(distribution)).draw_evenly(share))
 
 

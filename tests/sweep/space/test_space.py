@@ -143,12 +143,8 @@ def test_how_many_configs_a_search_has_at_most(tmp_path: Path, search: str, tria
 
 def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> None:
     text = MINIMAL + "search: {stopping: {rule: rungs, eta: 4}, constraints: {memorization: 0.05}}\nconfirm: {top: 4}\n"
-    changes = {
-        "search.stopping.eta": 2,
-        "search.constraints.parameters": 5e6,
-        "confirm.seeds": 2,
-        "search.sampler_args.a": 1,
-    }
+    changes = {"search.stopping.eta": 2, "search.constraints.parameters": 5e6, "search.sampler_args.a": 1}
+    changes["confirm.seeds"] = 2
     sweep = load_sweep(write(tmp_path, text), changes)
     assert sweep.search.stopping == Stopping(rule="rungs", eta=2)
     assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
