@@ -96,8 +96,7 @@ def test_how_trials_end_in_the_study(
     tmp_path: Path, evaluated: Report | None, end: Report | None, lost: bool, state: TrialState, values: Any
 ) -> None:
     search = search_of(sweep_of(tmp_path, BARE))
-    search.next("b")
-    search.next("s")
+    begin(search, "b", "s")
     if evaluated is not None:
         assert search.evaluated("s", evaluated) == Decision.CONTINUE
     search.ended("s", end, lost=lost)
