@@ -34,7 +34,7 @@ def record_of(sweep: Sweep, path: Path | None = None) -> StudyRecord:
     """The study of a sweep, opened as its driver does; in memory without a path."""
     study = open_study(sweep.name, build_sampler(sweep.search), path)
     study.sampler = build_sampler(sweep.search, len(study.get_trials(deepcopy=False)))
-    return StudyRecord(study, sweep.space, f"search.sampler={sweep.search.sampler}")
+    return StudyRecord(study, sweep.space)
 
 
 def search_of(sweep: Sweep, path: Path | None = None, **more: Any) -> SweepSearch:

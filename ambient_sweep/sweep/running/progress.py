@@ -39,7 +39,7 @@ class Progress:
         self._live: set[str] = set()  # trials that began and have not ended
         self._paused: set[str] = set()  # among these
         self._start = self._last = clock()
-        self._budget = budget if budget is not None and budget.limited else None
+        self._budget = budget if budget is not None and budget.images else None
         self._forecast = forecast
         self._executed_before = forecast.executed if forecast else 0
 

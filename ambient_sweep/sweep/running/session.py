@@ -88,7 +88,7 @@ def open_search(sweep: Sweep, root: Path, *, planner: Planner | None = None, con
     study.sampler = build_sampler(sweep.search, len(study.get_trials(deepcopy=False)))
     return SweepSearch(
         sweep,
-        StudyRecord(study, sweep.space, f"search.sampler={sweep.search.sampler}"),
+        StudyRecord(study, sweep.space),
         images_of=partial(_images, sweep),
         parameters=count,
         planner=planner,

@@ -36,10 +36,6 @@ class Budget:
         self._expected.pop(trial_id, None)
 
     @property
-    def limited(self) -> bool:
-        return self.images is not None
-
-    @property
     def spent(self) -> bool:
         """Whether nothing more may begin."""
         return self.images is not None and self.executed + sum(self._expected.values()) >= self.images

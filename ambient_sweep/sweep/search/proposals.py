@@ -1,8 +1,7 @@
 """Rules around Optuna's `ask`: no config twice, none that cannot be trained, siblings, and the cheapest first."""
 
-import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -50,7 +49,7 @@ class Proposals:
         self._size = sweep.size()
         self._taken: set[Mark] = set()
         self._held: dict[int, SweepTrial] = {}  # proposals that wait, by number
-        self._passed: dict[int, int] = {}  # how often another was taken before them
+        self._passed: Counter[int | None] = Counter()  # how often another was taken before them
         self._single: deque[tuple[dict[str, Any], int]] = deque(maxlen=SINGLE)  # without a sibling, and their cost then
         self._grid = conditions.configs(sweep.space) if sweep.search.sampler == GRID else None
         self._given: deque[tuple[Values, Values]] = deque()  # values, and the attributes of their trials
@@ -74,8 +73,8 @@ class Proposals:
 
     def drop_held(self) -> None:
         """Ends the proposals that nobody will train, since the search is over; they may be proposed again."""
-        for trial in self._held.values():
-            self._record.withdraw(trial)
+        for number, trial in self._held.items():
+            self._record.drop(number)
             self._taken.discard(mark(trial.values))
         self._held.clear()
 
@@ -100,7 +99,7 @@ class Proposals:
             for _ in range(REPEATS):  # keys that a point leaves open are drawn anew
                 trial = self._record.propose(values, attributes)
                 if not self._new(trial.values):
-                    self._record.refuse(trial, TRIED)
+                    self._record.fail(trial, TRIED)
                 elif self._trainable(trial):
                     return trial
                 if trial.values.keys() == values.keys():
@@ -110,8 +109,7 @@ class Proposals:
     def _chosen(self, trial: SweepTrial) -> SweepTrial:
         assert trial.number is not None
         self._held.pop(trial.number, None)
-        for number in self._held:
-            self._passed[number] = self._passed.get(number, 0) + 1
+        self._passed.update(self._held.keys())
         if self._share:
             self._single.append((trial.values, self._cost(trial.values)))
         return trial
@@ -121,10 +119,8 @@ class Proposals:
         free = [trial for trial in held if not self._busy(trial.values)]
         if not free:
             return None if waiting_helps or not held else held[0]
-        if not self._share:
-            return free[0]
-        oldest = max(free, key=lambda trial: self._passed.get(trial.number or 0, 0))
-        if self._passed.get(oldest.number or 0, 0) >= PATIENCE:
+        oldest = free[0]
+        if self._passed[oldest.number] >= PATIENCE:
             return oldest
         return min(free, key=lambda trial: self._cost(trial.values))
 
@@ -156,7 +152,7 @@ class Proposals:
         training, space = prefix_of(self._sweep.config_for(values)), self._sweep.space
         for key in values:
             for _ in range(DRAWS):
-                changed = {**values, key: space[key].at(self._rng().random())}
+                changed = {**values, key: self._drawn_evenly(key)}
                 whole = {k for k, d in space.items() if conditions.is_active(d, changed)} == set(changed)
                 if changed[key] == values[key] or not whole:
                     continue
@@ -172,18 +168,16 @@ class Proposals:
 
     def _fresh(self) -> SweepTrial | None:
         """A proposal that is new and can be trained."""
-        if self.gave_up:
-            return None
         listable = self._grid is not None or self._size <= LISTED  # such a search ends when all configs were tried
-        for refused in itertools.count():
-            trial = self._untried()
-            if trial is None and self._refusal and not self._allowed_any:
-                self._give_up("all configs of the space")
-            if trial is None or self._trainable(trial):
+        in_a_row = 0
+        while not self.gave_up and (trial := self._untried()) is not None:
+            if self._trainable(trial):
                 return trial
-            if refused + 1 == REFUSALS and not listable:
+            in_a_row += 1
+            if in_a_row == REFUSALS and not listable:
                 self._give_up(f"{REFUSALS} configs in a row")
-                return None
+        if not self.gave_up and self._refusal and not self._allowed_any:
+            self._give_up("all configs of the space")
         return None
 
     def _give_up(self, what: str) -> None:
@@ -198,7 +192,7 @@ class Proposals:
             trial = self._record.ask()
             if self._new(trial.values):
                 return trial
-            self._record.refuse(trial, TRIED)
+            self._record.fail(trial, TRIED)
         trial = self._record.propose(self._untried_values())
         self._new(trial.values)
         return trial
@@ -207,12 +201,12 @@ class Proposals:
         space = self._sweep.space
         if self._grid is not None:
             return next(values for values in self._grid if mark(values) not in self._taken)
-        for _ in range(1000 if self._size > LISTED else 0):
-            values = conditions.active(space, {key: d.at(self._rng().random()) for key, d in space.items()})
+        if self._size <= LISTED:
+            return self._rng().choice([v for v in conditions.configs(space) if mark(v) not in self._taken])
+        while True:
+            values = self._sweep.active({key: self._drawn_evenly(key) for key in space})
             if mark(values) not in self._taken:
                 return values
-        left = (values for values in conditions.configs(space) if mark(values) not in self._taken)
-        return next(left) if self._size > LISTED else self._rng().choice(list(left))
 
     def _trainable(self, trial: SweepTrial) -> bool:
         """Whether nothing speaks against a proposal; else it is refused, and `_refusal` says why."""
@@ -224,7 +218,7 @@ class Proposals:
                 raise UserError(f"parameters {count:,} exceed search.constraints.parameters={bound:g}")
         except UserError as error:
             self._refusal = str(error).removeprefix(f"{self._sweep.name}: ")
-            self._record.refuse(trial, self._refusal, over)
+            self._record.fail(trial, self._refusal, over)
             return False
         self._allowed_any = True
         return True
@@ -235,6 +229,9 @@ class Proposals:
             return False
         self._taken.add(marked)
         return True
+
+    def _drawn_evenly(self, key: str) -> Any:
+        return self._record.draw_evenly(key, self._rng().random())
 
     def _rng(self) -> random.Random:
         self._drawn += 1

@@ -2,7 +2,6 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -25,7 +24,7 @@ NAMES: dict[str, type[BaseSampler]] = {
 }
 STARTUP = 10  # random draws of a sampler that is tried, at most
 LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
-WRAPPING = ("PartialFixedSampler",)  # it takes another sampler
+UNSUITABLE = (*LISTING, "PartialFixedSampler")  # which takes another sampler
 
 
 def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
@@ -33,12 +32,13 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
 
     Raises UserError for an unknown name and for arguments that the sampler refuses.
     """
-    where, kind = f"search.sampler={search.sampler}", NAMES.get(search.sampler) or _optuna_class(search.sampler)
-    known = inspect.signature(kind).parameters
+    kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
+    known = list(inspect.signature(kind).parameters)
+    takes = known if search.sampler != GRID else []
     for key in search.sampler_args:
-        if key not in known or (search.sampler == GRID):
-            takes = ", ".join(known) if search.sampler != GRID else "no arguments"
-            raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {takes}")
+        if key not in takes:
+            what = ", ".join(takes) or "no arguments"
+            raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {what}")
     own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
@@ -51,18 +51,17 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
             return kind(**given)
     except (TypeError, ValueError, ImportError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"{where}: {kind.__name__} refuses search.sampler_args={search.sampler_args}: {text}") from None
+        raise UserError(
+            f"search.sampler={search.sampler}: {kind.__name__} refuses search.sampler_args={search.sampler_args}: {text}"
+        ) from None
 
 
 def _optuna_class(name: str) -> type[BaseSampler]:
-    known = {n: getattr(optuna.samplers, n) for n in optuna.samplers.__all__}
-    kinds: Mapping[str, type[BaseSampler]] = {
-        n: k
-        for n, k in known.items()
-        if inspect.isclass(k)
-        and issubclass(k, BaseSampler)
-        and not inspect.isabstract(k)
-        and n not in LISTING + WRAPPING
+    known = {each: getattr(optuna.samplers, each) for each in optuna.samplers.__all__ if each not in UNSUITABLE}
+    kinds: dict[str, type[BaseSampler]] = {
+        each: kind
+        for each, kind in known.items()
+        if inspect.isclass(kind) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
     }
     if name not in kinds:
         hint = "; use grid" if name in LISTING else ""
@@ -83,7 +82,7 @@ def try_sampler(space: Space, search: Search) -> None:
     if isinstance(arguments.get("n_startup_trials"), int):
         arguments["n_startup_trials"] = min(STARTUP, arguments["n_startup_trials"])
     sampler = build_sampler(search.model_copy(update={"sampler_args": arguments}))
-    record = StudyRecord(open_study("try", sampler), space, f"search.sampler={search.sampler}")
+    record = StudyRecord(open_study("try", sampler), space)
     try:
         for number in range(STARTUP + 2):
             trial = record.ask()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.planner import Planner
@@ -29,6 +29,12 @@ class History:
     ended: bool
     reports: tuple[Report, ...] = ()  # of its evaluations at the main endpoint, by rising images
     stopped: bool = False
+
+    @property
+    def full(self) -> Report | None:
+        """The evaluation at the full length, if the trial reached it with finite objectives."""
+        last = self.reports[-1] if self.reports else None
+        return last if last is not None and last.images_left <= 0 and last.finite else None
 
 
 class SweepSearch:
@@ -57,13 +63,12 @@ class SweepSearch:
         busy = None if planner is None else planner.busy
         self._proposals = Proposals(sweep, record, cost=self._cost, busy=busy, parameters=parameters)
         self.trials: dict[str, SweepTrial] = {}  # begun, and not ended
+        self.searched = 0  # configs tried, those of earlier sessions included
+        self.finished = False  # whether nothing is left to train, as of the last call of `next`
         self._running: set[str] = set()
         self._waiting: list[SweepTrial] = []  # of earlier sessions; they go first
-        self._full: dict[str, Report] = {}  # searched trials' reports at full length
         self._observed: dict[str, set[float]] = {}  # lengths by trial
         self._last: list[str] = []  # paused trials that go on since nothing else is left
-        self._searched = 0
-        self._begun = self._exhausted = False
         self._fixed = sweep.fixed_trials()
         self._fixed_ids: list[str] = list(record.study.user_attrs.get(FIXED, []))
         self._recover(record.earlier(), histories or {})
@@ -77,57 +82,38 @@ class SweepSearch:
                 f"study.journal lacks {len(lost)} of the {len(histories)} trials of this sweep, so they would be trained "
                 "again; restore it, or start again under another name"
             )
-        unknown = History(ended=False)
+        unknown, at_rungs = History(ended=False), set[str]()
         for trial_id, fixed in zip(self._fixed_ids, self._fixed, strict=False):
             if not histories.get(trial_id, unknown).ended:
                 self._waiting.append(replace(fixed, trial_id=trial_id))
-        for refused in earlier.refused:
-            self._proposals.remember(self._record.values(refused))
-        self._searched = len(earlier.trials)
-        self._observed = earlier.lengths
-        unfinished: dict[str, FrozenTrial] = {}
-        for trial_id, trial in earlier.trials.items():
-            ours = SweepTrial("search", self._record.values(trial), trial_id=trial_id, number=trial.number)
-            self._proposals.remember(ours.values)
+        for values in (*earlier.refused, *(trial.values for trial, _ in earlier.trials.values())):
+            self._proposals.remember(values)
+        self.searched, self._observed = len(earlier.trials), earlier.lengths
+        for trial_id, (trial, state) in earlier.trials.items():
             history = histories.get(trial_id, unknown)
-            self._catch_up(ours, history)
-            if not history.ended:
-                unfinished[trial_id] = trial
-            elif (running := trial.state == TrialState.RUNNING) or trial.state == TrialState.FAIL:
-                self._end_earlier(ours, history, running=running)
-        self._unfinished, self._unused, self._points = unfinished, earlier.proposals, earlier.points
-        reports = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports]
-        self.rungs.recall(reports, unfinished.keys() - self._full.keys())
-
-    def _catch_up(self, trial: SweepTrial, history: History) -> None:
-        """Records evaluations that are in the trial's folder and not in the study."""
-        for report in history.reports:
-            if report.images_left > 0:
+            for report in history.reports:  # whose driver died before it recorded them
                 self._observe(trial, report)
-            elif report.finite:
-                self._full[trial.trial_id] = report
-
-    def _end_earlier(self, trial: SweepTrial, history: History, *, running: bool) -> None:
-        """The driver ended between a trial's last record and its end in the study."""
-        if running and trial.number is not None:
-            self._record.drop(trial.number, stopped=history.stopped)
-        full = self._full.pop(trial.trial_id, None)
-        if full is not None and not history.stopped:
-            self._record.complete(trial, full, self._violations(full))
-
-    def _begin(self) -> None:
-        """Proposes again, in this session, what an earlier one proposed and left unfinished."""
-        for trial in self._unused:
-            self._record.drop(trial.number)
-            self._proposals.give(self._record.values(trial), trial.user_attrs)
-        for trial_id, trial in self._unfinished.items():
-            again = self.trials[trial_id] = replace(self._record.propose_again(trial), trial_id=trial_id)
-            if not self.is_paused(trial_id):
-                self._waiting.append(again)
+            if not history.ended:
+                self.trials[trial_id] = trial
+                if history.full is None:
+                    at_rungs.add(trial_id)
+            elif state in (TrialState.RUNNING, TrialState.FAIL):
+                self._end_earlier(trial, history)
+        self.rungs.recall([(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports], at_rungs)
+        self._waiting += [trial for trial in self.trials.values() if not self.is_paused(trial.trial_id)]
         for index, point in enumerate(self._sweep.points):
-            if index not in self._points:
+            if index not in earlier.points:
                 self._proposals.give(point, {POINT: index})
-        self._begun = True
+
+    def _end_earlier(self, trial: SweepTrial, history: History) -> None:
+        """The driver died between a trial's last record and its end in the study."""
+        assert trial.number is not None
+        if history.stopped:
+            self._record.prune(trial)
+        elif (full := history.full) is not None:
+            self._record.complete(trial, full, self._violations(full))
+        else:
+            self._record.drop(trial.number)
 
     # -- asked by the driver ------------------------------------------------------------------------------------------
 
@@ -136,13 +122,10 @@ class SweepSearch:
 
         Raises AmbientSweepError for what the sampler raises.
         """
-        if not self._begun:
-            self._begin()
         trial = self._next(trial_id)
+        self.finished = trial is None and not self._running
         if trial is None:
-            self._exhausted = not self._running
             return None
-        self._exhausted = False
         self.trials[trial.trial_id] = trial
         self._running.add(trial.trial_id)
         self.rungs.leave(trial.trial_id)
@@ -165,25 +148,22 @@ class SweepSearch:
         promoted = self._first_free(self.rungs.promotable()) or self._first_free(self._last)
         if promoted is not None:
             return promoted
-        if self._searched < self._sweep.trials:
+        if self.searched < self._sweep.trials:
             proposal = self._proposals.next(waiting_helps=bool(self._running))
             if proposal is not None:
-                self._searched += 1
+                self.searched += 1
                 return self._record.begin(proposal, trial_id)
         if not self._running:
             self._last = self.rungs.promotable(at_least=1)
-            if not self._last and self.budget.limited:
+            if not self._last and self.budget.images is not None:
                 self._last = self.rungs.nearest(self._concurrent)
             return self._first_free(self._last)
         return None
 
     def _first_free(self, trial_ids: list[str]) -> SweepTrial | None:
         """The first of some paused trials whose next images nobody is training."""
-        paused = set(self.rungs.paused)
-        for trial_id in list(trial_ids):
-            trial = self.trials.get(trial_id)
-            if trial is None or trial_id not in paused:
-                continue
+        for trial_id in filter(self.is_paused, trial_ids):
+            trial = self.trials[trial_id]
             if self._planner is None or not self._planner.busy(trial.values):
                 if trial_id in self._last:
                     self._last.remove(trial_id)  # once, however soon it pauses again
@@ -199,28 +179,18 @@ class SweepSearch:
         return self.rungs.reached(trial_id)
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is left to train, as of the last call of `next`."""
-        return self._exhausted
-
-    @property
     def left(self) -> bool:
         """Whether there is something to train in a session that has not begun."""
         fixed = len(self._fixed_ids) < len(self._fixed)
-        more = self._searched < self._sweep.trials and self._proposals.left
-        return bool(self._waiting or self._unfinished or fixed or (more and not self.budget.spent))
+        more = self.searched < self._sweep.trials and self._proposals.left
+        return bool(self._waiting or self.trials or fixed or (more and not self.budget.spent))
 
     @property
     def gave_up(self) -> str:
         """Why the search ended before its time; empty where it did not."""
         return self._proposals.gave_up
 
-    @property
-    def searched(self) -> int:
-        """Configs tried, those of earlier sessions included."""
-        return self._searched
-
-    # -- told by the driver -------------------------------------------------------------------------------------------
+    # -- reported by the driver --------------------------------------------------------------------------------------
 
     def evaluated(self, trial_id: str, report: Report) -> Decision:
         """A running trial was measured in full: what becomes of it. STOP: the budget is spent."""
@@ -228,17 +198,13 @@ class SweepSearch:
         if self._planner is not None:
             self._planner.reached(trial_id, report.images)
         self._spend(trial, report)
-        last = report.images_left <= 0
-        decision = self.rungs.report(
-            trial_id, report.fraction, self._entry(report), last=last or trial.role != "search"
-        )
-        if trial.role == "search" and last and report.finite:
-            self._full[trial_id] = report
-        elif trial.role == "search":
+        to_its_end = trial.role != "search" or report.images_left <= 0
+        decision = self.rungs.report(trial_id, report.fraction, self._entry(report), last=to_its_end)
+        if trial.role == "search":
             self._observe(trial, report)
         if decision == Decision.PAUSE:
             self._free(trial_id)
-        elif trial.role == "search" and self.rungs.levels and self.budget.spent and not last:
+        elif not to_its_end and self.rungs.levels and self.budget.spent:
             return Decision.STOP
         return decision
 
@@ -249,18 +215,18 @@ class SweepSearch:
             self._spend(trial, report)
         self._free(trial_id)
         self.rungs.leave(trial_id)
-        full = self._full.pop(trial_id, None)
         if trial.role != "search":
             return
-        failure = "its worker failed" if lost else report.reason if report and report.ending == "failed" else None
-        if failure is not None:
-            self._record.fail(trial, failure)
-        elif full is not None:
-            self._record.complete(trial, full, self._violations(report or full) | self._violations(full))
-        elif report is not None and report.ending == "completed":
-            self._record.fail(trial, f"objectives missing or not finite: {report.objectives}")
-        else:
+        if lost:
+            self._record.fail(trial, "its worker failed")
+        elif report is None or report.ending is None:
             self._record.prune(trial)
+        elif report.ending == "failed":
+            self._record.fail(trial, report.reason or "")
+        elif report.finite:
+            self._record.complete(trial, report, self._violations(report))
+        else:
+            self._record.fail(trial, f"objectives missing or not finite: {report.objectives}")
 
     def end_paused(self) -> list[SweepTrial]:
         """The trials that paused and will not go on, since the search is over; they count as stopped from now on."""
@@ -281,9 +247,9 @@ class SweepSearch:
             self.budget.report(trial.trial_id, report.images_executed)
 
     def _observe(self, trial: SweepTrial, report: Report) -> None:
-        """Each length of a trial is an observation once."""
+        """Records each length of a trial before its full one once."""
         lengths = self._observed.setdefault(trial.trial_id, set())
-        if report.finite and report.full_samples and report.fraction not in lengths:
+        if report.images_left > 0 and report.finite and report.full_samples and report.fraction not in lengths:
             lengths.add(report.fraction)
             self._record.observe(trial, report, self._violations(report))
 

@@ -6,15 +6,15 @@ evaluation before the full length is a COMPLETE trial of its own, with the confi
 `observation_of` and `length`. Fixed trials stay outside. (Ray's OptunaSearch takes a stopped trial's last values, and
 infinities, for results.)
 
-A trial that goes on in a later session is proposed again under a new number, the old one failing: only who asked for a
-trial of Optuna's can add to it.
+A trial that continues in a later session stays RUNNING under its number. Only the process that asked Optuna for a trial can
+add to it, so such a trial ends as FAIL, and its result is added under a new number.
 """
 
 import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.search.tpe import GroupedTPESampler
+from ambient_sweep.sweep.search.tpe import GroupedTPESampler, estimator
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.distributions import Distribution
@@ -36,7 +36,6 @@ from ambient_sweep.sweep.space.distributions import Distribution
 TRIAL_ID, OBSERVATION_OF, LENGTH, IMAGES, WHY, POINT = (
     "trial_id", "observation_of", "length", "images", "why", "point",
 )  # fmt: skip
-GIVEN = "given"  # values that a proposal was made with; the trial itself holds them one by one, as they are drawn
 TRIED = "tried before"  # why a proposal was refused: another has its values
 FIXED = "fixed trials"  # attribute of the study: their ids, in their order
 # What samplers raise themselves: for objectives or spaces that are not theirs, and arguments that they look at late.
@@ -93,19 +92,18 @@ def _cut_torn_line(path: Path) -> None:
 
 
 class StudyRecord:
-    """The searched trials of a sweep in its study. `where` opens the message of what a sampler raises."""
+    """The searched trials of a sweep in its study."""
 
-    def __init__(self, study: optuna.Study, space: Space, where: str = "search.sampler") -> None:
-        self.study, self._space, self._where = study, space, where
+    def __init__(self, study: optuna.Study, space: Space) -> None:
+        self.study, self._space = study, space
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
-        self._open: dict[int, optuna.Trial] = {}  # proposed in this session, and not ended
+        self._open: dict[int | None, optuna.Trial] = {}  # proposed in this session, and not ended
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 
     def propose(self, values: Mapping[str, Any], attributes: Mapping[str, Any] | None = None) -> SweepTrial:
         """A given proposal; the sampler draws keys that are left out."""
-        kept = {key: value for key, value in (attributes or {}).items() if key != WHY}
-        self.study.enqueue_trial(dict(values), user_attrs=kept | {GIVEN: dict(values)})
+        self.study.enqueue_trial(dict(values), user_attrs=dict(attributes or {}))
         return self.ask()
 
     def ask(self) -> SweepTrial:
@@ -131,71 +129,78 @@ class StudyRecord:
         assert isinstance(d, FloatDistribution)
         return trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
 
+    def draw_evenly(self, key: str, share: float) -> Any:
+        """The value of a key at `share` in [0, 1) of its distribution."""
+        return self._space[key].snap(estimator(self._distributions[key]).draw_evenly(share))
+
     def begin(self, trial: SweepTrial, trial_id: str) -> SweepTrial:
         """A proposal is trained as `trial_id`."""
-        self._handle(trial).set_user_attr(TRIAL_ID, trial_id)
+        self._open[trial.number].set_user_attr(TRIAL_ID, trial_id)
         return replace(trial, trial_id=trial_id)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
     def observe(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
-        """A full evaluation of a trial before its full length."""
+        """Records a full evaluation of a trial before its full length."""
         attributes = {OBSERVATION_OF: trial.trial_id, LENGTH: report.fraction, IMAGES: report.images}
-        self._add(trial, report.objectives, constraints, attributes)
+        self._add(trial, TrialState.COMPLETE, attributes, constraints, report.objectives)
 
     def complete(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
-        """A trial ended at its full length, where it reported `report`."""
+        """Ends a trial at its full length, where it reported `report`."""
         attributes = {LENGTH: report.fraction, IMAGES: report.images}
-        if trial.number not in self._open:  # recorded otherwise in an earlier session
-            self._add(trial, report.objectives, constraints, {TRIAL_ID: trial.trial_id} | attributes)
-            return
-        for name, value in attributes.items():
-            self._handle(trial).set_user_attr(name, value)
-        for name, violation in constraints.items():
-            self._handle(trial).set_constraint(name, violation)
-        self._tell(trial, TrialState.COMPLETE, report.objectives)
+        self._end(trial, TrialState.COMPLETE, attributes, constraints, report.objectives)
 
     def prune(self, trial: SweepTrial) -> None:
-        """A trial was stopped before its full length."""
-        self._tell(trial, TrialState.PRUNED)
+        """Ends a trial that was stopped before its full length."""
+        self._end(trial, TrialState.PRUNED, {}, {})
 
-    def fail(self, trial: SweepTrial, why: str) -> None:
-        """A trial failed."""
-        self._handle(trial).set_user_attr(WHY, why)
-        self._tell(trial, TrialState.FAIL)
+    def fail(self, trial: SweepTrial, why: str, constraints: Mapping[str, float] | None = None) -> None:
+        """Ends a trial that failed, or a proposal that is not trained.
 
-    def refuse(self, trial: SweepTrial, why: str, constraints: Mapping[str, float] | None = None) -> None:
-        """A proposal is not trained; one that exceeds a bound is PRUNED, so that the sampler learns where not to look."""
-        handle = self._handle(trial)
-        handle.set_user_attr(WHY, why)
-        for name, violation in (constraints or {}).items():
-            handle.set_constraint(name, violation)
-        self._tell(trial, TrialState.PRUNED if constraints else TrialState.FAIL)
+        One that exceeds a bound is PRUNED, so that the sampler learns where not to look.
+        """
+        self._end(trial, TrialState.PRUNED if constraints else TrialState.FAIL, {WHY: why}, constraints or {})
 
-    def withdraw(self, trial: SweepTrial) -> None:
-        """A proposal is not trained in this session, and may come again."""
-        self._tell(trial, TrialState.FAIL)
+    def drop(self, number: int) -> None:
+        """Ends a trial under this number, unless it has ended, without a reason: its config may be proposed again."""
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _handle(self, trial: SweepTrial) -> optuna.Trial:
+    def _end(
+        self,
+        trial: SweepTrial,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+        values: Objectives | None = None,
+    ) -> None:
         assert trial.number is not None
-        return self._open[trial.number]
-
-    def _tell(self, trial: SweepTrial, state: TrialState, values: Objectives | None = None) -> None:
-        handle = self._open.pop(trial.number) if trial.number in self._open else None
-        if handle is not None:
-            with self._sampling():
-                self.study.tell(handle, values, state=state)
+        handle = self._open.pop(trial.number, None)
+        if handle is None:  # of an earlier session
+            self.drop(trial.number)
+            self._add(trial, state, {TRIAL_ID: trial.trial_id, **attributes}, constraints, values)
+            return
+        for name, value in attributes.items():
+            handle.set_user_attr(name, value)
+        for name, violation in constraints.items():
+            handle.set_constraint(name, violation)
+        with self._sampling():
+            self.study.tell(handle, values, state=state)
 
     def _add(
-        self, trial: SweepTrial, values: Objectives, constraints: Mapping[str, float], attributes: dict[str, Any]
+        self,
+        trial: SweepTrial,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+        values: Objectives | None,
     ) -> None:
         self.study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE,
-                values=list(values),
+                state=state,
+                values=values,
                 params=trial.values,
                 distributions={key: self._distributions[key] for key in trial.values},
-                user_attrs=attributes,
+                user_attrs=dict(attributes),
                 constraints=dict(constraints),
             )
         )
@@ -203,26 +208,26 @@ class StudyRecord:
     # -- an earlier session -------------------------------------------------------------------------------------------
 
     def earlier(self) -> "Earlier":
-        """What the study holds of earlier sessions."""
+        """What the study holds of earlier sessions. Ends the proposals that they did not train."""
         for _ in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             with self._sampling():  # the driver died between enqueueing and asking
                 self.study.ask()
-        return Earlier(self.study.get_trials(deepcopy=False))
-
-    def values(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The values of a trial of an earlier session, which may have died while they were drawn."""
-        known = trial.user_attrs.get(GIVEN, {}) | trial.params
-        return {key: d.snap(known[key]) for key, d in self._space.items() if key in known}
-
-    def propose_again(self, trial: FrozenTrial) -> SweepTrial:
-        """A trial of an earlier session, as one of this session."""
-        if trial.state == TrialState.RUNNING:
-            self.drop(trial.number)
-        return self.propose(self.values(trial), trial.user_attrs)
-
-    def drop(self, number: int, *, stopped: bool = False) -> None:
-        """A trial that an earlier session left RUNNING is over under this number."""
-        self.study.tell(number, state=TrialState.PRUNED if stopped else TrialState.FAIL)
+        found = Earlier()
+        for trial in self.study.get_trials(deepcopy=False):
+            values = {key: d.snap(trial.params[key]) for key, d in self._space.items() if key in trial.params}
+            attributes = trial.user_attrs
+            if (trial_id := attributes.get(TRIAL_ID)) is not None:
+                ours = SweepTrial("search", values, trial_id=trial_id, number=trial.number)
+                found.trials[trial_id] = ours, trial.state
+            elif OBSERVATION_OF in attributes:
+                found.lengths.setdefault(attributes[OBSERVATION_OF], set()).add(attributes[LENGTH])
+            elif trial.state == TrialState.RUNNING:
+                self.drop(trial.number)
+            elif attributes.get(WHY, TRIED) != TRIED:  # the other may itself have been left untrained
+                found.refused.append(values)
+            if POINT in attributes and (TRIAL_ID in attributes or WHY in attributes):
+                found.points.add(attributes[POINT])
+        return found
 
     @contextlib.contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -234,36 +239,17 @@ class StudyRecord:
                 if isinstance(self.study.sampler, GroupedTPESampler):  # its errors are defects of this package
                     raise
                 text = " ".join(str(error).split()) or type(error).__name__
-                raise AmbientSweepError(f"{self._where}: {type(self.study.sampler).__name__}: {text}") from None
+                raise AmbientSweepError(f"search.sampler: {type(self.study.sampler).__name__}: {text}") from None
 
 
+@dataclass
 class Earlier:
-    """Trials of earlier sessions: by id, the newest of each; their observed lengths; proposals that nobody trained.
+    """Trials of earlier sessions."""
 
-    A trial that failed for no reason is known under a newer number, or is to be proposed anew.
-    """
-
-    def __init__(self, trials: list[FrozenTrial]) -> None:
-        self.trials: dict[str, FrozenTrial] = {}
-        self.lengths: dict[str, set[float]] = {}
-        self.proposals: list[FrozenTrial] = []
-        self.refused: list[FrozenTrial] = []
-        self.points: set[int] = set()
-        for trial in trials:
-            attributes = trial.user_attrs
-            if TRIAL_ID in attributes:
-                self.trials[attributes[TRIAL_ID]] = trial
-            elif OBSERVATION_OF in attributes:
-                self.lengths.setdefault(attributes[OBSERVATION_OF], set()).add(attributes[LENGTH])
-            elif trial.state == TrialState.RUNNING:
-                self.proposals.append(trial)
-            elif WHY in attributes:
-                if attributes[WHY] != TRIED:  # the other may itself have been left untrained
-                    self.refused.append(trial)
-            else:
-                continue
-            if POINT in attributes:
-                self.points.add(attributes[POINT])
+    trials: dict[str, tuple[SweepTrial, TrialState]] = field(default_factory=dict)  # by id, the newest of each
+    lengths: dict[str, set[float]] = field(default_factory=dict)  # at which they were observed, by id
+    refused: list[dict[str, Any]] = field(default_factory=list)  # values that were not trained
+    points: set[int] = field(default_factory=set)  # indices of those that were tried
 
 
 def violations(bounds: Mapping[Any, float], report: Report) -> dict[str, float]:

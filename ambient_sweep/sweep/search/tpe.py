@@ -73,11 +73,11 @@ class GroupedTPESampler(BaseSampler):
         """One parameter: of a few draws from the good density, the one with the largest ratio of good over bad."""
         shares = rng.uniform(f"search/{param_name}", self._seed, trial.number * self._candidates, self._candidates, 2)
         if self._split is None or rng.uniform("search", self._seed, trial.number, 1)[0, 0] < self._share:
-            return _estimator(param_distribution).draw_evenly(float(shares[0, 0]))
+            return estimator(param_distribution).draw_evenly(float(shares[0, 0]))
         key = (param_name, param_distribution)
         if key not in self._estimators:
             good, bad = ([v[param_name] for v in side if param_name in v] for side in self._split)
-            self._estimators[key] = _estimator(param_distribution, good, bad)
+            self._estimators[key] = estimator(param_distribution, good, bad)
         return self._estimators[key].draw(shares)
 
     def _fit(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
@@ -185,6 +185,7 @@ class _Number:
         return self.draw_evenly(float(points[np.argmax(ratio)]))
 
     def draw_evenly(self, share: float) -> Any:
+        """The value at `share` in [0, 1) of the distribution: its inverse cumulative distribution."""
         d = self._distribution
         point = self._low + share * (self._high - self._low)
         value = math.exp(point) if d.log else point
@@ -217,7 +218,8 @@ class _Choice:
         return self._distribution.choices[int(share * len(self._distribution.choices))]
 
 
-def _estimator(distribution: BaseDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()) -> _Number | _Choice:
+def estimator(distribution: BaseDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()) -> _Number | _Choice:
+    """The estimators of a parameter, fitted to its values in good and in bad trials."""
     if isinstance(distribution, CategoricalDistribution):
         return _Choice(distribution, good, bad)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ambient_sweep.errors import UserError
@@ -32,16 +33,13 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
                     raise UserError(f"{place}: {value!r} {error}") from None
     ordered: dict[str, Distribution] = {}
     while len(ordered) < len(space):
-        ready = [
-            key for key, d in space.items() if key not in ordered and all(parent in ordered for parent, _ in d.when)
-        ]
+        left = [key for key in space if key not in ordered]
+        ready = [key for key in left if all(parent in ordered for parent, _ in space[key].when)]
         if not ready:
-            circle = ", ".join(key for key in space if key not in ordered)
-            raise UserError(f"{where}: space: the conditions of {circle} go in a circle; remove one")
-        for key in ready[:1]:
-            d = space[key]
-            when = tuple((parent, tuple(space[parent].read(v) for v in values)) for parent, values in d.when)
-            ordered[key] = Distribution(d.kind, d.values, d.step, when)
+            raise UserError(f"{where}: space: the conditions of {', '.join(left)} go in a circle; remove one")
+        key = ready[0]
+        when = tuple((parent, tuple(map(space[parent].read, values))) for parent, values in space[key].when)
+        ordered[key] = replace(space[key], when=when)
     return ordered
 
 
@@ -55,8 +53,6 @@ def is_active(distribution: Distribution, values: Mapping[str, Any]) -> bool:
 
 def active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without those of searched keys that are not active beside them; keys outside the space stay."""
-    if not any(d.when for d in space.values()):
-        return dict(values)
     kept = {key: value for key, value in values.items() if key not in space}
     for key, distribution in space.items():
         if key in values and is_active(distribution, kept):
@@ -64,19 +60,12 @@ def active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: kept[key] for key in values if key in kept}
 
 
-def parents(space: Space) -> set[str]:
-    """The keys that others hang on."""
-    return {parent for distribution in space.values() for parent, _ in distribution.when}
-
-
 def size(space: Space) -> float:
     """How many different configs the space holds; inf where an active key is a real number."""
-    hung_on = parents(space)
-    if not hung_on:
-        return math.prod(distribution.size for distribution in space.values())
-    total = 0.0
-    for values in _assignments(space, [key for key in space if key in hung_on], {}):
-        free = (d for key, d in space.items() if key not in hung_on and is_active(d, values))
+    parents = {parent for distribution in space.values() for parent, _ in distribution.when}
+    total: float = 0
+    for values in _assignments(space, [key for key in space if key in parents], {}):
+        free = (d for key, d in space.items() if key not in parents and is_active(d, values))
         total += math.prod(distribution.size for distribution in free)
     return total
 

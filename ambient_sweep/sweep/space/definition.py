@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ambient_sweep.config import Config, Section, build_config
 from ambient_sweep.sweep.space import conditions
@@ -66,7 +66,9 @@ class Search(Section):
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
     sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, float] = Field(default_factory=dict, description="upper bounds")
+    constraints: dict[ConstraintName, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="upper bounds"
+    )
     stopping: Stopping = Stopping()
     stages: bool = Field(True, description="train once what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
@@ -75,14 +77,6 @@ class Search(Section):
     )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
-
-    @field_validator("constraints")
-    @classmethod
-    def _finite(cls, bounds: dict[str, float]) -> dict[str, float]:
-        for name, bound in bounds.items():
-            if not math.isfinite(bound) or bound < 0:
-                raise ValueError(f"{name}: expected a number of at least 0")
-        return bounds
 
 
 @dataclass(frozen=True)
@@ -139,10 +133,6 @@ class Sweep:
         """`values` without those of searched keys whose `when` is not met beside the others."""
         return conditions.active(self.space, values)
 
-    def stop(self, values: Mapping[str, Any]) -> float:
-        """The fraction of the run at which a trial of these values ends by itself."""
-        return float(values.get("training.stop", self.base["training.stop"]))
-
     @functools.cached_property
     def trials(self) -> int:
         """Searched configs, at most."""
@@ -183,19 +173,15 @@ class Sweep:
 
     def dump(self) -> dict[str, Any]:
         """The sweep file that `load_sweep` reads back to an equal sweep."""
-        tree: dict[str, Any] = {
+        sections = {"baseline": self.baseline, "search": self.search, "confirm": self.confirm}
+        return {
             "name": self.name,
             "base": self.base,
             "space": {key: distribution.dump() for key, distribution in self.space.items()},
             "points": list(self.points),
             "controls": [control.model_dump(mode="json", exclude_none=True) for control in self.controls],
+            **{name: section.model_dump(mode="json") for name, section in sections.items() if section is not None},
         }
-        if self.baseline is not None:
-            tree["baseline"] = self.baseline.model_dump(mode="json")
-        tree["search"] = self.search.model_dump(mode="json")
-        if self.confirm is not None:
-            tree["confirm"] = self.confirm.model_dump(mode="json")
-        return tree
 
 
 def values_text(values: Mapping[str, Any]) -> str:

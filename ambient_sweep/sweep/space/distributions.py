@@ -55,17 +55,6 @@ class Distribution:
             return value
         return self._rung(round((value - self.values[0]) / self.step))
 
-    def at(self, share: float) -> Any:
-        """The value at `share` in [0, 1) of the distribution: its inverse cumulative distribution."""
-        low, high = self.values[0], self.values[-1]
-        if self.kind == "choice":
-            return self.values[int(share * len(self.values))]
-        if self.kind == "logint":  # whole numbers by their share of the logarithm, as Optuna draws them
-            return min(high, max(low, round(_log_between(low - 0.5, high + 0.5, share))))
-        if math.isfinite(self.size):
-            return self._rung(int(share * self.size))
-        return _log_between(low, high, share) if self.kind == "loguniform" else low + share * (high - low)
-
     def read(self, value: Any) -> Any:
         """`value` in this distribution's own type. Raises ValueError where it does not lie within."""
         if self.kind == "choice":
@@ -151,10 +140,6 @@ def _read_step(value: Any, kind: str, ends: tuple[Any, ...], where: str) -> floa
     if whole != Decimal(str(ends[1])):
         raise UserError(f"{where}: step: {ends[1]} is not reached from {ends[0]} in steps of {step}; end at {whole}")
     return step
-
-
-def _log_between(low: float, high: float, share: float) -> float:
-    return min(high, max(low, math.exp(math.log(low) + share * (math.log(high) - math.log(low)))))
 
 
 def _steps(low: float, high: float, step: float) -> int:

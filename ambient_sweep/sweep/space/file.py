@@ -58,14 +58,12 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     space = _read_space(tree.get("space"), where)
     tree = {"name": path.stem, **tree}
     base, changes = flatten(_mapping(tree.get("base"), f"{where}: base")), dict[str, Any]()
-    for key in (key for key, value in (overrides or {}).items() if value == {}):  # as in search.sampler_args={}
-        section, _, inner = key.partition(".")
-        kept = flatten(_mapping(tree.get(section), f"{where}: {section}")).items()
-        tree[section] = {name: value for name, value in kept if name != inner and not name.startswith(f"{inner}.")}
-    for key, value in flatten(overrides or {}).items():
+    given, emptied = overrides or {}, {key: value for key, value in (overrides or {}).items() if value == {}}
+    for key, value in (flatten(given) | emptied).items():
         section, _, inner = key.partition(".")
         if section in ("search", "baseline", "confirm") and inner:
-            tree[section] = {**flatten(_mapping(tree.get(section), f"{where}: {section}")), inner: value}
+            tree[section] = _nested(_mapping(tree.get(section), f"{where}: {section}"), where)
+            _set(tree[section], inner, value, f"{where}: {section}")
         elif key == "name":
             tree["name"] = value
         elif key in space:
@@ -126,7 +124,7 @@ def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
 
 
 def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Search:
-    search = _section(Search, _nested(flatten(_mapping(tree, where))), where)
+    search = _section(Search, _nested(_mapping(tree, where), where), where)
     if search.sampler == "grid":
         for key, distribution in space.items():
             if math.isinf(distribution.size):
@@ -134,17 +132,21 @@ def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Se
     return search
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *folders, name = key.split(".")
-        inner = tree
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-            if not isinstance(inner, dict):
-                return dict(flat)  # a value and a mapping under one name: the section names the unknown key
-        inner[name] = value
-    return tree
+def _nested(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A section whose keys may be dotted as one whose keys are nested."""
+    nested: dict[str, Any] = {}
+    for key, value in flatten(tree).items():
+        _set(nested, key, value, where)
+    return nested
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Gives a dotted key its value."""
+    *folders, name = key.split(".")
+    for folder in folders:
+        tree[folder] = dict(_mapping(tree.get(folder), f"{where}: {folder}"))
+        tree = tree[folder]
+    tree[name] = value
 
 
 def _read_points(tree: Any, space: Mapping[str, Distribution], where: str) -> tuple[dict[str, Any], ...]:
@@ -175,7 +177,7 @@ def _read_controls(tree: Any, where: str) -> tuple[Control, ...]:
     for index, item in enumerate(_sequence(tree, f"{where}: controls")):
         place = f"{where}: controls[{index}]"
         values = dict(_mapping(item, place))
-        changes = {key: _plain(value) for key, value in flatten(_mapping(values.get("set"), f"{place}.set")).items()}
+        changes = flatten(_mapping(values.get("set"), f"{place}.set"))
         check_keys(changes, f"{place}.set")
         _refuse_shared(changes, f"{place}.set", "set per control")
         if "seed" in changes and "seeds" in values:

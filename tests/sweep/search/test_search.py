@@ -82,7 +82,6 @@ DONE = replace(FULL, ending="completed")
     ("evaluated", "end", "lost", "state", "values"),
     [
         (FULL, DONE, False, TrialState.COMPLETE, [30.0, 0.1]),
-        (FULL, None, False, TrialState.COMPLETE, [30.0, 0.1]),
         (None, at(0.5), False, TrialState.PRUNED, None),
         (None, None, False, TrialState.PRUNED, None),
         (None, None, True, TrialState.FAIL, None),
@@ -97,8 +96,7 @@ def test_how_trials_end_in_the_study(
     tmp_path: Path, evaluated: Report | None, end: Report | None, lost: bool, state: TrialState, values: Any
 ) -> None:
     search = search_of(sweep_of(tmp_path, BARE))
-    search.next("b")
-    search.next("s")
+    begin(search, "b", "s")
     if evaluated is not None:
         assert search.evaluated("s", evaluated) == Decision.CONTINUE
     search.ended("s", end, lost=lost)
@@ -152,9 +150,6 @@ def test_distributions_become_optunas(tmp_path: Path) -> None:
     assert optuna_distribution(space["consistency.chain_steps"]) == optuna.distributions.IntDistribution(1, 8, log=True)
 
 
-# -- no config twice ----------------------------------------------------------------------------------------------------
-
-
 # -- resuming -----------------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +183,7 @@ def test_a_config_refused_as_tried_before_is_tried(tmp_path: Path, ids: Iterator
     sweep = sweep_of(tmp_path, "space: {seed: {int: [0, 1]}}", search__sampler="random")
     record = record_of(sweep, tmp_path / "j")
     record.propose({"seed": 0})
-    record.refuse(record.propose({"seed": 0}), "tried before")
+    record.fail(record.propose({"seed": 0}), "tried before")
     given = ask_all(search_of(sweep, tmp_path / "j"), ids)
     assert [t.values for t in given if t.role == "search"] == [{"seed": 0}, {"seed": 1}]
 

@@ -143,17 +143,15 @@ def test_how_many_configs_a_search_has_at_most(tmp_path: Path, search: str, tria
 
 def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> None:
     text = MINIMAL + "search: {stopping: {rule: rungs, eta: 4}, constraints: {memorization: 0.05}}\nconfirm: {top: 4}\n"
-    changes = {
-        "search.stopping.eta": 2,
-        "search.constraints.parameters": 5e6,
-        "confirm.seeds": 2,
-        "search.sampler_args.a": 1,
-    }
+    changes = {"search.stopping.eta": 2, "search.constraints.parameters": 5e6, "search.sampler_args.a": 1}
+    changes["confirm.seeds"] = 2
     sweep = load_sweep(write(tmp_path, text), changes)
     assert sweep.search.stopping == Stopping(rule="rungs", eta=2)
     assert sweep.search.constraints == {"memorization": 0.05, "parameters": 5e6}
     assert sweep.search.sampler_args == {"a": 1}
     assert sweep.confirm == Confirm(seeds=2, top=4)
+    emptied = load_sweep(write(tmp_path, text), {"search.constraints": {}, "search.stopping.rule": "none"}).search
+    assert (emptied.constraints, emptied.stopping) == ({}, Stopping(rule="none", eta=4))
     write_sweep(sweep, tmp_path / "sweep.yaml")
     assert load_sweep(tmp_path / "sweep.yaml") == sweep
     plain = load_sweep(write(tmp_path, MINIMAL))
@@ -231,7 +229,7 @@ BAD = {
         MINIMAL + "base: {resources.workers: 2}\nsearch: {constraints: {memory_gib: 4}}",
         "search.constraints.memory_gib: needs trials of one worker, but resources.workers=2",
     ),
-    "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: expected a number of at"),
+    "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: input should be greater"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
     "unknown key of stopping": (
         MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
@@ -294,6 +292,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: s
         ({"search.trails": 3}, "search: unknown key 'trails'"),
         ({"observed.sgima": 0.3}, "base: unknown key 'observed.sgima'"),
         ({"search.trials": "many"}, "search.trials: input should be a valid integer"),
+        ({"search.seed": 2, "search.seed.a": 3}, "search: seed: expected a mapping of keys to values, not 2"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
