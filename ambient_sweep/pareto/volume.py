@@ -27,7 +27,7 @@ def contributions(front: ArrayLike, reference: ArrayLike) -> Floats:
 
     No point of the front dominates another, and all are finite and below `reference`. Equal points contribute exactly 0.
     """
-    points, (right, top) = np.asarray(front, dtype=np.float64), reference
+    points, (right, top) = np.asarray(front, dtype=np.float64), np.asarray(reference)
     order = np.lexsort((points[:, 1], points[:, 0]))
     x, y = points[order].T
     result = np.empty(len(points))
