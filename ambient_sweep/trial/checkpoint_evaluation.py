@@ -124,8 +124,7 @@ def _attacked(
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):
-        measures = result.measures().items()
-        rows += [Row(name, "memorization", value, null).seeded(settings.seed) for name, (value, null) in measures]
+        rows += [Row(name, "memorization", *pair).seeded(settings.seed) for name, pair in result.measures.items()]
         found.append(result.dump())
         (folder / f"{result.name}.png").write_bytes(worst_cases(result))
         if result.void:
