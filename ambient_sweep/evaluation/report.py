@@ -71,7 +71,7 @@ def across(reports: Sequence[Report]) -> list[Row]:
 
 
 def _range(name: str) -> tuple[float, float]:
-    """What a measure cannot leave."""
+    """The least and the greatest value of a measure."""
     if name == "kid":
         return -math.inf, math.inf
     if "excess" in name:

@@ -1,6 +1,6 @@
 """The extraction attack (2404.10177): damage training images beyond recognition, let the model restore them, compare.
 
-What nobody could restore but from memory comes back if the image is memorized. Held-out images, damaged in the same way, say
+What can only be restored from memory comes back if the image is memorized. Held-out images, damaged in the same way, show
 how much comes back without memory. Void where the model's samples are garbage: it restores nothing, memorized or not.
 """
 
@@ -68,7 +68,7 @@ class Result:
     errors: Tensor
     errors_heldout: Tensor
     measures: dict[str, tuple[Measure, Measure | None]]
-    void: bool  # images of neither set come back better than if others were taken: nothing can be concluded
+    void: bool  # images of neither set come back better than if others were taken: nothing follows
     train: Pictures  # of the best restored
     heldout: Pictures
 

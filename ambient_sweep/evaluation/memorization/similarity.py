@@ -1,7 +1,7 @@
 """How similar samples are to training images in the features of an encoder, beside held-out images as the null.
 
 2404.10177 counts samples whose DINOv2 similarity to their nearest training image exceeds fixed thresholds; a threshold says
-little unless one knows how many images exceed it that cannot be copies.
+little unless one knows how many images that cannot be copies exceed it.
 """
 
 import io
