@@ -8,18 +8,14 @@ import numpy as np
 
 def peel(values: np.ndarray) -> list[int]:
     """Nondominated ranks of finite rows: take off the front, count, repeat."""
-    rows = values.tolist()
-    dominators = [
-        {i for i, other in enumerate(rows) if other != row and all(a <= b for a, b in zip(other, row, strict=True))}
-        for row in rows
-    ]
-    ranks, left, rank = [-1] * len(rows), set(range(len(rows))), 0
-    while left:
-        front = {i for i in left if not dominators[i] & left}
-        for i in front:
-            ranks[i] = rank
-        left, rank = left - front, rank + 1
-    return ranks
+    nowhere_larger = (values[:, None] <= values).all(axis=2)
+    dominates = nowhere_larger & ~nowhere_larger.T
+    ranks, left = np.zeros(len(values), dtype=int), np.ones(len(values), dtype=bool)
+    while left.any():
+        front = left & ~dominates[left].any(axis=0)
+        left &= ~front
+        ranks[left] += 1
+    return ranks.tolist()
 
 
 def crowding(front: np.ndarray) -> list[float]:

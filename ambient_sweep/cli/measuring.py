@@ -48,7 +48,7 @@ def measure(
 
     from ambient_sweep.data.evaluation_set import read_set
     from ambient_sweep.evaluation.evaluator import FullEvaluation
-    from ambient_sweep.evaluation.reference import RealImages, Reference
+    from ambient_sweep.evaluation.reference import RealImages
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 
@@ -61,8 +61,7 @@ def measure(
     unseen = read_set("--heldout", heldout, size=size, channels=bands)
     real = RealImages.of(trained, unseen)
     dropped = len(unseen) - len(real.heldout)
-    reference = Reference.of(real, config, names, device=device)
-    full = FullEvaluation(reference, names, device)
+    full = FullEvaluation(real, config, names, device)
     reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
     lines += [f"{dropped} held-out images are training images too and were left out"] if dropped else []
@@ -187,6 +186,7 @@ def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
 
 def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "list[Report]") -> None:
     """nearest.png, the samples nearest to training images above these, and the similarity histograms, per set."""
+    from ambient_sweep.evaluation.memorization.similarity import histogram_picture
     from ambient_sweep.trial.grids import image_grid
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "lis
         upper, lower = (each / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
         image_grid(upper, lower, folder / f"nearest{suffix}.png")
         for name, histograms in report.histograms.items():
-            (folder / f"similarity-{name}{suffix}.png").write_bytes(histograms.picture(name))
+            (folder / f"similarity-{name}{suffix}.png").write_bytes(histogram_picture(histograms, name))
 
 
 def _about(images: "ImageSet") -> dict[str, Any]:
@@ -206,5 +206,5 @@ def _about(images: "ImageSet") -> dict[str, Any]:
 def _dump(images: "ImageSet", report: "Report") -> dict[str, Any]:
     return {
         **_about(images), "measures": [row.dump() for row in report.rows],
-        "histograms": {name: vars(each) for name, each in report.histograms.items()}, "warnings": list(report.warnings),
+        "histograms": report.histograms, "warnings": list(report.warnings),
     }  # fmt: skip

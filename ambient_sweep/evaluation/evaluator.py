@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep import rng
-from ambient_sweep.config import Distance
+from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import Nearness, SimilarityHistograms, mem_ratio, memorization, thumbnails
-from ambient_sweep.evaluation.reference import Reference
+from ambient_sweep.evaluation.memorization import Nearness, histograms, mem_ratio, memorization, thumbnails
+from ambient_sweep.evaluation.memorization.similarity import Histograms
+from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.training.group import SINGLE, Group
@@ -71,7 +71,7 @@ def evaluate(
     if group.rank != 0:
         return {}
     measures = fidelity(found.features, names, reference, device)
-    return measures | {row.name: row.measure for row in _memorization(found.nearness, names, reference)}
+    return measures | {name: own for name, (own, _) in _memorization(found, names, reference, device).items()}
 
 
 def eight_bits(samples: Tensor) -> Tensor:
@@ -83,25 +83,25 @@ def eight_bits(samples: Tensor) -> Tensor:
 
 
 class FullEvaluation:
-    """Measures generated sets by `names` against one reference. Raises UserError where it has too few images for a floor."""
+    """Measures generated sets by `names` against real images. Raises UserError where there are too few of these."""
 
-    def __init__(self, reference: Reference, names: Sequence[str], device: str = "cpu") -> None:
-        self.reference, self.names, self.device = reference, tuple(names), device
-        assert reference.train_images is not None
-        self.train = reference.train_images
-        check_counts(self.names, reference.config, {"training": len(self.train)})
+    def __init__(self, real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu") -> None:
+        self.train, self.names, self.device = real.train, tuple(names), device
+        self.reference = Reference.of(real, config, names, device)
+        check_counts(self.names, config, {"training": len(self.train)})
         self._floors: dict[int, dict[str, Measure]] = {}
 
     def report(self, generated: ImageSet) -> Report:
         """All measures of one generated set. Raises UserError where it differs in form or holds too few images."""
-        reference, train, n = self.reference, self.train, len(generated)
-        check_alike(generated, train)
-        check_counts(self.names, reference.config, {"generated": n})
+        reference = self.reference
+        check_alike(generated, self.train)
+        check_counts(self.names, reference.config, {"generated": len(generated)})
         found = Encoded.of(generated.blocks, self.names, reference, self.device)
-        floors = self._floor(train, min(n, len(train)))
+        floors = self._floor(min(len(generated), len(self.train)))
         measures = fidelity(found.features, self.names, reference, self.device)
         rows = [Row(name, "fidelity", measure, floors[name]) for name, measure in measures.items()]
-        rows += _memorization(found.nearness, self.names, reference)
+        copied = _memorization(found, self.names, reference, self.device)
+        rows += [Row(name, "memorization", *pair) for name, pair in copied.items()]
         shown = {row.name: row.seeded(reference.config.seed) for row in rows}
         nearest = found.nearness.distances[:, 0].sort(stable=True).indices
         return Report(
@@ -111,28 +111,25 @@ class FullEvaluation:
             (nearest.cpu().numpy(), found.nearness.indices[nearest, 0].cpu().numpy()),
         )
 
-    def _floor(self, train: ImageSet, n: int) -> dict[str, Measure]:
+    def _floor(self, n: int) -> dict[str, Measure]:
         """The fidelity of n training images in place of generated ones."""
         if n not in self._floors:
-            reference = self.reference
-            rows = np.sort(rng.permutation("evaluation.floor", reference.config.seed, 0, len(train))[:n])
-            features = {d: self._train_features(d, train, rows) for d in reference.config.distances}
+            reference, features = self.reference, dict[Distance, Tensor]()
+            rows = np.sort(rng.permutation("evaluation.floor", reference.config.seed, 0, len(self.train))[:n])
+            for distance in reference.config.distances:
+                if distance in reference.train_features:
+                    features[distance] = reference.train_features[distance][torch.from_numpy(rows)].to(self.device)
+                else:
+                    blocks = (self.train.rows(rows[start : start + BLOCK]) for start in range(0, n, BLOCK))
+                    features[distance] = reference.encoders.encode(distance, blocks, self.device)
             self._floors[n] = fidelity(features, self.names, reference, self.device)
         return self._floors[n]
 
-    def _train_features(self, distance: Distance, train: ImageSet, rows: NDArray[np.int64]) -> Tensor:
-        known = self.reference.train_features.get(distance)
-        if known is not None:
-            return known[torch.from_numpy(rows)].to(self.device)
-        blocks = (train.rows(rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
-        return self.reference.encoders.encode(distance, blocks, self.device)
-
-    def _histograms(self, found: Nearness) -> dict[str, SimilarityHistograms]:
+    def _histograms(self, found: Nearness) -> dict[str, Histograms]:
         similarity, theirs = self.reference.config.similarity, self.reference.heldout.similarities
         if similarity is None or found.similarities is None or theirs is None:
             return {}
-        encoder = self.reference.encoders.get(similarity, self.device).name
-        return {encoder: SimilarityHistograms.of(found.similarities, theirs)}
+        return {self.reference.encoders.get(similarity, self.device).name: histograms(found.similarities, theirs)}
 
     def _warnings(self, found: Encoded) -> Iterator[str]:
         reference, n = self.reference, len(found.nearness.distances)
@@ -171,10 +168,13 @@ def fidelity(
     return found | {name: replace(values[name], encoder=encoder) for name in extras}
 
 
-def _memorization(found: Nearness, names: Sequence[str], reference: Reference) -> Iterator[Row]:
-    similarity, quantile = reference.config.similarity, reference.config.quantile
-    device = str(found.distances.device)
-    for name, measure, null in memorization(names, found, reference.heldout, quantile):
-        if name.startswith("sim") and similarity is not None:
-            measure = replace(measure, encoder=reference.encoders.get(similarity, device).name)
-        yield Row(name, "memorization", measure, null)
+def _memorization(
+    found: Encoded, names: Sequence[str], reference: Reference, device: str
+) -> dict[str, tuple[Measure, Measure | None]]:
+    """As `memorization`, with the name of the encoder in what is measured in its features."""
+    config = reference.config
+    measures = memorization(names, found.nearness, reference.heldout, config.quantile)
+    if "sim_excess" in measures and config.similarity is not None:
+        encoder = reference.encoders.get(config.similarity, device).name
+        measures["sim_excess"] = replace(measures["sim_excess"][0], encoder=encoder), None
+    return measures

@@ -20,7 +20,6 @@ from torch import Tensor
 
 QUERIES, TARGETS = 1024, 4096  # of one matrix product, at most
 ELEMENTS = 2**22  # of a block of targets, of queries, and of differences formed at once, at most
-CANDIDATES = 2**19  # decided at once, or those of one query
 
 
 @torch.no_grad()
@@ -94,14 +93,9 @@ def _search(q: Tensor, block: Tensor, centre: Tensor, start: int, distances: Ten
     limit, k = distances[:, -1], distances.shape[1]
     if len(block) >= k:
         limit = torch.minimum(limit, (squares + slack).kthvalue(k, dim=1).values)
-    mask = squares - slack <= limit[:, None]
-    rows = len(q) if int(mask.sum()) <= CANDIDATES else max(1, CANDIDATES // len(block))
-    for first in range(0, len(q), rows):
-        part = slice(first, first + rows)
-        row, column = mask[part].nonzero(as_tuple=True)
-        if len(row):
-            found = pair_distances(q[part], block, row, column)
-            _keep_nearest(distances[part], indices[part], row, found, column + start)
+    row, column = (squares - slack <= limit[:, None]).nonzero(as_tuple=True)
+    if len(row):
+        _keep_nearest(distances, indices, row, pair_distances(q, block, row, column), column + start)
 
 
 def _keep_nearest(distances: Tensor, indices: Tensor, row: Tensor, distance: Tensor, index: Tensor) -> None:

@@ -17,13 +17,13 @@ from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders, train_classifier
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
-from ambient_sweep.evaluation.memorization import Nearness, check_quantile, nearest_similarity, normalised, thumbnails
+from ambient_sweep.evaluation.memorization import Nearness, memorization, nearest_similarity, normalised, thumbnails
 from ambient_sweep.evaluation.neighbours import nearest
 from ambient_sweep.evaluation.required_images import all_measures, check_counts
 from ambient_sweep.storage import digest
 
 FORMAT: Final = 4  # raised whenever the files or the values of an encoder or a measure change
-MOST_FEATURES = 10_000  # of held-out images, that a sweep takes kid, precision and their like against
+MOST_FEATURES = 10_000  # of held-out images, that kid, precision and their like are taken against
 BLOCK = 1024  # rows of features that statistics take at once
 
 
@@ -66,7 +66,6 @@ class RealImages:
 class Settings:
     """What a reference was made from. key and data_fingerprint: of a stored one; the key is `reference_key`."""
 
-    shape: tuple[int, int, int]  # C, H, W
     evaluation: EvaluationConfig
     heldout: int  # images behind each distance
     key: str = ""
@@ -84,8 +83,7 @@ class Reference:
     train: Tensor  # thumbnails of the training images, float32 [N, C, h, w] in [-1, 1]
     heldout: Nearness  # of the held-out images
     similar: Tensor | None = None  # features of the training images at length 1, float32 [N, D]
-    train_images: ImageSet | None = None  # where they are at hand: not in a stored reference
-    train_features: dict[Distance, Tensor] = field(default_factory=dict)  # those that are known
+    train_features: dict[Distance, Tensor] = field(default_factory=dict)  # those that are known: not in a stored one
 
     @property
     def config(self) -> EvaluationConfig:
@@ -94,53 +92,43 @@ class Reference:
     @classmethod
     def build(cls, data: ImageData, config: EvaluationConfig, *, device: str = "cpu") -> "Reference":
         """The reference of a sweep's trials, to be stored. Raises UserError as `of` and `RealImages.of` do."""
-        real, names = RealImages.of_data(data), all_measures(config)
-        reference = cls.of(real, config, names, device=device, most_features=MOST_FEATURES)
+        reference = cls.of(RealImages.of_data(data), config, all_measures(config), device)
         reference.settings = dataclasses.replace(
             reference.settings, key=reference_key(data, config), data_fingerprint=data.fingerprint
         )
         return reference
 
     @classmethod
-    def of(
-        cls,
-        real: RealImages,
-        config: EvaluationConfig,
-        names: Sequence[str],
-        *,
-        device: str = "cpu",
-        most_features: int | None = None,
-    ) -> "Reference":
-        """The reference for the measures `names`, `most_features` held-out images' features at most. Raises UserError."""
+    def of(cls, real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu") -> "Reference":
+        """The reference for the measures `names`. Raises UserError where there are too few images for one of them."""
         check_counts(names, config, {"held-out": len(real.heldout)})
         train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
         near = Nearness.of(small, train, device=device)
         heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
-        check_quantile(names, heldout, config.quantile)  # before the costly part
+        memorization(names, heldout, heldout, config.quantile)  # raises where they are too few, before the costly part
         classifier = None
         if "fd_classifier" in (*config.distances, config.similarity):
             classifier = train_classifier(torch.cat(list(real.heldout.blocks())), real.labels)
         encoders = Encoders(config, classifier)
-        similarity, similar, known = config.similarity, None, {}
-        distances = dict.fromkeys((*config.distances, *([similarity] if similarity else [])))
-        features = {distance: encoders.real(distance, real.heldout, device) for distance in distances}
-        if similarity is not None:
-            known = {similarity: encoders.real(similarity, real.train, device)}
-            similar = normalised(known[similarity])
-            similarities = nearest_similarity(features[similarity], similar, device=device).cpu()
-            heldout = dataclasses.replace(heldout, similarities=similarities)
-        some = np.sort(rng.permutation("evaluation.features", 0, 0, len(real.heldout))[:most_features])
-        return cls(
-            Settings(real.train.shape, config, len(real.heldout)),
+        features = {distance: encoders.real(distance, real.heldout, device) for distance in config.distances}
+        some = np.sort(rng.permutation("evaluation.features", 0, 0, len(real.heldout))[:MOST_FEATURES])
+        reference = cls(
+            Settings(config, len(real.heldout)),
             encoders,
-            {distance: statistics(torch.split(features[distance], BLOCK)) for distance in config.distances},
+            {distance: statistics(torch.split(each, BLOCK)) for distance, each in features.items()},
             features[config.fidelity][torch.from_numpy(some)],
             train,
             heldout,
-            similar,
-            real.train,
-            known,
         )
+        similarity = config.similarity
+        if similarity is not None:
+            if similarity not in features:
+                features[similarity] = encoders.real(similarity, real.heldout, device)
+            reference.train_features = {similarity: encoders.real(similarity, real.train, device)}
+            reference.similar = normalised(reference.train_features[similarity])
+            similarities = nearest_similarity(features[similarity], reference.similar, device=device).cpu()
+            reference.heldout = dataclasses.replace(heldout, similarities=similarities)
+        return reference
 
     def nearest_train(self, images: Tensor, device: str = "cpu") -> Tensor:
         """The training image nearest to each of images uint8 [N, C, H, W], by their thumbnails: indices int64 [N]."""

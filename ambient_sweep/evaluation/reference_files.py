@@ -44,7 +44,7 @@ def load_reference(folder: Path) -> Reference:
     nearness = (tensors.get(f"heldout/{name}") for name in ("distances", "indices", "flips", "similarities"))
     return Reference(
         settings,
-        Encoders(settings.evaluation, _classifier(settings, tensors)),
+        Encoders(settings.evaluation, _classifier(tensors)),
         {
             name: Statistics(tensors[f"{name}/mean"], tensors[f"{name}/root"], settings.heldout)
             for name in settings.evaluation.distances
@@ -69,12 +69,12 @@ def _tensors(reference: Reference) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _classifier(settings: Settings, tensors: dict[str, Tensor]) -> Classifier | None:
+def _classifier(tensors: dict[str, Tensor]) -> Classifier | None:
     prefix = "classifier/"
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     if not weights:
         return None
-    classifier = empty_classifier(settings.shape[0], len(weights["output.bias"]))
+    classifier = empty_classifier(weights["convolutions.0.weight"].shape[1], len(weights["output.bias"]))
     classifier.load_state_dict(weights)
     return classifier.eval().requires_grad_(False)
 

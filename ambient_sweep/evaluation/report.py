@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import SimilarityHistograms
+from ambient_sweep.evaluation.memorization.similarity import Histograms
 
 Kind = Literal["fidelity", "memorization"]
 
@@ -40,7 +40,7 @@ class Report:
     """All measures of one generated set."""
 
     rows: tuple[Row, ...]
-    histograms: Mapping[str, SimilarityHistograms]  # by encoder
+    histograms: Mapping[str, Histograms]  # of similarities to the nearest training image, by encoder
     warnings: tuple[str, ...]
     nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
 
@@ -71,7 +71,7 @@ def across(reports: Sequence[Report]) -> list[Row]:
 
 
 def _range(name: str) -> tuple[float, float]:
-    """What a measure cannot leave."""
+    """The least and the greatest value of a measure."""
     if name == "kid":
         return -math.inf, math.inf
     if "excess" in name:

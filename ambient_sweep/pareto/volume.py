@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.dominance import Floats, Mask, as_matrix
+from ambient_sweep.pareto.dominance import Floats, as_matrix
 
 
 def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
@@ -12,35 +12,24 @@ def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
     values [N, 2], reference [2] -> float. Points that are not below `reference` in both objectives add nothing. Raises
     ValueError for other shapes.
     """
-    matrix, corner, inside = _checked(values, reference)
-    points = matrix[inside]
+    matrix, finite = as_matrix(values)
+    corner = np.asarray(reference, dtype=np.float64)
+    if corner.shape != (2,) or not np.isfinite(corner).all():
+        raise ValueError(f"reference: expected two finite values, one per objective, not {reference!r}")
+    points = matrix[finite & (matrix < corner).all(axis=1)]
     points = points[np.argsort(points[:, 1], kind="stable")]
     heights = np.diff(points[:, 1], append=corner[1])
     return float((corner[0] - np.minimum.accumulate(points[:, 0])) @ heights)
 
 
-def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
-    """What the hypervolume loses if a point alone is taken out: values [N, 2], reference [2] -> [N], in N log N.
+def contributions(front: ArrayLike, reference: ArrayLike) -> Floats:
+    """What the hypervolume loses if a point alone is taken out: front [N, 2], reference [2] -> [N], in N log N.
 
-    Dominated points, and points that occur twice, contribute exactly 0. Raises as `hypervolume`.
+    No point of the front dominates another, and all are finite and below `reference`. Equal points contribute exactly 0.
     """
-    matrix, corner, inside = _checked(values, reference)
-    rows = np.flatnonzero(inside)
-    rows = rows[np.argsort(matrix[rows, 0], kind="stable")]
-    # Swept along x: from each point to the next, the lowest y so far dominates alone up to the second lowest.
-    xs, ys = matrix[rows].T
-    before = np.append(corner[1], np.minimum.accumulate(ys))[: len(ys)]
-    lowest = np.minimum(before, ys)
-    second = np.minimum.accumulate(np.maximum(before, ys))
-    holder = np.maximum.accumulate(np.where(ys < before, np.arange(len(ys)), 0))
-    areas = (second - lowest) * np.diff(xs, append=corner[0])
-    return np.asarray(np.bincount(rows[holder], weights=areas, minlength=len(matrix)))
-
-
-def _checked(values: ArrayLike, reference: ArrayLike) -> tuple[Floats, Floats, Mask]:
-    """The points, the reference point, and which points are finite and below it in both objectives."""
-    matrix, finite = as_matrix(values)
-    corner = np.asarray(reference, dtype=np.float64)
-    if corner.shape != (2,) or not np.isfinite(corner).all():
-        raise ValueError(f"reference: expected two finite values, one per objective, not {reference!r}")
-    return matrix, corner, np.asarray(finite & (matrix < corner).all(axis=1))
+    points, (right, top) = np.asarray(front, dtype=np.float64), np.asarray(reference)
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    x, y = points[order].T
+    result = np.empty(len(points))
+    result[order] = np.diff(x, append=right) * -np.diff(y, prepend=top)
+    return result

@@ -4,22 +4,35 @@ The records are the truth, and the tables are made anew from them each time: whi
 wrong.
 """
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
+from ambient_sweep.config import build_config, dump, knobs
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.results.frontier.candidates import Row
 from ambient_sweep.results.frontier.standings import with_standings
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables, write_tables
-from ambient_sweep.results.tables.rows import config_columns, evaluation_row, trial_row
 from ambient_sweep.trial.records import (
     EvaluationRecord,
+    TrialRecord,
     read_evaluations,
     read_remeasurements,
     read_trials,
     trial_folder,
+    trial_path,
 )
+
+
+def export_tables(root: Path) -> Tables:
+    """Writes trials.parquet and evaluations.parquet under `root` from the records, and returns them."""
+    tables = build_tables(root)
+    write_tables(root, tables)
+    return tables
 
 
 def build_tables(root: Path) -> Tables:
@@ -40,18 +53,74 @@ def build_tables(root: Path) -> Tables:
         by_trial[evaluation.trial_id].append(evaluation)
     trial_rows, evaluation_rows = [], []
     for trial in trials:
-        config, measured = config_columns(root, trial), by_trial[trial.trial_id]
-        own = [evaluation for evaluation in measured if evaluation.seed == config[schema.SAMPLES_SEED]]
-        trial_rows.append(trial_row(root, trial, own, config))
-        evaluation_rows += [evaluation_row(trial, evaluation, config) for evaluation in measured]
+        config, measured = _config_columns(root, trial), by_trial[trial.trial_id]
+        trial_rows.append(_trial_row(root, trial, measured, config))
+        evaluation_rows += [_evaluation_row(trial, evaluation, config) for evaluation in measured]
     return Tables(
         pa.Table.from_pylist(trial_rows, schema.TRIALS),
         with_standings(pa.Table.from_pylist(evaluation_rows, schema.EVALUATIONS)),
     )
 
 
-def export_tables(root: Path) -> Tables:
-    """Writes trials.parquet and evaluations.parquet under `root` from the records, and returns them."""
-    tables = build_tables(root)
-    write_tables(root, tables)
-    return tables
+def _config_columns(root: Path, trial: TrialRecord) -> Row:
+    """A trial's config under dotted keys. Raises UserError naming the record where it is not a config of this version."""
+    path = str(trial_path(root, trial.trial_id))
+    missing = [key for key in knobs() if key not in trial.config]
+    if missing:
+        raise UserError(f"{path}: its config lacks {missing[0]}; it was written by another version of ambient-sweep")
+    return dump(build_config(trial.config, where=path))
+
+
+def _trial_row(root: Path, trial: TrialRecord, measured: list[EvaluationRecord], config: Row) -> Row:
+    """A row of the trials table; the objectives are those at full length and the main endpoint, on its own samples."""
+    own = [e for e in measured if e.main_endpoint and e.seed == config[schema.SAMPLES_SEED]]
+    full = [e for e in own if e.images >= trial.images_asked]
+    return {
+        **_fields(trial, schema.TRIALS),
+        schema.FIDELITY_MEASURE: config["evaluation.fidelity"],
+        schema.MEMORIZATION_MEASURE: config["evaluation.memorization"],
+        schema.IMAGES_FORKED: trial.forked_at,
+        schema.STARTED: _utc(trial.started),
+        schema.FINISHED: None if trial.finished is None else _utc(trial.finished),
+        schema.VERSIONS: json.dumps(trial.versions, sort_keys=True),
+        schema.FOLDER: trial_folder(root, trial.trial_id).relative_to(root).as_posix(),
+        **(_objectives(full[-1]) if full else {}),
+        **config,
+    }
+
+
+def _evaluation_row(trial: TrialRecord, evaluation: EvaluationRecord, config: Row) -> Row:
+    """A row of the evaluations table; `with_standings` fills the columns that compare rows."""
+    row = {
+        **_fields(trial, schema.EVALUATIONS),
+        **_fields(evaluation, schema.EVALUATIONS),
+        schema.TRIAL_STATUS: trial.status,
+        schema.IMAGES_EXECUTED: trial.executed_at(evaluation.images),
+        schema.ON_FRONT: False,
+        schema.FIDELITY_MEASURE: evaluation.fidelity,
+        schema.MEMORIZATION_MEASURE: evaluation.memorization,
+        schema.EVALUATION_SEED: evaluation.seed,
+        **_objectives(evaluation),
+        **config,
+    }
+    for name, measure in evaluation.measures.items():
+        row |= _interval(name, measure) | {schema.count(name): measure.n}
+    return row
+
+
+def _fields(record: TrialRecord | EvaluationRecord, table: pa.Schema) -> Row:
+    """The fields of a record that have a column of the same name."""
+    return {name: value for name, value in vars(record).items() if name in table.names}
+
+
+def _objectives(evaluation: EvaluationRecord) -> Row:
+    fidelity, memorization = evaluation.measures[evaluation.fidelity], evaluation.measures[evaluation.memorization]
+    return _interval(schema.FIDELITY, fidelity) | _interval(schema.MEMORIZATION, memorization)
+
+
+def _interval(name: str, measure: Measure) -> Row:
+    return {name: measure.value, schema.low(name): measure.low, schema.high(name): measure.high}
+
+
+def _utc(time: str) -> datetime:
+    return datetime.fromisoformat(time).astimezone(UTC).replace(tzinfo=None)

@@ -18,7 +18,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
-from ambient_sweep.evaluation.reference import RealImages, Reference
+from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.samples import class_counts, generate
@@ -72,8 +72,7 @@ def evaluate_checkpoint(
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
-    reference = Reference.of(real, evaluation, names, device=device)
-    full = FullEvaluation(reference, names, device)
+    full = FullEvaluation(real, evaluation, names, device)
     reports: dict[str, list[Report]] = {}
     count, counts = config.evaluation.samples, class_counts(config, clean)
     for seed in range(config.evaluation.seed, config.evaluation.seed + options.seeds):
@@ -99,7 +98,7 @@ def evaluate_checkpoint(
         model=tuple(model),
         attack=found,
         attack_lines=tuple(lines),
-        histograms={end: {name: vars(h) for name, h in each[0].histograms.items()} for end, each in reports.items()},
+        histograms={end: each[0].histograms for end, each in reports.items()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -125,8 +124,7 @@ def _attacked(
     rows, found, lines = [], [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):
-        measures = result.measures().items()
-        rows += [Row(name, "memorization", value, null).seeded(settings.seed) for name, (value, null) in measures]
+        rows += [Row(name, "memorization", *pair).seeded(settings.seed) for name, pair in result.measures.items()]
         found.append(result.dump())
         (folder / f"{result.name}.png").write_bytes(worst_cases(result))
         if result.void:

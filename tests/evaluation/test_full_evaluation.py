@@ -10,7 +10,7 @@ from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import FullEvaluation
-from ambient_sweep.evaluation.reference import RealImages, Reference
+from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.report import Report, Row, across
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 
@@ -26,7 +26,7 @@ def evaluation(
 ) -> FullEvaluation:
     train, heldout = ImageSet.of("--train", real.train), ImageSet.of("--heldout", real.heldout)
     names = all_measures(config, without)
-    return FullEvaluation(Reference.of(RealImages.of(train, heldout), config, names), names)
+    return FullEvaluation(RealImages.of(train, heldout), config, names)
 
 
 def generated(images: planted.Pixels) -> ImageSet:
@@ -106,7 +106,7 @@ def test_every_number_names_its_encoder_its_seed_and_its_n(found: tuple[str, Rep
         assert row["n"] > 0
         assert row["low"] <= row["value"] <= row["high"]
         assert row["encoder"] in ("lite0@32", "lite0@64", None)
-    (histogram,) = map(vars, report.histograms.values())
+    (histogram,) = report.histograms.values()
     assert sum(histogram["generated"]) == report["mem_ratio"].n
     assert sum(histogram["heldout"]) in (600, 500)
 

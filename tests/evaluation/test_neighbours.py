@@ -22,9 +22,9 @@ def brute(queries: Tensor, targets: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return order.values[:, :k], order.indices[:, :k]
 
 
-@pytest.fixture(params=[(1024, 4096, 2**22, 2**19), (7, 16, 2**22, 2**19), (64, 64, 200, 8)], ids=str)
+@pytest.fixture(params=[(1024, 4096, 2**22), (7, 16, 2**22), (64, 64, 200)], ids=str)
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("QUERIES", "TARGETS", "ELEMENTS", "CANDIDATES"), request.param, strict=True):
+    for name, value in zip(("QUERIES", "TARGETS", "ELEMENTS"), request.param, strict=True):
         monkeypatch.setattr(neighbours, name, value)
 
 

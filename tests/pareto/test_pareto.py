@@ -1,10 +1,8 @@
-"""Ranks, volumes and knees against their definitions, closed forms and Optuna."""
+"""Ranks, volumes and knees against their definitions and closed forms."""
 
 import numpy as np
 import pytest
 from nondominated_order import crowding, peel
-from optuna._hypervolume import compute_hypervolume
-from optuna.study._multi_objective import _fast_non_domination_rank
 
 from ambient_sweep import pareto
 
@@ -34,15 +32,13 @@ def spoiled_values(rng: np.random.Generator, share: float = 0.05) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("most", "cases"), [(12, 600), (400, 30)])
-def test_rank_equals_peeling_and_optuna(most: int, cases: int) -> None:
+def test_rank_equals_peeling(most: int, cases: int) -> None:
     rng = np.random.default_rng(most)
     for _ in range(cases):
         values = random_values(rng, most)
         ranks = pareto.nondominated_rank(values)
-        assert ranks.tolist() == _fast_non_domination_rank(values).tolist()
+        assert ranks.tolist() == peel(values)
         assert pareto.pareto_mask(values).tolist() == (ranks == 0).tolist()
-        if most < 50:
-            assert ranks.tolist() == peel(values)
 
 
 def test_rows_that_are_not_finite_rank_last_and_disturb_nothing() -> None:
@@ -75,16 +71,22 @@ def test_empty_and_misshapen() -> None:
 # -- hypervolume ----------------------------------------------------------------------------------------------------
 
 
+def strips(values: np.ndarray, reference: np.ndarray) -> float:
+    """The dominated area, strip by strip between neighbouring first objectives: as high as the lowest point so far."""
+    inside = values[(values < reference).all(axis=1)]
+    edges = [*np.unique(inside[:, 0]), reference[0]]
+    heights = [reference[1] - inside[inside[:, 0] <= left, 1].min() for left in edges[:-1]]
+    return float(np.diff(edges) @ heights)
+
+
 @pytest.mark.parametrize(("most", "cases"), [(12, 200), (300, 20)])
-def test_hypervolume_equals_optuna_and_ignores_order_and_dominated_rows(most: int, cases: int) -> None:
+def test_hypervolume_is_that_of_strips_and_ignores_order_and_dominated_rows(most: int, cases: int) -> None:
     rng = np.random.default_rng(most)
     for _ in range(cases):
         values = random_values(rng, most)
         reference = np.quantile(values, 0.9, axis=0) + 1e-3
         volume = pareto.hypervolume(values, reference)
-        inside = values[(values < reference).all(axis=1)]
-        expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
-        assert volume == pytest.approx(expected, rel=1e-10, abs=1e-12)
+        assert volume == pytest.approx(strips(values, reference), rel=1e-10, abs=1e-12)
         front = values[pareto.pareto_mask(values)]
         assert pareto.hypervolume(rng.permutation(front), reference) == pytest.approx(volume, rel=1e-12)
         factors = rng.uniform(0.1, 10, 2)
@@ -101,13 +103,12 @@ def test_the_area_of_a_quarter_disc_converges_to_the_closed_form() -> None:
 def test_contributions_are_what_is_lost_without_each_row() -> None:
     rng = np.random.default_rng(23)
     for _ in range(200):
-        values, reference = spoiled_values(rng), np.array([0.5, 0.25])
-        whole = pareto.hypervolume(values, reference)
-        without = [pareto.hypervolume(np.delete(values, i, axis=0), reference) for i in range(len(values))]
-        found = pareto.contributions(values, reference)
-        assert found == pytest.approx(whole - np.array(without), rel=1e-9, abs=1e-12)
-        assert (found >= 0).all()
-        assert not found[pareto.nondominated_rank(values) > 0].any(), "exactly 0, not nearly"
+        values = random_values(rng)
+        front = values[pareto.pareto_mask(values)]
+        reference = front.max(axis=0) + 0.25
+        whole = pareto.hypervolume(front, reference)
+        without = [pareto.hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
+        assert pareto.contributions(front, reference) == pytest.approx(whole - np.array(without), rel=1e-9, abs=1e-12)
     assert pareto.contributions([[0.0, 0.0], [0.0, 0.0], [-1.0, 0.5]], [1.0, 1.0]).tolist() == [0.0, 0.0, 0.5]
 
 

@@ -17,9 +17,9 @@ MONTE_CARLO = 4 * 0.5 / np.sqrt(DRAWS)  # four standard errors
 def test_two_candidates_have_the_closed_form(correlation: float) -> None:
     """The first is off the front if the second is below it in both: the differences are normal."""
     rng = np.random.default_rng(0)
-    for case in range(6):
+    for _ in range(6):
         points, errors = rng.normal(0, 1, (2, 2)), rng.uniform(0.2, 2, (2, 2))
-        found = front_probability(points, errors, correlation=correlation, seed=case)
+        found = front_probability(points, errors, correlation=correlation)
         variance = (errors**2).sum(axis=0)
         shared = correlation * errors.prod(axis=1).sum()
         covariance = np.array([[variance[0], shared], [shared, variance[1]]])
@@ -56,7 +56,6 @@ def test_the_order_of_rows_scale_and_hopeless_rows_change_nothing() -> None:
     scale = np.array([1000.0, 1 / 64])
     scaled = front_probability(points * scale, errors * scale, correlation=-0.5)
     assert scaled == pytest.approx(found, abs=2 / DRAWS)
-    assert np.abs(front_probability(points, errors, correlation=-0.5, seed=1) - found).max() < 0.05
     far = np.concatenate([points, points[:5] + 50])
     extended = front_probability(far, np.concatenate([errors, errors[:5]]), correlation=-0.5)
     assert np.array_equal(extended[:60], found)

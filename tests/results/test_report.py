@@ -42,20 +42,20 @@ def test_the_report_holds_choice_frontier_trials_and_provenance(tmp_path: Path) 
     tables, page = build_tables(sweep), Page(sweep)
     assert page.images == [b"png"]
     rows = frontier(tables.evaluations).to_pylist()
-    assert [(row["#"], row["trial"], row["endpoint"], row["images"], row["runs"]) for row in page.front] == [
+    assert [(row["#"], row["trial_id"], row["endpoint"], row["images"], row["runs"]) for row in page.front] == [
         (str(i), row["trial_id"], row["endpoint"], f"{row['images']:,}", str(row["runs"]))
         for i, row in enumerate(rows, 1)
     ]
-    low, value, high = (rows[0][f"fidelity{end}"] for end in ("_low", "", "_high"))
-    assert page.front[0]["fidelity"] == f"{value:.4g} [{low:.4g}, {high:.4g}]"
+    for name in ("fidelity", "fidelity_low", "fidelity_high"):
+        assert page.front[0][name] == f"{rows[0][name]:.4g}"
     choice = select(tables.evaluations, "knee")
     assert choice.runner_up is not None
-    assert [row["trial"] for row in page.chosen] == [choice.row["trial_id"], choice.runner_up["trial_id"]]
-    assert [row["trial"] for row in page.trials] == tables.trials["trial_id"].to_pylist()
-    assert [page.trials[0][name] for name in ("executed", "forked at", "rung")] == ["1,600", "4,800", "2"]
+    assert [row["trial_id"] for row in page.chosen] == [choice.row["trial_id"], choice.runner_up["trial_id"]]
+    assert [row["trial_id"] for row in page.trials] == tables.trials["trial_id"].to_pylist()
+    assert [page.trials[0][name] for name in ("images_executed", "images_forked", "rung")] == ["1,600", "4,800", "2"]
     assert {row["rung"] for row in page.trials[1:]} == {""}
     command = f"ambient-sweep train '{sweep}/best.yaml'"
-    known = ("500", "d0d0", "4ef4", "torch 2.9.0", "fd_classifier", "fd_pixels", "loss is not finite at image 6400")
+    known = ("500", "d0d0", "4ef4", "2.9.0", "fd_classifier", "fd_pixels", "loss is not finite at image 6400")
     assert [words for words in (*known, command, choice.reason) if words not in page.text] == []
     assert not re.search(r"https?:|<script|<link|@import|url\(", page.source), "needs no network, runs no script"
 

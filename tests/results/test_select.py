@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from made_up_sweeps import add, make_evaluation
+from made_up_sweeps import add, make_evaluation, make_trial
 
 from ambient_sweep.config import build_config, dump, load_config, write_config
 from ambient_sweep.errors import UserError
@@ -13,7 +14,7 @@ from ambient_sweep.results import select
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.select import best_config
-from ambient_sweep.trial.records import read_evaluations, write_evaluation
+from ambient_sweep.trial.records import read_evaluations, write_evaluation, write_trial
 
 
 def random_sweep(root: Path, rng: np.random.Generator) -> None:
@@ -132,17 +133,15 @@ def test_a_rule_that_cannot_be_followed_is_refused(tmp_path: Path, rule: str, wo
 
 
 def test_values_of_different_measures_are_never_ranked_together(tmp_path: Path) -> None:
-    sweep_of(tmp_path, (10.0, 0.3))
-    config = build_config({})
-    add(tmp_path, "other", dump(config), [])
-    write_evaluation(tmp_path, make_evaluation("other", config, 500.0, 0.4))
-    add(tmp_path, "elsewhere", {}, [(30.0, 0.5)], reference_key="5ee5")
-    table = build_tables(tmp_path).evaluations
-    assert table["on_front"].to_pylist() == [True, True, True], "each is the only one of its kind"
+    tables = [sweep_of(tmp_path / "one", (10.0, 0.3))]
+    write_evaluation(tmp_path / "other", make_evaluation("t", build_config({}), 500.0, 0.4))
+    write_trial(tmp_path / "other", make_trial("t", build_config({})))
+    add(tmp_path / "elsewhere", "t", {}, [(30.0, 0.5)], reference_key="5ee5")
+    tables += [build_tables(tmp_path / name).evaluations for name in ("other", "elsewhere")]
     with pytest.raises(UserError, match="fidelity_measure: the table mixes fd_classifier and fd_pixels"):
-        candidates(table)
+        candidates(pa.concat_tables(tables))
     with pytest.raises(UserError, match="reference_key: the table mixes 4ef4 and 5ee5"):
-        select(table.filter([row["fidelity_measure"] == "fd_classifier" for row in table.to_pylist()]), "knee")
+        select(pa.concat_tables(tables[::2]), "knee")
 
 
 def test_a_shared_checkpoint_counts_once_and_a_runner_up_has_another_recipe(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The extraction attack (2404.10177): damage training images beyond recognition, let the model restore them, compare.
 
-What nobody could restore but from memory comes back if the image is memorized. Held-out images, damaged in the same way, say
+What can only be restored from memory comes back if the image is memorized. Held-out images, damaged in the same way, show
 how much comes back without memory. Void where the model's samples are garbage: it restores nothing, memorized or not.
 """
 
@@ -23,6 +23,8 @@ from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Restore = Literal["mean", "sampling", "masked"]
+Pictures = tuple[Tensor, Tensor, Tensor]  # original, damaged and restored images, each [K, C, H, W], on the CPU
+_Restored = tuple[Tensor, Pictures]  # with their errors, [K]
 MARGIN = 1.1  # times the error of chance, above which a model restores nothing
 NEAR = 0.1  # root mean square error, data in [-1, 1], below which a restoration is near perfect
 FALSE_POSITIVES = 0.01
@@ -54,37 +56,21 @@ class Attack:
 
 @dataclass(frozen=True)
 class Result:
-    """One way of damaging and restoring: errors and pictures of both sets, and what they tell.
+    """One way of damaging and restoring: errors, measures and pictures of both sets.
 
-    errors: root mean square over the damaged pixels, [N] and [M]. auc: probability that a training image comes back better
-    than a held-out one. true_positives: share of training images restored better than all but 1 % of held-out ones.
-    near, near_heldout: shares restored nearly perfectly.
+    name: as in a table, attack_mean_2. errors, errors_heldout: root mean square over the damaged pixels, [N] and [M].
+    measures, each with what held-out images get: `_auc`, the probability that a training image comes back better than a
+    held-out one; `_tpr`, the share of training images restored better than all but 1 % of held-out ones; `_near`, the share
+    restored nearly perfectly.
     """
 
-    restore: Restore
-    sigma: float | None
+    name: str
     errors: Tensor
     errors_heldout: Tensor
-    auc: Measure
-    true_positives: Measure
-    near: Measure
-    near_heldout: Measure
-    void: bool  # images of neither set come back better than if others were taken: nothing can be concluded
-    train: tuple[Tensor, Tensor, Tensor]  # original, damaged, restored, [K, C, H, W], of the best restored
-    heldout: tuple[Tensor, Tensor, Tensor]
-
-    @property
-    def name(self) -> str:
-        """As in a table: attack_mean_2."""
-        return f"attack_{self.restore}" + ("" if self.sigma is None else f"_{self.sigma:g}")
-
-    def measures(self) -> dict[str, tuple[Measure, Measure | None]]:
-        """Measures by name, each with what held-out images get."""
-        return {
-            f"{self.name}_auc": (self.auc, None),
-            f"{self.name}_tpr": (self.true_positives, None),
-            f"{self.name}_near": (self.near, self.near_heldout),
-        }
+    measures: dict[str, tuple[Measure, Measure | None]]
+    void: bool  # images of neither set come back better than if others were taken: nothing follows
+    train: Pictures  # of the best restored
+    heldout: Pictures
 
     def dump(self) -> dict[str, Any]:
         """The quartiles of the errors beside the name, as plain JSON types."""
@@ -92,7 +78,7 @@ class Result:
             name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
             for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
         }
-        return {"name": self.name, "restore": self.restore, "sigma": self.sigma, "void": self.void, "errors": quartiles}
+        return {"name": self.name, "void": self.void, "errors": quartiles}
 
 
 @torch.no_grad()
@@ -103,35 +89,43 @@ def attack(
     if len(heldout) < LEAST:
         raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
     levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
-    ways: list[tuple[Restore, float | None]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
-    ways.append(("masked", None))
-    return [_result(denoiser, train, heldout, how, restore, sigma, device) for restore, sigma in ways]
+    ways: list[tuple[Restore, float]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
+    ways.append(("masked", how.sampling.sigma_max))
+    found = []
+    for restore, sigma in ways:
+        restored = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
+        found.append(_result(restore, sigma, *restored))
+    return found
 
 
-def _result(
-    denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack,
-    restore: Restore, sigma: float | None, device: str,
-) -> Result:  # fmt: skip
-    found = [_restored(denoiser, each, how, restore, sigma, device) for each in (train, heldout)]
-    (errors, damaged, restored), (others, damaged_heldout, restored_heldout) = found
-    shown = min(SHOWN, len(errors), len(others))
-    order, order_heldout = (each.sort(stable=True).indices[:shown] for each in (errors, others))
-    mask = _hidden(heldout.images.shape[-2:]) if restore == "masked" else None
+def _result(restore: Restore, sigma: float, train: _Restored, heldout: _Restored) -> Result:
+    name = "attack_masked" if restore == "masked" else f"attack_{restore}_{sigma:g}"
+    (errors, _), (others, (images, *_)) = train, heldout
+    mask = _hidden(images.shape[-2:]) if restore == "masked" else None
     # the mean is nearer to an image than another image is, by a factor of the square root of 2
-    chance = (1 if restore == "mean" else math.sqrt(2)) * _rms(heldout.images - heldout.images.mean(0), mask).mean()
+    chance = (1 if restore == "mean" else math.sqrt(2)) * _rms(images - images.mean(0), mask).mean()
+    least = np.quantile(others.numpy(), FALSE_POSITIVES, method="weibull")
+    shown = min(SHOWN, len(errors), len(others))
     return Result(
-        restore=restore,
-        sigma=sigma,
-        errors=errors,
-        errors_heldout=others,
-        auc=auc(errors, others),
-        true_positives=Measure.share(errors < np.quantile(others.numpy(), FALSE_POSITIVES, method="weibull")),
-        near=Measure.share(errors < NEAR),
-        near_heldout=Measure.share(others < NEAR),
-        void=bool(min(errors.mean(), others.mean()) >= MARGIN * chance),
-        train=(train.images[order], damaged[order], restored[order]),
-        heldout=(heldout.images[order_heldout], damaged_heldout[order_heldout], restored_heldout[order_heldout]),
+        name,
+        errors,
+        others,
+        {
+            f"{name}_auc": (auc(errors, others), None),
+            f"{name}_tpr": (Measure.share(errors < least), None),
+            f"{name}_near": (Measure.share(errors < NEAR), Measure.share(others < NEAR)),
+        },
+        bool(min(errors.mean(), others.mean()) >= MARGIN * chance),
+        _best(*train, shown),
+        _best(*heldout, shown),
     )
+
+
+def _best(errors: Tensor, pictures: Pictures, shown: int) -> Pictures:
+    """The `shown` best restored, the best first."""
+    order = errors.sort(stable=True).indices[:shown]
+    original, damaged, restored = pictures
+    return original[order], damaged[order], restored[order]
 
 
 def auc(smaller: Tensor, larger: Tensor) -> Measure:
@@ -158,16 +152,14 @@ def worst_cases(result: Result) -> bytes:
 
 
 def _restored(
-    denoiser: Callable[..., Tensor], subjects: Subjects, how: Attack, restore: Restore, sigma: float | None, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Errors [N], damaged and restored images, on the CPU."""
+    denoiser: Callable[..., Tensor], subjects: Subjects, how: Attack, restore: Restore, level: float, device: str
+) -> _Restored:
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, images, bound in subjects.batches(denoiser, device):
-        level, hidden = how.sampling.sigma_max if sigma is None else sigma, None
         noise = rng.normal(f"attack/{level:g}", how.seed, range(start, start + len(images)), images.shape[1:]).to(
             images
         )
-        damaged = images + level * noise
+        damaged, hidden = images + level * noise, None
         if restore == "masked":
             hidden = _hidden(images.shape[-2:]).to(device)
             damaged = torch.where(hidden, noise.clamp(-1, 1), images)
@@ -178,7 +170,7 @@ def _restored(
             restored = _finished(bound, heun(bound, damaged, how.steps_from(level)), how.stop)
         rows.append((_rms(restored - images, hidden).cpu(), damaged.cpu(), restored.cpu()))
     errors, damaged_all, restored_all = (torch.cat(each) for each in zip(*rows, strict=True))
-    return errors, damaged_all, restored_all
+    return errors, (subjects.images, damaged_all, restored_all)
 
 
 def _inpaint(denoiser: DenoiserFn, images: Tensor, hidden: Tensor, noise: Tensor, how: Attack) -> Tensor:

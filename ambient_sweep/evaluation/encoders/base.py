@@ -73,25 +73,13 @@ def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> 
     Bicubic is Pillow's filter on floats, clipped, as in clean-fid's resize (Parmar et al. 2022): equal to it within 1e-4.
     """
     if mode == "bilinear":
-        x = F.interpolate(images.float(), (size, size), mode=mode, antialias=True, align_corners=False)
-    elif max(images.shape[-2:]) > size:
-        x = torch.cat([_bicubic(image.double(), (size, size)).float() for image in torch.split(images, 1)])
-    else:  # two small matrix products are several times faster
-        rows_of, columns_of = (_bicubic_matrix(side, size).to(images.device) for side in images.shape[-2:])
-        x = rows_of @ images.float() @ columns_of.T
-    if mode == "bicubic":
-        x = x.clamp_(0, 255)
+        x = F.interpolate(images.float(), (size, size), mode=mode, antialias=True)
+    else:  # in float64, which takes much memory, hence one by one
+        parts = (
+            F.interpolate(image.double(), (size, size), mode=mode, antialias=True) for image in torch.split(images, 1)
+        )
+        x = torch.cat([part.float() for part in parts]).clamp_(0, 255)
     return x.expand(-1, 3, -1, -1)
-
-
-def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
-
-
-def _bicubic_matrix(length: int, size: int) -> Tensor:
-    """The matrix float32 [size, length] that resizes a column: what becomes of the unit columns."""
-    unit = torch.eye(length, dtype=torch.float64)[None, None]
-    return _bicubic(unit, (size, length))[0, 0].float()
 
 
 def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: ImageNet features that need no network, for they come with a Python package."""
+"""EfficientNet-Lite0: ImageNet features without a download, since the weights come with a Python package."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""SSCD (Pizzi et al. 2022), a network trained to find copies of images: its cosine similarity tells memorization."""
+"""SSCD (Pizzi et al. 2022), a network trained to find copies of images: its cosine similarity reveals memorization."""
 
 import torch
 

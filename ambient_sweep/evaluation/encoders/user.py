@@ -13,10 +13,10 @@ from ambient_sweep.evaluation.encoders.weights import check_hash
 
 
 def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
-    """What the network in evaluation.encoder_file makes of images float32 [N, 3, size, size]: features [N, D].
+    """The network in evaluation.encoder_file, which turns images float32 [N, 3, size, size] into features [N, D].
 
     Images are resized to encoder_size, bicubic with antialiasing, then (x / 255 - encoder_mean) / encoder_std. Raises
-    UserError where the hash is another, the file cannot be read, or does not turn such images into features.
+    UserError where the file cannot be read, has another hash, or does not turn such images into features.
     """
     if settings.encoder_file is None or settings.encoder_sha256 is None:
         raise UserError("evaluation.encoder_file, encoder_sha256: fd_file needs both, the file and its SHA-256")

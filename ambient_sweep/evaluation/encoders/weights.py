@@ -66,7 +66,7 @@ def _download(weights: Weights, cached: Path, place: Path) -> None:
                 shutil.copyfileobj(response, file)
             found = sha256(temporary)
             if found != weights.sha256:
-                raise OSError(f"what arrived has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
+                raise OSError(f"the download has sha256 {found[:12]}..., expected {weights.sha256[:12]}...")
     except OSError as error:  # urllib's errors and timeouts are OSErrors too
         otherwise = "" if weights.key is None else f", or name the file in {weights.key}"
         raise UserError(

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 
-SIDE = 16  # thumbnails are at most so large
+SIDE = 16  # of a thumbnail, at most
 RATIO = 1 / 3
 LOCAL = 5  # further neighbours whose mean distance is the local scale
 

@@ -1,11 +1,10 @@
 """How similar samples are to training images in the features of an encoder, beside held-out images as the null.
 
 2404.10177 counts samples whose DINOv2 similarity to their nearest training image exceeds fixed thresholds; a threshold says
-little unless one knows how many images exceed it that cannot be copies.
+little unless one knows how many images that cannot be copies exceed it.
 """
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from ambient_sweep.evaluation.memorization.copies import null_threshold
 from ambient_sweep.evaluation.neighbours import nearest
 
 BINS = 50
+Histograms = dict[str, list[float]]  # counts of images, "generated" and "heldout", between the same "edges"
 
 
 def normalised(features: Tensor) -> Tensor:
@@ -43,32 +43,23 @@ def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measur
     return Measure.share(distances <= 0).minus(float((others <= 0).double().mean()))
 
 
-@dataclass(frozen=True)
-class SimilarityHistograms:
-    """Counts of similarities to the nearest training image, between the same edges [BINS + 1]."""
+def histograms(generated: Tensor, heldout: Tensor) -> Histograms:
+    """Of similarities [N] and [M], in bins of equal width from the lowest one to 1."""
+    lowest = float(min(generated.min(), heldout.min(), torch.tensor(0.99)))
+    edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
+    counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
+    return {"edges": edges.tolist(), "generated": counts[0], "heldout": counts[1]}
 
-    edges: tuple[float, ...]
-    generated: tuple[int, ...]
-    heldout: tuple[int, ...]
 
-    @classmethod
-    def of(cls, generated: Tensor, heldout: Tensor) -> "SimilarityHistograms":
-        """Of similarities [N] and [M], in bins of equal width from the lowest one to 1."""
-        lowest = float(min(generated.min(), heldout.min(), torch.tensor(0.99)))
-        edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
-        counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
-        return cls(tuple(edges.tolist()), tuple(counts[0]), tuple(counts[1]))
+def histogram_picture(counts: Histograms, title: str) -> bytes:
+    """Both histograms as shares, a PNG file."""
+    from matplotlib.figure import Figure
 
-    def picture(self, title: str) -> bytes:
-        """Both histograms as shares, a PNG file."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        for name, counts in (("held-out images", self.heldout), ("generated images", self.generated)):
-            axes.stairs(np.array(counts) / sum(counts), self.edges, fill=True, alpha=0.5, label=name)
-        axes.set(xlabel=f"similarity to the nearest training image ({title})", ylabel="share of images")
-        axes.legend()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        return buffer.getvalue()
+    figure, buffer = Figure(figsize=(7, 4), layout="constrained"), io.BytesIO()
+    axes = figure.subplots()
+    for name in ("heldout", "generated"):
+        axes.stairs(np.array(counts[name]) / sum(counts[name]), counts["edges"], fill=True, alpha=0.5, label=name)
+    axes.set(xlabel=f"similarity to the nearest training image ({title})", ylabel="share of images")
+    axes.legend()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Which rows of the evaluations table compete, which of them are the same model, and the frontier over them.
+"""Which rows of the evaluations table compete, and which of them are the same model.
 
 Every evaluated checkpoint is a candidate, so training length and sampling endpoint are chosen with the config. Values
 of different measures, references or numbers of samples are never ranked together.
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.tables import schema
 
@@ -24,42 +23,27 @@ COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFER
 
 
 def candidates(table: pa.Table) -> pa.Table:
-    """The rows that may be ranked: both objectives finite, on all the samples asked for, and as many as any such row.
-
-    Any role competes, however its trial ended. Second measurements of a checkpoint, on fresh samples, do not. Raises
-    UserError for a table that mixes measures or references.
-    """
-    for name in COMPARABLE:
-        values = sorted(set(table[name].to_pylist()))
-        if len(values) > 1:
-            raise UserError(
-                f"{name}: the table mixes {' and '.join(values)}, which do not compare; keep the rows of one"
-            )
-    return _where(table, measured_mask(table) & ~remeasured_mask(table))
+    """The rows that may be ranked, whatever their role and however their trial ended. Raises as `candidate_mask`."""
+    return table.filter(pa.array(candidate_mask(table)))
 
 
 def frontier(table: pa.Table) -> pa.Table:
     """The rows of a complete table that are on its frontier, by rising memorization; each model once."""
-    return _by_memorization(table.filter(table[schema.ON_FRONT]))
+    return by_memorization(table.filter(table[schema.ON_FRONT]))
 
 
-def front_of(rows: pa.Table) -> pa.Table:
-    """Of candidates, those that no other one dominates, by rising memorization."""
-    return _by_memorization(_where(rows, pareto.pareto_mask(objectives(rows))))
+def candidate_mask(table: pa.Table) -> Mask:
+    """Rows measured in full (`measured_mask`) that are no second measurement of a checkpoint, on fresh samples.
 
-
-def front_mask(table: pa.Table) -> Mask:
-    """Which rows are on the frontier of the candidates that compare with them; each model once."""
-    result = np.zeros(table.num_rows, dtype=bool)
-    for rows in comparable_groups(table):
-        part = table.take(pa.array(rows))
-        rows = rows[measured_mask(part) & ~remeasured_mask(part)]
-        rows = rows[distinct(table.take(pa.array(rows)))]
-        result[rows] = pareto.pareto_mask(objectives(table.take(pa.array(rows))))
-    return result
-
-
-# -- which rows compare ---------------------------------------------------------------------------------------------
+    Raises UserError for a table that mixes measures or references.
+    """
+    for name in COMPARABLE:
+        values = sorted(table[name].unique().to_pylist())
+        if len(values) > 1:
+            raise UserError(
+                f"{name}: the table mixes {' and '.join(values)}, which do not compare; keep the rows of one"
+            )
+    return measured_mask(table) & ~remeasured_mask(table)
 
 
 def measured_mask(table: pa.Table) -> Mask:
@@ -75,11 +59,6 @@ def remeasured_mask(table: pa.Table) -> Mask:
     return np.asarray(table[schema.EVALUATION_SEED].to_numpy() != table[schema.SAMPLES_SEED].to_numpy())
 
 
-def comparable_groups(table: pa.Table) -> list[Ints]:
-    """Row numbers of the table, a group for all rows that compare."""
-    return groups(_keys(table, COMPARABLE))
-
-
 def models(rows: pa.Table) -> list[Hashable]:
     """A key for each row, equal where rows are one measurement of one model: a checkpoint that several trials share.
 
@@ -87,7 +66,7 @@ def models(rows: pa.Table) -> list[Hashable]:
     endpoint, seeds and every single measure, and other rows do not: all digits of all measures never agree by chance.
     """
     places = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED)
-    return _keys(rows, (*places, *COMPARABLE, schema.FIDELITY, schema.MEMORIZATION, *schema.MEASURES))
+    return keys(rows, (*places, *schema.MEASURES))
 
 
 def distinct(rows: pa.Table) -> Ints:
@@ -104,11 +83,9 @@ def groups(keys: Sequence[Hashable]) -> list[Ints]:
     return [np.array(group, dtype=np.int64) for group in found.values()]
 
 
-def _keys(rows: pa.Table, names: Sequence[str]) -> list[Hashable]:
+def keys(rows: pa.Table, names: Sequence[str]) -> list[Hashable]:
+    """The values of each row in the columns `names`, as a tuple."""
     return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
-
-
-# -- rows -----------------------------------------------------------------------------------------------------------
 
 
 def objectives(rows: pa.Table) -> Floats:
@@ -117,16 +94,7 @@ def objectives(rows: pa.Table) -> Floats:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _by_memorization(rows: pa.Table) -> pa.Table:
-    return rows.take(pa.array(ordered(rows, objectives(rows)[:, 1])))
-
-
-def ordered(rows: pa.Table, *keys: Floats) -> Ints:
-    """Row numbers by `keys`, the first one first, then by memorization, fidelity, length, trial and endpoint."""
-    ids, endpoints = (np.array(rows[name].to_pylist(), dtype=str) for name in (schema.TRIAL_ID, schema.ENDPOINT))
-    last = (objectives(rows)[:, 1], objectives(rows)[:, 0], rows[schema.IMAGES].to_numpy(), ids, endpoints)
-    return np.asarray(np.lexsort((*keys, *last)[::-1]), dtype=np.int64)
-
-
-def _where(rows: pa.Table, mask: Mask) -> pa.Table:
-    return rows.filter(pa.array(mask))
+def by_memorization(rows: pa.Table) -> pa.Table:
+    """The rows by memorization, then by fidelity, length, trial and endpoint."""
+    columns = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
+    return rows.sort_by([(name, "ascending") for name in columns])

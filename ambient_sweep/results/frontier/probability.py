@@ -7,7 +7,6 @@ each candidate's posterior. docs/measurements/confidence.md says how well that h
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from ambient_sweep.pareto import pareto_mask
@@ -20,14 +19,7 @@ LEAST_SPREAD = 0.5  # of true values along any axis, as a variance in units of t
 HOPELESS = 5.0  # dominated by so many standard errors in both objectives: probability 0
 
 
-def front_probability(
-    points: ArrayLike,
-    errors: ArrayLike,
-    *,
-    correlation: float = 0.0,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Floats:
+def front_probability(points: Floats, errors: Floats, *, correlation: float = 0.0, draws: int = DRAWS) -> Floats:
     """The probability that each candidate is on the front of the true values, both minimised, by Monte Carlo.
 
     points [N, 2]: measured values, finite; errors [N, 2]: standard errors of normal noise, from 0; correlation: between
@@ -36,10 +28,9 @@ def front_probability(
     """
     from ambient_sweep import rng  # which imports torch, and tables are read without it
 
-    values, spread = np.asarray(points, dtype=np.float64), np.asarray(errors, dtype=np.float64)
-    order = np.lexsort((*spread.T, *values.T[::-1]))
-    order = order[~_hopeless(values[order], spread[order])]
-    means, spread = values[order], spread[order]
+    order = np.lexsort((*errors.T, *points.T[::-1]))
+    order = order[~_hopeless(points[order], errors[order])]
+    means, spread = points[order], errors[order]
     noise = spread[:, :, None] * spread[:, None, :] * np.array([[1.0, correlation], [correlation, 1.0]])  # [N, 2, 2]
     if len(means) >= FEW and (spread > 0).all():
         means, noise = _shrunk(means, noise)
@@ -47,11 +38,11 @@ def front_probability(
     hits, step = np.zeros(len(means)), max(1, AT_ONCE // max(1, len(means)))
     for first in range(0, draws, step):
         count = min(step, draws - first)
-        normal = ndtri(rng.uniform("front", seed, first, count, 2 * len(means))).reshape(count, len(means), 2)
+        normal = ndtri(rng.uniform("front", 0, first, count, 2 * len(means))).reshape(count, len(means), 2)
         drawn = means + roots[:, :, 0] * normal[..., :1]
         drawn[..., 1] += roots[:, 1, 1] * normal[..., 1]
         hits += pareto_mask(drawn).sum(axis=0)
-    result = np.zeros(len(values))
+    result = np.zeros(len(points))
     result[order] = hits / draws
     return result
 

@@ -20,15 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ambient_sweep.config import knobs
 from ambient_sweep.evaluation.measure import Z95
-from ambient_sweep.results.frontier.candidates import (
-    COMPARABLE,
-    Floats,
-    Ints,
-    groups,
-    models,
-    objectives,
-    remeasured_mask,
-)
+from ambient_sweep.results.frontier.candidates import Floats, Ints, groups, keys, models, objectives, remeasured_mask
 from ambient_sweep.results.tables import schema
 
 # Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
@@ -39,7 +31,7 @@ PRIOR_DEGREES = 4.0
 
 @dataclass(frozen=True)
 class Recipes:
-    """The R recipes of rows that compare, with means and standard errors over their runs; objectives as in the table."""
+    """The R recipes of rows, with means and standard errors over their runs; objectives as in the table."""
 
     labels: Ints  # each row's recipe, [N]
     runs: Ints  # [R]
@@ -69,8 +61,8 @@ def recipe_labels(rows: pa.Table) -> Ints:
 
     Recipes that share a model are one: at that length, the settings in which they differ have not acted yet.
     """
-    keys = [key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)]
-    columns = [rows[name].to_pylist() for name in (*keys, schema.IMAGES, schema.ENDPOINT, *COMPARABLE)]
+    own = [key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)]
+    columns = [rows[name].to_pylist() for name in (*own, schema.IMAGES, schema.ENDPOINT)]
     recipes = [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in zip(*columns, strict=True)]
     equal = [(group[0], row) for same in (recipes, models(rows)) for group in groups(same) for row in group]
     first, second = np.array(equal, dtype=np.int64).reshape(-1, 2).T
@@ -80,11 +72,11 @@ def recipe_labels(rows: pa.Table) -> Ints:
 
 def _runs(rows: pa.Table) -> list[Ints]:
     """Row numbers of each training run at each length and endpoint: its measurement, then those on fresh samples."""
-    keys, again = models(rows), remeasured_mask(rows)
-    places = list(zip(*(rows[n].to_pylist() for n in (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)), strict=True))
-    owner = {place: key for place, key, second in zip(places, keys, again, strict=True) if not second}
+    of_rows, again = models(rows), remeasured_mask(rows)
+    places = keys(rows, (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT))
+    owner = {place: model for place, model, second in zip(places, of_rows, again, strict=True) if not second}
     runs = groups([owner.get(place, place) for place in places])
-    first = [[group[0] for group in groups([keys[i] for i in run])] for run in runs]  # a shared model counts once
+    first = [[group[0] for group in groups([of_rows[i] for i in run])] for run in runs]  # a shared model counts once
     return [run[np.array(kept)] for run, kept in zip(runs, first, strict=True)]
 
 

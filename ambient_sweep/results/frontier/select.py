@@ -9,11 +9,9 @@ import pyarrow as pa
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.candidates import Ints, Row, candidates, distinct, front_of, objectives, ordered
+from ambient_sweep.results.frontier.candidates import Ints, Row, by_memorization, candidates, distinct, objectives
 from ambient_sweep.results.frontier.recipes import recipe_labels
 from ambient_sweep.results.tables import schema
-
-RULES = ("knee", "max-memorization=C", "chebyshev=W")
 
 
 @dataclass(frozen=True)
@@ -34,30 +32,31 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
     on the frontier with at least this probability. Raises UserError for an unknown rule, a number out of range, and
     where no row qualifies.
     """
-    name, _, text = rule.partition("=")
     rows = candidates(table)
-    rows = rows.take(pa.array(distinct(rows)))
+    rows = by_memorization(rows.take(pa.array(distinct(rows))))
     if rows.num_rows == 0:
         raise UserError(f"{rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
     if confident is not None:
         rows = _confident(rows, confident)
+    front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
+    name, _, text = rule.partition("=")
     if rule == "knee":
-        return _knee(front_of(rows))
+        return _knee(front)
     if name == "max-memorization":
         return _max_memorization(rows, rule, _share(rule, text))
     if name == "chebyshev":
-        return _chebyshev(front_of(rows), _share(rule, text))
-    raise UserError(f"unknown rule {rule!r}; use {', '.join(RULES[:-1])} or {RULES[-1]}")
+        return _chebyshev(front, _share(rule, text))
+    raise UserError(f"unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
 
 
 def _confident(rows: pa.Table, least: float) -> pa.Table:
     """The rows whose recipe is on the frontier with at least that probability."""
     if not 0 < least <= 1:
         raise UserError(f"confident={least:g}: expected a probability, above 0 and up to 1")
-    probability = rows[schema.FRONT_PROBABILITY].to_numpy().astype(np.float64)
+    probability = rows[schema.FRONT_PROBABILITY].to_numpy()
     kept = rows.filter(pa.array(probability >= least))
     if kept.num_rows == 0:
-        best = _row(rows, int(ordered(rows, -probability)[0]))
+        best = _row(rows, int(probability.argmax()))
         raise UserError(
             f"confident={least:g}: no candidate is on the frontier with that probability; the most certain is trial "
             f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
@@ -77,7 +76,7 @@ def best_config(choice: Choice) -> Config:
     return build_config(values, where=f"trial {choice.row[schema.TRIAL_ID]}")
 
 
-# -- rules ----------------------------------------------------------------------------------------------------------
+# -- rules: ties keep the order of the rows -------------------------------------------------------------------------
 
 
 def _knee(front: pa.Table) -> Choice:
@@ -87,35 +86,32 @@ def _knee(front: pa.Table) -> Choice:
         reason = (
             f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
         )
-    return _choice(front, ordered(front, -distance, objectives(front)[:, 1]), reason)
+    return _choice(front, np.argsort(-distance, kind="stable"), reason)
 
 
 def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
-    values = objectives(rows)
-    allowed = rows.filter(pa.array(values[:, 1] <= bound))
-    fidelity, memorization = _measures(rows)
+    first = _row(rows, 0)
+    fidelity, memorization = first[schema.FIDELITY_MEASURE], first[schema.MEMORIZATION_MEASURE]
+    allowed = rows.filter(pa.array(objectives(rows)[:, 1] <= bound))
     if allowed.num_rows == 0:
-        least = _row(rows, int(ordered(rows, values[:, 1])[0]))
         raise UserError(
-            f"{rule}: no candidate has {memorization} that low; the lowest is {least[schema.MEMORIZATION]:.4g} "
-            f"(trial {least[schema.TRIAL_ID]} after {least[schema.IMAGES]} images); use a higher bound"
+            f"{rule}: no candidate has {memorization} that low; the lowest is {first[schema.MEMORIZATION]:.4g} "
+            f"(trial {first[schema.TRIAL_ID]} after {first[schema.IMAGES]} images); use a higher bound"
         )
     reason = (
         f"the lowest {fidelity} of the {allowed.num_rows} candidates, out of {rows.num_rows}, "
         f"with {memorization} <= {bound:g}"
     )
-    return _choice(allowed, ordered(allowed, *objectives(allowed).T), reason)
+    return _choice(allowed, np.argsort(objectives(allowed)[:, 0], kind="stable"), reason)
 
 
 def _chebyshev(front: pa.Table, weight: float) -> Choice:
     terms = pareto.scale(objectives(front)) * [weight, 1 - weight]
-    fidelity, memorization = _measures(front)
     reason = (
-        f"the least max({weight:g} * {fidelity}, {1 - weight:g} * {memorization}), "
+        f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
         f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
     )
-    order = ordered(front, terms.max(axis=1).round(12), terms.sum(axis=1).round(12), objectives(front)[:, 1])
-    return _choice(front, order, reason)
+    return _choice(front, np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12))), reason)
 
 
 def _share(rule: str, text: str) -> float:
@@ -128,19 +124,12 @@ def _share(rule: str, text: str) -> float:
     return value
 
 
-# -- rows -----------------------------------------------------------------------------------------------------------
-
-
 def _choice(rows: pa.Table, order: Ints, reason: str) -> Choice:
     recipe = recipe_labels(rows)
-    other = [index for index in order if recipe[index] != recipe[order[0]]]
-    return Choice(_row(rows, int(order[0])), _row(rows, int(other[0])) if other else None, reason)
+    other = [int(index) for index in order if recipe[index] != recipe[order[0]]]
+    return Choice(_row(rows, int(order[0])), _row(rows, other[0]) if other else None, reason)
 
 
 def _row(rows: pa.Table, index: int) -> Row:
     row: Row = rows.slice(index, 1).to_pylist()[0]
     return row
-
-
-def _measures(rows: pa.Table) -> tuple[str, str]:
-    return rows[schema.FIDELITY_MEASURE][0].as_py(), rows[schema.MEMORIZATION_MEASURE][0].as_py()

@@ -8,7 +8,8 @@ several lengths count as independent.
 import numpy as np
 import pyarrow as pa
 
-from ambient_sweep.results.frontier.candidates import comparable_groups, front_mask, measured_mask
+from ambient_sweep.pareto import pareto_mask
+from ambient_sweep.results.frontier.candidates import candidate_mask, distinct, measured_mask, objectives
 from ambient_sweep.results.frontier.probability import front_probability
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
@@ -17,22 +18,26 @@ LARGEST_ERROR = 1e100  # keeps sums finite
 
 
 def with_standings(table: pa.Table) -> pa.Table:
-    """The evaluations table with the columns on the frontier and on recipes filled; null for rows not measured in full."""
+    """The evaluations table with the columns on the frontier and on recipes filled; null for rows not measured in full.
+
+    Raises UserError for a table that mixes measures or references.
+    """
     n = table.num_rows
-    probability, runs = np.full(n, np.nan), np.zeros(n, dtype=np.int64)
+    on_front, probability, runs = np.zeros(n, dtype=bool), np.full(n, np.nan), np.zeros(n, dtype=np.int64)
     mean, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
-    for rows in comparable_groups(table):
-        rows = rows[measured_mask(table.take(pa.array(rows)))]
-        if len(rows) == 0:
-            continue
+    rows = np.flatnonzero(candidate_mask(table))
+    rows = rows[distinct(table.take(pa.array(rows)))]
+    on_front[rows] = pareto_mask(objectives(table)[rows])
+    rows = np.flatnonzero(measured_mask(table))
+    if len(rows):
         found = Recipes.of(table.take(pa.array(rows)))
         bounded = np.nan_to_num(found.error).clip(0.0, LARGEST_ERROR)
-        on_front = front_probability(found.mean, bounded, correlation=found.correlation)
-        probability[rows], runs[rows] = on_front[found.labels], found.runs[found.labels]
+        of_recipes = front_probability(found.mean, bounded, correlation=found.correlation)
+        probability[rows], runs[rows] = of_recipes[found.labels], found.runs[found.labels]
         mean[rows], error[rows] = found.mean[found.labels], found.error[found.labels]
     unknown = runs == 0
     columns = {
-        schema.ON_FRONT: pa.array(front_mask(table)),
+        schema.ON_FRONT: pa.array(on_front),
         schema.FRONT_PROBABILITY: pa.array(probability, mask=unknown),
         schema.RUNS: pa.array(runs, mask=unknown),
         **{name: pa.array(mean[:, i], mask=unknown) for i, name in enumerate(schema.MEANS)},

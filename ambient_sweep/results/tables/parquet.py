@@ -1,6 +1,5 @@
 """Both tables as Parquet files, with the schema checked when they are read."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import write_atomic
+from ambient_sweep.storage import new_file
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
@@ -25,9 +24,8 @@ class Tables(NamedTuple):
 def write_tables(root: Path, tables: Tables) -> None:
     """Writes trials.parquet and evaluations.parquet under `root`, each atomically."""
     for name, table in ((TRIALS_FILE, tables.trials), (EVALUATIONS_FILE, tables.evaluations)):
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        write_atomic(root / name, buffer.getvalue())
+        with new_file(root / name) as temporary, temporary.open("wb") as file:
+            pq.write_table(table, file)
 
 
 def read_table(path: Path | str) -> pa.Table:

@@ -16,43 +16,29 @@ VERSION = 5  # raise it when a column is added, removed or renamed, or its type 
 # -- in both tables
 TRIAL_ID = "trial_id"
 ROLE = "role"  # search | baseline | control | replicate
-REPLICATE_OF = "replicate_of"  # the trial whose config a replicate trains with another seed
-IMAGES_ASKED = "images_asked"  # full training length, in images
-DATA_FINGERPRINT = "data_fingerprint"
 REFERENCE_KEY = "reference_key"  # of the images that measures compare with
 FIDELITY = "fidelity"  # the first objective, lower is better
 MEMORIZATION = "memorization"  # the second objective, lower is better
 FIDELITY_MEASURE = "fidelity_measure"
 MEMORIZATION_MEASURE = "memorization_measure"
-IMAGES_EXECUTED = (
-    "images_executed"  # trained by this trial itself (until the evaluation), repeats after restarts included
-)
+IMAGES_EXECUTED = "images_executed"  # trained by this trial itself, repeats after restarts included
 
 # -- trials
 STATUS = "status"  # running | completed | stopped | failed
-REASON = "reason"
-IMAGES_DONE = "images_done"  # logical training position
 IMAGES_FORKED = "images_forked"  # position of the last stage that it forked from; 0: none
 DEVICE_SECONDS = "device_seconds"
-PARAMETERS = "parameters"
-DEVICE = "device"
 STARTED = "started_utc"
 FINISHED = "finished_utc"
 VERSIONS = "versions"  # JSON object: package -> version
-CODE_REVISION = "code_revision"
 FOLDER = "folder"  # relative to the sweep's folder
-RUNG = "rung"
-STAGE = "stage"  # key of that stage
 
 # -- evaluations
 TRIAL_STATUS = "trial_status"
 IMAGES = "images"
 FRACTION = "fraction"
 ENDPOINT = "endpoint"
-MAIN_ENDPOINT = "main_endpoint"
 SAMPLES = "samples"
 EVALUATION_SEED = "evaluation_seed"  # another than SAMPLES_SEED: a checkpoint measured again on fresh samples
-SECONDS = "seconds"
 CHECKPOINT = "checkpoint"  # relative to the sweep's folder
 ON_FRONT = "on_front"  # on the frontier over all candidates
 FRONT_PROBABILITY = "front_probability"  # that the row's recipe is on the frontier
@@ -66,7 +52,6 @@ SAMPLES_ASKED = "evaluation.samples"  # at full length; early lengths may be mea
 SAMPLES_SEED = "evaluation.seed"
 SIGMA = "observed.sigma"
 OBJECTIVE = "objective.kind"
-WEIGHT = "consistency.weight"
 
 MEASURES: tuple[str, ...] = (*get_args(Distance), *get_args(Extra), *get_args(Memorization))
 
@@ -138,21 +123,21 @@ TRIALS: pa.Schema = _schema(
     "trials",
     [
         *_fields(TEXT, TRIAL_ID, ROLE, STATUS),
-        *_fields(TEXT, REPLICATE_OF, REASON, nullable=True),
+        *_fields(TEXT, "replicate_of", "reason", nullable=True),
         *_interval(FIDELITY),
         *_interval(MEMORIZATION),
         *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
-        *_fields(WHOLE, IMAGES_ASKED, IMAGES_DONE, IMAGES_EXECUTED, IMAGES_FORKED),
+        *_fields(WHOLE, "images_asked", "images_done", IMAGES_EXECUTED, IMAGES_FORKED),
         *_fields(REAL, DEVICE_SECONDS),
-        *_fields(WHOLE, PARAMETERS),
-        *_fields(TEXT, DEVICE),
+        *_fields(WHOLE, "parameters"),
+        *_fields(TEXT, "device"),
         *_fields(TIME, STARTED),
         *_fields(TIME, FINISHED, nullable=True),
-        *_fields(TEXT, DATA_FINGERPRINT, REFERENCE_KEY, VERSIONS),
-        *_fields(TEXT, CODE_REVISION, nullable=True),
+        *_fields(TEXT, "data_fingerprint", REFERENCE_KEY, VERSIONS),
+        *_fields(TEXT, "code_revision", nullable=True),
         *_fields(TEXT, FOLDER),
-        *_fields(WHOLE, RUNG, nullable=True),
-        *_fields(TEXT, STAGE, nullable=True),
+        *_fields(WHOLE, "rung", nullable=True),
+        *_fields(TEXT, "stage", nullable=True),
         *config_fields(),
     ],
 )
@@ -161,12 +146,12 @@ EVALUATIONS: pa.Schema = _schema(
     "evaluations",
     [
         *_fields(TEXT, TRIAL_ID, ROLE, TRIAL_STATUS),
-        *_fields(TEXT, REPLICATE_OF, nullable=True),
+        *_fields(TEXT, "replicate_of", nullable=True),
         *_fields(WHOLE, IMAGES, IMAGES_EXECUTED),
         *_fields(REAL, FRACTION),
-        *_fields(WHOLE, IMAGES_ASKED),
+        *_fields(WHOLE, "images_asked"),
         *_fields(TEXT, ENDPOINT),
-        *_fields(pa.bool_(), MAIN_ENDPOINT, ON_FRONT),
+        *_fields(pa.bool_(), "main_endpoint", ON_FRONT),
         *_fields(REAL, FRONT_PROBABILITY, nullable=True),
         *_fields(WHOLE, RUNS, nullable=True),
         *_fields(REAL, *MEANS, *ERRORS, nullable=True),
@@ -174,8 +159,8 @@ EVALUATIONS: pa.Schema = _schema(
         *_interval(MEMORIZATION),
         *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
         *_fields(WHOLE, SAMPLES, EVALUATION_SEED),
-        *_fields(REAL, SECONDS),
-        *_fields(TEXT, CHECKPOINT, DATA_FINGERPRINT, REFERENCE_KEY),
+        *_fields(REAL, "seconds"),
+        *_fields(TEXT, CHECKPOINT, "data_fingerprint", REFERENCE_KEY),
         *(field for name in MEASURES for field in _measure(name)),
         *config_fields(),
     ],

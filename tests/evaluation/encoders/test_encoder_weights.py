@@ -70,7 +70,7 @@ def test_no_network_says_what_to_fetch_and_where_to_put_it(
 
 
 def test_a_wrong_file_is_neither_kept_nor_passed_over(weights: Weights, tmp_path: Path) -> None:
-    assert "what arrived has sha256" in message_of(replace(weights, sha256="0" * 64))
+    assert "the download has sha256" in message_of(replace(weights, sha256="0" * 64))
     assert list(cache_folder().iterdir()) == []
     find_weights(weights)  # now the cache has the right one
     wrong, absent = tmp_path / "folder" / "network.pt", tmp_path / "absent.pt"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import SimilarityHistograms, nearest_similarity, normalised
+from ambient_sweep.evaluation.memorization import histograms, nearest_similarity, normalised
 from ambient_sweep.evaluation.memorization.copies import mem_excess
-from ambient_sweep.evaluation.memorization.similarity import sim_excess
+from ambient_sweep.evaluation.memorization.similarity import histogram_picture, sim_excess
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -45,13 +45,12 @@ def test_an_encoder_that_gives_equal_features_is_judged_by_their_share() -> None
 
 def test_histograms_count_all_and_become_json_and_a_picture() -> None:
     generated, heldout = torch.linspace(-0.2, 1, 500).double(), torch.linspace(0, 0.9, 300).double()
-    histograms = SimilarityHistograms.of(generated, heldout)
-    assert (sum(histograms.generated), sum(histograms.heldout)) == (500, 300)
-    dumped = json.loads(json.dumps(vars(histograms)))
+    dumped = json.loads(json.dumps(histograms(generated, heldout)))
+    assert (sum(dumped["generated"]), sum(dumped["heldout"])) == (500, 300)
     assert len(dumped["edges"]) == len(dumped["generated"]) + 1
     expected = np.histogram(generated.numpy(), dumped["edges"])[0].tolist()
     assert dumped["generated"] == expected
-    picture = np.asarray(Image.open(io.BytesIO(histograms.picture("an encoder"))).convert("RGB"))
+    picture = np.asarray(Image.open(io.BytesIO(histogram_picture(dumped, "an encoder"))).convert("RGB"))
     assert picture.std() > 10
-    same = SimilarityHistograms.of(torch.ones(3).double(), torch.ones(2).double())
-    assert (same.generated[-1], same.heldout[-1]) == (3, 2)
+    same = histograms(torch.ones(3).double(), torch.ones(2).double())
+    assert (same["generated"][-1], same["heldout"][-1]) == (3, 2)
