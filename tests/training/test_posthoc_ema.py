@@ -1,5 +1,7 @@
 """Averages reconstructed from snapshots: against the weighted sum over all weights of a training, beside known mistakes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -223,3 +225,6 @@ def test_a_trial_evaluates_what_the_command_reconstructs_later(tmp_path):
         (trained, first, _), (later, second, _) = map(load_model, (folder / f"checkpoints/images-{images:09d}", out))
         assert first == second
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), later.parameters(), strict=True))
+    shutil.rmtree(snapshot_folder(folder, 1600))  # as after a kill between the state and its snapshot
+    run_trial(config, tmp_path, "t")
+    assert snapshots_at(folder) == list(snapshot_images(config))
