@@ -105,7 +105,7 @@ def evaluate(
     get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
     """
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
+    from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
     from ambient_sweep.trial.retention import check_kept
 
     changes = parse_overrides(overrides)
@@ -116,8 +116,10 @@ def evaluate(
     check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
-    options = Options(seeds, without, attack, attack_images)
-    found = evaluate_checkpoint(model, config, meta["data_fingerprint"], options, echo=echo_to(as_json))
+    found = evaluate_checkpoint(
+        model, config, meta["data_fingerprint"],
+        seeds=seeds, without=without, attack_folder=attack, attack_images=attack_images, echo=echo_to(as_json),
+    )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     seed = config.evaluation.seed
     drawn = f"seed {seed}" if seeds == 1 else f"mean over the seeds {seed} to {seed + seeds - 1}"
@@ -194,7 +196,7 @@ def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "lis
         suffix = f"-{number}" if len(sets) > 1 else ""
         mine, theirs = (each[:64] for each in report.nearest)
         upper, lower = (each / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
-        image_grid(upper, lower, folder / f"nearest{suffix}.png")
+        (folder / f"nearest{suffix}.png").write_bytes(image_grid(upper, lower))
         for name, histograms in report.histograms.items():
             (folder / f"similarity-{name}{suffix}.png").write_bytes(histogram_picture(histograms, name))
 

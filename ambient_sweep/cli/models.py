@@ -67,7 +67,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
 
 @commands.command()
 @click.argument("trial_folder", type=click.Path(path_type=Path))
-@click.option("--length", type=float, required=True, help="Length of the average (EDM2's sigma_rel), 0.005 to 0.28.")
+@click.option("--length", type=click.FloatRange(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
 @click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the checkpoint.")
 @as_json

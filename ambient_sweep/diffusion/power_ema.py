@@ -8,22 +8,11 @@ p is its profile. Its standard deviation over t is the average's *length* (EDM2'
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-SHORTEST, LONGEST = 0.005, 0.28  # the lengths a config may ask for; gamma = 0, the plain mean, has 12^(-1/2) = 0.2887
-
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """What each stored average counts, [S], and the profile's relative L2 error that is left."""
-
-    weights: Floats
-    residual: float
 
 
 def gamma_from_length(length: float) -> float:
@@ -61,8 +50,10 @@ def inner_products(gammas_a: ArrayLike, images_a: ArrayLike, gammas_b: ArrayLike
     return product
 
 
-def coefficients(length: float, images: int, lengths: ArrayLike, positions: ArrayLike) -> Coefficients:
+def coefficients(length: float, images: int, lengths: ArrayLike, positions: ArrayLike) -> tuple[Floats, float]:
     """The weights x [S] that bring sum_i x_i p_i nearest to the profile of `length` at `images`, with sum_i x_i = 1.
+
+    Also returns the relative L2 error of the profile that is left.
 
     `lengths` and `positions` [S] are those of the stored averages, each pair once. The least squares problem of EDM2
     (section 3.2) under one constraint, without which all weights shrink or grow by what the sum misses. Solved in float64. A
@@ -71,7 +62,7 @@ def coefficients(length: float, images: int, lengths: ArrayLike, positions: Arra
     stored, at = np.asarray(lengths, np.float64), np.asarray(positions, np.float64)
     same = (stored == length) & (at == images)
     if same.any():
-        return Coefficients(same.astype(np.float64), 0.0)
+        return same.astype(np.float64), 0.0
     gammas = np.array([gamma_from_length(value) for value in stored])
     wanted, t = [gamma_from_length(length)], at / images  # in units of the wanted time
     gram, target = inner_products(gammas, t, gammas, t), inner_products(gammas, t, wanted, [1.0])[:, 0]
@@ -84,4 +75,4 @@ def coefficients(length: float, images: int, lengths: ArrayLike, positions: Arra
     x /= x.sum()
     norm = inner_products(wanted, [1.0], wanted, [1.0])[0, 0]
     error = norm - 2 * target @ x + x @ gram @ x
-    return Coefficients(x, math.sqrt(max(error, 0.0) / norm))
+    return x, math.sqrt(max(error, 0.0) / norm)

@@ -3,7 +3,7 @@
 import torch
 
 from ambient_sweep.diffusion.loss import DenoiserFn
-from ambient_sweep.diffusion.noise import expand, karras
+from ambient_sweep.diffusion.noise import karras
 
 
 def sampling_levels(sigma_max: float, sigma_min: float, steps: int, rho: float, stop: float) -> torch.Tensor:
@@ -48,5 +48,5 @@ def sample(
         return x, x
     at = int((levels == stop).nonzero()[0])
     x = heun(denoiser, x, levels[: at + 1])
-    stopped = denoiser(x, expand(x.new_full((len(x),), stop)).flatten())
+    stopped = denoiser(x, x.new_full((len(x),), stop))
     return heun(denoiser, x, levels[at:]), stopped

@@ -10,6 +10,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages.prefix import phase_starts, prefix_of
 from ambient_sweep.storage import digest
 
+FOLDER = "stages"  # in the folder of a sweep
 TRAINED_ON = "data.json"  # fingerprints of the training data, in the folder of a sweep
 
 

@@ -23,16 +23,8 @@ class Run:
     """A config's training: the states that it stores, and its evaluations, by images and rising."""
 
     prefix: Prefix
-    length: int  # images at its end
     states: tuple[tuple[int, str], ...]
     evaluations: tuple[tuple[int, str], ...]
-    keys: dict[int, str] = field(default_factory=dict, compare=False)
-
-    def key(self, images: int, data: str) -> str:
-        """Of the state after so many images, whoever stores it."""
-        if images not in self.keys:
-            self.keys[images] = self.prefix.key(images, data)
-        return self.keys[images]
 
 
 @dataclass
@@ -57,7 +49,7 @@ class Planner:
 
     def cost(self, values: Values) -> int:
         run = self.run(values)
-        return run.length - self._reachable(run)
+        return run.prefix.last - self._reachable(run)
 
     def busy(self, values: Values) -> bool:
         """Whether a running trial is on its way to store a longer prefix of this config than is stored."""
@@ -71,17 +63,15 @@ class Planner:
         return False
 
     def _reachable(self, run: Run) -> int:
-        states = {images for images in self._positions if run.key(images, self.data) in self.stored}
+        states = {images for images in self._positions if run.prefix.key(images, self.data) in self.stored}
         measurable = states | {images for images, key in run.evaluations if key in self.stored}
-        missing = next((images for images, _ in run.evaluations if images not in measurable), run.length)
+        missing = next((images for images, _ in run.evaluations if images not in measurable), run.prefix.last)
         return max((images for images in states if images <= missing), default=0)
 
-    def started(self, trial_id: str, values: Values) -> int:
-        """A trial started or goes on; returns the images that it may take over."""
+    def started(self, trial_id: str, values: Values) -> None:
+        """A trial started or goes on."""
         run = self.run(values)
-        images = self._reachable(run)
-        self._running[trial_id] = run, images
-        return images
+        self._running[trial_id] = run, self._reachable(run)
 
     def reached(self, trial_id: str, images: int) -> None:
         """A running trial was evaluated after `images`, and has stored what others may share up to there."""
@@ -110,4 +100,4 @@ class Planner:
             for images in sorted(evaluated_lengths(config))
         )
         states = tuple(sorted(stage_keys(config, self.data, self.every_length).items()))
-        return Run(prefix, config.images_at(config.training.stop), states, evaluations)
+        return Run(prefix, states, evaluations)

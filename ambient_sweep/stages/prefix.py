@@ -1,12 +1,9 @@
 """What a run has in common with others: the hash of all that determines its state after so many images.
 
 A knob acts on a run always, never, or from some image on: consistency from its first step with a weight, a learning-rate
-tail from its start. Up to there a run is the same, to the bit, whatever
-that knob says (Hippo's stage trees, arXiv 2006.11972). Where it is not certain that a knob does not act, it counts as
-acting always. Sampling, evaluation, saving, stopping and `ema.length` of power averages never act on the state.
-
-`training.images` acts through what is a share of it: the warm-up, the interval of training records, and the late knobs. So
-runs of unlike lengths are one run where these come out the same in steps.
+tail from its start. Up to there a run is the same, to the bit, whatever that knob says (Hippo's stage trees, arXiv
+2006.11972). Where it is not certain that a knob does not act, it counts as acting always. Sampling, evaluation, saving,
+stopping and `ema.length` of power averages never act on the state.
 """
 
 import functools
@@ -19,13 +16,13 @@ from ambient_sweep.config import Config
 from ambient_sweep.storage import digest
 from ambient_sweep.training.schedules import consistency_weight, decay_start
 
-FORMAT = 2  # raised whenever the same config comes to train other bits
-CONSISTENCY, SCHEDULE, END = "consistency", "optimizer.schedule", "training.images"
+FORMAT = 3  # raised whenever the same config comes to train other bits
+CONSISTENCY, SCHEDULE = "consistency", "optimizer.schedule"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
     "model": {"preset"},
-    "optimizer": {"warmup", "schedule", "decay"},  # a share of the run; act late
+    "optimizer": {"schedule", "decay"},  # act late
     "compute": {"prefetch"},
 }
 
@@ -72,12 +69,10 @@ def prefix_of(config: Config) -> Prefix:
     always: dict[str, Any] = tree | {
         "kind": "ambient" if config.objective.kind == "ambient_consistency" else config.objective.kind,
         "ema": [config.ema.halflife, config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
-        "batch": t.batch_size,
-        "warmup": _warmup(config),
-        "records": _interval(config),  # the sums of a record under way are part of the state
+        "training": [config.steps, t.batch_size, t.records],  # the sums of a record under way are part of the state
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
-    late = [each for knob in (_consistency, _schedule, _end) if (each := knob(config)) is not None]
+    late = [each for knob in (_consistency, _schedule) if (each := knob(config)) is not None]
     return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.images_at(t.stop))
 
 
@@ -106,7 +101,7 @@ def _consistency(config: Config) -> Late | None:
         return None
     settings = c.model_dump(mode="json", exclude={"start", "ramp", "ramp_fraction"})
     sudden = c.ramp == "step" or c.ramp_fraction == 0
-    settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction, steps]
+    settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction]
     return _late(config, step, CONSISTENCY, settings)
 
 
@@ -117,28 +112,7 @@ def _schedule(config: Config) -> Late | None:
     if o.schedule == "constant" or begin >= 1:
         return None
     step = _first(begin, steps, strictly=True) - 1
-    settings = [o.warmup] if o.schedule == "cosine" else [o.decay]
-    return _late(config, max(step, 0), SCHEDULE, [o.schedule, steps, *settings])
-
-
-def _end(config: Config) -> Late | None:
-    """At the last step of the horizon a training record ends, out of turn where the interval does not divide the run."""
-    return _late(config, config.steps - 1, END, config.steps) if config.steps % _interval(config) else None
-
-
-def _warmup(config: Config) -> list[float]:
-    """What the learning rates of the warm-up follow from, to the bit: lr (s + 1) / steps / warmup.
-
-    A factor of two moved from `steps` to `warmup` changes no bit of them; others may, in the rounding.
-    """
-    steps, warmup = config.steps, config.optimizer.warmup
-    while steps % 2 == 0 and warmup > 0:
-        steps, warmup = steps // 2, warmup * 2
-    return [steps, warmup] if warmup > 0 else []
-
-
-def _interval(config: Config) -> int:
-    return max(1, config.steps // config.training.records)
+    return _late(config, max(step, 0), SCHEDULE, [o.schedule, o.decay if o.schedule == "wsd" else 0])
 
 
 def _first(fraction: float, steps: int, strictly: bool) -> int:

@@ -29,7 +29,7 @@ from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.trial.records import read_trials
-from ambient_sweep.trial.retention import discard
+from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
 Echo = Callable[[str], None]
 BEST_FILE, FRONTIER_FILE, REPORT_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "report.html", "ray"
@@ -149,8 +149,9 @@ def _finish(sweep: Sweep, root: Path, echo: Echo, begun: float) -> SweepSummary:
     summary = summarize(root, time.monotonic() - begun)
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
-        if removed.bytes:
-            echo(removed.line())
+        if removed:
+            count = sum(folder.parent.name == CHECKPOINTS for folder in removed)
+            echo(f"removed stages, training states and {count} checkpoints off the frontier (search.keep=frontier)")
     return summary
 
 

@@ -47,11 +47,6 @@ class Averages:
                 kept = decay(images_before, images, gamma_from_length(float(average)))
             ema_update(model, live, kept)
 
-    @property
-    def needs_reconstruction(self) -> bool:
-        """Whether the average to evaluate must be reconstructed from snapshots, as `posthoc_ema` does."""
-        return self.config.kind == "power" and average_name(self.config.length) not in self.models
-
     def main(self) -> dict[str, torch.Tensor]:
         """The average to evaluate, a tracked one, parameter by parameter: the stored tensors, which `update` changes."""
         average = HALFLIFE if self.config.kind == "halflife" else average_name(self.config.length)

@@ -26,7 +26,7 @@ class DamagedFile(UserError):
 def write_tensors(
     folder: Path, name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any], meta_name: str | None = None
 ) -> None:
-    """Writes a folder of NAME.safetensors and a JSON with the format and the checksums of both, all or nothing.
+    """Writes a folder of NAME.safetensors and its notes with a checksum of both, all or nothing.
 
     Raises OSError that names `folder` where it cannot be written; what was there before stays then.
     """
@@ -34,9 +34,7 @@ def write_tensors(
         with new_folder(folder) as aside:
             file = aside / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
-            notes = {"format": FORMAT, **meta, "sha256": sha256(file)}
-            text = json.dumps(notes | {"notes_sha256": _notes_digest(notes)}, indent=1)
-            (aside / f"{meta_name or name}.json").write_text(text, encoding="utf-8")
+            write_notes(aside, meta_name or name, meta | {"sha256": sha256(file)})
     except SafetensorError as error:
         raise _os_error(error, folder) from error
 
@@ -57,8 +55,15 @@ def read_tensors(
         raise DamagedFile(f"{file}: damaged ({error})") from None
 
 
+def write_notes(folder: Path, name: str, notes: dict[str, Any]) -> None:
+    """Writes `notes` as NAME.json with the format and their own checksum."""
+    notes = {"format": FORMAT, **notes}
+    text = json.dumps(notes | {"notes_sha256": _notes_digest(notes)}, indent=1)
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
 def read_notes(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON of such a folder, checked; its tensors stay on disk. Raises as `read_tensors` does."""
+    """What `write_notes` wrote, checked. Raises as `read_tensors` does."""
     file = folder / f"{name}.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))

@@ -51,10 +51,7 @@ def batches(
 
 
 def ahead(make: Callable[[int], T], steps: Iterable[int], count: int) -> Generator[T, None, None]:
-    """make(step) for all steps in order, up to `count` of them made ahead by one thread; 0: none."""
-    if count == 0:
-        yield from map(make, steps)
-        return
+    """make(step) for all steps in order, made by one thread, up to `count` of them ahead of the one asked for."""
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(1, THREAD) as thread:
         try:

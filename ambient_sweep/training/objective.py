@@ -1,8 +1,9 @@
 """The endless, shuffled stream of training images, its noise levels and random draws, and the losses on them."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,11 +12,9 @@ from numpy.typing import NDArray
 from ambient_sweep import rng
 from ambient_sweep.config import Config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.diffusion.denoiser import edm_weight
-from ambient_sweep.diffusion.loss import DenoiserFn, ambient_loss, consistency_loss
+from ambient_sweep.diffusion.denoiser import edm_weight, given
+from ambient_sweep.diffusion.loss import ambient_loss, consistency_loss
 from ambient_sweep.diffusion.noise import karras, truncated_lognormal
-
-T = TypeVar("T", bound="_OnDevice")
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,9 @@ class Stream:
 
 @dataclass(frozen=True)
 class _OnDevice:
-    def to(self: T, device: torch.device) -> T:
+    def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        moved = {
-            field.name: value.to(device)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor | _OnDevice)
-        }
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
         return dataclasses.replace(self, **moved)
 
 
@@ -91,9 +86,6 @@ class Draws(_OnDevice):
     weight: torch.Tensor  # [N]
     labels: torch.Tensor | None  # [N]
     consistency: ConsistencyDraws | None
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
@@ -126,9 +118,9 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
     return Draws(y, known, sigma, noise, weight, labels, chains)
 
 
-def main_loss(denoiser: DenoiserFn, draws: Draws) -> torch.Tensor:
+def main_loss(denoiser: Callable[..., torch.Tensor], draws: Draws) -> torch.Tensor:
     """The loss above (or regardless of) the observed level, [N]."""
-    return ambient_loss(denoiser, draws.y, draws.known, draws.sigma, draws.noise, draws.weight)
+    return ambient_loss(given(denoiser, draws.labels), draws.y, draws.known, draws.sigma, draws.noise, draws.weight)
 
 
 # -- consistency ----------------------------------------------------------------------------------------------------
@@ -159,9 +151,9 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
     return ConsistencyDraws(x, levels, noise, weight, None if labels is None else labels[chosen])
 
 
-def consistency_term(config: Config, denoiser: DenoiserFn, draws: ConsistencyDraws) -> torch.Tensor:
-    count = config.consistency.draws
-    return consistency_loss(denoiser, draws.x, draws.levels, draws.noise, draws.weight, draws=count)
+def consistency_term(config: Config, denoiser: Callable[..., torch.Tensor], draws: ConsistencyDraws) -> torch.Tensor:
+    bound, count = given(denoiser, draws.labels), config.consistency.draws
+    return consistency_loss(bound, draws.x, draws.levels, draws.noise, draws.weight, draws=count)
 
 
 def step_cost(config: Config) -> float:

@@ -1,7 +1,7 @@
 """The state that resuming needs, and checkpoints of models for sampling."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class TrainState:
     denoiser: Denoiser
     averages: Averages
     optimizer: torch.optim.AdamW
+    sums: torch.Tensor  # since the last record
     images: int = 0
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # since the last record
 
     @classmethod
     def create(
@@ -48,9 +48,8 @@ class TrainState:
             denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         averages = Averages.create(config.ema, denoiser)
-        state = cls(config, shape, classes, group, denoiser, averages, optimizer)
-        state.sums = state.sums.to(device)
-        return state
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        return cls(config, shape, classes, group, denoiser, averages, optimizer, sums)
 
     @property
     def device(self) -> torch.device:

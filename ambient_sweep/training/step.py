@@ -5,11 +5,10 @@ from functools import partial
 
 import torch
 
-from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.training import objective
 from ambient_sweep.training.compute import WrappedDenoiser, try_compiled
 from ambient_sweep.training.loader import Pieces
-from ambient_sweep.training.objective import ConsistencyDraws, Draws, takes_part
+from ambient_sweep.training.objective import takes_part
 from ambient_sweep.training.schedules import learning_rate
 from ambient_sweep.training.state import TrainState
 
@@ -64,17 +63,12 @@ class Stepper:
 
         Each gets its own backward pass: a graph is freed before the next is built.
         """
-        batch_size, c = self.config.training.batch_size, self.config.consistency
+        batch_size, c, denoiser = self.config.training.batch_size, self.config.consistency, self.wrapped.denoiser
         sharing = max(int(takes_part(step * batch_size, batch_size, c.batch_share).sum()), 1)
         tasks: list[tuple[int, Losses, int]] = []
         for draws in pieces:
-            tasks.append((MAIN, partial(self._main, draws), batch_size))
+            tasks.append((MAIN, partial(objective.main_loss, denoiser, draws), batch_size))
             if weight > 0 and draws.consistency is not None:
-                tasks.append((CONSISTENCY, partial(self._consistency, draws.consistency), sharing))
+                losses = partial(objective.consistency_term, self.config, denoiser, draws.consistency)
+                tasks.append((CONSISTENCY, losses, sharing))
         return tasks
-
-    def _main(self, draws: Draws) -> torch.Tensor:
-        return objective.main_loss(given(self.wrapped.denoiser, draws.labels), draws)
-
-    def _consistency(self, chains: ConsistencyDraws) -> torch.Tensor:
-        return objective.consistency_term(self.config, given(self.wrapped.denoiser, chains.labels), chains)

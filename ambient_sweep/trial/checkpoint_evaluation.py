@@ -1,6 +1,6 @@
 """A trained model measured in full: its samples, how it denoises, and what an attack extracts from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,6 @@ GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is asked for beside the config's evaluation."""
-
-    seeds: int = 1
-    without: tuple[str, ...] = ()
-    attack: Path | None = None  # folder for its pictures
-    attack_images: int = 200
-
-
-@dataclass(frozen=True)
 class CheckpointReport:
     """Rows per endpoint of sampling, and of the model itself; the attack and the histograms as plain JSON types."""
 
@@ -53,14 +43,18 @@ def evaluate_checkpoint(
     denoiser: Denoiser,
     config: Config,
     data_fingerprint: str,
-    options: Options,
     *,
+    seeds: int = 1,
+    without: Sequence[str] = (),
+    attack_folder: Path | None = None,
+    attack_images: int = 200,
     echo: Callable[[str], None] = lambda line: None,
 ) -> CheckpointReport:
-    """Everything about a trained model, against the images of `config`.
+    """Everything about a trained model, against the images of `config`; its samples are drawn with `seeds` seeds.
 
-    Raises UserError where these are too few or not those of its training (`data_fingerprint`), and AmbientSweepError
-    where samples are not finite.
+    `without` names measures to leave out. With an `attack_folder`, `attack_images` training images are attacked, and
+    pictures of it go there. Raises UserError where the images are too few or not those of its training
+    (`data_fingerprint`), and AmbientSweepError where samples are not finite.
     """
     use_threads(config)
     device, clean = device_of(config), load_clean(config, cached_data)
@@ -68,14 +62,14 @@ def evaluate_checkpoint(
         source = config.evaluation.path or config.data.path or config.data.source
         raise UserError(f"{source}: not the images this model was trained with")
     denoiser, evaluation = denoiser.to(device), with_similarity(config.evaluation)
-    names, real = all_measures(evaluation, options.without), RealImages.of_data(clean)
+    names, real = all_measures(evaluation, without), RealImages.of_data(clean)
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
     full = FullEvaluation(real, evaluation, names, device)
     reports: dict[str, list[Report]] = {}
     count, counts = config.evaluation.samples, class_counts(config, clean)
-    for seed in range(config.evaluation.seed, config.evaluation.seed + options.seeds):
+    for seed in range(config.evaluation.seed, config.evaluation.seed + seeds):
         echo(f"sampling {count} images, seed {seed}")
         made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=counts)
         for endpoint, samples in made.items():
@@ -87,10 +81,10 @@ def evaluate_checkpoint(
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     found: list[dict[str, Any]] = []
     lines: list[str] = []
-    if options.attack is not None:
-        echo(f"attacking {min(options.attack_images, len(clean.train))} training images")
-        subjects = _subjects(config, clean, real.kept, options.attack_images)
-        attacked, found, lines = _attacked(denoiser, config, subjects, options.attack, device)
+    if attack_folder is not None:
+        echo(f"attacking {min(attack_images, len(clean.train))} training images")
+        subjects = _subjects(config, clean, real.kept, attack_images)
+        attacked, found, lines = _attacked(denoiser, config, subjects, attack_folder, device)
         model += attacked
     warnings += [line for each in reports.values() for report in each for line in report.warnings]
     return CheckpointReport(

@@ -19,8 +19,9 @@ from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
 from ambient_sweep.training.group import SINGLE, Group
-from ambient_sweep.training.posthoc_ema import POOR, evaluated_average
+from ambient_sweep.training.posthoc_ema import POOR, reconstruct
 from ambient_sweep.training.state import TrainState, save_model
+from ambient_sweep.trial.grids import image_grid
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
     EvaluationRecord,
@@ -72,7 +73,8 @@ class Evaluator:
                 save()
             shown = samples[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
-            recorder.grid(images, record.endpoint, shown, self.clean.train[nearest.astype(np.int64)])
+            neighbours = self.clean.train[nearest.astype(np.int64)]
+            recorder.picture(images, record.endpoint, image_grid(shown, neighbours))
             write_evaluation(root, record)
             records.append(record)
         return records, True
@@ -93,14 +95,14 @@ class Evaluator:
 
     def _averaged(self, state: TrainState) -> Denoiser:
         """The averaged weights of ema.length, on every worker; reconstructed from the snapshots where it is not tracked."""
-        if not state.averages.needs_reconstruction:
+        ema = state.config.ema
+        if ema.kind == "halflife" or ema.length in ema.tracked:
             return state.average
-        tensors = state.averages.tensors()
-        weights, residual = evaluated_average(state.config, tensors, self.recorder.folder, state.images)
-        if residual > POOR:
+        weights, found = reconstruct(self.recorder.folder, ema.length, state.images)
+        if found.residual > POOR:
             self.recorder.note(
-                f"ema.length={state.config.ema.length} at {state.images:,} images: poorly represented by the snapshots "
-                f"so far (relative error {residual:.0%} of its profile)"
+                f"ema.length={ema.length} at {state.images:,} images: poorly represented by the snapshots so far "
+                f"(relative error {found.residual:.0%} of its profile)"
             )
         return state.with_weights(weights)
 

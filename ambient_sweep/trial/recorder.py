@@ -19,7 +19,6 @@ from ambient_sweep.provenance import code_revision, versions
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.training.loop import Record
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.trial.grids import image_grid
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
@@ -33,7 +32,6 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.tensorboard import TrialBoard
 
 LOG = "log.txt"
-GRID = "samples above nearest training images"
 
 
 @dataclass(frozen=True)
@@ -153,13 +151,11 @@ class TrialRecorder:
             self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
             self._on_report(Report(evaluation.images, evaluation))
 
-    def grid(self, images: int, endpoint: str, samples: torch.Tensor, neighbours: torch.Tensor) -> None:
-        path = evaluation_path(self.root, self.trial_id, images, endpoint, ".png")
-        self._board.grid(images, f"{GRID}/{endpoint}", image_grid(samples, neighbours, path))
-
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
+        """The picture of an evaluation, as `image_grid` makes it."""
         write_atomic(evaluation_path(self.root, self.trial_id, images, endpoint, ".png"), png)
-        self._board.grid(images, f"{GRID}/{endpoint}", np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        self._board.grid(images, f"samples above nearest training images/{endpoint}", pixels)
 
     def end(self, status: str, reason: str | None) -> TrialRecord:
         self._update(status=status, reason=reason, finished=_now())

@@ -5,9 +5,7 @@
 <root>/trials/<trial_id>/remeasured/images-000038400-zero-seed-7.json
 """
 
-import json
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -98,6 +96,7 @@ class EvaluationRecord:
 
 Record = TypeVar("Record", TrialRecord, EvaluationRecord)
 _TRIAL, _EVALUATION = TypeAdapter(TrialRecord), TypeAdapter(EvaluationRecord)
+_JSON = TypeAdapter[Any](Any, config=ConfigDict(ser_json_inf_nan="strings"))
 
 # -- places -----------------------------------------------------------------------------------------------------------
 
@@ -128,30 +127,20 @@ def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
 
 
 def write_trial(root: Path, record: TrialRecord) -> None:
-    write_json(trial_path(root, record.trial_id), asdict(record))
+    write_json(trial_path(root, record.trial_id), record)
 
 
 def write_evaluation(root: Path, record: EvaluationRecord) -> None:
-    write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), asdict(record))
+    write_json(evaluation_path(root, record.trial_id, record.images, record.endpoint), record)
 
 
 def write_remeasurement(root: Path, record: EvaluationRecord) -> None:
-    path = remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed)
-    write_json(path, asdict(record))
+    write_json(remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed), record)
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Writes `tree` as strict JSON, atomically; floats that are not finite become strings ("nan", "inf", "-inf")."""
-    text = json.dumps(_plain(tree), indent=1, allow_nan=False)
-    write_atomic(path, text.encode() + b"\n")
-
-
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_plain(value) for value in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+    """Writes a record or other tree as strict JSON, atomically; floats that are not finite become strings ("NaN")."""
+    write_atomic(path, _JSON.dump_json(tree, indent=1) + b"\n")
 
 
 # -- reading: each raises UserError naming a damaged file ----------------------------------------------------------------
@@ -165,7 +154,8 @@ def read_trials(root: Path) -> list[TrialRecord]:
     return [_read(path, path.parent.name, _TRIAL) for path in sorted(root.glob("trials/*/trial.json"))]
 
 
-def read_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
+def read_evaluation(path: Path, trial_id: str | None = None) -> EvaluationRecord:
+    """The evaluation in `path`, of this trial or, if None, of any."""
     return _read(path, trial_id, _EVALUATION)
 
 
@@ -184,29 +174,21 @@ def read_remeasurements(root: Path) -> list[EvaluationRecord]:
     return _evaluations(root, "*/remeasured")
 
 
-def adopt_evaluation(path: Path, trial_id: str) -> EvaluationRecord:
-    return replace(_parse(path, _EVALUATION), trial_id=trial_id)
-
-
 def _evaluations(root: Path, folders: str) -> list[EvaluationRecord]:
     paths = sorted(root.glob(f"trials/{folders}/images-*.json"))
     return [read_evaluation(path, path.parent.parent.name) for path in paths]
 
 
-def _read(path: Path, trial_id: str, adapter: TypeAdapter[Record]) -> Record:
-    record = _parse(path, adapter)
-    if record.trial_id != trial_id:
-        raise UserError(f"{path}: is the record of trial {record.trial_id}; move it back or remove it")
-    return record
-
-
-def _parse(path: Path, adapter: TypeAdapter[Record]) -> Record:
-    """One record. Pydantic checks every field's type and reads "nan" and "inf" as floats."""
+def _read(path: Path, trial_id: str | None, adapter: TypeAdapter[Record]) -> Record:
+    """One record. Pydantic checks every field's type and reads "NaN" and "Infinity" as floats."""
     try:
-        return adapter.validate_json(path.read_bytes())
+        record = adapter.validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise UserError(f"{path}: damaged ({where}{first['msg']}); restore or remove it") from None
+    if trial_id not in (None, record.trial_id):
+        raise UserError(f"{path}: is the record of trial {record.trial_id}; move it back or remove it")
+    return record

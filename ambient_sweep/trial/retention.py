@@ -1,15 +1,14 @@
 """What a sweep keeps when it has ended: records, pictures and chosen checkpoints. All else can be trained again."""
 
-from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.config import build_config
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.stages import FOLDER
+from ambient_sweep.stages.keys import FOLDER
 from ambient_sweep.storage import locked, remove, remove_leftovers, remove_whole
 from ambient_sweep.trial.records import (
     TrialRecord,
@@ -24,45 +23,33 @@ from ambient_sweep.trial.records import (
 STATE, SNAPSHOTS, CHECKPOINTS = "state", "snapshots", "checkpoints"
 
 
-@dataclass(frozen=True)
-class Discarded:
-    """What `discard` removed. `bytes`: the disk space that this freed."""
-
-    bytes: int
-    checkpoints: int
-
-    def line(self) -> str:
-        return (
-            f"removed {self.bytes / 2**20:,.1f} MiB: stages, training states and {self.checkpoints} checkpoints off the "
-            "frontier (search.keep=frontier)"
-        )
-
-
-def discard(root: Path, keep_checkpoints: Collection[str]) -> Discarded:
+def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
     """Removes the stages and, of trials that have ended, the training states and all checkpoints but `keep_checkpoints`.
 
     These are paths relative to `root`, as in EvaluationRecord.checkpoint. Trials that may still go on are left as they
-    are. Snapshots of ema.kind=power stay with trials that keep a checkpoint, so that `average` works on these. May be
-    killed at any point and called again: each folder goes by a rename, after the trial's record says so. Raises UserError
-    for a damaged record, before anything is removed, and OSError where a folder cannot be removed.
+    are. Snapshots of ema.kind=power stay with trials that keep a checkpoint, so that `average` works on these. Returns the
+    folders that were removed. May be killed at any point and called again: each folder goes by a rename, after the trial's
+    record says so. Raises UserError for a damaged record, before anything is removed, and OSError where a folder cannot be
+    removed.
     """
-    ended = [(trial, _folders(root, trial, keep_checkpoints)) for trial in read_trials(root) if trial.ended]
-    folders = [folder for _, each in ended for folder in each]
-    checkpoints = sum(folder.parent.name == CHECKPOINTS for folder in folders)
-    found = Discarded(_freed([root / FOLDER, *folders]), checkpoints)
-    for trial, each in ended:
+    removed = []
+    ended = [trial for trial in read_trials(root) if trial.ended]
+    for trial in ended:
+        folders = _folders(root, trial, keep_checkpoints)
         reported = max((e.images for e in read_trial_evaluations(root, trial.trial_id)), default=0)
-        if each and trial.discarded != reported:
+        if folders and trial.discarded != reported:
             write_trial(root, replace(trial, discarded=reported))
-        for folder in each:
+        for folder in folders:
             remove_whole(folder)
+        removed += folders
         folder = trial_folder(root, trial.trial_id)
         for place in (folder, folder / CHECKPOINTS):
             remove_leftovers(place)
-    remove_whole(root / FOLDER)
+    if remove_whole(root / FOLDER):
+        removed.append(root / FOLDER)
     for aside in root.glob(f".{FOLDER}.*.tmp"):
         remove(aside)
-    return found
+    return removed
 
 
 def _folders(root: Path, trial: TrialRecord, keep: Collection[str]) -> list[Path]:
@@ -72,21 +59,6 @@ def _folders(root: Path, trial: TrialRecord, keep: Collection[str]) -> list[Path
     kept = [place for place in checkpoints if place.relative_to(root).as_posix() in keep]
     wanted = [folder / STATE, *([] if kept else [folder / SNAPSHOTS])]
     return [*(place for place in wanted if place.exists()), *(place for place in checkpoints if place not in kept)]
-
-
-def _freed(folders: list[Path]) -> int:
-    """The bytes of the files below `folders`, without those to which a hard link elsewhere remains."""
-    links: Counter[tuple[int, int]] = Counter()
-    freed = 0
-    for folder in folders:
-        for file in folder.rglob("*"):
-            with suppress(FileNotFoundError):
-                found = file.lstat()
-                inode = (found.st_dev, found.st_ino)
-                links[inode] += 1
-                if file.is_file() and links[inode] == found.st_nlink:
-                    freed += found.st_size
-    return freed
 
 
 def check_kept(path: Path) -> None:

@@ -120,10 +120,7 @@ class _Run:
         if self.state.group.rank == 0:
             for folder in ("checkpoints", SNAPSHOTS):
                 remove_leftovers(self.recorder.folder / folder)
-        if self.state.images in self.lengths:  # saved, but perhaps not evaluated any more
-            self._evaluate(reported=True)
-        if self.client is not None:
-            self.client.publish(self.place)
+        self._arrive(reported=True)  # an attempt that was cut off may have saved its state and no more
         self._jump()
         while not self._passed():
             self._jump()
@@ -146,8 +143,8 @@ class _Run:
                     return False
         return True
 
-    def _arrive(self) -> None:
-        """Does what is due at the present position. The state comes before the evaluation, which may take long."""
+    def _arrive(self, reported: bool = False) -> None:
+        """Writes and evaluates what belongs to this position. The state comes before the evaluation, which may take long."""
         images, state = self.state.images, self.state
         if images in self.snapshots and state.group.rank == 0:
             tensors = state.averages.tensors()
@@ -157,23 +154,24 @@ class _Run:
             if self.client is not None:
                 self.client.publish(self.place)
         if images in self.lengths:
-            self._evaluate()
+            self._evaluate(reported)
 
     def _jump(self) -> None:
-        """Goes on from ever longer states that others stored, as long as there are any ahead."""
+        """Goes on from the longest state that others stored, until none is ahead."""
         client = self.client
         while client is not None and (ahead := client.ahead()) is not None:
             if client.take(ahead):
+                self.saved = False
                 self._save()  # after the reports: a trial that is cut off in between takes the same again
                 self._arrive()
 
-    def _evaluate(self, reported: bool = False) -> None:
-        """Evaluates here, or takes what an earlier attempt measured, and had `reported`, or what another stored."""
-        images, client = self.state.images, self.client
-        taken = client is not None and client.take_evaluation(images)
+    def _evaluate(self, reported: bool) -> None:
+        """Evaluates here, or takes what another trial stored or what an earlier attempt measured and `reported`."""
+        client = self.client
+        taken = client is not None and client.take_evaluation(self.state.images)
         records, new = self.evaluator(self.state, self._check_interrupted)
         if client is not None:
-            client.publish_evaluation(images)
+            client.publish(self.place)
         for record in records if new or taken or not reported else []:
             self.recorder.evaluated(record)
 
@@ -183,13 +181,13 @@ class _Run:
             self._leave()
 
     def _leave(self) -> None:
-        if not self.saved:
-            self._save()
+        self._save()
         self._count_time()
         raise Interrupted(f"{INTERRUPTED} at {self.state.images:,} images; state saved; run the same command to go on")
 
     def _save(self) -> None:
-        save_newest(self.place, self.state)
+        if not self.saved:
+            save_newest(self.place, self.state)
         self.saved = True
 
     def _count_time(self) -> None:

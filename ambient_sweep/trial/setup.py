@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ambient_sweep.config import Config
-from ambient_sweep.data.dataset import ImageData, load_clean, load_data
+from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
@@ -58,21 +58,17 @@ def shared_reference(config: Config, root: Path) -> Reference:
     reference = _loaded(str(root), key)
     if reference.settings.data_fingerprint != clean.fingerprint:
         raise UserError(f"{root}: began with other images than {source} holds now; use a new name")
-    _check_training_data(root, cached_data(config.data), source)
-    if reference.settings.key != key:
-        raise UserError(f"{root}: began with other evaluation settings; use a new name")
-    return reference
-
-
-def _check_training_data(root: Path, data: ImageData, source: str) -> None:
-    """Raises UserError where the training data are not those with which `root` began, or cannot be told from others."""
     before = trained_on(root)
-    changed = [name for name, fingerprint in data.trained_on().items() if before.get(name) != fingerprint]
+    trained = cached_data(config.data).trained_on()
+    changed = [name for name, fingerprint in trained.items() if before.get(name) != fingerprint]
     if changed:
         raise UserError(
             f"{root}: began with other training data than {source} holds now ({', '.join(changed)} changed); restore "
             "them, or use a new name"
         )
+    if reference.settings.key != key:
+        raise UserError(f"{root}: began with other evaluation settings; use a new name")
+    return reference
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,8 +4,8 @@ Anything missing, damaged, or made by another version of torch or on another kin
 itself: a stage only ever saves work.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,7 @@ from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.keys import data_key, evaluation_part, fork_points, images_of
 from ambient_sweep.stages.prefix import prefix_of
-from ambient_sweep.stages.stages import NEEDS, STATE, Stages
-from ambient_sweep.stages.store import DamagedPart, Gone
+from ambient_sweep.stages.stages import STATE, Gone, Stages
 from ambient_sweep.training.files import read_tensors
 from ambient_sweep.training.posthoc_ema import SNAPSHOT, save_snapshot, snapshot_folder
 from ambient_sweep.training.state import Tensors, TrainState, read_state, save_model
@@ -25,7 +24,6 @@ from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
     EvaluationRecord,
-    adopt_evaluation,
     checkpoint_folder,
     evaluation_path,
     read_evaluation,
@@ -33,7 +31,6 @@ from ambient_sweep.trial.records import (
 )
 
 T = TypeVar("T")
-State = tuple[Tensors, dict[str, Any]]
 
 
 def made_with(device: torch.device) -> dict[str, str]:
@@ -47,7 +44,7 @@ class StageClient:
 
     def __init__(self, stages: Stages, state: TrainState, recorder: TrialRecorder, evaluator: Evaluator) -> None:
         config = state.config
-        self.store, self.state, self.recorder, self.evaluator = stages.store, state, recorder, evaluator
+        self.stages, self.state, self.recorder, self.evaluator = stages, state, recorder, evaluator
         self.config, self.prefix, self.data = config, prefix_of(config), data_key(stages.root)
         self.made_with = made_with(state.device)
         self.points = frozenset(fork_points(config, stages.every_length))
@@ -70,14 +67,12 @@ class StageClient:
 
         The same on every worker; None where there is none.
         """
-        group = self.state.group
-        longest: int | None = group.broadcast(self._longest() if self._active else None)
-        return longest
+        return self.state.group.broadcast(self._longest() if self._active else None)
 
     def _longest(self) -> int | None:
         after = self.state.images
         try:
-            stored = self.store.stored()
+            stored = self.stages.stored()
         except OSError as error:
             self.recorder.note(f"stages: {error.filename}: {error.strerror}; going on without them")
             return None
@@ -109,12 +104,12 @@ class StageClient:
         self.recorder.forked(images, self.key(images))
         return True
 
-    def _found(self, after: int, images: int) -> State | None:
+    def _found(self, after: int, images: int) -> tuple[Tensors, dict[str, Any]] | None:
         """The state after `images`, once the trial has taken all before it; None, on every worker, where one cannot."""
         group = self.state.group
         if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
             return None
-        found = self._reading(images, STATE, lambda folder: _state(folder, images))
+        found = self._reading(images, STATE, read_state)
         failed = torch.tensor([float(found is None)], device=self.state.device)
         if group.max(failed).item() > 0:  # for one of the workers, and so for all
             self._passed_over.add((self.key(images), STATE))
@@ -153,7 +148,7 @@ class StageClient:
         def read(folder: Path) -> tuple[Tensors, list[EvaluationRecord], list[bytes]]:
             tensors = read_tensors(folder, "model", "cpu", meta_name="checkpoint")[0]
             endpoints = self.config.endpoints()
-            records = [adopt_evaluation(folder / f"{endpoint}.json", self.recorder.trial_id) for endpoint in endpoints]
+            records = [read_evaluation(folder / f"{endpoint}.json") for endpoint in endpoints]
             return tensors, records, [(folder / f"{endpoint}.png").read_bytes() for endpoint in endpoints]
 
         found = self._reading(images, self._part(images), read)
@@ -171,7 +166,7 @@ class StageClient:
         """read(folder) of a part; None where it is gone and, with a line for the user, where it is unusable."""
         key = self.key(images)
         try:
-            with self.store.reading(key, part) as (folder, notes):
+            with self.stages.reading(key, part) as (folder, notes):
                 if notes["made_with"] == self.made_with:
                     return read(folder)
                 words = " on ".join(notes["made_with"].values())
@@ -182,7 +177,7 @@ class StageClient:
             self._pass_over(key, part, f"{error}; going on without it")
             if self.state.group.rank == 0:
                 with suppress(OSError):
-                    self.store.remove(key, part)  # so that a sound one can take its place
+                    self.stages.remove(key, part)  # so that a sound one can take its place
         except OSError as error:
             self._pass_over(key, part, f"{error.filename}: {error.strerror}; going on without it")
         return None
@@ -193,52 +188,41 @@ class StageClient:
 
     def _there(self, images: int, part: str) -> bool:
         key = self.key(images)
-        return (key, part) not in self._passed_over and self.store.has(key, part)
+        return (key, part) not in self._passed_over and self.stages.has(key, part)
 
     # -- storing ----------------------------------------------------------------------------------------------------
 
     def publish(self, place: Path) -> None:
-        """Stores the state as it stands, saved in `place`, with what others need to go on from it."""
+        """Stores the state as it stands, saved in `place`, and all evaluations and snapshots up to it.
+
+        If the store cannot be written, the user gets a line and the trial goes on.
+        """
         images = self.state.images
         if not self._active or images not in self.points:
             return
-        key = self.key(images)
-        with self._noting(key):
-            needs = {self.key(n) for n in self.lengths if n < images and self._publish_evaluation(n)}
-            needs |= {self.key(n) for n in self.snapshots if n <= images and self._publish_snapshot(n)}
-            notes = {NEEDS: sorted(needs - {key}), "made_with": self.made_with}
-            files = _files(place / state_name(images), "state.safetensors", "state.json")
-            self.store.put(key, STATE, files, notes)
+        try:
+            for n in self.lengths:
+                if n <= images:
+                    self._put(n, self._part(n), self._evaluation_files(n))
+            for n in self.snapshots:
+                if n <= images:
+                    folder = snapshot_folder(self.recorder.folder, n)
+                    self._put(n, SNAPSHOT, _files(folder, f"{SNAPSHOT}.safetensors", f"{SNAPSHOT}.json"))
+            self._put(images, STATE, _files(place / state_name(images), "state.safetensors", "state.json"))
+        except OSError as error:
+            self.recorder.note(f"stage {self.key(images)}: not stored ({error.filename}: {error.strerror})")
 
-    def publish_evaluation(self, images: int) -> None:
-        if self._active and images in self.points:
-            with self._noting(self.key(images)):
-                self._publish_evaluation(images)
+    def _put(self, images: int, part: str, files: dict[str, Path]) -> None:
+        """Stores a part, unless one of its files does not exist yet."""
+        if all(file.exists() for file in files.values()):
+            self.stages.put(self.key(images), part, files, {"made_with": self.made_with})
 
-    def _publish_evaluation(self, images: int) -> bool:
+    def _evaluation_files(self, images: int) -> dict[str, Path]:
         files = _files(self._checkpoint(images), "model.safetensors", "checkpoint.json")
         for endpoint in self.config.endpoints():
             for suffix in (".json", ".png"):
                 files[f"{endpoint}{suffix}"] = self._file(images, endpoint, suffix)
-        if not all(file.exists() for file in files.values()):
-            return False
-        self.store.put(self.key(images), self._part(images), files, {"made_with": self.made_with})
-        return True
-
-    def _publish_snapshot(self, images: int) -> bool:
-        if not self._kept(images):
-            return False
-        files = _files(snapshot_folder(self.recorder.folder, images), f"{SNAPSHOT}.safetensors", f"{SNAPSHOT}.json")
-        self.store.put(self.key(images), SNAPSHOT, files, {"made_with": self.made_with})
-        return True
-
-    @contextmanager
-    def _noting(self, key: str) -> Iterator[None]:
-        """A store that cannot be written gives a line for the user; the trial goes on."""
-        try:
-            yield
-        except OSError as error:
-            self.recorder.note(f"stage {key}: not stored ({error.filename}: {error.strerror})")
+        return files
 
     # -- the trial's own --------------------------------------------------------------------------------------------
 
@@ -257,13 +241,6 @@ class StageClient:
 
     def _kept(self, images: int) -> bool:
         return snapshot_folder(self.recorder.folder, images).exists()
-
-
-def _state(folder: Path, images: int) -> State:
-    tensors, meta = read_state(folder)
-    if meta["images"] != images:
-        raise DamagedPart(f"{folder}: is another state")
-    return tensors, meta
 
 
 def _files(folder: Path, *names: str) -> dict[str, Path]:

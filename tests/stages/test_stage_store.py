@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from ambient_sweep.stages import store as store_module
-from ambient_sweep.stages.store import LEFTOVER_SECONDS, DamagedPart, Gone, Store
+from ambient_sweep.stages import stages as stages_module
+from ambient_sweep.stages.stages import LEFTOVER_SECONDS, Gone, Stages
+from ambient_sweep.training.files import DamagedFile
 
 KEY, OTHER = "000000320-00aa", "000000640-00bb"
 
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "stages")
+    return Stages(tmp_path)
 
 
 @pytest.fixture
@@ -31,26 +32,26 @@ def read(store, files):
 
 
 def test_a_part_is_written_once_and_read_as_it_was(store, files):
-    assert (store.stored(), store.having("state"), store.bytes(), store.remove(KEY)) == (set(), set(), 0, False)
+    assert (store.stored(), store.bytes(), store.remove(KEY)) == (set(), 0, False)
     assert store.put(KEY, "state", files, {"n": 1})
     assert not store.put(KEY, "state", files, {"n": 2})
     assert store.put(KEY, "other", {"x.json": files["x.json"]}, {})
     assert store.put(OTHER, "other", {"x.json": files["x.json"]}, {})
-    assert store.stored() == store.having("other") == {KEY, OTHER}
-    assert store.having("state") == {KEY}
+    assert store.stored() == {KEY, OTHER}
+    assert [store.has(key, "state") for key in (KEY, OTHER)] == [True, False]
     folder, notes = read(store, files)
-    assert notes == store.notes(KEY, "state") == {"n": 1}
+    assert notes["n"] == 1
     assert os.path.samefile(folder / "y.safetensors", files["y.safetensors"]), "a hard link"
     assert store.bytes() > sum(path.stat().st_size for path in files.values())
     assert store.remove(KEY, "other")
-    assert (store.having("other"), store.has(KEY, "state")) == ({OTHER}, True)
+    assert [store.has(KEY, part) for part in ("other", "state")] == [False, True]
     assert store.remove(KEY)
     assert not store.remove(KEY)
     assert store.remove(OTHER, "other")
     assert (store.stored(), store.bytes()) == (set(), 0)
     assert files["y.safetensors"].exists()
     with pytest.raises(Gone):
-        store.notes(KEY, "state")
+        read(store, files)
 
 
 def test_files_are_copied_where_there_are_no_links(store, files, monkeypatch):
@@ -75,17 +76,17 @@ def test_a_failed_write_leaves_nothing_and_names_the_part(store, files, tmp_path
 @pytest.mark.parametrize("name", ["manifest.json", "x.json"])
 def test_a_part_that_is_not_what_was_written_is_damaged_and_can_be_put_again(store, files, name, damage):
     store.put(KEY, "state", files, {})
-    (place,) = store.root.rglob(name)
+    (place,) = store.folder.rglob(name)
     place.unlink()  # a hard link
     if damage is not None:
         place.write_bytes(damage)
-    with pytest.raises(DamagedPart, match=r"\.json: (damaged|cannot be read|missing)") as caught:
+    with pytest.raises(DamagedFile, match=r"\.json: (damaged|cannot be read)|not a readable manifest") as caught:
         read(store, files)
     assert "\n" not in str(caught.value)
     if store.has(KEY, "state"):  # else nobody takes it for a part
         assert not store.put(KEY, "state", files, {})
         assert store.remove(KEY, "state")
-    (store.root.parent / "x.json").write_bytes(b"{}")
+    (store.root / "x.json").write_bytes(b"{}")
     assert store.put(KEY, "state", files, {})
     read(store, files)
 
@@ -108,10 +109,10 @@ def read_while_removed(store, files, again):
 RACER = """
 import random, sys
 from pathlib import Path
-from ambient_sweep.stages import store as store_module
-from ambient_sweep.stages.store import Gone, Store
+from ambient_sweep.stages import stages as stages_module
+from ambient_sweep.stages.stages import Gone, Stages
 root, number = Path(sys.argv[1]), int(sys.argv[2])
-store, draw = Store(root / "stages"), random.Random(number)
+store, draw = Stages(root), random.Random(number)
 files = {name: root / name for name in ("x.json", "y.safetensors")}
 expected = {name: path.read_bytes() for name, path in files.items()}
 puts = reads = 0
@@ -147,16 +148,18 @@ def test_processes_that_write_read_and_remove_at_once_never_see_half_of_a_part(s
         assert racer.returncode == 0, errors
         counts.append([int(word) for word in output.split()])
     assert min(sum(column) for column in zip(*counts, strict=True)) > 20
-    monkeypatch.setattr(store_module, "LEFTOVER_SECONDS", -1)
+    monkeypatch.setattr(stages_module, "LEFTOVER_SECONDS", -1)
     store.remove_leftovers()
-    assert not list(store.root.rglob("*.tmp"))
-    for key in store.having("state"):
-        store.notes(key, "state")
+    assert not list(store.folder.rglob("*.tmp"))
+    for key in store.stored():
+        if store.has(key, "state"):
+            with store.reading(key, "state"):
+                pass
 
 
 def test_only_old_leftovers_go(store, files):
     store.put(KEY, "state", files, {})
-    new, old, older = (store.root / f"{place}.{n}.tmp" for n, place in enumerate(("", "", f"{KEY}/")))
+    new, old, older = (store.folder / f"{place}.{n}.tmp" for n, place in enumerate(("", "", f"{KEY}/")))
     for aside in (new, old, older):
         aside.mkdir()
         (aside / "half").touch()

@@ -1,5 +1,7 @@
 """Averages reconstructed from snapshots: against the weighted sum over all weights of a training, beside known mistakes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,7 @@ PROMISED = {0.02: 1e-2, 0.05: 1e-6, 0.07: 2e-4, 0.1: 1e-6, 0.15: 5e-4, 0.25: 2e-
 @pytest.mark.parametrize("length", PROMISED)
 def test_any_length_is_reconstructed_within_the_promised_error(training, length):
     tensors, rebuilt = reconstruct(training.folder, length)
-    assert (rebuilt.images, rebuilt.snapshots, rebuilt.length) == (STEPS * BATCH, 16, length)
+    assert (rebuilt.images, rebuilt.snapshots) == (STEPS * BATCH, 16)
     assert rebuilt.config.ema.length == length
     assert training.error(length, flat(tensors)) < PROMISED[length]
     if length in (0.05, 0.1):
@@ -110,7 +112,7 @@ def test_known_mistakes_are_ten_times_worse(training, length, monkeypatch):
         assert training.error(length, wrong) > 10 * right
     positions = snapshots_at(training.folder)
     stored = np.array([training.brute(0.05, position) for position in positions])
-    weights = module.coefficients(length, positions[-1], [0.05] * 16, positions).weights  # one tracked length alone
+    weights, _ = module.coefficients(length, positions[-1], [0.05] * 16, positions)  # one tracked length alone
     assert training.error(length, weights @ stored) > 10 * right
     real = gamma_from_length
     monkeypatch.setattr("ambient_sweep.diffusion.power_ema.gamma_from_length", lambda v: real(v) + 1)  # off by one
@@ -131,14 +133,13 @@ def trial(training, tmp_path):
 def test_what_cannot_be_reconstructed_is_refused_with_what_can(trial, tmp_path_factory):
     first, _, last = snapshots_at(trial)
     for length in (0.004, 0.29, float("nan")):
-        with pytest.raises(UserError, match=r"out of range; use 0\.005 to 0\.28"):
+        with pytest.raises(UserError, match=r"ema\.length"):
             reconstruct(trial, length)
     with pytest.raises(UserError, match=f"no snapshot at {last + BATCH} images; .* the last at {last}"):
         reconstruct(trial, 0.15, images=last + BATCH)
     with pytest.raises(UserError, match=f"no snapshot at {first + 1} images; the nearest are at {first} and"):
         reconstruct(trial, 0.15, images=first + 1)
-    with pytest.raises(UserError, match=f"too few snapshots up to {first} images.*use 0.05 or 0.1"):
-        reconstruct(trial, 0.15, images=first)
+    assert reconstruct(trial, 0.15, images=first)[1].residual > module.POOR, "of one snapshot"
     assert reconstruct(trial, 0.1, images=first)[1].residual == 0
     with pytest.raises(UserError, match=r"no snapshots; training writes them with ema\.kind=power"):
         reconstruct(tmp_path_factory.mktemp("empty"), 0.15)
@@ -174,7 +175,6 @@ UNUSABLE = {
     "a flipped bit": (lambda f: flip(f / "snapshot.safetensors"), r"snapshot\.safetensors: damaged"),
     "other training": (lambda f: rewritten(f, config=OTHER), "belongs to another training run"),
     "notes of another kind": (lambda f: (f / "snapshot.json").write_text("[]"), r"snapshot\.json: damaged"),
-    "another name": (lambda f: f.rename(f.with_name("images-first")), "images-first: not a snapshot"),
 }
 
 
@@ -225,3 +225,6 @@ def test_a_trial_evaluates_what_the_command_reconstructs_later(tmp_path):
         (trained, first, _), (later, second, _) = map(load_model, (folder / f"checkpoints/images-{images:09d}", out))
         assert first == second
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), later.parameters(), strict=True))
+    shutil.rmtree(snapshot_folder(folder, 1600))  # as after a kill between the state and its snapshot
+    run_trial(config, tmp_path, "t")
+    assert snapshots_at(folder) == list(snapshot_images(config))

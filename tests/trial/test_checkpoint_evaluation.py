@@ -14,7 +14,7 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import build_model
-from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 from ambient_sweep.trial.samples import generate
 
 SMALL = {
@@ -33,7 +33,7 @@ def trained():
 
 def test_rows_are_what_a_sweep_measures_and_more(trained):
     model, config, fingerprint = trained
-    found = evaluate_checkpoint(model, config, fingerprint, Options())
+    found = evaluate_checkpoint(model, config, fingerprint)
     assert list(found.rows) == ["zero", "observed"]
     samples = generate(config, model, (1, 8, 8), 60, 0)
     reference = Reference.build(load_data(config.data), config.evaluation)
@@ -48,8 +48,9 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
 
 def test_several_seeds_and_an_attack(trained, tmp_path):
     model, config, fingerprint = trained
-    options = Options(seeds=3, attack=tmp_path / "attack", attack_images=120, without=("kid",))
-    found = evaluate_checkpoint(model, config, fingerprint, options)
+    found = evaluate_checkpoint(
+        model, config, fingerprint, seeds=3, attack_folder=tmp_path / "attack", attack_images=120, without=("kid",)
+    )
     (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
     assert (distance.measure.n, distance.sets) == (60, 3)
     assert distance.measure.low < distance.measure.value < distance.measure.high
@@ -62,8 +63,8 @@ def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
     config = build_config(SMALL, {"model.conditional": True})
     data = load_data(config.data)
     model = build_model(config.model, (1, 8, 8), 0, classes=10)
-    options = Options(attack=tmp_path / "attack", attack_images=100)
-    assert evaluate_checkpoint(model, config, data.fingerprint, options).attack
+    found = evaluate_checkpoint(model, config, data.fingerprint, attack_folder=tmp_path / "attack", attack_images=100)
+    assert found.attack
 
 
 def test_held_out_images_that_are_training_images_are_left_out_and_told(trained, monkeypatch):
@@ -74,16 +75,16 @@ def test_held_out_images_that_are_training_images_are_left_out_and_told(trained,
     dirty = dataclasses.replace(data, heldout=twice, heldout_labels=labels)
     module = sys.modules["ambient_sweep.trial.checkpoint_evaluation"]
     monkeypatch.setattr(module, "load_clean", lambda *_: dirty)
-    clean = evaluate_checkpoint(model, config, fingerprint, Options())
+    clean = evaluate_checkpoint(model, config, fingerprint)
     assert "5 held-out images are training images too and were left out" in clean.warnings
 
 
 def test_other_images_and_a_model_that_diverged(trained):
     model, config, _ = trained
     with pytest.raises(UserError, match="not the images this model was trained with"):
-        evaluate_checkpoint(model, config, "other", Options())
+        evaluate_checkpoint(model, config, "other")
     broken = build_model(config.model, (1, 8, 8), 0)
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(AmbientSweepError, match="60 of 60 samples are not finite"):
-        evaluate_checkpoint(broken, config, load_data(config.data).fingerprint, Options())
+        evaluate_checkpoint(broken, config, load_data(config.data).fingerprint)

@@ -1,20 +1,21 @@
-from pathlib import Path
+import io
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ambient_sweep.trial.grids import image_grid
 
 
-def test_each_sample_stands_over_its_neighbour(tmp_path: Path) -> None:
+def drawn(samples: torch.Tensor, neighbours: torch.Tensor) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(image_grid(samples, neighbours))))
+
+
+def test_each_sample_stands_over_its_neighbour() -> None:
     rng = np.random.default_rng(0)
     samples, neighbours = rng.integers(0, 256, (2, 20, 1, 8, 8))
-    path = tmp_path / "new" / "grid.png"
-    returned = image_grid(torch.tensor(samples / 127.5 - 1), torch.tensor(neighbours / 127.5 - 1), path)
-    grid = np.asarray(Image.open(path))
-    assert np.array_equal(grid, returned)
-    assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+    grid = drawn(torch.tensor(samples / 127.5 - 1), torch.tensor(neighbours / 127.5 - 1))
     tile, gap = 40, 10  # 8x8 is enlarged five times
     for i in range(20):
         top, left = gap + i // 16 * (2 * tile + gap), gap + i % 16 * (tile + gap)
@@ -27,10 +28,10 @@ def test_each_sample_stands_over_its_neighbour(tmp_path: Path) -> None:
     assert (outside[: gap + 2 * tile] == 255).all()
 
 
-def test_colours_are_clipped_and_large_images_keep_their_size(tmp_path: Path) -> None:
+def test_colours_are_clipped_and_large_images_keep_their_size() -> None:
     samples = np.full((1, 3, 64, 64), 7.0)
     neighbours = np.stack([np.full((64, 64), value) for value in (-9.0, 0.0, 1.0)])[None]
-    grid = image_grid(torch.tensor(samples), torch.tensor(neighbours), tmp_path / "grid.png")
+    grid = drawn(torch.tensor(samples), torch.tensor(neighbours))
     assert grid.shape == (64 * 2 + 8, 64 + 8, 3)
     assert grid.dtype == np.uint8
     assert (grid[4:68, 4:68] == 255).all()

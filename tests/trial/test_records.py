@@ -46,7 +46,7 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
     assert read_trial_evaluations(tmp_path, "a") == [EVALUATION, later]
     assert read_evaluation(path, "a") == EVALUATION
     tree = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert tree["measures"]["fd_pixels"]["value"] == "inf"
+    assert tree["measures"]["fd_pixels"]["value"] == "Infinity"
     with pytest.raises(UserError, match=r"trials/c/trial\.json: cannot be read"):
         read_trial(tmp_path, "c")
 

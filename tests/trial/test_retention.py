@@ -22,12 +22,6 @@ from ambient_sweep.trial.run import Interrupted, run_trial
 KEPT = "trials/b/checkpoints/images-000001120"
 
 
-def used(root: Path) -> int:
-    """Bytes on the disk, each file once."""
-    found = {(s.st_dev, s.st_ino): s.st_size for p in root.rglob("*") if p.is_file() for s in [p.stat()]}
-    return sum(found.values())
-
-
 def trained(root, power=False):
     """Two completed trials, one that was stopped by a rule, and one that may go on."""
     extra = POWER if power else {}
@@ -70,20 +64,8 @@ def test_only_the_kept_checkpoint_and_trials_that_may_go_on_keep_their_tensors(r
         left = files(root / "trials" / name, "**/*.*")
         assert {k: v for k, v in left.items() if k != "trial.json"}.items() <= before[name].items()
         assert len(read_trial_evaluations(root, name)) == (2 if name == "c" else 8)
-    assert found.checkpoints == 4 + 3 + 1
-    # the module's own copy holds links to all of this, so the disk gains nothing
-    assert found.bytes == 0
-    assert discard(root, [KEPT]) == replace(found, bytes=0, checkpoints=0)
-
-
-def test_the_bytes_are_those_that_the_disk_gains(prepared, tmp_path):
-    root = shutil.copytree(prepared, tmp_path / "sweep")
-    run_trial(small(), root, "a", stages=Stages(root))
-    record, size = root / "trials/a/trial.json", used(root)
-    before = record.stat().st_size
-    found = discard(root, ["trials/a/checkpoints/images-000000640"])
-    assert found.bytes == size - used(root) + record.stat().st_size - before > 0
-    assert "stages, training states and 3 checkpoints off the frontier" in found.line()
+    assert len([folder for folder in found if folder.parent.name == "checkpoints"]) == 4 + 3 + 1
+    assert discard(root, [KEPT]) == []
 
 
 def test_snapshots_stay_with_a_trial_that_keeps_a_checkpoint(prepared, tmp_path):

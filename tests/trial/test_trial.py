@@ -20,7 +20,7 @@ from ambient_sweep.models import describe
 from ambient_sweep.training import files as files_module
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import run as run_module
-from ambient_sweep.trial.checkpoint_evaluation import Options, evaluate_checkpoint
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 from ambient_sweep.trial.records import read_trial, read_trial_evaluations
 from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.setup import prepare
@@ -64,7 +64,7 @@ def values(root, name="t"):
 
 def measured(model, config, fingerprint):
     """What `evaluate` says of a model, of all that a trial measures."""
-    rows = evaluate_checkpoint(model, config, fingerprint, Options()).rows["zero"]
+    rows = evaluate_checkpoint(model, config, fingerprint).rows["zero"]
     return {row.name: row.measure.value for row in rows if row.name != "sim_excess"}
 
 

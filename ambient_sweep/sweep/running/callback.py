@@ -12,7 +12,6 @@ from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.results.frontier.candidates import frontier
-from ambient_sweep.stages.keys import stage_keys
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
@@ -120,13 +119,12 @@ class SweepCallback(WithoutState, tune.Callback):
         """Removes stages beyond search.stages_gib that neither the frontier nor live trials need."""
         try:
             stages = Stages(self._root)
-            if stages.store.bytes() <= self._sweep.search.stages_gib * GIB:
+            if stages.bytes() <= self._sweep.search.stages_gib * GIB:
                 return
             front = frontier(build_tables(self._root).evaluations).to_pylist()
             best = [build_config({key: row[key] for key in knobs()}, where=row["trial_id"]) for row in front]
-            keep = {key for config in best for key in stage_keys(config, planner.data).values()}
             live = [self._sweep.config_for(trial.values) for trial in self._search.trials.values()]
-            removed = stages.collect(keep, running=live)
+            removed = stages.collect([*best, *live])
         except (UserError, OSError) as error:  # the sweep goes on, and tries again when the next trial ends
             self._progress.note(f"stages could not be removed: {error}")
             return
