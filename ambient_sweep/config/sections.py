@@ -237,6 +237,11 @@ class Config(Section):
         """Images after the step that ends nearest to `fraction` of the run; at least one step."""
         return max(1, round(fraction * self.steps)) * self.training.batch_size
 
+    @property
+    def length(self) -> int:
+        """Images after which training stops."""
+        return self.images_at(self.training.stop)
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints of sampling that differ for this config: at observed.sigma = 0 there is only one."""
         return self.evaluation.endpoints if self.observed.sigma > 0 else ("zero",)

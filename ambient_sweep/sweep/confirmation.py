@@ -90,7 +90,7 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any]) -> P
     for seed in seeds:
         for trial_id, config in trainings:
             fresh = config.model_copy(update={"seed": seed})
-            length = fresh.images_at(fresh.training.stop)
+            length = fresh.length
             if settings.images is not None and images + length > settings.images:
                 left_out += 1
                 continue

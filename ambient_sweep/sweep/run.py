@@ -61,21 +61,16 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     root = claim(
         storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
     )
-    started = False
-
-    def start() -> None:
-        nonlocal started
-        started = True
-
+    trials = root / "trials"
     try:
         write_sweep(sweep, root / SWEEP_FILE)
-        return _run(sweep, root, echo, start)
+        return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
-        if started:
+        if trials.exists():
             raise
         raise AmbientSweepError("interrupted before anything was trained") from None
     finally:
-        if not started:  # there is nothing to lose, and the name is free again
+        if not trials.exists():  # there is nothing to lose, and the name is free again
             shutil.rmtree(root)
 
 
@@ -94,7 +89,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     sweep = load_sweep(root / SWEEP_FILE, changes)
     if changes:
         try_sampler(sweep.space, sweep.search)
-    return _run(sweep, root, echo, lambda: write_sweep(sweep, root / SWEEP_FILE))
+    return _run(sweep, root, echo)
 
 
 def claim(root: Path, hint: str) -> Path:
@@ -113,7 +108,7 @@ def claim(root: Path, hint: str) -> Path:
     return root
 
 
-def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object]) -> SweepSummary:
+def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
     from ambient_sweep.trial.setup import prepare
@@ -121,7 +116,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object]) -> S
     begun = time.monotonic()
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
-            start()
+            write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo, begun)
         config = sweep.some_config()
@@ -134,8 +129,8 @@ def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object]) -> S
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                search(sweep, root, say, start, stop)
-                confirm(sweep, root, say, stop)
+                progress = search(sweep, root, say, stop)
+                confirm(sweep, root, say, progress, stop)
             except Stopped:
                 stopped = True
         if not stopped or _is_finished(sweep, root):

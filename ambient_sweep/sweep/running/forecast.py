@@ -1,7 +1,7 @@
 """How many images a sweep will still train, as far as one can tell."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ambient_sweep.sweep.space.definition import Role
@@ -15,7 +15,6 @@ class _Trial:
     done: int = 0  # where the trial stands, in images
     executed: int = 0  # of these, trained by the trial itself
     left: int = 0
-    ended: bool = False
 
 
 class Forecast:
@@ -49,7 +48,13 @@ class Forecast:
     def ended(self, trial_id: str) -> None:
         """A trial trains no more."""
         if trial_id in self._trials:
-            self._trials[trial_id].ended = True
+            self._trials[trial_id].left = 0
+
+    def confirm(self, replicates: Mapping[str, int]) -> None:
+        """The search is over; what is left are these trials, with their lengths in images."""
+        self._searched, self._budget = 0, None
+        for trial_id, images in replicates.items():
+            self._trials.setdefault(trial_id, _Trial("replicate", left=images))
 
     @property
     def executed(self) -> int:
@@ -60,16 +65,11 @@ class Forecast:
         """Images that will still be trained."""
         searched = [trial for trial in self._trials.values() if trial.role == "search"]
         others = [trial for trial in self._trials.values() if trial.role != "search"]
-        left: float = sum(trial.left for trial in others if not trial.ended)
+        left: float = sum(trial.left for trial in others)
         left += self._images * max(0, self._fixed - len(others))
-        executed, done = _total(searched)
+        executed, done = sum(trial.executed for trial in searched), sum(trial.done for trial in searched)
         if self._budget is not None:
             return left + max(0.0, self._budget - executed)
         saving = executed / done if done else 1.0
         expected: float = self._searched * self._images * self._share * saving
         return left + max(0.0, expected - executed)
-
-
-def _total(trials: Iterable[_Trial]) -> tuple[int, int]:
-    pairs = [(trial.executed, trial.done) for trial in trials]
-    return sum(executed for executed, _ in pairs), sum(done for _, done in pairs)

@@ -1,21 +1,23 @@
 """Lines by which a person follows a sweep: one per evaluation, and now and then how the whole stands."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ambient_sweep.pareto import pareto_mask
+from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.space.definition import SweepTrial
 
 FRONTIER_POINTS = 5
 Point = tuple[float, float]
 
 
 class Progress:
-    """Counts trials, collects the frontier, and tells both through `echo`.
+    """Counts trials, collects the frontier, and prints both through `echo`.
 
-    `total` trials are to be run in this session and before; `done` and `failed` were before; `names` are the two
-    objectives' names; `points` are known values of both. With a limited `budget`, images are counted instead of trials.
+    `total` trials run in this session and ran before; `done` and `failed` ran before; `names` are the two objectives' names;
+    `points` are known values of both. With a limited `budget`, images are counted instead of trials.
     """
 
     def __init__(
@@ -23,12 +25,12 @@ class Progress:
         total: int,
         names: tuple[str, str],
         echo: Callable[[str], None],
+        forecast: Forecast,
         *,
         done: int = 0,
         failed: int = 0,
         points: Iterable[Point] = (),
         budget: Budget | None = None,
-        forecast: Forecast | None = None,
         status_every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -36,57 +38,61 @@ class Progress:
         self.done, self.failed = done, failed
         self._echo, self._clock, self._every = echo, clock, status_every
         self._points = list(points)
-        self._live: set[str] = set()  # trials that began and have not ended
-        self._paused: set[str] = set()  # among these
+        self._running: set[str] = set()
+        self._paused: set[str] = set()
         self._start = self._last = clock()
         self._budget = budget if budget is not None and budget.limited else None
-        self._forecast = forecast
-        self._executed_before = forecast.executed if forecast else 0
+        self._forecast, self._executed_before = forecast, forecast.executed
 
-    def trial_started(self, trial_id: str) -> None:
+    def trial_started(self, trial: SweepTrial) -> None:
         """A trial started, or started again."""
-        self._live.add(trial_id)
-        self._paused.discard(trial_id)
+        self._running.add(trial.trial_id)
+        self._paused.discard(trial.trial_id)
 
-    def trial_paused(self, trial_id: str) -> None:
+    def trial_paused(self, trial: SweepTrial) -> None:
         """A trial waits; it may start again."""
-        self._paused.add(trial_id)
+        self._running.discard(trial.trial_id)
+        self._paused.add(trial.trial_id)
 
-    def evaluated(self, trial_id: str, name: str, fraction: float, point: Point) -> None:
-        """A trial was evaluated at its main endpoint after `fraction` of its training."""
-        self._points.append(point)
-        self._say(f"{trial_id} {name}: {fraction:.0%} trained, {self._named(point)}")
+    def reported(self, trial: SweepTrial, report: Report) -> None:
+        """A trial was evaluated at its main endpoint, or ended."""
+        self._forecast.report(trial.trial_id, trial.role, report.images, report.images_executed, report.images_left)
+        if report.ending is None:
+            self._points.append(report.objectives)
+            values = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, report.objectives, strict=True))
+            self.note(f"{trial.trial_id} {trial.name}: {report.fraction:.0%} trained, {values}")
 
-    def trial_ended(self, trial_id: str, name: str, reason: str | None) -> None:
+    def trial_ended(self, trial: SweepTrial, reason: str | None) -> None:
         """A trial came to its end; `reason` if it failed."""
-        self._live.discard(trial_id)
-        self._paused.discard(trial_id)
+        self._running.discard(trial.trial_id)
+        self._paused.discard(trial.trial_id)
+        self._forecast.ended(trial.trial_id)
         if reason is None:
             self.done += 1
         else:
             self.failed += 1
-            self._say(f"{trial_id} {name}: FAILED: {reason}")
+            self.note(f"{trial.trial_id} {trial.name}: FAILED: {reason}")
 
-    def trial_lost(self, trial_id: str, name: str, failures: int, allowed: int) -> None:
-        """A trial's worker died and the trial starts again."""
-        self._say(
-            f"{trial_id} {name}: its worker failed; it goes on from its last state (restart {failures} of {allowed})"
-        )
+    def confirm(self, replicates: Mapping[str, int]) -> None:
+        """The search is over; these trials are left, with their lengths in images."""
+        self.total = self.done + self.failed + len(replicates)
+        self._budget = None
+        self._forecast.confirm(replicates)
 
     def note(self, text: str) -> None:
-        """Any other line."""
-        self._say(text)
+        """Prints a line, after the time since the start."""
+        self._echo(f"[{_minutes(self._clock() - self._start)}] {text}")
 
     def status(self, *, force: bool = False) -> None:
         """How the whole stands, if it is time to say so."""
         now = self._clock()
         if force or now - self._last >= self._every:
             self._last = now
-            self._say(self.status_line())
+            self.note(self.status_line())
 
     def status_line(self) -> str:
         """Trials, the frontier so far, the time left."""
-        running = f"{len(self._live) - len(self._paused)} running"
+        running = f"{len(self._running)} running"
         if self._paused:
             running += f", {len(self._paused)} paused"
         if self._budget is None:
@@ -115,16 +121,8 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the images that this session has trained and those that are left; None before there are any of both."""
-        if self._forecast is None:
-            return None
         trained, left = self._forecast.executed - self._executed_before, self._forecast.images_left()
         return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
-
-    def _named(self, point: Point) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, point, strict=True))
-
-    def _say(self, text: str) -> None:
-        self._echo(f"[{_minutes(self._clock() - self._start)}] {text}")
 
 
 def _minutes(seconds: float) -> str:
