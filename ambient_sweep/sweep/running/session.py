@@ -14,7 +14,6 @@ from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
-from ambient_sweep.sweep.confirmation import most_images
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
@@ -46,7 +45,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
     if sweep.confirm is not None:
-        most = most_images(sweep.confirm, max(config.length for config in largest(sweep)))
+        most = sweep.confirm.top * sweep.confirm.seeds * max(config.length for config in largest(sweep))
         echo(f"confirmation will train on up to {most:,} images more")
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
@@ -105,8 +104,7 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, progress: Progress, stop: Stop
     if not left.replicates and not left.remeasurements:
         return
     stop.check()
-    for line in left.lines():
-        echo(line)
+    echo(left.line())
     measurements = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in left.remeasurements]
     _on_cluster(sweep, remeasure, measurements, stop)
     stop.check()
@@ -141,12 +139,7 @@ def _planner(sweep: Sweep, root: Path) -> Planner | None:
     """With search.stages, what is stored already, of trials of an earlier session."""
     if not sweep.search.stages:
         return None
-    data = data_key(root)
-    try:
-        stored = Stages(root).states()
-    except OSError as error:
-        raise UserError(f"stages: {error.filename or root}: cannot be listed ({error.strerror or error})") from None
-    return Planner(sweep.config_for, data, sweep.has_siblings, stored)
+    return Planner(sweep.config_for, data_key(root), sweep.has_siblings, Stages(root).states())
 
 
 def _progress(sweep: Sweep, root: Path, plan: Plan, budget: Budget, echo: Echo) -> Progress:
