@@ -94,6 +94,8 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
+    from ambient_sweep.models import describe
+
     searched = int(min(sweep.trials, sweep.size()))
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
@@ -112,7 +114,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
             f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
+    networks = tuple(describe(c.model, _shape(c), _classes(c)) for c in {c.model: c for c in sizes}.values())
     return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks)
 
 
@@ -151,13 +153,6 @@ def _parameters(model: ModelConfig, shape: tuple[int, int, int], classes: int) -
 
     with torch.device("meta"):  # shapes only
         return count_parameters(build_model(model, shape, 0, classes))
-
-
-def network(config: Config) -> str:
-    """The config's network, its parameters and FLOPs, in words."""
-    from ambient_sweep.models import describe
-
-    return describe(config.model, _shape(config), _classes(config))
 
 
 def _shape(config: Config) -> tuple[int, int, int]:

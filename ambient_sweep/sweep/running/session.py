@@ -19,9 +19,8 @@ from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import results
-from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
-from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget

@@ -2,8 +2,7 @@
 
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.callback import describe_error
-from ambient_sweep.sweep.running.forecast import Forecast
-from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.space.definition import SweepTrial
 

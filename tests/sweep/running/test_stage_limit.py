@@ -11,8 +11,7 @@ from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.forecast import Forecast
-from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import load_sweep
