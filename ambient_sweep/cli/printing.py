@@ -29,7 +29,7 @@ def echo_to(as_json: bool) -> Callable[[str], None]:
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
     """Prints the result as JSON, with null for floats that are not finite; or else the lines."""
     if as_json:
-        click.echo(TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str))
+        click.echo(TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str).decode())
     else:
         click.echo("\n".join(lines))
 
