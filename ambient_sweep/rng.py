@@ -96,57 +96,49 @@ def _unit(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
 def _parts(
     purpose: str, seed: int, indices: Sequence[int], shape: Sequence[int]
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Normal numbers of a few indices at a time, [n, size], in a buffer that the next ones overwrite."""
+    """Normal numbers of a few indices at a time, [n, size]."""
     size = int(np.prod(shape))
     blocks = -(-size // (2 * _LANES))  # counters that one index owns
     words = blocks * _LANES
-    rows = min(len(indices), max(1, _CHUNK // max(1, 2 * words)))
-    raw, values = np.empty((rows, words), dtype="<u8"), np.empty((rows, 2 * words), dtype=np.float32)
-    scratch = np.empty((3, min(values.size, _CHUNK)), dtype=np.float32)
+    rows = max(1, _CHUNK // max(1, 2 * words))
     generator, position = _generator(purpose, seed, 0), 0
-    for first in range(0, len(indices), max(1, rows)):
+    for first in range(0, len(indices), rows):
         part = indices[first : first + rows]
-        n = len(part)
-        for row, index in [(slice(n), part[0])] if isinstance(part, range) else enumerate(part):
+        raw = np.empty((len(part), words), dtype="<u8")
+        for row, index in [(slice(None), part[0])] if isinstance(part, range) else enumerate(part):
             generator.advance((index * blocks - position) % 2**256)  # much cheaper than a new generator
             raw[row] = generator.random_raw(raw[row].size).reshape(raw[row].shape)
             position = index * blocks + raw[row].size // _LANES
-        _quantiles(raw[:n].view("<i4").reshape(-1), values[:n].reshape(-1), scratch)
-        yield slice(first, first + n), values[:n, :size]
+        values = _quantiles(raw.view("<i4").reshape(-1))
+        yield slice(first, first + len(part)), values.reshape(len(part), 2 * words)[:, :size]
 
 
-def _quantiles(bits: NDArray[np.int32], out: NDArray[np.float32], scratch: NDArray[np.float32]) -> None:
-    """Writes the normal quantiles of 1/2 + (bits | 1) / 2^32 to `out`; within 4e-7 of them, relative."""
-    for first in range(0, len(bits), _CHUNK):
-        part = bits[first : first + _CHUNK] | np.int32(1)  # odd: symmetric about 0, and never the quantile of 0
-        _quantiles_of(part, out[first : first + _CHUNK], scratch[:, : len(part)])
-
-
-def _quantiles_of(odd: NDArray[np.int32], out: NDArray[np.float32], scratch: NDArray[np.float32]) -> None:
-    q, r, below = scratch
-    np.copyto(q, odd, casting="unsafe")
-    np.multiply(q, np.float32(2.0**-32), out=q)
-    np.multiply(q, q, out=r)
-    np.subtract(np.float32(0.425**2), r, out=r)
-    _polynomial(_CENTRE[0], r, out)
-    _polynomial(_CENTRE[1], r, below)
-    np.divide(out, below, out=out)
-    np.multiply(out, q, out=out)
+def _quantiles(bits: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The normal quantiles of 1/2 + (bits | 1) / 2^32; within 4e-7 of them, relative."""
+    odd = bits | np.int32(1)  # symmetric about 0, and never the quantile of 0
+    q = odd.astype(np.float32)
+    q *= np.float32(2.0**-32)
+    r = np.float32(0.425**2) - q * q
+    quantiles = _polynomial(_CENTRE[0], r)
+    quantiles /= _polynomial(_CENTRE[1], r)
+    quantiles *= q
     outer = np.flatnonzero(r < 0)
     far = odd[outer]
     p = (np.uint32(2**31) - np.abs(far).view(np.uint32)).astype(np.float32) * np.float32(2.0**-32)
     root = np.sqrt(_minus_log(p)) - np.float32(1.6)
-    tail = _polynomial(_TAIL[0], root, np.empty_like(root)) / _polynomial(_TAIL[1], root, np.empty_like(root))
-    out[outer] = np.copysign(tail, far.astype(np.float32))
+    tail = _polynomial(_TAIL[0], root) / _polynomial(_TAIL[1], root)
+    quantiles[outer] = np.copysign(tail, far.astype(np.float32))
+    return quantiles
 
 
-def _polynomial(coefficients: Sequence[float], x: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:
+def _polynomial(coefficients: Sequence[float], x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The polynomial with these coefficients, lowest power first, by Horner's rule; no fused operations."""
-    np.multiply(x, np.float32(coefficients[-1]), out=out)
+    value = x * np.float32(coefficients[-1])
     for coefficient in coefficients[-2:0:-1]:
-        np.add(out, np.float32(coefficient), out=out)
-        np.multiply(out, x, out=out)
-    return np.add(out, np.float32(coefficients[0]), out=out)
+        value += np.float32(coefficient)
+        value *= x
+    value += np.float32(coefficients[0])
+    return value
 
 
 def _minus_log(p: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -159,5 +151,5 @@ def _minus_log(p: NDArray[np.float32]) -> NDArray[np.float32]:
     mantissa = (bits - (exponent << np.int32(23))).view(np.float32)
     s = (mantissa - np.float32(1)) / (mantissa + np.float32(1))
     squared = s * s
-    log_m = _polynomial(_ATANH, squared, np.empty_like(squared)) * s
+    log_m = _polynomial(_ATANH, squared) * s
     return -(exponent.astype(np.float32) * np.float32(np.log(2)) + log_m)

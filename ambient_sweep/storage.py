@@ -54,16 +54,10 @@ def new_folder(place: Path) -> Iterator[Path]:
 
 def _replace(aside: Path, place: Path) -> None:
     """Renames `aside` to `place`. A folder with content cannot be overwritten, so it is renamed out of the way first."""
-    if not place.exists():
-        os.rename(aside, place)
-        return
     old = _aside(place)
-    os.rename(place, old)
-    try:
-        os.rename(aside, place)
-    except OSError:
-        os.rename(old, place)
-        raise
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(place, old)
+    os.rename(aside, place)
     remove(old)
 
 

@@ -46,8 +46,6 @@ def test_a_written_config_reads_back_equal(tmp_path):
     write_config(config, tmp_path / "c.yaml", "a note\nof two lines")
     assert load_config(tmp_path / "c.yaml") == config
     assert build_config(dump(config)) == config
-    assert config.fingerprint() == load_config(tmp_path / "c.yaml").fingerprint()
-    assert config.fingerprint() != build_config(dump(config), {"seed": 1}).fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, short, tell
+from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, tell
 from ambient_sweep.config import build_config, knobs, parse_overrides
 from ambient_sweep.errors import AmbientSweepError, UserError
 
@@ -70,6 +70,9 @@ def prepare(
 @as_json
 def knobs_command(as_json: bool) -> None:
     """List every config key with its default and what it does."""
-    rows = {key: {"default": default, "help": field.description} for key, (field, default) in knobs().items()}
-    lines = [f"{key:<28} {short(row['default']):<24} {row['help']}" for key, row in rows.items()]
+    rows, lines = {}, []
+    for key, (field, default) in knobs().items():
+        text = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        rows[key] = {"default": default, "help": field.description}
+        lines.append(f"{key:<28} {text:<24} {field.description}")
     tell(rows, lines, as_json)

@@ -1,13 +1,12 @@
 """Measuring: any three folders of images, and checkpoints."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, tell
+from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -54,7 +53,7 @@ def measure(
 
     config, device = _evaluation_config(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
-    _check_new(pictures)
+    check_new_folder("--pictures", pictures)
     bands = None if channels is None else int(channels)
     sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
     trained = read_set("--train", train, size=size, channels=bands)
@@ -112,7 +111,7 @@ def evaluate(
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
-    _check_new(attack)
+    check_new_folder("--attack", attack)
     check_kept(checkpoint)
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
@@ -156,17 +155,6 @@ def _evaluation_config(overrides: tuple[str, ...]) -> Any:
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]
     return with_similarity(build_config(base, changes, where="measure").evaluation)
-
-
-def _check_new(path: Path | None) -> None:
-    """Before hours of work: that a new folder can be written there. Raises UserError."""
-    if path is None:
-        return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already exists; remove it or give another")
-    parent = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written: {parent} is not a writable folder")
 
 
 # -- printing -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, storage_option, tell
+from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, storage_option, tell
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -52,15 +52,12 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     chosen = endpoint or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
-    _check_new_folder(out)
+    check_new_folder("--out", out)
     use_threads(config)
     device = device_of(config)
     shape, counts = tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
-    try:
-        write_images(images, out)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be written ({error.strerror})") from None
+    write_images(images, out)
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
     tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
 
@@ -79,7 +76,7 @@ def average(trial_folder: Path, length: float, images: int | None, out: Path, as
     from ambient_sweep.training.posthoc_ema import POOR, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
-    _check_new_folder(out)
+    check_new_folder("--out", out)
     check_kept(trial_folder)
     tensors, rebuilt = reconstruct(trial_folder, length, images)
     save_reconstruction(out.absolute(), tensors, rebuilt)
@@ -95,8 +92,3 @@ def average(trial_folder: Path, length: float, images: int | None, out: Path, as
         "residual": rebuilt.residual, "out": str(out),
     }  # fmt: skip
     tell(result, lines, as_json)
-
-
-def _check_new_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} already exists and is not an empty folder")

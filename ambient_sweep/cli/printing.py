@@ -1,13 +1,13 @@
 """Output that the commands share, and options that they share."""
 
-import json
-import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_file
@@ -27,23 +27,11 @@ def echo_to(as_json: bool) -> Callable[[str], None]:
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    """Prints the result as JSON, with null for floats that are not finite; or else the lines."""
     if as_json:
-        click.echo(json.dumps(plain(result), indent=1, allow_nan=False, default=str))
+        click.echo(TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str).decode())
     else:
         click.echo("\n".join(lines))
-
-
-def plain(tree: Any) -> Any:
-    """The tree as JSON allows it: null for floats that are not finite, string keys."""
-    if isinstance(tree, dict):
-        return {str(key): plain(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [plain(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def short(value: Any) -> str:
-    return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
 def point(row: dict[str, Any]) -> str:
@@ -64,9 +52,19 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     result = {
         "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
         "reason": summary.best_reason, "files": {name: str(path) for name, path in summary.files.items()},
-        "seconds": summary.seconds,
     }  # fmt: skip
     tell(result, lines, as_json)
+
+
+def check_new_folder(option: str, folder: Path | None) -> None:
+    """Before hours of work: raises UserError where a new folder cannot be written."""
+    if folder is None:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{option}: {folder} already exists and is not an empty folder")
+    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{option}: {folder} cannot be written: {parent} is not a writable folder")
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:

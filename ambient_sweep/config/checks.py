@@ -93,21 +93,17 @@ def _of_evaluation(c: Config) -> Iterator[str]:
         yield f"sampling.sigma_min: {c.sampling.sigma_min} is not below sampling.sigma_max={c.sampling.sigma_max}"
     if c.evaluation.fidelity not in c.evaluation.distances:
         yield f"evaluation.fidelity: {c.evaluation.fidelity} is not among evaluation.distances"
-    for name, values in (
-        ("lengths", c.evaluation.lengths), ("distances", c.evaluation.distances),
-        ("endpoints", c.evaluation.endpoints), ("extras", c.evaluation.extras),
-    ):  # fmt: skip
+    for name in ("lengths", "distances", "endpoints", "extras"):
+        values = getattr(c.evaluation, name)
         if len(set(values)) != len(values):
             yield f"evaluation.{name}: has a value twice"
     if list(c.evaluation.lengths) != sorted(c.evaluation.lengths) or c.evaluation.lengths[-1] != 1:
         yield "evaluation.lengths: must rise and end with 1.0, the full length"
     if len({c.images_at(f) for f in c.evaluation.lengths}) != len(c.evaluation.lengths):
         yield f"evaluation.lengths: two of them fall on the same step of {c.steps}; train longer or evaluate less often"
-    for key, given in (
-        ("batch_size", c.sampling.batch_size), ("precision", c.sampling.precision != "float32"),
-        ("compile", c.sampling.compile),
-    ):  # fmt: skip
-        if c.sampling.mode == "exact" and given:
+    for key in ("batch_size", "precision", "compile"):
+        default = type(c.sampling).model_fields[key].default
+        if c.sampling.mode == "exact" and getattr(c.sampling, key) != default:
             yield f"sampling.{key}: sampling.mode=exact fixes it; use sampling.mode=fast or leave it out"
 
 

@@ -17,6 +17,6 @@ def snapshot_images(config: Config) -> tuple[int, ...]:
     if config.ema.kind != "power":
         return ()
     evenly = (i / config.ema.snapshots for i in range(1, config.ema.snapshots + 1))
-    last = config.images_at(config.training.stop)
+    last = config.length
     wanted = {config.images_at(f) for f in (*evenly, *config.evaluation.lengths)} | {last}
     return tuple(sorted(images for images in wanted if images <= last))

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ambient_sweep.config.checks import contradictions
-from ambient_sweep.storage import digest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -237,6 +236,11 @@ class Config(Section):
         """Images after the step that ends nearest to `fraction` of the run; at least one step."""
         return max(1, round(fraction * self.steps)) * self.training.batch_size
 
+    @property
+    def length(self) -> int:
+        """Images after which training stops."""
+        return self.images_at(self.training.stop)
+
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints of sampling that differ for this config: at observed.sigma = 0 there is only one."""
         return self.evaluation.endpoints if self.observed.sigma > 0 else ("zero",)
@@ -245,7 +249,3 @@ class Config(Section):
         """The endpoint the objective is made for: `ambient` trains nothing below the observed level."""
         wanted: Endpoint = "observed" if self.objective.kind == "ambient" else "zero"
         return wanted if wanted in self.endpoints() else self.endpoints()[0]
-
-    def fingerprint(self) -> str:
-        """A hash of all values, 16 hex digits."""
-        return digest(self.model_dump(mode="json"))[:16]

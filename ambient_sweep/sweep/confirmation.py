@@ -4,7 +4,7 @@ Pure planning, from the evaluations table: no Ray, no files. A plan depends on w
 was confirmed since: planned anew after an interruption it is the same, ids of trials included.
 """
 
-import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,24 +46,14 @@ class Plan:
     remeasurements: tuple[Remeasurement, ...] = ()
     replicates: tuple[SweepTrial, ...] = ()  # with their values that differ from the sweep's base
     images: int = 0  # to train, for all replicates
-    left_out: int = 0  # replicates that confirm.images has no room for
 
-    def lines(self) -> list[str]:
+    def line(self) -> str:
         """For people, before it begins."""
-        lines = [
+        return (
             f"confirming {self.candidates} candidates, {self.on_front} of them on the frontier: "
             f"{len(self.remeasurements)} measurements on fresh samples, {len(self.replicates)} trainings with fresh "
             f"seeds, {self.images:,} images to train"
-        ]
-        if self.left_out:
-            lines.append(f"{self.left_out} trainings left out, for which confirm.images has no room")
-        return lines
-
-
-def most_images(settings: Confirm, images: int) -> int:
-    """The most images that a confirmation may train, where a trial is `images` long; said before the search."""
-    most = settings.top * settings.seeds * images
-    return most if settings.images is None else min(most, settings.images)
+        )
 
 
 def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any]) -> Plan:
@@ -73,7 +63,7 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any]) -> P
     hypervolume within their rank; a recipe with several seeds is taken at its mean. Each is measured on
     `settings.samples` fresh samples, in sets of evaluation.samples (only sets of one size compare), and trained with
     `settings.seeds` fresh seeds, the same for all, so that what they share is trained once; seed by seed, best candidates
-    first, while `settings.images` lasts. A config wanted at several lengths is trained once, to the longest.
+    first. A config wanted at several lengths is trained once, to the longest.
 
     Raises UserError where the table mixes measures.
     """
@@ -85,20 +75,16 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any]) -> P
     configs = [build_config({key: row[key] for key in knobs()}, where=row[schema.TRIAL_ID]) for row in rows]
     used = set(searched["seed"].to_pylist())
     seeds = [seed for seed in range(len(used) + settings.seeds) if seed not in used][: settings.seeds]
-    replicates, images, left_out = [], 0, 0
+    replicates = []
     trainings = _trainings(rows, configs)
     for seed in seeds:
         for trial_id, config in trainings:
-            fresh = config.model_copy(update={"seed": seed})
-            length = fresh.images_at(fresh.training.stop)
-            if settings.images is not None and images + length > settings.images:
-                left_out += 1
-                continue
-            images += length
-            values = {key: value for key, value in dump(fresh).items() if key not in base or base[key] != value}
-            replicates.append(SweepTrial(REPLICATE, values, trial_id, f"{trial_id}.{length}.seed-{seed}"))
+            fresh = dump(config.model_copy(update={"seed": seed}))
+            values = {key: value for key, value in fresh.items() if key not in base or base[key] != value}
+            replicates.append(SweepTrial(REPLICATE, values, trial_id, f"{trial_id}.{config.length}.seed-{seed}"))
+    images = len(seeds) * sum(config.length for _, config in trainings)
     again = [each for row, config in zip(rows, configs, strict=True) for each in _remeasurements(row, config, settings)]
-    return Plan(len(rows), on_front, tuple(again), tuple(replicates), images, left_out)
+    return Plan(len(rows), on_front, tuple(again), tuple(replicates), images)
 
 
 def order_candidates(points: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -129,21 +115,20 @@ def _chosen(found: pa.Table, top: int) -> tuple[list[Row], int]:
 
 
 def _trainings(rows: Sequence[Row], configs: Sequence[Config]) -> list[tuple[str, Config]]:
-    """The trial to be trained again and its config, stopped where it is wanted last; the best candidates' first."""
-    stopped = [_stopped(config, row[schema.FRACTION]) for row, config in zip(rows, configs, strict=True)]
-    kinds = groups([json.dumps({**dump(each), "seed": 0, "training.stop": 0}, sort_keys=True) for each in stopped])
-    found = []
-    for kind in kinds:
-        longest = max(kind, key=lambda i: rows[i][schema.IMAGES])
-        passed = evaluated_lengths(stopped[longest])
-        alone = [i for i in kind if i != longest and rows[i][schema.IMAGES] not in passed]
-        wanted = {rows[i][schema.IMAGES]: i for i in reversed([longest, *alone])}
-        first = min(kind)
-        found += [(first, rows[i][schema.TRIAL_ID], stopped[i]) for i in sorted(wanted.values())]
-    return [(trial_id, config) for _, trial_id, config in sorted(found, key=lambda each: each[0])]
+    """The trials to be trained again and their configs, stopped where they are wanted last; the best candidates first."""
+    stopped = [_with_stop(config, row[schema.FRACTION]) for row, config in zip(rows, configs, strict=True)]
+    recipes = [_with_stop(config, 1.0).model_copy(update={"seed": 0}) for config in configs]
+    passed: dict[Config, set[int]] = defaultdict(set)  # lengths at which some training of a recipe is evaluated
+    trained = []
+    for i in sorted(range(len(rows)), key=lambda i: rows[i][schema.IMAGES], reverse=True):
+        if rows[i][schema.IMAGES] not in passed[recipes[i]]:
+            passed[recipes[i]].update(evaluated_lengths(stopped[i]))
+            trained.append(i)
+    trained.sort(key=lambda i: (recipes.index(recipes[i]), i))
+    return [(rows[i][schema.TRIAL_ID], stopped[i]) for i in trained]
 
 
-def _stopped(config: Config, fraction: float) -> Config:
+def _with_stop(config: Config, fraction: float) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"stop": fraction})})
 
 

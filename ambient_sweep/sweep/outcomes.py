@@ -65,7 +65,7 @@ def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str
             status=status,
             reason=reason,
             config=dump(config),
-            images_asked=config.images_at(config.training.stop),
+            images_asked=config.length,
             images_done=0,
             images_executed=0,
             device_seconds=0.0,

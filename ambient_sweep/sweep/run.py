@@ -6,8 +6,6 @@ make Tune start the whole experiment again without a word.
 """
 
 import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +43,6 @@ class SweepSummary:
     best: dict[str, Any] | None  # the knee; None where nothing was measured
     best_reason: str
     files: dict[str, Path]  # what was written, by name
-    seconds: float
 
 
 def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummary:
@@ -61,21 +58,16 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     root = claim(
         storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
     )
-    started = False
-
-    def start() -> None:
-        nonlocal started
-        started = True
-
+    trials = root / "trials"
     try:
         write_sweep(sweep, root / SWEEP_FILE)
-        return _run(sweep, root, echo, start)
+        return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
-        if started:
+        if trials.exists():
             raise
         raise AmbientSweepError("interrupted before anything was trained") from None
     finally:
-        if not started:  # there is nothing to lose, and the name is free again
+        if not trials.exists():  # there is nothing to lose, and the name is free again
             shutil.rmtree(root)
 
 
@@ -94,7 +86,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     sweep = load_sweep(root / SWEEP_FILE, changes)
     if changes:
         try_sampler(sweep.space, sweep.search)
-    return _run(sweep, root, echo, lambda: write_sweep(sweep, root / SWEEP_FILE))
+    return _run(sweep, root, echo)
 
 
 def claim(root: Path, hint: str) -> Path:
@@ -102,8 +94,6 @@ def claim(root: Path, hint: str) -> Path:
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         root.mkdir()
-        with tempfile.TemporaryFile(dir=root):
-            pass
     except FileExistsError:
         if not root.parent.is_dir():
             raise UserError(f"{root.parent}: not a folder; give another --storage") from None
@@ -113,40 +103,39 @@ def claim(root: Path, hint: str) -> Path:
     return root
 
 
-def _run(sweep: Sweep, root: Path, echo: Echo, start: Callable[[], object]) -> SweepSummary:
+def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
     from ambient_sweep.trial.setup import prepare
 
-    begun = time.monotonic()
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
-            start()
+            write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
-            return _finish(sweep, root, echo, begun)
+            return _finish(sweep, root, echo)
         config = sweep.some_config()
         if not config.resources.gpus:
             prepare(config, root)  # before Ray starts: bad images are reported immediately
+        quiet_tune()
         stopped = False
         with (
             ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
-            quiet_tune(),
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                search(sweep, root, say, start, stop)
-                confirm(sweep, root, say, stop)
+                progress = search(sweep, root, say, stop)
+                confirm(sweep, root, say, progress, stop)
             except Stopped:
                 stopped = True
         if not stopped or _is_finished(sweep, root):
-            return _finish(sweep, root, echo, begun)
+            return _finish(sweep, root, echo)
         summarize(root)
         raise Stopped(f"interrupted; `ambient-sweep resume {root}` continues from here")
 
 
-def _finish(sweep: Sweep, root: Path, echo: Echo, begun: float) -> SweepSummary:
+def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
-    summary = summarize(root, time.monotonic() - begun)
+    summary = summarize(root)
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:
@@ -165,14 +154,14 @@ def _is_finished(sweep: Sweep, root: Path) -> bool:
     return not (left.replicates or left.remeasurements)
 
 
-def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:
+def summarize(root: Path) -> SweepSummary:
     """Writes tables, picture, report and the knee's config from the trials' records, and says what there is.
 
     Raises AmbientSweepError, naming the first reason, if there are trials and every one failed; UserError for a file that
     cannot be written.
     """
     try:
-        return _summarize(root, seconds)
+        return _summarize(root)
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); "
@@ -180,7 +169,7 @@ def summarize(root: Path, seconds: float = 0.0) -> SweepSummary:
         ) from None
 
 
-def _summarize(root: Path, seconds: float) -> SweepSummary:
+def _summarize(root: Path) -> SweepSummary:
     tables = export_tables(root)
     trials = read_trials(root)
     counts = Counter(trial.status for trial in trials)
@@ -192,7 +181,7 @@ def _summarize(root: Path, seconds: float) -> SweepSummary:
             raise AmbientSweepError(
                 f"{root}: all {len(trials)} trials failed, the first ({first.trial_id}): {first.reason}"
             )
-        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files, seconds)
+        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files)
     picture = frontier_png(tables.evaluations)
     write_atomic(root / FRONTIER_FILE, picture)
     choice = select(tables.evaluations, "knee")
@@ -201,4 +190,4 @@ def _summarize(root: Path, seconds: float) -> SweepSummary:
     write_report(root / REPORT_FILE, tables, choice, picture, root / BEST_FILE)
     files |= {name: root / name for name in (FRONTIER_FILE, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
-    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files, seconds)
+    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files)

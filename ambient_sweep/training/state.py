@@ -134,6 +134,8 @@ def save_model(
 
 def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:
     """The denoiser of a checkpoint folder, its config and its notes. Raises UserError if it is missing or damaged."""
+    if not (folder / "checkpoint.json").exists():
+        raise UserError(f"{folder}: holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N")
     tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]

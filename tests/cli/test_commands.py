@@ -189,7 +189,9 @@ def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "no such file" in bad("run", tmp_path / "none.yaml")
     assert "key=value" in bad("validate", DIGITS, "seed")
     assert "no such file" in bad("best", tmp_path)
-    assert "not a readable checkpoint" in bad("sample", tmp_path, "--out", tmp_path / "o")
+    assert "is a folder; give the YAML file" in bad("validate", tmp_path)
+    for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("evaluate", tmp_path / "none")):
+        assert "holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N" in bad(*command)
     assert "contains no trials" in bad("report", tmp_path)
     assert "sweep.yaml is missing" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")

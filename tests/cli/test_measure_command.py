@@ -103,7 +103,7 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
         (["--generated", "{sets}/generated", "--without", "fid"], "--without: fid is not measured"),
         (["--generated", "{sets}/generated", "evaluation.quantile=0.001"], "needs at least 999 held-out images"),
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),
-        (["--generated", "{sets}/generated", "--pictures", "{sets}/train"], "train: already exists"),
+        (["--generated", "{sets}/generated", "--pictures", "{sets}/train"], "train already exists"),
         (["--generated", "{sets}/generated", "evaluation.distances=[fd_magic]"], "evaluation.distances"),
         (["--generated", "{sets}/generated", "evaluation.distances=[fd_file]"], "evaluation.encoder_file: missing"),
     ],

@@ -11,7 +11,7 @@ from made_up_sweeps import add, fill
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.results.export import export_tables
-from ambient_sweep.sweep.confirmation import Plan, most_images, order_candidates, plan
+from ambient_sweep.sweep.confirmation import Plan, order_candidates, plan
 from ambient_sweep.sweep.space.definition import Confirm, SweepTrial
 from ambient_sweep.trial.records import read_evaluations, write_evaluation
 
@@ -95,21 +95,6 @@ def test_values_leave_out_what_the_base_says(tmp_path: Path) -> None:
         assert config_of(replicate, base) == config_of(whole[replicate.trial_id])
 
 
-def test_the_budget_is_kept_seed_by_seed_and_what_is_left_out_is_said(tmp_path: Path) -> None:
-    table = front_of_four(tmp_path)
-    everything = plan(table, Confirm(seeds=3, top=4), {})
-    for images in (1, HALF, FULL, 2 * FULL + HALF, 5 * FULL, 10**9):
-        found = plan(table, Confirm(seeds=3, top=4, images=images), {})
-        assert found.images <= images
-        assert len(found.replicates) + found.left_out == len(everything.replicates)
-        assert all(replicate in everything.replicates for replicate in found.replicates)
-        assert ("left out" in " ".join(found.lines())) == bool(found.left_out)
-        assert found.images == sum(length_of(replicate) for replicate in found.replicates)
-        assert found.remeasurements == everything.remeasurements
-    assert most_images(Confirm(seeds=3, top=4), FULL) == 12 * FULL
-    assert most_images(Confirm(seeds=3, top=4, images=7), FULL) == 7
-
-
 def test_a_plan_does_not_change_by_what_was_confirmed(tmp_path: Path) -> None:
     """Half of the replicates came in, and would be on the front themselves; fresh samples were measured too."""
     settings = Confirm(seeds=2, top=3, samples=1500)
@@ -151,7 +136,7 @@ def test_nothing_measured_nothing_planned_and_large_sweeps_keep_to_top(tmp_path:
     add(tmp_path / "none", "a", {}, [(np.nan, 0.1)])
     empty = plan(export_tables(tmp_path / "none").evaluations, Confirm(), {})
     assert empty == Plan()
-    assert len(empty.lines()) == 1
+    assert empty.line().startswith("confirming 0 candidates")
     root = fill(tmp_path / "sweep", trials=20)
     for record in [e for e in read_evaluations(root) if e.trial_id == "trial-003"]:
         write_evaluation(root, replace(record, samples=100))

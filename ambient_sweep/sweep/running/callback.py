@@ -1,7 +1,6 @@
 """What happens in the driver while Tune runs: records of lost and stopped trials, tables, progress."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.forecast import Forecast
 from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
 from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import SweepSearch
@@ -38,33 +37,29 @@ class SweepCallback(WithoutState, tune.Callback):
         root: Path,
         search: SweepSearch | GivenTrials,
         progress: Progress,
-        forecast: Forecast,
         planner: Planner | None,
-        check_stop: Callable[[], None],
+        stop: StopRequest,
     ) -> None:
         self._sweep, self._root, self._search, self._progress = sweep, root, search, progress
-        self._forecast, self._planner, self._check_stop = forecast, planner, check_stop
+        self._planner, self._stop = planner, stop
         self._changed, self._next_export = False, 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._check_stop()
+        self._stop.check()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._progress.trial_started(trial_of(trial).trial_id)
+        self._progress.trial_started(trial_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self._changed = True
-        report, ours = Report.of_result(result), trial_of(trial)
-        self._forecast.report(ours.trial_id, ours.role, report.images, report.images_executed, report.images_left)
-        if report.ending is None:
-            self._progress.evaluated(ours.trial_id, ours.name, report.fraction, report.objectives)
+        self._progress.reported(trial_of(trial), Report.of_result(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
         if self._search.is_paused(ours.trial_id):
-            self._progress.trial_paused(ours.trial_id)
+            self._progress.trial_paused(ours)
             return
         report = Report.of_result(trial.last_result) if trial.last_result else Report()
         if report.ending is None:
@@ -72,9 +67,11 @@ class SweepCallback(WithoutState, tune.Callback):
         self._end(ours, report.reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        failures = trial.run_metadata.num_failures
-        ours, allowed = trial_of(trial), self._sweep.search.max_failures
-        self._progress.trial_lost(ours.trial_id, ours.name, failures, allowed)
+        ours = trial_of(trial)
+        restart = f"restart {trial.run_metadata.num_failures} of {self._sweep.search.max_failures}"
+        self._progress.note(
+            f"{ours.trial_id} {ours.name}: its worker failed; it goes on from its last state ({restart})"
+        )
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours, attempts = trial_of(trial), self._sweep.search.max_failures + 1
@@ -110,8 +107,7 @@ class SweepCallback(WithoutState, tune.Callback):
         rung = self._search.rung_of(trial.trial_id)
         if rung is not None:
             note_rung(self._root, trial.trial_id, rung)
-        self._forecast.ended(trial.trial_id)
-        self._progress.trial_ended(trial.trial_id, trial.name, reason)
+        self._progress.trial_ended(trial, reason)
         if self._planner is not None:
             self._collect(self._planner)
 

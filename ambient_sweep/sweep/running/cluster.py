@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    in_main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     try:
         if address:
@@ -70,8 +68,7 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
     except SystemExit:  # by Ray's handler of SIGTERM
         raise KeyboardInterrupt from None
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, on_sigterm)
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
@@ -95,23 +92,10 @@ def ray_output_to(path: Path, echo: Callable[[str], None]) -> Iterator[Callable[
         yield to_stdout
 
 
-@contextlib.contextmanager
-def quiet_tune() -> Iterator[None]:
-    """Tune's settings for a sweep, and its log kept to itself (it advises to use its own commands)."""
-    before = {name: os.environ.get(name) for name in SETTINGS}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
+def quiet_tune() -> None:
+    """Settings of Tune for this process; its log stays silent, since it advises to use Tune's own commands."""
     os.environ.update(SETTINGS)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

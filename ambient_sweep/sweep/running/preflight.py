@@ -5,6 +5,7 @@ worker. The driver asks for a little memory and for no CPU: with a CPU of its ow
 ever on two CPUs.
 """
 
+import functools
 import math
 import shutil
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ambient_sweep.config import Config, ResourcesConfig
+from ambient_sweep.config import Config, ModelConfig, ResourcesConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -37,7 +38,6 @@ class Plan:
 
     trials: int
     searched: int
-    slots: int  # workers that fit on the cluster at once
     concurrent: int  # trials at once
     images: int  # images to train over all trials, at most
     disk_bytes: int  # at most
@@ -65,8 +65,8 @@ def node_slots(node: Node, need: ResourcesConfig) -> int:
     return slots
 
 
-def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int | None = None) -> tuple[int, int]:
-    """Workers that fit on the cluster, and trials that fit at once (`limit` at most).
+def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int | None = None) -> int:
+    """Trials that fit on the cluster at once (`limit` at most).
 
     Raises UserError with the numbers where not even one trial fits.
     """
@@ -86,7 +86,7 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
             f"(nodes: {has}); lower resources.workers, or add a node"
         )
     fitting = sum(slots) // need.workers
-    return sum(slots), fitting if limit is None else min(fitting, limit)
+    return fitting if limit is None else min(fitting, limit)
 
 
 def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
@@ -94,26 +94,28 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
+    from ambient_sweep.models import describe
+
     searched = int(min(sweep.trials, sweep.size()))
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
-    slots, concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
+    concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
     trials = searched + len(fixed)
-    images = sum(_images(c) for c in fixed) + min(
-        searched * max(_images(c) for c in sizes), sweep.search.images or math.inf
+    images = sum(c.length for c in fixed) + min(
+        searched * max(c.length for c in sizes), sweep.search.images or math.inf
     )
     disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
     if sweep.search.stages:
         most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
         disk += min(most, int(sweep.search.stages_gib * GIB))
-    free = shutil.disk_usage(_existing(storage)).free
+    free = shutil.disk_usage(storage).free
     if disk > free:
         raise UserError(
             f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    networks = tuple(network(config) for config in {c.model: c for c in sizes}.values())
-    return Plan(trials, searched, slots, min(concurrent, trials), int(images), disk, free, networks)
+    networks = tuple(describe(c.model, _shape(c), _classes(c)) for c in {c.model: c for c in sizes}.values())
+    return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks)
 
 
 def size_text(count: float) -> str:
@@ -140,19 +142,17 @@ def stage_bytes(config: Config) -> int:
 
 def parameters(config: Config) -> int:
     """Number of weights of the config's model."""
+    return _parameters(config.model, _shape(config), _classes(config))
+
+
+@functools.cache
+def _parameters(model: ModelConfig, shape: tuple[int, int, int], classes: int) -> int:
     import torch
 
     from ambient_sweep.models import build_model, count_parameters
 
     with torch.device("meta"):  # shapes only
-        return count_parameters(build_model(config.model, _shape(config), 0, _classes(config)))
-
-
-def network(config: Config) -> str:
-    """The config's network, its parameters and FLOPs, in words."""
-    from ambient_sweep.models import describe
-
-    return describe(config.model, _shape(config), _classes(config))
+        return count_parameters(build_model(model, shape, 0, classes))
 
 
 def _shape(config: Config) -> tuple[int, int, int]:
@@ -169,20 +169,12 @@ def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in living]
 
 
-def _images(config: Config) -> int:
-    return config.images_at(config.training.stop)
-
-
 def largest(sweep: Sweep) -> list[Config]:
     """The configs among which the largest and longest trial of the search lies: each size at either end."""
     lowest: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
-    highest = {key: _highest(d.values) for key, d in sweep.space.items() if key.startswith(("model.", "training."))}
+    highest = {
+        key: max(d.values)
+        for key, d in sweep.space.items()
+        if key.startswith(("model.", "training.")) and all(isinstance(value, int | float) for value in d.values)
+    }
     return [sweep.config_for(sweep.active(values)) for values in (lowest, lowest | highest)]
-
-
-def _highest(values: tuple[Any, ...]) -> Any:
-    return max(values, key=lambda v: (isinstance(v, int | float), v if isinstance(v, int | float) else 0))
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())

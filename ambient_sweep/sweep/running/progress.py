@@ -1,21 +1,91 @@
-"""Lines by which a person follows a sweep: one per evaluation, and now and then how the whole stands."""
+"""Lines by which a person follows a sweep: one per evaluation, and now and then how the whole stands; the time left."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ambient_sweep.pareto import pareto_mask
-from ambient_sweep.sweep.running.forecast import Forecast
+from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.space.definition import Role, SweepTrial
 
 FRONTIER_POINTS = 5
+SURPLUS = 1.25  # early promotions, and the last ones, exceed one in eta: by a fifth to a third in simulated sweeps
 Point = tuple[float, float]
 
 
-class Progress:
-    """Counts trials, collects the frontier, and tells both through `echo`.
+@dataclass
+class _Trial:
+    role: Role
+    done: int = 0  # where the trial stands, in images
+    executed: int = 0  # of these, trained by the trial itself
+    left: int = 0
 
-    `total` trials are to be run in this session and before; `done` and `failed` were before; `names` are the two
-    objectives' names; `points` are known values of both. With a limited `budget`, images are counted instead of trials.
+
+class Forecast:
+    """Fixed trials run to their ends. Searched ones are expected to pass from rung to rung as MO-ASHA lets them, and to find
+    as much trained by others as those before them did.
+
+    images: of a whole training. fixed, searched: numbers of trials. levels, eta: of the rungs. budget: search.images.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        fixed: int,
+        searched: int,
+        levels: Sequence[float] = (),
+        eta: int = 2,
+        budget: int | None = None,
+    ) -> None:
+        self._images, self._fixed, self._searched, self._budget = images, fixed, searched, budget
+        bounds = [0.0, *levels, 1.0]
+        share = sum((high - low) / eta**i for i, (low, high) in enumerate(itertools.pairwise(bounds)))
+        self._share = min(1.0, share * SURPLUS) if levels else 1.0
+        self._trials: dict[str, _Trial] = {}
+
+    def report(self, trial_id: str, role: Role, done: int, executed: int | None, left: int) -> None:
+        """A trial stands after `done` images, and has `left` to its own end."""
+        trial = self._trials.setdefault(trial_id, _Trial(role))
+        trial.done, trial.left = done, left
+        trial.executed = trial.executed if executed is None else executed
+
+    def ended(self, trial_id: str) -> None:
+        """A trial trains no more."""
+        if trial_id in self._trials:
+            self._trials[trial_id].left = 0
+
+    def confirm(self, replicates: Mapping[str, int]) -> None:
+        """The search is over; what is left are these trials, with their lengths in images."""
+        self._searched, self._budget = 0, None
+        for trial_id, images in replicates.items():
+            self._trials.setdefault(trial_id, _Trial("replicate", left=images))
+
+    @property
+    def executed(self) -> int:
+        """Images trained so far."""
+        return sum(trial.executed for trial in self._trials.values())
+
+    def images_left(self) -> float:
+        """Images that will still be trained."""
+        searched = [trial for trial in self._trials.values() if trial.role == "search"]
+        others = [trial for trial in self._trials.values() if trial.role != "search"]
+        left: float = sum(trial.left for trial in others)
+        left += self._images * max(0, self._fixed - len(others))
+        executed, done = sum(trial.executed for trial in searched), sum(trial.done for trial in searched)
+        if self._budget is not None:
+            return left + max(0.0, self._budget - executed)
+        saving = executed / done if done else 1.0
+        expected: float = self._searched * self._images * self._share * saving
+        return left + max(0.0, expected - executed)
+
+
+class Progress:
+    """Counts trials, collects the frontier, and prints both through `echo`.
+
+    `total` trials run in this session and ran before; `done` and `failed` ran before; `names` are the two objectives' names;
+    `points` are known values of both. With a limited `budget`, images are counted instead of trials.
     """
 
     def __init__(
@@ -23,12 +93,12 @@ class Progress:
         total: int,
         names: tuple[str, str],
         echo: Callable[[str], None],
+        forecast: Forecast,
         *,
         done: int = 0,
         failed: int = 0,
         points: Iterable[Point] = (),
         budget: Budget | None = None,
-        forecast: Forecast | None = None,
         status_every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -36,57 +106,61 @@ class Progress:
         self.done, self.failed = done, failed
         self._echo, self._clock, self._every = echo, clock, status_every
         self._points = list(points)
-        self._live: set[str] = set()  # trials that began and have not ended
-        self._paused: set[str] = set()  # among these
+        self._running: set[str] = set()
+        self._paused: set[str] = set()
         self._start = self._last = clock()
         self._budget = budget if budget is not None and budget.images else None
-        self._forecast = forecast
-        self._executed_before = forecast.executed if forecast else 0
+        self._forecast, self._executed_before = forecast, forecast.executed
 
-    def trial_started(self, trial_id: str) -> None:
+    def trial_started(self, trial: SweepTrial) -> None:
         """A trial started, or started again."""
-        self._live.add(trial_id)
-        self._paused.discard(trial_id)
+        self._running.add(trial.trial_id)
+        self._paused.discard(trial.trial_id)
 
-    def trial_paused(self, trial_id: str) -> None:
+    def trial_paused(self, trial: SweepTrial) -> None:
         """A trial waits; it may start again."""
-        self._paused.add(trial_id)
+        self._running.discard(trial.trial_id)
+        self._paused.add(trial.trial_id)
 
-    def evaluated(self, trial_id: str, name: str, fraction: float, point: Point) -> None:
-        """A trial was evaluated at its main endpoint after `fraction` of its training."""
-        self._points.append(point)
-        self._say(f"{trial_id} {name}: {fraction:.0%} trained, {self._named(point)}")
+    def reported(self, trial: SweepTrial, report: Report) -> None:
+        """A trial was evaluated at its main endpoint, or ended."""
+        self._forecast.report(trial.trial_id, trial.role, report.images, report.images_executed, report.images_left)
+        if report.ending is None:
+            self._points.append(report.objectives)
+            values = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, report.objectives, strict=True))
+            self.note(f"{trial.trial_id} {trial.name}: {report.fraction:.0%} trained, {values}")
 
-    def trial_ended(self, trial_id: str, name: str, reason: str | None) -> None:
+    def trial_ended(self, trial: SweepTrial, reason: str | None) -> None:
         """A trial came to its end; `reason` if it failed."""
-        self._live.discard(trial_id)
-        self._paused.discard(trial_id)
+        self._running.discard(trial.trial_id)
+        self._paused.discard(trial.trial_id)
+        self._forecast.ended(trial.trial_id)
         if reason is None:
             self.done += 1
         else:
             self.failed += 1
-            self._say(f"{trial_id} {name}: FAILED: {reason}")
+            self.note(f"{trial.trial_id} {trial.name}: FAILED: {reason}")
 
-    def trial_lost(self, trial_id: str, name: str, failures: int, allowed: int) -> None:
-        """A trial's worker died and the trial starts again."""
-        self._say(
-            f"{trial_id} {name}: its worker failed; it goes on from its last state (restart {failures} of {allowed})"
-        )
+    def confirm(self, replicates: Mapping[str, int]) -> None:
+        """The search is over; these trials are left, with their lengths in images."""
+        self.total = self.done + self.failed + len(replicates)
+        self._budget = None
+        self._forecast.confirm(replicates)
 
     def note(self, text: str) -> None:
-        """Any other line."""
-        self._say(text)
+        """Prints a line, after the time since the start."""
+        self._echo(f"[{_minutes(self._clock() - self._start)}] {text}")
 
     def status(self, *, force: bool = False) -> None:
         """How the whole stands, if it is time to say so."""
         now = self._clock()
         if force or now - self._last >= self._every:
             self._last = now
-            self._say(self.status_line())
+            self.note(self.status_line())
 
     def status_line(self) -> str:
         """Trials, the frontier so far, the time left."""
-        running = f"{len(self._live) - len(self._paused)} running"
+        running = f"{len(self._running)} running"
         if self._paused:
             running += f", {len(self._paused)} paused"
         if self._budget is None:
@@ -115,16 +189,8 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the images that this session has trained and those that are left; None before there are any of both."""
-        if self._forecast is None:
-            return None
         trained, left = self._forecast.executed - self._executed_before, self._forecast.images_left()
         return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
-
-    def _named(self, point: Point) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, point, strict=True))
-
-    def _say(self, text: str) -> None:
-        self._echo(f"[{_minutes(self._clock() - self._start)}] {text}")
 
 
 def _minutes(seconds: float) -> str:

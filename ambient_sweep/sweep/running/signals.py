@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -34,14 +33,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Handles both signals meanwhile. `ray job stop` sends SIGTERM and kills after 3 seconds.
-
-    Outside of the main thread there are no signals to handle.
-    """
+    """Handles both signals until the block ends. `ray job stop` sends SIGTERM and kills after 3 seconds."""
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def ask(number: int, frame: FrameType | None) -> None:

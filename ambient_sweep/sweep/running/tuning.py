@@ -4,7 +4,6 @@ Each stretch of a trial between two pauses is a trial of Tune's own: Tune holds 
 the trial's folder.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.trainable import make_trainable, trial_bundles
 from ambient_sweep.sweep.search.given import GivenTrials
@@ -88,11 +86,10 @@ def run_tune(
     sweep: Sweep, root: Path, search: SweepSearch | GivenTrials, concurrent: int, callbacks: list[tune.Callback]
 ) -> None:
     """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
-    resources: ResourcesConfig = sweep.some_config().resources
-    trainable: Callable[[dict[str, Any]], None] = make_trainable(sweep, root)
+    resources = sweep.some_config().resources
     sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
     tune.Tuner(
-        tune.with_resources(trainable, trial_bundles(resources)),
+        tune.with_resources(make_trainable(sweep, root), trial_bundles(resources)),
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(search),
             scheduler=TuneScheduler(search),

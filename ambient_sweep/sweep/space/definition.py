@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -46,9 +46,6 @@ class Confirm(Section):
     top: int = Field(8, ge=1, description="candidates on and near the front")
     samples: int | None = Field(
         None, ge=8, description="fresh samples for each candidate; evaluation.samples by default"
-    )
-    images: int | None = Field(
-        None, ge=1, description="most images that the fresh trainings may take; no limit by default"
     )
 
 
@@ -120,10 +117,11 @@ class Sweep:
     baseline: Baseline | None = None
     search: Search = Search()  # noqa: RUF009 (frozen)
     confirm: Confirm | None = None
+    where: str = field(default="sweep", compare=False)  # its file, for messages
 
-    def config_for(self, values: Mapping[str, Any], where: str | None = None) -> Config:
+    def config_for(self, values: Mapping[str, Any]) -> Config:
         """The config of the base overlaid by a trial's values. Raises UserError where they contradict."""
-        return build_config(self.base, values, where=where or self.name)
+        return build_config(self.base, values, where=self.where)
 
     def some_config(self) -> Config:
         """The config of some searched trial, for what all trials share: data, evaluation, resources."""

@@ -109,7 +109,7 @@ def _build(
         raise UserError(
             f"{where}: baseline: needs clean images, but observed.base_sigma={base_sigma}; remove the baseline"
         )
-    return Sweep(name, base, space, points, controls, baseline, search, confirm)
+    return Sweep(name, base, space, points, controls, baseline, search, confirm, where)
 
 
 def _read_space(tree: Any, where: str) -> dict[str, Distribution]:

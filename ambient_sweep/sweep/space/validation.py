@@ -32,8 +32,8 @@ def check_space(sweep: Sweep) -> int:
         except UserError as error:
             if str(error) == base_complaint:
                 raise
-            complaint = str(error).removeprefix(f"{sweep.name}: ")
-            raise UserError(f"{sweep.name}: {label or values_text(values)}: {complaint}") from None
+            complaint = str(error).removeprefix(f"{sweep.where}: ")
+            raise UserError(f"{sweep.where}: {label or values_text(values)}: {complaint}") from None
         count += 1
     return count
 

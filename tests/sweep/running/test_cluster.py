@@ -10,13 +10,8 @@ from pathlib import Path
 import pytest
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.running.cluster import (
-    only_driver,
-    only_trainer,
-    quiet_tune,
-    ray_output_to,
-)
-from ambient_sweep.sweep.running.signals import Stopped, StopRequest, stop_signals
+from ambient_sweep.sweep.running.cluster import only_driver, only_trainer, ray_output_to
+from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -65,30 +60,6 @@ def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: si
             stop.check()
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(number) == before
-
-
-def test_there_are_no_signals_outside_of_the_main_thread() -> None:
-    entered: list[StopRequest] = []
-
-    def enter() -> None:
-        with stop_signals() as stop:
-            stop.check()
-            entered.append(stop)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert entered
-
-
-def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "1")
-    monkeypatch.delenv("TUNE_DISABLE_SIGINT_HANDLER", raising=False)
-    with quiet_tune():
-        assert os.environ["RAY_AIR_NEW_OUTPUT"] == "0"
-        assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
-    assert os.environ["RAY_AIR_NEW_OUTPUT"] == "1"
-    assert "TUNE_DISABLE_SIGINT_HANDLER" not in os.environ
 
 
 def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from searches import IMAGES, Driver, sweep_of
 
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.forecast import SURPLUS, Forecast
+from ambient_sweep.sweep.running.progress import SURPLUS, Forecast
 from ambient_sweep.sweep.stopping.rungs import Decision
 
 TEXT = """

@@ -1,9 +1,10 @@
 """The lines that a person follows, with a clock of our own."""
 
+from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.callback import describe_error
-from ambient_sweep.sweep.running.forecast import Forecast
-from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.space.definition import SweepTrial
 
 
 class Clock:
@@ -14,26 +15,34 @@ class Clock:
         return self.now
 
 
-def make(total: int = 4, **more: object) -> tuple[Progress, list[str], Clock]:
+def make(total: int = 4, forecast: Forecast | None = None, **more: object) -> tuple[Progress, list[str], Clock]:
     lines: list[str] = []
-    clock = Clock()
-    progress = Progress(total, ("fd", "mem"), lines.append, clock=clock, status_every=30, **more)  # type: ignore[arg-type]
+    clock, forecast = Clock(), forecast or Forecast(0, 0, 0)
+    progress = Progress(total, ("fd", "mem"), lines.append, forecast, clock=clock, status_every=30, **more)  # type: ignore[arg-type]
     return progress, lines, clock
+
+
+def trial(name: str, sigma: float = 0.2) -> SweepTrial:
+    return SweepTrial("search", {"observed.sigma": sigma}, trial_id=name)
+
+
+def report(fidelity: float = 10.0, memorization: float = 0.5, **more: object) -> Report:
+    return Report(fidelity=fidelity, memorization=memorization, **more)  # type: ignore[arg-type]
 
 
 def test_an_evaluation_is_one_short_line() -> None:
     progress, lines, clock = make()
     clock.now += 61
-    progress.evaluated("t1", "sigma=0.2", 0.5, (33.25, 0.012))
+    progress.reported(trial("t1"), report(33.25, 0.012, fraction=0.5))
     assert lines == ["[1:01] t1 sigma=0.2: 50% trained, fd 33.25, mem 0.012"]
 
 
 def test_the_status_comes_regularly_and_counts() -> None:
     progress, lines, clock = make()
-    for trial in ("a", "b", "c"):
-        progress.trial_started(trial)
-    progress.trial_ended("a", "", None)
-    progress.trial_ended("b", "sigma=0.3", "the loss is not finite")
+    for name in ("a", "b", "c"):
+        progress.trial_started(trial(name))
+    progress.trial_ended(trial("a"), None)
+    progress.trial_ended(trial("b", 0.3), "the loss is not finite")
     progress.status()
     assert lines == ["[0:00] b sigma=0.3: FAILED: the loss is not finite"]
     clock.now += 30
@@ -44,12 +53,12 @@ def test_the_status_comes_regularly_and_counts() -> None:
 
 def test_the_time_left_is_the_pace_of_this_session_times_what_remains() -> None:
     forecast = Forecast(1000, fixed=0, searched=10)
-    for trial in ("a", "b"):  # trained in an earlier session
-        forecast.report(trial, "search", 1000, 1000, 0)
+    for name in ("a", "b"):  # trained in an earlier session
+        forecast.report(name, "search", 1000, 1000, 0)
     progress, _, clock = make(total=10, done=2, forecast=forecast)
     clock.now += 7
     assert progress.seconds_left() is None
-    forecast.report("c", "search", 500, 500, 500)
+    progress.reported(trial("c"), report(images=500, images_executed=500, images_left=500))
     clock.now += 13  # half a trial in 20 seconds; seven and a half remain
     assert progress.seconds_left() == 7.5 * 40
     assert progress.status_line().endswith("; about 5:00 left")
@@ -57,9 +66,8 @@ def test_the_time_left_is_the_pace_of_this_session_times_what_remains() -> None:
 
 def test_the_frontier_holds_what_no_other_point_beats() -> None:
     progress, _, _ = make(points=[(10.0, 0.5), (20.0, 0.1)])
-    progress.evaluated("a", "", 1.0, (15.0, 0.6))  # beaten by the first
-    progress.evaluated("b", "", 1.0, (15.0, 0.3))
-    progress.evaluated("c", "", 1.0, (float("nan"), 0.0))
+    for values in ((15.0, 0.6), (15.0, 0.3), (float("nan"), 0.0)):  # the first is beaten by one that is known
+        progress.reported(trial("a"), report(*values))
     assert progress.frontier() == [(20.0, 0.1), (15.0, 0.3), (10.0, 0.5)]
     assert "frontier so far at main endpoints (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.status_line()
 
@@ -102,12 +110,23 @@ def test_with_a_budget_its_images_say_how_much_is_left() -> None:
 
 def test_paused_trials_are_not_counted_as_running() -> None:
     progress, _, _ = make()
-    for trial in ("a", "b"):
-        progress.trial_started(trial)
-    progress.trial_paused("a")
+    for name in ("a", "b"):
+        progress.trial_started(trial(name))
+    progress.trial_paused(trial("a"))
     assert progress.status_line().startswith("0 of 4 trials done, 1 running, 1 paused, 0 failed")
-    progress.trial_started("a")
+    progress.trial_started(trial("a"))
     assert progress.status_line().startswith("0 of 4 trials done, 2 running, 0 failed")
-    progress.trial_paused("a")
-    progress.trial_ended("a", "", None)
+    progress.trial_paused(trial("a"))
+    progress.trial_ended(trial("a"), None)
     assert progress.status_line().startswith("1 of 4 trials done, 1 running, 0 failed")
+
+
+def test_the_confirmation_goes_on_with_the_clock_and_the_pace_of_the_search() -> None:
+    progress, lines, clock = make(total=2, forecast=Forecast(1000, fixed=0, searched=8), done=1, budget=Budget(9000))
+    progress.reported(trial("a"), report(images=1000, images_executed=1000))
+    progress.trial_ended(trial("a"), None)
+    clock.now += 60
+    progress.confirm({"a.1000.seed-1": 1000, "a.1000.seed-2": 500})
+    progress.status()
+    assert lines[-1].startswith("[1:00] 2 of 4 trials done, 0 running, 0 failed; frontier")
+    assert lines[-1].endswith("; about 1:30 left")

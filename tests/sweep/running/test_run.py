@@ -193,8 +193,8 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     search = open_search(sweep, tmp_path)
     search.evaluated = lambda trial_id, report: Decision.STOP  # type: ignore[method-assign]
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
-    with quiet_tune():
-        run_tune(sweep, tmp_path, search, 1, [])
+    quiet_tune()
+    run_tune(sweep, tmp_path, search, 1, [])
     (trial,) = read_trials(tmp_path)
     assert 0 < trial.images_done < trial.images_asked
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])

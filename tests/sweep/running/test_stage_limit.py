@@ -11,7 +11,8 @@ from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.progress import Forecast, Progress
+from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import load_sweep
 from ambient_sweep.trial.run import run_trial
@@ -43,7 +44,8 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
         for name, lr in rates.items()
     }
     search: Any = SimpleNamespace(trials={"live": trials["live"]})
-    callback = SweepCallback(sweep, root, search, Progress(3, ("fd", "mem"), lines.append), None, planner, lambda: None)  # type: ignore[arg-type]
+    progress = Progress(3, ("fd", "mem"), lines.append, Forecast(0, 0, 0))
+    callback = SweepCallback(sweep, root, search, progress, planner, StopRequest())
     for name, trial in trials.items():
         planner.started(name, trial.values)
         run_trial(sweep.config_for(trial.values), root, name, stages=Stages(root))

@@ -234,7 +234,7 @@ BAD = {
     "unknown key of stopping": (
         MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
     ),
-    "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; it has seeds, top, samples,"),
+    "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; it has seeds, top, samples"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps' beside uniform"),
     "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
     "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; list"),
@@ -315,30 +315,30 @@ def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check_space(load_sweep(write(tmp_path, text)))
     assert str(caught.value) == (
-        "small: observed.sigma=90.0, seed=0: sampling.sigma_max: 80.0 is not above observed.sigma=90.0"
+        f"{tmp_path / 'small.yaml'}: observed.sigma=90.0, seed=0: sampling.sigma_max: 80.0 is not above observed.sigma=90.0"
     )
 
 
 def test_a_value_out_of_a_knobs_range_is_found(tmp_path: Path) -> None:
     text = "space: {consistency.batch_share: {uniform: [0.5, 1.5]}}\n"
     with pytest.raises(
-        UserError, match=r"small: consistency\.batch_share=1\.5: consistency\.batch_share: input should"
+        UserError, match=r"small\.yaml: consistency\.batch_share=1\.5: consistency\.batch_share: input should"
     ):
         check_space(load_sweep(write(tmp_path, text)))
 
 
 def test_a_bad_base_is_not_blamed_on_a_corner(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^small: optimizer\.lr: input should be greater than 0"):
+    with pytest.raises(UserError, match=r"small\.yaml: optimizer\.lr: input should be greater than 0"):
         check_space(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
 
 
 def test_a_bad_control_is_named_and_a_baseline_cannot_take_searched_values(tmp_path: Path) -> None:
     control = "controls: [{label: loud, set: {observed.sigma: 99}}]\n"
-    with pytest.raises(UserError, match=r"small: control 'loud': sampling\.sigma_max"):
+    with pytest.raises(UserError, match=r"small\.yaml: control 'loud': sampling\.sigma_max"):
         check_space(load_sweep(write(tmp_path, MINIMAL + control)))
     # Searched only, the batch is always a multiple of the workers; the baseline takes the base's.
     text = "base: {resources.workers: 3}\nspace: {training.batch_size: {choice: [30, 60]}}\n"
-    with pytest.raises(UserError, match=r"^small: training\.batch_size: 64 is not a multiple of resources"):
+    with pytest.raises(UserError, match=r"small\.yaml: training\.batch_size: 64 is not a multiple of resources"):
         check_space(load_sweep(write(tmp_path, text)))
 
 
@@ -362,7 +362,7 @@ def test_corners_keep_to_conditions(tmp_path: Path) -> None:
     # and at 2 with chains of either end and the one between them
     assert check_space(sweep) == 1 + 4 + 2 * (2 + 2 * 3)
     bad = "space:\n  seed: {int: [0, 9]}\n  observed.sigma: {uniform: [0.1, 90], when: {seed: 7}}\n"
-    with pytest.raises(UserError, match=r"small: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
+    with pytest.raises(UserError, match=r"small\.yaml: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
         check_space(load_sweep(write(tmp_path, bad)))
 
 
