@@ -77,7 +77,10 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
 @overrides_argument
 @as_json
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept."""
+    """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept.
+
+    KEY=VALUE changes keys of search.* and confirm.*: search.trials=40 extends a finished sweep.
+    """
     from ambient_sweep.sweep.run import resume_sweep
 
     tell_summary(resume_sweep(folder, parse_overrides(overrides), echo=echo_to(as_json)), as_json)

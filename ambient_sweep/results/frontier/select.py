@@ -43,9 +43,9 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
     if rule == "knee":
         return _knee(front)
     if name == "max-memorization":
-        return _max_memorization(rows, rule, _share(rule, text))
+        return _max_memorization(rows, rule, _number(rule, text, -math.inf, math.inf))
     if name == "chebyshev":
-        return _chebyshev(front, _share(rule, text))
+        return _chebyshev(front, _number(rule, text, 0, 1))
     raise UserError(f"unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
 
 
@@ -114,13 +114,14 @@ def _chebyshev(front: pa.Table, weight: float) -> Choice:
     return _choice(front, np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12))), reason)
 
 
-def _share(rule: str, text: str) -> float:
+def _number(rule: str, text: str, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= 1:
-        raise UserError(f"{rule}: expected a number from 0 to 1 after '='")
+    if not (low <= value <= high and math.isfinite(value)):
+        within = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
+        raise UserError(f"{rule}: expected a number{within} after '='")
     return value
 
 

@@ -1,5 +1,6 @@
 """Samplers by name: the package's own, and every one of Optuna's."""
 
+import difflib
 import inspect
 import warnings
 from typing import Any
@@ -25,6 +26,7 @@ NAMES: dict[str, type[BaseSampler]] = {
 STARTUP = 10  # random draws of a sampler that is tried, at most
 LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
 UNSUITABLE = (*LISTING, "PartialFixedSampler")  # which takes another sampler
+SINGLE = {"CmaEsSampler"}  # for one objective, as it says itself
 
 
 def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
@@ -36,6 +38,8 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     known = list(inspect.signature(kind).parameters)
     takes = known if search.sampler != GRID else []
     for key in search.sampler_args:
+        if key == "seed":
+            raise UserError("search.sampler_args: seed: give search.seed instead")
         if key not in takes:
             what = ", ".join(takes) or "no arguments"
             raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {what}")
@@ -64,10 +68,13 @@ def _optuna_class(name: str) -> type[BaseSampler]:
         if inspect.isclass(kind) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
     }
     if name not in kinds:
-        hint = "; use grid" if name in LISTING else ""
+        offered = sorted(kinds.keys() - SINGLE)
+        by_lower = {each.lower(): each for each in (*NAMES, *offered)}
+        near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.72)
+        hint = "; use grid" if name in LISTING else f"; did you mean {by_lower[near[0]]!r}?" if near else ""
         raise UserError(
             f"search.sampler: unknown sampler {name!r}{hint}; choose one of {', '.join(NAMES)} or a class of "
-            f"optuna.samplers: {', '.join(sorted(kinds))}"
+            f"optuna.samplers: {', '.join(offered)}"
         )
     return kinds[name]
 
