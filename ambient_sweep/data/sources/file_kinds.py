@@ -57,8 +57,7 @@ def passed_line(passed: Mapping[str, str]) -> str:
     """How many files are passed over, by kind, each with its first name; passed: kinds by name. "" where there are none."""
     first = {kind: printable(name) for name, kind in reversed([*passed.items()])}
     kinds = [f"{count:,} {kind}: {first[kind]}" for kind, count in Counter(passed.values()).most_common()]
-    line = f"passed over {len(passed):,} files ({'; '.join(kinds[:8])}{'; ...' if len(kinds) > 8 else ''})"
-    return line if passed else ""
+    return f"passed over {len(passed):,} files ({'; '.join(kinds[:8])}{'; ...' if kinds[8:] else ''})" if passed else ""
 
 
 def part_note(names: Sequence[str]) -> str:

@@ -56,13 +56,11 @@ class Zip:
         except DAMAGED as error:
             raise UserError(f"{where}: cannot be read as a zip file ({one_line(error)})") from None
         self.passed, self.entries = dict[str, str](), dict[str, zipfile.ZipInfo]()
-        for place, info in enumerate(self.archive.infolist()):
-            name = info.filename.replace("\\", "/")
-            if name.endswith("/"):
-                continue
-            name = posixpath.normpath(f"/{name}").lstrip("/") or name
+        files = (info for info in self.archive.infolist() if not info.filename.endswith(("/", "\\")))
+        for place, info in enumerate(files):
+            name = posixpath.normpath("/" + info.filename.replace("\\", "/")).lstrip("/") or info.filename
             if name in self.entries:  # of entries of one name the last, which is what unpacking leaves
-                self.passed[f"{name} before entry {place}"] = "replaced by an entry of the same name"
+                self.passed[f"{name} before file {place}"] = "replaced by an entry of the same name"
             self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, pointer
 from ambient_sweep.data.sources.file_kinds import passed_line, printable
 from ambient_sweep.errors import UserError
 
@@ -126,7 +126,10 @@ def source_path(config: DataConfig) -> Path:
     path = Path(config.path).expanduser()
     try:
         path.stat()
+        reason = pointer(path.read_bytes()) if path.is_file() and path.stat().st_size < 1024 else None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
+    if reason is not None:
+        raise UserError(f"data.path: {config.path} is {reason}")
     return path

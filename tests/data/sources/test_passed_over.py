@@ -165,6 +165,13 @@ def test_what_stands_for_a_file_that_is_not_here_is_corrupt(tmp_path, name, data
         assert reason in read_all(opened("zip", pack(tmp_path / "x.zip", {"b/1.png": PNG, name: data})))[1][name[2:]]
 
 
+@pytest.mark.parametrize("source", ["zip", "parquet", "array"])
+def test_a_source_that_is_a_pointer_says_so(tmp_path, source):
+    (tmp_path / "x").write_bytes(LFS)
+    line = complaint(opened, source, tmp_path / "x")
+    assert line == f"data.path: {tmp_path / 'x'} is a Git LFS pointer; `git lfs pull` fetches the file"
+
+
 def test_links_that_lead_back_end_nowhere(tmp_path):
     content = {
         "a/1.png": PNG,
