@@ -14,7 +14,7 @@ from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.source import refuse_corrupt, source_path
+from ambient_sweep.data.sources.source import corrupt_line, refuse_corrupt, source_path
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -38,6 +38,7 @@ class ImageData:
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
+    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,6 +68,7 @@ class ImageData:
             return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
         return {
             "fingerprint": self.fingerprint,
+            "notes": self.notes,
             "train": [{"index": i, "name": self.name(i)} for i in self.train_index.tolist()],
             "heldout": [{"index": i, "name": self.name(i)} for i in self.heldout_index.tolist()],
         }
@@ -174,6 +176,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
+        notes=(*source.lines(), *([f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else [])),
     )
 
 
