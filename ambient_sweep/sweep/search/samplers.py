@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
+from ambient_sweep.config.files import check_keys, did_you_mean
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study
@@ -35,10 +36,8 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
     known = list(inspect.signature(kind).parameters)
     takes = known if search.sampler != GRID else []
-    for key in search.sampler_args:
-        if key not in takes:
-            what = ", ".join(takes) or "no arguments"
-            raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {what}")
+    what = f"{search.sampler} takes {', '.join(takes) or 'no arguments'}"
+    check_keys(search.sampler_args, "search.sampler_args", takes, what)
     own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
@@ -64,11 +63,9 @@ def _optuna_class(name: str) -> type[BaseSampler]:
         if inspect.isclass(kind) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
     }
     if name not in kinds:
-        hint = "; use grid" if name in LISTING else ""
-        raise UserError(
-            f"search.sampler: unknown sampler {name!r}{hint}; choose one of {', '.join(NAMES)} or a class of "
-            f"optuna.samplers: {', '.join(sorted(kinds))}"
-        )
+        every = f"choose one of {', '.join(NAMES)} or a class of optuna.samplers: {', '.join(sorted(kinds))}"
+        hint = f"use grid; {every}" if name in LISTING else did_you_mean(name, (*NAMES, *kinds), every)
+        raise UserError(f"search.sampler: unknown sampler {name!r}; {hint}")
     return kinds[name]
 
 
