@@ -137,7 +137,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             values[key] = load(text) if text in ("", "~", "null") or text[0] in "[{\"'" else text
         except yaml.YAMLError as error:
-            raise UserError(f"{key}: cannot read the value {text!r}: {getattr(error, 'problem', error)}") from None
+            raise UserError(f"{key}: cannot read the value {text!r}: {getattr(error, 'problem', 'not YAML')}") from None
     return values
 
 

@@ -54,7 +54,8 @@ class Section(BaseModel):
         """Files and the command line give text; its key says whether it is a number."""
         if isinstance(value, str) and UNWRITABLE.search(value):
             raise ValueError("expected text without control characters")
-        if not _takes_numbers(cls.model_fields[str(info.field_name)].annotation):
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if not isinstance(value, str | bool | list | tuple) or not _takes_numbers(kind):
             return value
         if isinstance(value, bool):  # 1 or 0 to pydantic
             raise ValueError("expected a number")

@@ -63,9 +63,12 @@ def _optuna_class(name: str) -> type[BaseSampler]:
         if inspect.isclass(kind) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
     }
     if name not in kinds:
-        every = f"choose one of {', '.join(NAMES)} or a class of optuna.samplers: {', '.join(sorted(kinds))}"
-        hint = f"use grid; {every}" if name in LISTING else did_you_mean(name, (*NAMES, *kinds), every)
-        raise UserError(f"search.sampler: unknown sampler {name!r}; {hint}")
+        near = "use grid;" if name in LISTING else did_you_mean(name, (*NAMES, *kinds), "")
+        hint = f"{near} ".lstrip()
+        raise UserError(
+            f"search.sampler: unknown sampler {name!r}; {hint}choose one of {', '.join(NAMES)} or a class of "
+            f"optuna.samplers: {', '.join(sorted(kinds))}"
+        )
     return kinds[name]
 
 
