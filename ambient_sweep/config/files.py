@@ -86,8 +86,10 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
 
 
 def read_value(key: str, value: Any, place: str) -> Any:
-    """The value of a knob in its own type, as plain JSON. Raises UserError, one line that begins with `place` and `key`."""
+    """A knob's value in its own type, as plain JSON; that of no knob as it is. Raises UserError, `place` and `key` first."""
     section, dot, name = key.rpartition(".")
+    if key not in knobs():
+        return value
     try:
         parsed = SECTIONS.get(section, Config).model_validate({name: value})
     except ValidationError as error:

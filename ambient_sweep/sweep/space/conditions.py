@@ -7,7 +7,7 @@ from typing import Any
 
 from ambient_sweep.config.files import did_you_mean
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.space.distributions import Distribution, same
+from ambient_sweep.sweep.space.distributions import Distribution
 
 Space = Mapping[str, Distribution]
 
@@ -47,10 +47,7 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
 
 def is_active(distribution: Distribution, values: Mapping[str, Any]) -> bool:
     """Whether a key is drawn beside `values`, which hold the active keys before it."""
-    return all(
-        parent in values and any(same(values[parent], allowed) for allowed in wanted)
-        for parent, wanted in distribution.when
-    )
+    return all(parent in values and values[parent] in wanted for parent, wanted in distribution.when)
 
 
 def active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,8 @@ ConstraintName = Literal["fidelity", "memorization", "parameters", "device_secon
 Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
 
-Argument = Annotated[
-    StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), BeforeValidator(read_number)
-]
+NUMBER = BeforeValidator(read_number)
+Argument = Annotated[StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), NUMBER]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -66,11 +65,9 @@ class Search(Section):
         None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
     )
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
-    sampler_args: dict[str, Argument] = Field(
-        default_factory=dict, description="arguments of the sampler's constructor"
-    )
+    sampler_args: dict[str, Argument] = Field(default_factory=dict, description="arguments of its constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, Annotated[float, BeforeValidator(read_number), Field(ge=0)]] = Field(
+    constraints: dict[ConstraintName, Annotated[float, NUMBER, Field(ge=0)]] = Field(
         default_factory=dict, description="upper bounds"
     )
     stopping: Stopping = Stopping()

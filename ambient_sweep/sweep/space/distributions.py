@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from ambient_sweep.config import check_keys, flatten, knobs
+from ambient_sweep.config import check_keys, flatten
 from ambient_sweep.config.files import did_you_mean, read_value
 from ambient_sweep.config.sections import read_number
 from ambient_sweep.errors import UserError
@@ -61,9 +61,8 @@ class Distribution:
     def read(self, value: Any) -> Any:
         """`value` in this distribution's own type. Raises ValueError where it does not lie within."""
         if self.kind == "choice":
-            for choice in self.values:
-                if same(choice, value):
-                    return choice
+            if value in self.values:
+                return self.values[self.values.index(value)]
             raise ValueError(f"is not among the choices {list(self.values)}")
         number = _number(value, whole=self.kind in WHOLE)
         if not self.values[0] <= number <= self.values[1]:
@@ -112,11 +111,6 @@ def read_distribution(spec: Any, where: str, key: str = "") -> Distribution:
     return Distribution(kind, numbers, _read_step(spec.get("step"), kind, numbers, where), when)
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal values, true and 1 being two."""
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
-
-
 def _ends(kind: str, values: list[Any], where: str) -> tuple[Any, ...]:
     try:
         numbers = tuple(_number(value, whole=kind in WHOLE) for value in values)
@@ -162,19 +156,15 @@ def _read_when(tree: Any, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]
         listed = values if isinstance(values, list) else [values]
         if not listed or any(isinstance(value, Mapping | list) for value in listed):
             raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {values!r}")
-        conditions.append((key, tuple(_read(key, value, f"{where}: when: ") for value in listed)))
+        conditions.append((key, tuple(read_value(key, value, f"{where}: when: ") for value in listed)))
     return tuple(conditions)
-
-
-def _read(key: str, value: Any, place: str) -> Any:
-    return read_value(key, value, place) if key in knobs() else value
 
 
 def _choices(values: list[Any], where: str, key: str) -> tuple[Any, ...]:
     for value in values:
         if not isinstance(value, str | int | float | None):
             raise UserError(f"{where}: a choice must be a number, a word, true, false or null, not {value!r}")
-    choices = tuple(_read(key, value, where.removesuffix(key)) for value in values)
+    choices = tuple(read_value(key, value, where.removesuffix(key)) for value in values)
     if len(choices) < 2 or len(set(choices)) != len(choices):  # true equals 1, for Optuna too
         raise UserError(
             f"{where}: choice needs at least two different values, not {values!r}; a single one goes to base"

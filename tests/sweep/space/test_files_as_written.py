@@ -214,7 +214,9 @@ def test_a_word_on_the_command_line_is_not_cut(tmp_path: Path) -> None:
 
 
 def test_arguments_of_samplers_are_what_they_look_like(tmp_path: Path) -> None:
-    text = "search: {sampler: TPESampler, sampler_args: {multivariate: true, n_startup_trials: 5, a: 1e-1, b: x, c: null}}"
+    text = (
+        "search: {sampler: TPESampler, sampler_args: {multivariate: true, n_startup_trials: 5, a: 1e-1, b: x, c: null}}"
+    )
     arguments = sweep_of(tmp_path, f"{text}\n{SPACE}").search.sampler_args
     assert repr(arguments) == "{'multivariate': True, 'n_startup_trials': 5, 'a': 0.1, 'b': 'x', 'c': None}"
 
