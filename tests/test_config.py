@@ -86,7 +86,7 @@ def test_one_key_given_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"observed.sigma: given twice"):
         flatten({"observed": {"sigma": 1}, "observed.sigma": 2})
     (tmp_path / "c.yaml").write_text("seed: 1\ndata: {train_size: 3}\nseed: 2\n")
-    with pytest.raises(UserError, match=r"c.yaml: line 3: key 'seed' is given twice"):
+    with pytest.raises(UserError, match=r"c.yaml: line 3, column 1: key 'seed' is given twice"):
         read_yaml(tmp_path / "c.yaml")
 
 
@@ -98,16 +98,17 @@ def test_files_that_are_not_a_mapping_are_refused_by_name(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-def test_overrides_are_read_as_yaml():
-    assert parse_overrides(["a.b=1e-3", "c=[0.5, 1.0]", "d=null", "e=x=y"]) == {
-        "a.b": "1e-3",  # YAML 1.1 takes it for a word; the config makes it a number
-        "c": [0.5, 1.0],
-        "d": None,
-        "e": "x=y",
-    }
-    assert build_config(parse_overrides(["optimizer.lr=1e-3"])).optimizer.lr == 1e-3
+def test_overrides_are_text_that_their_keys_read() -> None:
+    words = ["optimizer.lr=1e-3", "training.images=2e4", "evaluation.lengths=[5e-1, 1]", "data.train_size=null"]
+    assert parse_overrides([*words, "e=x=y", "f=a: b #c"])["f"] == "a: b #c"
+    config = build_config(parse_overrides(words))
+    assert (config.optimizer.lr, config.training.images, config.evaluation.lengths) == (1e-3, 20_000, (0.5, 1.0))
+    assert config.data.train_size is None
     with pytest.raises(UserError, match="key=value"):
         parse_overrides(["observed.sigma"])
+    for twice in (["seed=1", "seed=2"], ["model={kind: mlp, kind: unet}"], ["model={kind: mlp}", "model.kind=dit"]):
+        with pytest.raises(UserError, match="given twice; keep one"):
+            flatten(parse_overrides(twice))
 
 
 def test_lengths_fall_on_steps():

@@ -25,13 +25,14 @@ from ambient_sweep.errors import UserError
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the sweep or config in FILE, including every corner of its search space, without starting anything."""
-    if "space" not in read_yaml(file):
+    from ambient_sweep.sweep.space.file import SECTIONS, load_sweep
+
+    if not read_yaml(file).keys() & set(SECTIONS):
         config = load_config(file, parse_overrides(overrides))
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
         tell({"kind": "config", "config": dump(config)}, lines, as_json)
         return
     from ambient_sweep.sweep.search.samplers import try_sampler
-    from ambient_sweep.sweep.space.file import load_sweep
     from ambient_sweep.sweep.space.validation import check_space
 
     sweep = load_sweep(file, parse_overrides(overrides))

@@ -1,7 +1,9 @@
 """Configs from files, overrides and presets, and back to files."""
 
+import codecs
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from ambient_sweep.config.presets import expand_preset
-from ambient_sweep.config.sections import Config, Section
+from ambient_sweep.config.sections import Config, Section, read_number
+from ambient_sweep.config.yaml_reader import flatten as flatten
+from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 
@@ -17,19 +21,12 @@ from ambient_sweep.storage import write_atomic
 PATH_KEYS = (
     "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
 )  # fmt: skip
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted keys to dotted ones. Raises UserError where one key is given twice."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        items = flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
-        for inner, inner_value in items.items():
-            if inner in flat:
-                raise UserError(f"{inner}: given twice; keep one")
-            flat[inner] = inner_value
-    return flat
+LISTED = "`ambient-sweep knobs` lists the keys"
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -39,32 +36,40 @@ def dump(config: Config) -> dict[str, Any]:
 
 def knobs() -> dict[str, tuple[Any, Any]]:
     """Every dotted key with its pydantic field and its default, in order."""
-    result: dict[str, tuple[Any, Any]] = {}
-    for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            for inner, inner_field in field.annotation.model_fields.items():
-                result[f"{name}.{inner}"] = (inner_field, inner_field.default)
-        else:
-            result[name] = (field, field.default)
-    return result
+    fields = {name: field for name, field in Config.model_fields.items() if name not in SECTIONS}
+    for name, section in SECTIONS.items():
+        fields |= {f"{name}.{inner}": field for inner, field in section.model_fields.items()}
+    return {key: (field, field.default) for key, field in fields.items()}
 
 
-def check_keys(keys: Iterable[str], where: str = "config") -> None:
-    """Raises UserError for the first key that is not a knob, with the nearest that is."""
-    known = knobs()
+def check_keys(
+    keys: Iterable[str], where: str = "config", known: Collection[str] | None = None, otherwise: str = LISTED
+) -> None:
+    """Raises UserError for the first key that is not known, by default as a knob, with the nearest that is."""
+    known = knobs() if known is None else known
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`ambient-sweep knobs` lists the keys"
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+            raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(key, known, otherwise)}")
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
+    """The nearest known word as a question, first among keys of this name in other sections; `otherwise` if none is near."""
+    lower = {each.lower(): each for each in known}
+    key = str(word).lower()
+    namesakes = [each for each in lower if each.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, namesakes or lower, n=1, cutoff=0 if namesakes else 0.6)
+    return f"did you mean {lower[near[0]]!r}?" if near else otherwise
 
 
 def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys of `layers`, later ones winning; in a layer, the values of its preset lie under its own keys."""
+    """The dotted keys of `layers`, later ones winning; in a layer, the values of its preset lie under its own keys.
+
+    Sections without keys fall away.
+    """
     values: dict[str, Any] = {}
     for layer in layers:
         values.update(expand_preset(flatten(layer)))
-    return values
+    return {key: value for key, value in values.items() if key not in SECTIONS or value not in (None, {})}
 
 
 def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
@@ -74,19 +79,37 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
     """
     values = overlay(*layers)
     check_keys(values, where)
-    fields = knobs()
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, bool) and fields[key][0].annotation is not bool:
-            raise UserError(
-                f"{where}: {key}: {str(value).lower()} is neither a number nor a word; quote it if it is one"
-            )
-        section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[name] = value
     try:
-        return Config.model_validate(nested)
+        return Config.model_validate(nested(values, where))
     except ValidationError as error:
         raise UserError(f"{where}: {describe(error)}") from None
+
+
+def read_value(key: str, value: Any, place: str) -> Any:
+    """A knob's value in its own type, as plain JSON; that of no knob as it is. Raises UserError, `place` and `key` first."""
+    section, dot, name = key.rpartition(".")
+    if key not in knobs():
+        return value
+    try:
+        parsed = SECTIONS.get(section, Config).model_validate({name: value})
+    except ValidationError as error:
+        raise UserError(f"{place}{section}{dot}{describe(error)}") from None
+    own = parsed.model_dump(mode="json", include={name})[name]
+    return read_number(value) if isinstance(own, float) else own  # 1 stays 1 where 1.0 is meant
+
+
+def nested(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Dotted keys to nested ones. Raises UserError where a key stands for a value and for a section."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *folders, name = key.split(".")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"{where}: {folder}: expected a mapping of keys to values, not {inner!r}")
+        inner[name] = value
+    return tree
 
 
 def describe(error: ValidationError) -> str:
@@ -97,57 +120,57 @@ def describe(error: ValidationError) -> str:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "too_short":
             message = f"expected at least {item['ctx']['min_length']} value"
-        lines.append(f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}" if key else message)
+        text = f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}" if key else message
+        words = re.findall("'(.*?)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else ()
+        near = did_you_mean(item["input"], words, "")
+        lines.append(f"{text}; {near}" if near else text)
     return "; ".join(lines)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`key=value` words to a mapping, values read as YAML. Raises UserError for a word without '='."""
+    """`key=value` words to a mapping; lists and mappings as in YAML, other values as text. Raises UserError."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise UserError(f"{pair!r}: expected key=value, as in observed.sigma=0.3")
+        if key in values:
+            raise UserError(f"{key}: given twice; keep one")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: cannot read the value {text!r}; quote it") from None
+            values[key] = load(text) if text in ("", "~", "null") or text[0] in "[{\"'" else text
+        except yaml.YAMLError as error:
+            raise UserError(f"{key}: cannot read the value {text!r}: {getattr(error, 'problem', 'not YAML')}") from None
     return values
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would let win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if str(key) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(str(key))
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping. Raises UserError that names the file, line and complaint."""
+    """A YAML file whose top level is a mapping, without blocks named x-..., which hold what others share by anchors.
+
+    Raises UserError that names the file, line and complaint.
+    """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; give the YAML file of a sweep or config") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not text in UTF-8; give a YAML file") from None
+    try:
+        text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+        tree = load(text)
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise UserError(f"{path}: is not text in UTF-8; save it as UTF-8, without control characters") from None
     except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise UserError(f"{path}:{line} {error.problem}") from None
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        problem = str(error.problem).replace("character '\\t' that cannot start any token", "a tab; indent with spaces")
+        raise UserError(f"{path}:{place} {problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of keys to values")
-    return tree
+    return {name: value for name, value in tree.items() if not name.startswith("x-")}
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:

@@ -1,9 +1,10 @@
 """Every knob with its range, default and line of help."""
 
 import math
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ambient_sweep.config.checks import contradictions
 
@@ -20,10 +21,45 @@ Memorization = Literal[
     "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"
 ]
 Endpoint = Literal["zero", "observed"]
+UNCLEAR = re.compile(r"[-+]?(0[\d_]*\d|0[xob]\w+|\d[\d_]*(:[0-5]?\d)+([.][\d_]*)?)", re.IGNORECASE)
+UNWRITABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
+)  # but for a path's bytes outside of UTF-8
+WHOLE = re.compile(r"[-+]?[\d_]+")
+
+
+def read_number(value: Any) -> Any:
+    """The number that a word is, or the value as it is. Raises ValueError for octal, base 60 and the like."""
+    if not isinstance(value, str):
+        return value
+    if UNCLEAR.fullmatch(value):
+        raise ValueError("expected a decimal number, without leading zeros, colons, 0x, 0o or 0b")
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(value) if WHOLE.fullmatch(value) and abs(number) < 2**63 else number
+
+
+def _takes_numbers(kind: Any) -> bool:
+    return kind in (int, float) or isinstance(kind, int) or any(map(_takes_numbers, get_args(kind)))
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Files and the command line give text; its key says whether it is a number."""
+        if isinstance(value, str) and UNWRITABLE.search(value):
+            raise ValueError("expected text without control characters")
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if not isinstance(value, str | bool | list | tuple) or not _takes_numbers(kind):
+            return value
+        if isinstance(value, bool):  # 1 or 0 to pydantic
+            raise ValueError("expected a number")
+        return list(map(read_number, value)) if isinstance(value, list | tuple) else read_number(value)
 
 
 class DataConfig(Section):

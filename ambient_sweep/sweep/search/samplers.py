@@ -1,6 +1,5 @@
 """Samplers by name: the package's own, and every one of Optuna's."""
 
-import difflib
 import inspect
 import warnings
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
+from ambient_sweep.config.files import check_keys, did_you_mean
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study
@@ -37,12 +37,10 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
     known = list(inspect.signature(kind).parameters)
     takes = known if search.sampler != GRID else []
-    for key in search.sampler_args:
-        if key == "seed":
-            raise UserError("search.sampler_args: seed: give search.seed instead")
-        if key not in takes:
-            what = ", ".join(takes) or "no arguments"
-            raise UserError(f"search.sampler_args: unknown argument {key!r} of {search.sampler}; it takes {what}")
+    if "seed" in search.sampler_args:
+        raise UserError("search.sampler_args: seed: give search.seed instead")
+    what = f"{search.sampler} takes {', '.join(takes) or 'no arguments'}"
+    check_keys(search.sampler_args, "search.sampler_args", takes, what)
     own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
@@ -69,11 +67,10 @@ def _optuna_class(name: str) -> type[BaseSampler]:
     }
     if name not in kinds:
         offered = sorted(kinds.keys() - SINGLE)
-        by_lower = {each.lower(): each for each in (*NAMES, *offered)}
-        near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.72)
-        hint = "; use grid" if name in LISTING else f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+        near = "use grid;" if name in LISTING else did_you_mean(name, (*NAMES, *offered), "")
+        hint = f"{near} ".lstrip()
         raise UserError(
-            f"search.sampler: unknown sampler {name!r}{hint}; choose one of {', '.join(NAMES)} or a class of "
+            f"search.sampler: unknown sampler {name!r}; {hint}choose one of {', '.join(NAMES)} or a class of "
             f"optuna.samplers: {', '.join(offered)}"
         )
     return kinds[name]

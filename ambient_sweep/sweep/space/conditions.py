@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ambient_sweep.config.files import did_you_mean
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.space.distributions import Distribution, same
+from ambient_sweep.sweep.space.distributions import Distribution
 
 Space = Mapping[str, Distribution]
 
@@ -21,7 +22,8 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
         for parent, values in distribution.when:
             place = f"{where}: space.{key}: when: {parent}"
             if parent not in space:
-                raise UserError(f"{place}: is not searched; a condition names a key of the space")
+                near = did_you_mean(parent, space, "a condition names a key of the space")
+                raise UserError(f"{place}: is not searched; {near}")
             if math.isinf(space[parent].size):
                 raise UserError(
                     f"{place}: {space[parent].kind} has no step, so no value of it is ever met; give it one"
@@ -45,10 +47,7 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
 
 def is_active(distribution: Distribution, values: Mapping[str, Any]) -> bool:
     """Whether a key is drawn beside `values`, which hold the active keys before it."""
-    return all(
-        parent in values and any(same(values[parent], allowed) for allowed in wanted)
-        for parent, wanted in distribution.when
-    )
+    return all(parent in values and values[parent] in wanted for parent, wanted in distribution.when)
 
 
 def active(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:

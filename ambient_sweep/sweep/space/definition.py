@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
 from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.config.sections import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
 
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
 Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
+
+NUMBER = BeforeValidator(read_number)
+Argument = Annotated[StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), NUMBER]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -61,9 +65,9 @@ class Search(Section):
         None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
     )
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
-    sampler_args: dict[str, Any] = Field(default_factory=dict, description="arguments of the sampler's constructor")
+    sampler_args: dict[str, Argument] = Field(default_factory=dict, description="arguments of its constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, Annotated[float, Field(ge=0)]] = Field(
+    constraints: dict[ConstraintName, Annotated[float, NUMBER, Field(ge=0)]] = Field(
         default_factory=dict, description="upper bounds"
     )
     stopping: Stopping = Stopping()

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
+from ambient_sweep.config import check_keys, flatten
+from ambient_sweep.config.files import did_you_mean, read_value
+from ambient_sweep.config.sections import read_number
 from ambient_sweep.errors import UserError
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]
@@ -58,9 +61,8 @@ class Distribution:
     def read(self, value: Any) -> Any:
         """`value` in this distribution's own type. Raises ValueError where it does not lie within."""
         if self.kind == "choice":
-            for choice in self.values:
-                if same(choice, value):
-                    return choice
+            if value in self.values:
+                return self.values[self.values.index(value)]
             raise ValueError(f"is not among the choices {list(self.values)}")
         number = _number(value, whole=self.kind in WHOLE)
         if not self.values[0] <= number <= self.values[1]:
@@ -84,18 +86,19 @@ class Distribution:
         return float(Decimal(str(self.values[0])) + index * Decimal(str(self.step)))
 
 
-def read_distribution(spec: Any, where: str) -> Distribution:
+def read_distribution(spec: Any, where: str, key: str = "") -> Distribution:
     """The distribution that a sweep file writes as `spec`. Raises UserError, one line that begins with `where`.
 
-    Whether the keys of `when` are searched is checked with the whole space (conditions.check_conditions).
+    Choices are values of the knob `key`, if there is one. Whether the keys of `when` are searched is checked with the whole
+    space (conditions.check_conditions).
     """
     kinds = [name for name in spec if name in KINDS] if isinstance(spec, Mapping) else []
     if len(kinds) != 1:
-        raise UserError(f"{where}: expected one of {', '.join(KINDS)}, as in {{uniform: [0.1, 0.5]}}, not {spec!r}")
+        name = next(iter(spec), "") if isinstance(spec, Mapping) else ""
+        near = did_you_mean(name, KINDS, "write for example {uniform: [0.1, 0.5]}")
+        raise UserError(f"{where}: expected one of {', '.join(KINDS)}, not {spec!r}; {near}")
     kind: Any = kinds[0]
-    for name in spec:
-        if name not in (kind, *EXTRAS):
-            raise UserError(f"{where}: unknown key {name!r} beside {kind}; there is {' and '.join(EXTRAS)}")
+    check_keys(spec, where, (kind, *EXTRAS), f"beside {kind} there is {' and '.join(EXTRAS)}")
     values = spec[kind]
     if not isinstance(values, list):
         raise UserError(f"{where}: {kind} needs a list of values, not {values!r}")
@@ -103,14 +106,9 @@ def read_distribution(spec: Any, where: str) -> Distribution:
     if kind == "choice":
         if spec.get("step") is not None:
             raise UserError(f"{where}: choice takes no step; remove it")
-        return Distribution("choice", _choices(values, where), when=when)
+        return Distribution("choice", _choices(values, where, key), when=when)
     numbers = _ends(kind, values, where)
     return Distribution(kind, numbers, _read_step(spec.get("step"), kind, numbers, where), when)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal values, true and 1 being two."""
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _ends(kind: str, values: list[Any], where: str) -> tuple[Any, ...]:
@@ -119,9 +117,9 @@ def _ends(kind: str, values: list[Any], where: str) -> tuple[Any, ...]:
     except ValueError as error:
         raise UserError(f"{where}: {kind} {values!r}: {error}") from None
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise UserError(f"{where}: {kind} needs its lower and its upper end, the lower first, not {values!r}")
+        raise UserError(f"{where}: {kind} needs its lower and its upper end, the lower first, not {list(numbers)}")
     if kind in ("loguniform", "logint") and numbers[0] <= 0:
-        raise UserError(f"{where}: {kind} needs ends above 0, not {values!r}")
+        raise UserError(f"{where}: {kind} needs ends above 0, not {list(numbers)}")
     return numbers
 
 
@@ -135,7 +133,9 @@ def _read_step(value: Any, kind: str, ends: tuple[Any, ...], where: str) -> floa
     except ValueError as error:
         raise UserError(f"{where}: step: {error}") from None
     if step <= 0:
-        raise UserError(f"{where}: step: {value!r} is not above 0")
+        raise UserError(f"{where}: step: {step} is not above 0")
+    if (ends[1] - ends[0]) / step > 1e12:
+        raise UserError(f"{where}: step: {step} is too small; leave it out")
     whole = Decimal(str(ends[0])) + _steps(ends[0], ends[1], step) * Decimal(str(step))
     if whole != Decimal(str(ends[1])):
         raise UserError(f"{where}: step: {ends[1]} is not reached from {ends[0]} in steps of {step}; end at {whole}")
@@ -152,33 +152,33 @@ def _read_when(tree: Any, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]
     if not isinstance(tree, Mapping) or not tree:
         raise UserError(f"{where}: when: expected searched keys and their values, as in {{objective.kind: ambient}}")
     conditions = []
-    for key, values in tree.items():
+    for key, values in flatten(tree).items():
         listed = values if isinstance(values, list) else [values]
         if not listed or any(isinstance(value, Mapping | list) for value in listed):
             raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {values!r}")
-        conditions.append((str(key), tuple(listed)))
+        conditions.append((key, tuple(read_value(key, value, f"{where}: when: ") for value in listed)))
     return tuple(conditions)
 
 
-def _choices(values: list[Any], where: str) -> tuple[Any, ...]:
+def _choices(values: list[Any], where: str, key: str) -> tuple[Any, ...]:
     for value in values:
         if not isinstance(value, str | int | float | None):
             raise UserError(f"{where}: a choice must be a number, a word, true, false or null, not {value!r}")
-    if len(values) < 2 or len(set(values)) != len(values):  # true equals 1, for Optuna too
+    choices = tuple(read_value(key, value, where.removesuffix(key)) for value in values)
+    if len(choices) < 2 or len(set(choices)) != len(choices):  # true equals 1, for Optuna too
         raise UserError(
             f"{where}: choice needs at least two different values, not {values!r}; a single one goes to base"
         )
-    return tuple(values)
+    return choices
 
 
 def _number(value: Any, *, whole: bool) -> float | int:
-    """YAML reads 1e-3 as a word, so words that are numbers count. Raises ValueError."""
-    try:
-        number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a number") from None
+    """Raises ValueError where a value, or word, is no number."""
+    number = read_number(value)
+    if not isinstance(number, int | float):
+        raise ValueError(f"{value!r} is not a number")
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite")
+        raise ValueError(f"{number!r} is not finite")
     if whole and number != int(number):
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(number) if whole else number
+        raise ValueError(f"{number!r} is not a whole number")
+    return int(number) if whole else float(number)

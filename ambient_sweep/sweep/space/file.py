@@ -11,9 +11,9 @@ controls: [{label: no consistency, seeds: [0, 1], set: {objective.kind: ambient}
 baseline: {seeds: [0]}                     # ordinary training on clean images
 search: {trials: 24, sampler: tpe, seed: 0}
 confirm: {seeds: 3, top: 8}                # the best again, with fresh samples and seeds; off without it
+x-anything: &shared {...}                  # read where *shared or <<: *shared stands
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +24,11 @@ import yaml
 from pydantic import ValidationError
 
 from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
-from ambient_sweep.config.files import absolute_paths, overlay
+from ambient_sweep.config.files import absolute_paths, did_you_mean, nested, overlay, read_value
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space import conditions
-from ambient_sweep.sweep.space.definition import TRIALS, Baseline, Confirm, Control, Search, Sweep
+from ambient_sweep.sweep.space.definition import TRIALS, Baseline, Confirm, Control, Search, Stopping, Sweep
 from ambient_sweep.sweep.space.distributions import Distribution, read_distribution
 
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
@@ -50,26 +50,22 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """
     tree = read_yaml(path)
     where = str(path)
-    for name in tree:
-        if name not in SECTIONS:
-            near = difflib.get_close_matches(str(name), SECTIONS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"a sweep has {', '.join(SECTIONS)}"
-            raise UserError(f"{where}: unknown key {name!r}; {hint}")
+    check_keys(tree, where, SECTIONS, f"a sweep has {', '.join(SECTIONS)}, and x-... for shared parts")
     space = _read_space(tree.get("space"), where)
-    tree = {"name": path.stem, **tree}
+    tree["name"] = path.stem if tree.get("name") is None else tree["name"]
     base, changes = flatten(_mapping(tree.get("base"), f"{where}: base")), dict[str, Any]()
-    given, emptied = overrides or {}, {key: value for key, value in (overrides or {}).items() if value == {}}
-    for key, value in (flatten(given) | emptied).items():
+    for key, value in flatten(overrides or {}).items():
         section, _, inner = key.partition(".")
         if section in ("search", "baseline", "confirm") and inner:
-            tree[section] = _nested(_mapping(tree.get(section), f"{where}: {section}"), where)
-            _set(tree[section], inner, value, f"{where}: {section}")
+            tree[section] = flatten(_mapping(tree.get(section), f"{where}: {section}")) | {inner: value}
         elif key == "name":
             tree["name"] = value
         elif key in space:
             raise UserError(f"{key}: this sweep searches it (space in {where}), so {key}={value} would change nothing")
         else:
             changes[key] = value
+    own = [*(f"search.{key}" for key in Search.model_fields), *(f"confirm.{key}" for key in Confirm.model_fields)]
+    check_keys(changes, f"{where}: base", [*knobs(), "name", "baseline.seeds", *own])
     return _build(tree, (base, changes), space, where)
 
 
@@ -88,7 +84,7 @@ def _build(
     given = absolute_paths(overlay(*layers))
     check_keys(given, f"{where}: base")
     defaults = {key: default for key, (_, default) in knobs().items()}
-    base = {key: _plain(value) for key, value in (defaults | given).items()}
+    base = {key: read_value(key, value, f"{where}: ") for key, value in (defaults | given).items()}
     controls = _read_controls(tree.get("controls"), where)
     search = _read_search(tree.get("search"), space, f"{where}: search")
     if "memory_gib" in search.constraints and base["resources.workers"] > 1:
@@ -109,7 +105,13 @@ def _build(
         raise UserError(
             f"{where}: baseline: needs clean images, but observed.base_sigma={base_sigma}; remove the baseline"
         )
-    return Sweep(name, base, space, points, controls, baseline, search, confirm, where)
+    sweep = Sweep(name, base, space, points, controls, baseline, search, confirm, where)
+    trials = sweep.fixed_trials()
+    values = [overlay(base, trial.values) for trial in trials]
+    for index, trial in enumerate(trials):
+        if (first := values.index(values[index])) < index:
+            raise UserError(f"{where}: {trial.name}: the same training as {trials[first].name}; remove one")
+    return sweep
 
 
 def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
@@ -117,14 +119,14 @@ def _read_space(tree: Any, where: str) -> dict[str, Distribution]:
         raise UserError(
             f"{where}: space: missing; give at least one key, as in observed.sigma: {{uniform: [0.1, 0.5]}}"
         )
-    space = {str(key): read_distribution(spec, f"{where}: space.{key}") for key, spec in tree.items()}
-    check_keys(space, f"{where}: space")
+    check_keys(tree, f"{where}: space")
+    space = {key: read_distribution(spec, f"{where}: space.{key}", key) for key, spec in tree.items()}
     _refuse_shared(space, f"{where}: space", "searched")
     return conditions.check_conditions(space, where)
 
 
 def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Search:
-    search = _section(Search, _nested(_mapping(tree, where), where), where)
+    search = _section(Search, nested(flatten(_mapping(tree, where)), where), where)
     if search.sampler == "grid":
         for key, distribution in space.items():
             if math.isinf(distribution.size):
@@ -132,42 +134,29 @@ def _read_search(tree: Any, space: Mapping[str, Distribution], where: str) -> Se
     return search
 
 
-def _nested(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A section whose keys may be dotted as one whose keys are nested."""
-    nested: dict[str, Any] = {}
-    for key, value in flatten(tree).items():
-        _set(nested, key, value, where)
-    return nested
-
-
-def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Gives a dotted key its value."""
-    *folders, name = key.split(".")
-    for folder in folders:
-        tree[folder] = dict(_mapping(tree.get(folder), f"{where}: {folder}"))
-        tree = tree[folder]
-    tree[name] = value
-
-
 def _read_points(tree: Any, space: Mapping[str, Distribution], where: str) -> tuple[dict[str, Any], ...]:
-    points = []
+    points: list[dict[str, Any]] = []
     for index, point in enumerate(_sequence(tree, f"{where}: points")):
         place = f"{where}: points[{index}]"
         values = flatten(_mapping(point, place))
         read = {}
         for key, value in values.items():
             if key not in space:
-                raise UserError(f"{place}: {key!r} is not searched; a point may name {', '.join(space)}")
+                near = did_you_mean(key, space, f"a point may name {', '.join(space)}")
+                raise UserError(f"{place}: {key!r} is not searched; {near}")
+            own = read_value(key, value, f"{place}: ")
             try:
-                read[key] = space[key].read(value)
+                read[key] = space[key].read(own)
             except ValueError as error:
-                raise UserError(f"{place}: {key}: {value!r} {error}") from None
+                raise UserError(f"{place}: {key}: {own!r} {error}") from None
         if not read:
             raise UserError(f"{place}: is empty; name at least one key of the space, or remove it")
         for key in read:
             if key not in conditions.active(space, read):
                 needs = " and ".join(f"{parent} among {list(values)}" for parent, values in space[key].when)
                 raise UserError(f"{place}: {key} needs {needs} in the point")
+        if read in points:
+            raise UserError(f"{place}: the same as points[{points.index(read)}]; remove one")
         points.append(read)
     return tuple(points)
 
@@ -179,6 +168,7 @@ def _read_controls(tree: Any, where: str) -> tuple[Control, ...]:
         values = dict(_mapping(item, place))
         changes = flatten(_mapping(values.get("set"), f"{place}.set"))
         check_keys(changes, f"{place}.set")
+        changes = {key: read_value(key, value, f"{place}.set: ") for key, value in changes.items()}
         _refuse_shared(changes, f"{place}.set", "set per control")
         if "seed" in changes and "seeds" in values:
             raise UserError(f"{place}: set.seed contradicts seeds; keep one")
@@ -195,16 +185,13 @@ def _refuse_shared(keys: Iterable[str], where: str, what: str) -> None:
 
 
 def _section(kind: type[S], tree: Any, where: str) -> S:
+    values = dict(_mapping(tree, where))
+    check_keys(values, where, kind.model_fields, f"it has {', '.join(kind.model_fields)}")
+    if "stopping" in values:
+        values["stopping"] = _section(Stopping, values["stopping"], f"{where}.stopping")
     try:
-        return kind.model_validate(dict(_mapping(tree, where)))
+        return kind.model_validate(values)
     except ValidationError as error:
-        for unknown in (e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"):
-            *folders, name = map(str, unknown)
-            inner: Any = kind
-            for folder in folders:
-                inner = inner.model_fields[folder].annotation
-            place = ".".join((where, *folders))
-            raise UserError(f"{place}: unknown key {name!r}; it has {', '.join(inner.model_fields)}") from None
         raise UserError(f"{where}.{describe(error)}") from None
 
 
@@ -222,7 +209,3 @@ def _sequence(tree: Any, where: str) -> list[Any]:
     if not isinstance(tree, list):
         raise UserError(f"{where}: expected a list, not {tree!r}")
     return tree
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
