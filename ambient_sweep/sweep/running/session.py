@@ -18,7 +18,7 @@ from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import results
+from ambient_sweep.sweep.running.cluster import results, wait_for_room
 from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import StopRequest
@@ -49,6 +49,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
     config = sweep.some_config()
+    wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         _on_cluster(sweep, prepare, [(config, root)], stop)
     stop.check()
@@ -102,8 +103,8 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, progress: Progress, stop: Stop
     left = confirmation(sweep, root)
     if not left.replicates and not left.remeasurements:
         return
-    stop.check()
     echo(left.line())
+    wait_for_room(sweep.some_config().resources, echo, stop)
     measurements = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in left.remeasurements]
     _on_cluster(sweep, remeasure, measurements, stop)
     stop.check()
