@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from command_line import bad, good
+from command_line import bad
+
+from ambient_sweep.config.files import lasting_path
 
 SWEEP = "space: {observed.sigma: {uniform: [0.1, 0.5]}}"
 WHY = "is in the temporary copy of a folder in which this Ray job runs; give an absolute path outside of it that every "
@@ -44,6 +46,6 @@ def test_data(copy: Path, tmp_path: Path, key: str) -> None:
 def test_absolute_paths_outside_and_relative_ones_without_a_job_are_taken(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good("validate", "sweep.yaml", f"evaluation.encoder_file={tmp_path / 'e.pt'}")
+    assert lasting_path("--storage", tmp_path / "runs") == tmp_path / "runs"
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    good("validate", "sweep.yaml", "evaluation.encoder_file=e.pt")
+    assert lasting_path("--storage", Path("runs")) == copy / "runs"
