@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_sweep.config import write_config
-from ambient_sweep.config.files import lasting_path
+from ambient_sweep.config.files import flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
@@ -95,9 +95,9 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 
 
 def _fixed(sweep: Sweep) -> dict[str, Any]:
-    """What stays as it was once a sweep has begun: all of its file but `search` and `confirm`."""
+    """What stays as it was once a sweep has begun: all of its file but `search` and `confirm`, under dotted keys."""
     tree = {name: section for name, section in sweep.dump().items() if name not in ("search", "confirm")}
-    fixed: dict[str, Any] = json.loads(json.dumps(tree))  # tuples become lists
+    fixed: dict[str, Any] = json.loads(json.dumps(flatten(tree)))  # tuples become lists
     return fixed
 
 
@@ -106,14 +106,13 @@ def _check_unchanged(sweep: Sweep, root: Path) -> None:
     if not (root / BEGUN_FILE).exists():  # of an earlier version
         return
     begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
-    pairs = {name: (begun.get(name), now.get(name)) for name in begun | now if name not in ("base", "space")}
-    for name, keys in (("base", begun["base"]), ("space", begun["space"] | now["space"])):  # a version may add to base
-        pairs |= {f"{name}.{key}": (begun[name].get(key), now[name].get(key)) for key in keys}
-    for key, (was, has) in pairs.items():
-        if was != has:
+    for key in begun | now:
+        if begun.get(key) != now.get(key) and (
+            key in begun or not key.startswith("base.")
+        ):  # a version may add to base
             raise UserError(
-                f"{root / SWEEP_FILE}: {key}: is {has} now, but was {was} when this sweep began; put it back, or `run` "
-                "the file under another --name"
+                f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
+                "back, or `run` the file under another --name"
             )
 
 

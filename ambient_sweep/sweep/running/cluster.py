@@ -18,7 +18,7 @@ from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.storage import locked
 from ambient_sweep.sweep.running.machine import cores, ray_files
-from ambient_sweep.sweep.running.signals import StopRequest, warnings_held_back
+from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
@@ -58,11 +58,9 @@ def wait_for_room(need: ResourcesConfig, echo: Callable[[str], None], stop: Stop
             if group.wait(timeout_seconds=1):
                 return
             if second % WAITING_SECONDS == FIRST_WAITING_SECONDS:
-                free = ray.available_resources()  # type: ignore[no-untyped-call]
-                total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-                has = " and ".join(f"{free.get(each, 0):g} of {total.get(each, 0):g} {each}s" for each in bundle)
-                wanted = " and ".join(f"{count * need.workers:g} {each}s" for each, count in bundle.items())
-                echo(f"waiting until a trial fits on the cluster: it needs {wanted}; other jobs leave {has}")
+                free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+                has = " and ".join(f"{free.get(each, 0):g} of {total[each]:g} {each}s" for each in bundle)
+                echo(f"waiting until a trial fits on the cluster, which has {has} free; other jobs hold the rest")
     finally:
         remove_placement_group(group)
 
@@ -89,14 +87,14 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
 
 def _connect(address: str | None, dashboard: bool) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # Ray's processes never get those sent to the whole group
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        with warnings_held_back():
-            if address:
-                ray.init(address, **quiet)
-            else:
-                # "local": without it, Ray joins any cluster that was once started here, or waits for a dead one
-                ray.init("local", include_dashboard=dashboard, num_cpus=cores(), **quiet)
+        if address:
+            ray.init(address, **quiet)
+        else:
+            # "local": without it, Ray joins any cluster that was once started on this machine, or waits for a dead one
+            ray.init("local", include_dashboard=dashboard, num_cpus=cores(), **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
@@ -104,6 +102,7 @@ def _connect(address: str | None, dashboard: bool) -> None:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextlib.contextmanager

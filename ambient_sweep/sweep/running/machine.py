@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import secrets
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from ambient_sweep.storage import write_atomic
 
 BATCH_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 LONGEST_SOCKET = (
-    "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # a socket's path has 107 bytes at most
+    "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # 107 bytes at most with its folder
 )
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ROOM = 16 * 2**20  # bytes of Ray's logs
@@ -46,49 +45,41 @@ def _quota(cgroup: Path) -> float:
 
 @contextlib.contextmanager
 def ray_files() -> Iterator[None]:
-    """Gives Ray a new folder for sockets and logs, removed at the end, and a token where it cannot keep one in HOME.
+    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and a token.
 
-    Ray's default, $TMPDIR/ray, may be too long for a socket, full, or another user's. Ray's own processes find this
-    instance by the folder, even if others run on the machine. Raises UserError where there is no room for one.
+    Ray's processes find this instance by RAY_TMPDIR, even if others run on the machine. Raises UserError without room.
     """
-    names = ("RAY_TMPDIR", "RAY_AUTH_TOKEN")
-    before = {name: os.environ.get(name) for name in names}
-    folder = _new_folder()
-    try:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=_roomy_place(), ignore_cleanup_errors=True) as folder:
+        given = {name: value for name, value in os.environ.items() if name == "RAY_TMPDIR"}
         os.environ["RAY_TMPDIR"] = folder
-        if "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            _provide_token()
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _new_folder() -> str:
-    tried = []
-    given = (os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR"))
-    for place in dict.fromkeys((*filter(None, given), *PLACES)):
-        folder = None
+        _provide_token()
         try:
-            folder = tempfile.mkdtemp(prefix="ray-", dir=os.path.abspath(place))
-            with socket.socket(socket.AF_UNIX) as longest, tempfile.TemporaryFile(dir=folder) as logs:
-                longest.bind(f"{folder}/{LONGEST_SOCKET.replace('/', '-')}")
-                logs.write(bytes(ROOM))
-            return folder
+            yield
+        finally:
+            del os.environ["RAY_TMPDIR"]
+            os.environ.update(given)
+
+
+def _roomy_place() -> str:
+    given, tried = (os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")), []
+    for place in dict.fromkeys((*filter(None, given), *PLACES)):
+        try:
+            with tempfile.TemporaryDirectory(prefix="ray-", dir=place) as folder:
+                with socket.socket(socket.AF_UNIX) as longest:
+                    longest.bind(f"{os.path.abspath(folder)}/{LONGEST_SOCKET.replace('/', '-')}")
+                Path(folder, "logs").write_bytes(bytes(ROOM))
+            return os.path.abspath(place)
         except OSError as error:
             tried.append(f"{place} ({error.strerror or error})")
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
     raise UserError(
         f"Ray has no folder for its sockets and logs: {', '.join(tried)}; set RAY_TMPDIR to a writable one with a short path"
     )
 
 
 def _provide_token() -> None:
-    """Ray would fail where it cannot write its token, or has left an empty one on a full disk."""
+    """Ray fails where it cannot write its token, or has left an empty one on a full disk."""
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
     try:
         file = Path.home() / ".ray" / "auth_token"
         if not file.is_file() or not file.read_text().strip():

@@ -1,5 +1,4 @@
-"""Signals that ask for an orderly end. SIGINT or SIGTERM after one of them ends the process at once; the others may come
-several times, as SIGHUP does when a terminal closes."""
+"""Signals that ask for an orderly end; SIGINT or SIGTERM after one of them ends the process at once."""
 
 import contextlib
 import signal
@@ -60,13 +59,3 @@ def stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def warnings_held_back() -> Iterator[None]:
-    """Until the block ends, the WARNINGS wait; processes started in it never get one, though it be sent to a whole group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

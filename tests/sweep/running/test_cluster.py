@@ -11,7 +11,7 @@ import pytest
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.running.cluster import only_driver, only_trainer, ray_output_to
-from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals, warnings_held_back
+from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -81,15 +81,6 @@ def test_a_warning_that_was_ignored_at_the_start_stays_ignored(number: signal.Si
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)
-
-
-def test_processes_that_start_while_warnings_are_held_back_get_none() -> None:
-    with warnings_held_back():
-        child = subprocess.Popen(["sleep", "600"])
-    for number in WARNINGS:
-        child.send_signal(number)
-    child.terminate()
-    assert child.wait() == -signal.SIGTERM
 
 
 def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
