@@ -21,7 +21,7 @@ from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import results, wait_for_room
 from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Forecast, Progress
-from ambient_sweep.sweep.running.signals import StopRequest
+from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.given import GivenTrials
@@ -130,6 +130,8 @@ def _train(
     callback = SweepCallback(sweep, root, trials, progress, planner, stop)
     try:
         run_tune(sweep, root, trials, concurrent, [callback])
+        if not trials.finished:  # Tune took a SIGUSR1 before its first step
+            raise Stopped("interrupted")
     finally:
         callback.mark_unfinished()
         progress.status(force=True)
