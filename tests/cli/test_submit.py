@@ -80,8 +80,8 @@ ray.get(hold)
 
 def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     environment, _, _ = head
-    current = Path("/tmp/ray/ray_current_cluster").read_text()
-    environment = {**environment, "RAY_ADDRESS": current, "RAY_AUTH_MODE": "token"}
+    current = Path(environment.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    environment = {**environment, "RAY_ADDRESS": current.read_text(), "RAY_AUTH_MODE": "token"}
     other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     command = [
