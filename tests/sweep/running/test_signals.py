@@ -91,7 +91,7 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert {each.seed for each in measured} <= seeds
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_warnings_to_all_processes_end_a_sweep_in_order_on_a_small_machine(
     tmp_path: Path, start: Start, number: signal.Signals
 ) -> None:
