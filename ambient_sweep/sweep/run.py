@@ -107,9 +107,8 @@ def _check_unchanged(sweep: Sweep, root: Path) -> None:
         return
     begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
     for key in begun | now:
-        if begun.get(key) != now.get(key) and (
-            key in begun or not key.startswith("base.")
-        ):  # a version may add to base
+        added = key.startswith("base.") and key not in begun  # by a later version
+        if not added and begun.get(key) != now.get(key):
             raise UserError(
                 f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
                 "back, or `run` the file under another --name"

@@ -13,9 +13,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 
 BATCH_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
-LONGEST_SOCKET = (
-    "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # 107 bytes at most with its folder
-)
+LONGEST_SOCKET = "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # paths have a limit: 107 bytes
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ROOM = 16 * 2**20  # bytes of Ray's logs
 
@@ -47,17 +45,21 @@ def _quota(cgroup: Path) -> float:
 def ray_files() -> Iterator[None]:
     """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and a token.
 
-    Ray's processes find this instance by RAY_TMPDIR, even if others run on the machine. Raises UserError without room.
+    Ray's processes put their sockets into TMPDIR too, and find this instance by RAY_TMPDIR, even if others run on the
+    machine. Raises UserError without room.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", dir=_roomy_place(), ignore_cleanup_errors=True) as folder:
-        given = {name: value for name, value in os.environ.items() if name == "RAY_TMPDIR"}
-        os.environ["RAY_TMPDIR"] = folder
+        ours = dict.fromkeys(("RAY_TMPDIR", "TMPDIR"), folder)
+        given = {name: os.environ[name] for name in ours.keys() & os.environ.keys()}
+        os.environ.update(ours)
         _provide_token()
         try:
             yield
         finally:
-            del os.environ["RAY_TMPDIR"]
+            for name in ours:
+                del os.environ[name]
             os.environ.update(given)
+            tempfile.tempdir = None  # may name the folder
 
 
 def _roomy_place() -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,15 @@ def test_ray_gets_a_short_folder_of_its_own_which_goes_at_the_end(
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     with ray_files():
         folder = Path(os.environ["RAY_TMPDIR"])
         assert folder.stat().st_mode & 0o777 == 0o700
         assert not folder.is_relative_to(long)
+        assert tempfile.gettempdir() == str(folder)  # where Ray's dashboard has sockets
     assert not folder.exists()
     assert "RAY_TMPDIR" not in os.environ
+    assert tempfile.gettempdir() == str(long)
     assert list(long.iterdir()) == []
 
 
