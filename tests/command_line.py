@@ -7,12 +7,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from ambient_sweep.cli import main
+from ambient_sweep.sweep.running.signals import WARNINGS
 
 
 def ambient_sweep(*words: Any) -> tuple[object, str, str]:
     """The exit code of a command, and what it printed on standard output and standard error."""
     code: object = 0
-    argv, on_sigterm = sys.argv, signal.getsignal(signal.SIGTERM)
+    argv, handlers = sys.argv, {n: signal.getsignal(n) for n in (signal.SIGTERM, *WARNINGS)}
     sys.argv = ["ambient-sweep", *map(str, words)]
     try:
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
@@ -21,7 +22,8 @@ def ambient_sweep(*words: Any) -> tuple[object, str, str]:
         code = stop.code
     finally:
         sys.argv = argv
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return code, out.getvalue(), err.getvalue()
 
 

@@ -11,12 +11,15 @@ import click
 from ambient_sweep.cli import images, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.sweep.running.signals import WARNINGS
 
 __all__ = ["commands", "images", "main", "measuring", "models", "sweeps"]
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as for Ctrl-C
+    for number in (signal.SIGTERM, *WARNINGS):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C
     try:
         commands.main(standalone_mode=False)
     except AmbientSweepError as error:

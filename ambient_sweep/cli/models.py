@@ -8,6 +8,7 @@ import click
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, storage_option, tell
 from ambient_sweep.config import load_config, parse_overrides
+from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import UserError
 
 
@@ -24,7 +25,7 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
     config = load_config(file, parse_overrides(overrides))
     if name is not None and Path(name).name != name:
         raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
-    root = storage.expanduser().absolute() / (name or file.stem)
+    root = lasting_path("--storage", storage) / (name or file.stem)
     record, evaluations = train_single(config, root, echo=echo_to(as_json))
     result = {
         "folder": str(root), "status": record.status, "images": record.images_done,

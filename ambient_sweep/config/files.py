@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -183,9 +184,21 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: str(Path(value).expanduser().absolute()) if key in PATH_KEYS and isinstance(value, str) else value
+        key: str(lasting_path(key, Path(value))) if key in PATH_KEYS and isinstance(value, str) else value
         for key, value in values.items()
     }
+
+
+def lasting_path(key: str, path: Path) -> Path:
+    """`path` made absolute. Raises UserError, naming `key`, where it would end with the working copy of a Ray job."""
+    path = path.expanduser()
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as Ray sets it for what `ray job submit` runs
+    if in_job and (not path.is_absolute() or "runtime_resources" in path.resolve().parts):
+        raise UserError(
+            f"{key}: {path} is in the temporary folder in which this Ray job runs; give an absolute path outside of it that "
+            "every node sees"
+        )
+    return path.absolute()
 
 
 def write_config(config: Config, path: Path, header: str = "") -> None:

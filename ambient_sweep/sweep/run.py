@@ -5,6 +5,7 @@ states. `resume_sweep` starts from these and not from Tune's snapshots, which la
 make Tune start the whole experiment again without a word.
 """
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_sweep.config import write_config
+from ambient_sweep.config.files import flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
@@ -30,6 +32,7 @@ from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
 Echo = Callable[[str], None]
+BEGUN_FILE = ".begun.json"
 BEST_FILE, FRONTIER_FILE, REPORT_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "report.html", "ray"
 
 
@@ -56,11 +59,12 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     check_space(sweep)
     try_sampler(sweep.space, sweep.search)
     root = claim(
-        storage.expanduser().absolute() / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
+        lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
     )
     trials = root / "trials"
     try:
         write_sweep(sweep, root / SWEEP_FILE)
+        write_atomic(root / BEGUN_FILE, json.dumps(_fixed(sweep)).encode())
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():
@@ -77,16 +81,38 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
-    root = root.expanduser().absolute()
+    root = lasting_path("FOLDER", root)
     if not (root / SWEEP_FILE).is_file():
         raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
     for key in changes or {}:
         if not key.startswith(("search.", "confirm.")):
             raise UserError(f"{key}: a sweep that has begun takes changes of search.* and confirm.* only")
     sweep = load_sweep(root / SWEEP_FILE, changes)
+    _check_unchanged(sweep, root)
     if changes:
         try_sampler(sweep.space, sweep.search)
     return _run(sweep, root, echo)
+
+
+def _fixed(sweep: Sweep) -> dict[str, Any]:
+    """What stays as it was once a sweep has begun: all of its file but `search` and `confirm`, under dotted keys."""
+    tree = {name: section for name, section in sweep.dump().items() if name not in ("search", "confirm")}
+    fixed: dict[str, Any] = json.loads(json.dumps(flatten(tree)))  # tuples become lists
+    return fixed
+
+
+def _check_unchanged(sweep: Sweep, root: Path) -> None:
+    """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
+    if not (root / BEGUN_FILE).exists():  # of an earlier version
+        return
+    begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
+    for key in begun | now:
+        added = key.startswith("base.") and key not in begun  # by a later version
+        if not added and begun.get(key) != now.get(key):
+            raise UserError(
+                f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
+                "back, or `run` the file under another --name"
+            )
 
 
 def claim(root: Path, hint: str) -> Path:

@@ -69,6 +69,46 @@ def head(tmp_path):
         current.unlink()
 
 
+HOLD = """
+import ray, time
+ray.init()
+hold = ray.remote(num_cpus=2)(lambda: time.sleep(600)).remote()
+print("held", flush=True)
+ray.get(hold)
+"""
+
+
+def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
+    environment, _, _ = head
+    current = Path(environment.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    environment = {**environment, "RAY_ADDRESS": current.read_text(), "RAY_AUTH_MODE": "token"}
+    other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    command = [
+        sys.executable,
+        "-m",
+        "ambient_sweep",
+        "run",
+        ROOT / "search_spaces" / "digits.yaml",
+        "--storage",
+        tmp_path,
+    ]
+    sweep = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        lines = iter(sweep.stdout.readline, "")
+        line = next(line for line in lines if line.startswith("waiting"))
+        assert (
+            line == "waiting until a trial fits on the cluster, which has 0 of 2 CPUs free; other jobs hold the rest\n"
+        )
+        sweep.terminate()
+        assert sweep.wait(30) == 1
+        assert not (tmp_path / "digits").exists()  # nothing was trained
+    finally:
+        for process in (sweep, other):
+            process.kill()
+            process.wait()
+
+
 def submit(words, environment):
     """Submits; for the first seconds of its life a head says that no agent is there yet to take a job."""
     deadline = time.monotonic() + 60
@@ -95,6 +135,9 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
         "evaluation.lengths=[0.5,1.0]",
         "search.stopping.rule=none",
     ]
+    lost = submit(["ambient-sweep", "run", "search_spaces/digits.yaml"], environment)
+    assert lost.returncode != 0
+    assert "error: --storage: runs is in the temporary folder in which this Ray job runs" in lost.stdout
     words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
     done = submit(words, environment)
     assert done.returncode == 0, done.stdout + done.stderr

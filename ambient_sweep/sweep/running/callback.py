@@ -46,6 +46,7 @@ class SweepCallback(WithoutState, tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._stop.check()
+        self._stop.listen()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._progress.trial_started(trial_of(trial))

@@ -1,6 +1,7 @@
 """Ray and the operating system around a sweep: connecting, quiet settings, signals, one driver per folder."""
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -11,10 +12,13 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
 
+from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.storage import locked
-from ambient_sweep.sweep.running.signals import StopRequest
+from ambient_sweep.sweep.running.machine import cores, ray_files
+from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
@@ -25,6 +29,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 CHECK_SECONDS = 0.2  # between two checks for a signal
+FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
 
 def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
@@ -43,6 +48,23 @@ def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
     return ray.get(list(tasks))
 
 
+def wait_for_room(need: ResourcesConfig, echo: Callable[[str], None], stop: StopRequest) -> None:
+    """Returns once a trial fits beside what else runs on the cluster; says now and then what for. Raises Stopped."""
+    bundle = {"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {})
+    group = placement_group([bundle] * need.workers)
+    try:
+        for second in itertools.count():
+            stop.check()
+            if group.wait(timeout_seconds=1):
+                return
+            if second % WAITING_SECONDS == FIRST_WAITING_SECONDS:
+                free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+                has = " and ".join(f"{free.get(each, 0):g} of {total[each]:g} {each}s" for each in bundle)
+                echo(f"waiting until a trial fits on the cluster, which has {has} free; other jobs hold the rest")
+    finally:
+        remove_placement_group(group)
+
+
 @contextlib.contextmanager
 def ray_session(*, dashboard: bool) -> Iterator[None]:
     """Connects to the cluster that RAY_ADDRESS names (as `ray job submit` sets it), or starts Ray on this machine; ends
@@ -55,24 +77,32 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    with contextlib.nullcontext() if address else ray_files():
+        _connect(address, dashboard)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None, dashboard: bool) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # Ray's processes never get those sent to the whole group
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address, **quiet)
         else:
             # "local": without it, Ray joins any cluster that was once started on this machine, or waits for a dead one
-            ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            ray.init("local", include_dashboard=dashboard, num_cpus=cores(), **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
     except SystemExit:  # by Ray's handler of SIGTERM
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import results
+from ambient_sweep.sweep.running.cluster import results, wait_for_room
 from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Forecast, Progress
-from ambient_sweep.sweep.running.signals import StopRequest
+from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.given import GivenTrials
@@ -49,6 +49,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
     config = sweep.some_config()
+    wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         _on_cluster(sweep, prepare, [(config, root)], stop)
         tell_notes(root, echo)
@@ -103,8 +104,8 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, progress: Progress, stop: Stop
     left = confirmation(sweep, root)
     if not left.replicates and not left.remeasurements:
         return
-    stop.check()
     echo(left.line())
+    wait_for_room(sweep.some_config().resources, echo, stop)
     measurements = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in left.remeasurements]
     _on_cluster(sweep, remeasure, measurements, stop)
     stop.check()
@@ -130,6 +131,8 @@ def _train(
     callback = SweepCallback(sweep, root, trials, progress, planner, stop)
     try:
         run_tune(sweep, root, trials, concurrent, [callback])
+        if not trials.finished:  # Tune took a SIGUSR1 before its first step
+            raise Stopped("interrupted")
     finally:
         callback.mark_unfinished()
         progress.status(force=True)

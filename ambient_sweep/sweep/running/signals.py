@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks for an orderly end, the second ends the process at once."""
+"""Signals that ask for an orderly end; SIGINT or SIGTERM after one of them ends the process at once."""
 
 import contextlib
 import signal
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 from ambient_sweep.errors import AmbientSweepError
+
+# A closed terminal sends SIGHUP; batch systems warn by SIGUSR1, SIGUSR2 or SIGXCPU before they kill.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(AmbientSweepError):
@@ -17,6 +21,19 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
+        ignored = {number for number in WARNINGS if signal.getsignal(number) == signal.SIG_IGN}  # by nohup
+        self._handlers = {n: signal.SIG_IGN if n in ignored else self._on_signal for n in (*AT_ONCE, *WARNINGS)}
+
+    def listen(self) -> None:
+        """Handles the signals; to be called again where others take them: Tune handles SIGUSR1, and ends as if finished."""
+        if not self._asked:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.ask()
+        for each in AT_ONCE:
+            signal.signal(each, signal.SIG_DFL)
 
     def ask(self) -> None:
         """From now on nothing more begins."""
@@ -33,16 +50,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Handles both signals until the block ends. `ray job stop` sends SIGTERM and kills after 3 seconds."""
+    """Handles the signals until the block ends. `ray job stop` sends SIGTERM and kills after 3 seconds."""
+    before = {number: signal.getsignal(number) for number in (*AT_ONCE, *WARNINGS)}
     stop = StopRequest()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.ask()
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, ask) for number in numbers}
+    stop.listen()
     try:
         yield stop
     finally:

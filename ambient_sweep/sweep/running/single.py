@@ -87,7 +87,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     """Trains with Ray Train; a signal becomes a file that the workers look for."""
     import ray
 
-    from ambient_sweep.sweep.running.cluster import ray_session
+    from ambient_sweep.sweep.running.cluster import ray_session, wait_for_room
     from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
@@ -97,6 +97,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     with ray_session(dashboard=True), stop_signals() as stop:
         # refuses what would wait forever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
+        wait_for_room(config.resources, echo, stop)
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()

@@ -11,7 +11,7 @@ import pytest
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.running.cluster import only_driver, only_trainer, ray_output_to
-from ambient_sweep.sweep.running.signals import Stopped, stop_signals
+from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> N
     thread.join()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [*AT_ONCE, *WARNINGS])
 def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals() as stop:
@@ -60,6 +60,27 @@ def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: si
             stop.check()
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(number) == before
+
+
+def test_a_warning_may_come_twice_and_is_taken_back_from_others() -> None:
+    with stop_signals() as stop:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)  # as Tune does, with a handler that ends as if finished
+        stop.listen()
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.asked()
+
+
+@pytest.mark.parametrize("number", WARNINGS)
+def test_a_warning_that_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_signals() as stop:
+            signal.raise_signal(number)
+            assert not stop.asked()
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

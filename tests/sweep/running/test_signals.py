@@ -1,6 +1,7 @@
 """Signals to a sweep outside of Tune's loop: after the first, no new piece of work begins."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,12 @@ def late(*arguments):
     signal.raise_signal(signal.SIGINT)
     return confirm(*arguments)
 session.confirm = late
+"""
+SMALL_MACHINE = """
+import os
+os.environ["SLURM_CPUS_PER_TASK"] = "1"
+os.environ["HOME"], os.environ["TMPDIR"] = "/dev/null/home", os.path.abspath("x" * 100)
+os.mkdir(os.environ["TMPDIR"])
 """
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -82,6 +89,25 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert len(measured) >= 800 - len(left.remeasurements)
     seeds = set(read_table(root / "evaluations.parquet")["evaluation_seed"].to_pylist())
     assert {each.seed for each in measured} <= seeds
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_warnings_to_all_processes_end_a_sweep_in_order_on_a_small_machine(
+    tmp_path: Path, start: Start, number: signal.Signals
+) -> None:
+    """One core, no home and a long TMPDIR; a closing terminal and some batch systems signal Ray's processes as well."""
+    write_sweep(small_sweep(tmp_path, training__images=640_000), tmp_path / "in.yaml")
+    root = tmp_path / "runs" / "small"
+    driver = start("run", tmp_path / "in.yaml", before=SMALL_MACHINE)
+    wait_until(lambda: list(root.glob("trials/*/state/images-*")), 180)
+    os.killpg(driver.pid, number)
+    assert driver.wait(60) == 1
+    lines = (tmp_path / "err").read_text().splitlines()  # Matplotlib complains about HOME
+    assert lines[-1] == f"error: interrupted; `ambient-sweep resume {root}` continues from here"
+    assert (tmp_path / "out").read_text().splitlines()[1] == "trials: 3 (2 searched, 1 fixed), 1 at once"
+    (trial,) = read_trials(root)
+    assert trial.status == "stopped"
+    assert trial.images_done < trial.images_asked
 
 
 def test_a_signal_after_the_last_piece_of_work_ends_a_finished_sweep(tmp_path: Path, start: Start) -> None:

@@ -1,0 +1,90 @@
+"""What this machine leaves to a Ray of our own: cores, a folder, a token."""
+
+import contextlib
+import math
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.storage import write_atomic
+
+BATCH_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
+LONGEST_SOCKET = "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # paths have a limit: 107 bytes
+PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+ROOM = 16 * 2**20  # bytes of Ray's logs
+
+
+def cores(process: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The cores that affinity, cgroups and the batch system leave to this process; at least one."""
+    counts = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
+    counts += [float(os.environ[name]) for name in BATCH_CORES if os.environ.get(name, "").isdecimal()]
+    for line in process.read_text().splitlines() if process.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            folder = (cgroups / "cpu" if controllers else cgroups) / path.lstrip("/")
+            counts += [_quota(each) for each in (folder, *folder.parents)]
+    return max(1, math.floor(min(counts)))
+
+
+def _quota(cgroup: Path) -> float:
+    """Cores that a cgroup, of version 2 or 1, may use; infinite without a limit."""
+    with contextlib.suppress(OSError, ValueError):  # the limit may be "max"
+        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
+        return quota / period
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int((cgroup / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else math.inf
+    return math.inf
+
+
+@contextlib.contextmanager
+def ray_files() -> Iterator[None]:
+    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and a token.
+
+    Ray's processes put their sockets into TMPDIR too, and find this instance by RAY_TMPDIR, even if others run on the
+    machine. Raises UserError without room.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=_roomy_place(), ignore_cleanup_errors=True) as folder:
+        ours = dict.fromkeys(("RAY_TMPDIR", "TMPDIR"), folder)
+        given = {name: os.environ[name] for name in ours.keys() & os.environ.keys()}
+        os.environ.update(ours)
+        _provide_token()
+        try:
+            yield
+        finally:
+            for name in ours:
+                del os.environ[name]
+            os.environ.update(given)
+            tempfile.tempdir = None  # may name the folder
+
+
+def _roomy_place() -> str:
+    given, tried = (os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")), []
+    for place in dict.fromkeys((*filter(None, given), *PLACES)):
+        try:
+            with tempfile.TemporaryDirectory(prefix="ray-", dir=place) as folder:
+                with socket.socket(socket.AF_UNIX) as longest:
+                    longest.bind(f"{os.path.abspath(folder)}/{LONGEST_SOCKET.replace('/', '-')}")
+                Path(folder, "logs").write_bytes(bytes(ROOM))
+            return os.path.abspath(place)
+        except OSError as error:
+            tried.append(f"{place} ({error.strerror or error})")
+    raise UserError(
+        f"Ray has no folder for its sockets and logs: {', '.join(tried)}; set RAY_TMPDIR to a writable one with a short path"
+    )
+
+
+def _provide_token() -> None:
+    """Ray fails where it cannot write its token, or has left an empty one on a full disk."""
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    try:
+        file = Path.home() / ".ray" / "auth_token"
+        if not file.is_file() or not file.read_text().strip():
+            write_atomic(file, secrets.token_hex(32).encode())
+    except (OSError, RuntimeError):  # no home at all
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
