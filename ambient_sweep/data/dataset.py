@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
+from ambient_sweep.data.arrived import check_distance
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.source import refuse_corrupt, source_path
+from ambient_sweep.data.statistics import PixelStatistics
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -38,6 +40,14 @@ class ImageData:
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
+    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
+    unlabelled: str | None = None  # why labels that are there cannot be used
+    clipped: float | None = None  # share of values outside data.range, where that is set
+
+    @property
+    def arrived_noisy(self) -> bool:
+        """Whether the images are observations made elsewhere."""
+        return self.observed is not None and self.observed.elsewhere
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,6 +58,17 @@ class ImageData:
     def classes(self) -> int:
         """Number of classes; 0 without labels."""
         return len(self.class_names)
+
+    def statistics(self) -> PixelStatistics:
+        """How the pixels that train are spread; of a store, all of its pixels."""
+        made = None if self.store is None else self.store.info.pixels
+        return made or PixelStatistics.of(self.train, self.noise_held(), self.clipped)
+
+    def noise_held(self) -> NDArray[np.float64]:
+        """The level of the noise that each training image holds already, [N]."""
+        if self.arrived_noisy and self.train_sigma is not None:
+            return self.train_sigma.astype(np.float64)
+        return np.full(len(self.train), 0.0 if self.observed is None else self.observed.sigma)
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
@@ -97,12 +118,18 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
     clean = load(config.data.model_copy(update={"path": path}))
     if clean.observed is not None:
         raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
-    if clean.fingerprint != data.fingerprint:
+    same = clean.fingerprint == data.fingerprint
+    if data.arrived_noisy:  # the hash of their clean images is not known
+        same = clean.shape == data.shape and torch.equal(clean.train_index, data.train_index)
+        same = same and torch.equal(clean.heldout_index, data.heldout_index)
+    if not same:
         sizes = f"data.train_size={len(data.train_index)} data.heldout_size={len(data.heldout_index)}"
         raise UserError(
             f"evaluation.path: {path} holds other images than those behind data.path {config.data.path}, or splits them "
             f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
         )
+    if data.arrived_noisy:
+        check_distance(data.train, clean.train, data.noise_held(), f"evaluation.path: {path}")
     return clean
 
 
@@ -174,6 +201,9 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
+        notes=source.notes,
+        unlabelled=source.unlabelled,
+        clipped=None if source.window is None else source.window.share_clipped(),
     )
 
 
@@ -213,7 +243,7 @@ def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
     made = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
-    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column")}
+    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column", "range")}
     other = {key: value for key, value in made.items() if getattr(config, key) != value}
     if other:
         keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())

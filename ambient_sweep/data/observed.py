@@ -70,7 +70,7 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     do not go with the data.
     """
     _check_observed(data, config, keep_clean)
-    sigma, base = levels(data, config), config.base_sigma
+    sigma, base = levels(data, config), _base(data, config)
     noisy, above = sigma > 0, sigma.astype(np.float32) > np.float32(base)
     noise = FixedNoise(
         seed=config.seed,
@@ -89,12 +89,14 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
     """sigma_n of the training images, [N].
 
     0 for the first round(clean_fraction N) in training order, which are those that data.train_size would keep; else the
-    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level below
-    the base.
+    image's own level, where the data has one; else config.sigma. An image that arrived with its own noise gets more, up to
+    config.sigma. Raises UserError, naming the image, for a level below the base.
     """
     sigma = np.full(len(data.train), config.sigma, dtype=np.float64)
     if data.train_sigma is not None:
         own = data.train_sigma.astype(np.float64)
+        if data.arrived_noisy:
+            return np.where(own > 0, np.maximum(own, sigma), 0)
         sigma = np.where(np.isnan(own), sigma, own)
     clean = round(config.clean_fraction * len(sigma))
     sigma[:clean] = 0
@@ -105,6 +107,12 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
             f"observed.base_sigma={config.base_sigma}; lower the base, or raise the levels of {len(low)} images"
         )
     return sigma
+
+
+def _base(data: ImageData, config: ObservedConfig) -> NDArray[np.float32] | float:
+    """sigma_b of the training images, [N] where each arrived with its own."""
+    own = data.train_sigma if data.arrived_noisy else None
+    return config.base_sigma if own is None else own
 
 
 def _check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool) -> None:

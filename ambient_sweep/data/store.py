@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ambient_sweep.data.pixels import Array, Encoding
+from ambient_sweep.data.statistics import PixelStatistics
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
@@ -44,7 +45,8 @@ class SplitInfo(BaseModel, frozen=True, extra="forbid"):
 class ObservedInfo(BaseModel, frozen=True, extra="ignore"):  # a secret draw of an older version cannot be made again
     """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
-    sigma: float
+    sigma: float  # the lowest above 0, where each image has its own
+    elsewhere: bool = False  # whether the images arrived with their noise; sigma.npy then holds the level of each
     fingerprint: str  # of the observations themselves
 
 
@@ -65,6 +67,7 @@ class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     source: dict[str, Any]
     corrupt: dict[str, Any]
     duplicates: dict[str, Any]
+    pixels: PixelStatistics | None = None  # not in stores of older versions
     files: dict[str, FileInfo]
 
 
@@ -115,12 +118,17 @@ def open_store(path: Path) -> Store:
     try:
         index, train_index, heldout_index = map(read, ("index", "train_index", "heldout_index"))
         labels, sigma = (read(name) if f"{name}.npy" in info.files else None for name in ("labels", "sigma"))
-        images = np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape))
+        images = map_images(path, info.encoding, info.count, info.shape)
         if images.nbytes != info.files[IMAGES_FILE].bytes:
             raise ValueError(f"{IMAGES_FILE} is larger")
         return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
     except (KeyError, ValueError, OSError) as error:
         raise _damaged(path / INFO_FILE, f"its count, shape or files are wrong: {error}") from None
+
+
+def map_images(path: Path, encoding: Encoding, count: int, shape: tuple[int, int, int]) -> Array:
+    """The images of a store, [count, C, H, W], which stay on disk."""
+    return np.memmap(path / IMAGES_FILE, _DTYPES[encoding], "r", shape=(count, *shape))
 
 
 def read_info(path: Path) -> StoreInfo:

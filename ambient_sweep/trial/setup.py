@@ -32,6 +32,14 @@ def use_threads(config: Config) -> None:
     torch.set_num_threads(max(1, int(config.resources.cpus)))
 
 
+def image_lines(config: Config) -> list[str]:
+    """What the images that train are like, for people. Raises UserError where a conditional model cannot use the labels."""
+    data = cached_data(config.data)
+    if config.model.conditional and data.unlabelled:
+        raise UserError(f"model.conditional: {data.unlabelled}")
+    return [*data.notes, *data.statistics().lines(config.model.sigma_data)]
+
+
 def prepare(config: Config, root: Path) -> Reference:
     """Writes what all trials under `root` share, unless it is there: split.json, data.json and reference/.
 

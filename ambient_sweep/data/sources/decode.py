@@ -131,7 +131,7 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     except CorruptImage:
         raise
     except UnidentifiedImageError:
-        raise CorruptImage(f"not an image ({', '.join(FORMATS)})") from None
+        raise CorruptImage(f"not an image that can be read ({', '.join(FORMATS)})") from None
     except DAMAGED as error:
         raise CorruptImage(f"cannot be read as an image ({one_line(error)})") from None
 

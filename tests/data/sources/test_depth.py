@@ -103,7 +103,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_what_would_be_rounded_is_refused(kind):
-    with pytest.raises(CorruptImage, match="would be rounded; convert it|not an image"):
+    with pytest.raises(CorruptImage, match=r"would be rounded; convert it|not an image"):
         decode(UNREADABLE[kind], 8, 3)
 
 
