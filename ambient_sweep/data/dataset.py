@@ -16,7 +16,6 @@ from ambient_sweep.data.arrived import check_distance
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.source import refuse_corrupt, source_path
-from ambient_sweep.data.statistics import PixelStatistics
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -42,7 +41,6 @@ class ImageData:
     store: Store | None = None
     notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
     unlabelled: str | None = None  # why labels that are there cannot be used
-    clipped: float | None = None  # share of values outside data.range, where that is set
 
     @property
     def arrived_noisy(self) -> bool:
@@ -58,17 +56,6 @@ class ImageData:
     def classes(self) -> int:
         """Number of classes; 0 without labels."""
         return len(self.class_names)
-
-    def statistics(self) -> PixelStatistics:
-        """How the pixels that train are spread; of a store, all of its pixels."""
-        made = None if self.store is None else self.store.info.pixels
-        return made or PixelStatistics.of(self.train, self.noise_held(), self.clipped)
-
-    def noise_held(self) -> NDArray[np.float64]:
-        """The level of the noise that each training image holds already, [N]."""
-        if self.arrived_noisy and self.train_sigma is not None:
-            return self.train_sigma.astype(np.float64)
-        return np.full(len(self.train), 0.0 if self.observed is None else self.observed.sigma)
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
@@ -120,16 +107,17 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
         raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
     same = clean.fingerprint == data.fingerprint
     if data.arrived_noisy:  # the hash of their clean images is not known
-        same = clean.shape == data.shape and torch.equal(clean.train_index, data.train_index)
-        same = same and torch.equal(clean.heldout_index, data.heldout_index)
+        indices = zip(*((each.train_index, each.heldout_index) for each in (data, clean)), strict=True)
+        same = clean.shape == data.shape and all(torch.equal(*pair) for pair in indices)
     if not same:
         sizes = f"data.train_size={len(data.train_index)} data.heldout_size={len(data.heldout_index)}"
         raise UserError(
             f"evaluation.path: {path} holds other images than those behind data.path {config.data.path}, or splits them "
             f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
         )
-    if data.arrived_noisy:
-        check_distance(data.train, clean.train, data.noise_held(), f"evaluation.path: {path}")
+    if data.observed is not None and data.observed.elsewhere:
+        levels = data.observed.sigma if data.train_sigma is None else data.train_sigma
+        check_distance(data.train, clean.train, levels, f"evaluation.path: {path}")
     return clean
 
 
@@ -201,9 +189,8 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=source.notes,
+        notes=source.notes if source.window is None else (*source.notes, source.window.note()),
         unlabelled=source.unlabelled,
-        clipped=None if source.window is None else source.window.share_clipped(),
     )
 
 

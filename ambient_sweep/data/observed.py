@@ -70,7 +70,8 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     do not go with the data.
     """
     _check_observed(data, config, keep_clean)
-    sigma, base = levels(data, config), _base(data, config)
+    sigma: NDArray[np.float64] = levels(data, config)
+    base = data.train_sigma if data.arrived_noisy and data.train_sigma is not None else config.base_sigma
     noisy, above = sigma > 0, sigma.astype(np.float32) > np.float32(base)
     noise = FixedNoise(
         seed=config.seed,
@@ -107,12 +108,6 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
             f"observed.base_sigma={config.base_sigma}; lower the base, or raise the levels of {len(low)} images"
         )
     return sigma
-
-
-def _base(data: ImageData, config: ObservedConfig) -> NDArray[np.float32] | float:
-    """sigma_b of the training images, [N] where each arrived with its own."""
-    own = data.train_sigma if data.arrived_noisy else None
-    return config.base_sigma if own is None else own
 
 
 def _check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool) -> None:

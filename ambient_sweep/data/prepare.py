@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
-from ambient_sweep.config import DataConfig, ModelConfig, ObservedConfig
-from ambient_sweep.data.arrived import NoiseCheck, as_observations
+from ambient_sweep.config import DataConfig, ModelConfig
+from ambient_sweep.data.arrived import NoiseCheck, open_observations
 from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
-from ambient_sweep.data.pixels import Array, Encoding, Pixels, decoded
+from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.statistics import PixelStatistics
+from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -27,8 +27,8 @@ from ambient_sweep.data.store import (
     SplitInfo,
     StoreInfo,
     files_of,
-    map_images,
     new_store,
+    open_store,
     store_keys,
     verify_store,
 )
@@ -64,15 +64,16 @@ class _Preparation:
         if config.source == "store":
             self._open_store()
         else:
-            self.source = open_source(config)
+            if arrived_noisy:
+                self.source, self.sigma = open_observations(config, sigma)
+            else:
+                self.source = open_source(config)
             self.place = np.arange(len(self.source))  # [N], in the first source
             self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
             if config.path is not None:
                 self.description["name"] = Path(config.path).name  # but not the path to it
             if config.range is not None:
                 self.description["range"] = config.range
-        if arrived_noisy:
-            self.source, self.sigma = as_observations(self.source, sigma, f"--observations: {config.path}")
         if self.source.unlabelled and "label_column" in config.model_fields_set:
             raise UserError(self.source.unlabelled)
         for note in self.source.notes:
@@ -117,11 +118,11 @@ class _Preparation:
         The noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it. Images that
         arrived noisy are taken as they are, unless they were rounded or clipped.
         """
-        check, held = NoiseCheck(), self._held()
+        check, own = NoiseCheck(sigma), self.source.sigma
 
         def look(rows: Rows, images: Array) -> None:
             if self.arrived_noisy:
-                check.add(decoded(images, self.encoding), held[rows])
+                check.add(decoded(images if own is None else images[own[rows] > 0], self.encoding))
 
         content = self._read(look)
         check.refuse_altered(f"--observations: {self.config.path}")
@@ -139,11 +140,6 @@ class _Preparation:
                 raise UserError(f"{self.config.path}: its images changed while they were read; try again")
         return self._finish(np.flatnonzero(chosen), content)
 
-    def _held(self) -> NDArray[np.float64]:
-        """The level of the noise that the stored image of each row holds, [N]."""
-        own = self.source.sigma if self.arrived_noisy else None
-        return np.full(len(self.source), self.sigma or 0.0) if own is None else own.astype(np.float64)
-
     def _read(self, take: Callable[[Rows, Array], object], again: bool = False) -> str:
         """Reads all images in order, hands the good ones to `take` with their rows, and returns their hash.
 
@@ -160,6 +156,8 @@ class _Preparation:
             if 10 * block.start // count < 10 * end // count:
                 self.echo(f"read {end:,} of {count:,} images{' again' if again else ''}")
         check_corrupt(self.config, self.source, self.corrupt)
+        if self.source.window is not None and not again:
+            self.echo(self.source.window.note())
         return content.hexdigest()
 
     def _split(self) -> tuple[Rows, Rows]:
@@ -202,9 +200,6 @@ class _Preparation:
         if self.sigma is not None:
             fingerprint = files[IMAGES_FILE].sha256[:16]
             made = ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
-        encoding: Encoding = self.encoding if made is None else "signed"
-        images = map_images(self.folder, encoding, len(rows), source.shape)
-        clipped = None if source.window is None else source.window.share_clipped()
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
@@ -213,7 +208,7 @@ class _Preparation:
             kind="clean" if made is None else "observed",
             count=len(rows),
             shape=source.shape,
-            encoding=encoding,
+            encoding=self.encoding if made is None else "signed",
             classes=source.classes,
             split=SplitInfo(seed=self.config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
             content_sha256=content,
@@ -222,7 +217,6 @@ class _Preparation:
             source=self.description if made is None else {"source": self.description["source"]},
             corrupt=corrupt,
             duplicates=self.duplicates,
-            pixels=PixelStatistics.of(Pixels(images, encoding), self._held()[rows], clipped),
             files=files,
         )
         (self.folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -236,16 +230,13 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     size = sum(file.bytes for file in info.files.values()) / 2**20
     keys = " ".join(f"{key}={value}" for key, value in store_keys(out, info).items())
     what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
-    notes = [] if info.pixels is None else info.pixels.lines(ModelConfig().sigma_data)
+    notes = pixel_lines(open_store(out).pixels, ModelConfig().sigma_data, noisy=made is not None)
     if made is not None:
         lowest = " and above" if made.elsewhere and "sigma.npy" in info.files else ""
         what = f"noisy observations at sigma {made.sigma:g}{lowest} of {split.train_size:,} training images, no clean image"
         # the sizes too, since the clean store may hold more
         keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma}"
-        if made.sigma > ObservedConfig().sigma:
-            keys += f" observed.sigma={made.sigma}"
-        keys += " evaluation.path=..."
+        keys += f" observed.base_sigma={made.sigma} evaluation.path=..."
     if info.corrupt["count"]:
         first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
         notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")

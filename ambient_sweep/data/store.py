@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from ambient_sweep.data.pixels import Array, Encoding
-from ambient_sweep.data.statistics import PixelStatistics
+from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
@@ -67,7 +66,6 @@ class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     source: dict[str, Any]
     corrupt: dict[str, Any]
     duplicates: dict[str, Any]
-    pixels: PixelStatistics | None = None  # not in stores of older versions
     files: dict[str, FileInfo]
 
 
@@ -83,6 +81,11 @@ class Store:
     heldout_index: NDArray[np.int64]
     labels: NDArray[np.int64] | None  # [count]
     sigma: NDArray[np.float32] | None  # [count]
+
+    @property
+    def pixels(self) -> Pixels:
+        """All its images."""
+        return Pixels(self.images, self.info.encoding)
 
     @cached_property
     def names(self) -> list[str]:
@@ -118,17 +121,12 @@ def open_store(path: Path) -> Store:
     try:
         index, train_index, heldout_index = map(read, ("index", "train_index", "heldout_index"))
         labels, sigma = (read(name) if f"{name}.npy" in info.files else None for name in ("labels", "sigma"))
-        images = map_images(path, info.encoding, info.count, info.shape)
+        images = np.memmap(path / IMAGES_FILE, _DTYPES[info.encoding], "r", shape=(info.count, *info.shape))
         if images.nbytes != info.files[IMAGES_FILE].bytes:
             raise ValueError(f"{IMAGES_FILE} is larger")
         return Store(path, info, images, index, train_index, heldout_index, labels, sigma)
     except (KeyError, ValueError, OSError) as error:
         raise _damaged(path / INFO_FILE, f"its count, shape or files are wrong: {error}") from None
-
-
-def map_images(path: Path, encoding: Encoding, count: int, shape: tuple[int, int, int]) -> Array:
-    """The images of a store, [count, C, H, W], which stay on disk."""
-    return np.memmap(path / IMAGES_FILE, _DTYPES[encoding], "r", shape=(count, *shape))
 
 
 def read_info(path: Path) -> StoreInfo:

@@ -7,6 +7,7 @@ import torch
 
 from ambient_sweep.config import Config
 from ambient_sweep.data.dataset import load_clean, load_data
+from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
@@ -37,7 +38,7 @@ def image_lines(config: Config) -> list[str]:
     data = cached_data(config.data)
     if config.model.conditional and data.unlabelled:
         raise UserError(f"model.conditional: {data.unlabelled}")
-    return [*data.notes, *data.statistics().lines(config.model.sigma_data)]
+    return [*data.notes, *pixel_lines(data.train, config.model.sigma_data, noisy=data.observed is not None)]
 
 
 def prepare(config: Config, root: Path) -> Reference:
