@@ -18,6 +18,10 @@ from ambient_sweep.errors import AmbientSweepError, UserError
     help="Write only noisy observations of the training images, at this noise level; nobody can draw the noise again.",
 )  # fmt: skip
 @click.option(
+    "--observations", metavar="SIGMA|COLUMN",
+    help="The images are noisy already, at this noise level or that in this column: write the store of --observed-only.",
+)  # fmt: skip
+@click.option(
     "--from", "origin", type=click.Path(path_type=Path), help="Take the images from this store of clean images."
 )
 @click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, in both parts.")
@@ -30,7 +34,7 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 )
 @as_json
 def prepare(
-    out: Path | None, overrides: tuple[str, ...], sigma: float | None, origin: Path | None,
+    out: Path | None, overrides: tuple[str, ...], sigma: float | None, observations: str | None, origin: Path | None,
     drop_duplicates: bool, near: float, verify: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Decode a set of images once into the new folder OUT, a store that training maps into memory.
@@ -56,14 +60,34 @@ def prepare(
             raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
+    arrived_noisy = observations is not None
+    if observations is not None:
+        if sigma is not None or origin is not None or "data.sigma_column" in values:
+            raise UserError("--observations: does not go with --observed-only, --from or data.sigma_column")
+        sigma, column = level_or_column(observations)
+        values = {**values, "data.sigma_column": column}
     keys = store_keys(origin, read_info(origin)) if origin else {}
     config = build_config({"model.kind": "mlp"}, keys, values, where="prepare").data
     try:
         echo = echo_to(as_json)
-        info = write(out, config, echo, observed_sigma=sigma, drop_duplicates=drop_duplicates, near=near)
+        info = write(
+            out, config, echo,
+            observed_sigma=sigma, arrived_noisy=arrived_noisy, drop_duplicates=drop_duplicates, near=near,
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)
+
+
+def level_or_column(text: str) -> tuple[float | None, str | None]:
+    """A noise level, or else the name of a column of them. Raises UserError for a level out of range."""
+    try:
+        level = float(text)
+    except ValueError:
+        return None, text
+    if not 0 < level <= 100:
+        raise UserError(f"--observations: {text} must be above 0 and at most 100, or the name of a column")
+    return level, None
 
 
 @commands.command(name="knobs")

@@ -25,6 +25,10 @@ def _of_data(c: Config) -> Iterator[str]:
         yield f"data.path: missing; data.source={c.data.source} needs the place of the images"
     if c.data.source == "digits" and c.data.path is not None:
         yield "data.path: data.source=digits reads no path; remove it or change data.source"
+    if c.data.range is not None and c.data.range[0] >= c.data.range[1]:
+        yield f"data.range: must rise, as in [0, 4095], not {list(c.data.range)}"
+    if c.data.range is not None and c.data.source == "digits":
+        yield "data.range: the digits have a range of their own; remove it or change data.source"
     if c.evaluation.path is not None and c.data.source != "store":
         yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
     if c.observed.sigma < c.observed.base_sigma:

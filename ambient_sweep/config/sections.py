@@ -72,6 +72,9 @@ class DataConfig(Section):
     image_column: str = Field("image", description="column (Parquet) or key (npz) of the images")
     label_column: str | None = Field("label", description="column or key of the class numbers, if present")
     sigma_column: str | None = Field(None, description="column or key of a noise level per image")
+    range: tuple[float, float] | None = Field(
+        None, description="values of the files for black and white, as [0, 4095]; what lies outside is clipped"
+    )
     train_size: int | None = Field(
         None, ge=2, description="training images; by default the store's own split, otherwise nine tenths"
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
+from ambient_sweep.data.arrived import check_distance
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.source import corrupt_line, refuse_corrupt, source_path
@@ -39,6 +40,12 @@ class ImageData:
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
     notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
+    unlabelled: str | None = None  # why labels that are there cannot be used
+
+    @property
+    def arrived_noisy(self) -> bool:
+        """Whether the images are observations made elsewhere."""
+        return self.observed is not None and self.observed.elsewhere
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,7 +75,6 @@ class ImageData:
             return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
         return {
             "fingerprint": self.fingerprint,
-            "notes": self.notes,
             "train": [{"index": i, "name": self.name(i)} for i in self.train_index.tolist()],
             "heldout": [{"index": i, "name": self.name(i)} for i in self.heldout_index.tolist()],
         }
@@ -99,12 +105,19 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
     clean = load(config.data.model_copy(update={"path": path}))
     if clean.observed is not None:
         raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
-    if clean.fingerprint != data.fingerprint:
+    same = clean.fingerprint == data.fingerprint
+    if data.arrived_noisy:  # the hash of their clean images is not known
+        indices = zip(*((each.train_index, each.heldout_index) for each in (data, clean)), strict=True)
+        same = clean.shape == data.shape and all(torch.equal(*pair) for pair in indices)
+    if not same:
         sizes = f"data.train_size={len(data.train_index)} data.heldout_size={len(data.heldout_index)}"
         raise UserError(
             f"evaluation.path: {path} holds other images than those behind data.path {config.data.path}, or splits them "
             f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
         )
+    if data.observed is not None and data.observed.elsewhere:
+        levels = data.observed.sigma if data.train_sigma is None else data.train_sigma
+        check_distance(data.train, clean.train, levels, f"evaluation.path: {path}")
     return clean
 
 
@@ -176,8 +189,16 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=(*source.lines(), *([f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else [])),
+        notes=_notes(source, corrupt),
+        unlabelled=source.unlabelled,
     )
+
+
+def _notes(source: Source, corrupt: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+    """What users should know of the images that were read, a line each."""
+    scaled = [] if source.window is None else [source.window.note()]
+    skipped = [f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else []
+    return (*source.lines(), *scaled, *skipped)
 
 
 def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tensor | None:
@@ -216,7 +237,7 @@ def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
     made = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
-    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column")}
+    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column", "range")}
     other = {key: value for key, value in made.items() if getattr(config, key) != value}
     if other:
         keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())

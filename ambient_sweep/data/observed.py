@@ -70,7 +70,8 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     do not go with the data.
     """
     _check_observed(data, config, keep_clean)
-    sigma, base = levels(data, config), config.base_sigma
+    sigma: NDArray[np.float64] = levels(data, config)
+    base = data.train_sigma if data.arrived_noisy and data.train_sigma is not None else config.base_sigma
     noisy, above = sigma > 0, sigma.astype(np.float32) > np.float32(base)
     noise = FixedNoise(
         seed=config.seed,
@@ -89,12 +90,14 @@ def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
     """sigma_n of the training images, [N].
 
     0 for the first round(clean_fraction N) in training order, which are those that data.train_size would keep; else the
-    image's own level, where the data has one; else config.sigma. Raises UserError, naming the image, for a level below
-    the base.
+    image's own level, where the data has one; else config.sigma. An image that arrived with its own noise gets more, up to
+    config.sigma. Raises UserError, naming the image, for a level below the base.
     """
     sigma = np.full(len(data.train), config.sigma, dtype=np.float64)
     if data.train_sigma is not None:
         own = data.train_sigma.astype(np.float64)
+        if data.arrived_noisy:
+            return np.where(own > 0, np.maximum(own, sigma), 0)
         sigma = np.where(np.isnan(own), sigma, own)
     clean = round(config.clean_fraction * len(sigma))
     sigma[:clean] = 0

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
-from ambient_sweep.config import DataConfig
+from ambient_sweep.config import DataConfig, ModelConfig
+from ambient_sweep.data.arrived import NoiseCheck, open_observations
 from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.file_kinds import printable
+from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -28,6 +30,7 @@ from ambient_sweep.data.store import (
     StoreInfo,
     files_of,
     new_store,
+    open_store,
     store_keys,
     verify_store,
 )
@@ -39,36 +42,44 @@ Rows = NDArray[np.int64]
 
 def prepare(
     out: Path, config: DataConfig, echo: Callable[[str], None], *,
-    observed_sigma: float | None = None, drop_duplicates: bool = False, near: float = NEAR,
+    observed_sigma: float | None = None, arrived_noisy: bool = False, drop_duplicates: bool = False, near: float = NEAR,
 ) -> StoreInfo:  # fmt: skip
     """Writes the store `out` of the images that `config` names, or nothing. Raises UserError.
 
-    observed_sigma: writes the observations at this level, and nothing else. near: see `find_duplicates`.
+    observed_sigma: writes the observations at this level, and nothing else. arrived_noisy: the images are observations
+    already, at observed_sigma or at the levels of data.sigma_column. near: see `find_duplicates`.
     """
     with new_store(out) as folder:
-        preparation = _Preparation(folder, config, echo, observed_sigma, drop_duplicates, near)
-        return preparation.clean() if observed_sigma is None else preparation.observations(observed_sigma)
+        preparation = _Preparation(folder, config, echo, observed_sigma, arrived_noisy, drop_duplicates, near)
+        return preparation.clean() if preparation.sigma is None else preparation.observations(preparation.sigma)
 
 
 class _Preparation:
     def __init__(
         self, folder: Path, config: DataConfig, echo: Callable[[str], None],
-        sigma: float | None, drop_duplicates: bool, near: float,
+        sigma: float | None, arrived_noisy: bool, drop_duplicates: bool, near: float,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.echo = folder, config, echo
-        self.sigma, self.drop_duplicates, self.near = sigma, drop_duplicates, near
+        self.sigma, self.arrived_noisy, self.drop_duplicates, self.near = sigma, arrived_noisy, drop_duplicates, near
         self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
         self.content_sha256: str | None = None  # of the first source, where that is known
         if config.source == "store":
             self._open_store()
         else:
-            self.source = open_source(config)
-            for line in self.source.lines():
-                echo(line)
+            if arrived_noisy:
+                self.source, self.sigma = open_observations(config, sigma)
+            else:
+                self.source = open_source(config)
             self.place = np.arange(len(self.source))  # [N], in the first source
             self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
             if config.path is not None:
                 self.description["name"] = Path(config.path).name  # but not the path to it
+            if config.range is not None:
+                self.description["range"] = config.range
+        if self.source.unlabelled and "label_column" in config.model_fields_set:
+            raise UserError(self.source.unlabelled)
+        for line in self.source.lines():
+            echo(line)
         self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
@@ -106,16 +117,26 @@ class _Preparation:
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
 
-        The noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it.
+        The noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it. Images that
+        arrived noisy are taken as they are, unless they were rounded or clipped.
         """
-        content = self._read(lambda rows, images: None)
+        check, own = NoiseCheck(sigma), self.source.sigma
+
+        def look(rows: Rows, images: Array) -> None:
+            if self.arrived_noisy:
+                check.add(decoded(images if own is None else images[own[rows] > 0], self.encoding))
+
+        content = self._read(look)
+        check.refuse_altered(f"--observations: {self.config.path}")
         self._settle()
         chosen = np.isin(np.arange(len(self.source)), self.train)
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
                 pixels = decoded(images[chosen[rows]], self.encoding)
-                file.write((pixels + sigma * rng.secret_normal(pixels.shape)).astype(np.float32).data)
+                if not self.arrived_noisy:
+                    pixels = (pixels + sigma * rng.secret_normal(pixels.shape)).astype(np.float32)
+                file.write(pixels.data)
 
             if self._read(write, again=True) != content:
                 raise UserError(f"{self.config.path}: its images changed while they were read; try again")
@@ -137,6 +158,8 @@ class _Preparation:
             if 10 * block.start // count < 10 * end // count:
                 self.echo(f"read {end:,} of {count:,} images{' again' if again else ''}")
         check_corrupt(self.config, self.source, self.corrupt)
+        if self.source.window is not None and not again:
+            self.echo(self.source.window.note())
         return content.hexdigest()
 
     def _split(self) -> tuple[Rows, Rows]:
@@ -177,7 +200,8 @@ class _Preparation:
         content, files = self.content_sha256 or content, files_of(self.folder)
         made = None
         if self.sigma is not None:
-            made = ObservedInfo(sigma=self.sigma, fingerprint=files[IMAGES_FILE].sha256[:16])
+            fingerprint = files[IMAGES_FILE].sha256[:16]
+            made = ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         passed: dict[str, Any] = {"count": len(source.passed)}
         if made is None:
@@ -212,9 +236,11 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
     keys = " ".join(f"{key}={value}" for key, value in store_keys(out, info).items())
-    what, notes = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images", list[str]()
+    what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
+    notes = pixel_lines(open_store(out).pixels, ModelConfig().sigma_data, noisy=made is not None)
     if made is not None:
-        what = f"noisy observations at sigma {made.sigma} of {split.train_size:,} training images, no clean image"
+        lowest = " and above" if made.elsewhere and "sigma.npy" in info.files else ""
+        what = f"noisy observations at sigma {made.sigma:g}{lowest} of {split.train_size:,} training images, no clean image"
         # the sizes too, since the clean store may hold more
         keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
         keys += f" observed.base_sigma={made.sigma} evaluation.path=..."

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from ambient_sweep.data.pixels import Array, Encoding
+from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
@@ -44,7 +44,8 @@ class SplitInfo(BaseModel, frozen=True, extra="forbid"):
 class ObservedInfo(BaseModel, frozen=True, extra="ignore"):  # a secret draw of an older version cannot be made again
     """The noise in a store of observations: y_b = x_0 + sigma eps, with eps from the operating system, known to nobody."""
 
-    sigma: float
+    sigma: float  # the lowest above 0, where each image has its own
+    elsewhere: bool = False  # whether the images arrived with their noise; sigma.npy then holds the level of each
     fingerprint: str  # of the observations themselves
 
 
@@ -81,6 +82,11 @@ class Store:
     heldout_index: NDArray[np.int64]
     labels: NDArray[np.int64] | None  # [count]
     sigma: NDArray[np.float32] | None  # [count]
+
+    @property
+    def pixels(self) -> Pixels:
+        """All its images."""
+        return Pixels(self.images, self.info.encoding)
 
     @cached_property
     def names(self) -> list[str]:

@@ -1,14 +1,13 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ambient_sweep.config import Config
 from ambient_sweep.data.dataset import load_clean, load_data
+from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.reference import Reference, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
@@ -34,6 +33,14 @@ def use_threads(config: Config) -> None:
     torch.set_num_threads(max(1, int(config.resources.cpus)))
 
 
+def image_lines(config: Config) -> list[str]:
+    """What the images that train are like, for people. Raises UserError where a conditional model cannot use the labels."""
+    data = cached_data(config.data)
+    if config.model.conditional and data.unlabelled:
+        raise UserError(f"model.conditional: {data.unlabelled}")
+    return [*data.notes, *pixel_lines(data.train, config.model.sigma_data, noisy=data.observed is not None)]
+
+
 def prepare(config: Config, root: Path) -> Reference:
     """Writes what all trials under `root` share, unless it is there: split.json, data.json and reference/.
 
@@ -48,12 +55,6 @@ def prepare(config: Config, root: Path) -> Reference:
     reference = shared_reference(config, root)
     write_json(root / SPLIT, clean.split())
     return reference
-
-
-def tell_notes(root: Path, echo: Callable[[str], None]) -> None:
-    """Says what users should know of the images that `prepare` read."""
-    for line in json.loads((root / SPLIT).read_bytes()).get("notes", []):
-        echo(line)
 
 
 def shared_reference(config: Config, root: Path) -> Reference:

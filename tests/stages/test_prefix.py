@@ -115,7 +115,8 @@ NEVER = {  # act on no state of training
 LATE = {"optimizer.schedule", "objective.kind"}
 OTHERS = {
     "data.source": "folder", "data.image_size": 16, "data.channels": 3, "data.image_column": "x", "data.label_column": "x",
-    "data.sigma_column": "s", "data.train_size": 100, "data.heldout_size": 50, "data.split_seed": 1, "data.flip": True,
+    "data.sigma_column": "s", "data.range": (0.0, 9.0), "data.train_size": 100, "data.heldout_size": 50,
+    "data.split_seed": 1, "data.flip": True,
     "observed.sigma": 0.4, "observed.base_sigma": 0.1, "observed.clean_fraction": 0.5, "observed.seed": 1, "seed": 1,
     "noise.mean": 0.0, "noise.std": 1.0, "model.kind": "unet", "model.width": 24, "model.blocks": 2, "model.levels": 3,
     "model.multipliers": (1, 1), "model.attention": (4,), "model.head_width": 32, "model.patch": 4,

@@ -31,7 +31,8 @@ class _LabelsFile(BaseModel):
 def annotated(source: Source, config: DataConfig, columns: Columns, where: str) -> Source:
     """The source with the labels and noise levels of the columns that `config` names.
 
-    There are no labels where the default column is missing. Raises UserError, which begins with `where`.
+    There are no labels where the default column is missing. Where its values cannot be labels, the source says why: only
+    a conditional model needs them. Raises UserError, which begins with `where`.
     """
     count, label, level = len(source), config.label_column, config.sigma_column
 
@@ -44,8 +45,14 @@ def annotated(source: Source, config: DataConfig, columns: Columns, where: str) 
         return values.reshape(count)
 
     if label is not None and (label in columns or label != LABEL_COLUMN):
-        labels, classes = _class_labels(column(label), f"{where}: {label}")
-        source = dataclasses.replace(source, labels=labels, classes=classes)
+        try:
+            labels, classes = _class_labels(column(label), f"{where}: {label}")
+            source = dataclasses.replace(source, labels=labels, classes=classes)
+        except UserError as error:
+            if label != LABEL_COLUMN:
+                raise
+            notes = (*source.notes, f"labels are left out: {error}")
+            source = dataclasses.replace(source, unlabelled=str(error), notes=notes)
     if level is not None:
         sigma = _noise_levels(column(level), f"{where}: {level}", source.names)
         source = dataclasses.replace(source, sigma=sigma)
@@ -87,7 +94,8 @@ def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> So
 
     read: a file beside the images. Raises UserError.
     """
-    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}")
+    asked = config.label_column is not None
+    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}") if asked else None
     columns: Columns = {} if labels is None else {LABEL_COLUMN: lambda: labels}
     level, levels = config.sigma_column, f"{config.path}/{LEVELS_FILE}"
     if level is not None:

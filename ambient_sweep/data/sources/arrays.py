@@ -1,6 +1,6 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
 from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
 from ambient_sweep.data.sources.source import Source, source_path
+from ambient_sweep.data.sources.window import suggested
 from ambient_sweep.errors import UserError
 
 TOLERANCE = 1e-3  # by which floats may lie outside their range, a quarter of a grey level; they are clipped
@@ -59,10 +60,11 @@ class Arrays:
 
 
 def open_array(config: DataConfig) -> Source:
-    """The .npy or .npz file `data.path`: uint8, or floats in [0, 1] or [-1, 1]. Raises UserError."""
+    """The .npy or .npz file `data.path`: uint8, floats in [0, 1] or [-1, 1], or numbers in data.range. Raises UserError."""
     arrays = Arrays(source_path(config))
     images, where = arrays.images(config.image_column), str(arrays.path)
-    source = array_source(images, row_names(arrays.path, images), config.image_size, config.channels, where)
+    names, native = row_names(arrays.path, images), config.range is not None
+    source = array_source(images, names, config.image_size, config.channels, where, native)
     return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
 
 
@@ -82,10 +84,22 @@ def row_names(path: Path, images: NDArray[Any]) -> list[str]:
     return [f"{path.name}#{row}" for row in range(len(images))]
 
 
-def array_source(images: NDArray[Any], names: Sequence[str], size: int, channels: int, where: str) -> Source:
-    """The rows of images [N, H, W, C], uint8 or floats. Raises UserError, with `where`, for floats in neither range."""
+def array_source(
+    images: NDArray[Any], names: Sequence[str], size: int, channels: int, where: str, native: bool = False
+) -> Source:
+    """The rows of images [N, H, W, C], uint8 or floats; native: as they are, for a window to scale.
+
+    Raises UserError, with `where`, for other integers, and for floats in neither range.
+    """
     depth8 = images.dtype == np.uint8
-    load = np.asarray if depth8 else partial(_scaled, signed=_is_signed(images, where))
+    if depth8 or native:
+        load: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
+    elif images.dtype.kind == "f":
+        load = partial(_scaled, signed=_is_signed(images, where))
+    else:
+        low, high = int(images.min()), int(images.max())
+        held = f"is {images.dtype} with values from {low} to {high}"
+        raise UserError(f"{where}: {held}; say what is black and white, as in {suggested(low, high)}")
     return Source(names, lambda: (partial(load, image) for image in images), size, channels, depth8)
 
 
@@ -102,8 +116,8 @@ def _scaled(image: NDArray[Any], signed: bool) -> PixelArray:
 
 def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
     """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, H, W, C]. Raises UserError, with `where`, for anything else."""
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise UserError(f"{where}: is {array.dtype}; images must be uint8, or floats in [0, 1] or [-1, 1]")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{where}: is {array.dtype}; images must be uint8, other whole numbers or floats")
     candidates = []
     if array.ndim == 3:
         candidates = [array[..., None]]
@@ -126,8 +140,10 @@ def _is_signed(images: NDArray[Any], where: str) -> bool:
     low, high = (reduce(images, axis=(1, 2, 3)).astype(np.float64) for reduce in (np.min, np.max))  # NaN where one is
     usable = (low >= -1 - TOLERANCE) & (high <= 1 + TOLERANCE)
     if not usable.any():
+        lowest, highest = np.fmin.reduce(low), np.fmax.reduce(high)
         raise UserError(
-            f"{where}: holds values from {np.fmin.reduce(low):g} to {np.fmax.reduce(high):g}; float images must lie in "
-            "[0, 1] or [-1, 1] (divide by 255, or save uint8)"
+            f"{where}: holds values from {lowest:g} to {highest:g}; float images must lie in [0, 1] or [-1, 1], unless "
+            f"data.range says what is black and white, as in {suggested(lowest, highest)}; images that were exported with "
+            "noise on them: prepare --observations"
         )
     return bool(np.mean(low[usable] < -TOLERANCE) > 0.5)

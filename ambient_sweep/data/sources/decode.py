@@ -4,25 +4,31 @@ import contextlib
 import lzma
 import re
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]  # [H, W, C]; 0..255, or float32 in [0, 1]
+Native = NDArray[Any]  # [H, W, C], in the units of the file: uint8, or deeper
 
 # Other readers of Pillow's are never tried, whatever the name: some start programs (EPS) or read further files
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**30 // 4 // 3  # of an image, Pillow's own bound for a warning; in RGB a quarter of 1 GiB
 MAX_BYTES = 2**30  # of an image file
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper than 8 bits
+# Of 16-bit colour, Pillow keeps the upper bytes; read in the other byte order, it keeps the lower ones
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+DEEP_COLOUR = {f"{bands};16{a}": f"{bands};16{b}" for bands in ("RGB", "RGBX", "RGBA") for a, b in _OTHER_ORDER.items()}
+BITS_PER_SAMPLE, PLANES = 258, 284  # tags of TIFF
 # What Pillow, zipfile, numpy's reader and the decompressors raise on damaged files, which they check little before reading
 DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
@@ -51,21 +57,57 @@ def pointer(head: bytes) -> str | None:
 
 
 def decode(data: bytes, size: int, channels: int) -> PixelArray:
-    """An image file, [size, size, channels]: uint8, or float32 in [0, 1] where the file is deeper (16-bit grey, float).
+    """An image file, [size, size, channels]: uint8, or float32 in [0, 1] where the file is deeper (16 bits, float).
 
     Turned upright (EXIF), cropped to its central square, transparent parts laid on white, resized by area; of a file of
     several pictures the first. Raises CorruptImage.
+    """
+    native = native_pixels(data, channels)
+    if native.dtype == np.uint8:
+        return fit(native, size, channels)
+    top = 1 if native.dtype == np.float32 else 65535
+    low, high = native.min(), native.max()
+    if not (low >= 0 and high <= top):
+        raise CorruptImage(f"values from {low:g} to {high:g}, outside [0, {top}]; data.range=[low,high] scales them")
+    return fit(native.astype(np.float32) / np.float32(top), size, channels)
+
+
+def native_pixels(data: bytes, channels: int) -> Native:
+    """An image file in its own units, upright, on white: uint8 of `channels`, or [H, W, 1 or 3] as float64 or float32.
+
+    Whole numbers deeper than 8 bits become float64, floats stay float32. Raises CorruptImage.
     """
     if not data:
         raise CorruptImage("the file is empty")
     with _opened(BytesIO(data)) as image:
         if not 1 <= image.width * image.height <= MAX_PIXELS:
             raise CorruptImage(f"declares {image.width}x{image.height} pixels; it must be 1 to {MAX_PIXELS} in all")
-        image.load()
-        with contextlib.suppress(*DAMAGED):  # an unreadable EXIF block is ignored, as every viewer does
-            ImageOps.exif_transpose(image, in_place=True)
-        pixels = _deep(image) if image.mode in DEEP else _flat(image, channels)
-    return fit(pixels, size, channels)
+        if image.mode == "F":
+            return np.asarray(_loaded(image))[..., None]
+        return _deep(image, data) if _is_deep(image) else _flat(_loaded(image), channels)
+
+
+def _loaded(image: ImageFile.ImageFile, raw: str | None = None) -> Image.Image:
+    """The image, loaded and upright; raw: Pillow's raw mode to read it by, instead of its own."""
+    if raw is not None:
+        args = [(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw for tile in image.tile]
+        image.tile = [tile._replace(args=each) for tile, each in zip(image.tile, args, strict=True)]
+    image.load()
+    with contextlib.suppress(*DAMAGED):  # an unreadable EXIF block is ignored, as every viewer does
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Pillow's name of how the pixels lie in the file."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether the file is deeper than 8 bits, even where Pillow would read it as 8."""
+    bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+    return image.mode in DEEP or ";16" in _raw_mode(image) or max(bits) > 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +117,7 @@ class Header:
     width: int
     height: int
     kind: Literal["grey", "colour", "transparent"]
-    deep: bool  # deeper than 8 bits; not 16-bit colour, which Pillow reads as 8 bits
+    deep: bool  # deeper than 8 bits
 
 
 def read_header(opened: Callable[[], IO[bytes]]) -> Header | None:
@@ -83,7 +125,7 @@ def read_header(opened: Callable[[], IO[bytes]]) -> Header | None:
     with contextlib.suppress(CorruptImage, *DAMAGED), opened() as file, _opened(file) as image:
         alpha = "A" in image.getbands() or "transparency" in image.info
         grey = image.mode in ("1", "L", *DEEP)
-        return Header(*image.size, "transparent" if alpha else "grey" if grey else "colour", image.mode in DEEP)
+        return Header(*image.size, "transparent" if alpha else "grey" if grey else "colour", _is_deep(image))
     return None
 
 
@@ -93,7 +135,7 @@ def any_deep(images: Iterable[Callable[[], IO[bytes]]]) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
@@ -101,7 +143,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         file.seek(0)
-        raise CorruptImage(pointer(file.read(512)) or f"not an image ({', '.join(FORMATS)})") from None
+        raise CorruptImage(pointer(file.read(512)) or f"not an image that can be read ({', '.join(FORMATS)})") from None
     except DAMAGED as error:
         raise CorruptImage(f"cannot be read as an image ({one_line(error)})") from None
 
@@ -136,13 +178,28 @@ def _resized(pixels: PixelArray, size: int) -> PixelArray:
     return np.rint(area).astype(np.uint8) if pixels.dtype == np.uint8 else np.clip(area, 0, 1)
 
 
-def _deep(image: Image.Image) -> NDArray[np.float32]:
-    """float32 [H, W, 1] in [0, 1] of whole numbers in 0..65535 or floats in [0, 1]."""
-    values = np.asarray(image, dtype=np.float32)[..., None]
-    top = 1 if image.mode == "F" else 65535
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
-        raise CorruptImage(f"values outside [0, {top}]")
-    return values / np.float32(top)
+def _deep(image: ImageFile.ImageFile, data: bytes) -> NDArray[np.float64]:
+    """The whole numbers of an opened file of more than 8 bits, [H, W, 1 or 3], on white. Raises CorruptImage."""
+    raw, key = _raw_mode(image), image.info.get("transparency")
+    planar = getattr(image, "tag_v2", {}).get(PLANES) == 2
+    if image.mode in DEEP:
+        values = np.asarray(_loaded(image), dtype=np.float64)[..., None]
+    elif raw == "LA;16B":  # four bytes a pixel
+        upper, lower = np.split(np.asarray(_loaded(image, "RGBA"), dtype=np.float64)[..., [0, 2, 1, 3]], 2, axis=2)
+        values = 256 * upper + lower
+    elif raw in DEEP_COLOUR and not planar:
+        with _opened(BytesIO(data)) as again:
+            upper, lower = (np.asarray(each, np.float64) for each in (_loaded(image), _loaded(again, DEEP_COLOUR[raw])))
+        values = 256 * upper + lower
+    else:
+        raise CorruptImage(f"{image.mode} of more than 8 bits would be rounded; convert it to 16-bit grey or RGB")
+    if key is not None:  # the one colour that is transparent
+        values[(values == np.array(key)).all(axis=2)] = 65535
+    bands = values.shape[2]
+    if bands in (2, 4):
+        alpha = values[..., -1:] / 65535
+        values = values[..., :-1] * alpha + 65535 * (1 - alpha)
+    return values
 
 
 def _flat(image: Image.Image, channels: int) -> NDArray[np.uint8]:

@@ -42,12 +42,14 @@ class Shard:
         """The encoded images, in order; b"" for null. Raises UserError where the column holds something else."""
         kind, count = self._type(column), 0
         inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
-        if inner not in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        if pa.types.is_dictionary(inner):
+            inner = inner.value_type
+        if inner not in (pa.binary(), pa.large_binary(), pa.binary_view()) and not pa.types.is_fixed_size_binary(inner):
             found = f"column {column} is {kind}"
             raise UserError(f"{self.file}: {found}; data.image_column must hold encoded images (binary)")
         with _opened(self.file) as opened:
             for batch in opened.iter_batches(BATCH, columns=[column], use_threads=False):
-                images = batch.column(0) if inner is kind else pc.struct_field(batch.column(0), "bytes")
+                images = pc.struct_field(batch.column(0), "bytes") if pa.types.is_struct(kind) else batch.column(0)
                 yield from (image or b"" for image in images.to_pylist())
                 count += len(images)
             if count != self.count:

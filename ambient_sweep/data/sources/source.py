@@ -12,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, pointer
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, native_pixels, pointer
 from ambient_sweep.data.sources.file_kinds import passed_line, printable
+from ambient_sweep.data.sources.window import Window
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
 BLOCK_BYTES = 2**24  # of decoded images, read at once
 _RUN = 32  # images that a thread takes at a time, at most
 
-# Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1]; raises CorruptImage
-Loader = Callable[[], bytes | PixelArray]
+# Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1], with a window as the file
+# has them; raises CorruptImage
+Loader = Callable[[], bytes | NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Source:
     sigma: NDArray[np.float32] | None = None  # [N] an image's own noise level, NaN: none
     notes: tuple[str, ...] = ()  # what users should know of the reading, a line each; "": nothing
     passed: Mapping[str, str] = field(default_factory=dict)  # kinds of the files passed over, by name
+    unlabelled: str | None = None  # why labels that are there cannot be used
+    window: Window | None = None  # what scales the images, instead of the range of their format
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,12 +102,22 @@ class Source:
         size, channels = self.size, self.channels
         try:
             content = loader()
-            image = decode(content, size, channels) if isinstance(content, bytes) else fit(content, size, channels)
+            if self.window is not None:
+                native = native_pixels(content, channels) if isinstance(content, bytes) else content
+                image = self._windowed(self.window, native)
+            else:
+                image = decode(content, size, channels) if isinstance(content, bytes) else fit(content, size, channels)
         except CorruptImage as error:
             return error
         if self.depth8 and image.dtype != np.uint8:
             return CorruptImage("deeper than 8 bits, unlike the images that the source was judged by; convert it")
         return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 and not self.depth8 else image
+
+    def _windowed(self, window: Window, native: NDArray[Any]) -> PixelArray:
+        height, width, bands = native.shape
+        if not window.clip and (min(height, width), bands) != (self.size, self.channels):
+            raise CorruptImage(f"{width}x{height}x{bands}: to resize or convert noisy observations changes their noise")
+        return fit(window.scaled(native), self.size, self.channels)
 
 
 def refuse_corrupt(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]], cure: str = "") -> None:

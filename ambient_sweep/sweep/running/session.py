@@ -32,7 +32,7 @@ from ambient_sweep.sweep.space.definition import Role, Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import is_remeasured, remeasure
-from ambient_sweep.trial.setup import prepare, tell_notes
+from ambient_sweep.trial.setup import image_lines, prepare
 
 Echo = Callable[[str], None]
 JOURNAL = "study.journal"
@@ -52,7 +52,11 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         _on_cluster(sweep, prepare, [(config, root)], stop)
-        tell_notes(root, echo)
+        [lines] = _on_cluster(sweep, image_lines, [(config,)], stop)
+    else:
+        lines = image_lines(config)
+    for line in lines:
+        echo(line)
     stop.check()
     planner = _planner(sweep, root)
     known = open_search(sweep, root, planner=planner, concurrent=plan.concurrent)
@@ -160,8 +164,10 @@ def _progress(sweep: Sweep, root: Path, plan: Plan, budget: Budget, echo: Echo) 
     return Progress(plan.trials, names, echo, forecast, done=done, failed=failed, points=points, budget=budget)
 
 
-def _on_cluster(sweep: Sweep, function: Callable[..., Any], calls: list[tuple[Any, ...]], stop: StopRequest) -> None:
-    """Calls `function` with each of these arguments in processes with the resources of a worker. Raises Stopped."""
+def _on_cluster(
+    sweep: Sweep, function: Callable[..., Any], calls: list[tuple[Any, ...]], stop: StopRequest
+) -> list[Any]:
+    """What `function` returns for each of these arguments, in processes with the resources of a worker. Raises Stopped."""
     need = sweep.some_config().resources
     task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(function)
-    results([task.remote(*arguments) for arguments in calls], stop)
+    return results([task.remote(*arguments) for arguments in calls], stop)

@@ -22,7 +22,7 @@ from ambient_sweep.trial.records import (
     trial_folder,
 )
 from ambient_sweep.trial.run import run_trial
-from ambient_sweep.trial.setup import prepare, tell_notes
+from ambient_sweep.trial.setup import image_lines, prepare
 
 TRIAL = "train"
 
@@ -38,11 +38,12 @@ def train_single(
     new = _claim(config, root)
     try:
         prepare(config, root)
+        for line in image_lines(config):
+            echo(line)
     except AmbientSweepError:
         if new:  # nothing was trained: leave nothing behind
             shutil.rmtree(root)
         raise
-    tell_notes(root, echo)
     try:
         if config.resources.workers == 1:
             _run_here(config, root, echo)

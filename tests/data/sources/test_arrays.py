@@ -75,7 +75,10 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (PIXELS.astype(np.int64), "is int64; images must be uint8"),
+        (
+            PIXELS.astype(np.int64),
+            "is int64 with values from 0 to 255; say what is black and white, as in data.range=[0,255]",
+        ),
         (np.zeros(3, np.dtype([("a", "u1")])), "images must be uint8"),
         (np.zeros((2, 8), np.uint8), "has the shape [2, 8]"),
         (np.zeros((2, 8, 8, 4), np.uint8), "with 1 or 3 channels"),
@@ -98,8 +101,11 @@ def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     array = np.empty(2, dtype=object)
     array[:] = [Trap(), 0]
-    for path in (npy(tmp_path, array), npz(tmp_path, image=array), npz(tmp_path, image=PIXELS, label=array)):
+    for path in (npy(tmp_path, array), npz(tmp_path, image=array)):
         assert "np.save(path, np.stack(images))" in complaint(opened, "array", path)
+    path = npz(tmp_path, image=PIXELS, breed=array)
+    assert "np.save(path, np.stack(images))" in complaint(opened, "array", path, label_column="breed")
+    assert "pickled objects are never loaded" in opened("array", npz(tmp_path, image=PIXELS, label=array)).unlabelled
     (tmp_path / "x.npy").write_bytes(array.dumps())
     assert "pickled objects are never loaded" in complaint(opened, "array", tmp_path / "x.npy")
     assert not (tmp_path / "sprung").exists()
@@ -129,12 +135,13 @@ def test_labels_and_levels_of_arrays(tmp_path):
     assert (found.sigma == np.float32(0.5)).all()
     assert opened("array", npz(tmp_path, image=PIXELS, label=np.zeros(3)), label_column=None).labels is None
     for label, message in (
-        (np.arange(9), "label: has the shape [9]; one value per image: [10]"),
+        (np.arange(9), "breed: has the shape [9]; one value per image: [10]"),
         (np.zeros((10, 2), int), "has the shape [10, 2]"),
         (np.zeros(10), "is float64; labels must be whole numbers or strings"),
         (np.full(10, -1), "the label -1 is out of range"),
     ):
-        assert message in complaint(opened, "array", npz(tmp_path, image=PIXELS, label=label))
+        path = npz(tmp_path, image=PIXELS, breed=label)
+        assert message in complaint(opened, "array", path, label_column="breed")
     bad = npz(tmp_path, image=PIXELS, sigma=np.array([-1.0] * 10), text=np.array(["x"] * 10))
     for path, keys, message in (
         (bad, {"label_column": "breed"}, "x.npz: has no column breed; it has image, sigma, text"),

@@ -72,10 +72,10 @@ def test_dictionaries_of_shards_may_differ(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"label": [0, None, 1]}, "is float64; labels must be whole numbers or strings, none missing"),
-        ({"label": [0.0, 1.0, 2.0]}, "is float64; labels must be whole numbers or strings"),
-        ({"label": [0, -1, 2]}, "the label -1 is out of range"),
-        ({"label": [0, 10**12, 2]}, "the label 1000000000000 is out of range; class numbers are 0 to 999,999"),
+        ({"breed": [0, None, 1]}, "is float64; labels must be whole numbers or strings, none missing"),
+        ({"breed": [0.0, 1.0, 2.0]}, "is float64; labels must be whole numbers or strings"),
+        ({"breed": [0, -1, 2]}, "the label -1 is out of range"),
+        ({"breed": [0, 10**12, 2]}, "the label 1000000000000 is out of range; class numbers are 0 to 999,999"),
         ({"sigma": list("abc")}, "is object; noise levels must be numbers"),
         ({"level": [1, 2, 3]}, "has no column sigma; it has image, level"),
         ({"sigma": [0.1, -0.1, 0.1]}, "the noise level of x.parquet#1 is -0.1"),
@@ -86,9 +86,8 @@ def test_dictionaries_of_shards_may_differ(tmp_path):
 )
 def test_bad_columns_are_refused(path, columns, message):
     save(path, **{"image": structs(BYTES[:3])} | columns)
-    line = complaint(
-        opened, "parquet", path, sigma_column=None if "label" in columns or "image" in columns else "sigma"
-    )
+    keys = {"label_column": "breed"} if "breed" in columns else {} if "image" in columns else {"sigma_column": "sigma"}
+    line = complaint(opened, "parquet", path, **keys)
     assert message in line
     assert "x.parquet" in line
 
@@ -123,14 +122,14 @@ def test_the_beginning_of_a_file_tells_the_depth(path):
 
 def test_shards_that_disagree_and_files_that_cannot_be_read_are_refused(tmp_path, path):
     assert "holds no rows of Parquet files" in complaint(opened, "parquet", tmp_path)
-    save(path, img=structs(BYTES[:2]), label=[0, 1])
-    assert "has no column image; it has img, label" in complaint(opened, "parquet", path)
+    save(path, img=structs(BYTES[:2]), breed=[0, 1])
+    assert "has no column image; it has img, breed" in complaint(opened, "parquet", path)
     for columns, message in (
-        ({"label": ["0", "1"]}, "label: is object; labels must be whole numbers or strings"),
-        ({}, "y.parquet: has no column label"),
+        ({"breed": ["0", "1"]}, "breed: is object; labels must be whole numbers or strings"),
+        ({}, "y.parquet: has no column breed"),
     ):
         save(tmp_path / "y.parquet", img=structs(BYTES[:2]), **columns)
-        assert message in complaint(opened, "parquet", tmp_path, image_column="img")
+        assert message in complaint(opened, "parquet", tmp_path, image_column="img", label_column="breed")
     whole = path.read_bytes()
     for data in (whole[: len(whole) // 2], b"no parquet", b""):
         path.write_bytes(data)

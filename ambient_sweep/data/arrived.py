@@ -1,0 +1,79 @@
+"""Observations made elsewhere: images that arrive with their noise, which has to be as it was."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ambient_sweep.config import DataConfig
+from ambient_sweep.data.pixels import Pixels
+from ambient_sweep.data.sources import Source, open_source
+from ambient_sweep.errors import UserError
+
+COMPARED = 64  # observations, with their clean images
+COARSE = 0.003  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
+
+
+def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, float | None]:
+    """The source that `config` names, to be read without clipping, and the lowest level of its noise above 0.
+
+    sigma: the level of all images, unless data.sigma_column names their own. Raises UserError.
+    """
+    where = f"--observations: {config.path}"
+    if config.range is None:
+        raise UserError(
+            f"{where}: set data.range to the values for black and white in the images before the noise, as in "
+            "data.range=[-1,1]"
+        )
+    source = open_source(config)
+    window = None if source.window is None else dataclasses.replace(source.window, clip=False)
+    source, own = dataclasses.replace(source, window=window), source.sigma
+    if own is None:
+        return source, sigma
+    if np.isnan(own).any():
+        raise UserError(f"{where}: {source.names[int(np.isnan(own).argmax())]} has no noise level")
+    if not own.any():
+        raise UserError(f"{where}: all noise levels are 0; prepare clean images without --observations")
+    return source, float(str(own[own > 0].min()))  # 0.1 as people write it, not as float64 has float32's
+
+
+def check_distance(observed: Pixels, clean: Pixels, levels: NDArray[np.float32] | float, where: str) -> None:
+    """Raises UserError where observations do not differ from the clean images by noise of their level, or levels, [N]."""
+    rows = np.linspace(0, len(observed) - 1, min(len(observed), COMPARED)).astype(np.int64)
+    found = float((observed[rows] - clean[rows]).square().mean()) ** 0.5
+    noise = float(np.square(np.broadcast_to(levels, len(observed))[rows]).mean()) ** 0.5
+    if not 0.8 * noise < found < 1.25 * noise:
+        raise UserError(
+            f"{where}: the observations differ from these images by {found:.3g}, not by noise of {noise:.3g}, "
+            "counted on [-1, 1]; give the clean images in the same order and data.range, or correct the noise level"
+        )
+
+
+class NoiseCheck:
+    """Gathers what tells rounded and clipped observations from those whose noise is as it was."""
+
+    def __init__(self, sigma: float) -> None:
+        self.coarse = min(COARSE, sigma / 4)
+        self.images = self.rounded = self.values = self.ties = 0
+
+    def add(self, pixels: NDArray[np.float32]) -> None:
+        """Noisy images [n, C, H, W] on [-1, 1]."""
+        values = np.sort(pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:]))), axis=1)
+        gaps = np.diff(values, axis=1)
+        step = np.where(gaps > 1e-6, gaps, np.inf).min(axis=1, keepdims=True)
+        off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(
+            axis=1
+        )  # 0: all differences are multiples of one step
+        ends = (values == values[:, :1]) | (values == values[:, -1:])
+        self.images, self.values = self.images + len(values), self.values + values.size
+        self.rounded += int(((off_grid < 0.02) & (step[:, 0] > self.coarse)).sum())
+        self.ties += int(ends.sum()) - 2 * len(values)
+
+    def refuse_altered(self, where: str) -> None:
+        """Raises UserError where more than single images were rounded or clipped."""
+        cure = "export them as floats, before anything is rounded or clipped"
+        if self.rounded > 0.01 * self.images:
+            raise UserError(f"{where}: {self.rounded:,} of {self.images:,} observations look rounded; {cure}")
+        if self.ties > max(self.images, 0.001 * self.values):
+            share = f"{self.ties / self.values:.1%} of the values lie exactly at their image's lowest or highest"
+            raise UserError(f"{where}: the observations look clipped ({share}); {cure}")
