@@ -8,12 +8,12 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     as_json,
     echo_to,
+    new_file_option,
     overrides_argument,
     point,
     storage_option,
     tell,
     tell_summary,
-    write_new,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
@@ -92,9 +92,7 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="New file for the config, which `ambient-sweep train` reads."
-)
+@new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
 def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
@@ -121,7 +119,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
     if checkpoint.exists():
         lines.append(f"samples like these: `ambient-sweep sample {checkpoint} --endpoint {row['endpoint']}`")
     if out is not None:
-        write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
+        write_config(config, out, f"{rule}: {choice.reason}\n{point(row)}")
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
     result = {
         "rule": rule, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,

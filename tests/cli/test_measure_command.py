@@ -1,12 +1,14 @@
 """`ambient-sweep measure` as a user calls it, on folders of digits."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import bad, good
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -83,6 +85,21 @@ def test_table_json_and_pictures(measure: Measure, sets: Path, tmp_path: Path) -
     assert f"{measures['mem_ratio']['value']:.4g}" in measure(*words).stdout
 
 
+def test_a_store_is_measured_by_its_split_and_out_holds_the_json(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, out = tmp_path / "store", tmp_path / "measures.json"
+    good("prepare", store, "data.source=folder", f"data.path={sets / 'train'}", "data.train_size=250")
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        for file in (sets / "generated").iterdir():
+            archive.write(file, file.name)
+    words = ("--generated", tmp_path / "samples.zip", "--train", store, "--heldout", store, PIXELS, "--out", out)
+    assert f"--heldout {store}: 150 images" in good("measure", *words)
+    document = json.loads(out.read_bytes())
+    assert (document["train"]["n"], document["heldout"]["n"]) == (250, 150)
+    assert "measures.json already exists" in bad("measure", *words)
+
+
 def test_several_sets(measure: Measure, sets: Path) -> None:
     words = ("--generated", sets / "generated", "--generated", sets / "honest", PIXELS)
     document = json.loads(measure(*words, "--json").stdout)
@@ -97,9 +114,12 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--generated", "nowhere"], "--generated nowhere: no such folder"),
+        (["--generated", "nowhere"], "--generated nowhere: cannot be opened (No such file or directory)"),
         ([PIXELS], "Missing option '--generated'"),
-        (["--generated", "{sets}/generated", "training.images=3"], "training.images: measure takes evaluation.* only"),
+        (
+            ["--generated", "{sets}/generated", "training.images=3"],
+            "training.images: measure takes evaluation.* and data.im",
+        ),
         (["--generated", "{sets}/generated", "--without", "fid"], "--without: fid is not measured"),
         (["--generated", "{sets}/generated", "evaluation.quantile=0.001"], "needs at least 999 held-out images"),
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),

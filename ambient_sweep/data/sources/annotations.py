@@ -86,7 +86,8 @@ def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> So
 
     read: a file beside the images. Raises UserError.
     """
-    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}")
+    asked = config.label_column is not None
+    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}") if asked else None
     columns: Columns = {} if labels is None else {LABEL_COLUMN: lambda: labels}
     level, levels = config.sigma_column, f"{config.path}/{LEVELS_FILE}"
     if level is not None:
