@@ -1,8 +1,5 @@
 """Errors with a one-line message for the user."""
 
-import contextlib
-from collections.abc import Iterator
-
 
 class AmbientSweepError(Exception):
     """A failure with a message fit to be shown as it is; exit code 1."""
@@ -18,12 +15,3 @@ class UserError(AmbientSweepError):
 
 class TrainingDiverged(AmbientSweepError):
     """The loss or a weight is no longer finite."""
-
-
-@contextlib.contextmanager
-def of_option(option: str) -> Iterator[None]:
-    """Makes a UserError about a path name the option that gave the path, instead of the key `data.path`."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None

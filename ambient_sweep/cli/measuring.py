@@ -108,21 +108,22 @@ def evaluate(
     checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
     attack_images: int, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N, by its config's evaluation and more.
+    """Measure CHECKPOINT by its config's evaluation and more: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial
+    (its longest training) or a run (what `best` picks).
 
     KEY=VALUE may change evaluation.*, sampling.*, resources.* and data.path. Beside each value stands what real images
     get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
     """
+    from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-    from ambient_sweep.trial.retention import check_kept
 
     changes = parse_overrides(overrides)
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
     check_new_folder("--attack", attack)
-    check_kept(checkpoint)
+    checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
     found = evaluate_checkpoint(

@@ -41,15 +41,18 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the PNG files.")
 @as_json
 def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
-    """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
+    """Draw images from CHECKPOINT: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial or a run.
+
+    Of a trial, its longest training is taken; of a run, what `best` picks, at the endpoint that it picks.
+    """
+    from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial.retention import check_kept
     from ambient_sweep.trial.samples import generate, write_images
     from ambient_sweep.trial.setup import device_of, use_threads
 
-    check_kept(checkpoint)
+    checkpoint, picked = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
-    chosen = endpoint or config.main_endpoint()
+    chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
     check_new_folder("--out", out)
@@ -73,10 +76,12 @@ def average(trial_folder: Path, length: float, images: int | None, out: Path, as
 
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
+    from ambient_sweep.cli.places import find_trial
     from ambient_sweep.training.posthoc_ema import POOR, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
     check_new_folder("--out", out)
+    trial_folder = find_trial(trial_folder)
     check_kept(trial_folder)
     tensors, rebuilt = reconstruct(trial_folder, length, images)
     save_reconstruction(out.absolute(), tensors, rebuilt)

@@ -95,14 +95,17 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
 def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
-    """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
+    """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
+    from ambient_sweep.cli.places import Place, find_place
     from ambient_sweep.results.frontier.select import best_config, select
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
-    file = source / EVALUATIONS_FILE if source.is_dir() else source
+    place = Place(source.parent) if source.suffix == ".parquet" else find_place(source)
+    file = source if source.suffix == ".parquet" else place.root / EVALUATIONS_FILE
     table = read_table(file)
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
+    table = place.rows(table)
     choice = select(table, rule, confident)
     config = best_config(choice)
     row = choice.row
@@ -133,8 +136,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
+    from ambient_sweep.cli.places import find_place
     from ambient_sweep.sweep.run import summarize
 
-    if not (folder / "trials").is_dir():
-        raise UserError(f"{folder}: contains no trials; give the folder of a run, as in runs/digits")
-    tell_summary(summarize(folder.absolute()), as_json)
+    tell_summary(summarize(find_place(folder).root), as_json)

@@ -21,12 +21,12 @@ from ambient_sweep.data.pixels import Pixels, digests, to_uint8
 from ambient_sweep.data.sources import Source, open_source, source_kind
 from ambient_sweep.data.sources.arrays import IMAGES, Arrays
 from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
-from ambient_sweep.data.store import Store, open_store
-from ambient_sweep.errors import UserError, of_option
+from ambient_sweep.data.store import open_store
+from ambient_sweep.errors import UserError
 
 BLOCK = 1024  # images decoded at once
 CORRUPT_NAMED = 100  # images of a set that a message names
-_PARTS = ("--train", "--heldout")
+PARTS = ("--train", "--heldout")
 _PART = re.compile(r"(?:^|/)(train|test|val|held-?out)(?:ing|id|idation)?[-_./#]", re.I)  # in the name of an image
 
 
@@ -74,17 +74,16 @@ class ImageSet:
 def read_sets(
     places: Sequence[tuple[str, Path]], data: DataConfig, *, size: int | None = None, channels: int | None = None
 ) -> list[ImageSet]:
-    """The images in each place, which an option gives: all that training reads, recognized by `source_kind`.
+    """The images in places, each given by an option: whatever training reads, as `data` says.
 
-    Of a store, --train takes the training images and --heldout the held-out ones, in their order. Where both options give
-    one place, they share it by its folders or files named train, test and the like. data: how columns and values are read.
-    size: side to which the central square of every image is resized, by area; None: they must be square and of one size.
-    channels: 1 or 3, to which images are converted, transparent parts laid on white; None: they must be all grey or all
-    colour. Images deeper than 8 bits are rounded. Raises UserError, which begins with an option; for images that cannot be
-    read once all places were read.
+    Of a store, --train and --heldout take the images of its split, in their order. Where both give one other place, they
+    share it by the parts (train, test, ...) that names of folders and files tell. size: side to which the central square of
+    every image is resized, by area; None: they must be square and of one size. channels: 1 or 3, to which images are
+    converted, transparent parts laid on white; None: they must be all grey or all colour. Images deeper than 8 bits are
+    rounded. Raises UserError, which begins with the option; for all images that cannot be read at once.
     """
-    real = [path for option, path in places if option in _PARTS]
-    opened = [_opened(*place, data, size, channels, len({*real}) < len(real)) for place in places]
+    real = [path for option, path in places if option in PARTS]
+    opened = [_opened(option, path, data, size, channels, real.count(path) > 1) for option, path in places]
     sets, problems = list[ImageSet](), list[str]()
     for where, source in opened:
         pixels, corrupt = source.read()
@@ -92,9 +91,8 @@ def read_sets(
             named = "; ".join(f"{source.names[row]}: {reason}" for row, reason in corrupt[:CORRUPT_NAMED])
             more = f"; and {len(corrupt) - CORRUPT_NAMED} more" if len(corrupt) > CORRUPT_NAMED else ""
             problems.append(f"{where}: {len(corrupt)} of {len(source)} images cannot be read ({named}{more})")
-        elif not problems:
-            pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
-            sets.append(ImageSet.of(where, pixels, source.names))
+        pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
+        sets.append(ImageSet.of(where, pixels, source.names))
     if problems:
         raise UserError(f"{'; '.join(problems)}; remove or replace them")
     return sets
@@ -120,53 +118,45 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
 def _opened(
     option: str, path: Path, data: DataConfig, size: int | None, channels: int | None, shared: bool
 ) -> tuple[str, Source]:
-    """What messages call a set, and its source. shared: --train and --heldout give the same place."""
+    """What messages call a set, and its source."""
     where, place = f"{option} {path}", path.expanduser()
-    with of_option(option):
+    try:
         kind = source_kind(place)
-        if kind == "store":
-            source = _store_part(open_store(place), option)
-        else:
-            column = data.image_column
-            if kind == "array" and column not in Arrays(place).arrays:  # a column of another set
-                column = IMAGES
-            keys = {"source": kind, "path": str(place), "image_column": column, "label_column": None}
-            source = open_source(data.model_copy(update=keys | {"image_size": size or 8, "channels": channels or 3}))
-    if shared and kind != "store":
-        source = _published_part(source, option)
-    if size and channels:
-        return where, dataclasses.replace(source, size=size, channels=channels)
-    return where, _as_it_is(where, source, size, channels)
+        keys = {
+            "source": kind,
+            "path": str(place),
+            "image_size": size or 8,
+            "channels": channels or 3,
+            "label_column": None,
+        }
+        if kind == "array" and data.image_column not in Arrays(place).arrays:  # it is a column of another set
+            keys["image_column"] = IMAGES
+        source = _of_store(place, option) if kind == "store" else open_source(data.model_copy(update=keys))
+    except UserError as error:
+        raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None
+    parts = [_PART.search(name) for name in source.names]
+    if shared and kind != "store" and option in PARTS and all(parts):
+        mine = [part is not None and (part[1].lower() == "train") == (option == "--train") for part in parts]
+        names, load = list(compress(source.names, mine)), source.loaders
+        source = dataclasses.replace(source, names=names, loaders=lambda: compress(load(), mine))
+    if size is None or channels is None:
+        return where, _as_it_is(where, source, size, channels)
+    return where, dataclasses.replace(source, size=size, channels=channels)
 
 
-def _store_part(store: Store, option: str) -> Source:
-    """The images of a store that the option means, those of the split in its order. Raises UserError."""
+def _of_store(path: Path, option: str) -> Source:
+    store = open_store(path)
     if store.info.observed is not None:
-        raise UserError(
-            f"{store.path}: holds noisy observations, but measures compare with clean images; give the store that it was "
-            "made from"
-        )
+        raise UserError(f"{path}: holds only noisy observations; give the store of clean images that it was made from")
     parts = {"--train": store.train_index, "--heldout": store.heldout_index}
-    rows = store.rows(parts.get(option, store.index))
-    images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
-    names = [store.names[row] for row in rows.tolist()]
-    return Source(
-        names, lambda: (partial(np.array, images[row]) for row in rows), side, channels, store.info.encoding == "uint8"
-    )
-
-
-def _published_part(source: Source, option: str) -> Source:
-    """The part that the option means where names say for every image whether it is one to train on; else all images."""
-    found = [_PART.search(name) for name in source.names]
-    wanted = [part is not None and (part[1].lower() == "train") == (option == "--train") for part in found]
-    if not all(found) or not any(wanted) or option not in _PARTS:
-        return source
-    names = list(compress(source.names, wanted))
-    return dataclasses.replace(source, names=names, loaders=lambda: compress(source.loaders(), wanted))
+    rows, images = store.rows(parts.get(option, store.index)), store.images.transpose(0, 2, 3, 1)
+    names, (channels, side, _) = [store.names[row] for row in rows.tolist()], store.info.shape
+    depth8 = store.info.encoding == "uint8"
+    return Source(names, lambda: (partial(np.array, images[row]) for row in rows), side, channels, depth8)
 
 
 def _as_it_is(where: str, source: Source, size: int | None, channels: int | None) -> Source:
-    """The source at the size and with the channels that all its images have, where they are not given. Raises UserError."""
+    """The source with what is None as all its images have it. Raises UserError where they differ."""
     headers = dict(_headers(source))
     sides = {f"{header.width}x{header.height}": name for name, header in reversed(headers.items())}
     kinds = {header.kind: name for name, header in reversed(headers.items())}
@@ -184,13 +174,15 @@ def _as_it_is(where: str, source: Source, size: int | None, channels: int | None
 
 
 def _headers(source: Source) -> Iterator[tuple[str, Header]]:
-    """The header of every image that can be read, with its name; of arrays, which are all alike, that of the first."""
+    """Name and header of every image that can be read; of arrays, which are all alike, of the first."""
     for name, loader in zip(source.names, source.loaders(), strict=True):
         with contextlib.suppress(CorruptImage):
             content = loader()
             if not isinstance(content, bytes):
-                height, width, bands = content.shape
-                yield name, Header(width, height, "grey" if bands == 1 else "colour", not source.depth8)
+                yield (
+                    name,
+                    Header(content.shape[1], content.shape[0], "grey" if content.shape[2] == 1 else "colour", False),
+                )
                 return
             header = read_header(partial(BytesIO, content))
             if header is not None:

@@ -188,11 +188,13 @@ def test_bad_sweeps_end_in_one_line_and_leave_nothing(tmp_path: Path, changes: A
 def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "no such file" in bad("run", tmp_path / "none.yaml")
     assert "key=value" in bad("validate", DIGITS, "seed")
-    assert "no such file" in bad("best", tmp_path)
+    assert "no such file" in bad("best", tmp_path / "none.parquet")
     assert "is a folder; give the YAML file" in bad("validate", tmp_path)
-    for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("evaluate", tmp_path / "none")):
-        assert "holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N" in bad(*command)
-    assert "contains no trials" in bad("report", tmp_path)
+    for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("best", tmp_path), ("report", tmp_path)):
+        assert f"{tmp_path}: neither a run nor a trial or checkpoint of one; in {tmp_path} there is none" in bad(
+            *command
+        )
+    assert "no such file or folder" in bad("evaluate", tmp_path / "none")
     assert "sweep.yaml is missing" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")
     sweep = written(tmp_path / "ok.yaml", SWEEP)

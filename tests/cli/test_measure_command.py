@@ -114,7 +114,7 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--generated", "nowhere"], "--generated nowhere: cannot be opened (No such file or directory)"),
+        (["--generated", "nowhere"], "--generated nowhere: no such file or folder"),
         ([PIXELS], "Missing option '--generated'"),
         (
             ["--generated", "{sets}/generated", "training.images=3"],

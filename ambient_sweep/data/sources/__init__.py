@@ -15,44 +15,36 @@ from ambient_sweep.errors import UserError
 __all__ = ["Source", "open_source", "source_kind"]
 
 Kind = Literal["folder", "zip", "parquet", "array", "cifar10", "store"]
-_BY_SUFFIX: dict[str, Kind] = {
-    ".zip": "zip", ".parquet": "parquet", ".npy": "array", ".npz": "array", ".bin": "cifar10",
-}  # fmt: skip
-_BY_FIRST_BYTES: dict[bytes, Kind] = {b"PK\x03\x04": "zip", b"PAR1": "parquet", b"\x93NUM": "array"}
+FILES: dict[str, Kind] = {".zip": "zip", ".parquet": "parquet", ".npy": "array", ".npz": "array"}
 
 
 def source_kind(path: Path) -> Kind:
     """The `data.source` that reads `path`. Raises UserError, which begins with the path, where there is no single one."""
-    if not path.is_dir():
-        try:
-            with path.open("rb") as file:
-                kind = _BY_SUFFIX.get(path.suffix.lower()) or _BY_FIRST_BYTES.get(file.read(4))
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{path}: cannot be opened ({why})") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_file():
+        kind = FILES.get(path.suffix.lower())
         if kind is None:
-            raise UserError(
-                f"{path}: not a set of images; give a folder of images, a zip, Parquet, .npy or .npz file, the folder of "
-                "CIFAR-10's .bin files, or a store"
-            )
+            what = "a folder of images, a zip, Parquet, .npy or .npz file, CIFAR-10's folder of .bin files, or a store"
+            raise UserError(f"{path}: not a set of images; give {what}")
         return kind
     if (path / INFO_FILE).exists():
         return "store"
-    if next(path.glob("data_batch_*"), None) or next(path.glob("cifar-10-batches-*"), None):
+    if any(path.glob("data_batch_*")) or any(path.glob("cifar-10-batches-*")):
         return "cifar10"
-    table = next((name for name in _visible(path, "*.parquet") if Path(name).stem != "metadata"), None)
+    table = next((file for file in _seen(path, "*.parquet") if file.stem != "metadata"), None)
     if table is None:
         return "folder"
-    image = next((name for name in _visible(path, "*") if name.lower().endswith(SUFFIXES)), None)
+    image = next((file for file in _seen(path, "*") if file.suffix.lower() in SUFFIXES), None)
     if image is not None:
         raise UserError(f"{path}: holds images ({image}) and Parquet files ({table}); give the folder of one of them")
     return "parquet"
 
 
-def _visible(folder: Path, pattern: str) -> Iterator[str]:
-    """Names of files at any depth, relative to the folder, without hidden ones."""
-    names = (file.relative_to(folder).as_posix() for file in folder.rglob(pattern))
-    return (name for name in names if not any(part.startswith(".") for part in name.split("/")))
+def _seen(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files at any depth, relative to the folder, without hidden ones."""
+    files = (file.relative_to(folder) for file in folder.rglob(pattern))
+    return (file for file in files if not any(part.startswith(".") for part in file.parts))
 
 
 def open_source(config: DataConfig) -> Source:

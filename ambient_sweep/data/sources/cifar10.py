@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
-from ambient_sweep.data.sources.arrays import array_source, row_names
+from ambient_sweep.data.sources.arrays import array_source
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -18,21 +18,13 @@ RECORD = np.dtype([("label", "u1"), ("image", "u1", (3, 32, 32))])
 
 
 def open_cifar10(config: DataConfig) -> Source:
-    """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it; or one such file.
-
-    Raises UserError.
-    """
+    """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
     root = source_path(config)
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
-    if root.is_file():
-        records = _records(root)
-        names = row_names(root, records)
-    else:
-        train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
-        test = _records(folder / "test_batch.bin")
-        records = np.concatenate([*train, test])
-        names = [f"train-{i:05d}" for i in range(len(records) - len(test))]
-        names += [f"test-{i:05d}" for i in range(len(test))]
+    train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+    test = _records(folder / "test_batch.bin")
+    records = np.concatenate([*train, test])
+    names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
     images = records["image"].transpose(0, 2, 3, 1)
     source = array_source(images, names, config.image_size, config.channels, str(folder))
     return annotated(source, config, {LABEL_COLUMN: lambda: np.array(CLASSES)[records["label"]]}, str(folder))
