@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard error.
 """
 
+import logging
 import signal
 import sys
 
@@ -17,6 +18,7 @@ __all__ = ["commands", "images", "main", "measuring", "models", "sweeps"]
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops in order, as for Ctrl-C
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its own cache and fonts
     try:
         commands.main(standalone_mode=False)
     except AmbientSweepError as error:

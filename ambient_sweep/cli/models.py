@@ -6,7 +6,15 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, storage_option, tell
+from ambient_sweep.cli.printing import (
+    as_json,
+    check_new_folder,
+    echo_to,
+    name_option,
+    overrides_argument,
+    storage_option,
+    tell,
+)
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -15,15 +23,13 @@ from ambient_sweep.errors import UserError
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @storage_option
-@click.option("--name", help="Name of the run; by default that of FILE.")
+@name_option
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""
     from ambient_sweep.sweep.running.single import train_single
 
     config = load_config(file, parse_overrides(overrides))
-    if name is not None and Path(name).name != name:
-        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
     root = storage.expanduser().absolute() / (name or file.stem)
     record, evaluations = train_single(config, root, echo=echo_to(as_json))
     result = {

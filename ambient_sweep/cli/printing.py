@@ -11,8 +11,15 @@ from pydantic import TypeAdapter
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.space.file import NAME
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+
+def _checked_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
+    return name
 
 
 def new_file_option(help: str) -> Callable[..., Any]:
@@ -32,6 +39,7 @@ storage_option = click.option(
     "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
     help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
+name_option = click.option("--name", callback=_checked_name, help="Name of the run; by default that of FILE.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 

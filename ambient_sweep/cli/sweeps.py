@@ -8,6 +8,7 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     as_json,
     echo_to,
+    name_option,
     new_file_option,
     overrides_argument,
     point,
@@ -17,9 +18,12 @@ from ambient_sweep.cli.printing import (
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.space import file as sweep_file
+
+SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
 
 
-@commands.command()
+@commands.command(epilog=SHAPE)
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @as_json
@@ -53,11 +57,11 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     tell(result, lines, as_json)
 
 
-@commands.command()
+@commands.command(epilog=SHAPE)
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @storage_option
-@click.option("--name", help="Name of the run; by default the sweep's.")
+@name_option
 @as_json
 def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Run the sweep in FILE and write tables, frontier, report, checkpoints and TensorBoard events to <storage>/<name>.

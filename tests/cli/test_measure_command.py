@@ -1,6 +1,11 @@
 """`ambient-sweep measure` as a user calls it, on folders of digits."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +135,35 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
 )
 def test_what_is_wrong_is_told_in_one_line(measure: Measure, sets: Path, words: list[str], line: str) -> None:
     assert line in refused(measure(*(word.format(sets=sets) for word in words)))
+
+
+def test_libraries_say_nothing_of_odd_files_and_caches(sets: Path, tmp_path: Path) -> None:
+    """Pillow warns of what it ignores, libtiff of what it cannot decode, matplotlib of a home that it cannot write."""
+    for folder in ("train", "odd"):
+        shutil.copytree(sets / "train", tmp_path / folder)
+    picture, exif = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)), Image.Exif()
+    exif[0x010E] = 60 * "x"
+    for name, how in (
+        ("exif.png", {"exif": exif.tobytes()[:40]}),
+        ("fax.tif", {"compression": "group4"}),
+        ("deflate.tif", {"compression": "tiff_adobe_deflate"}),
+    ):
+        (picture.convert("1") if name == "fax.tif" else picture).save(tmp_path / "odd" / name, **how)
+    for name, damage in (("fax.tif", slice(8, 12)), ("deflate.tif", slice(12, 20))):
+        content = bytearray((tmp_path / "odd" / name).read_bytes())
+        content[damage] = bytes(damage.stop - damage.start)
+        (tmp_path / "odd" / name).write_bytes(content)
+    (tmp_path / "home").touch()
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    for variable in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(variable, None)
+    command = [sys.executable, "-m", "ambient_sweep", "measure", "--generated", sets / "generated", "--train"]
+    end = ["--heldout", sets / "heldout", PIXELS, "--size", 8, "--channels", 1, "--pictures"]
+    for folder, code, said in (
+        ("train", 0, ""),
+        ("odd", 2, "error: --train .*odd: 2 of 403 images cannot be read .deflate.tif: [^\n]*; fax.tif: [^\n]*\n"),
+    ):
+        words = [*map(str, command), str(tmp_path / folder), *map(str, end), str(tmp_path / f"{folder}-pictures")]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == code
+        assert re.fullmatch(said, done.stderr), done.stderr

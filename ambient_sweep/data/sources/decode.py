@@ -1,9 +1,12 @@
 """Bytes of an image file to pixels: upright, the central square, one size, one number of channels."""
 
 import contextlib
+import ctypes
+import logging
 import lzma
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +16,7 @@ from typing import IO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 
 PixelArray = NDArray[np.uint8] | NDArray[np.float32]  # [H, W, C]; 0..255, or float32 in [0, 1]
 
@@ -22,6 +25,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**30 // 4 // 3  # of an image, Pillow's own bound for a warning; in RGB a quarter of 1 GiB
 MAX_BYTES = 2**30  # of an image file
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper than 8 bits
+# What Pillow and its libtiff say of odd files unasked, beside the reason that CorruptImage gives
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(AttributeError, OSError):  # where libtiff is linked in otherwise
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 # What Pillow, zipfile, numpy's reader and the decompressors raise on damaged files, which they check little before reading
 DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
