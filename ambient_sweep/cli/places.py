@@ -1,71 +1,52 @@
 """What a path means to a command: a run, a trial or a checkpoint, or something in or above one."""
 
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.select import select
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 from ambient_sweep.trial.records import checkpoint_folder, read_trial
-from ambient_sweep.trial.retention import CHECKPOINTS, check_kept, checkpoints, listed
+from ambient_sweep.trial.retention import check_kept, checkpoints, listed
 
 
-@dataclass(frozen=True)
-class Place:
-    """A run's folder, and which trial and checkpoint in it are meant, if any."""
+def find_place(path: Path) -> tuple[Path, Path]:
+    """The run at or around `path`, and what in it is meant: the run, a trial or a checkpoint, which may be missing.
 
-    root: Path
-    trial: str | None = None
-    checkpoint: Path | None = None  # which may be missing
-
-    def trials(self) -> list[Path]:
-        """The trial, or all of the run."""
-        return sorted(record.parent for record in self.root.glob(f"trials/{self.trial or '*'}/trial.json"))
-
-    def rows(self, table: pa.Table) -> pa.Table:
-        """What a table of evaluations says of them."""
-        if self.trial is not None:
-            table = table.filter(pc.equal(table[schema.TRIAL_ID], self.trial))
-        if self.checkpoint is not None:
-            name = self.checkpoint.relative_to(self.root).as_posix()
-            table = table.filter(pc.equal(table[schema.CHECKPOINT], name))
-        return table
-
-
-def find_place(path: Path) -> Place:
-    """The run, trial or checkpoint at `path` or around it; of a folder with a single run, that. Raises UserError."""
+    A folder that holds a single run means that one. Raises UserError, which lists what there is.
+    """
     full = Path(os.path.abspath(path.expanduser()))
     for root in (full, *full.parents):
-        if Place(root).trials():
-            parts = full.relative_to(root).parts
-            trial = parts[1] if parts[:1] == ("trials",) and len(parts) > 1 else None
-            place = Place(
-                root, trial, root.joinpath(*parts[:4]) if parts[2:3] == (CHECKPOINTS,) and len(parts) > 3 else None
-            )
-            if place.trials() and (full.exists() or place.checkpoint):
-                return place
-            raise UserError(f"{path}: no such trial or checkpoint; {listed(root, Place(root).trials())}")
+        trials = trials_of(root)
+        if trials:
+            match = re.match(r"trials/[^/]+(/checkpoints/[^/]+)?", full.relative_to(root).as_posix())
+            meant = root / match[0] if match else root
+            known = meant == root or not {meant, meant.parents[1]}.isdisjoint(trials)
+            if known and (full.exists() or meant not in (root, *trials)):
+                return root, meant
+            raise UserError(f"{path}: no such trial or checkpoint; {listed(root, trials)}")
     folder = next(each for each in (full, *full.parents) if each.exists())
     runs = sorted({record.parents[2] for record in folder.glob("*/trials/*/trial.json")})
     if folder == full and len(runs) == 1:
-        return Place(runs[0])
+        return runs[0], runs[0]
     problem = "holds several runs, give one" if runs else "neither a run nor a trial or checkpoint of one"
     raise UserError(f"{path}: {problem if folder == full else 'no such file or folder'}; {listed(folder, runs)}")
 
 
+def trials_of(root: Path) -> list[Path]:
+    return sorted(record.parent for record in root.glob("trials/*/trial.json"))
+
+
 def find_trial(path: Path) -> Path:
-    """The folder of the trial at `path` or around it; of a run with a single trial, that. Raises UserError."""
-    place = find_place(path)
-    first, *others = place.trials()
-    if others:
-        raise UserError(f"{path}: holds several trials, give one; {listed(place.root, [first, *others])}")
-    return first
+    """The folder of the trial at or around `path`; of a run with a single trial, that. Raises UserError."""
+    root, meant = find_place(path)
+    trials = [trial for trial in trials_of(root) if meant == root or trial in (meant, meant.parents[1])]
+    if len(trials) > 1:
+        raise UserError(f"{path}: holds several trials, give one; {listed(root, trials)}")
+    return trials[0]
 
 
 def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str | None]:
@@ -77,19 +58,21 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
     given = path.parent if path.is_file() else path
     if (given / "checkpoint.json").is_file():
         return given, None
-    place = find_place(given)
-    trials, found, endpoint = place.trials(), checkpoints(place.root, place.trial), None
-    chosen = found[-1] if found and len(trials) == 1 and place.checkpoint is None else None
-    if len(trials) > 1:
-        chosen, endpoint = _best(place.root)
+    root, meant = find_place(given)
+    found, endpoint = [folder for folder in checkpoints(root) if meant in folder.parents], None
+    if meant == root and len(trials_of(root)) > 1:
+        chosen, endpoint = _best(root)
         if chosen not in found:
             chosen, endpoint = found[0] if len(found) == 1 else None, None
+    else:
+        chosen = found[-1] if found else None
+        if chosen is None:
+            trial = find_trial(given).name
+            last = checkpoint_folder(root, trial, read_trial(root, trial).discarded)
+            check_kept(last if meant in last.parents else meant)
     if chosen is None:
-        if len(trials) == 1:
-            last = read_trial(place.root, trials[0].name).discarded
-            check_kept(place.checkpoint or checkpoint_folder(place.root, trials[0].name, last))
-        problem = "holds several checkpoints, give one" if found else "holds no checkpoint"
-        raise UserError(f"{path}: {'no such checkpoint' if place.checkpoint else problem}; {listed(place.root, found)}")
+        problem = "holds several checkpoints, give one" if found else "there is no checkpoint"
+        raise UserError(f"{path}: {problem}; {listed(root, checkpoints(root))}")
     echo(f"checkpoint: {chosen}{' (the choice of `best`)' if endpoint else ''}")
     return chosen, endpoint
 

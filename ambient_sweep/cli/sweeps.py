@@ -100,20 +100,20 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @as_json
 def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
-    from ambient_sweep.cli.places import Place, find_place
+    from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.select import best_config, select
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
-    place = Place(source.parent) if source.suffix == ".parquet" else find_place(source)
-    file = source if source.suffix == ".parquet" else place.root / EVALUATIONS_FILE
-    table = read_table(file)
+    root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)
+    table = read_table(source if source.suffix == ".parquet" else root / EVALUATIONS_FILE)
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
-    table = place.rows(table)
+    within = [(root / name / "checkpoint.json").is_relative_to(meant) for name in table["checkpoint"].to_pylist()]
+    table = table.filter(within)
     choice = select(table, rule, confident)
     config = best_config(choice)
     row = choice.row
-    checkpoint = file.parent / row["checkpoint"]
+    checkpoint = root / row["checkpoint"]
     missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
     lines = [
         f"{rule}: {choice.reason}",
@@ -143,4 +143,4 @@ def report(folder: Path, as_json: bool) -> None:
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.sweep.run import summarize
 
-    tell_summary(summarize(find_place(folder).root), as_json)
+    tell_summary(summarize(find_place(folder)[0]), as_json)

@@ -85,10 +85,9 @@ def check_kept(path: Path) -> None:
     )
 
 
-def checkpoints(root: Path, trial_id: str | None = None) -> list[Path]:
-    """The folders of the checkpoints that a sweep, or one of its trials, has."""
-    found = root.glob(f"trials/{trial_id or '*'}/{CHECKPOINTS}/images-*/checkpoint.json")
-    return sorted(file.parent for file in found)
+def checkpoints(root: Path) -> list[Path]:
+    """The folders of the checkpoints that a sweep has."""
+    return sorted(file.parent for file in root.glob(f"trials/*/{CHECKPOINTS}/images-*/checkpoint.json"))
 
 
 def listed(folder: Path, paths: Sequence[Path]) -> str:

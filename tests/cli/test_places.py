@@ -87,10 +87,10 @@ def test_what_there_is_is_listed_where_it_is_not_clear(run: Path, tmp_path: Path
         "average", run, *out, "--length", 0.1
     )
     missing = run / "trials" / "b" / "checkpoints" / "images-5"
-    assert f"{missing}: no such checkpoint; in {run} there is trials/b/checkpoints" in bad("evaluate", missing)
+    assert f"{missing}: there is no checkpoint; in {run} there is trials/a/checkpoints" in bad("evaluate", missing)
     shutil.rmtree(run / "trials" / "b" / "checkpoints")
     assert found(run / "trials" / "a")[0].name == LENGTHS[-1]
-    assert f"b: holds no checkpoint; in {run} there is none" in bad("evaluate", run / "trials" / "b")
+    assert f"b: there is no checkpoint; in {run} there is trials/a/checkpoints" in bad("evaluate", run / "trials" / "b")
     for name in LENGTHS[1:]:
         shutil.rmtree(run / "trials" / "a" / "checkpoints" / name)
     assert found(run)[0].name == LENGTHS[0]  # the only one
