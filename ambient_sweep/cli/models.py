@@ -83,11 +83,12 @@ def average(trial_folder: Path, length: float, images: int | None, out: Path, as
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
     from ambient_sweep.cli.places import find_trial
-    from ambient_sweep.training.posthoc_ema import POOR, reconstruct, save_reconstruction
+    from ambient_sweep.training.posthoc_ema import POOR, SNAPSHOTS, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
     check_new_folder("--out", out)
-    trial_folder = find_trial(trial_folder)
+    if not (trial_folder / SNAPSHOTS).is_dir():
+        trial_folder = find_trial(trial_folder)
     check_kept(trial_folder)
     tensors, rebuilt = reconstruct(trial_folder, length, images)
     save_reconstruction(out.absolute(), tensors, rebuilt)

@@ -157,13 +157,27 @@ def test_libraries_say_nothing_of_odd_files_and_caches(sets: Path, tmp_path: Pat
     environment = {**os.environ, "HOME": str(tmp_path / "home")}
     for variable in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         environment.pop(variable, None)
-    command = [sys.executable, "-m", "ambient_sweep", "measure", "--generated", sets / "generated", "--train"]
-    end = ["--heldout", sets / "heldout", PIXELS, "--size", 8, "--channels", 1, "--pictures"]
-    for folder, code, said in (
-        ("train", 0, ""),
-        ("odd", 2, "error: --train .*odd: 2 of 403 images cannot be read .deflate.tif: [^\n]*; fax.tif: [^\n]*\n"),
-    ):
-        words = [*map(str, command), str(tmp_path / folder), *map(str, end), str(tmp_path / f"{folder}-pictures")]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == code
-        assert re.fullmatch(said, done.stderr), done.stderr
+    words = [
+        "ambient-sweep",
+        "measure",
+        "--generated",
+        str(sets / "generated"),
+        "--heldout",
+        str(sets / "heldout"),
+        PIXELS,
+    ]
+    words += ["--size", "8", "--channels", "1", "--pictures", str(tmp_path / "pictures"), "--train", str(tmp_path)]
+    code = f"""
+import sys
+from ambient_sweep.cli import main
+*words, root = {words!r}
+sys.argv = [*words, root + "/train"]
+main()
+sys.argv = [*words, root + "/odd", "--pictures", root + "/more"]
+main()
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, len(list((tmp_path / "pictures").iterdir()))) == (2, 2)
+    line = "error: --train .*odd: 2 of 403 images cannot be read .deflate.tif: [^\n]*; fax.tif: [^\n]*\n"
+    assert re.fullmatch(line, done.stderr), done.stderr
