@@ -123,12 +123,8 @@ def _opened(
     try:
         kind = source_kind(place)
         keys = {
-            "source": kind,
-            "path": str(place),
-            "image_size": size or 8,
-            "channels": channels or 3,
-            "label_column": None,
-        }
+            "source": kind, "path": str(place), "image_size": size or 8, "channels": channels or 3, "label_column": None,
+        }  # fmt: skip
         if kind == "array" and data.image_column not in Arrays(place).arrays:  # it is a column of another set
             keys["image_column"] = IMAGES
         source = _of_store(place, option) if kind == "store" else open_source(data.model_copy(update=keys))
