@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard error.
 """
 
+import logging
 import signal
 import sys
 
@@ -20,6 +21,7 @@ def main() -> None:
     for number in (signal.SIGTERM, *WARNINGS):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its own cache and fonts
     try:
         commands.main(standalone_mode=False)
     except AmbientSweepError as error:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, tell
+from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, out_option, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
+    from ambient_sweep.config import DataConfig, EvaluationConfig
     from ambient_sweep.data.evaluation_set import ImageSet
     from ambient_sweep.evaluation.report import Report, Row
 
@@ -23,41 +24,49 @@ without_option = click.option(
 @commands.command()
 @click.option(
     "--generated", type=path_option, multiple=True, required=True,
-    help="Folder (or .npy, .npz) of generated images; given several times, one per seed, for an interval over seeds.",
+    help="Generated images; given several times, one per seed, for an interval over seeds.",
 )  # fmt: skip
-@click.option("--train", type=path_option, required=True, help="The images the model was trained on, without noise.")
-@click.option("--heldout", type=path_option, required=True, help="Images of the same kind that it never saw.")
+@click.option(
+    "--train", type=path_option, required=True,
+    help="The images the model was trained on, without noise; of a store, its training images.",
+)  # fmt: skip
+@click.option(
+    "--heldout", type=path_option, required=True,
+    help="Images of the same kind that it never saw; of a store, its held-out images.",
+)  # fmt: skip
 @overrides_argument
 @click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
 @click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
+@out_option
 @as_json
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
-    channels: str | None, without: tuple[str, ...], pictures: Path | None, as_json: bool,
+    channels: str | None, without: tuple[str, ...], pictures: Path | None, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure generated images: how good they are, and how much of the training set they reproduce.
 
-    Images of any model; a GPU is used where torch finds one. KEY=VALUE are evaluation.* keys, as in
-    evaluation.distances=[fid]; fidelity is the first distance and similarity that of fidelity, unless given.
-    docs/metrics.md describes each measure and when it fails.
+    Images of any model: a folder, a zip file, a Parquet file or a folder of them, an .npy or .npz file, CIFAR-10's binary
+    files, or a store of `prepare`. Where --train and --heldout give one place, they share it by its split. A GPU is used
+    where torch finds one.
+
+    KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid], and data.image_column; fidelity is the first
+    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
     """
     import torch
 
-    from ambient_sweep.data.evaluation_set import read_set
+    from ambient_sweep.data.evaluation_set import read_sets
     from ambient_sweep.evaluation.evaluator import FullEvaluation
     from ambient_sweep.evaluation.reference import RealImages
     from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 
-    config, device = _evaluation_config(overrides), "cuda" if torch.cuda.is_available() else "cpu"
+    (config, data), device = _configs(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
     check_new_folder("--pictures", pictures)
-    bands = None if channels is None else int(channels)
-    sets = [read_set("--generated", path, size=size, channels=bands) for path in generated]
-    trained = read_set("--train", train, size=size, channels=bands)
-    unseen = read_set("--heldout", heldout, size=size, channels=bands)
+    places = [*(("--generated", path) for path in generated), ("--train", train), ("--heldout", heldout)]
+    *sets, trained, unseen = read_sets(places, data, size=size, channels=None if channels is None else int(channels))
     real = RealImages.of(trained, unseen)
     dropped = len(unseen) - len(real.heldout)
     full = FullEvaluation(real, config, names, device)
@@ -80,7 +89,7 @@ def measure(
     }  # fmt: skip
     if pictures is not None:
         _draw(pictures, trained, sets, reports)
-    tell(document, lines, as_json)
+    tell(document, lines, as_json, out)
 
 
 @commands.command()
@@ -92,29 +101,31 @@ def measure(
 @without_option
 @click.option("--attack", type=path_option, metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
-    "--attack-images", type=click.IntRange(20, 100_000), default=200, show_default=True,
+    "--attack-images", type=click.IntRange(99, 100_000), default=200, show_default=True,  # extraction.LEAST
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
+@out_option
 @as_json
 def evaluate(
     checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
-    attack_images: int, as_json: bool,
+    attack_images: int, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N, by its config's evaluation and more.
+    """Measure CHECKPOINT by its config's evaluation and more: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial
+    (its longest training) or a run (what `best` picks).
 
     KEY=VALUE may change evaluation.*, sampling.*, resources.* and data.path. Beside each value stands what real images
     get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
     """
+    from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-    from ambient_sweep.trial.retention import check_kept
 
     changes = parse_overrides(overrides)
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
     check_new_folder("--attack", attack)
-    check_kept(checkpoint)
+    checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
     found = evaluate_checkpoint(
@@ -138,25 +149,27 @@ def evaluate(
         },
         lines,
         as_json,
+        out,
     )  # fmt: skip
 
 
 # -- options --------------------------------------------------------------------------------------------------------
 
 
-def _evaluation_config(overrides: tuple[str, ...]) -> Any:
-    """The evaluation section, by default with a small network that comes with its package."""
+def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]":
+    """The evaluation section, by default with a small network that comes with its package, and how images are read."""
     from ambient_sweep.evaluation.required_images import with_similarity
 
     changes = parse_overrides(overrides)
     for key in changes:
-        if not key.startswith("evaluation."):
-            raise UserError(f"{key}: measure takes evaluation.* only")
+        if not key.startswith("evaluation.") and key != "data.image_column":
+            raise UserError(f"{key}: measure takes evaluation.* and data.image_column only")
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]
-    return with_similarity(build_config(base, changes, where="measure").evaluation)
+    config = build_config(base, changes, where="measure")
+    return with_similarity(config.evaluation), config.data
 
 
 # -- printing -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,15 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, overrides_argument, storage_option, tell
+from ambient_sweep.cli.printing import (
+    as_json,
+    check_new_folder,
+    echo_to,
+    name_option,
+    overrides_argument,
+    storage_option,
+    tell,
+)
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import UserError
@@ -16,15 +24,13 @@ from ambient_sweep.errors import UserError
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @storage_option
-@click.option("--name", help="Name of the run; by default that of FILE.")
+@name_option
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""
     from ambient_sweep.sweep.running.single import train_single
 
     config = load_config(file, parse_overrides(overrides))
-    if name is not None and Path(name).name != name:
-        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
     root = lasting_path("--storage", storage) / (name or file.stem)
     record, evaluations = train_single(config, root, echo=echo_to(as_json))
     result = {
@@ -42,15 +48,18 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the PNG files.")
 @as_json
 def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
-    """Draw images from CHECKPOINT, a folder runs/NAME/trials/ID/checkpoints/images-N."""
+    """Draw images from CHECKPOINT: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial or a run.
+
+    Of a trial, its longest training is taken; of a run, what `best` picks, at the endpoint that it picks.
+    """
+    from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial.retention import check_kept
     from ambient_sweep.trial.samples import generate, write_images
     from ambient_sweep.trial.setup import device_of, use_threads
 
-    check_kept(checkpoint)
+    checkpoint, picked = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
-    chosen = endpoint or config.main_endpoint()
+    chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
     check_new_folder("--out", out)
@@ -74,10 +83,13 @@ def average(trial_folder: Path, length: float, images: int | None, out: Path, as
 
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
-    from ambient_sweep.training.posthoc_ema import POOR, reconstruct, save_reconstruction
+    from ambient_sweep.cli.places import find_trial
+    from ambient_sweep.training.posthoc_ema import POOR, SNAPSHOTS, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
     check_new_folder("--out", out)
+    if not (trial_folder / SNAPSHOTS).is_dir():
+        trial_folder = find_trial(trial_folder)
     check_kept(trial_folder)
     tensors, rebuilt = reconstruct(trial_folder, length, images)
     save_reconstruction(out.absolute(), tensors, rebuilt)

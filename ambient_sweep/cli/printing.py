@@ -10,13 +10,36 @@ import click
 from pydantic import TypeAdapter
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.storage import new_file
+from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.space.file import NAME
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+
+def _checked_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
+    return name
+
+
+def new_file_option(help: str) -> Callable[..., Any]:
+    """--out for a new file, which is refused before hours of work where it exists or cannot be written."""
+
+    def check(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+        if file is not None and file.exists():
+            raise UserError(f"--out: {file} already exists; remove it or give another file")
+        check_writable("--out", file)
+        return file
+
+    return click.option("--out", type=click.Path(path_type=Path), callback=check, help=help)
+
+
+out_option = new_file_option("New file for the result as JSON.")
 storage_option = click.option(
     "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
     help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
+name_option = click.option("--name", callback=_checked_name, help="Name of the run; by default that of FILE.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
@@ -26,12 +49,12 @@ def echo_to(as_json: bool) -> Callable[[str], None]:
     return partial(click.echo, err=as_json)
 
 
-def tell(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    """Prints the result as JSON, with null for floats that are not finite; or else the lines."""
-    if as_json:
-        click.echo(TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str).decode())
-    else:
-        click.echo("\n".join(lines))
+def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | None = None) -> None:
+    """Prints the lines, or the result as JSON, with null for floats that are not finite; out: file for the JSON as well."""
+    document = TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str)
+    click.echo(document.decode() if as_json else "\n".join(lines))
+    if out is not None:
+        write_atomic(out, document + b"\n")
 
 
 def point(row: dict[str, Any]) -> str:
@@ -58,21 +81,15 @@ def tell_summary(summary: Any, as_json: bool) -> None:
 
 def check_new_folder(option: str, folder: Path | None) -> None:
     """Before hours of work: raises UserError where a new folder cannot be written."""
-    if folder is None:
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{option}: {folder} already exists and is not an empty folder")
-    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    check_writable(option, folder)
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Raises UserError where nothing can be written at `path`."""
+    if path is None:
+        return
+    parent = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{option}: {folder} cannot be written: {parent} is not a writable folder")
-
-
-def write_new(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a new file, atomically. Raises UserError where it exists or cannot be written."""
-    if path.exists():
-        raise UserError(f"{path}: already exists; remove it or give another --out")
-    try:
-        with new_file(path) as temporary:
-            write(temporary)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{option}: {path} cannot be written: {parent} is not a writable folder")

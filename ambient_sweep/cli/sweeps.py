@@ -8,18 +8,22 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     as_json,
     echo_to,
+    name_option,
+    new_file_option,
     overrides_argument,
     point,
     storage_option,
     tell,
     tell_summary,
-    write_new,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.space import file as sweep_file
+
+SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
 
 
-@commands.command()
+@commands.command(epilog=SHAPE)
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @as_json
@@ -54,11 +58,11 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     tell(result, lines, as_json)
 
 
-@commands.command()
+@commands.command(epilog=SHAPE)
 @click.argument("file", type=click.Path(path_type=Path))
 @overrides_argument
 @storage_option
-@click.option("--name", help="Name of the run; by default the sweep's.")
+@name_option
 @as_json
 def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Run the sweep in FILE and write tables, frontier, report, checkpoints and TensorBoard events to <storage>/<name>.
@@ -96,23 +100,24 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="New file for the config, which `ambient-sweep train` reads."
-)
+@new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
 def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
-    """Pick a config and its training length from SOURCE: the folder of a run, or its evaluations.parquet."""
+    """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
+    from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.select import best_config, select
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
-    file = source / EVALUATIONS_FILE if source.is_dir() else source
-    table = read_table(file)
+    root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)
+    table = read_table(source if source.suffix == ".parquet" else root / EVALUATIONS_FILE)
     if "on_front" not in table.column_names:
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
+    within = [(root / name / "checkpoint.json").is_relative_to(meant) for name in table["checkpoint"].to_pylist()]
+    table = table.filter(within)
     choice = select(table, rule, confident)
     config = best_config(choice)
     row = choice.row
-    checkpoint = file.parent / row["checkpoint"]
+    checkpoint = root / row["checkpoint"]
     missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
     lines = [
         f"{rule}: {choice.reason}",
@@ -125,7 +130,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
     if checkpoint.exists():
         lines.append(f"samples like these: `ambient-sweep sample {checkpoint} --endpoint {row['endpoint']}`")
     if out is not None:
-        write_new(out, lambda path: write_config(config, path, f"{rule}: {choice.reason}\n{point(row)}"))
+        write_config(config, out, f"{rule}: {choice.reason}\n{point(row)}")
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
     result = {
         "rule": rule, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
@@ -139,8 +144,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
+    from ambient_sweep.cli.places import find_place
     from ambient_sweep.sweep.run import summarize
 
-    if not (folder / "trials").is_dir():
-        raise UserError(f"{folder}: contains no trials; give the folder of a run, as in runs/digits")
-    tell_summary(summarize(folder.absolute()), as_json)
+    tell_summary(summarize(find_place(folder)[0]), as_json)

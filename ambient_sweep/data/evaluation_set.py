@@ -1,9 +1,14 @@
 """Sets of 8-bit images to measure, read as they are: one size, one number of channels, nothing changed in silence."""
 
+import contextlib
+import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ambient_sweep.config import DataConfig
 from ambient_sweep.data.pixels import Pixels, digests, to_uint8
-from ambient_sweep.data.sources import Source
-from ambient_sweep.data.sources.arrays import Arrays, array_source, row_names
-from ambient_sweep.data.sources.decode import read_header
-from ambient_sweep.data.sources.files import Folder, loaders
-from ambient_sweep.data.sources.source import refuse_corrupt
+from ambient_sweep.data.sources import Source, open_source, source_kind
+from ambient_sweep.data.sources.arrays import IMAGES, Arrays
+from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
+from ambient_sweep.data.store import open_store
 from ambient_sweep.errors import UserError
 
 BLOCK = 1024  # images decoded at once
+CORRUPT_NAMED = 100  # images of a set that a message names
+PARTS = ("--train", "--heldout")
+_PART = re.compile(r"(?:^|/)(train|test|val|held-?out)(?:ing|id|idation)?[-_./#]", re.I)  # in the name of an image
 
 
 @dataclass(frozen=True)
@@ -64,27 +72,31 @@ class ImageSet:
         return cls(where, names, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
 
 
-def read_set(option: str, path: Path, *, size: int | None = None, channels: int | None = None) -> ImageSet:
-    """The images below the folder `path`, or of a .npy or .npz file.
+def read_sets(
+    places: Sequence[tuple[str, Path]], data: DataConfig, *, size: int | None = None, channels: int | None = None
+) -> list[ImageSet]:
+    """The images in places, each given by an option: whatever training reads, as `data` says.
 
-    size: side to which the central square of every image is resized, by area; None: they must be square and of one
-    size. channels: 1 or 3, to which images are converted, transparent parts laid on white; None: they must be all grey
-    or all colour. Images deeper than 8 bits are rounded. Raises UserError, one line that begins with `option`, for
-    anything else.
+    Of a store, --train and --heldout take the images of its split, in their order. Where both give one other place, they
+    share it by the parts (train, test, ...) that names of folders and files tell. size: side to which the central square of
+    every image is resized, by area; None: they must be square and of one size. channels: 1 or 3, to which images are
+    converted, transparent parts laid on white; None: they must be all grey or all colour. Images deeper than 8 bits are
+    rounded. Raises UserError, which begins with the option; for all images that cannot be read at once.
     """
-    where = f"{option} {path}"
-    path = path.expanduser()
-    if path.is_dir():
-        source = _folder_source(where, path, size, channels)
-    elif path.suffix in (".npy", ".npz") and path.is_file():
-        source = _array_source(where, path, size, channels)
-    else:
-        raise UserError(f"{where}: {'give a folder, or .npy or .npz' if path.exists() else 'no such folder'}")
-    pixels, corrupt = source.read()
-    refuse_corrupt(where, source.names, corrupt)
-    if not source.depth8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    return replace(ImageSet.of(where, pixels, source.names), notes=source.lines())
+    real = [path for option, path in places if option in PARTS]
+    opened = [_opened(option, path, data, size, channels, real.count(path) > 1) for option, path in places]
+    sets, problems = list[ImageSet](), list[str]()
+    for where, source in opened:
+        pixels, corrupt = source.read()
+        if corrupt:
+            named = "; ".join(f"{source.names[row]}: {reason}" for row, reason in corrupt[:CORRUPT_NAMED])
+            more = f"; and {len(corrupt) - CORRUPT_NAMED} more" if len(corrupt) > CORRUPT_NAMED else ""
+            problems.append(f"{where}: {len(corrupt)} of {len(source)} images cannot be read ({named}{more})")
+        pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
+        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines()))
+    if problems:
+        raise UserError(f"{'; '.join(problems)}; remove or replace them")
+    return sets
 
 
 def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
@@ -104,10 +116,45 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-def _folder_source(where: str, root: Path, size: int | None, channels: int | None) -> Source:
-    folder = Folder(root, where)
-    read = ((name, read_header(partial(folder.open, name))) for name in folder.images)
-    headers = {name: header for name, header in read if header is not None}
+def _opened(
+    option: str, path: Path, data: DataConfig, size: int | None, channels: int | None, shared: bool
+) -> tuple[str, Source]:
+    """What messages call a set, and its source."""
+    where, place = f"{option} {path}", path.expanduser()
+    try:
+        kind = source_kind(place)
+        keys = {
+            "source": kind, "path": str(place), "image_size": size or 8, "channels": channels or 3, "label_column": None,
+        }  # fmt: skip
+        if kind == "array" and data.image_column not in Arrays(place).arrays:  # it is a column of another set
+            keys["image_column"] = IMAGES
+        source = _of_store(place, option) if kind == "store" else open_source(data.model_copy(update=keys))
+    except UserError as error:
+        raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None
+    parts = [_PART.search(name) for name in source.names]
+    if shared and kind != "store" and option in PARTS and all(parts):
+        mine = [part is not None and (part[1].lower() == "train") == (option == "--train") for part in parts]
+        names, load = list(compress(source.names, mine)), source.loaders
+        source = dataclasses.replace(source, names=names, loaders=lambda: compress(load(), mine))
+    if size is None or channels is None:
+        return where, _as_it_is(where, source, size, channels)
+    return where, dataclasses.replace(source, size=size, channels=channels)
+
+
+def _of_store(path: Path, option: str) -> Source:
+    store = open_store(path)
+    if store.info.observed is not None:
+        raise UserError(f"{path}: holds only noisy observations; give the store of clean images that it was made from")
+    parts = {"--train": store.train_index, "--heldout": store.heldout_index}
+    rows, images = store.rows(parts.get(option, store.index)), store.images.transpose(0, 2, 3, 1)
+    names, (channels, side, _) = [store.names[row] for row in rows.tolist()], store.info.shape
+    depth8 = store.info.encoding == "uint8"
+    return Source(names, lambda: (partial(np.array, images[row]) for row in rows), side, channels, depth8)
+
+
+def _as_it_is(where: str, source: Source, size: int | None, channels: int | None) -> Source:
+    """The source with what is None as all its images have it. Raises UserError where they differ."""
+    headers = dict(_headers(source))
     sides = {f"{header.width}x{header.height}": name for name, header in reversed(headers.items())}
     kinds = {header.kind: name for name, header in reversed(headers.items())}
     if size is None:
@@ -119,8 +166,24 @@ def _folder_source(where: str, root: Path, size: int | None, channels: int | Non
             found = _examples(kinds)
             raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
-    depth8 = not any(header.deep for header in headers.values())
-    return Source(folder.images, partial(loaders, folder), size, channels, depth8, passed=folder.passed)
+    depth8 = source.depth8 and not any(header.deep for header in headers.values())
+    return dataclasses.replace(source, size=size, channels=channels, depth8=depth8)
+
+
+def _headers(source: Source) -> Iterator[tuple[str, Header]]:
+    """Name and header of every image that can be read; of arrays, which are all alike, of the first."""
+    for name, loader in zip(source.names, source.loaders(), strict=True):
+        with contextlib.suppress(CorruptImage):
+            content = loader()
+            if not isinstance(content, bytes):
+                yield (
+                    name,
+                    Header(content.shape[1], content.shape[0], "grey" if content.shape[2] == 1 else "colour", False),
+                )
+                return
+            header = read_header(partial(BytesIO, content))
+            if header is not None:
+                yield name, header
 
 
 def _examples(first: Mapping[Any, str]) -> str:
@@ -132,13 +195,6 @@ def _side(where: str, width: int, height: int) -> int:
     if width != height:
         raise UserError(f"{where}: images of {width}x{height} are not square; give --size to take the central square")
     return width
-
-
-def _array_source(where: str, path: Path, size: int | None, channels: int | None) -> Source:
-    images = Arrays(path).images()
-    _, height, width, bands = images.shape
-    size = _side(where, width, height) if size is None else size
-    return array_source(images, row_names(path, images), size, channels or bands, where)
 
 
 def _form(shape: tuple[int, int, int]) -> str:

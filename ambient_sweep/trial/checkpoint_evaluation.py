@@ -17,6 +17,7 @@ from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
+from ambient_sweep.evaluation.attack.extraction import LEAST
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.report import Report, Row, across
@@ -66,6 +67,8 @@ def evaluate_checkpoint(
     dropped, warnings = len(clean.heldout) - len(real.heldout), []
     if dropped:
         warnings.append(f"{dropped} held-out images are training images too and were left out")
+    if attack_folder is not None and len(real.kept) < LEAST:
+        raise UserError(f"--attack: needs at least {LEAST} held-out images, there are {len(real.kept)}")
     full = FullEvaluation(real, evaluation, names, device)
     reports: dict[str, list[Report]] = {}
     count, counts = config.evaluation.samples, class_counts(config, clean)

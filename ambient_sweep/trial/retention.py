@@ -1,6 +1,6 @@
 """What a sweep keeps when it has ended: records, pictures and chosen checkpoints. All else can be trained again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ambient_sweep.trial.records import (
 )
 
 STATE, SNAPSHOTS, CHECKPOINTS = "state", "snapshots", "checkpoints"
+LISTED = 12  # names in a message
 
 
 def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
@@ -80,8 +81,20 @@ def check_kept(path: Path) -> None:
     stop = f" training.stop={fractions[path.name]:g}" if path.name in fractions else ""
     raise UserError(
         f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
-        f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep"
+        f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
     )
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The folders of the checkpoints that a sweep has."""
+    return sorted(file.parent for file in root.glob(f"trials/*/{CHECKPOINTS}/images-*/checkpoint.json"))
+
+
+def listed(folder: Path, paths: Sequence[Path]) -> str:
+    """What there is in a folder, for a message."""
+    names = [path.relative_to(folder).as_posix() for path in paths[:LISTED]]
+    more = [f"{len(paths) - LISTED} more"] if len(paths) > LISTED else []
+    return f"in {folder} there is {', '.join(names + more) or 'none'}"
 
 
 def train_again(root: Path, trial_id: str, checkpoint: Path) -> None:

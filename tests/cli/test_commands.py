@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def test_help_names_every_command() -> None:
     for verb in ("validate", "run", "resume", "train", "sample", "evaluate", "best", "report", "knobs"):
         assert verb in text
         assert "--help" in good(verb, "--help")
+
+
+def test_help_shows_a_sweep_file_that_is_valid(tmp_path: Path) -> None:
+    for verb in ("run", "validate"):
+        shape = good(verb, "--help").partition("The sweep file: ")[2].partition("\n")[2]
+        tree = yaml.safe_load(textwrap.dedent(shape))
+        assert {"base", "space", "points", "controls", "baseline", "search", "confirm"} <= set(tree)
+        good("validate", written(tmp_path / "shape.yaml", tree))
+
+
+def test_what_an_option_holds_is_refused_by_the_options_name(tmp_path: Path) -> None:
+    config = written(tmp_path / "c.yaml", SWEEP["base"])
+    for verb in ("run", "train"):
+        assert bad(verb, config, "--name", "a/b").startswith("error: --name: 'a/b' cannot name a folder; use letters")
+    (tmp_path / "taken").touch()
+    for command in (("best", tmp_path), ("evaluate", tmp_path)):
+        assert bad(*command, "--out", tmp_path / "taken").startswith("error: --out: ")
 
 
 def test_run_shows_its_progress_and_duckdb_agrees_on_the_frontier(sweep: tuple[Path, str]) -> None:
@@ -188,11 +206,13 @@ def test_bad_sweeps_end_in_one_line_and_leave_nothing(tmp_path: Path, changes: A
 def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "no such file" in bad("run", tmp_path / "none.yaml")
     assert "key=value" in bad("validate", DIGITS, "seed")
-    assert "no such file" in bad("best", tmp_path)
+    assert "no such file" in bad("best", tmp_path / "none.parquet")
     assert "is a folder; give the YAML file" in bad("validate", tmp_path)
-    for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("evaluate", tmp_path / "none")):
-        assert "holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N" in bad(*command)
-    assert "contains no trials" in bad("report", tmp_path)
+    for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("best", tmp_path), ("report", tmp_path)):
+        assert f"{tmp_path}: neither a run nor a trial or checkpoint of one; in {tmp_path} there is none" in bad(
+            *command
+        )
+    assert "no such file or folder" in bad("evaluate", tmp_path / "none")
     assert "sweep.yaml is missing" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")
     sweep = written(tmp_path / "ok.yaml", SWEEP)
@@ -202,7 +222,7 @@ def test_bad_words_and_files(tmp_path: Path) -> None:
 
 def test_best_needs_a_table_of_evaluations(sweep: tuple[Path, str]) -> None:
     assert "not a table of evaluations" in bad("best", sweep[0] / "trials.parquet")
-    assert "unknown rule" in bad("best", sweep[0], "--rule", "elbow")
+    assert "error: --rule: unknown rule" in bad("best", sweep[0], "--rule", "elbow")
 
 
 def test_a_diverging_run_fails_with_its_reason(tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
 """`ambient-sweep measure` as a user calls it, on folders of digits."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from command_line import bad, good
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -83,6 +90,21 @@ def test_table_json_and_pictures(measure: Measure, sets: Path, tmp_path: Path) -
     assert f"{measures['mem_ratio']['value']:.4g}" in measure(*words).stdout
 
 
+def test_a_store_is_measured_by_its_split_and_out_holds_the_json(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, out = tmp_path / "store", tmp_path / "measures.json"
+    good("prepare", store, "data.source=folder", f"data.path={sets / 'train'}", "data.train_size=250")
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        for file in (sets / "generated").iterdir():
+            archive.write(file, file.name)
+    words = ("--generated", tmp_path / "samples.zip", "--train", store, "--heldout", store, PIXELS, "--out", out)
+    assert f"--heldout {store}: 150 images" in good("measure", *words)
+    document = json.loads(out.read_bytes())
+    assert (document["train"]["n"], document["heldout"]["n"]) == (250, 150)
+    assert "measures.json already exists" in bad("measure", *words)
+
+
 def test_several_sets(measure: Measure, sets: Path) -> None:
     words = ("--generated", sets / "generated", "--generated", sets / "honest", PIXELS)
     document = json.loads(measure(*words, "--json").stdout)
@@ -97,9 +119,12 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--generated", "nowhere"], "--generated nowhere: no such folder"),
+        (["--generated", "nowhere"], "--generated nowhere: no such file or folder"),
         ([PIXELS], "Missing option '--generated'"),
-        (["--generated", "{sets}/generated", "training.images=3"], "training.images: measure takes evaluation.* only"),
+        (
+            ["--generated", "{sets}/generated", "training.images=3"],
+            "training.images: measure takes evaluation.* and data.im",
+        ),
         (["--generated", "{sets}/generated", "--without", "fid"], "--without: fid is not measured"),
         (["--generated", "{sets}/generated", "evaluation.quantile=0.001"], "needs at least 999 held-out images"),
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),
@@ -110,3 +135,49 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
 )
 def test_what_is_wrong_is_told_in_one_line(measure: Measure, sets: Path, words: list[str], line: str) -> None:
     assert line in refused(measure(*(word.format(sets=sets) for word in words)))
+
+
+def test_libraries_say_nothing_of_odd_files_and_caches(sets: Path, tmp_path: Path) -> None:
+    """Pillow warns of what it ignores, libtiff of what it cannot decode, matplotlib of a home that it cannot write."""
+    for folder in ("train", "odd"):
+        shutil.copytree(sets / "train", tmp_path / folder)
+    picture, exif = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)), Image.Exif()
+    exif[0x010E] = 60 * "x"
+    for name, how in (
+        ("exif.png", {"exif": exif.tobytes()[:40]}),
+        ("fax.tif", {"compression": "group4"}),
+        ("deflate.tif", {"compression": "tiff_adobe_deflate"}),
+    ):
+        (picture.convert("1") if name == "fax.tif" else picture).save(tmp_path / "odd" / name, **how)
+    for name, damage in (("fax.tif", slice(8, 12)), ("deflate.tif", slice(12, 20))):
+        content = bytearray((tmp_path / "odd" / name).read_bytes())
+        content[damage] = bytes(damage.stop - damage.start)
+        (tmp_path / "odd" / name).write_bytes(content)
+    (tmp_path / "home").touch()
+    environment = {**os.environ, "HOME": str(tmp_path / "home")}
+    for variable in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(variable, None)
+    words = [
+        "ambient-sweep",
+        "measure",
+        "--generated",
+        str(sets / "generated"),
+        "--heldout",
+        str(sets / "heldout"),
+        PIXELS,
+    ]
+    words += ["--size", "8", "--channels", "1", "--pictures", str(tmp_path / "pictures"), "--train", str(tmp_path)]
+    code = f"""
+import sys
+from ambient_sweep.cli import main
+*words, root = {words!r}
+sys.argv = [*words, root + "/train"]
+main()
+sys.argv = [*words, root + "/odd", "--pictures", root + "/more"]
+main()
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, len(list((tmp_path / "pictures").iterdir()))) == (2, 2)
+    line = "error: --train .*odd: 2 of 403 images cannot be read .deflate.tif: [^\n]*; fax.tif: [^\n]*\n"
+    assert re.fullmatch(line, done.stderr), done.stderr

@@ -1,13 +1,27 @@
+import io
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ambient_sweep.data.evaluation_set import ImageSet, check_alike, read_set, unseen
+from ambient_sweep.config import DataConfig
+from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.evaluation_set import ImageSet, check_alike, read_sets, unseen
+from ambient_sweep.data.prepare import prepare
+from ambient_sweep.data.sources import source_kind
 from ambient_sweep.errors import UserError
+
+
+def read_set(option: str, path: Path, **alike: Any) -> ImageSet:
+    (found,) = read_sets([(option, path)], DataConfig(), **alike)
+    return found
 
 
 def scenes(count: int, side: int = 12, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -69,7 +83,7 @@ def test_sets_that_are_not_alike_are_refused(tmp_path: Path) -> None:
         Image.new(mode, shape).save(folder / "odd.png")
         with pytest.raises(UserError, match=f"--train .*: {message}"):
             read_set("--train", folder)
-        assert read_set("--train", folder, **change).shape == (change.get("channels", 3), 12, 12)  # type: ignore[arg-type]
+        assert read_set("--train", folder, **change).shape == (change.get("channels", 3), 12, 12)
     np.save(tmp_path / "wide.npy", np.zeros((2, 12, 8), np.uint8))
     with pytest.raises(UserError, match="images of 8x12 are not square; give --size"):
         read_set("--train", tmp_path / "wide.npy")
@@ -86,7 +100,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         (whole[: len(whole) // 2], "images", r"1 of 3 images cannot be read \(001.png: "),  # a header without pixels
         (b"no image", "images", r"1 of 3 images cannot be read \(001.png: not an image"),
         (whole, "some.npy", r"1 of 5 images cannot be read \(some.npy#2: holds NaN"),
-        (whole, "nowhere", "no such folder"),
+        (whole, "nowhere", "no such file or folder"),
         (whole, "empty", "holds no image"),
     ):
         (folder / "001.png").write_bytes(content)
@@ -110,3 +124,128 @@ def test_fingerprint_is_of_the_pixels_and_their_order(tmp_path: Path) -> None:
     assert read_set("b", save(tmp_path, images)).fingerprint == one.fingerprint
     assert ImageSet.of("a", images[::-1]).fingerprint != one.fingerprint
     assert ImageSet.of("a", images.reshape(4, 1, 12, 36)).fingerprint != one.fingerprint
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def table(file: Path, images: NDArray[np.uint8], column: str = "image") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({column: [{"bytes": png(image), "path": None} for image in images]}), file)
+    return file
+
+
+def records(file: Path, images: NDArray[np.uint8]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(images), dtype=np.uint8)[:, None]
+    file.write_bytes(np.concatenate([labels, images.reshape(len(images), -1)], axis=1).tobytes())
+    return file
+
+
+def zipped(file: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for image in sorted(folder.iterdir()):
+            archive.write(image, image.name)
+    return file
+
+
+def stored(out: Path, path: Path, side: int = 12, **how: Any) -> Path:
+    data = {"source": source_kind(path), "path": str(path), "image_size": side, "channels": 3, "train_size": 4}
+    prepare(out, DataConfig.model_validate(data), lambda line: None, **how)
+    return out
+
+
+def test_every_kind_that_training_reads_gives_the_same_pixels(tmp_path: Path) -> None:
+    images = scenes(6, side=32)
+    places = {
+        "folder": save(tmp_path / "folder", images),
+        "zip": zipped(tmp_path / "set.zip", tmp_path / "folder"),
+        "parquet": table(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", images),
+        "array": tmp_path / "packed.npz",
+        "cifar10": tmp_path / "c",
+    }
+    np.savez(places["array"], images=images, labels=np.arange(6))
+    whole = {kind: [place] for kind, place in places.items()}
+    whole["parquet"].append(tmp_path / "hub")
+    records(tmp_path / "c" / "cifar-10-batches-bin" / "data_batch_1.bin", images[:4])
+    records(tmp_path / "c" / "cifar-10-batches-bin" / "test_batch.bin", images[4:])
+    whole["cifar10"].append(tmp_path / "c" / "cifar-10-batches-bin")
+    for kind, found in whole.items():
+        for place in found:
+            assert source_kind(place) == kind
+            assert np.array_equal(eight_bits(read_set("--train", place)), images), place
+            assert read_set("--train", place, size=8, channels=1).shape == (1, 8, 8)
+    store = stored(tmp_path / "store", tmp_path / "folder", 32)
+    assert source_kind(store) == "store"
+    assert np.array_equal(eight_bits(read_set("--generated", store)), images)
+    assert read_set("--generated", store, size=8, channels=1).shape == (1, 8, 8)
+
+
+def test_a_place_of_no_or_several_kinds_is_refused(tmp_path: Path) -> None:
+    table(save(tmp_path / "both", scenes(2)) / "more.parquet", scenes(2))
+    table(save(tmp_path / "named", scenes(2)) / "metadata.parquet", scenes(2))
+    assert source_kind(tmp_path / "named") == "folder"
+    (tmp_path / "empty").touch()
+    for name, message in (
+        ("both", r"holds images \(000.png\) and Parquet files \(more.parquet\); give the folder of one of them"),
+        ("both/000.png", "not a set of images; give a folder of images, a zip"),
+        ("empty", "not a set of images"),
+    ):
+        with pytest.raises(UserError, match=f"^--train .*{name}: {message}"):
+            read_set("--train", tmp_path / name)
+
+
+def test_a_store_gives_the_images_of_its_split_in_the_order_of_training(tmp_path: Path) -> None:
+    store = stored(tmp_path / "store", save(tmp_path / "folder", scenes(20)))
+    data = load_data(DataConfig(source="store", path=str(store), image_size=12, channels=3))
+    train, heldout = read_sets([("--train", store), ("--heldout", store)], DataConfig())
+    for mine, pixels, index in ((train, data.train, data.train_index), (heldout, data.heldout, data.heldout_index)):
+        assert mine.fingerprint == ImageSet.of("", pixels).fingerprint
+        assert list(mine.names) == [data.name(place) for place in index.tolist()]
+    noisy = stored(tmp_path / "noisy", tmp_path / "folder", observed_sigma=0.1)
+    for option in ("--generated", "--train", "--heldout"):
+        with pytest.raises(UserError, match=f"^{option} .*noisy: holds only noisy observations; give the store"):
+            read_set(option, noisy)
+
+
+def test_one_place_for_both_is_shared_by_the_publishers_parts(tmp_path: Path) -> None:
+    images = scenes(7, side=32)
+    for part, some in (("train", images[:4]), ("test", images[4:6]), ("validation", images[6:])):
+        save(tmp_path / "folders" / part / "cats", some)
+        table(tmp_path / "hub" / f"{part}-00000-of-00001.parquet", some)
+    records(tmp_path / "cifar" / "data_batch_1.bin", images[:4])
+    records(tmp_path / "cifar" / "test_batch.bin", images[4:])
+    for name in ("folders", "hub", "cifar"):
+        place = tmp_path / name
+        both = [("--generated", place), ("--train", place), ("--heldout", place)]
+        assert [len(each) for each in read_sets(both, DataConfig())] == [7, 4, 3]
+        assert len(read_set("--train", place)) == 7
+    plain = save(tmp_path / "plain", images)
+    assert [len(each) for each in read_sets([("--train", plain), ("--heldout", plain)], DataConfig())] == [7, 7]
+
+
+def test_images_that_cannot_be_read_are_found_in_all_sets_at_once(tmp_path: Path) -> None:
+    places = [(option, save(tmp_path / option, scenes(8))) for option in ("--generated", "--train", "--heldout")]
+    for _, folder in places[1:]:
+        for bad in (0, 2, 3, 5, 6):
+            (folder / f"{bad:03d}.png").write_bytes(b"")
+    with pytest.raises(UserError) as refused:
+        read_sets(places, DataConfig())
+    (line,) = str(refused.value).splitlines()
+    assert line.count("5 of 8 images cannot be read (") == 2
+    assert line.count(": the file is empty") == 10
+    assert "--generated" not in line
+
+
+def test_the_column_of_images_may_be_named(tmp_path: Path) -> None:
+    images = scenes(3)
+    file = table(tmp_path / "hub.parquet", images, "img")
+    np.savez(tmp_path / "samples.npz", arr_0=images)
+    with pytest.raises(UserError, match=r"^--train .*hub.parquet: has no column image; it has img"):
+        read_set("--train", file)
+    places = [("--train", file), ("--generated", tmp_path / "samples.npz")]
+    for found in read_sets(places, DataConfig(image_column="img")):
+        assert np.array_equal(eight_bits(found), images)

@@ -7,10 +7,12 @@ import sys
 import pytest
 import torch
 
+from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.evaluation.attack.extraction import LEAST
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import build_model
@@ -57,6 +59,18 @@ def test_several_seeds_and_an_attack(trained, tmp_path):
     names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
     assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})
     json.dumps(found.attack)
+
+
+def test_an_attack_that_needs_more_held_out_images_is_refused_before_sampling(trained, tmp_path):
+    few = build_config(SMALL, {"data.heldout_size": 98, "evaluation.quantile": 0.05})
+    said = []
+    with pytest.raises(UserError, match=r"^--attack: needs at least 99 held-out images, there are 98$"):
+        evaluate_checkpoint(
+            trained[0], few, load_data(few.data).fingerprint, attack_folder=tmp_path / "attack", echo=said.append
+        )
+    assert said == []
+    (option,) = (each for each in commands.commands["evaluate"].params if each.name == "attack_images")
+    assert option.type.min == LEAST
 
 
 def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):

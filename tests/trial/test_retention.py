@@ -101,7 +101,7 @@ def test_a_removed_checkpoint_is_explained_with_a_cure_that_works(root, tmp_path
     assert told(*cure, "--storage", str(tmp_path / "runs")) == ""
     (again,) = (tmp_path / "runs").glob("*/trials/train/checkpoints/images-000000640/model.safetensors")
     assert again.read_bytes() == model
-    assert "holds no checkpoint" in told("evaluate", str(root / "trials/d/checkpoints/images-000009999"))
+    assert "there is no checkpoint" in told("evaluate", str(root / "trials/d/checkpoints/images-000009999"))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "from a stage"])

@@ -1,11 +1,14 @@
 """Bytes of an image file to pixels: upright, the central square, one size, one number of channels."""
 
 import contextlib
+import ctypes
+import logging
 import lzma
 import re
 import struct
 import sys
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +32,11 @@ DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper th
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 DEEP_COLOUR = {f"{bands};16{a}": f"{bands};16{b}" for bands in ("RGB", "RGBX", "RGBA") for a, b in _OTHER_ORDER.items()}
 BITS_PER_SAMPLE, PLANES = 258, 284  # tags of TIFF
+# What Pillow and its libtiff say of odd files unasked, beside the reason that CorruptImage gives
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(AttributeError, OSError):  # where libtiff is linked in otherwise
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 # What Pillow, zipfile, numpy's reader and the decompressors raise on damaged files, which they check little before reading
 DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,

@@ -35,7 +35,7 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
     rows = candidates(table)
     rows = by_memorization(rows.take(pa.array(distinct(rows))))
     if rows.num_rows == 0:
-        raise UserError(f"{rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
+        raise UserError(f"--rule {rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
     if confident is not None:
         rows = _confident(rows, confident)
     front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
@@ -46,19 +46,19 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
         return _max_memorization(rows, rule, _number(rule, text, -math.inf, math.inf))
     if name == "chebyshev":
         return _chebyshev(front, _number(rule, text, 0, 1))
-    raise UserError(f"unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
+    raise UserError(f"--rule: unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
 
 
 def _confident(rows: pa.Table, least: float) -> pa.Table:
     """The rows whose recipe is on the frontier with at least that probability."""
     if not 0 < least <= 1:
-        raise UserError(f"confident={least:g}: expected a probability, above 0 and up to 1")
+        raise UserError(f"--confident {least:g}: expected a probability, above 0 and up to 1")
     probability = rows[schema.FRONT_PROBABILITY].to_numpy()
     kept = rows.filter(pa.array(probability >= least))
     if kept.num_rows == 0:
         best = _row(rows, int(probability.argmax()))
         raise UserError(
-            f"confident={least:g}: no candidate is on the frontier with that probability; the most certain is trial "
+            f"--confident {least:g}: no candidate is on the frontier with that probability; the most certain is trial "
             f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
             f"(training runs: {best[schema.RUNS]}); use a lower probability, or confirm with more seeds"
         )
@@ -95,7 +95,7 @@ def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
     allowed = rows.filter(pa.array(objectives(rows)[:, 1] <= bound))
     if allowed.num_rows == 0:
         raise UserError(
-            f"{rule}: no candidate has {memorization} that low; the lowest is {first[schema.MEMORIZATION]:.4g} "
+            f"--rule {rule}: no candidate has {memorization} that low; the lowest is {first[schema.MEMORIZATION]:.4g} "
             f"(trial {first[schema.TRIAL_ID]} after {first[schema.IMAGES]} images); use a higher bound"
         )
     reason = (
@@ -121,7 +121,7 @@ def _number(rule: str, text: str, low: float, high: float) -> float:
         value = math.nan
     if not (low <= value <= high and math.isfinite(value)):
         within = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
-        raise UserError(f"{rule}: expected a number{within} after '='")
+        raise UserError(f"--rule {rule}: expected a number{within} after '='")
     return value
 
 

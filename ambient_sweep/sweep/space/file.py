@@ -1,7 +1,7 @@
 """The sweep file: what is fixed, what is searched, what runs beside the search.
 
 name: digits                               # default: the file's name
-base: {data: {source: digits}, ...}        # config keys, nested or dotted
+base: {data: {source: digits}}             # config keys, nested or dotted; `ambient-sweep knobs` lists them
 space:
   observed.sigma: {uniform: [0.1, 0.5]}    # uniform, loguniform, int, logint: both ends included
   consistency.ramp: {choice: [step, linear]}

@@ -1,0 +1,3 @@
+from small_trials import prepared
+
+__all__ = ["prepared"]
