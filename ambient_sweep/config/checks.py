@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def _of_data(c: Config) -> Iterator[str]:
         yield f"data.path: missing; data.source={c.data.source} needs the place of the images"
     if c.data.source == "digits" and c.data.path is not None:
         yield "data.path: data.source=digits reads no path; remove it or change data.source"
+    yield from _of_split(c)
     if c.evaluation.path is not None and c.data.source != "store":
         yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
     if c.observed.sigma < c.observed.base_sigma:
@@ -44,6 +46,25 @@ def _of_data(c: Config) -> Iterator[str]:
             f"observed.clean_fraction: 1 leaves no noisy image for objective.kind={c.objective.kind}; "
             "use objective.kind=denoising with observed.sigma=0"
         )
+
+
+def _of_split(c: Config) -> Iterator[str]:
+    d = c.data
+    if (d.split.train is None) != (d.split.heldout is None):
+        missing = "train" if d.split.train is None else "heldout"
+        yield f"data.split.{missing}: missing; data.split needs both, as in data.split={{train: FOLDER, heldout: FOLDER}}"
+    if d.group_column is not None and d.group_pattern is not None:
+        yield "data.group_pattern: data.group_column says the groups already; remove one"
+    if d.split.train is not None and (d.group_column or d.group_pattern) is not None:
+        yield "data.split: is the publisher's split, used as it is; remove it, or data.group_column and data.group_pattern"
+    if d.group_pattern is not None:
+        try:
+            groups = re.compile(d.group_pattern).groups
+        except re.error as error:
+            yield f"data.group_pattern: {d.group_pattern} is not a regular expression ({error})"
+        else:
+            if groups == 0:
+                yield f"data.group_pattern: {d.group_pattern} has no group; set one in brackets, as in '^([^_]+)_'"
 
 
 def _of_model(c: Config) -> Iterator[str]:

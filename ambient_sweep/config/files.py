@@ -39,13 +39,16 @@ def dump(config: Config) -> dict[str, Any]:
 
 def knobs() -> dict[str, tuple[Any, Any]]:
     """Every dotted key with its pydantic field and its default, in order."""
+    return _knobs(Config)
+
+
+def _knobs(section: type[Section], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     result: dict[str, tuple[Any, Any]] = {}
-    for name, field in Config.model_fields.items():
+    for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            for inner, inner_field in field.annotation.model_fields.items():
-                result[f"{name}.{inner}"] = (inner_field, inner_field.default)
+            result |= _knobs(field.annotation, f"{prefix}{name}.")
         else:
-            result[name] = (field, field.default)
+            result[prefix + name] = (field, field.default)
     return result
 
 
@@ -81,8 +84,11 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
             raise UserError(
                 f"{where}: {key}: {str(value).lower()} is neither a number nor a word; quote it if it is one"
             )
-        section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[name] = value
+        *sections, name = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
     try:
         return Config.model_validate(nested)
     except ValidationError as error:

@@ -1,7 +1,9 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
 from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
+from ambient_sweep.data.sources.parts import SPLIT, parts
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -60,10 +63,64 @@ class Arrays:
 
 def open_array(config: DataConfig) -> Source:
     """The .npy or .npz file `data.path`: uint8, or floats in [0, 1] or [-1, 1]. Raises UserError."""
+    names = parts(config)
+    source = None if names is None else _open_parts(config, names)
+    if source is not None:
+        return source
     arrays = Arrays(source_path(config))
     images, where = arrays.images(config.image_column), str(arrays.path)
     source = array_source(images, row_names(arrays.path, images), config.image_size, config.channels, where)
     return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
+
+
+def _open_parts(config: DataConfig, names: tuple[str, str]) -> Source | None:
+    """What `data.split` names: files in the folder `data.path`, or arrays of its file; None for values of the array split.
+
+    Other arrays belong to a part by the word that is its own: train_labels is the column labels of train_images, beside
+    test_images.
+    """
+    root = source_path(config)
+    if root.is_dir():
+        files = [Arrays(root / name) for name in names]
+        keys, columns = [config.image_column] * 2, [{name: name for name in file.arrays} for file in files]
+    else:
+        files = [Arrays(root)] * 2
+        if SPLIT in files[0].arrays:
+            return None
+        words = [set(name.split("_")) for name in names]
+        columns = [_of_part(files[0], words[0] - words[1]), _of_part(files[0], words[1] - words[0])]
+        keys = [
+            name if name in files[0].arrays else own.get(config.image_column, name)
+            for name, own in zip(names, columns, strict=True)
+        ]
+    images = [file.images(key) for file, key in zip(files, keys, strict=True)]
+    sources = [
+        array_source(
+            each, [f"{name}#{row}" for row in range(len(each))], config.image_size, config.channels, f"{root}: {name}"
+        )
+        for name, each in zip(names, images, strict=True)
+    ]
+
+    def read(column: str) -> NDArray[Any]:
+        return np.concatenate([file.read(own[column]).ravel() for file, own in zip(files, columns, strict=True)])
+
+    both = dataclasses.replace(
+        sources[0],
+        names=[*sources[0].names, *sources[1].names],
+        loaders=lambda: chain.from_iterable(each.loaders() for each in sources),
+        depth8=all(each.depth8 for each in sources),
+        published=np.arange(sum(map(len, sources))) < len(sources[0]),
+    )
+    return annotated(both, config, {name: partial(read, name) for name in columns[0] if name in columns[1]}, str(root))
+
+
+def _of_part(file: Arrays, word: set[str]) -> dict[str, str]:
+    """The arrays whose names hold this word between underscores, by the rest of their names."""
+    return {
+        "_".join(part for part in name.split("_") if part not in word): name
+        for name in file.arrays
+        if word & set(name.split("_"))
+    }
 
 
 def open_digits(config: DataConfig) -> Source:

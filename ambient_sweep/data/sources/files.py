@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import posixpath
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,7 @@ from typing import IO
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import annotated_by_files
 from ambient_sweep.data.sources.decode import DAMAGED, MAX_BYTES, CorruptImage, any_deep, one_line
+from ambient_sweep.data.sources.parts import parts
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -67,7 +69,30 @@ class Zip:
         return self.entries[name].file_size
 
 
-Tree = Folder | Zip
+class Several:
+    """The files of several zip files, each below the name of its zip file."""
+
+    def __init__(self, zips: Mapping[str, Zip]) -> None:
+        self.zips, self.turns = zips, threading.Lock()
+        self.images = sorted(f"{name}/{image}" for name, each in zips.items() for image in each.images)
+
+    def _place(self, name: str) -> tuple[Zip, str]:
+        path = next(path for path in self.zips if name.startswith(f"{path}/"))
+        return self.zips[path], name.removeprefix(f"{path}/")
+
+    def __contains__(self, name: str) -> bool:
+        return any(name.startswith(f"{path}/") for path in self.zips) and self._place(name)[1] in self._place(name)[0]
+
+    def open(self, name: str) -> IO[bytes]:
+        place, inner = self._place(name)
+        return place.open(inner)
+
+    def size(self, name: str) -> int:
+        place, inner = self._place(name)
+        return place.size(inner)
+
+
+Tree = Folder | Zip | Several
 
 
 def read_file(tree: Tree, name: str) -> bytes:
@@ -88,12 +113,12 @@ def loaders(tree: Tree) -> Iterator[Loader]:
 
 
 def open_tree(config: DataConfig) -> Source:
-    """The images of `data.path`, a folder or a zip file; labels by dataset.json or first subfolder, levels by levels.csv.
+    """The images of `data.path`, a folder or a zip file, or of the zip files in it that `data.split` names.
 
     One deep PNG or TIFF file makes the source float32. Raises UserError.
     """
     path, where = source_path(config), f"data.path: {config.path}"
-    tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
+    tree = _tree(config, path, where)
 
     def read(name: str) -> bytes | None:
         try:
@@ -104,6 +129,15 @@ def open_tree(config: DataConfig) -> Source:
     deep = any_deep(partial(tree.open, name) for name in tree.images if name.lower().endswith(MAYBE_DEEP))
     source = Source(tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep)
     return annotated_by_files(source, config, read)
+
+
+def _tree(config: DataConfig, path: Path, where: str) -> Tree:
+    names = parts(config)
+    if config.source == "folder":
+        return Folder(path, where)
+    if names is None or not path.is_dir():
+        return Zip(path, where)
+    return Several({posixpath.normpath(name): Zip(path / name, f"data.split: {path / name}") for name in names})
 
 
 def _images(names: Iterable[str], where: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A source of images: what it knows of each, and how a few threads decode them block by block."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.pool import ThreadPool
@@ -21,6 +21,7 @@ _RUN = 32  # images that a thread takes at a time, at most
 
 # Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1]; raises CorruptImage
 Loader = Callable[[], bytes | PixelArray]
+Columns = Mapping[str, Callable[[], NDArray[Any]]]  # reads a value per image, [N] or [N, 1], by the name of the column
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Source:
     labels: NDArray[np.int64] | None = None  # [N] class numbers
     classes: tuple[str, ...] = ()  # their names
     sigma: NDArray[np.float32] | None = None  # [N] an image's own noise level, NaN: none
+    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
+    text: Callable[[], NDArray[Any]] | None = None  # reads the captions, [N]
+    groups: NDArray[np.int64] | None = None  # [N] group numbers; the split keeps groups whole
+    published: NDArray[np.bool_] | None = None  # [N] the publisher's split: True trains, False is held out
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,3 +125,18 @@ def source_path(config: DataConfig) -> Path:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
     return path
+
+
+def read_column(columns: Columns, name: str, count: int, where: str) -> NDArray[Any]:
+    """A value per image, [count]. Raises UserError, which begins with `where`, for no such column, or another shape."""
+    if name not in columns:
+        raise UserError(f"{where}: has no column {name}; it has {', '.join(columns) or 'none'}")
+    values = columns[name]()
+    if values.shape not in ((count,), (count, 1)):
+        raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
+    return values.reshape(count)
+
+
+def first(names: Sequence[str]) -> str:
+    """The first three of these names, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

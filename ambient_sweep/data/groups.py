@@ -1,0 +1,58 @@
+"""A split that keeps groups whole: the images of a patient, a burst or an author all train, or are all held out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ambient_sweep.errors import UserError
+
+WINDOW = 32  # groups before and after the size that is asked for, of which the nearest sum is found
+Rows = NDArray[np.int64]
+
+
+def split_groups(
+    order: Rows, groups: Rows, train_size: int | None, heldout_size: int, least: int, by: str
+) -> tuple[Rows, Rows]:
+    """The training and the held-out images among `order`, in whole groups, as near to the sizes as these allow.
+
+    Groups come in the order of their first images. The first train and the last are held out, except that near the sizes
+    some are passed over for others that fit better. groups: [N], by place in the source. train_size: None for all that is
+    not held out. least: held-out images at least. Raises UserError, which begins with `by`, for too few groups.
+    """
+    _, first, inverse = np.unique(groups[order], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))[inverse]  # per image, the place of its group
+    order = order[np.argsort(rank, kind="stable")]
+    sizes = np.bincount(rank)
+    heldout = np.zeros(len(sizes), dtype=bool)
+    heldout[_nearest(sizes[::-1], heldout_size, least, len(order) - 1, by)] = True
+    heldout = heldout[::-1]
+    train = ~heldout
+    if train_size is not None:
+        rest = np.flatnonzero(train)
+        train = np.isin(np.arange(len(sizes)), rest[_nearest(sizes[rest], train_size, 1, len(order), by)])
+    of_group = np.repeat(np.arange(len(sizes)), sizes)
+    return order[train[of_group]], order[heldout[of_group]]
+
+
+def _nearest(sizes: Rows, wanted: int, least: int, most: int, by: str) -> list[int]:
+    """The groups, by number, that hold together nearest to `wanted` images and from `least` to `most`.
+
+    The first ones whole; of those around the size, by a sum of all that can be made up, the earliest that make it.
+    """
+    start = max(0, int(np.searchsorted(np.cumsum(sizes), wanted)) - WINDOW)
+    before, some = int(sizes[:start].sum()), sizes[start : start + 2 * WINDOW].tolist()
+    sums = [1]  # bit n after k groups: whether some of them hold n images
+    for size in some:
+        sums.append(sums[-1] | sums[-1] << size)
+    bits = enumerate(bin(sums[-1])[:1:-1])
+    possible = [n for n, bit in bits if bit == "1" and least <= before + n <= most]
+    if not possible:
+        raise UserError(
+            f"{by}: {len(sizes)} groups, the largest of {sizes.max()} images, cannot be shared out between training and "
+            "held-out images; name smaller groups"
+        )
+    left, chosen = min(possible, key=lambda n: abs(before + n - wanted)), list[int]()
+    for place in reversed(range(len(some))):
+        if not sums[place] >> left & 1:
+            chosen.append(start + place)
+            left -= some[place]
+    return [*range(start), *reversed(chosen)]
