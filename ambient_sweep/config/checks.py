@@ -53,18 +53,13 @@ def _of_split(c: Config) -> Iterator[str]:
     if (d.split.train is None) != (d.split.heldout is None):
         missing = "train" if d.split.train is None else "heldout"
         yield f"data.split.{missing}: missing; data.split needs both, as in data.split={{train: FOLDER, heldout: FOLDER}}"
-    if d.group_column is not None and d.group_pattern is not None:
-        yield "data.group_pattern: data.group_column says the groups already; remove one"
-    if d.split.train is not None and (d.group_column or d.group_pattern) is not None:
-        yield "data.split: is the publisher's split, used as it is; remove it, or data.group_column and data.group_pattern"
-    if d.group_pattern is not None:
-        try:
-            groups = re.compile(d.group_pattern).groups
-        except re.error as error:
-            yield f"data.group_pattern: {d.group_pattern} is not a regular expression ({error})"
-        else:
-            if groups == 0:
-                yield f"data.group_pattern: {d.group_pattern} has no group; set one in brackets, as in '^([^_]+)_'"
+    if sum(key is not None for key in (d.split.train, d.group_column, d.group_pattern)) > 1:
+        yield "data.split, data.group_column, data.group_pattern: each says how to split; keep one of them"
+    try:
+        if d.group_pattern is not None and re.compile(d.group_pattern).groups == 0:
+            yield f"data.group_pattern: {d.group_pattern} has no group; set one in brackets, as in '^([^_]+)_'"
+    except re.error as error:
+        yield f"data.group_pattern: {d.group_pattern} is not a regular expression ({error})"
 
 
 def _of_model(c: Config) -> Iterator[str]:

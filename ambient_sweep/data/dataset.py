@@ -130,7 +130,15 @@ def split_index(
     if corrupt:
         order = order[~np.isin(order, [row for row, _ in corrupt])]
     if source.published is not None:
-        return _published(config, order[source.published[order]], order[~source.published[order]])
+        train, heldout = order[source.published[order]], order[~source.published[order]]
+        held = _size(config.heldout_size, "heldout", len(heldout), "data.split; lower it")
+        if len(train) == 0 or held < MIN_HELDOUT:
+            raise UserError(
+                f"data.split: has {len(train)} training and {held} held-out images that can be read; name more"
+            )
+        return train[: _size(config.train_size, "train", len(train), "data.split; lower it")], heldout[
+            len(heldout) - held :
+        ]
     good = len(order)
     train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
@@ -144,28 +152,14 @@ def split_index(
     return order[:train_size].copy(), order[good - heldout_size :].copy()
 
 
-def _published(
-    config: DataConfig, train: NDArray[np.int64], heldout: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    where = f"{config.path}: data.split={{train: {config.split.train}, heldout: {config.split.heldout}}}"
-    train_size = _size(config.train_size, "train", len(train), f"{where}; lower it")
-    heldout_size = _size(config.heldout_size, "heldout", len(heldout), f"{where}; lower it")
-    if train_size < 1 or heldout_size < MIN_HELDOUT:
-        raise UserError(f"{where}: has {train_size} training and {heldout_size} held-out images; name more")
-    return train[:train_size].copy(), heldout[len(heldout) - heldout_size :].copy()
-
-
-def split_note(config: DataConfig, source: Source, train: NDArray[np.int64], heldout: NDArray[np.int64]) -> list[str]:
+def split_notes(config: DataConfig, source: Source, train: NDArray[np.int64], heldout: NDArray[np.int64]) -> list[str]:
     """What came out of a split that keeps groups whole, in words; nothing of another."""
     if source.groups is None:
         return []
-    parts = [f"{len(rows):,} images of {len(np.unique(source.groups[rows])):,} groups" for rows in (train, heldout)]
-    wanted = ((config.train_size, len(train)), (config.heldout_size, len(heldout)))
-    asked = [f"{size:,}" for size, there in wanted if size is not None and size != there]
-    return [
-        f"groups by {_grouping(config)} are kept whole: {parts[0]} train, {parts[1]} are held out"
-        + (f" (asked for {' and '.join(asked)})" if asked else "")
-    ]
+    done = [f"{len(rows):,} images of {len(np.unique(source.groups[rows])):,} groups" for rows in (train, heldout)]
+    for place, size in enumerate((config.train_size, config.heldout_size)):
+        done[place] += f" ({size:,} asked for)" if size not in (None, len((train, heldout)[place])) else ""
+    return [f"groups by {_grouping(config)} are kept whole: {done[0]} train, {done[1]} are held out"]
 
 
 def _grouping(config: DataConfig) -> str:
@@ -210,7 +204,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=(*source.notes, *split_note(config, source, train, heldout)),
+        notes=(*source.notes, *split_notes(config, source, train, heldout)),
     )
 
 
@@ -258,7 +252,7 @@ def _check_keys(config: DataConfig, store: Store) -> None:
     if other:
         keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())
         raise UserError(
-            f"{config.path}: a store keeps the size, the split, the labels and the levels it was prepared with; "
+            f"{config.path}: a store keeps the size, the seed of the split, the labels and the levels it was prepared with; "
             f"set {keys}, or prepare it anew"
         )
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ambient_sweep.errors import UserError
 
-WINDOW = 32  # groups before and after the size that is asked for, of which the nearest sum is found
+WINDOW = 32  # groups before and after the size asked for, of which the nearest sum is found
 Rows = NDArray[np.int64]
 
 
@@ -14,45 +14,38 @@ def split_groups(
 ) -> tuple[Rows, Rows]:
     """The training and the held-out images among `order`, in whole groups, as near to the sizes as these allow.
 
-    Groups come in the order of their first images. The first train and the last are held out, except that near the sizes
-    some are passed over for others that fit better. groups: [N], by place in the source. train_size: None for all that is
-    not held out. least: held-out images at least. Raises UserError, which begins with `by`, for too few groups.
+    Groups come in the order of their first images. The first train and the last are held out; near the sizes, some are
+    passed over for others that fit better. groups: [N], by place in the source. train_size: None for all that is not held
+    out. least: held-out images at least. Raises UserError, which begins with `by`, for too few groups.
     """
     _, first, inverse = np.unique(groups[order], return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))[inverse]  # per image, the place of its group
-    order = order[np.argsort(rank, kind="stable")]
     sizes = np.bincount(rank)
-    heldout = np.zeros(len(sizes), dtype=bool)
-    heldout[_nearest(sizes[::-1], heldout_size, least, len(order) - 1, by)] = True
-    heldout = heldout[::-1]
-    train = ~heldout
+    heldout = len(sizes) - 1 - _nearest(sizes[::-1], heldout_size, least, len(order) - 1, by)
+    train = np.setdiff1d(np.arange(len(sizes)), heldout)
     if train_size is not None:
-        rest = np.flatnonzero(train)
-        train = np.isin(np.arange(len(sizes)), rest[_nearest(sizes[rest], train_size, 1, len(order), by)])
-    of_group = np.repeat(np.arange(len(sizes)), sizes)
-    return order[train[of_group]], order[heldout[of_group]]
+        train = train[_nearest(sizes[train], train_size, 1, len(order), by)]
+    order, rank = order[np.argsort(rank, kind="stable")], np.sort(rank)
+    return order[np.isin(rank, train)], order[np.isin(rank, heldout)]
 
 
-def _nearest(sizes: Rows, wanted: int, least: int, most: int, by: str) -> list[int]:
+def _nearest(sizes: Rows, wanted: int, least: int, most: int, by: str) -> Rows:
     """The groups, by number, that hold together nearest to `wanted` images and from `least` to `most`.
 
-    The first ones whole; of those around the size, by a sum of all that can be made up, the earliest that make it.
+    All of the first; of those around the size, the earliest that make up the nearest sum.
     """
     start = max(0, int(np.searchsorted(np.cumsum(sizes), wanted)) - WINDOW)
     before, some = int(sizes[:start].sum()), sizes[start : start + 2 * WINDOW].tolist()
-    sums = [1]  # bit n after k groups: whether some of them hold n images
+    sums = [1]  # bit n after k groups: whether some of these hold n images
     for size in some:
         sums.append(sums[-1] | sums[-1] << size)
-    bits = enumerate(bin(sums[-1])[:1:-1])
-    possible = [n for n, bit in bits if bit == "1" and least <= before + n <= most]
+    possible = [n for n, bit in enumerate(bin(sums[-1])[:1:-1]) if bit == "1" and least <= before + n <= most]
     if not possible:
-        raise UserError(
-            f"{by}: {len(sizes)} groups, the largest of {sizes.max()} images, cannot be shared out between training and "
-            "held-out images; name smaller groups"
-        )
+        held = f"{len(sizes)} groups, the largest of {sizes.max()} images"
+        raise UserError(f"{by}: {held}, cannot be shared out between training and held-out images; name smaller groups")
     left, chosen = min(possible, key=lambda n: abs(before + n - wanted)), list[int]()
     for place in reversed(range(len(some))):
         if not sums[place] >> left & 1:
-            chosen.append(start + place)
+            chosen.insert(0, start + place)
             left -= some[place]
-    return [*range(start), *reversed(chosen)]
+    return np.array([*range(start), *chosen])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index, split_note
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index, split_notes
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.related import find_related
@@ -84,9 +84,10 @@ class _Preparation:
             raise UserError(f"{self.config.path}: holds only noisy observations; give the store of the clean images")
         verify_store(store.path)
         images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
+        text = store.text if TEXT_FILE in store.info.files else None
         self.source = Source(
             store.names, lambda: (partial(np.array, image) for image in images), side, channels,
-            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, text=store.text,
+            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, text=text,
         )  # fmt: skip
         self.split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
         self.place, self.description, self.content_sha256 = store.index, store.info.source, store.info.content_sha256
@@ -103,16 +104,12 @@ class _Preparation:
         rows = np.flatnonzero(keep)
         (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
         if self.source.text is not None:
-            self._write_text(self.source.text(), rows)
+            text = [each or None for each in self.source.text().tolist()]
+            if len(text) == len(keep) and all(isinstance(each, str | None) for each in text):
+                (self.folder / TEXT_FILE).write_text(json.dumps([text[row] for row in rows.tolist()]))
+            else:
+                self.echo("the column text is left out: it does not hold one string per image")
         return self._finish(rows, content)
-
-    def _write_text(self, text: NDArray[Any], rows: Rows) -> None:
-        """Writes the captions of the images at `rows`, None where one is missing or empty; none, unless all are strings."""
-        captions = [text[row] or None for row in rows.tolist()] if text.shape == (len(self.source),) else [text]
-        if all(caption is None or isinstance(caption, str) for caption in captions):
-            (self.folder / TEXT_FILE).write_text(json.dumps(captions))
-        else:
-            self.echo(f"the column text is left out: it holds {text.dtype}, not one caption per image")
 
     def observations(self, sigma: float) -> StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
@@ -177,7 +174,7 @@ class _Preparation:
                 )
         related = find_related(self.thumbnails, self.train, self.heldout)
         self.duplicates["related"] = asdict(related) if related.is_many else None
-        for line in split_note(self.config, self.source, self.train, self.heldout):
+        for line in split_notes(self.config, self.source, self.train, self.heldout):
             self.echo(line)
 
     def _finish(self, rows: Rows, content: str) -> StoreInfo:

@@ -12,7 +12,7 @@ A store is written aside and renamed into place, so that one that is there is wh
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,12 +89,9 @@ class Store:
             return [f"image {place}" for place in self.index.tolist()]
         return self._list(NAMES_FILE)
 
-    @property
-    def text(self) -> Callable[[], NDArray[Any]] | None:
-        """Reads the captions, [count], None where an image has none; None where there are no captions."""
-        if TEXT_FILE not in self.info.files:
-            return None
-        return lambda: np.array(self._list(TEXT_FILE), dtype=object)
+    def text(self) -> NDArray[Any]:
+        """The captions of a store that has TEXT_FILE, [count], None where an image has none."""
+        return np.array(self._list(TEXT_FILE), dtype=object)
 
     def _list(self, name: str) -> list[Any]:
         _check(self.path / name, self.info.files[name], content=True)

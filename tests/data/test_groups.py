@@ -85,8 +85,8 @@ def test_the_split_keeps_groups_whole_and_says_what_came_out(grouped, tmp_path):
     assert [len(data.train), len(data.heldout), len(parts[0]), len(parts[1])] == [300, 60, 30, 6]
     assert not parts[0] & parts[1]
     assert data.notes == (
-        "groups by data.group_column=patient are kept whole: 300 images of 30 groups train, 60 images of 6 groups are "
-        "held out (asked for 58)",
+        "groups by data.group_column=patient are kept whole: 300 images of 30 groups train, 60 images of 6 groups "
+        "(58 asked for) are held out",
     )
     stored = load_data(store_of(tmp_path / "store", grouped).model_copy(update={"group_column": None}))
     assert stored.fingerprint == data.fingerprint
@@ -114,12 +114,12 @@ def test_the_publishers_split_is_used_as_it_is(monkeypatch):
     for changes, message in (
         (
             {"train_size": 31},
-            r"data\.train_size: 31 is more than the 30 in /photos: data\.split=\{train: train, held.*lower",
+            r"data\.train_size: 31 is more than the 30 in data\.split; lower it",
         ),
         ({"heldout_size": 11}, r"data\.heldout_size: 11 is more than the 10 in"),
     ):
         with pytest.raises(UserError, match=message):
             load_data(config.model_copy(update=changes))
     published = np.arange(40) > 0
-    with pytest.raises(UserError, match="has 39 training and 1 held-out images; name more"):
+    with pytest.raises(UserError, match="has 39 training and 1 held-out images that can be read; name more"):
         load_data(config)

@@ -2,7 +2,7 @@
 
 import codecs
 import dataclasses
-import posixpath
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.metadata import FILE_NAME, METADATA_FILES, ReadFile, read_metadata
+from ambient_sweep.data.sources.metadata import ReadFile, read_metadata
 from ambient_sweep.data.sources.parts import SPLIT, parts, published
 from ambient_sweep.data.sources.source import Columns, Source, read_column
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
 LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
-LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"  # the second was read by versions before 0.7
+LABELS_FILE = "dataset.json"
 LABEL_COLUMN = DataConfig.model_fields["label_column"].default
-TEXT, GROUP, SIGMA = "text", "group", "sigma"  # columns
 
 
 class _LabelsFile(BaseModel):
@@ -38,7 +37,7 @@ def annotated(source: Source, config: DataConfig, columns: Columns, where: str) 
 
 def _annotated(source: Source, columns: Columns, config: DataConfig, where: str) -> Source:
     count, label, level, group = len(source), config.label_column, config.sigma_column, config.group_column
-    changes: dict[str, Any] = {"text": columns.get(TEXT)}
+    changes: dict[str, Any] = {"text": columns.get("text")}
     if label is not None and (label in columns or label != LABEL_COLUMN):
         values = read_column(columns, label, count, where)
         changes["labels"], changes["classes"] = _class_labels(values, f"{where}: {label}")
@@ -46,19 +45,19 @@ def _annotated(source: Source, columns: Columns, config: DataConfig, where: str)
         values = read_column(columns, level, count, where)
         changes["sigma"] = _noise_levels(values, f"{where}: {level}", source.names)
     notes = [*source.notes]
-    if group is not None or config.group_pattern is not None:
-        values = _matches(config, source.names) if group is None else read_column(columns, group, count, where)
-        changes["groups"], alone = _group_numbers(values)
+    pattern, split = config.group_pattern, config.split.train
+    if group is not None or pattern is not None:
+        values = _matches(pattern, source.names) if pattern else read_column(columns, str(group), count, where)
+        changes["groups"], alone = _groups(values)
         if alone:
-            said = f"data.group_pattern={config.group_pattern}" if group is None else f"the column {group}"
-            notes.append(f"{alone:,} images have no group by {said}; each counts as a group of its own")
-    for name, used, key in (
-        (SIGMA, level, "data.sigma_column=sigma"),
-        (GROUP, group or config.group_pattern or config.split.train, "data.group_column=group"),
-        (SPLIT, config.split.train, "data.split={train: VALUE, heldout: VALUE}"),
+            notes.append(f"{alone:,} images are in no group; each counts as a group of its own")
+    for used, name, cure in (
+        (level, "sigma", "data.sigma_column=sigma"),
+        (group or pattern or split, "group", "data.group_column=group"),
+        (split, SPLIT, "data.split={train: VALUE, heldout: VALUE}"),
     ):
         if name in columns and used is None:
-            notes.append(f"the column {name} is not used; {key} uses it")
+            notes.append(f"the column {name} is not used; {cure} uses it")
     return dataclasses.replace(source, **changes, notes=tuple(notes))
 
 
@@ -89,28 +88,22 @@ def _noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDA
     return values.astype(np.float32)
 
 
-# -- groups ---------------------------------------------------------------------------------------------------------
+def _groups(values: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Group numbers [N] by a column [N], and how many images have none there: each of these is a group of its own."""
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values.tolist()]
+    names = [
+        (f"image {row}",) if value in (None, "") or value != value else str(value) for row, value in enumerate(whole)
+    ]
+    numbers = dict(zip(dict.fromkeys(names), itertools.count(), strict=False))
+    return np.array([numbers[name] for name in names]), sum(isinstance(name, tuple) for name in names)
 
 
-def _matches(config: DataConfig, names: Sequence[str]) -> NDArray[Any]:
-    """What the first group of `data.group_pattern` finds in each name. Raises UserError where it finds nothing at all."""
-    found = [re.search(str(config.group_pattern), name) for name in names]
+def _matches(pattern: str, names: Sequence[str]) -> NDArray[Any]:
+    """What the first group of the pattern finds in each name, None for nothing. Raises UserError where no name matches."""
+    found = [re.search(pattern, name) for name in names]
     if not any(found):
-        raise UserError(f"data.group_pattern: {config.group_pattern} matches no name, such as {names[0]}")
+        raise UserError(f"data.group_pattern: {pattern} matches no name, such as {names[0]}")
     return np.array([match and match[1] for match in found], dtype=object)
-
-
-def _group_numbers(values: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """A number per group, and how many images have none; each of these is a group of its own."""
-    numbers, alone = dict[Any, int](), 0
-    groups = np.empty(len(values), dtype=np.int64)
-    for row, value in enumerate(values.tolist()):
-        if value is None or value == "" or value != value:  # NaN
-            alone, value = alone + 1, (row,)
-        elif isinstance(value, float) and value.is_integer():
-            value = int(value)  # a column of whole numbers, of which some are missing
-        groups[row] = numbers.setdefault(value if isinstance(value, tuple) else str(value), len(numbers))
-    return groups, alone
 
 
 # -- files beside a folder's images ---------------------------------------------------------------------------------
@@ -121,28 +114,22 @@ def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> So
 
     read: a file beside the images. Raises UserError.
     """
-    asked = (config.label_column, config.sigma_column, config.group_column)
-    wanted = {TEXT, SPLIT, GROUP, SIGMA, *(name for name in asked if name is not None)}
-    columns, notes = read_metadata(source.names, read, config, wanted)
-    for key, name in zip(("label_column", "sigma_column", "group_column"), asked, strict=True):
+    columns, notes = read_metadata(source.names, read, config)
+    for key in ("label_column", "sigma_column", "group_column"):
+        name = getattr(config, key)
         if name not in (None, LABEL_COLUMN, *columns):
-            cure = f"write {METADATA_FILES[0]} with the columns {FILE_NAME} and {name}, or set the key to null"
-            if name == config.sigma_column and read(LEVELS_FILE) is not None:
-                cure = f"rename {LEVELS_FILE} to {METADATA_FILES[0]}, and its column name to {FILE_NAME}"
+            cure = f"write metadata.csv with the columns file_name and {name}, or set the key to null"
+            if key == "sigma_column" and read("levels.csv") is not None:  # of versions before 0.7
+                cure = "rename levels.csv to metadata.csv, and its column name to file_name"
             raise UserError(f"data.{key}: no metadata file in {config.path} has the column {name}; {cure}")
-    where = f"{config.path}/{METADATA_FILES[0]}"
+    where = f"{config.path}: metadata"
     source, columns = published(dataclasses.replace(source, notes=(*source.notes, *notes)), config, columns, where)
     if config.label_column == LABEL_COLUMN and LABEL_COLUMN not in columns:
-        below = [_below(name, parts(config) or ()) for name in source.names]
+        folders = "|".join(map(re.escape, parts(config) or ()))
+        below = [re.sub(f"^({folders})/", "", name) for name in source.names]
         labels = _folder_labels(source.names, below, read, f"{config.path}/{LABELS_FILE}")
         columns = columns if labels is None else {**columns, LABEL_COLUMN: lambda: labels}
     return _annotated(source, columns, config, where)
-
-
-def _below(name: str, folders: Sequence[str]) -> str:
-    """The name relative to that of the folders which holds it."""
-    prefixes = (f"{posixpath.normpath(folder)}/" for folder in folders)
-    return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
 
 
 def _folder_labels(names: Sequence[str], below: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:

@@ -63,9 +63,8 @@ class Arrays:
 
 def open_array(config: DataConfig) -> Source:
     """The .npy or .npz file `data.path`: uint8, or floats in [0, 1] or [-1, 1]. Raises UserError."""
-    names = parts(config)
-    source = None if names is None else _open_parts(config, names)
-    if source is not None:
+    named = parts(config)
+    if named is not None and (source := _open_parts(config, named)) is not None:
         return source
     arrays = Arrays(source_path(config))
     images, where = arrays.images(config.image_column), str(arrays.path)
@@ -73,54 +72,51 @@ def open_array(config: DataConfig) -> Source:
     return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
 
 
-def _open_parts(config: DataConfig, names: tuple[str, str]) -> Source | None:
-    """What `data.split` names: files in the folder `data.path`, or arrays of its file; None for values of the array split.
+def _open_parts(config: DataConfig, parts: tuple[str, str]) -> Source | None:
+    """The files or arrays that `data.split` names, in the folder or file `data.path`; None for values of the array split.
 
-    Other arrays belong to a part by the word that is its own: train_labels is the column labels of train_images, beside
-    test_images.
+    Of one file, other arrays belong to a part by the word that is its own: train_labels is the column labels of
+    train_images, beside test_images.
     """
-    root = source_path(config)
+    root, column = source_path(config), config.image_column
     if root.is_dir():
-        files = [Arrays(root / name) for name in names]
-        keys, columns = [config.image_column] * 2, [{name: name for name in file.arrays} for file in files]
+        files = [Arrays(root / part) for part in parts]
+        columns = [{name: name for name in file.arrays} for file in files]
+        images = [file.images(column) for file in files]
     else:
         files = [Arrays(root)] * 2
         if SPLIT in files[0].arrays:
             return None
-        words = [set(name.split("_")) for name in names]
-        columns = [_of_part(files[0], words[0] - words[1]), _of_part(files[0], words[1] - words[0])]
-        keys = [
-            name if name in files[0].arrays else own.get(config.image_column, name)
-            for name, own in zip(names, columns, strict=True)
+        words = [{*part.split("_")} - {*other.split("_")} for part, other in (parts, parts[::-1])]
+        columns = [_of_part(files[0], own) for own in words]
+        names = [
+            each if each in files[0].arrays else own.get(column, each) for each, own in zip(parts, columns, strict=True)
         ]
-    images = [file.images(key) for file, key in zip(files, keys, strict=True)]
-    sources = [
+        images = [files[0].images(name) for name in names]
+
+    def read(name: str) -> NDArray[Any]:
+        return np.concatenate([file.read(own[name]).ravel() for file, own in zip(files, columns, strict=True)])
+
+    train, heldout = (
         array_source(
-            each, [f"{name}#{row}" for row in range(len(each))], config.image_size, config.channels, f"{root}: {name}"
+            each, [f"{part}#{row}" for row in range(len(each))], config.image_size, config.channels, f"{root}: {part}"
         )
-        for name, each in zip(names, images, strict=True)
-    ]
-
-    def read(column: str) -> NDArray[Any]:
-        return np.concatenate([file.read(own[column]).ravel() for file, own in zip(files, columns, strict=True)])
-
+        for part, each in zip(parts, images, strict=True)
+    )
     both = dataclasses.replace(
-        sources[0],
-        names=[*sources[0].names, *sources[1].names],
-        loaders=lambda: chain.from_iterable(each.loaders() for each in sources),
-        depth8=all(each.depth8 for each in sources),
-        published=np.arange(sum(map(len, sources))) < len(sources[0]),
+        train,
+        names=[*train.names, *heldout.names],
+        loaders=lambda: chain(train.loaders(), heldout.loaders()),
+        depth8=train.depth8 and heldout.depth8,
+        published=np.arange(len(train) + len(heldout)) < len(train),
     )
     return annotated(both, config, {name: partial(read, name) for name in columns[0] if name in columns[1]}, str(root))
 
 
-def _of_part(file: Arrays, word: set[str]) -> dict[str, str]:
-    """The arrays whose names hold this word between underscores, by the rest of their names."""
-    return {
-        "_".join(part for part in name.split("_") if part not in word): name
-        for name in file.arrays
-        if word & set(name.split("_"))
-    }
+def _of_part(file: Arrays, words: set[str]) -> dict[str, str]:
+    """The arrays with one of these words between the underscores of their names, by the rest of these."""
+    split = {name: name.split("_") for name in file.arrays}
+    return {"_".join(w for w in each if w not in words): name for name, each in split.items() if words & {*each}}
 
 
 def open_digits(config: DataConfig) -> Source:

@@ -2,10 +2,9 @@
 
 import contextlib
 import os
-import posixpath
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -48,51 +47,38 @@ class Zip:
         """Raises UserError, which begins with `where`, for a file that cannot be read or holds no image."""
         self.turns = threading.Lock()
         try:
-            self.archive = zipfile.ZipFile(path)
+            archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise UserError(f"{where}: cannot be read as a zip file ({one_line(error)})") from None
         # of entries of one name the last, which is what unpacking leaves
-        entries = {info.filename.replace("\\", "/").removeprefix("./"): info for info in self.archive.infolist()}
+        entries = {info.filename.replace("\\", "/").removeprefix("./"): (archive, info) for info in archive.infolist()}
         names = _images(entries, where)
         first = names[0].split("/", 1)[0] + "/"
         root = first if all(name.startswith(first) for name in names) else ""
-        self.entries = {name.removeprefix(root): info for name, info in entries.items() if name.startswith(root)}
+        self.entries = {name.removeprefix(root): entry for name, entry in entries.items() if name.startswith(root)}
         self.images = [name.removeprefix(root) for name in names]
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
 
     def open(self, name: str) -> IO[bytes]:
-        return self.archive.open(self.entries[name])
+        archive, info = self.entries[name]
+        return archive.open(info)
 
     def size(self, name: str) -> int:
-        return self.entries[name].file_size
+        return self.entries[name][1].file_size
+
+    def add(self, name: str, other: "Zip", other_name: str) -> "Zip":
+        """Takes in the files of another zip file; those of each go below its name."""
+        pairs = ((name, self), (other_name, other))
+        self.images, self.entries = (
+            sorted(f"{path}/{each}" for path, archive in pairs for each in archive.images),
+            {f"{path}/{each}": entry for path, archive in pairs for each, entry in archive.entries.items()},
+        )
+        return self
 
 
-class Several:
-    """The files of several zip files, each below the name of its zip file."""
-
-    def __init__(self, zips: Mapping[str, Zip]) -> None:
-        self.zips, self.turns = zips, threading.Lock()
-        self.images = sorted(f"{name}/{image}" for name, each in zips.items() for image in each.images)
-
-    def _place(self, name: str) -> tuple[Zip, str]:
-        path = next(path for path in self.zips if name.startswith(f"{path}/"))
-        return self.zips[path], name.removeprefix(f"{path}/")
-
-    def __contains__(self, name: str) -> bool:
-        return any(name.startswith(f"{path}/") for path in self.zips) and self._place(name)[1] in self._place(name)[0]
-
-    def open(self, name: str) -> IO[bytes]:
-        place, inner = self._place(name)
-        return place.open(inner)
-
-    def size(self, name: str) -> int:
-        place, inner = self._place(name)
-        return place.size(inner)
-
-
-Tree = Folder | Zip | Several
+Tree = Folder | Zip
 
 
 def read_file(tree: Tree, name: str) -> bytes:
@@ -113,12 +99,17 @@ def loaders(tree: Tree) -> Iterator[Loader]:
 
 
 def open_tree(config: DataConfig) -> Source:
-    """The images of `data.path`, a folder or a zip file, or of the zip files in it that `data.split` names.
+    """The images of `data.path`, a folder or a zip file, or of the two zip files in it that `data.split` names.
 
     One deep PNG or TIFF file makes the source float32. Raises UserError.
     """
     path, where = source_path(config), f"data.path: {config.path}"
-    tree = _tree(config, path, where)
+    names = parts(config)
+    if config.source == "zip" and names is not None and path.is_dir():
+        train, heldout = (Zip(path / name, f"data.split: {path / name}") for name in names)
+        tree: Tree = train.add(names[0], heldout, names[1])
+    else:
+        tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
 
     def read(name: str) -> bytes | None:
         try:
@@ -129,15 +120,6 @@ def open_tree(config: DataConfig) -> Source:
     deep = any_deep(partial(tree.open, name) for name in tree.images if name.lower().endswith(MAYBE_DEEP))
     source = Source(tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep)
     return annotated_by_files(source, config, read)
-
-
-def _tree(config: DataConfig, path: Path, where: str) -> Tree:
-    names = parts(config)
-    if config.source == "folder":
-        return Folder(path, where)
-    if names is None or not path.is_dir():
-        return Zip(path, where)
-    return Several({posixpath.normpath(name): Zip(path / name, f"data.split: {path / name}") for name in names})
 
 
 def _images(names: Iterable[str], where: str) -> list[str]:

@@ -1,5 +1,7 @@
 """`data.split`: the publisher's split by folders, files, patterns, arrays and a column."""
 
+import posixpath
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +58,7 @@ def test_folders_and_patterns_are_parts_and_classes_lie_below_folders(tmp_path, 
     found = opened(kind, path, **split(*names))
     assert taken(found) == (LAYOUT[2:5], LAYOUT[:2])
     assert found.notes == (
-        f"publisher's split by name: 3 images in {names[0]}, 2 in {names[1]}",
+        f"publisher's split by name: 3 images in {posixpath.normpath(names[0])}, 2 in {posixpath.normpath(names[1])}",
         "1 images are in neither part of data.split and are left out (val/cats/1.png)",
     )
     np.testing.assert_array_equal(read_all(found)[0], PIXELS[:5])
@@ -129,8 +131,8 @@ def test_values_of_the_column_split_are_parts(tmp_path, kind):
     assert found.notes[0] == "publisher's split by the column split: 2 images in train, 1 in test"
     assert "neither part" in found.notes[1]
     line = complaint(opened, kind, path, **split("train", "dev"))
-    assert "data.split." in line
-    assert "column split test, train, validation" in line
+    assert "data.split: " in line
+    assert line.endswith("test, train, validation")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_array_files_are_parts_of_their_own_type(tmp_path):
 def test_parts_that_name_nothing_are_refused_with_what_there_is(tmp_path):
     path = tree(tmp_path, *LAYOUT)
     assert complaint(opened, "folder", path, **split("train", "dev")) == (
-        f"data.split.heldout: dev names no image of {path}; there are test, train, val"
+        f"data.split: dev names no image of {path}; name test, train, val"
     )
     line = complaint(open_source, DataConfig(split={"train": "train", "heldout": "test"}))
-    assert line.startswith("data.split.train: train names no image of digits; there are digit-0000, ")
+    assert line.startswith("data.split: train names no image of digits; name digit-0000, ")
