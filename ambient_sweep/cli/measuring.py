@@ -63,6 +63,8 @@ def measure(
     full = FullEvaluation(real, config, names, device)
     reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
+    notes = [f"{each.where}: {note}" for each in (*sets, trained, unseen) for note in each.notes]
+    lines += notes
     lines += [f"{dropped} held-out images are training images too and were left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
         lines += ["", each.where, *_table(report.rows)]
@@ -74,7 +76,7 @@ def measure(
         "generated": [_dump(each, report) for each, report in zip(sets, reports, strict=True)],
         "across": [row.dump() for row in over],
         "train": _about(trained), "heldout": _about(real.heldout), "dropped": dropped, "shape": list(trained.shape),
-        "evaluation": config.model_dump(mode="json"), "without": sorted(without),
+        "evaluation": config.model_dump(mode="json"), "without": sorted(without), "notes": notes,
     }  # fmt: skip
     if pictures is not None:
         _draw(pictures, trained, sets, reports)

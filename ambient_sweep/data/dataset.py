@@ -15,7 +15,7 @@ from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.groups import split_groups
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.source import refuse_corrupt, source_path
+from ambient_sweep.data.sources.source import corrupt_line, refuse_corrupt, source_path
 from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -69,6 +69,7 @@ class ImageData:
             return {"fingerprint": self.fingerprint, "store": str(self.store.path), **sizes}
         return {
             "fingerprint": self.fingerprint,
+            "notes": self.notes,
             "train": [{"index": i, "name": self.name(i)} for i in self.train_index.tolist()],
             "heldout": [{"index": i, "name": self.name(i)} for i in self.heldout_index.tolist()],
         }
@@ -204,7 +205,11 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=(*source.notes, *split_notes(config, source, train, heldout)),
+        notes=(
+            *source.lines(),
+            *([f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else []),
+            *split_notes(config, source, train, heldout),
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class ImageSet:
     pixels: Pixels
     digests: Sequence[bytes]  # per image, equal where all pixels are
     fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
+    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -83,7 +84,7 @@ def read_set(option: str, path: Path, *, size: int | None = None, channels: int 
     refuse_corrupt(where, source.names, corrupt)
     if not source.depth8:
         pixels = np.rint(pixels * 255).astype(np.uint8)
-    return ImageSet.of(where, pixels, source.names)
+    return replace(ImageSet.of(where, pixels, source.names), notes=source.lines())
 
 
 def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
@@ -119,7 +120,7 @@ def _folder_source(where: str, root: Path, size: int | None, channels: int | Non
             raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
         channels = 1 if "grey" in kinds else 3
     depth8 = not any(header.deep for header in headers.values())
-    return Source(folder.images, partial(loaders, folder), size, channels, depth8)
+    return Source(folder.images, partial(loaders, folder), size, channels, depth8, passed=folder.passed)
 
 
 def _examples(first: Mapping[Any, str]) -> str:

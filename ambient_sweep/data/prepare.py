@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -18,6 +19,7 @@ from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.pixels import Array, Encoding, decoded
 from ambient_sweep.data.related import find_related
 from ambient_sweep.data.sources import Source, open_source
+from ambient_sweep.data.sources.file_kinds import printable
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -34,7 +36,7 @@ from ambient_sweep.data.store import (
 )
 from ambient_sweep.errors import UserError
 
-CORRUPT_NAMED = 100
+FIRST_NAMED = 100
 Rows = NDArray[np.int64]
 
 
@@ -64,7 +66,7 @@ class _Preparation:
             self._open_store()
         else:
             self.source = open_source(config)
-            for line in self.source.notes:
+            for line in self.source.lines():
                 echo(line)
             self.place = np.arange(len(self.source))  # [N], in the first source
             self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
@@ -191,8 +193,12 @@ class _Preparation:
         if self.sigma is not None:
             made = ObservedInfo(sigma=self.sigma, fingerprint=files[IMAGES_FILE].sha256[:16])
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
+        passed: dict[str, Any] = {"count": len(source.passed)}
         if made is None:
-            corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:CORRUPT_NAMED]]
+            corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:FIRST_NAMED]]
+            passed["kinds"] = Counter(source.passed.values())
+            first = [*source.passed.items()][:FIRST_NAMED]
+            passed["first"] = [{"name": printable(name), "kind": kind} for name, kind in first]
         info = StoreInfo(
             version=__version__,
             kind="clean" if made is None else "observed",
@@ -206,6 +212,7 @@ class _Preparation:
             observed=made,
             source=self.description if made is None else {"source": self.description["source"]},
             corrupt=corrupt,
+            passed=passed,
             duplicates=self.duplicates,
             files=files,
         )

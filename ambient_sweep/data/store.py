@@ -65,6 +65,7 @@ class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     observed: ObservedInfo | None
     source: dict[str, Any]
     corrupt: dict[str, Any]
+    passed: dict[str, Any] = {}  # files that are not read, besides the corrupt ones
     duplicates: dict[str, Any]
     files: dict[str, FileInfo]
 

@@ -106,7 +106,7 @@ def claim(root: Path, hint: str) -> Path:
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
-    from ambient_sweep.trial.setup import prepare
+    from ambient_sweep.trial.setup import prepare, tell_notes
 
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
@@ -116,6 +116,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         config = sweep.some_config()
         if not config.resources.gpus:
             prepare(config, root)  # before Ray starts: bad images are reported immediately
+            tell_notes(root, echo)
         quiet_tune()
         stopped = False
         with (

@@ -1,6 +1,8 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,6 +48,12 @@ def prepare(config: Config, root: Path) -> Reference:
     reference = shared_reference(config, root)
     write_json(root / SPLIT, clean.split())
     return reference
+
+
+def tell_notes(root: Path, echo: Callable[[str], None]) -> None:
+    """Says what users should know of the images that `prepare` read."""
+    for line in json.loads((root / SPLIT).read_bytes()).get("notes", []):
+        echo(line)
 
 
 def shared_reference(config: Config, root: Path) -> Reference:

@@ -51,7 +51,7 @@ def updated(weights, ends, gamma, rule=decay):
 
 @pytest.mark.parametrize("length", [0.01, 0.05, 0.1, 0.25])
 def test_the_update_gives_the_integral_for_any_batch_sizes(length):
-    """A random walk in double precision, steps of uneven size; the rule with another exponent is told apart."""
+    """A random walk in double precision, steps of uneven size; a rule with another exponent fails."""
     generator = np.random.default_rng(0)
     ends = np.cumsum(generator.integers(1, 200, 60))
     weights = generator.normal(size=(60, 5)).cumsum(0)

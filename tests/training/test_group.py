@@ -86,7 +86,7 @@ def reductions(group):
 
 
 def told_to_stop(group, folder):
-    """One worker alone is told: all end at the same step, soon after."""
+    """One worker alone is asked to stop: all end at the same step, soon after."""
     loop.AGREE_SECONDS = 0.0  # at every step
     config, observed = scenario("mlp", WORKERS)
     state = new_state(config, observed, group=group)

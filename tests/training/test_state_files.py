@@ -35,7 +35,7 @@ def names(place):
 
 
 def restored(place):
-    """The newest sound state, its name, and what the user is told."""
+    """The newest sound state, its name, and the lines for the user."""
     state, lines = new_state(CONFIG, observations()), []
     return state, restore_newest(place, state, lines.append), lines
 

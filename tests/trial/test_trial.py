@@ -106,7 +106,9 @@ def test_the_folder_of_a_trial(whole):
     assert len(split["train"]) == 150
     assert not {i["index"] for i in split["train"]} & {i["index"] for i in split["heldout"]}
     assert sorted(p.name for p in (folder / "state").iterdir()) == ["images-000002880", "images-000003200"]
-    (line,) = (folder / "log.txt").read_text().splitlines()
+    line, *measured = (folder / "log.txt").read_text().splitlines()
+    wanted = [f"{e.images:,} images, sampled to {e.endpoint}" for e in evaluations]
+    assert sorted(each.split(" ", 1)[1].partition(":")[0] for each in measured) == sorted(wanted)
     size, cost = line.split("; ")
     assert size.endswith(" " + describe(config.model, (1, 8, 8)))
     assert cost == "a step with consistency costs 1.45 plain steps"

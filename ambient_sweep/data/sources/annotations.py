@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.data.sources.file_kinds import part_note
 from ambient_sweep.data.sources.metadata import ReadFile, read_metadata
 from ambient_sweep.data.sources.parts import SPLIT, parts, published
 from ambient_sweep.data.sources.source import Columns, Source, read_column
@@ -135,13 +136,14 @@ def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> So
 def _folder_labels(names: Sequence[str], below: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:
     """Class numbers by `dataset.json` (EDM's and StyleGAN's format) where there is one, else names of first subfolders.
 
-    Subfolders, those in the names `below` the folders of a split, are classes where every image lies in one and there are
-    at least two.
+    Subfolders, those in the names `below` the folders of a split, are classes where every image lies in one, there are at
+    least two, and they are no parts of a data set.
     """
     data = read(LABELS_FILE)
     if data is None:
         folders = [name.split("/", 1)[0] for name in below]
-        return np.array(folders) if all("/" in name for name in below) and len(set(folders)) > 1 else None
+        classes = all("/" in name for name in below) and len(set(folders)) > 1 and not part_note(below)
+        return np.array(folders) if classes else None
     try:
         entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
     except ValidationError as error:

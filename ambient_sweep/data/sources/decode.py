@@ -2,6 +2,7 @@
 
 import contextlib
 import lzma
+import re
 import struct
 import tokenize
 import zipfile
@@ -29,6 +30,11 @@ DAMAGED = (
     Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 
+POINTERS = {
+    rb"version https://git-lfs\.github\.com/": "a Git LFS pointer; `git lfs pull` fetches the file",
+    rb"\S*/annex/objects/": "an annexed file that is not here; `git annex get` fetches it",
+}
+
 
 class CorruptImage(Exception):
     """One image cannot be read; the message is the reason, in one line and without the image's name."""
@@ -37,6 +43,11 @@ class CorruptImage(Exception):
 def one_line(error: BaseException) -> str:
     """The message of an error, without the path that an OSError adds, or its type where it has none."""
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
+def pointer(head: bytes) -> str | None:
+    """What a file is that stands for another, by its first bytes or the target of a link, and how to get the other."""
+    return next((reason for start, reason in POINTERS.items() if re.match(start, head)), None)
 
 
 def decode(data: bytes, size: int, channels: int) -> PixelArray:
@@ -89,7 +100,8 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
     except CorruptImage:
         raise
     except UnidentifiedImageError:
-        raise CorruptImage(f"not an image ({', '.join(FORMATS)})") from None
+        file.seek(0)
+        raise CorruptImage(pointer(file.read(512)) or f"not an image ({', '.join(FORMATS)})") from None
     except DAMAGED as error:
         raise CorruptImage(f"cannot be read as an image ({one_line(error)})") from None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import posixpath
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -11,13 +12,13 @@ from typing import IO
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import annotated_by_files
-from ambient_sweep.data.sources.decode import DAMAGED, MAX_BYTES, CorruptImage, any_deep, one_line
+from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
+from ambient_sweep.data.sources.file_kinds import kind_of, part_note, passed_line, place_kind
 from ambient_sweep.data.sources.parts import parts
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAYBE_DEEP = (".png", ".tif", ".tiff")  # formats that can be deeper than 8 bits
+EIGHT_BITS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # formats that cannot be deeper
 
 
 class Folder:
@@ -27,17 +28,22 @@ class Folder:
         """Raises UserError, which begins with `where`, for a folder that cannot be read or holds no image."""
         if not root.is_dir():
             raise UserError(f"{where} is not a folder")
-        self.root, self.turns = root, contextlib.nullcontext()
-        self.images = _images(_walk(root, where), where)  # names relative to the folder, in order
+        self.root, self.top, self.turns = root, "", contextlib.nullcontext()
+        self.passed = dict[str, str]()  # kinds of the files passed over, by name
+        self.images = _images(self, walk(root, where, self.passed), where)  # names relative to the folder, in order
 
     def __contains__(self, name: str) -> bool:
-        return (self.root / name).exists()
+        return os.path.lexists(self.root / name)
 
     def open(self, name: str) -> IO[bytes]:
         return open(self.root / name, "rb")
 
     def size(self, name: str) -> int:
-        return os.stat(self.root / name).st_size
+        """Bytes of a file. Raises CorruptImage for a link that leads nowhere."""
+        path = self.root / name
+        if path.is_symlink() and not path.exists():
+            raise CorruptImage(pointer(os.fsencode(os.readlink(path))) or "a link that leads nowhere")
+        return os.stat(path).st_size
 
 
 class Zip:
@@ -45,35 +51,49 @@ class Zip:
 
     def __init__(self, path: Path, where: str) -> None:
         """Raises UserError, which begins with `where`, for a file that cannot be read or holds no image."""
-        self.turns = threading.Lock()
+        self.turns, self.top = threading.Lock(), ""
         try:
             archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise UserError(f"{where}: cannot be read as a zip file ({one_line(error)})") from None
-        # of entries of one name the last, which is what unpacking leaves
-        entries = {info.filename.replace("\\", "/").removeprefix("./"): (archive, info) for info in archive.infolist()}
-        names = _images(entries, where)
+        self.passed, self.entries = dict[str, str](), dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]()
+        files = (info for info in archive.infolist() if not info.filename.endswith(("/", "\\")))
+        for place, info in enumerate(files):
+            name = posixpath.normpath("/" + info.filename.replace("\\", "/")).lstrip("/") or info.filename
+            if name in self.entries:  # of entries of one name the last, which is what unpacking leaves
+                self.passed[f"{name} before file {place}"] = "replaced by an entry of the same name"
+            self.entries[name] = archive, info
+        names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
-        root = first if all(name.startswith(first) for name in names) else ""
-        self.entries = {name.removeprefix(root): entry for name, entry in entries.items() if name.startswith(root)}
-        self.images = [name.removeprefix(root) for name in names]
+        self.top = first if all(name.startswith(first) for name in names) else ""
+        self.images = [name.removeprefix(self.top) for name in names]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.entries
+        return self.top + name in self.entries
 
     def open(self, name: str) -> IO[bytes]:
-        archive, info = self.entries[name]
+        archive, info = self.entries[self.top + name]
         return archive.open(info)
 
     def size(self, name: str) -> int:
-        return self.entries[name][1].file_size
+        return self.entries[self.top + name][1].file_size
 
     def add(self, name: str, other: "Zip", other_name: str) -> "Zip":
         """Takes in the files of another zip file; those of each go below its name."""
         pairs = ((name, self), (other_name, other))
-        self.images, self.entries = (
-            sorted(f"{path}/{each}" for path, archive in pairs for each in archive.images),
-            {f"{path}/{each}": entry for path, archive in pairs for each, entry in archive.entries.items()},
+        self.images, self.entries, self.passed, self.top = (
+            sorted(f"{path}/{each}" for path, tree in pairs for each in tree.images),
+            {
+                f"{path}/{each.removeprefix(tree.top)}": entry
+                for path, tree in pairs
+                for each, entry in tree.entries.items()
+            },
+            {
+                f"{path}/{each.removeprefix(tree.top)}": kind
+                for path, tree in pairs
+                for each, kind in tree.passed.items()
+            },
+            "",
         )
         return self
 
@@ -112,45 +132,60 @@ def open_tree(config: DataConfig) -> Source:
         tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
 
     def read(name: str) -> bytes | None:
+        tree.passed.pop(tree.top + name, None)
         try:
             return read_file(tree, name) if name in tree else None
         except CorruptImage as error:
             raise UserError(f"{config.path}/{name}: {error}") from None
 
-    deep = any_deep(partial(tree.open, name) for name in tree.images if name.lower().endswith(MAYBE_DEEP))
-    source = Source(tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep)
+    deep = any_deep(partial(tree.open, name) for name in tree.images if not name.lower().endswith(EIGHT_BITS))
+    source = Source(
+        tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep,
+        notes=(note,) if (note := part_note(tree.images)) and names is None else (), passed=tree.passed,
+    )  # fmt: skip
     return annotated_by_files(source, config, read)
 
 
-def _images(names: Iterable[str], where: str) -> list[str]:
-    """The images among files of these names, in order. Raises UserError where there is none, or a name that is not text."""
-    images = sorted(name for name in names if name.lower().endswith(SUFFIXES) and not _is_hidden(name))
+def _images(tree: Tree, names: Iterable[str], where: str) -> list[str]:
+    """The images among files of these names, in order; adds the others to `tree.passed`.
+
+    Raises UserError where there is no image, or one whose name is not text.
+    """
+    kinds = {name: kind_of(name, partial(tree.open, name)) for name in sorted(names)}
+    tree.passed |= {name: kind for name, kind in kinds.items() if kind is not None}
+    images = [name for name, kind in kinds.items() if kind is None]
     if not images:
-        raise UserError(f"{where}: holds no image ({', '.join(SUFFIXES)})")
+        raise UserError(f"{where}: holds no image ({', '.join(FORMATS)}) {passed_line(tree.passed)}".rstrip())
     odd = next((name for name in images if name.encode(errors="replace").decode() != name), None)
     if odd is not None:
         raise UserError(f"{where}: the file name {odd!r} is not UTF-8; rename it")
     return images
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+def walk(root: Path, where: str, passed: dict[str, str]) -> Iterator[str]:
+    """Names of all files below `root`, links that lead nowhere among them; adds pipes and the like to `passed`.
 
-
-def _walk(root: Path, where: str) -> Iterator[str]:
-    """Names of all files below `root`, except those in hidden folders. Raises UserError."""
+    Links to folders are followed, except in and into folders that are passed over. Raises UserError.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{where}: the folder {error.filename or root} cannot be read ({error.strerror})") from None
 
-    met: set[tuple[int, int]] = set()
+    met = set(map(str, root.resolve().parents))
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        status = os.stat(folder)
-        identity = status.st_dev, status.st_ino
-        if identity in met:
+        real = os.path.realpath(folder)
+        if real in met:
             folders.clear()
             continue
-        met.add(identity)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        paths = (os.path.join(folder, name) for name in files)
-        yield from (os.path.relpath(path, root) for path in paths if os.path.isfile(path))
+        met.add(real)
+        paths = [os.path.join(folder, name) for name in files]
+        for hidden in (os.path.join(folder, name) for name in folders if place_kind(name)):
+            below = [] if os.path.islink(hidden) else os.walk(hidden)  # which ignores what may not be read
+            paths += [os.path.join(within, name) for within, _, names in below for name in names]
+        folders[:] = sorted(name for name in folders if not place_kind(name))
+        for path in sorted(paths):
+            name = os.path.relpath(path, root)
+            if os.path.isfile(path) or not os.path.exists(path):
+                yield name
+            else:
+                passed[name] = "pipe, socket or device"

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import annotated
 from ambient_sweep.data.sources.decode import any_deep, one_line
+from ambient_sweep.data.sources.file_kinds import kind_of, passed_line
+from ambient_sweep.data.sources.files import walk
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -70,9 +72,11 @@ def open_parquet(config: DataConfig) -> Source:
     The first images of each file tell whether the source is of 8 bits. Raises UserError.
     """
     root, column = source_path(config), config.image_column
-    shards = [shard for shard in (Shard(file, root) for file in _files(root)) if shard.count]
+    passed = dict[str, str]()
+    shards = [shard for shard in (Shard(file, root) for file in _files(root, passed)) if shard.count]
     if not shards:
-        raise UserError(f"data.path: {config.path} holds no rows of Parquet files (*.parquet)")
+        where = f"data.path: {config.path} holds no rows of Parquet files (*.parquet)"
+        raise UserError(f"{where} {passed_line(passed)}".rstrip())
 
     def loaders() -> Iterator[Loader]:
         return (partial(bytes, image) for shard in shards for image in shard.images(column))
@@ -83,17 +87,19 @@ def open_parquet(config: DataConfig) -> Source:
     names = [f"{shard.name}#{row}" for shard in shards for row in range(shard.count)]
     first = (image for shard in shards for image in islice(shard.images(column), PROBED))
     depth8 = not any_deep(partial(BytesIO, image) for image in first)
-    source = Source(names, loaders, config.image_size, config.channels, depth8)
+    source = Source(names, loaders, config.image_size, config.channels, depth8, passed=passed)
     columns = {name: partial(read, name) for shard in shards for name in shard.schema.names}
     return annotated(source, config, columns, str(root))
 
 
-def _files(root: Path) -> list[Path]:
+def _files(root: Path, passed: dict[str, str]) -> list[Path]:
+    """The Parquet files, by name; adds the others to `passed`."""
     if not root.is_dir():
         return [root]
-    found = (path for path in root.rglob("*.parquet") if path.is_file())
-    seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    return sorted(seen, key=lambda path: path.relative_to(root).as_posix())
+    names = sorted(walk(root, f"data.path: {root}", passed))
+    kinds = {name: kind_of(name, BytesIO) or "image" for name in names}
+    passed |= {name: kind for name, kind in kinds.items() if kind != ".parquet"}
+    return [root / name for name, kind in kinds.items() if kind == ".parquet"]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, pointer
+from ambient_sweep.data.sources.file_kinds import passed_line, printable
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
@@ -51,7 +52,8 @@ class Source:
     labels: NDArray[np.int64] | None = None  # [N] class numbers
     classes: tuple[str, ...] = ()  # their names
     sigma: NDArray[np.float32] | None = None  # [N] an image's own noise level, NaN: none
-    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
+    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each; "": nothing
+    passed: Mapping[str, str] = field(default_factory=dict)  # kinds of the files passed over, by name
     text: Callable[[], NDArray[Any]] | None = None  # reads the captions, [N]
     groups: NDArray[np.int64] | None = None  # [N] group numbers; the split keeps groups whole
     published: NDArray[np.bool_] | None = None  # [N] the publisher's split: True trains, False is held out
@@ -68,6 +70,10 @@ class Source:
     def dtype(self) -> np.dtype[Any]:
         """The type of the decoded pixels."""
         return np.dtype(np.uint8 if self.depth8 else np.float32)
+
+    def lines(self) -> tuple[str, ...]:
+        """What users should know of the reading, a line each."""
+        return tuple(line for line in (*self.notes, passed_line(self.passed)) if line)
 
     def blocks(self) -> Iterator[Block]:
         """All images in order, a few thousand at a time; memory for little more than one block."""
@@ -107,11 +113,14 @@ class Source:
 def refuse_corrupt(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]], cure: str = "") -> None:
     """Raises UserError for corrupt images, where there are any: how many, and the first three by name."""
     if corrupt:
-        first = "; ".join(f"{names[row]}: {reason}" for row, reason in corrupt[:3])
-        more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
-        raise UserError(
-            f"{where}: {len(corrupt)} of {len(names)} images cannot be read ({first}{more}); remove or replace them{cure}"
-        )
+        raise UserError(f"{where}: {corrupt_line(names, corrupt)}; remove or replace them{cure}")
+
+
+def corrupt_line(names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> str:
+    """How many images are corrupt, and the first three by name."""
+    first = "; ".join(f"{printable(names[row])}: {reason}" for row, reason in corrupt[:3])
+    more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+    return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
 
 
 def source_path(config: DataConfig) -> Path:
@@ -121,9 +130,12 @@ def source_path(config: DataConfig) -> Path:
     path = Path(config.path).expanduser()
     try:
         path.stat()
+        reason = pointer(path.read_bytes()) if path.is_file() and path.stat().st_size < 1024 else None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
+    if reason is not None:
+        raise UserError(f"data.path: {config.path} is {reason}")
     return path
 
 

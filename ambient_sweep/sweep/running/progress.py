@@ -40,9 +40,7 @@ class Forecast:
         budget: int | None = None,
     ) -> None:
         self._images, self._fixed, self._searched, self._budget = images, fixed, searched, budget
-        bounds = [0.0, *levels, 1.0]
-        share = sum((high - low) / eta**i for i, (low, high) in enumerate(itertools.pairwise(bounds)))
-        self._share = min(1.0, share * SURPLUS) if levels else 1.0
+        self._bounds, self._eta = [images * level for level in (0.0, *levels, 1.0)], eta
         self._trials: dict[str, _Trial] = {}
 
     def report(self, trial_id: str, role: Role, done: int, executed: int | None, left: int) -> None:
@@ -75,10 +73,19 @@ class Forecast:
         left += self._images * max(0, self._fixed - len(others))
         executed, done = sum(trial.executed for trial in searched), sum(trial.done for trial in searched)
         if self._budget is not None:
-            return left + max(0.0, self._budget - executed)
-        saving = executed / done if done else 1.0
-        expected: float = self._searched * self._images * self._share * saving
-        return left + max(0.0, expected - executed)
+            most = self._images * max(0, self._searched - len(searched)) + sum(trial.left for trial in searched)
+            return left + max(0.0, min(self._budget - executed, most))
+        return left + self._search_left(searched) * (executed / done if done else 1.0)
+
+    def _search_left(self, searched: Sequence[_Trial]) -> float:
+        """From rung to rung: what trials have to the next one, and those that are expected to pass and have not yet."""
+        left, slack = 0.0, 0.01 * self._images  # rungs lie at the end of a step
+        for rung, (low, high) in enumerate(itertools.pairwise(self._bounds)):
+            passing = self._searched * (min(1.0, SURPLUS / self._eta**rung) if rung else 1.0)
+            passed = [trial for trial in searched if trial.done > low + slack or not rung]
+            left += sum(min(high - trial.done, trial.left) for trial in passed if trial.done < high)
+            left += max(0.0, passing - len(passed)) * (high - low)
+        return left
 
 
 class Progress:

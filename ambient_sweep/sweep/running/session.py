@@ -32,7 +32,7 @@ from ambient_sweep.sweep.space.definition import Role, Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import is_remeasured, remeasure
-from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.setup import prepare, tell_notes
 
 Echo = Callable[[str], None]
 JOURNAL = "study.journal"
@@ -51,6 +51,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     config = sweep.some_config()
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         _on_cluster(sweep, prepare, [(config, root)], stop)
+        tell_notes(root, echo)
     stop.check()
     planner = _planner(sweep, root)
     known = open_search(sweep, root, planner=planner, concurrent=plan.concurrent)

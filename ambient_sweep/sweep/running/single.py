@@ -22,7 +22,7 @@ from ambient_sweep.trial.records import (
     trial_folder,
 )
 from ambient_sweep.trial.run import run_trial
-from ambient_sweep.trial.setup import prepare
+from ambient_sweep.trial.setup import prepare, tell_notes
 
 TRIAL = "train"
 
@@ -42,6 +42,7 @@ def train_single(
         if new:  # nothing was trained: leave nothing behind
             shutil.rmtree(root)
         raise
+    tell_notes(root, echo)
     try:
         if config.resources.workers == 1:
             _run_here(config, root, echo)

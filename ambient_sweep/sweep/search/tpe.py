@@ -15,7 +15,7 @@ Draws depend on the seed and the trial's number alone, so a study that goes on i
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ RENEWAL = 16  # the estimators are fitted again once one in so many trials of th
 NARROWEST = 0.01  # width of a kernel, as a share of the range
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 Floats = NDArray[np.float64]
+Values = Sequence[Any]  # of one parameter
 
 
 class GroupedTPESampler(BaseSampler):
@@ -43,13 +44,12 @@ class GroupedTPESampler(BaseSampler):
     def __init__(
         self, *, seed: int = 0, n_startup_trials: int = 10, n_ei_candidates: int = 24, random_share: float = 0.5
     ) -> None:
-        if n_startup_trials < 1 or n_ei_candidates < 1 or not 0 <= random_share <= 1:
-            raise ValueError("n_startup_trials and n_ei_candidates must be at least 1, random_share between 0 and 1")
+        if any(type(n) is not int or n < 1 for n in (n_startup_trials, n_ei_candidates)) or type(seed) is not int:
+            raise ValueError("seed, n_startup_trials and n_ei_candidates must be whole numbers, the last two positive")
+        if type(random_share) not in (int, float) or not 0 <= random_share <= 1:
+            raise ValueError(f"random_share must be a number from 0 to 1, not {random_share!r}")
         self._seed, self._startup, self._candidates, self._share = seed, n_startup_trials, n_ei_candidates, random_share
-        self._fitted = 0  # trials that the estimators were fitted to
-        self._history = 0  # of these, those that counted
-        self._split: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
-        self._estimators: dict[tuple[str, BaseDistribution], _Number | _Choice] = {}
+        self._fit = _Fit("", 0, 0)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: parameters are drawn one after the other, so that conditional ones are drawn where they are asked for."""
@@ -64,59 +64,67 @@ class GroupedTPESampler(BaseSampler):
         if len(study.directions) > 2:
             raise ValueError(f"{type(self).__name__} takes one or two objectives, not {len(study.directions)}")
         trials = [t for t in study.get_trials(deepcopy=False, states=STATES) if t.number != trial.number]
-        if abs(len(trials) - self._fitted) * RENEWAL >= max(1, self._history):
-            self._fit(trials, study.directions)
+        new = abs(len(trials) - self._fit.trials)
+        if self._fit.study != study.study_name or new * RENEWAL >= max(1, self._fit.history):
+            self._fit = self._fitted(study, trials)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """One parameter: of a few draws from the good density, the one with the largest ratio of good over bad."""
         shares = rng.uniform(f"search/{param_name}", self._seed, trial.number * self._candidates, self._candidates, 2)
-        if self._split is None or rng.uniform("search", self._seed, trial.number, 1)[0, 0] < self._share:
+        fit = self._fit  # another thread may replace it
+        if not fit.good or rng.uniform("search", self._seed, trial.number, 1)[0, 0] < self._share:
             return estimator(param_distribution).draw_evenly(float(shares[0, 0]))
-        key = (param_name, param_distribution)
-        if key not in self._estimators:
-            good, bad = ([v[param_name] for v in side if param_name in v] for side in self._split)
-            self._estimators[key] = estimator(param_distribution, good, bad)
-        return self._estimators[key].draw(shares)
+        key = f"{param_name}: {param_distribution}"
+        if key not in fit.estimators:
+            good, bad = ([v[param_name] for v in side if param_name in v] for side in (fit.good, fit.bad))
+            fit.estimators[key] = estimator(param_distribution, good, bad)
+        return fit.estimators[key].draw(shares)
 
-    def _fit(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
-        signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
-        measured = [_Item.of(t, signs) for t in trials if t.state == TrialState.COMPLETE]
-        known = {item.config for item in measured}
-        pruned = [_Item.of(t, signs) for t in trials if t.state == TrialState.PRUNED]
-        history = sorted([*measured, *(p for p in pruned if p.config not in known)], key=lambda item: item.number)
-        older = history[:-NEWEST]
-        if older:
-            front = [i for i, rank in enumerate(ranks(history)) if rank == 0 and i < len(older)]
-            history = [history[front[i]] for i in best([history[i] for i in front], FRONT)] + history[-NEWEST:]
-        self._fitted, self._history, self._estimators = len(trials), len(history), {}
-        if len(known) < self._startup:
-            self._split = None
-            return
-        chosen = best(history, min(math.ceil(GOOD_SHARE * len(history)), GOOD_MOST))
+    def _fitted(self, study: Study, trials: Sequence[FrozenTrial]) -> "_Fit":
+        signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
+        items = [_Item.of(t, signs) for t in trials if t.state != TrialState.RUNNING]
+        known = {item.config for item in items if item.complete}
+        history = [item for item in items if item.complete or item.config not in known]
+        if len(history) > NEWEST:
+            front = [item for item, rank in zip(history[:-NEWEST], ranks(history), strict=False) if rank == 0]
+            history = [front[i] for i in best(front, FRONT)] + history[-NEWEST:]
+        good_size = min(math.ceil(GOOD_SHARE * len(history)), GOOD_MOST)
+        chosen = best(history, good_size) if len(known) >= self._startup else []
         good = {history[i].config: history[i].values for i in chosen}
         bad = {item.config: item.values for item in history if item.config not in good}
         running = [t.params for t in trials if t.state == TrialState.RUNNING][-NEWEST:]
-        self._split = list(good.values()), [*bad.values(), *running]
+        return _Fit(study.study_name, len(trials), len(history), [*good.values()], [*bad.values(), *running])
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the estimators were fitted to; no good trials: draws are random."""
+
+    study: str  # its name
+    trials: int
+    history: int  # trials that counted
+    good: Sequence[dict[str, Any]] = ()  # their parameters
+    bad: Sequence[dict[str, Any]] = ()
+    estimators: dict[str, "_Number | _Choice"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Item:
-    number: int
+    complete: bool
+    config: tuple[tuple[str, float], ...]  # equal where the values are
     values: dict[str, Any]
     objectives: tuple[float, float]  # minimised; infinite for a trial without values
     violation: float  # of constraints, summed; 0: feasible
 
     @classmethod
     def of(cls, trial: FrozenTrial, signs: Sequence[float]) -> "_Item":
-        objectives = [sign * value for sign, value in zip(signs, trial.values or (), strict=False)] or [math.inf] * 2
+        objectives = [sign * value for sign, value in zip(signs, trial.values or (), strict=False)] or [math.inf]
         violation = sum(max(0.0, value) for value in trial.constraints.values())
-        return cls(trial.number, trial.params, (objectives[0], objectives[-1]), violation)
-
-    @property
-    def config(self) -> tuple[tuple[str, Any], ...]:
-        return tuple(sorted(self.values.items()))
+        config = sorted((name, trial.distributions[name].to_internal_repr(v)) for name, v in trial.params.items())
+        both = objectives[0], objectives[-1]
+        return cls(trial.state == TrialState.COMPLETE, tuple(config), trial.params, both, violation)
 
 
 def ranks(items: Sequence[_Item]) -> list[int]:
@@ -134,8 +142,6 @@ def ranks(items: Sequence[_Item]) -> list[int]:
 
 def best(items: Sequence[_Item], count: int) -> list[int]:
     """The indices of the `count` best items: by rank, and within the last rank those that hold the most hypervolume."""
-    if count >= len(items):
-        return list(range(len(items)))
     of_rank = np.array(ranks(items))
     chosen: list[int] = []
     for rank in np.unique(of_rank):
@@ -167,9 +173,7 @@ def thin(values: Floats, count: int) -> NDArray[np.intp]:
 class _Number:
     """The Parzen estimators of a number, on the scale from 0 to 1 on which it is drawn evenly."""
 
-    def __init__(
-        self, distribution: FloatDistribution | IntDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, distribution: FloatDistribution | IntDistribution, good: Values, bad: Values) -> None:
         half = (distribution.step or 0.0) / 2  # each value of a ladder stands for the interval around it
         self._distribution = distribution
         self._log = math.log if distribution.log else float
@@ -197,13 +201,11 @@ class _Number:
 class _Choice:
     """The same of a categorical parameter: how often each choice occurs, with one occurrence more spread over all."""
 
-    def __init__(
-        self, distribution: CategoricalDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, distribution: CategoricalDistribution, good: Values, bad: Values) -> None:
         self._distribution = distribution
         self._good, self._bad = self._frequencies(good), self._frequencies(bad)
 
-    def _frequencies(self, values: Sequence[Any]) -> Floats:
+    def _frequencies(self, values: Values) -> Floats:
         counts = np.full(len(self._distribution.choices), 1 / len(self._distribution.choices))
         for value in values:
             counts[int(self._distribution.to_internal_repr(value))] += 1
@@ -218,7 +220,7 @@ class _Choice:
         return self._distribution.choices[int(share * len(self._distribution.choices))]
 
 
-def estimator(distribution: BaseDistribution, good: Sequence[Any] = (), bad: Sequence[Any] = ()) -> _Number | _Choice:
+def estimator(distribution: BaseDistribution, good: Values = (), bad: Values = ()) -> _Number | _Choice:
     """The estimators of a parameter, fitted to its values in good and in bad trials."""
     if isinstance(distribution, CategoricalDistribution):
         return _Choice(distribution, good, bad)

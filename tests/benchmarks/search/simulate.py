@@ -116,7 +116,9 @@ class Simulation:
     def _start(self, trial: SimulatedTrial) -> None:
         """Takes over what others trained and measured, and trains on."""
         if self.planner is not None:
-            taken = self.planner.started(trial.trial.trial_id, trial.trial.values) / self.problem.images
+            values = trial.trial.values
+            taken = (self.problem.images - self.planner.cost(values)) / self.problem.images
+            self.planner.started(trial.trial.trial_id, values)
             for fraction in self.problem.lengths:
                 if fraction <= taken + 1e-9 and fraction not in self._reported.get(trial.trial.trial_id, ()):
                     trial.position = max(trial.position, fraction)

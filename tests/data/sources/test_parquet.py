@@ -143,7 +143,7 @@ def test_a_damaged_page_is_refused_when_it_is_read(path):
     data = bytearray(path.read_bytes())
     data[data.rindex(BYTES[9]) + 40] ^= 1
     path.write_bytes(data)
-    found = opened("parquet", path)  # the damaged page is beyond those that the depth is told by
+    found = opened("parquet", path)  # the damaged page lies beyond the images whose headers are read
     assert "x.parquet: cannot be read as a Parquet file (" in complaint(read_all, found)
 
 

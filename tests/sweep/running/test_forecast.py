@@ -39,8 +39,28 @@ def test_without_rungs_searched_trials_do_too() -> None:
 
 def test_rungs_let_one_in_eta_pass() -> None:
     forecast = Forecast(1000, fixed=0, searched=10, levels=(0.25, 0.5), eta=2)
-    assert forecast.images_left() == pytest.approx(10 * (250 + 250 / 2 + 500 / 4) * SURPLUS)
-    assert Forecast(1000, 0, 9, (0.5,), 3).images_left() == pytest.approx(9 * (500 + 500 / 3) * SURPLUS)
+    assert forecast.images_left() == pytest.approx(10 * (250 + (250 / 2 + 500 / 4) * SURPLUS))
+    assert Forecast(1000, 0, 9, (0.5,), 3).images_left() == pytest.approx(9 * (500 + 500 / 3 * SURPLUS))
+
+
+def test_a_failed_trial_trains_no_more() -> None:
+    forecast = Forecast(1000, fixed=0, searched=10)
+    for name in "abcdefghij":
+        forecast.report(name, "search", 100, 100, 900)
+    for name in "abcde":
+        forecast.ended(name)
+    assert forecast.images_left() == 5 * 900
+    for name in "fghij":
+        forecast.ended(name)
+    assert forecast.images_left() == 0
+
+
+def test_lucky_trials_leave_work_for_those_to_come() -> None:
+    forecast = Forecast(1000, fixed=0, searched=10, levels=(0.25, 0.5), eta=2)
+    for name in "abcdefgh":
+        forecast.report(name, "search", 1000, 1000, 0)
+    forecast.report("i", "search", 200, 200, 800)
+    assert forecast.images_left() == 50 + 250, "to the next rung, and the first stretch of the tenth"
 
 
 def test_what_others_trained_is_expected_to_be_shared_again() -> None:
@@ -49,6 +69,12 @@ def test_what_others_trained_is_expected_to_be_shared_again() -> None:
     assert forecast.images_left() == 10 * 500 - 500
     forecast.report("a", "search", 1000, None, 0)
     assert forecast.executed == 500, "a report without the figure leaves it"
+
+
+def test_a_budget_is_spent_no_further_than_trials_go() -> None:
+    forecast = Forecast(1000, fixed=0, searched=2, budget=10**9)
+    forecast.report("a", "search", 1000, 1000, 0)
+    assert forecast.images_left() == 1000
 
 
 def test_a_budget_is_spent_in_full_and_fixed_trials_come_on_top() -> None:

@@ -53,7 +53,7 @@ def ended(*reports: Report) -> History:
     return History(True, reports)
 
 
-# -- what is handed out, and what is recorded -------------------------------------------------------------------------
+# -- which trial comes next, and what the study records ---------------------------------------------------------------
 
 
 def test_fixed_trials_come_first_outside_the_study_and_points_before_draws(tmp_path: Path, ids: Iterator[str]) -> None:

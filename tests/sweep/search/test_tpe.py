@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_every_observation_of_a_config_keeps_its_own_violations() -> None:
         ),
         (Search(sampler="TPESampler", sampler_args={"multivariate": False, "group": True}), "TPESampler refuses"),
         (Search(sampler="PartialFixedSampler"), "unknown sampler 'PartialFixedSampler'"),
-        (Search(sampler_args={"n_ei_candidates": 0}), "n_startup_trials and n_ei_candidates must be at least 1"),
+        (Search(sampler_args={"n_ei_candidates": 0}), "n_ei_candidates must be whole numbers"),
         (
             Search(sampler_args={"random_share": "x"}),
             "GroupedTPESampler refuses search.sampler_args={'random_share': 'x'}",
@@ -176,7 +177,7 @@ def test_the_best_are_those_of_the_lowest_ranks_and_the_most_hypervolume() -> No
     for _ in range(300):
         points = [(float(rng.randrange(6)), float(rng.randrange(6))) for _ in range(rng.randrange(1, 14))]
         broken = [rng.choice((0.0, 0.0, 0.5, 1.0)) for _ in points]
-        items = [tpe._Item(n, {}, p, b) for n, (p, b) in enumerate(zip(points, broken, strict=True))]
+        items = [tpe._Item(True, (), {}, p, b) for p, b in zip(points, broken, strict=True)]
         count = rng.randrange(1, len(items) + 1)
         chosen, ranks = tpe.best(items, count), tpe.ranks(items)
         assert len(chosen) == len(set(chosen)) == count
@@ -224,11 +225,9 @@ def test_a_config_counts_once_as_good_where_one_of_its_checkpoints_is() -> None:
         + [({"x": float(x)}, done, [5.0, 5.0]) for x in (2, 2, 3)]
         + [({"x": 4.0}, pruned, None), ({"x": 3.0}, pruned, None)]
     )
-    assert sampler._split is not None
-    good, bad = sampler._split
-    assert good == [{"x": 1.0}]
-    assert sorted(values["x"] for values in bad) == [2.0, 3.0, 4.0]
-    assert sampler._history == 6, "pruned trials count only where nothing else is known"
+    assert sampler._fit.good == [{"x": 1.0}]
+    assert sorted(values["x"] for values in sampler._fit.bad) == [2.0, 3.0, 4.0]
+    assert sampler._fit.history == 6, "pruned trials count only where nothing else is known"
 
 
 def test_the_history_stays_bounded_and_keeps_the_front() -> None:
@@ -236,15 +235,47 @@ def test_the_history_stays_bounded_and_keeps_the_front() -> None:
     heights = [0.001 if n < 400 and n % 4 == 0 else 2 * rng.random() + 0.1 for n in range(3000)]
     points = [(x := rng.random(), 1 - x + height) for height in heights]
     sampler = fitted([({"x": x}, TrialState.COMPLETE, [x, y]) for x, y in points])
-    assert sampler._history <= tpe.NEWEST + tpe.FRONT
-    assert sampler._split is not None
-    kept = {values["x"] for side in sampler._split for values in side}
+    assert sampler._fit.history <= tpe.NEWEST + tpe.FRONT
+    kept = {values["x"] for side in (sampler._fit.good, sampler._fit.bad) for values in side}
     assert {x for x, _ in points[-tpe.NEWEST :]} <= kept
     of_kept = np.array([point for point in points if point[0] in kept])
     assert pareto.hypervolume(of_kept, (1.2, 1.2)) > 0.99 * pareto.hypervolume(np.array(points), (1.2, 1.2))
 
 
 # -- the default sampler in plain Optuna ------------------------------------------------------------------------------
+
+
+def test_threads_and_further_studies_share_a_sampler() -> None:
+    sampler = GroupedTPESampler(random_share=0.0)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda t: sum(abs(t.suggest_float(f"x{i}", 0, 1) - 0.1) for i in range(4)), 200, n_jobs=4)
+    finally:
+        sys.setswitchinterval(before)
+    other = optuna.create_study(sampler=sampler)
+    for x in np.linspace(0, 1, 200):
+        params = {f"x{i}": float(x) for i in range(4)}
+        distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0, 1) for name in params}
+        other.add_trial(create_trial(params=params, distributions=distributions, value=abs(float(x) - 0.9)))
+    assert other.ask().suggest_float("x0", 0, 1) > 0.7
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_choices_may_be_lists() -> None:
+    study = optuna.create_study(sampler=GroupedTPESampler(random_share=0.0))
+    lists = [[1], [1, 2], [1, 2, 3]]
+    study.optimize(lambda t: len(t.suggest_categorical("x", lists)) + t.suggest_float("y", 0, 1), 60)
+    assert [study.ask().suggest_categorical("x", lists) for _ in range(9)].count([1]) > 6
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"n_ei_candidates": 24.5}, {"n_startup_trials": 0}, {"random_share": "half"}, {"seed": None}]
+)
+def test_arguments_of_another_type_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        GroupedTPESampler(**arguments)
 
 
 def zdt1(trial: optuna.Trial) -> tuple[float, float]:
