@@ -2,7 +2,6 @@
 
 import codecs
 import dataclasses
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.file_kinds import part_note
 from ambient_sweep.data.sources.metadata import ReadFile, read_metadata
 from ambient_sweep.data.sources.parts import SPLIT, parts, published
-from ambient_sweep.data.sources.source import Columns, Source, read_column
+from ambient_sweep.data.sources.source import Columns, Source, read_column, value_name
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
@@ -91,12 +90,9 @@ def _noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDA
 
 def _groups(values: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """Group numbers [N] by a column [N], and how many images have none there: each of these is a group of its own."""
-    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values.tolist()]
-    names = [
-        (f"image {row}",) if value in (None, "") or value != value else str(value) for row, value in enumerate(whole)
-    ]
-    numbers = dict(zip(dict.fromkeys(names), itertools.count(), strict=False))
-    return np.array([numbers[name] for name in names]), sum(isinstance(name, tuple) for name in names)
+    names = [value_name(value) or row for row, value in enumerate(values.tolist())]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names]), sum(isinstance(name, int) for name in names)
 
 
 def _matches(pattern: str, names: Sequence[str]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.source import Columns, Source, first, read_column
+from ambient_sweep.data.sources.source import Columns, Source, first, read_column, value_name
 from ambient_sweep.errors import UserError
 
 SPLIT = "split"  # the column that says of each image to which part it belongs
@@ -34,8 +34,9 @@ def published(source: Source, config: DataConfig, columns: Columns, where: str) 
     wanted, place = parts(config), config.path or config.source
     if wanted is None or source.published is not None:
         return source, columns
-    values = read_column(columns, SPLIT, len(source), where) if SPLIT in columns else np.empty(0)
-    given = {str(value): values == value for value in dict.fromkeys(values.tolist())}
+    values = read_column(columns, SPLIT, len(source), where).tolist() if SPLIT in columns else []
+    split = np.array([value_name(value) for value in values], dtype=object)
+    given = {name: split == name for name in dict.fromkeys(split.tolist()) if name is not None}
     by_column = all(part in given for part in wanted)
     files = [re.sub("#[0-9]+$", "", name) for name in source.names]  # without the row in a file of several
     train, heldout = (given[part] if by_column else _named(part, files) for part in wanted)

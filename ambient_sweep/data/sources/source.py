@@ -149,6 +149,13 @@ def read_column(columns: Columns, name: str, count: int, where: str) -> NDArray[
     return values.reshape(count)
 
 
+def value_name(value: Any) -> str | None:
+    """A value of a column as text, "7" of 7 and of 7.0 (a column of whole numbers with gaps); None where it is missing."""
+    if value is None or value == "" or value != value:  # NaN
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def first(names: Sequence[str]) -> str:
     """The first three of these names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -172,6 +172,12 @@ def test_array_files_are_parts_of_their_own_type(tmp_path):
     assert "gone.npy: cannot be read" in complaint(opened, "array", tmp_path, **split("train.npy", "gone.npy"))
 
 
+def test_values_of_the_column_split_may_be_numbers_with_gaps(tmp_path):
+    pq.write_table(pa.table({"image": IMAGES[:4], "split": [0, 1, None, 0]}), tmp_path / "x.parquet")
+    assert opened("parquet", tmp_path / "x.parquet", **split("0", "1")).published.tolist() == [True, False, True]
+    assert complaint(opened, "parquet", tmp_path / "x.parquet", **split("0", "2")).endswith("name x.parquet or 0, 1")
+
+
 def test_parts_that_name_nothing_are_refused_with_what_there_is(tmp_path):
     path = tree(tmp_path, *LAYOUT)
     assert complaint(opened, "folder", path, **split("train", "dev")) == (
