@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def _of_data(c: Config) -> Iterator[str]:
         yield f"data.range: must rise, as in [0, 4095], not {list(c.data.range)}"
     if c.data.range is not None and c.data.source == "digits":
         yield "data.range: the digits have a range of their own; remove it or change data.source"
+    yield from _of_split(c)
     if c.evaluation.path is not None and c.data.source != "store":
         yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
     if c.observed.sigma < c.observed.base_sigma:
@@ -48,6 +50,20 @@ def _of_data(c: Config) -> Iterator[str]:
             f"observed.clean_fraction: 1 leaves no noisy image for objective.kind={c.objective.kind}; "
             "use objective.kind=denoising with observed.sigma=0"
         )
+
+
+def _of_split(c: Config) -> Iterator[str]:
+    d = c.data
+    if (d.split.train is None) != (d.split.heldout is None):
+        missing = "train" if d.split.train is None else "heldout"
+        yield f"data.split.{missing}: missing; data.split needs both, as in data.split={{train: FOLDER, heldout: FOLDER}}"
+    if sum(key is not None for key in (d.split.train, d.group_column, d.group_pattern)) > 1:
+        yield "data.split, data.group_column, data.group_pattern: each says how to split; keep one of them"
+    try:
+        if d.group_pattern is not None and re.compile(d.group_pattern).groups == 0:
+            yield f"data.group_pattern: {d.group_pattern} has no group; set one in brackets, as in '^([^_]+)_'"
+    except re.error as error:
+        yield f"data.group_pattern: {d.group_pattern} is not a regular expression ({error})"
 
 
 def _of_model(c: Config) -> Iterator[str]:

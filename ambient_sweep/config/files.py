@@ -23,11 +23,17 @@ PATH_KEYS = (
     "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
 )  # fmt: skip
 LISTED = "`ambient-sweep knobs` lists the keys"
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
+
+
+def _sections(section: type[Section], prefix: str = "") -> dict[str, type[Section]]:
+    found: dict[str, type[Section]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= {prefix + name: field.annotation, **_sections(field.annotation, f"{prefix}{name}.")}
+    return found
+
+
+SECTIONS = _sections(Config)
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -37,10 +43,17 @@ def dump(config: Config) -> dict[str, Any]:
 
 def knobs() -> dict[str, tuple[Any, Any]]:
     """Every dotted key with its pydantic field and its default, in order."""
-    fields = {name: field for name, field in Config.model_fields.items() if name not in SECTIONS}
-    for name, section in SECTIONS.items():
-        fields |= {f"{name}.{inner}": field for inner, field in section.model_fields.items()}
-    return {key: (field, field.default) for key, field in fields.items()}
+    return _knobs(Config)
+
+
+def _knobs(section: type[Section], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    result: dict[str, tuple[Any, Any]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            result |= _knobs(field.annotation, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = (field, field.default)
+    return result
 
 
 def check_keys(

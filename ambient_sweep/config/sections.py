@@ -62,6 +62,11 @@ class Section(BaseModel):
         return list(map(read_number, value)) if isinstance(value, list | tuple) else read_number(value)
 
 
+class SplitConfig(Section):
+    train: str | None = Field(None, description="the publisher's training images: a folder, file or pattern of names")
+    heldout: str | None = Field(None, description="the publisher's held-out images, named in the same way")
+
+
 class DataConfig(Section):
     source: Literal["digits", "folder", "zip", "parquet", "array", "cifar10", "store"] = Field(
         "digits", description="kind of image source: docs/data.md"
@@ -80,6 +85,11 @@ class DataConfig(Section):
     )
     heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
     split_seed: Seed = Field(0, description="seed of the split into training and held-out images")
+    split: SplitConfig = SplitConfig()
+    group_column: str | None = Field(None, description="column or key of groups that the split keeps whole")
+    group_pattern: str | None = Field(
+        None, description="regular expression on names; its first group is the group's name"
+    )
     on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about an unreadable file")
     flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.arrived import check_distance
+from ambient_sweep.data.groups import split_groups
 from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.source import corrupt_line, refuse_corrupt, source_path
@@ -39,7 +40,7 @@ class ImageData:
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
-    notes: tuple[str, ...] = ()  # what users should know of the reading, a line each
+    notes: tuple[str, ...] = ()  # what users should know of the reading and of the split, a line each
     unlabelled: str | None = None  # why labels that are there cannot be used
 
     @property
@@ -131,17 +132,27 @@ def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[in
 
 
 def split_index(
-    config: DataConfig, count: int, corrupt: Sequence[tuple[int, str]] = ()
+    config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]] = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The training and the held-out images, by their place in a source of `count`.
+    """The training and the held-out images, by their place in the source.
 
     Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
-    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. Raises
-    UserError where images are too few.
+    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. A publisher's
+    split is taken as it is, up to the sizes; groups are kept whole. Raises UserError where images are too few.
     """
-    order = rng.permutation("data.split", config.split_seed, 0, count)
+    order = rng.permutation("data.split", config.split_seed, 0, len(source))
     if corrupt:
         order = order[~np.isin(order, [row for row, _ in corrupt])]
+    if source.published is not None:
+        train, heldout = order[source.published[order]], order[~source.published[order]]
+        held = _size(config.heldout_size, "heldout", len(heldout), "data.split; lower it")
+        if len(train) == 0 or held < MIN_HELDOUT:
+            raise UserError(
+                f"data.split: has {len(train)} training and {held} held-out images that can be read; name more"
+            )
+        return train[: _size(config.train_size, "train", len(train), "data.split; lower it")], heldout[
+            len(heldout) - held :
+        ]
     good = len(order)
     train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
@@ -149,7 +160,25 @@ def split_index(
         held = MIN_HELDOUT if config.heldout_size is None else heldout_size
         wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
         raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
+    if source.groups is not None:
+        exact = None if config.train_size is None or config.heldout_size is None else train_size
+        return split_groups(order, source.groups, exact, heldout_size, MIN_HELDOUT, _grouping(config))
     return order[:train_size].copy(), order[good - heldout_size :].copy()
+
+
+def split_notes(config: DataConfig, source: Source, train: NDArray[np.int64], heldout: NDArray[np.int64]) -> list[str]:
+    """What came out of a split that keeps groups whole, in words; nothing of another."""
+    if source.groups is None:
+        return []
+    done = [f"{len(rows):,} images of {len(np.unique(source.groups[rows])):,} groups" for rows in (train, heldout)]
+    for place, size in enumerate((config.train_size, config.heldout_size)):
+        done[place] += f" ({size:,} asked for)" if size not in (None, len((train, heldout)[place])) else ""
+    return [f"groups by {_grouping(config)} are kept whole: {done[0]} train, {done[1]} are held out"]
+
+
+def _grouping(config: DataConfig) -> str:
+    column, pattern = config.group_column, config.group_pattern
+    return f"data.group_pattern={pattern}" if column is None else f"data.group_column={column}"
 
 
 def fingerprint_of(
@@ -176,7 +205,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
     check_corrupt(config, source, corrupt)
     readable = np.delete(images, [row for row, _ in corrupt], axis=0) if corrupt else images
     content = hashlib.sha256(readable.data).hexdigest()
-    train, heldout = split_index(config, len(source), corrupt)
+    train, heldout = split_index(config, source, corrupt)
     encoding: Encoding = "uint8" if source.depth8 else "unit"
     return ImageData(
         train=Pixels(images, encoding, train),
@@ -189,7 +218,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         fingerprint=fingerprint_of(content, source.shape, train, heldout),
         class_names=source.classes,
         train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=_notes(source, corrupt),
+        notes=(*_notes(source, corrupt), *split_notes(config, source, train, heldout)),
         unlabelled=source.unlabelled,
     )
 
@@ -212,8 +241,9 @@ def _from_store(config: DataConfig) -> ImageData:
     store = open_store(source_path(config))
     info = store.info
     _check_keys(config, store)
-    train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), store)]
-    held = _size(config.heldout_size, "heldout", len(store.heldout_index), store)
+    where = f"{store.path}; lower it or prepare a larger store"
+    train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), where)]
+    held = _size(config.heldout_size, "heldout", len(store.heldout_index), where)
     heldout_index = store.heldout_index[len(store.heldout_index) - held :]
     train = store.rows(train_index)
     heldout = store.rows(heldout_index) if info.observed is None else np.empty(0, dtype=np.int64)
@@ -236,9 +266,11 @@ def _from_store(config: DataConfig) -> ImageData:
 def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
-    made = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
-    made |= {key: DataConfig.model_fields[key].default for key in ("label_column", "sigma_column", "range")}
+    made: dict[str, Any] = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
+    kept = ("label_column", "sigma_column", "range", "group_column", "group_pattern")
+    made |= {key: DataConfig.model_fields[key].default for key in kept}
     other = {key: value for key, value in made.items() if getattr(config, key) != value}
+    other |= {f"split.{part}": None for part, value in config.split if value is not None}
     if other:
         keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())
         raise UserError(
@@ -247,8 +279,8 @@ def _check_keys(config: DataConfig, store: Store) -> None:
         )
 
 
-def _size(asked: int | None, part: str, there: int, store: Store) -> int:
+def _size(asked: int | None, part: str, there: int, where: str) -> int:
+    """The size asked for, or all there are. Raises UserError, which ends with `where` and the cure, where it is larger."""
     if asked is not None and asked > there:
-        where = f"data.{part}_size: {asked} is more than the {there} in {store.path}"
-        raise UserError(f"{where}; lower it or prepare a larger store")
+        raise UserError(f"data.{part}_size: {asked} is more than the {there} in {where}")
     return there if asked is None else asked

@@ -137,18 +137,18 @@ def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) ->
     """Pairs [p, 2] of places in `rows` whose pictures lie within `near`; of a crowd enough pairs to connect it."""
     if len(rows) < 2:
         return np.empty((0, 2), dtype=np.int64)
-    sample = _pictures(thumbnails, rows[:: -(-len(rows) // _SAMPLE)])
+    sample = unit_pictures(thumbnails, rows[:: -(-len(rows) // _SAMPLE)])
     basis = np.linalg.svd(sample - sample.mean(axis=0), full_matrices=False)[2][:COMPONENTS].T
     blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    tree = cKDTree(np.concatenate([_pictures(thumbnails, block) @ basis for block in blocks]))
+    tree = cKDTree(np.concatenate([unit_pictures(thumbnails, block) @ basis for block in blocks]))
     pairs = []
     for start, block in zip(range(0, len(rows), _BLOCK), blocks, strict=True):
-        pictures = _pictures(thumbnails, block)
+        pictures = unit_pictures(thumbnails, block)
         k = min(NEIGHBOURS, len(rows))
         found = tree.query(pictures @ basis, k=k, distance_upper_bound=near * 1.001, workers=-1)[1]
         mine, theirs = np.nonzero((found < len(rows)) & (found != start + np.arange(len(block))[:, None]))
         other = found[mine, theirs]
-        alike = np.linalg.norm(pictures[mine] - _pictures(thumbnails, rows[other]), axis=1) <= near
+        alike = np.linalg.norm(pictures[mine] - unit_pictures(thumbnails, rows[other]), axis=1) <= near
         hue = thumbnails.colour[block[mine]].astype(np.float32) - thumbnails.colour[rows[other]].astype(np.float32)
         if hue.shape[1]:
             alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
@@ -156,7 +156,7 @@ def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) ->
     return np.concatenate(pairs)
 
 
-def _pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def unit_pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Grey pictures of length 1, [n, side * side]."""
     grey = thumbnails.grey[rows].astype(np.float32)
     grey /= np.linalg.norm(grey, axis=1, keepdims=True)

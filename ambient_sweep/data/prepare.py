@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig, ModelConfig
 from ambient_sweep.data.arrived import NoiseCheck, open_observations
-from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index, split_notes
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
 from ambient_sweep.data.pixels import Array, Encoding, decoded
+from ambient_sweep.data.related import find_related
 from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.file_kinds import printable
 from ambient_sweep.data.statistics import pixel_lines
@@ -25,6 +27,7 @@ from ambient_sweep.data.store import (
     IMAGES_FILE,
     INFO_FILE,
     NAMES_FILE,
+    TEXT_FILE,
     ObservedInfo,
     SplitInfo,
     StoreInfo,
@@ -94,9 +97,10 @@ class _Preparation:
             raise UserError(f"{self.config.path}: holds only noisy observations; give the store of the clean images")
         verify_store(store.path)
         images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
+        text = store.text if TEXT_FILE in store.info.files else None
         self.source = Source(
             store.names, lambda: (partial(np.array, image) for image in images), side, channels,
-            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma,
+            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, text=text,
         )  # fmt: skip
         self.split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
         self.place, self.description, self.content_sha256 = store.index, store.info.source, store.info.content_sha256
@@ -112,6 +116,12 @@ class _Preparation:
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
         (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
+        if self.source.text is not None:
+            text = [each or None for each in self.source.text().tolist()]
+            if len(text) == len(keep) and all(isinstance(each, str | None) for each in text):
+                (self.folder / TEXT_FILE).write_text(json.dumps([text[row] for row in rows.tolist()]))
+            else:
+                self.echo("the column text is left out: it does not hold one string per image")
         return self._finish(rows, content)
 
     def observations(self, sigma: float) -> StoreInfo:
@@ -163,7 +173,7 @@ class _Preparation:
         return content.hexdigest()
 
     def _split(self) -> tuple[Rows, Rows]:
-        return self.split or split_index(self.config, len(self.source), self.corrupt)
+        return self.split or split_index(self.config, self.source, self.corrupt)
 
     def _settle(self) -> None:
         """Finds the rows that train, those held out and the copies among them, and drops these where asked to.
@@ -187,6 +197,10 @@ class _Preparation:
                     f"--drop-duplicates: leaves {len(self.train)} training and {len(self.heldout)} held-out images; "
                     "at least 2 of each are needed"
                 )
+        related = find_related(self.thumbnails, self.train, self.heldout)
+        self.duplicates["related"] = asdict(related) if related.is_many else None
+        for line in split_notes(self.config, self.source, self.train, self.heldout):
+            self.echo(line)
 
     def _finish(self, rows: Rows, content: str) -> StoreInfo:
         """Writes the small arrays of the images at `rows`, and store.json; content: sha256 of all images read."""
@@ -257,6 +271,13 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
         notes.append(
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
             "--drop-duplicates removes them"
+        )
+    if (related := copies.get("related")) is not None:
+        notes.append(
+            f"warning: {related['count']:,} of {related['compared']:,} held-out images are related to training images: the "
+            f"nearest lies at a distance of {related['near']:.2f} (median), where {related['expected']:.2f} is usual of "
+            "independent images; if images come in groups (of a patient, a burst, an author), mem_excess overlooks copies: "
+            "name the groups by data.group_column or data.group_pattern"
         )
     if made is not None and copies["dropped"]:
         how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"

@@ -5,7 +5,7 @@ images.bin         uint8 or float32 (little-endian) [count, C, H, W], in the ord
 index.npy          int64 [count], ascending: an image's place in its source, the name under which its noise is drawn
 train_index.npy    int64, the training images by their place in the source, in training order
 heldout_index.npy  int64, the same of the held-out images (of which a store of noisy observations holds no more)
-labels.npy, sigma.npy (own noise level, NaN: none), names.json: where there are any
+labels.npy, sigma.npy (own noise level, NaN: none), names.json, text.json (captions, null: none): where there are any
 
 A store is written aside and renamed into place, so that one that is there is whole.
 """
@@ -26,7 +26,8 @@ from ambient_sweep.data.pixels import Array, Encoding, Pixels
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
-INFO_FILE, IMAGES_FILE, NAMES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "names.json", "duplicates.json"
+INFO_FILE, IMAGES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "duplicates.json"
+NAMES_FILE, TEXT_FILE = "names.json", "text.json"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 
@@ -93,10 +94,16 @@ class Store:
         """[count], read when asked for; "image 7" and the like in a store of observations, which holds no names."""
         if NAMES_FILE not in self.info.files:
             return [f"image {place}" for place in self.index.tolist()]
-        file = self.path / NAMES_FILE
-        _check(file, self.info.files[NAMES_FILE], content=True)
-        names: list[str] = json.loads(file.read_bytes())
-        return names
+        return self._list(NAMES_FILE)
+
+    def text(self) -> NDArray[Any]:
+        """The captions of a store that has TEXT_FILE, [count], None where an image has none."""
+        return np.array(self._list(TEXT_FILE), dtype=object)
+
+    def _list(self, name: str) -> list[Any]:
+        _check(self.path / name, self.info.files[name], content=True)
+        values: list[Any] = json.loads((self.path / name).read_bytes())
+        return values
 
     def name(self, place: int) -> str:
         """What to call the image at this place in the source."""

@@ -117,6 +117,7 @@ OTHERS = {
     "data.source": "folder", "data.image_size": 16, "data.channels": 3, "data.image_column": "x", "data.label_column": "x",
     "data.sigma_column": "s", "data.range": (0.0, 9.0), "data.train_size": 100, "data.heldout_size": 50,
     "data.split_seed": 1, "data.flip": True,
+    "data.split.train": "x", "data.split.heldout": "y", "data.group_column": "x", "data.group_pattern": "(x)",
     "observed.sigma": 0.4, "observed.base_sigma": 0.1, "observed.clean_fraction": 0.5, "observed.seed": 1, "seed": 1,
     "noise.mean": 0.0, "noise.std": 1.0, "model.kind": "unet", "model.width": 24, "model.blocks": 2, "model.levels": 3,
     "model.multipliers": (1, 1), "model.attention": (4,), "model.head_width": 32, "model.patch": 4,
@@ -132,11 +133,8 @@ OTHERS = {
 
 def with_value(key, value, base):
     """`base` with one value changed, whatever else it contradicts."""
-    section, _, name = key.rpartition(".")
-    if not section:
-        return base.model_copy(update={name: value})
-    part = getattr(base, section).model_copy(update={name: value})
-    return base.model_copy(update={section: part})
+    name, _, inner = key.partition(".")
+    return base.model_copy(update={name: with_value(inner, value, getattr(base, name)) if inner else value})
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")

@@ -1,8 +1,9 @@
-"""Class numbers and noise levels that come with images: their checks, and the files beside a folder's images."""
+"""What comes with images: class numbers, noise levels, groups and captions, with their checks."""
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,18 +11,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.decode import one_line
 from ambient_sweep.data.sources.file_kinds import part_note
-from ambient_sweep.data.sources.source import Source
+from ambient_sweep.data.sources.metadata import ReadFile, read_metadata
+from ambient_sweep.data.sources.parts import SPLIT, parts, published
+from ambient_sweep.data.sources.source import Columns, Source, read_column, value_name
 from ambient_sweep.errors import UserError
 
 MAX_CLASSES = 1_000_000
 LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
-LABELS_FILE, LEVELS_FILE = "dataset.json", "levels.csv"
+LABELS_FILE = "dataset.json"
 LABEL_COLUMN = DataConfig.model_fields["label_column"].default
-
-Columns = Mapping[str, Callable[[], NDArray[Any]]]  # reads a value per image, [N] or [N, 1], by the name of the column
-ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
 
 
 class _LabelsFile(BaseModel):
@@ -29,34 +28,44 @@ class _LabelsFile(BaseModel):
 
 
 def annotated(source: Source, config: DataConfig, columns: Columns, where: str) -> Source:
-    """The source with the labels and noise levels of the columns that `config` names.
+    """The source, or its images in the parts of `data.split`, with what the columns that `config` names say of each.
 
     There are no labels where the default column is missing. Where its values cannot be labels, the source says why: only
     a conditional model needs them. Raises UserError, which begins with `where`.
     """
-    count, label, level = len(source), config.label_column, config.sigma_column
+    return _annotated(*published(source, config, columns, where), config, where)
 
-    def column(name: str) -> NDArray[Any]:
-        if name not in columns:
-            raise UserError(f"{where}: has no column {name}; it has {', '.join(columns) or 'none'}")
-        values = columns[name]()
-        if values.shape not in ((count,), (count, 1)):
-            raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
-        return values.reshape(count)
 
+def _annotated(source: Source, columns: Columns, config: DataConfig, where: str) -> Source:
+    count, label, level, group = len(source), config.label_column, config.sigma_column, config.group_column
+    changes: dict[str, Any] = {"text": columns.get("text")}
+    notes = [*source.notes]
     if label is not None and (label in columns or label != LABEL_COLUMN):
         try:
-            labels, classes = _class_labels(column(label), f"{where}: {label}")
-            source = dataclasses.replace(source, labels=labels, classes=classes)
+            values = read_column(columns, label, count, where)
+            changes["labels"], changes["classes"] = _class_labels(values, f"{where}: {label}")
         except UserError as error:
             if label != LABEL_COLUMN:
                 raise
-            notes = (*source.notes, f"labels are left out: {error}")
-            source = dataclasses.replace(source, unlabelled=str(error), notes=notes)
+            changes["unlabelled"] = str(error)
+            notes.append(f"labels are left out: {error}")
     if level is not None:
-        sigma = _noise_levels(column(level), f"{where}: {level}", source.names)
-        source = dataclasses.replace(source, sigma=sigma)
-    return source
+        values = read_column(columns, level, count, where)
+        changes["sigma"] = _noise_levels(values, f"{where}: {level}", source.names)
+    pattern, split = config.group_pattern, config.split.train
+    if group is not None or pattern is not None:
+        values = _matches(pattern, source.names) if pattern else read_column(columns, str(group), count, where)
+        changes["groups"], alone = _groups(values)
+        if alone:
+            notes.append(f"{alone:,} images are in no group; each counts as a group of its own")
+    for used, name, cure in (
+        (level, "sigma", "data.sigma_column=sigma"),
+        (group or pattern or split, "group", "data.group_column=group"),
+        (split, SPLIT, "data.split={train: VALUE, heldout: VALUE}"),
+    ):
+        if name in columns and used is None:
+            notes.append(f"the column {name} is not used; {cure} uses it")
+    return dataclasses.replace(source, **changes, notes=tuple(notes))
 
 
 def _class_labels(values: NDArray[Any], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -86,32 +95,57 @@ def _noise_levels(values: NDArray[Any], where: str, names: Sequence[str]) -> NDA
     return values.astype(np.float32)
 
 
+def _groups(values: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """Group numbers [N] by a column [N], and how many images have none there: each of these is a group of its own."""
+    names = [value_name(value) or row for row, value in enumerate(values.tolist())]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names]), sum(isinstance(name, int) for name in names)
+
+
+def _matches(pattern: str, names: Sequence[str]) -> NDArray[Any]:
+    """What the first group of the pattern finds in each name, None for nothing. Raises UserError where no name matches."""
+    found = [re.search(pattern, name) for name in names]
+    if not any(found):
+        raise UserError(f"data.group_pattern: {pattern} matches no name, such as {names[0]}")
+    return np.array([match and match[1] for match in found], dtype=object)
+
+
 # -- files beside a folder's images ---------------------------------------------------------------------------------
 
 
 def annotated_by_files(source: Source, config: DataConfig, read: ReadFile) -> Source:
-    """The source with labels by `dataset.json` or by the first subfolders, and noise levels by `levels.csv`.
+    """The source with what its metadata files say; labels, else, by `dataset.json` or by the first subfolders.
 
     read: a file beside the images. Raises UserError.
     """
-    asked = config.label_column is not None
-    labels = _folder_labels(source.names, read, f"{config.path}/{LABELS_FILE}") if asked else None
-    columns: Columns = {} if labels is None else {LABEL_COLUMN: lambda: labels}
-    level, levels = config.sigma_column, f"{config.path}/{LEVELS_FILE}"
-    if level is not None:
-        columns = {**columns, level: lambda: _folder_levels(source.names, read, levels, level)}
-    return annotated(source, config, columns, levels)
+    columns, notes = read_metadata(source.names, read, config)
+    for key in ("label_column", "sigma_column", "group_column"):
+        name = getattr(config, key)
+        if name not in (None, LABEL_COLUMN, *columns):
+            cure = f"write metadata.csv with the columns file_name and {name}, or set the key to null"
+            if key == "sigma_column" and read("levels.csv") is not None:  # of versions before 0.7
+                cure = "rename levels.csv to metadata.csv, and its column name to file_name"
+            raise UserError(f"data.{key}: no metadata file in {config.path} has the column {name}; {cure}")
+    where = f"{config.path}: metadata"
+    source, columns = published(dataclasses.replace(source, notes=(*source.notes, *notes)), config, columns, where)
+    if config.label_column == LABEL_COLUMN and LABEL_COLUMN not in columns:
+        folders = "|".join(map(re.escape, parts(config) or ()))
+        below = [re.sub(f"^({folders})/", "", name) for name in source.names]
+        labels = _folder_labels(source.names, below, read, f"{config.path}/{LABELS_FILE}")
+        columns = columns if labels is None else {**columns, LABEL_COLUMN: lambda: labels}
+    return _annotated(source, columns, config, where)
 
 
-def _folder_labels(names: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:
+def _folder_labels(names: Sequence[str], below: Sequence[str], read: ReadFile, where: str) -> NDArray[Any] | None:
     """Class numbers by `dataset.json` (EDM's and StyleGAN's format) where there is one, else names of first subfolders.
 
-    Subfolders are classes where every image lies in one, there are at least two, and they are no parts of a data set.
+    Subfolders, those in the names `below` the folders of a split, are classes where every image lies in one, there are at
+    least two, and they are no parts of a data set.
     """
     data = read(LABELS_FILE)
     if data is None:
-        folders = [name.split("/", 1)[0] for name in names]
-        classes = all("/" in name for name in names) and len(set(folders)) > 1 and not part_note(names)
+        folders = [name.split("/", 1)[0] for name in below]
+        classes = all("/" in name for name in below) and len(set(folders)) > 1 and not part_note(below)
         return np.array(folders) if classes else None
     try:
         entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
@@ -127,27 +161,3 @@ def _folder_labels(names: Sequence[str], read: ReadFile, where: str) -> NDArray[
     if missing is not None:
         raise UserError(f"{where}: has no label for {missing}")
     return np.array([numbers[name] for name in names])
-
-
-def _folder_levels(names: Sequence[str], read: ReadFile, where: str, column: str) -> NDArray[Any]:
-    """Noise levels by `levels.csv`, columns `name` and `column`; NaN for an image that it leaves out."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    data = read(LEVELS_FILE)
-    if data is None:
-        raise UserError(f"data.sigma_column: {where} does not exist; write it (name,{column}) or set the key to null")
-    types = {"name": pa.string(), column: pa.float64()}
-    options = csv.ConvertOptions(include_columns=[*types], column_types=types, null_values=[""])
-    try:
-        table = csv.read_csv(pa.BufferReader(data), convert_options=options)
-    except (pa.ArrowException, ValueError, KeyError) as error:
-        raise UserError(f"{where}: cannot be read ({one_line(error)})") from None
-    given = table["name"].to_pylist()
-    levels = dict(zip(given, table[column].to_numpy(), strict=True))
-    if len(levels) < len(given):
-        raise UserError(f"{where}: names {next(name for name in given if given.count(name) > 1)} twice")
-    unknown = levels.keys() - set(names)
-    if unknown:
-        raise UserError(f"{where}: {min(unknown)} is not one of the images; names are relative, as in a/b.png")
-    return np.array([levels.get(name, np.nan) for name in names])

@@ -1,7 +1,9 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
 from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
+from ambient_sweep.data.sources.parts import SPLIT, parts
 from ambient_sweep.data.sources.source import Source, source_path
 from ambient_sweep.data.sources.window import suggested
 from ambient_sweep.errors import UserError
@@ -61,11 +64,61 @@ class Arrays:
 
 def open_array(config: DataConfig) -> Source:
     """The .npy or .npz file `data.path`: uint8, floats in [0, 1] or [-1, 1], or numbers in data.range. Raises UserError."""
+    named = parts(config)
+    if named is not None and (source := _open_parts(config, named)) is not None:
+        return source
     arrays = Arrays(source_path(config))
     images, where = arrays.images(config.image_column), str(arrays.path)
     names, native = row_names(arrays.path, images), config.range is not None
     source = array_source(images, names, config.image_size, config.channels, where, native)
     return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
+
+
+def _open_parts(config: DataConfig, parts: tuple[str, str]) -> Source | None:
+    """The files or arrays that `data.split` names, in the folder or file `data.path`; None for values of the array split.
+
+    Of one file, other arrays belong to a part by the word that is its own: train_labels is the column labels of
+    train_images, beside test_images.
+    """
+    root, column = source_path(config), config.image_column
+    if root.is_dir():
+        files = [Arrays(root / part) for part in parts]
+        columns = [{name: name for name in file.arrays} for file in files]
+        images = [file.images(column) for file in files]
+    else:
+        files = [Arrays(root)] * 2
+        if SPLIT in files[0].arrays:
+            return None
+        words = [{*part.split("_")} - {*other.split("_")} for part, other in (parts, parts[::-1])]
+        columns = [_of_part(files[0], own) for own in words]
+        names = [
+            each if each in files[0].arrays else own.get(column, each) for each, own in zip(parts, columns, strict=True)
+        ]
+        images = [files[0].images(name) for name in names]
+
+    def read(name: str) -> NDArray[Any]:
+        return np.concatenate([file.read(own[name]).ravel() for file, own in zip(files, columns, strict=True)])
+
+    train, heldout = (
+        array_source(
+            each, [f"{part}#{row}" for row in range(len(each))], config.image_size, config.channels, f"{root}: {part}"
+        )
+        for part, each in zip(parts, images, strict=True)
+    )
+    both = dataclasses.replace(
+        train,
+        names=[*train.names, *heldout.names],
+        loaders=lambda: chain(train.loaders(), heldout.loaders()),
+        depth8=train.depth8 and heldout.depth8,
+        published=np.arange(len(train) + len(heldout)) < len(train),
+    )
+    return annotated(both, config, {name: partial(read, name) for name in columns[0] if name in columns[1]}, str(root))
+
+
+def _of_part(file: Arrays, words: set[str]) -> dict[str, str]:
+    """The arrays with one of these words between the underscores of their names, by the rest of these."""
+    split = {name: name.split("_") for name in file.arrays}
+    return {"_".join(w for w in each if w not in words): name for name, each in split.items() if words & {*each}}
 
 
 def open_digits(config: DataConfig) -> Source:

@@ -24,6 +24,7 @@ _RUN = 32  # images that a thread takes at a time, at most
 # Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1], with a window as the file
 # has them; raises CorruptImage
 Loader = Callable[[], bytes | NDArray[Any]]
+Columns = Mapping[str, Callable[[], NDArray[Any]]]  # reads a value per image, [N] or [N, 1], by the name of the column
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Source:
     passed: Mapping[str, str] = field(default_factory=dict)  # kinds of the files passed over, by name
     unlabelled: str | None = None  # why labels that are there cannot be used
     window: Window | None = None  # what scales the images, instead of the range of their format
+    text: Callable[[], NDArray[Any]] | None = None  # reads the captions, [N]
+    groups: NDArray[np.int64] | None = None  # [N] group numbers; the split keeps groups whole
+    published: NDArray[np.bool_] | None = None  # [N] the publisher's split: True trains, False is held out
 
     def __len__(self) -> int:
         return len(self.names)
@@ -147,3 +151,25 @@ def source_path(config: DataConfig) -> Path:
     if reason is not None:
         raise UserError(f"data.path: {config.path} is {reason}")
     return path
+
+
+def read_column(columns: Columns, name: str, count: int, where: str) -> NDArray[Any]:
+    """A value per image, [count]. Raises UserError, which begins with `where`, for no such column, or another shape."""
+    if name not in columns:
+        raise UserError(f"{where}: has no column {name}; it has {', '.join(columns) or 'none'}")
+    values = columns[name]()
+    if values.shape not in ((count,), (count, 1)):
+        raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
+    return values.reshape(count)
+
+
+def value_name(value: Any) -> str | None:
+    """A value of a column as text, "7" of 7 and of 7.0 (a column of whole numbers with gaps); None where it is missing."""
+    if value is None or value == "" or value != value:  # NaN
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def first(names: Sequence[str]) -> str:
+    """The first three of these names, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

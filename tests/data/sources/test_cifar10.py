@@ -27,6 +27,12 @@ def test_the_batches_are_one_source(folder):
         np.testing.assert_array_equal(read_all(found, 5)[0], PIXELS)
 
 
+def test_its_own_split_may_be_used(folder):
+    found = opened("cifar10", folder, image_size=32, split={"train": "train", "heldout": "test"})
+    assert found.published.tolist() == [True] * 8 + [False] * 4
+    assert found.labels.tolist() == LABELS
+
+
 def test_bad_files_are_refused(folder):
     file = folder / "data_batch_2.bin"
     whole = file.read_bytes()

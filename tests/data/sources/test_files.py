@@ -51,7 +51,7 @@ def test_a_tree_is_read_in_the_order_of_names(classes, path):
 
 def test_a_zip_reads_as_the_folder_it_was_made_of(tmp_path, path):
     content = FILES | {
-        "levels.csv": "name,sigma\nb/1.png,0.5\n",
+        "metadata.csv": "file_name,sigma\nb/1.png,0.5\n",
         "deep.tif": encoded(np.full((9, 9), 1000, np.uint16), "TIFF"),
         "gone.png": b"no image",
         "__MACOSX/b/1.png": FILES["b/1.png"],
@@ -141,14 +141,6 @@ def test_labels_of_edms_dataset_tool_come_first(classes):
     assert opened("folder", classes).labels is None  # the folders are no classes there
 
 
-def test_noise_levels_come_from_levels_csv(classes):
-    text = "\ufeffname,sigma,note\nb/1.png,0.5,x\nb/2.PNG,0,\nb/10.png,,\n"
-    (classes / "levels.csv").write_text(text, encoding="utf-8")
-    assert opened("folder", classes).sigma is None
-    sigma = opened("folder", classes, sigma_column="sigma").sigma
-    np.testing.assert_array_equal(sigma, np.float32([np.nan, 0.5, np.nan, 0]))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -158,18 +150,11 @@ def test_noise_levels_come_from_levels_csv(classes):
         ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
         ("dataset.json", '{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
         ("dataset.json", "\xff\xfe", "dataset.json"),
-        ("levels.csv", None, "does not exist"),
-        ("levels.csv", "name,level\n", "'sigma'"),
-        ("levels.csv", "name,sigma\nb/1.png,much\n", "invalid value 'much'"),
-        ("levels.csv", "name,sigma\nb/1.png,-0.1\n", "the noise level of b/1.png is -0.1; it must be 0, or from 1e-06"),
-        ("levels.csv", "name,sigma\nb/1.png,0.1\nb/1.png,0.2\n", "names b/1.png twice"),
-        ("levels.csv", "name,sigma\n1.png,0.1\n", "1.png is not one of the images"),
     ],
 )
 def test_bad_files_beside_the_images_are_refused(classes, name, content, message):
-    if content is not None:
-        (classes / name).write_bytes(content.encode("latin-1"))
-    line = complaint(opened, "folder", classes, sigma_column="sigma" if name == "levels.csv" else None)
+    (classes / name).write_bytes(content.encode("latin-1"))
+    line = complaint(opened, "folder", classes)
     assert message in line
     assert name in line
 
@@ -199,7 +184,7 @@ def test_a_folder_that_holds_everything_is_the_root(path, prefix):
     assert found.names == NAMES
     assert found.classes == ("a", "b")
     labels = json.dumps({"labels": [[name, 3] for name in NAMES]})
-    pack(path, content | {prefix + "dataset.json": labels, prefix + "levels.csv": "name,level\nb/2.PNG,0.25\n"})
+    pack(path, content | {prefix + "dataset.json": labels, prefix + "metadata.csv": "file_name,level\nb/2.PNG,0.25\n"})
     found = opened("zip", path, sigma_column="level")
     assert found.labels.tolist() == [3, 3, 3, 3]
     np.testing.assert_array_equal(found.sigma, np.float32([np.nan, np.nan, np.nan, 0.25]))

@@ -113,14 +113,18 @@ def test_a_system_folder_that_may_not_be_read_is_no_hindrance(tmp_path, monkeypa
 
 
 def test_files_that_a_source_uses_are_not_passed_over(tmp_path):
-    content = {"1.png": PNG, "dataset.json": b'{"labels": null}', "levels.csv": b"name,sigma\n1.png,0.5\n"}
+    content = {
+        "1.png": PNG,
+        "dataset.json": b'{"labels": null}',
+        "metadata.csv": b"file_name\n1.png\n",
+        "levels.csv": b"",
+    }
     zipped = {f"set/{name}": data for name, data in content.items()} | {"dataset.json": b"another"}
     for found, top, more in (
         (opened("folder", tree(tmp_path / "photos", content)), "", {}),
         (opened("zip", pack(tmp_path / "x.zip", zipped)), "set/", {"dataset.json": ".json"}),
     ):
-        assert found.passed == {f"{top}levels.csv": ".csv"} | more  # without data.sigma_column
-    assert opened("folder", tmp_path / "photos", sigma_column="sigma").passed == {}
+        assert found.passed == {f"{top}levels.csv": ".csv"} | more
 
 
 def test_a_tree_without_images_says_what_there_is(tmp_path):
