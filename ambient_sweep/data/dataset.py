@@ -19,6 +19,7 @@ from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
 MIN_HELDOUT = 2
+ENOUGH_HELDOUT, SPARE_HELDOUT = 99, 11  # what mem_excess needs at its default quantile, and more, since copies do not count
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 
@@ -121,20 +122,26 @@ def split_index(
     """The training and the held-out images, by their place in a source of `count`.
 
     Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
-    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. Raises
-    UserError where images are too few.
+    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. By default a
+    tenth is held out, or as many as evaluation needs, up to half. Raises UserError where images are too few.
     """
     order = rng.permutation("data.split", config.split_seed, 0, count)
     if corrupt:
         order = order[~np.isin(order, [row for row, _ in corrupt])]
     good = len(order)
-    train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
+    train_size = config.train_size or good - (config.heldout_size or default_heldout(good))
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
     if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
         held = MIN_HELDOUT if config.heldout_size is None else heldout_size
         wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
         raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
     return order[:train_size].copy(), order[good - heldout_size :].copy()
+
+
+def default_heldout(count: int) -> int:
+    """How many of `count` images are held out unless the config says so."""
+    tenth = count - count * 9 // 10
+    return tenth if tenth >= ENOUGH_HELDOUT else min(ENOUGH_HELDOUT + SPARE_HELDOUT, count // 2)
 
 
 def fingerprint_of(

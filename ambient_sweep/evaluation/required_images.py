@@ -1,11 +1,11 @@
 """Which measures an evaluation has, and how many images each of them needs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.memorization.copies import heldout_needed, smallest_quantile
 
 Role = Literal["generated", "training", "held-out"]
 COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips")
@@ -29,7 +29,8 @@ def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping
         if missing:
             problems[name] = f"{name} needs at least {' and '.join(missing)}"
     if problems:
-        quantile = " raise evaluation.quantile," if any("excess" in name for name in problems) else ""
+        few = any("excess" in name for name in problems) and "held-out" in counts
+        quantile = f" set evaluation.quantile={smallest_quantile(counts['held-out'])}," if few else ""
         raise UserError(
             f"{'; '.join(problems.values())}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
             f"evaluation.extras): {' '.join(f'--without {name}' for name in problems)}"
@@ -44,9 +45,12 @@ def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
     elif name in (*config.distances, "kid"):
         generated, heldout = 2, 2
     elif "excess" in name:
-        heldout = max(2, math.ceil(1 / config.quantile - 1e-9) - 1)
+        heldout = heldout_needed(config.quantile)
     return {"generated": generated, "training": generated, "held-out": heldout}
 
+
+def resolution(config: EvaluationConfig, heldout: int | None = None) -> list[str]:
+    """Warnings where the samples cannot resolve the memorization axis."""
 
 def with_similarity(config: EvaluationConfig) -> EvaluationConfig:
     """`config` with a similarity encoder: that of its fidelity, where none is given."""
