@@ -8,11 +8,11 @@ import sys
 
 import click
 
-from ambient_sweep.cli import images, measuring, models, sweeps
+from ambient_sweep.cli import images, init, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError
 
-__all__ = ["commands", "images", "main", "measuring", "models", "sweeps"]
+__all__ = ["commands", "images", "init", "main", "measuring", "models", "sweeps"]
 
 
 def main() -> None:

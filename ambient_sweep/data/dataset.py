@@ -19,7 +19,10 @@ from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
 MIN_HELDOUT = 2
-ENOUGH_HELDOUT, SPARE_HELDOUT = 99, 11  # what mem_excess needs at its default quantile, and more, since copies do not count
+ENOUGH_HELDOUT, SPARE_HELDOUT = (
+    99,
+    11,
+)  # what mem_excess needs at its default quantile, and more, since copies do not count
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 

@@ -1,5 +1,6 @@
 """Which measures an evaluation has, and how many images each of them needs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -49,8 +50,25 @@ def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
     return {"generated": generated, "training": generated, "held-out": heldout}
 
 
-def resolution(config: EvaluationConfig, heldout: int | None = None) -> list[str]:
-    """Warnings where the samples cannot resolve the memorization axis."""
+def unresolved(config: EvaluationConfig) -> list[str]:
+    """A warning where the samples count memorization in steps too coarse for its axis."""
+    n, enough = config.samples, math.ceil(1 / config.quantile - 1e-9)
+    if n >= enough:
+        return []
+    return [
+        f"warning: evaluation.samples={n} resolves {config.memorization} in steps of 1/{n} = {1 / n:.2g}, coarser than "
+        f"evaluation.quantile={config.quantile:g}; set evaluation.samples={enough} or more"
+    ]
+
+
+def resolved(heldout: int) -> str:
+    """What so many held-out images allow, for the user who has just split them off."""
+    default = EvaluationConfig().quantile
+    line = f"{heldout:,} held-out images resolve memorization (mem_excess) to about 1/{heldout} = {1 / heldout:.2g}"
+    if heldout >= heldout_needed(default):
+        return line
+    return f"{line}; set evaluation.quantile={smallest_quantile(heldout)}, since {default:g} needs {heldout_needed(default)}"
+
 
 def with_similarity(config: EvaluationConfig) -> EvaluationConfig:
     """`config` with a similarity encoder: that of its fidelity, where none is given."""
