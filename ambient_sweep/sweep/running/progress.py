@@ -10,6 +10,7 @@ from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.space.definition import Role, SweepTrial
+from ambient_sweep.text import counted
 from ambient_sweep.trial.records import TrialRecord
 
 FRONTIER_POINTS = 5
@@ -183,14 +184,15 @@ class Progress:
         running = f"{len(self._running)} running"
         standing = [text for text in map(self._forecast.standing, sorted(self._running)[:SHOWN]) if text]
         if standing:
-            running += f" ({', '.join(standing)}; {self._pace:.3g} images per second)"
+            pace = f"; {self._pace:.3g} images per second" if self._pace > 0 else ""
+            running += f" ({', '.join(standing)}{pace})"
         if self._paused:
             running += f", {len(self._paused)} paused"
         if self._budget is None:
             parts = [f"{self.done} of {self.total} trials done, {running}, {self.failed} failed"]
         else:
             trained = f"{self._budget.executed:,} of {self._budget.images:,} images trained"
-            parts = [f"{trained}, {self.done} trials done, {running}, {self.failed} failed"]
+            parts = [f"{trained}, {counted(self.done, 'trial')} done, {running}, {self.failed} failed"]
         front = self.frontier()
         if front:
             shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)
