@@ -83,6 +83,14 @@ def test_small_sets_hold_out_what_evaluation_needs_and_large_ones_a_tenth(count:
     assert default_heldout(count) == heldout
 
 
+def test_prepare_names_the_quantile_that_few_held_out_images_allow(tmp_path: Path) -> None:
+    keys = f"data.source=folder data.path={photos(tmp_path / 'photos', 60)} data.image_size=8 data.channels=3".split()
+    said = (
+        "30 held-out images resolve memorization (mem_excess) to about 1/30 = 0.033; set evaluation.quantile=0.0323, "
+    )
+    assert said + "since 0.01 needs 99\n" in good("prepare", tmp_path / "store", *keys)
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("count", "side", "mode", "preset", "quantile"),
@@ -144,7 +152,7 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
             ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.inception_weights=/no/file.pt"],
             "file.pt",
         ),
-        (["resources.cpus=1000"], "a worker needs 1000 CPUs"),
+        (["resources.workers=32"], "a trial needs 32 workers"),
         (["resources.gpus=1"], "a worker needs 1 CPUs and 1 GPUs"),
     ],
 )
