@@ -146,7 +146,7 @@ def test_every_search_space_is_valid_and_opens_with_its_command(path):
     from ambient_sweep.sweep.space.validation import check_space
 
     assert path.read_text().splitlines()[0].startswith(f"# ambient-sweep run search_spaces/{path.name}")
-    assert check_space(load_sweep(path)) > 1
+    assert len(check_space(load_sweep(path))) > 1
     assert yaml.safe_load(path.read_text()).keys() >= {"base", "space", "search"}
 
 

@@ -44,6 +44,7 @@ def prepare(
     from ambient_sweep.data.prepare import prepare as write
     from ambient_sweep.data.prepare import summary
     from ambient_sweep.data.store import read_info, store_keys, verify_store
+    from ambient_sweep.evaluation.required_images import resolved
 
     if verify is not None:
         if out is not None:
@@ -76,7 +77,9 @@ def prepare(
         )  # fmt: skip
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
-    tell({"store": str(out), **info.model_dump()}, summary(out, info), as_json)
+    held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
+    lines = [*summary(out, info), resolved(held), f"a first sweep on it: `ambient-sweep init {out}`"]
+    tell({"store": str(out), **info.model_dump()}, lines if sigma is None else lines[:-2], as_json)
 
 
 def level_or_column(text: str) -> tuple[float | None, str | None]:

@@ -19,6 +19,7 @@ from ambient_sweep.cli.printing import (
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import file as sweep_file
+from ambient_sweep.text import counted
 
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
 
@@ -28,32 +29,41 @@ SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("
 @overrides_argument
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check the sweep or config in FILE, including every corner of its search space, without starting anything."""
+    """Check the sweep or config in FILE, its images and every corner of its search space, without starting anything.
+
+    Refuses what `run` and `train` would refuse, and times a few training steps to say how long it takes.
+    """
     from ambient_sweep.sweep.space.file import SECTIONS, load_sweep
 
     if not read_yaml(file).keys() & set(SECTIONS):
+        from ambient_sweep.sweep.running.dry_run import check_single
+
         config = load_config(file, parse_overrides(overrides))
-        lines = [f"{file}: a valid config of one training run, {config.training.images:,} images"]
-        tell({"kind": "config", "config": dump(config)}, lines, as_json)
+        notes = check_single(config)
+        lines = [f"{file}: a valid config of one training run, {config.training.images:,} images", *notes]
+        tell({"kind": "config", "config": dump(config), "notes": notes}, lines, as_json)
         return
+    from ambient_sweep.sweep.running.dry_run import check_sweep
     from ambient_sweep.sweep.search.samplers import try_sampler
     from ambient_sweep.sweep.space.validation import check_space
 
     sweep = load_sweep(file, parse_overrides(overrides))
     try_sampler(sweep.space, sweep.search)
-    corners = check_space(sweep)
+    configs = check_space(sweep)
+    notes = check_sweep(sweep, configs)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
-        "kind": "sweep", "name": sweep.name, "configs_checked": corners, "searched_trials": searched,
+        "kind": "sweep", "name": sweep.name, "configs_checked": len(configs), "searched_trials": searched,
         "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
-        "space": {key: distribution.dump() for key, distribution in sweep.space.items()},
+        "space": {key: distribution.dump() for key, distribution in sweep.space.items()}, "notes": notes,
     }  # fmt: skip
     names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
-        f"{file}: valid; {corners} configs checked: corners of the space, points, controls, baseline",
-        f"{searched} searched trials over {', '.join(sweep.space)}{within}",
-        f"{len(fixed)} fixed trials: {names}",
+        f"{file}: valid; {len(configs):,} configs checked: corners of the space, points, controls, baseline",
+        f"{counted(searched, 'searched trial')} over {', '.join(sweep.space)}{within}",
+        f"{counted(len(fixed), 'fixed trial')}{': ' if fixed else ''}{names}",
+        *notes,
     ]
     tell(result, lines, as_json)
 
@@ -118,12 +128,14 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]
+    runs = "1 training run: how other seeds do is not known before `confirm` trains them"
+    runs = runs if row["runs"] == 1 else counted(row["runs"], "training run")
     missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
     lines = [
         f"{rule}: {choice.reason}",
         f"best       {point(row)}",
         *([f"runner-up  {point(choice.runner_up)}"] if choice.runner_up else []),
-        f"on the frontier with probability {row['front_probability']:.2f} (training runs: {row['runs']})",
+        f"on the frontier with probability {row['front_probability']:.2f}, from {runs}",
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
     ]

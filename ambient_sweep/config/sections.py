@@ -81,9 +81,11 @@ class DataConfig(Section):
         None, description="values of the files for black and white, as [0, 4095]; what lies outside is clipped"
     )
     train_size: int | None = Field(
-        None, ge=2, description="training images; by default the store's own split, otherwise nine tenths"
+        None, ge=2, description="training images; by default the store's own split, otherwise what is not held out"
     )
-    heldout_size: int | None = Field(None, ge=2, description="images held out as reference; all the rest by default")
+    heldout_size: int | None = Field(
+        None, ge=2, description="images held out as reference; by default a tenth, and more of small sets"
+    )
     split_seed: Seed = Field(0, description="seed of the split into training and held-out images")
     split: SplitConfig = SplitConfig()
     group_column: str | None = Field(None, description="column or key of groups that the split keeps whole")
@@ -126,9 +128,10 @@ class ConsistencyConfig(Section):
 
 
 class ModelConfig(Section):
-    preset: Literal["custom", "unet-8", "unet-32", "unet-64", "unet-256", "dit-8", "dit-32", "dit-64", "dit-256"] = (
-        Field("custom", description="sets all model keys not given beside it: docs/networks.md")
-    )
+    preset: Literal[
+        "custom", "unet-8", "unet-32", "unet-32-small", "unet-64", "unet-64-small", "unet-256",
+        "dit-8", "dit-32", "dit-64", "dit-256",
+    ] = Field("custom", description="sets all model keys not given beside it: docs/networks.md")  # fmt: skip
     kind: Literal["mlp", "unet", "dit"] = Field("unet", description="residual MLP, U-Net or diffusion transformer")
     width: int = Field(64, ge=8, le=4096, multiple_of=8, description="hidden width (mlp, dit), base channels (unet)")
     blocks: int = Field(2, ge=1, le=64, description="blocks (mlp, dit), residual blocks per resolution (unet)")

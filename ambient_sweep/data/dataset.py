@@ -21,6 +21,10 @@ from ambient_sweep.data.store import ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
 MIN_HELDOUT = 2
+ENOUGH_HELDOUT, SPARE_HELDOUT = (
+    99,
+    11,
+)  # what mem_excess needs at its default quantile, and more, since copies do not count
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 
@@ -137,8 +141,9 @@ def split_index(
     """The training and the held-out images, by their place in the source.
 
     Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
-    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. A publisher's
-    split is taken as it is, up to the sizes; groups are kept whole. Raises UserError where images are too few.
+    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. By default a
+    tenth is held out, or as many as evaluation needs, up to half. A publisher's split is taken as it is, up to the sizes;
+    groups are kept whole. Raises UserError where images are too few.
     """
     order = rng.permutation("data.split", config.split_seed, 0, len(source))
     if corrupt:
@@ -154,7 +159,7 @@ def split_index(
             len(heldout) - held :
         ]
     good = len(order)
-    train_size = config.train_size or (good - config.heldout_size if config.heldout_size else good * 9 // 10)
+    train_size = config.train_size or good - (config.heldout_size or default_heldout(good))
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
     if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
         held = MIN_HELDOUT if config.heldout_size is None else heldout_size
@@ -179,6 +184,12 @@ def split_notes(config: DataConfig, source: Source, train: NDArray[np.int64], he
 def _grouping(config: DataConfig) -> str:
     column, pattern = config.group_column, config.group_pattern
     return f"data.group_pattern={pattern}" if column is None else f"data.group_column={column}"
+
+
+def default_heldout(count: int) -> int:
+    """How many of `count` images are held out unless the config says so."""
+    tenth = count - count * 9 // 10
+    return tenth if tenth >= ENOUGH_HELDOUT else min(ENOUGH_HELDOUT + SPARE_HELDOUT, count // 2)
 
 
 def fingerprint_of(

@@ -69,8 +69,7 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     observations holds y_b itself. Images that are observed clean get no noise at all. Raises UserError for settings that
     do not go with the data.
     """
-    _check_observed(data, config, keep_clean)
-    sigma: NDArray[np.float64] = levels(data, config)
+    sigma: NDArray[np.float64] = levels(data, config, keep_clean)
     base = data.train_sigma if data.arrived_noisy and data.train_sigma is not None else config.base_sigma
     noisy, above = sigma > 0, sigma.astype(np.float32) > np.float32(base)
     noise = FixedNoise(
@@ -86,13 +85,14 @@ def observe(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -
     return ObservedImages(*observed.read(np.arange(len(observed))), data.classes)
 
 
-def levels(data: ImageData, config: ObservedConfig) -> NDArray[np.float64]:
+def levels(data: ImageData, config: ObservedConfig, keep_clean: bool = False) -> NDArray[np.float64]:
     """sigma_n of the training images, [N].
 
     0 for the first round(clean_fraction N) in training order, which are those that data.train_size would keep; else the
     image's own level, where the data has one; else config.sigma. An image that arrived with its own noise gets more, up to
-    config.sigma. Raises UserError, naming the image, for a level below the base.
+    config.sigma. Raises UserError as `observe` does, and names the image for a level below the base.
     """
+    _check_observed(data, config, keep_clean)
     sigma = np.full(len(data.train), config.sigma, dtype=np.float64)
     if data.train_sigma is not None:
         own = data.train_sigma.astype(np.float64)

@@ -15,7 +15,7 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import Encoders, train_classifier
+from ambient_sweep.evaluation.encoders import Encoders, classes_of, train_classifier
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
 from ambient_sweep.evaluation.memorization import Nearness, memorization, nearest_similarity, normalised, thumbnails
 from ambient_sweep.evaluation.neighbours import nearest
@@ -101,11 +101,7 @@ class Reference:
     @classmethod
     def of(cls, real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu") -> "Reference":
         """The reference for the measures `names`. Raises UserError where there are too few images for one of them."""
-        check_counts(names, config, {"held-out": len(real.heldout)})
-        train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
-        near = Nearness.of(small, train, device=device)
-        heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
-        memorization(names, heldout, heldout, config.quantile)  # raises where they are too few, before the costly part
+        train, heldout = compared(real, config, names, device)
         classifier = None
         if "fd_classifier" in (*config.distances, config.similarity):
             classifier = train_classifier(torch.cat(list(real.heldout.blocks())), real.labels)
@@ -133,6 +129,23 @@ class Reference:
     def nearest_train(self, images: Tensor, device: str = "cpu") -> Tensor:
         """The training image nearest to each of images uint8 [N, C, H, W], by their thumbnails: indices int64 [N]."""
         return nearest(thumbnails(images), self.train, 1, device=device)[1][:, 0]
+
+
+def compared(
+    real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu"
+) -> tuple[Tensor, Nearness]:
+    """Thumbnails of the training images, and how near held-out images are to them: all before the costly part.
+
+    Raises UserError where there are too few images for one of the measures `names`, or no classes for fd_classifier.
+    """
+    check_counts(names, config, {"held-out": len(real.heldout)})
+    if "fd_classifier" in (*config.distances, config.similarity):
+        classes_of(real.labels)
+    train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
+    near = Nearness.of(small, train, device=device)
+    heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
+    memorization(names, heldout, heldout, config.quantile)
+    return train, heldout
 
 
 def reference_key(data: ImageData, config: EvaluationConfig) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.memorization.copies import heldout_needed, smallest_quantile
 
 Role = Literal["generated", "training", "held-out"]
 COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips")
@@ -29,7 +30,8 @@ def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping
         if missing:
             problems[name] = f"{name} needs at least {' and '.join(missing)}"
     if problems:
-        quantile = " raise evaluation.quantile," if any("excess" in name for name in problems) else ""
+        few = any("excess" in name for name in problems) and "held-out" in counts
+        quantile = f" set evaluation.quantile={smallest_quantile(counts['held-out'])}," if few else ""
         raise UserError(
             f"{'; '.join(problems.values())}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
             f"evaluation.extras): {' '.join(f'--without {name}' for name in problems)}"
@@ -44,8 +46,28 @@ def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
     elif name in (*config.distances, "kid"):
         generated, heldout = 2, 2
     elif "excess" in name:
-        heldout = max(2, math.ceil(1 / config.quantile - 1e-9) - 1)
+        heldout = heldout_needed(config.quantile)
     return {"generated": generated, "training": generated, "held-out": heldout}
+
+
+def unresolved(config: EvaluationConfig) -> list[str]:
+    """A warning where the samples count memorization in steps too coarse for its axis."""
+    n, enough = config.samples, math.ceil(1 / config.quantile - 1e-9)
+    if n >= enough:
+        return []
+    return [
+        f"warning: evaluation.samples={n} resolves {config.memorization} in steps of 1/{n} = {1 / n:.2g}, coarser than "
+        f"evaluation.quantile={config.quantile:g}; set evaluation.samples={enough} or more"
+    ]
+
+
+def resolved(heldout: int) -> str:
+    """What so many held-out images allow, for the user who has just split them off."""
+    default = EvaluationConfig().quantile
+    line = f"{heldout:,} held-out images resolve memorization (mem_excess) to about 1/{heldout} = {1 / heldout:.2g}"
+    if heldout >= heldout_needed(default):
+        return line
+    return f"{line}; set evaluation.quantile={smallest_quantile(heldout)}, since {default:g} needs {heldout_needed(default)}"
 
 
 def with_similarity(config: EvaluationConfig) -> EvaluationConfig:

@@ -17,14 +17,19 @@ def build_model(config: ModelConfig, shape: Shape, seed: int, classes: int = 0) 
 
     With model.conditional it knows the labels of `classes` classes. Raises UserError if it should and there are none.
     """
-    if config.conditional and classes == 0:
-        raise UserError(
-            "model.conditional: the images have no class labels; use model.conditional=false or images with labels"
-        )
+    check_classes(config, classes)
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
         torch.default_generator.manual_seed(seed)
         network = _network(config, shape, classes if config.conditional else 0)
     return Denoiser(network, config.sigma_data)
+
+
+def check_classes(config: ModelConfig, classes: int) -> None:
+    """Raises UserError for a model that is conditional on labels that the images do not have."""
+    if config.conditional and classes == 0:
+        raise UserError(
+            "model.conditional: the images have no class labels; use model.conditional=false or images with labels"
+        )
 
 
 def _network(config: ModelConfig, shape: Shape, classes: int) -> Network:

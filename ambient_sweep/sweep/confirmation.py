@@ -21,6 +21,7 @@ from ambient_sweep.results.frontier.candidates import Row, candidates, groups
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
+from ambient_sweep.text import counted
 
 REPLICATE: Role = "replicate"
 
@@ -50,9 +51,9 @@ class Plan:
     def line(self) -> str:
         """For people, before it begins."""
         return (
-            f"confirming {self.candidates} candidates, {self.on_front} of them on the frontier: "
-            f"{len(self.remeasurements)} measurements on fresh samples, {len(self.replicates)} trainings with fresh "
-            f"seeds, {self.images:,} images to train"
+            f"confirming {counted(self.candidates, 'candidate')}, {self.on_front} of them on the frontier: "
+            f"{counted(len(self.remeasurements), 'measurement')} on fresh samples, "
+            f"{counted(len(self.replicates), 'training')} with fresh seeds, {self.images:,} images to train"
         )
 
 

@@ -6,6 +6,7 @@ make Tune start the whole experiment again without a word.
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
+from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
@@ -56,7 +58,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    check_space(sweep)
+    configs = check_space(sweep)
     try_sampler(sweep.space, sweep.search)
     root = claim(
         lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
@@ -65,6 +67,11 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     try:
         write_sweep(sweep, root / SWEEP_FILE)
         write_atomic(root / BEGUN_FILE, json.dumps(_fixed(sweep)).encode())
+        if not configs[0].resources.gpus:
+            from ambient_sweep.trial.setup import check_trials
+
+            echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
+            check_trials(configs)
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():
@@ -132,7 +139,7 @@ def claim(root: Path, hint: str) -> Path:
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
-    from ambient_sweep.trial.setup import prepare
+    from ambient_sweep.trial.setup import prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
@@ -141,8 +148,11 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             return _finish(sweep, root, echo)
         config = sweep.some_config()
         if not config.resources.gpus:
+            echo(preparing(config))
             prepare(config, root)  # before Ray starts: bad images are reported immediately
         quiet_tune()
+        address = os.environ.get("RAY_ADDRESS")
+        echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
         stopped = False
         with (
             ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
@@ -166,7 +176,9 @@ def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:
             count = sum(folder.parent.name == CHECKPOINTS for folder in removed)
-            echo(f"removed stages, training states and {count} checkpoints off the frontier (search.keep=frontier)")
+            echo(
+                f"removed stages, training states and {counted(count, 'checkpoint')} off the frontier (search.keep=frontier)"
+            )
     return summary
 
 
@@ -205,7 +217,8 @@ def _summarize(root: Path) -> SweepSummary:
         if trials and len(failed) == len(trials):
             first = min(failed, key=lambda trial: trial.started)
             raise AmbientSweepError(
-                f"{root}: all {len(trials)} trials failed, the first ({first.trial_id}): {first.reason}"
+                f"{root}: {'all ' * (len(trials) > 1)}{counted(len(trials), 'trial')} failed, the first ({first.trial_id}): "
+                f"{first.reason}"
             )
         return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files)
     picture = frontier_png(tables.evaluations)

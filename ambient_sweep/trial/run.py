@@ -23,7 +23,7 @@ from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder
 from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
-from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
+from ambient_sweep.trial.setup import cached_data, device_of, keeps_clean, shared_reference, use_threads
 from ambient_sweep.trial.stage_client import StageClient
 
 
@@ -59,7 +59,7 @@ def run_trial(
     reference = shared_reference(config, root)
     folder = trial_folder(root, trial_id)
     classes = data.classes if config.model.conditional else 0
-    observed = observe(data, config.observed, config.objective.kind == "ambient_high_clean_low")
+    observed = observe(data, config.observed, keeps_clean(config))
     state = TrainState.create(config, data.shape, device, classes, group)
     lines = [describe(config.model, data.shape, classes)]
     if config.objective.kind == "ambient_consistency":

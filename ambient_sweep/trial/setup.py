@@ -1,16 +1,21 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from ambient_sweep.config import Config
-from ambient_sweep.data.dataset import load_clean, load_data
+from ambient_sweep.config import Config, EvaluationConfig
+from ambient_sweep.data.dataset import ImageData, load_clean, load_data
+from ambient_sweep.data.observed import levels
 from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.reference import Reference, reference_key
+from ambient_sweep.evaluation.encoders import Encoders
+from ambient_sweep.evaluation.reference import RealImages, Reference, compared, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
+from ambient_sweep.evaluation.required_images import all_measures
+from ambient_sweep.models.build import check_classes
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
 
@@ -36,9 +41,43 @@ def use_threads(config: Config) -> None:
 def image_lines(config: Config) -> list[str]:
     """What the images that train are like, for people. Raises UserError where a conditional model cannot use the labels."""
     data = cached_data(config.data)
+    _check_labels(config, data)
+    return [*data.notes, *pixel_lines(data.train, config.model.sigma_data, noisy=data.observed is not None)]
+
+
+def check_trials(configs: Iterable[Config]) -> ImageData:
+    """The clean images of a sweep's configs. Raises UserError for bad ones, and for settings that do not go with them."""
+    first, *_ = configs = list(configs)
+    data, clean = cached_data(first.data), load_clean(first, cached_data)
+    for config in {(c.observed, keeps_clean(c), c.model.conditional): c for c in configs}.values():
+        levels(data, config.observed, keeps_clean(config))
+        _check_labels(config, data)
+        check_classes(config.model, data.classes)
+    return clean
+
+
+def keeps_clean(config: Config) -> bool:
+    """Whether training reads the clean images themselves."""
+    return config.objective.kind == "ambient_high_clean_low"
+
+
+def check_evaluation(clean: ImageData, config: EvaluationConfig) -> None:
+    """Raises UserError where `prepare` would, without its costly part: too few images, or no weights of an encoder."""
+    compared(RealImages.of_data(clean), config, all_measures(config))
+    encoders = Encoders(config)
+    for distance in {*config.distances, config.similarity or config.fidelity} - {"fd_classifier"}:
+        encoders.get(distance, "cpu")
+
+
+def preparing(config: Config) -> str:
+    """What `prepare` does, for those who wait for it."""
+    encoders = ", ".join(dict.fromkeys(filter(None, (*config.evaluation.distances, config.evaluation.similarity))))
+    return f"preparing what all trials are compared with: held-out images, encoded by {encoders}"
+
+
+def _check_labels(config: Config, data: ImageData) -> None:
     if config.model.conditional and data.unlabelled:
         raise UserError(f"model.conditional: {data.unlabelled}")
-    return [*data.notes, *pixel_lines(data.train, config.model.sigma_data, noisy=data.observed is not None)]
 
 
 def prepare(config: Config, root: Path) -> Reference:

@@ -103,6 +103,18 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in select(table, "max-memorization=0.3").reason
 
 
+def test_single_points_are_called_what_they_are(tmp_path: Path) -> None:
+    alone = sweep_of(tmp_path / "alone", (100.0, 0.0))
+    best = sweep_of(tmp_path / "best", (100.0, 0.0), (120.0, 0.1))
+    for rule in ("knee", "chebyshev=0.5"):
+        assert select(alone, rule).reason == "the only candidate: there is nothing to compare it with"
+        assert select(best, rule).reason.startswith(
+            "the only point of the frontier: none of the 2 candidates is better"
+        )
+    assert select(alone, "max-memorization=0.1").reason == "the only one of 1 candidate with mem_excess <= 0.1"
+    assert select(best, "max-memorization=0.05").reason == "the only one of 2 candidates with mem_excess <= 0.05"
+
+
 def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None:
     points = [(40.0, 0.2, 1.0), (40.0, 0.1, 1.0), (40.0, 0.1, 0.5)]
     add(tmp_path, "a", {}, points[:1])
@@ -178,7 +190,7 @@ def test_confidence_leaves_out_what_is_on_the_front_by_luck(tmp_path: Path) -> N
         select(table, "knee", confident=0.0)
     only = table.filter([row["trial_id"].startswith("lucky") for row in table.to_pylist()])
     with pytest.raises(
-        UserError, match=r"the most certain is trial lucky-. after 200000 images, with 0\.\d+ .training runs: 4"
+        UserError, match=r"the most certain is trial lucky-. after 200000 images, with 0\.\d+ .4 training runs"
     ):
         select(only, "knee", confident=0.999)
 

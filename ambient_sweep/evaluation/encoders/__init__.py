@@ -12,6 +12,7 @@ from ambient_sweep.evaluation.encoders.base import Encoder, encode
 from ambient_sweep.evaluation.encoders.classifier import (
     Classifier,
     ClassifierEncoder,
+    classes_of,
     empty_classifier,
     train_classifier,
 )
@@ -22,7 +23,9 @@ from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
 from ambient_sweep.evaluation.encoders.user import user_encoder
 
-__all__ = ["Classifier", "Encoder", "Encoders", "build_encoder", "empty_classifier", "encode", "train_classifier"]
+__all__ = [
+    "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",
+]  # fmt: skip
 
 
 def build_encoder(

@@ -6,9 +6,11 @@ of 8x8 pixels fills its frame, and shifting it by one made the classifier worse.
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,16 +80,7 @@ def empty_classifier(channels: int, classes: int) -> Classifier:
 
 def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
     """The classifier of images uint8 [N, C, H, W] and labels [N], on the CPU. Raises UserError for less than two classes."""
-    if labels is None:
-        raise UserError(
-            "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"
-        )
-    classes, inverse = np.unique(labels.cpu().numpy(), return_inverse=True)
-    if len(classes) < 2:
-        raise UserError(
-            "evaluation.distances: fd_classifier needs held-out images of at least 2 classes, there is "
-            f"{len(classes)}; hold out more images, or use fd_lite0@32 or fd_pixels"
-        )
+    classes, inverse = classes_of(labels)
     targets = torch.from_numpy(inverse)
     model = empty_classifier(images.shape[1], len(classes))
     _initialise(model)
@@ -102,6 +95,21 @@ def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval().requires_grad_(False)
+
+
+def classes_of(labels: Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The classes among labels [N], and each label's place among them. Raises UserError for less than two."""
+    if labels is None:
+        raise UserError(
+            "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"
+        )
+    classes, inverse = np.unique(labels.cpu().numpy(), return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(
+            "evaluation.distances: fd_classifier needs held-out images of at least 2 classes, there is "
+            f"{len(classes)}; hold out more images, or use fd_lite0@32 or fd_pixels"
+        )
+    return classes, inverse
 
 
 def _initialise(model: Classifier) -> None:

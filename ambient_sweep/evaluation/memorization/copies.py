@@ -53,13 +53,23 @@ def null_threshold(heldout: Tensor, quantile: float) -> float:
     With that position (Weibull's) a further unseen image falls below the threshold with probability q, whatever M and
     the distribution. Raises UserError where there are too few for the quantile.
     """
-    needed = max(2, math.ceil(1 / quantile - 1e-9) - 1)
+    needed = heldout_needed(quantile)
     if len(heldout) < needed:
         raise UserError(
             f"evaluation.quantile: {quantile} needs at least {needed} held-out images that are no training images, there "
-            f"are {len(heldout)}; hold out more images or raise the quantile"
+            f"are {len(heldout)}; hold out more images or set evaluation.quantile={smallest_quantile(len(heldout))}"
         )
     return float(np.quantile(heldout.cpu().numpy(), quantile, method="weibull"))
+
+
+def heldout_needed(quantile: float) -> int:
+    """Held-out images that a quantile of their distances needs at least."""
+    return max(2, math.ceil(1 / quantile - 1e-9) - 1)
+
+
+def smallest_quantile(heldout: int) -> float:
+    """The smallest quantile that so many held-out images allow, rounded up to four digits."""
+    return math.ceil(1e4 / (max(heldout, 2) + 1)) / 1e4
 
 
 def local_distances(distances: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import Ints, Row, by_memorization, candidates, distinct, objectives
 from ambient_sweep.results.frontier.recipes import recipe_labels
 from ambient_sweep.results.tables import schema
+from ambient_sweep.text import counted
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,16 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
     if confident is not None:
         rows = _confident(rows, confident)
     front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
+    only = "the only candidate: there is nothing to compare it with"
+    if rows.num_rows > 1:
+        only = f"the only point of the frontier: none of the {rows.num_rows} candidates is better in either objective"
     name, _, text = rule.partition("=")
     if rule == "knee":
-        return _knee(front)
+        return _knee(front, only)
     if name == "max-memorization":
         return _max_memorization(rows, rule, _number(rule, text, -math.inf, math.inf))
     if name == "chebyshev":
-        return _chebyshev(front, _number(rule, text, 0, 1))
+        return _chebyshev(front, _number(rule, text, 0, 1), only)
     raise UserError(f"--rule: unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
 
 
@@ -60,7 +64,7 @@ def _confident(rows: pa.Table, least: float) -> pa.Table:
         raise UserError(
             f"--confident {least:g}: no candidate is on the frontier with that probability; the most certain is trial "
             f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
-            f"(training runs: {best[schema.RUNS]}); use a lower probability, or confirm with more seeds"
+            f"({counted(best[schema.RUNS], 'training run')}); use a lower probability, or confirm with more seeds"
         )
     return kept
 
@@ -79,9 +83,9 @@ def best_config(choice: Choice) -> Config:
 # -- rules: ties keep the order of the rows -------------------------------------------------------------------------
 
 
-def _knee(front: pa.Table) -> Choice:
+def _knee(front: pa.Table, only: str) -> Choice:
     distance = pareto.knee_distance(objectives(front)).round(12)
-    reason = "the only point of the frontier"
+    reason = only
     if front.num_rows > 1:
         reason = (
             f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
@@ -98,18 +102,22 @@ def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
             f"--rule {rule}: no candidate has {memorization} that low; the lowest is {first[schema.MEMORIZATION]:.4g} "
             f"(trial {first[schema.TRIAL_ID]} after {first[schema.IMAGES]} images); use a higher bound"
         )
-    reason = (
-        f"the lowest {fidelity} of the {allowed.num_rows} candidates, out of {rows.num_rows}, "
-        f"with {memorization} <= {bound:g}"
-    )
+    reason = f"the lowest {fidelity} of the {allowed.num_rows} candidates, out of {rows.num_rows},"
+    if allowed.num_rows == 1:
+        reason = f"the only one of {counted(rows.num_rows, 'candidate')}"
+    reason += f" with {memorization} <= {bound:g}"
     return _choice(allowed, np.argsort(objectives(allowed)[:, 0], kind="stable"), reason)
 
 
-def _chebyshev(front: pa.Table, weight: float) -> Choice:
+def _chebyshev(front: pa.Table, weight: float, only: str) -> Choice:
     terms = pareto.scale(objectives(front)) * [weight, 1 - weight]
     reason = (
-        f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
-        f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
+        only
+        if front.num_rows == 1
+        else (
+            f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
+            f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
+        )
     )
     return _choice(front, np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12))), reason)
 

@@ -7,6 +7,7 @@ ever on two CPUs.
 
 import functools
 import math
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,15 +44,17 @@ class Plan:
     disk_bytes: int  # at most
     free_bytes: int
     networks: tuple[str, ...]  # the smallest and the largest
+    warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """For people, before the start."""
         fixed = self.trials - self.searched
         return [
-            f"trials: {self.trials} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
+            f"trials: {self.trials:,} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
             f"to train: at most {self.images:,} images",
             f"disk: at most {size_text(self.disk_bytes)} of {size_text(self.free_bytes)} free",
             f"network: {' to '.join(self.networks)}",
+            *self.warnings,
         ]
 
 
@@ -94,6 +97,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
+    from ambient_sweep.evaluation.required_images import unresolved
     from ambient_sweep.models import describe
 
     searched = int(min(sweep.trials, sweep.size()))
@@ -115,7 +119,8 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
     networks = tuple(describe(c.model, _shape(c), _classes(c)) for c in {c.model: c for c in sizes}.values())
-    return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks)
+    warnings = tuple(unresolved(sizes[0].evaluation))
+    return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks, warnings)
 
 
 def size_text(count: float) -> str:
@@ -167,6 +172,14 @@ def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:
     """The living nodes in the answer of `ray.nodes()`."""
     living = (node["Resources"] for node in nodes if node["Alive"])
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in living]
+
+
+def this_machine() -> list[Node]:
+    """The node that a Ray started here would have."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [Node(cores, torch.cuda.device_count())]
 
 
 def largest(sweep: Sweep) -> list[Config]:

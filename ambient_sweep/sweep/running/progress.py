@@ -4,13 +4,17 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.space.definition import Role, SweepTrial
+from ambient_sweep.text import counted
+from ambient_sweep.trial.records import TrialRecord
 
 FRONTIER_POINTS = 5
+SHOWN = 4  # running trials
 SURPLUS = 1.25  # early promotions, and the last ones, exceed one in eta: by a fifth to a third in simulated sweeps
 Point = tuple[float, float]
 
@@ -48,6 +52,16 @@ class Forecast:
         trial = self._trials.setdefault(trial_id, _Trial(role))
         trial.done, trial.left = done, left
         trial.executed = trial.executed if executed is None else executed
+
+    def stands(self, record: TrialRecord) -> None:
+        """A trial stands as its record says."""
+        left = 0 if record.ended else record.images_asked - record.images_done
+        self.report(record.trial_id, cast(Role, record.role), record.images_done, record.images_executed, left)
+
+    def standing(self, trial_id: str) -> str:
+        """How far a trial is; nothing before its record says so."""
+        trial = self._trials.get(trial_id)
+        return f"{trial_id} at {trial.done:,} of {trial.done + trial.left:,} images" if trial else ""
 
     def ended(self, trial_id: str) -> None:
         """A trial trains no more."""
@@ -92,7 +106,8 @@ class Progress:
     """Counts trials, collects the frontier, and prints both through `echo`.
 
     `total` trials run in this session and ran before; `done` and `failed` ran before; `names` are the two objectives' names;
-    `points` are known values of both. With a limited `budget`, images are counted instead of trials.
+    `points` are known values of both. With a limited `budget`, images are counted instead of trials. `record` reads what
+    a running trial last wrote of itself.
     """
 
     def __init__(
@@ -106,6 +121,7 @@ class Progress:
         failed: int = 0,
         points: Iterable[Point] = (),
         budget: Budget | None = None,
+        record: Callable[[str], TrialRecord | None] = lambda trial_id: None,
         status_every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -117,7 +133,8 @@ class Progress:
         self._paused: set[str] = set()
         self._start = self._last = clock()
         self._budget = budget if budget is not None and budget.images else None
-        self._forecast, self._executed_before = forecast, forecast.executed
+        self._forecast, self._executed_before, self._record = forecast, forecast.executed, record
+        self._pace, self._executed_last = 0.0, forecast.executed  # images per second since the last status
 
     def trial_started(self, trial: SweepTrial) -> None:
         """A trial started, or started again."""
@@ -162,19 +179,27 @@ class Progress:
         """How the whole stands, if it is time to say so."""
         now = self._clock()
         if force or now - self._last >= self._every:
-            self._last = now
+            for record in filter(None, map(self._record, self._running)):
+                self._forecast.stands(record)
+            executed = self._forecast.executed
+            self._pace = (executed - self._executed_last) / max(now - self._last, 1e-9)
+            self._last, self._executed_last = now, executed
             self.note(self.status_line())
 
     def status_line(self) -> str:
         """Trials, the frontier so far, the time left."""
         running = f"{len(self._running)} running"
+        standing = [text for text in map(self._forecast.standing, sorted(self._running)[:SHOWN]) if text]
+        if standing:
+            pace = f"; {self._pace:.3g} images per second" if self._pace > 0 else ""
+            running += f" ({', '.join(standing)}{pace})"
         if self._paused:
             running += f", {len(self._paused)} paused"
         if self._budget is None:
             parts = [f"{self.done} of {self.total} trials done, {running}, {self.failed} failed"]
         else:
             trained = f"{self._budget.executed:,} of {self._budget.images:,} images trained"
-            parts = [f"{trained}, {self.done} trials done, {running}, {self.failed} failed"]
+            parts = [f"{trained}, {counted(self.done, 'trial')} done, {running}, {self.failed} failed"]
         front = self.frontier()
         if front:
             shown = ", ".join(f"{fidelity:.4g}/{memorization:.3g}" for fidelity, memorization in front)

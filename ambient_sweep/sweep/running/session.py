@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 
@@ -28,11 +28,12 @@ from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
-from ambient_sweep.sweep.space.definition import Role, Sweep
+from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
-from ambient_sweep.trial.records import read_evaluations, read_trials
+from ambient_sweep.text import counted
+from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trial, read_trials, trial_path
 from ambient_sweep.trial.remeasure import is_remeasured, remeasure
-from ambient_sweep.trial.setup import image_lines, prepare
+from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
 Echo = Callable[[str], None]
 JOURNAL = "study.journal"
@@ -51,6 +52,7 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     config = sweep.some_config()
     wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
+        echo(preparing(config))
         _on_cluster(sweep, prepare, [(config, root)], stop)
         [lines] = _on_cluster(sweep, image_lines, [(config,)], stop)
     else:
@@ -133,6 +135,7 @@ def _train(
 ) -> None:
     """Trains `trials` through Tune. Whatever ends it, the records say how the trials stand."""
     callback = SweepCallback(sweep, root, trials, progress, planner, stop)
+    progress.note(f"starting workers, for up to {counted(concurrent, 'trial')} at once")
     try:
         run_tune(sweep, root, trials, concurrent, [callback])
         if not trials.finished:  # Tune took a SIGUSR1 before its first step
@@ -155,13 +158,18 @@ def _progress(sweep: Sweep, root: Path, plan: Plan, budget: Budget, echo: Echo) 
     forecast = Forecast(images, plan.trials - plan.searched, plan.searched, sweep.rung_levels, eta, budget.images)
     known = read_trials(root)
     for trial in known:
-        left = 0 if trial.ended else trial.images_asked - trial.images_done
-        forecast.report(trial.trial_id, cast(Role, trial.role), trial.images_done, trial.images_executed, left)
+        forecast.stands(trial)
     ended = Counter(trial.status for trial in known if trial.ended and trial.role != "replicate")
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
     done, failed = ended["completed"] + ended["stopped"], ended["failed"]
-    return Progress(plan.trials, names, echo, forecast, done=done, failed=failed, points=points, budget=budget)
+
+    def record(trial_id: str) -> TrialRecord | None:
+        return read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+
+    return Progress(
+        plan.trials, names, echo, forecast, done=done, failed=failed, points=points, budget=budget, record=record
+    )
 
 
 def _on_cluster(

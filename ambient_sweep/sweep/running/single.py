@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from ambient_sweep.trial.records import (
     read_trial,
     read_trial_evaluations,
     trial_folder,
+    trial_path,
 )
 from ambient_sweep.trial.run import run_trial
-from ambient_sweep.trial.setup import image_lines, prepare
+from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
 TRIAL = "train"
+STATUS_SECONDS = 30.0
 
 
 def train_single(
@@ -37,6 +40,7 @@ def train_single(
     """
     new = _claim(config, root)
     try:
+        echo(preparing(config))
         prepare(config, root)
         for line in image_lines(config):
             echo(line)
@@ -80,8 +84,27 @@ def _claim(config: Config, root: Path) -> bool:
 
 
 def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
+    tell = _standing(root, echo)
     with stop_signals() as stop:
-        run_trial(config, root, TRIAL, role="control", echo=echo, interrupted=stop.asked)
+        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=stop.asked)
+
+
+def _standing(root: Path, echo: Callable[[str], None]) -> Callable[..., None]:
+    """What says now and then how far the training is, when called again and again."""
+    last, images = time.monotonic(), 0
+
+    def tell(*_: object) -> None:
+        nonlocal last, images
+        now = time.monotonic()
+        if now - last >= STATUS_SECONDS and trial_path(root, TRIAL).exists():
+            record = read_trial(root, TRIAL)
+            pace = max(0, record.images_done - images) / (now - last) if images else 0.0
+            echo(
+                f"{record.images_done:,} of {record.images_asked:,} images{f', {pace:.3g} per second' if pace else ''}"
+            )
+            last, images = now, record.images_done
+
+    return tell
 
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
@@ -94,7 +117,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
-    shown = len(_lines(log))
+    shown, tell = len(_lines(log)), _standing(root, echo)
     with ray_session(dashboard=True), stop_signals() as stop:
         # refuses what would wait forever
         concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
@@ -102,6 +125,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()
+            tell()
             lines = _lines(log)
             for line in lines[shown:]:
                 echo(line.partition(" ")[2])  # without its time

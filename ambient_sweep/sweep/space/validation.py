@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep, values_text
@@ -15,12 +16,12 @@ CORNERS = 2048  # of a space that has more, so many are drawn
 BETWEEN = 16  # whole numbers between the ends of a range, from its lower end
 
 
-def check_space(sweep: Sweep) -> int:
-    """Builds the config at every corner of the space, every control and every point; returns how many.
+def check_space(sweep: Sweep) -> list[Config]:
+    """The configs at every corner of the space, of every control and every point.
 
     Raises one UserError that names the first failing values and the complaint.
     """
-    count = 0
+    configs = []
     try:
         sweep.config_for({})
         base_complaint = None
@@ -28,14 +29,13 @@ def check_space(sweep: Sweep) -> int:
         base_complaint = str(error)
     for label, values in itertools.chain(_fixed_and_points(sweep), _corners(sweep.space)):
         try:
-            sweep.config_for(values)
+            configs.append(sweep.config_for(values))
         except UserError as error:
             if str(error) == base_complaint:
                 raise
             complaint = str(error).removeprefix(f"{sweep.where}: ")
             raise UserError(f"{sweep.where}: {label or values_text(values)}: {complaint}") from None
-        count += 1
-    return count
+    return configs
 
 
 def _fixed_and_points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:

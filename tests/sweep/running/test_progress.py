@@ -1,5 +1,10 @@
 """The lines that a person follows, with a clock of our own."""
 
+from dataclasses import replace
+
+from made_up_sweeps import CLASSIFIER, make_trial
+
+from ambient_sweep.config import build_config
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.callback import describe_error
 from ambient_sweep.sweep.running.progress import Forecast, Progress
@@ -130,3 +135,18 @@ def test_the_confirmation_goes_on_with_the_clock_and_the_pace_of_the_search() ->
     progress.status()
     assert lines[-1].startswith("[1:00] 2 of 4 trials done, 0 running, 0 failed; frontier")
     assert lines[-1].endswith("; about 1:30 left")
+
+
+def test_running_trials_say_how_far_they_are_and_the_time_left_learns_from_them() -> None:
+    config, forecast = build_config(CLASSIFIER), Forecast(1000, fixed=0, searched=1)
+    record = make_trial("a", config, status="running", images_asked=1000, images_done=0, images_executed=0)
+    progress, lines, clock = make(total=1, forecast=forecast, record=lambda trial_id: record)
+    progress.trial_started(trial("a"))
+    for images in (200, 500):
+        clock.now += 30
+        record = replace(record, images_done=images, images_executed=images)
+        progress.status()
+    assert lines == [
+        "[0:30] 0 of 1 trials done, 1 running (a at 200 of 1,000 images; 6.67 images per second), 0 failed; about 2:00 left",
+        "[1:00] 0 of 1 trials done, 1 running (a at 500 of 1,000 images; 10 images per second), 0 failed; about 1:00 left",
+    ]

@@ -307,7 +307,7 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
     """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 6 fixed trials."""
-    assert check_space(load_sweep(write(tmp_path, GOOD))) == 2**3 * 8 * 18 + 2 + 6
+    assert len(check_space(load_sweep(write(tmp_path, GOOD)))) == 2**3 * 8 * 18 + 2 + 6
 
 
 def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_corners_keep_to_conditions(tmp_path: Path) -> None:
     assert list(sweep.space) == ["objective.kind", "consistency.weight", "observed.sigma", "consistency.chain_steps"]
     # baseline; ambient: 4 levels, the ends and those of the condition; with consistency 2 weights, each at 2 levels alone
     # and at 2 with chains of either end and the one between them
-    assert check_space(sweep) == 1 + 4 + 2 * (2 + 2 * 3)
+    assert len(check_space(sweep)) == 1 + 4 + 2 * (2 + 2 * 3)
     bad = "space:\n  seed: {int: [0, 9]}\n  observed.sigma: {uniform: [0.1, 90], when: {seed: 7}}\n"
     with pytest.raises(UserError, match=r"small\.yaml: seed=7, observed\.sigma=90\.0: sampling\.sigma_max"):
         check_space(load_sweep(write(tmp_path, bad)))

@@ -1,0 +1,148 @@
+"""What can be known before anything starts: whether images, machine and disk allow a sweep, and how long it will take."""
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ambient_sweep.config import Config
+from ambient_sweep.data.dataset import ImageData
+from ambient_sweep.data.observed import observe
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, preflight, this_machine
+from ambient_sweep.sweep.running.progress import Forecast
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.text import duration
+from ambient_sweep.training.loop import train
+from ambient_sweep.training.objective import step_cost
+from ambient_sweep.training.state import TrainState
+from ambient_sweep.trial.setup import check_evaluation, check_trials, device_of, keeps_clean, use_threads
+
+MEASURED_SECONDS, MEASURED_STEPS = 0.5, 100_000  # of training, for each size of batch: until either is reached
+OVERNIGHT = 10 * 3600  # seconds; what a CPU needs beyond is worth a warning
+ENCODED = 300  # samples that a core encodes and compares per second, roughly
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Images per second of one trial: in training, through the network once in sampling."""
+
+    trained: float
+    passed: float
+
+    def seconds(self, config: Config, images: float) -> float:
+        """For training so many images of `config`, with the evaluations that belong to them."""
+        evaluations = images / config.length * len(config.evaluation.lengths)
+        return images * self.training(config) + evaluations * self.evaluation(config)
+
+    def training(self, config: Config) -> float:
+        """Seconds for an image, as a mean over a whole training."""
+        cost = 1.0
+        if config.objective.kind == "ambient_consistency":
+            cost += (1 - config.consistency.start) * (step_cost(config) - 1)
+        return cost / self.trained
+
+    def evaluation(self, config: Config) -> float:
+        """Seconds for one evaluation at all endpoints."""
+        passes = (2 * config.sampling.steps - 1) * (2 if config.sampling.guidance > 1 else 1)
+        return config.evaluation.samples * (passes / self.passed + len(config.endpoints()) / ENCODED)
+
+
+def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
+    """Lines on the images, the machine and the time of a sweep, whose configs at its corners are `configs`.
+
+    Raises UserError for what `run_sweep` refuses on this machine; of a cluster in RAY_ADDRESS nothing is known.
+    """
+    config = sweep.some_config()
+    clean = check_trials(configs)
+    check_evaluation(clean, config.evaluation)
+    if "RAY_ADDRESS" in os.environ:
+        return [_images(clean), *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
+    try:
+        plan = preflight(sweep, this_machine(), Path.cwd())
+    except UserError as error:
+        raise UserError(f"{error}; if a cluster is to run it, set RAY_ADDRESS") from None
+    pace = measure_pace(config, clean)
+    line = _time(config, pace, sweep_seconds(sweep, config, plan, pace), plan.concurrent)
+    return [_images(clean), *plan.lines()[1:], line]
+
+
+def check_single(config: Config) -> list[str]:
+    """The same of a single training run. Raises UserError for what `train_single` refuses."""
+    clean = check_trials([config])
+    check_evaluation(clean, config.evaluation)
+    device_of(config)
+    if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
+        concurrent_trials(this_machine(), config.resources)
+    pace = measure_pace(config, clean)
+    return [_images(clean), _time(config, pace, pace.seconds(config, config.length))]
+
+
+def _images(data: ImageData) -> str:
+    shape = "x".join(map(str, data.shape))
+    return f"images: {len(data.train):,} for training and {len(data.heldout):,} held out, {shape}"
+
+
+def measure_pace(config: Config, data: ImageData) -> Pace:
+    """Trains a few steps of growing batches, for a few seconds, and puts a batch through the network."""
+    use_threads(config)
+    device, classes = device_of(config), data.classes if config.model.conditional else 0
+    observed = observe(data, config.observed, keeps_clean(config))
+    state = TrainState.create(config, data.shape, device, classes)
+    compute = config.compute.model_copy(update={"compile": False, "accumulate": 1})
+    clock = time.perf_counter if device == "cuda" else _own_seconds
+    most = config.training.batch_size // config.resources.workers
+    for size in (*(size for size in (1, 4, 16, 64) if size < most), most):
+        training = config.training.model_copy(
+            update={"images": MEASURED_STEPS * size, "batch_size": size, "records": MEASURED_STEPS, "stop": 1.0}
+        )
+        short = config.model_copy(update={"training": training, "compute": compute})
+        state.images = 0
+        with closing(train(short, observed, state)) as records:
+            next(records)  # the first step sets things up
+            began, steps, seconds = clock(), 0, 0.0
+            while seconds < MEASURED_SECONDS and next(records, None) is not None:
+                steps, seconds = steps + 1, clock() - began
+        trained = steps * size / seconds
+        if seconds / steps > MEASURED_SECONDS:
+            break
+    x, sigma = torch.zeros(size, *data.shape, device=device), torch.ones(size, device=device)
+    with torch.no_grad():
+        began = clock()
+        state.denoiser(x, sigma)[0, 0, 0, 0].item()
+        passed = size / (clock() - began)
+    return Pace(trained * config.resources.workers, passed * config.resources.workers)
+
+
+def _own_seconds() -> float:
+    """The processor time of this process per torch thread: others that run beside it do not count."""
+    return time.process_time() / torch.get_num_threads()
+
+
+def sweep_seconds(sweep: Sweep, config: Config, plan: Plan, pace: Pace) -> float:
+    """For a whole sweep whose trials are like `config`."""
+    fixed, eta = plan.trials - plan.searched, sweep.search.stopping.eta
+    forecast = Forecast(config.length, fixed, plan.searched, sweep.rung_levels, eta, sweep.search.images)
+    images = min(forecast.images_left(), plan.images)
+    if sweep.confirm is not None:
+        images += sweep.confirm.top * sweep.confirm.seeds * config.length
+    return pace.seconds(config, images) / plan.concurrent
+
+
+def _time(config: Config, pace: Pace, seconds: float, concurrent: int = 1) -> str:
+    """How long it takes, as a warning where a CPU needs more than a night."""
+    line = (
+        f"expected time on this machine: about {duration(seconds)}, at {pace.trained:.3g} images per second in training"
+        + (f", {concurrent} trials at once" if concurrent > 1 else "")
+    )
+    if config.resources.gpus or seconds < OVERNIGHT:
+        return line
+    cure = (
+        "a smaller model.preset (unet-32-small, unet-64-small), fewer images to train or a GPU (resources.gpus=1) help"
+    )
+    return f"warning: {line}; {cure}"

@@ -1,0 +1,15 @@
+"""Numbers in the words of messages."""
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 trial`, `2 trials`, `1,200 trials`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`40 seconds`, `12 minutes`, `7.5 hours`, `1,200 hours`: about so long."""
+    if seconds < 60:
+        return counted(max(1, round(seconds)), "second")
+    if seconds < 3600:
+        return counted(round(seconds / 60), "minute")
+    return f"{seconds / 3600:.1f} hours" if seconds < 36_000 else f"{seconds / 3600:,.0f} hours"
