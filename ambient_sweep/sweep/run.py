@@ -139,7 +139,7 @@ def claim(root: Path, hint: str) -> Path:
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import confirm, search
-    from ambient_sweep.trial.setup import prepare, preparing
+    from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
@@ -150,6 +150,8 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         if not config.resources.gpus:
             echo(preparing(config))
             prepare(config, root)  # before Ray starts: bad images are reported immediately
+            for line in image_lines(config):
+                echo(line)
         quiet_tune()
         address = os.environ.get("RAY_ADDRESS")
         echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")

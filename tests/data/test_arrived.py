@@ -23,7 +23,8 @@ def prepared(out, values, *words, size=8, **arrays):
     """What `prepare` prints of the store of `values`, its exit code and its error."""
     file = out.with_suffix(".npz")
     np.savez(file, image=values, **arrays)
-    given = ["data.source=array", f"data.path={file}", f"data.image_size={size}", *map(str, words)]
+    given = ["data.source=array", f"data.path={file}", *map(str, words)]
+    given += [] if any(word.startswith("data.image_size=") for word in given) else [f"data.image_size={size}"]
     done = CliRunner().invoke(commands, ["prepare", str(out), *given])
     return done.output, done.exit_code, str(done.exception)
 
@@ -32,7 +33,8 @@ def store(out, values, *words, **arrays):
     """The keys that read the store that `prepare` makes."""
     printed, code, _ = prepared(out, values, *words, **arrays)
     assert code == 0, printed
-    text = printed.splitlines()[-1].removeprefix("train with ").removesuffix(" evaluation.path=...")
+    (line,) = (line for line in printed.splitlines() if line.startswith("train with "))
+    text = line.removeprefix("train with ").removesuffix(" evaluation.path=...")
     return {"model.kind": "mlp", **parse_overrides(text.split())}
 
 

@@ -54,11 +54,8 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         echo(preparing(config))
         _on_cluster(sweep, prepare, [(config, root)], stop)
-        [lines] = _on_cluster(sweep, image_lines, [(config,)], stop)
-    else:
-        lines = image_lines(config)
-    for line in lines:
-        echo(line)
+        for line in _on_cluster(sweep, image_lines, [(config,)], stop)[0]:
+            echo(line)
     stop.check()
     planner = _planner(sweep, root)
     known = open_search(sweep, root, planner=planner, concurrent=plan.concurrent)
