@@ -218,10 +218,8 @@ def _summarize(root: Path) -> SweepSummary:
     if candidates(tables.evaluations).num_rows == 0:
         if trials and len(failed) == len(trials):
             first = min(failed, key=lambda trial: trial.started)
-            raise AmbientSweepError(
-                f"{root}: {'all ' * (len(trials) > 1)}{counted(len(trials), 'trial')} failed, the first ({first.trial_id}): "
-                f"{first.reason}"
-            )
+            which = f"all {len(trials)} trials failed, the first" if len(trials) > 1 else "the only trial failed"
+            raise AmbientSweepError(f"{root}: {which} ({first.trial_id}): {first.reason}")
         return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files)
     picture = frontier_png(tables.evaluations)
     write_atomic(root / FRONTIER_FILE, picture)

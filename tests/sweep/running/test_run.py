@@ -79,7 +79,7 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
         assert told.values == [last.measures["fd_pixels"].value, last.measures["mem_excess"].value]
         assert trial.config["observed.sigma"] == told.params["observed.sigma"]
 
-    assert lines[1] == "trials: 5 (2 searched, 3 fixed), 2 at once"
+    assert "trials: 5 (2 searched, 3 fixed), 2 at once" in lines
     assert sum("50% trained, fd_pixels" in line for line in lines) == 4
     assert sum("FAILED" in line and "wild" in line for line in lines) == 1
     assert (
@@ -146,9 +146,7 @@ def test_a_trial_whose_process_always_dies_fails_and_resume_tries_it_again(tmp_p
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(
-        AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): worker failed, after 1 attempt: "
-    ):
+    with pytest.raises(AmbientSweepError, match=r"the only trial failed \(\w+\): worker failed, after 1 attempt: "):
         run_sweep(sweep, tmp_path / "runs", echo=lambda line: None)
     thread.join()
     (trial,) = read_trials(root)
@@ -213,7 +211,7 @@ def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> N
         "optimizer__warmup": 0,
     }
     noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2}
-    with pytest.raises(AmbientSweepError, match=r"all 1 trials failed, the first \(\w+\): .*finite"):
+    with pytest.raises(AmbientSweepError, match=r"the only trial failed \(\w+\): .*finite"):
         run_sweep(small_sweep(tmp_path, **wild, **noisy), tmp_path / "runs", echo=lambda line: None)
     study = study_of(tmp_path / "runs" / "small")
     assert [t.state for t in searched_trials(study)] == [TrialState.FAIL]
