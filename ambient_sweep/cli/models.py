@@ -28,7 +28,7 @@ from ambient_sweep.errors import UserError
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""
-    from ambient_sweep.sweep.running.single import train_single
+    from ambient_sweep.sweep.single import train_single
 
     config = load_config(file, parse_overrides(overrides))
     root = lasting_path("--storage", storage) / (name or file.stem)

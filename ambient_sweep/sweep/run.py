@@ -5,7 +5,6 @@ states. `resume_sweep` starts from these and not from Tune's snapshots, which la
 make Tune start the whole experiment again without a word.
 """
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_sweep.config import write_config
-from ambient_sweep.config.files import flatten, lasting_path
+from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
@@ -24,6 +23,7 @@ from ambient_sweep.results.report.frontier_plot import frontier_png
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.definition import Sweep
@@ -34,8 +34,7 @@ from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
 Echo = Callable[[str], None]
-BEGUN_FILE = ".begun.json"
-BEST_FILE, FRONTIER_FILE, REPORT_FILE, TUNE_FOLDER = "best.yaml", "frontier.png", "report.html", "ray"
+BEST_FILE, FRONTIER_FILE, REPORT_FILE = "best.yaml", "frontier.png", "report.html"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     trials = root / "trials"
     try:
         write_sweep(sweep, root / SWEEP_FILE)
-        write_atomic(root / BEGUN_FILE, json.dumps(_fixed(sweep)).encode())
+        note_begun(sweep, root)
         if not configs[0].resources.gpus:
             from ambient_sweep.trial.setup import check_trials
 
@@ -95,45 +94,10 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
         if not key.startswith(("search.", "confirm.")):
             raise UserError(f"{key}: a sweep that has begun takes changes of search.* and confirm.* only")
     sweep = load_sweep(root / SWEEP_FILE, changes)
-    _check_unchanged(sweep, root)
+    check_unchanged(sweep, root)
     if changes:
         try_sampler(sweep.space, sweep.search)
     return _run(sweep, root, echo)
-
-
-def _fixed(sweep: Sweep) -> dict[str, Any]:
-    """What stays as it was once a sweep has begun: all of its file but `search` and `confirm`, under dotted keys."""
-    tree = {name: section for name, section in sweep.dump().items() if name not in ("search", "confirm")}
-    fixed: dict[str, Any] = json.loads(json.dumps(flatten(tree)))  # tuples become lists
-    return fixed
-
-
-def _check_unchanged(sweep: Sweep, root: Path) -> None:
-    """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
-    if not (root / BEGUN_FILE).exists():  # of an earlier version
-        return
-    begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
-    for key in begun | now:
-        added = key.startswith("base.") and key not in begun  # by a later version
-        if not added and begun.get(key) != now.get(key):
-            raise UserError(
-                f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
-                "back, or `run` the file under another --name"
-            )
-
-
-def claim(root: Path, hint: str) -> Path:
-    """Makes the folder of a new run. Raises UserError where it exists (`hint` says what to do) or cannot be written."""
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir()
-    except FileExistsError:
-        if not root.parent.is_dir():
-            raise UserError(f"{root.parent}: not a folder; give another --storage") from None
-        raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name") from None
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
-    return root
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
@@ -157,7 +121,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
         stopped = False
         with (
-            ray_output_to(root / TUNE_FOLDER / "output.log", echo) as say,
+            ray_output_to(root / RAY_FOLDER / "output.log", echo) as say,
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:

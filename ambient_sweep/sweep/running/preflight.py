@@ -7,7 +7,6 @@ ever on two CPUs.
 
 import functools
 import math
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from ambient_sweep.config import Config, ModelConfig, ResourcesConfig
 from ambient_sweep.errors import UserError
+from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
 
 DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
@@ -178,8 +178,7 @@ def this_machine() -> list[Node]:
     """The node that a Ray started here would have."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [Node(cores, torch.cuda.device_count())]
+    return [Node(cores(), torch.cuda.device_count())]
 
 
 def largest(sweep: Sweep) -> list[Config]:

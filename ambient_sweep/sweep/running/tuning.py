@@ -12,14 +12,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.trainable import make_trainable, trial_bundles
 from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
-
-TUNE_FOLDER = "ray"
 
 
 def trial_of(trial: Trial) -> SweepTrial:
@@ -87,7 +86,7 @@ def run_tune(
 ) -> None:
     """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
     resources = sweep.some_config().resources
-    sessions = len(list((root / TUNE_FOLDER).glob("session-*")))
+    sessions = len(list((root / RAY_FOLDER).glob("session-*")))
     tune.Tuner(
         tune.with_resources(make_trainable(sweep, root), trial_bundles(resources)),
         tune_config=tune.TuneConfig(
@@ -100,7 +99,7 @@ def run_tune(
         ),
         run_config=tune.RunConfig(
             name=f"session-{sessions + 1}",
-            storage_path=str(root / TUNE_FOLDER),
+            storage_path=str(root / RAY_FOLDER),
             failure_config=tune.FailureConfig(max_failures=sweep.search.max_failures),
             callbacks=callbacks,
             verbose=0,

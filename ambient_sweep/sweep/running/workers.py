@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.running.cluster import only_trainer
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
@@ -110,7 +111,7 @@ def _trainer(resources: ResourcesConfig, trial_id: str, task: dict[str, Any]) ->
         ),
         # the others wait for rank 0, which evaluates alone
         torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=EVALUATION_SECONDS),
-        run_config=RunConfig(name=f"workers-{trial_id}", storage_path=str(Path(task["root"]) / "ray")),
+        run_config=RunConfig(name=f"workers-{trial_id}", storage_path=str(Path(task["root"]) / RAY_FOLDER)),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.results.export import export_tables
-from ambient_sweep.sweep.run import claim
+from ambient_sweep.sweep.folder import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE

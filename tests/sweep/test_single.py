@@ -9,8 +9,8 @@ import pytest
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.running import single
-from ambient_sweep.sweep.running.single import train_single
+from ambient_sweep.sweep import single
+from ambient_sweep.sweep.single import train_single
 from ambient_sweep.trial.records import read_trial
 from ambient_sweep.trial.tensorboard import TrialBoard
 

@@ -1,0 +1,54 @@
+"""The folder of a run: how it is claimed, and what must stay as it was in a sweep that has begun."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ambient_sweep.config.files import flatten
+from ambient_sweep.errors import UserError
+from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.sweep.space.file import SWEEP_FILE
+
+BEGUN_FILE = ".begun.json"
+RAY_FOLDER = "ray"  # of Tune and Train
+
+
+def claim(root: Path, hint: str) -> Path:
+    """Makes the folder of a new run. Raises UserError where it exists (`hint` says what to do) or cannot be written."""
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir()
+    except FileExistsError:
+        if not root.parent.is_dir():
+            raise UserError(f"{root.parent}: not a folder; give another --storage") from None
+        raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+    return root
+
+
+def note_begun(sweep: Sweep, root: Path) -> None:
+    """Writes what `check_unchanged` compares with."""
+    write_atomic(root / BEGUN_FILE, json.dumps(_fixed(sweep)).encode())
+
+
+def check_unchanged(sweep: Sweep, root: Path) -> None:
+    """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
+    if not (root / BEGUN_FILE).exists():  # of an earlier version
+        return
+    begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
+    for key in begun | now:
+        added = key.startswith("base.") and key not in begun  # by a later version
+        if not added and begun.get(key) != now.get(key):
+            raise UserError(
+                f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
+                "back, or `run` the file under another --name"
+            )
+
+
+def _fixed(sweep: Sweep) -> dict[str, Any]:
+    """What stays as it was once a sweep has begun: all of its file but `search` and `confirm`, under dotted keys."""
+    tree = {name: section for name, section in sweep.dump().items() if name not in ("search", "confirm")}
+    fixed: dict[str, Any] = json.loads(json.dumps(flatten(tree)))  # tuples become lists
+    return fixed
