@@ -1,9 +1,11 @@
 """`ray job submit` of a sweep to a head node with token auth, as the README describes it."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -38,9 +40,11 @@ def status(url: str, token: str | None) -> int:
 @pytest.fixture
 def head(tmp_path):
     """A head node of our own; ended with all its processes, and nobody else's."""
-    port, address = free_port(), free_port()
+    port, address, folder = free_port(), free_port(), tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path
     environment = {
         **os.environ,
+        "RAY_TMPDIR": folder,  # Ray notes the newest head in it
+        "TMPDIR": folder,
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
@@ -64,9 +68,7 @@ def head(tmp_path):
     process.terminate()  # `ray start --block` ends its node's processes
     process.wait(timeout=60)
     log.close()
-    current = Path("/tmp/ray/ray_current_cluster")  # Ray leaves it; a plain ray.init() would wait for the dead head
-    if current.exists() and current.read_text().endswith(f":{address}"):
-        current.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 HOLD = """
@@ -80,7 +82,7 @@ ray.get(hold)
 
 def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     environment, _, _ = head
-    current = Path(environment.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    current = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
     environment = {**environment, "RAY_ADDRESS": current.read_text(), "RAY_AUTH_MODE": "token"}
     other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
