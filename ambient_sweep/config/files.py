@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from ambient_sweep.config.presets import expand_preset
-from ambient_sweep.config.sections import Config, Section, read_number
+from ambient_sweep.config.sections import Config, Section
+from ambient_sweep.config.values import read_number
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError

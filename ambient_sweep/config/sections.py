@@ -1,12 +1,12 @@
 """Every knob with its range, default and line of help."""
 
 import math
-import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ambient_sweep.config.checks import contradictions
+from ambient_sweep.config.values import UNWRITABLE, read_number, takes_numbers
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -21,28 +21,6 @@ Memorization = Literal[
     "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"
 ]
 Endpoint = Literal["zero", "observed"]
-UNCLEAR = re.compile(r"[-+]?(0[\d_]*\d|0[xob]\w+|\d[\d_]*(:[0-5]?\d)+([.][\d_]*)?)", re.IGNORECASE)
-UNWRITABLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
-)  # but for a path's bytes outside of UTF-8
-WHOLE = re.compile(r"[-+]?[\d_]+")
-
-
-def read_number(value: Any) -> Any:
-    """The number that a word is, or the value as it is. Raises ValueError for octal, base 60 and the like."""
-    if not isinstance(value, str):
-        return value
-    if UNCLEAR.fullmatch(value):
-        raise ValueError("expected a decimal number, without leading zeros, colons, 0x, 0o or 0b")
-    try:
-        number = float(value)
-    except ValueError:
-        return value
-    return int(value) if WHOLE.fullmatch(value) and abs(number) < 2**63 else number
-
-
-def _takes_numbers(kind: Any) -> bool:
-    return kind in (int, float) or isinstance(kind, int) or any(map(_takes_numbers, get_args(kind)))
 
 
 class Section(BaseModel):
@@ -55,7 +33,7 @@ class Section(BaseModel):
         if isinstance(value, str) and UNWRITABLE.search(value):
             raise ValueError("expected text without control characters")
         kind = cls.model_fields[str(info.field_name)].annotation
-        if not isinstance(value, str | bool | list | tuple) or not _takes_numbers(kind):
+        if not isinstance(value, str | bool | list | tuple) or not takes_numbers(kind):
             return value
         if isinstance(value, bool):  # 1 or 0 to pydantic
             raise ValueError("expected a number")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
 from ambient_sweep.config import Config, Section, build_config
-from ambient_sweep.config.sections import read_number
+from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ambient_sweep.config import check_keys, flatten
 from ambient_sweep.config.files import did_you_mean, read_value
-from ambient_sweep.config.sections import read_number
+from ambient_sweep.config.values import read_number
 from ambient_sweep.errors import UserError
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]

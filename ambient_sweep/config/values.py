@@ -1,0 +1,28 @@
+"""Values as files and the command line give them: text, which a key reads as numbers."""
+
+import re
+from typing import Any, get_args
+
+UNCLEAR = re.compile(r"[-+]?(0[\d_]*\d|0[xob]\w+|\d[\d_]*(:[0-5]?\d)+([.][\d_]*)?)", re.IGNORECASE)
+UNWRITABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
+)  # but for a path's bytes outside of UTF-8
+WHOLE = re.compile(r"[-+]?[\d_]+")
+
+
+def read_number(value: Any) -> Any:
+    """The number that a word is, or the value as it is. Raises ValueError for octal, base 60 and the like."""
+    if not isinstance(value, str):
+        return value
+    if UNCLEAR.fullmatch(value):
+        raise ValueError("expected a decimal number, without leading zeros, colons, 0x, 0o or 0b")
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(value) if WHOLE.fullmatch(value) and abs(number) < 2**63 else number
+
+
+def takes_numbers(kind: Any) -> bool:
+    """Whether values of a type are numbers, or lists of them."""
+    return kind in (int, float) or isinstance(kind, int) or any(map(takes_numbers, get_args(kind)))
