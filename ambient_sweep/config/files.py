@@ -77,13 +77,15 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
 
 
 def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys of `layers`, later ones winning; in a layer, the values of its preset lie under its own keys.
-
-    Sections without keys fall away.
-    """
+    """The dotted keys of `layers`, later ones winning; in a layer, the values of its preset lie under its own keys."""
     values: dict[str, Any] = {}
     for layer in layers:
         values.update(expand_preset(flatten(layer)))
+    return without_empty_sections(values)
+
+
+def without_empty_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys, but for sections that name no key."""
     return {key: value for key, value in values.items() if key not in SECTIONS or value not in (None, {})}
 
 

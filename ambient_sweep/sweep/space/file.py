@@ -24,7 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from ambient_sweep.config import Section, check_keys, describe, flatten, knobs, read_yaml
-from ambient_sweep.config.files import absolute_paths, did_you_mean, nested, overlay, read_value
+from ambient_sweep.config.files import absolute_paths, did_you_mean, nested, overlay, read_value, without_empty_sections
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space import conditions
@@ -166,7 +166,7 @@ def _read_controls(tree: Any, where: str) -> tuple[Control, ...]:
     for index, item in enumerate(_sequence(tree, f"{where}: controls")):
         place = f"{where}: controls[{index}]"
         values = dict(_mapping(item, place))
-        changes = flatten(_mapping(values.get("set"), f"{place}.set"))
+        changes = without_empty_sections(flatten(_mapping(values.get("set"), f"{place}.set")))
         check_keys(changes, f"{place}.set")
         changes = {key: read_value(key, value, f"{place}.set: ") for key, value in changes.items()}
         _refuse_shared(changes, f"{place}.set", "set per control")
