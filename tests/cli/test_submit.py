@@ -83,6 +83,9 @@ ray.get(hold)
 def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     environment, _, _ = head
     current = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    deadline = time.monotonic() + 60
+    while not current.exists() and time.monotonic() < deadline:  # written after the first answer
+        time.sleep(0.2)
     environment = {**environment, "RAY_ADDRESS": current.read_text(), "RAY_AUTH_MODE": "token"}
     other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"

@@ -104,7 +104,7 @@ def test_warnings_to_all_processes_end_a_sweep_in_order_on_a_small_machine(
     assert driver.wait(60) == 1
     lines = (tmp_path / "err").read_text().splitlines()  # Matplotlib complains about HOME
     assert lines[-1] == f"error: interrupted; `ambient-sweep resume {root}` continues from here"
-    assert (tmp_path / "out").read_text().splitlines()[1] == "trials: 3 (2 searched, 1 fixed), 1 at once"
+    assert (tmp_path / "out").read_text().splitlines().count("trials: 3 (2 searched, 1 fixed), 1 at once") == 1
     (trial,) = read_trials(root)
     assert trial.status == "stopped"
     assert trial.images_done < trial.images_asked
