@@ -50,7 +50,7 @@ def find_trial(path: Path) -> Path:
 
 
 def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str | None]:
-    """The checkpoint that `path` means, and the endpoint that `best` picks it for, if it does; `echo` is told which.
+    """The checkpoint that `path` means, which `echo` prints, and the endpoint that `best` picks it for, if it does.
 
     Of a trial the longest trained; of a run the same where it has one trial, else what `best` picks, else its only one.
     Raises UserError, which lists what there is.

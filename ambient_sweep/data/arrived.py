@@ -61,9 +61,8 @@ class NoiseCheck:
         values = np.sort(pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:]))), axis=1)
         gaps = np.diff(values, axis=1)
         step = np.where(gaps > 1e-6, gaps, np.inf).min(axis=1, keepdims=True)
-        off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(
-            axis=1
-        )  # 0: all differences are multiples of one step
+        # 0 where all differences are multiples of one step
+        off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(axis=1)
         ends = (values == values[:, :1]) | (values == values[:, -1:])
         self.images, self.values = self.images + len(values), self.values + values.size
         self.rounded += int(((off_grid < 0.02) & (step[:, 0] > self.coarse)).sum())

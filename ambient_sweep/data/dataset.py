@@ -152,12 +152,10 @@ def split_index(
         train, heldout = order[source.published[order]], order[~source.published[order]]
         held = _size(config.heldout_size, "heldout", len(heldout), "data.split; lower it")
         if len(train) == 0 or held < MIN_HELDOUT:
-            raise UserError(
-                f"data.split: has {len(train)} training and {held} held-out images that can be read; name more"
-            )
-        return train[: _size(config.train_size, "train", len(train), "data.split; lower it")], heldout[
-            len(heldout) - held :
-        ]
+            found = f"{len(train)} training and {held} held-out images"
+            raise UserError(f"data.split: has {found} that can be read; name more")
+        size = _size(config.train_size, "train", len(train), "data.split; lower it")
+        return train[:size], heldout[len(heldout) - held :]
     good = len(order)
     train_size = config.train_size or good - (config.heldout_size or default_heldout(good))
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size

@@ -176,10 +176,8 @@ def _headers(source: Source) -> Iterator[tuple[str, Header]]:
         with contextlib.suppress(CorruptImage):
             content = loader()
             if not isinstance(content, bytes):
-                yield (
-                    name,
-                    Header(content.shape[1], content.shape[0], "grey" if content.shape[2] == 1 else "colour", False),
-                )
+                height, width, bands = content.shape
+                yield name, Header(width, height, "grey" if bands == 1 else "colour", False)
                 return
             header = read_header(partial(BytesIO, content))
             if header is not None:

@@ -14,7 +14,7 @@ KINDS = {0: 1, 2: 3, 4: 2, 6: 4}  # PNG's colour types: grey, RGB, grey with alp
 
 
 def samples(bands, side=8, seed=0):
-    """uint16 [side, side, bands], of which no value is told by its upper byte."""
+    """Random uint16 [side, side, bands]: both bytes of a value matter."""
     return np.random.default_rng(seed).integers(0, 65536, (side, side, bands), dtype=np.uint16)
 
 
