@@ -11,7 +11,7 @@ import click
 
 from ambient_sweep.cli import images, init, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
-from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.running.signals import WARNINGS
 
 __all__ = ["commands", "images", "init", "main", "measuring", "models", "sweeps"]
@@ -23,6 +23,9 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its own cache and fonts
     try:
+        for word in sys.argv[1:]:
+            if word.encode(errors="replace").decode() != word:
+                raise UserError(f"{word!r} is not UTF-8; rename the file or folder")
         commands.main(standalone_mode=False)
     except AmbientSweepError as error:
         fail(str(error), error.exit_code)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ambient_sweep.config.presets import expand_preset
 from ambient_sweep.config.sections import Config, Section
-from ambient_sweep.config.values import read_number
+from ambient_sweep.config.values import UNWRITABLE, read_number
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
@@ -206,8 +206,13 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasting_path(key: str, path: Path) -> Path:
-    """`path` made absolute. Raises UserError, naming `key`, where it would end with the working copy of a Ray job."""
+    """`path` made absolute.
+
+    Raises UserError, naming `key`, where it would end with the working copy of a Ray job, or records cannot name it.
+    """
     path = path.expanduser()
+    if UNWRITABLE.search(str(path.absolute())):
+        raise UserError(f"{key}: {str(path.absolute())!r} is not UTF-8, or holds control characters; rename the folder")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as Ray sets it for what `ray job submit` runs
     if in_job and (not path.is_absolute() or "runtime_resources" in path.resolve().parts):
         raise UserError(

@@ -4,9 +4,7 @@ import re
 from typing import Any, get_args
 
 UNCLEAR = re.compile(r"[-+]?(0[\d_]*\d|0[xob]\w+|\d[\d_]*(:[0-5]?\d)+([.][\d_]*)?)", re.IGNORECASE)
-UNWRITABLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udc7f\udd00-\udfff]"
-)  # but for a path's bytes outside of UTF-8
+UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # the last are bytes outside of UTF-8
 WHOLE = re.compile(r"[-+]?[\d_]+")
 
 

@@ -8,6 +8,7 @@ import pytest
 from command_line import bad, good
 
 from ambient_sweep.config import load_config, parse_overrides
+from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space.definition import Control, Sweep
 from ambient_sweep.sweep.space.file import load_sweep, write_sweep
@@ -208,9 +209,24 @@ def test_a_word_is_the_text_as_it_was_written(tmp_path: Path, text: str) -> None
 def test_a_word_on_the_command_line_is_not_cut(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, SPACE, "data.source=folder", "data.path=/data/a: b #2")
     assert sweep.base["data.path"] == "/data/a: b #2"
-    assert refusal(tmp_path, SPACE, "data.path=a\x00b").startswith(
-        "data.path: expected text without control characters"
+    message = "expected text in UTF-8, without control characters"
+    assert refusal(tmp_path, SPACE, "evaluation.encoder_sha256=a\x00b").startswith(
+        f"evaluation.encoder_sha256: {message}"
     )
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "caf\udce9"])  # the second: bytes that are not UTF-8, as Python reads them
+def test_a_path_that_records_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    complaint = "is not UTF-8, or holds control characters; rename the folder"
+    assert complaint in refusal(tmp_path, SPACE, f"data.path={name}")
+    with pytest.raises(UserError, match=f"--storage: .*{complaint}"):
+        lasting_path("--storage", tmp_path / name)
+
+
+def test_a_word_on_the_command_line_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    name = str(tmp_path / "caf\udce9")
+    assert f"{name!r} is not UTF-8; rename the file or folder" in bad("prepare", name, "data.source=digits")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arguments_of_samplers_are_what_they_look_like(tmp_path: Path) -> None:
