@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from ambient_sweep.evaluation.report import Report, Row
 
 path_option = click.Path(path_type=Path)
+KEYS = (
+    "evaluation.",
+    "data.image_column",
+    "data.range",
+    "data.split",
+    "data.group_",
+    "data.train_size",
+    "data.heldout_size",
+)
 without_option = click.option(
     "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
 )
@@ -51,8 +60,9 @@ def measure(
     files, or a store of `prepare`. Where --train and --heldout give one place, they share it by its split. A GPU is used
     where torch finds one.
 
-    KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid], and data.image_column; fidelity is the first
-    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
+    KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid], where fidelity is the first distance and similarity
+    that of fidelity, unless given; and data.* keys by which training reads and splits --train and --heldout, as
+    data.range=[0,4095]. docs/metrics.md describes each measure and when it fails.
     """
     import torch
 
@@ -162,8 +172,8 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
 
     changes = parse_overrides(overrides)
     for key in changes:
-        if not key.startswith("evaluation.") and key != "data.image_column":
-            raise UserError(f"{key}: measure takes evaluation.* and data.image_column only")
+        if not key.startswith(KEYS):
+            raise UserError(f"{key}: measure takes {', '.join(f'{each}*' for each in KEYS)} only")
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:

@@ -53,7 +53,9 @@ class DataConfig(Section):
     image_size: int = Field(8, ge=4, le=1024, description="side in pixels; images are resized by area")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
     image_column: str = Field("image", description="column (Parquet) or key (npz) of the images")
-    label_column: str | None = Field("label", description="column or key of the class numbers, if present")
+    label_column: str | None = Field(
+        "auto", description="column or key of the class numbers; auto: a column label or class folders, if present"
+    )
     sigma_column: str | None = Field(None, description="column or key of a noise level per image")
     range: tuple[float, float] | None = Field(
         None, description="values of the files for black and white, as [0, 4095]; what lies outside is clipped"

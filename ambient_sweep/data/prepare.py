@@ -5,22 +5,22 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig, ModelConfig
 from ambient_sweep.data.arrived import NoiseCheck, open_observations
-from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index, split_notes
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, stored_source
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
-from ambient_sweep.data.pixels import Array, Encoding, decoded
+from ambient_sweep.data.pixels import Array, decoded
 from ambient_sweep.data.related import find_related
-from ambient_sweep.data.sources import Source, open_source
+from ambient_sweep.data.sources import open_source
+from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.file_kinds import printable
+from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
@@ -30,6 +30,7 @@ from ambient_sweep.data.store import (
     TEXT_FILE,
     ObservedInfo,
     SplitInfo,
+    Store,
     StoreInfo,
     files_of,
     new_store,
@@ -40,7 +41,6 @@ from ambient_sweep.data.store import (
 from ambient_sweep.errors import UserError
 
 FIRST_NAMED = 100
-Rows = NDArray[np.int64]
 
 
 def prepare(
@@ -65,45 +65,24 @@ class _Preparation:
         self.folder, self.config, self.echo = folder, config, echo
         self.sigma, self.arrived_noisy, self.drop_duplicates, self.near = sigma, arrived_noisy, drop_duplicates, near
         self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
-        self.content_sha256: str | None = None  # of the first source, where that is known
+        self.stored: Store | None = None  # from which the images come
         if config.source == "store":
-            self._open_store()
+            data = load_data(config)
+            self.stored, (self.source, self.split) = data.store, stored_source(data)
+            verify_store(Path(str(config.path)))
+        elif arrived_noisy:
+            self.source, self.sigma = open_observations(config, sigma)
         else:
-            if arrived_noisy:
-                self.source, self.sigma = open_observations(config, sigma)
-            else:
-                self.source = open_source(config)
-            self.place = np.arange(len(self.source))  # [N], in the first source
-            self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
-            if config.path is not None:
-                self.description["name"] = Path(config.path).name  # but not the path to it
-            if config.range is not None:
-                self.description["range"] = config.range
-        if self.source.unlabelled and "label_column" in config.model_fields_set:
-            raise UserError(self.source.unlabelled)
+            self.source = open_source(config)
+        self.place = (
+            np.arange(len(self.source)) if self.stored is None else self.stored.index
+        )  # [N], in the first source
         for line in self.source.lines():
             echo(line)
-        self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
         self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
         self.duplicates: dict[str, Any] = {}
-
-    def _open_store(self) -> None:
-        """Takes the images of an undamaged store of clean images. Raises UserError."""
-        data = load_data(self.config)
-        store = data.store
-        if store is None or data.observed is not None:
-            raise UserError(f"{self.config.path}: holds only noisy observations; give the store of the clean images")
-        verify_store(store.path)
-        images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
-        text = store.text if TEXT_FILE in store.info.files else None
-        self.source = Source(
-            store.names, lambda: (partial(np.array, image) for image in images), side, channels,
-            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, text=text,
-        )  # fmt: skip
-        self.split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
-        self.place, self.description, self.content_sha256 = store.index, store.info.source, store.info.content_sha256
 
     def clean(self) -> StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
@@ -116,12 +95,12 @@ class _Preparation:
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
         (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
-        if self.source.text is not None:
-            text = [each or None for each in self.source.text().tolist()]
-            if len(text) == len(keep) and all(isinstance(each, str | None) for each in text):
-                (self.folder / TEXT_FILE).write_text(json.dumps([text[row] for row in rows.tolist()]))
+        if TEXT in self.source.columns:
+            text = [each or None for each in self.source.columns.read(TEXT)[rows].tolist()]
+            if all(isinstance(each, str | None) for each in text):
+                (self.folder / TEXT_FILE).write_text(json.dumps(text))
             else:
-                self.echo("the column text is left out: it does not hold one string per image")
+                self.echo("the column text is left out: it does not hold strings")
         return self._finish(rows, content)
 
     def observations(self, sigma: float) -> StoreInfo:
@@ -134,7 +113,7 @@ class _Preparation:
 
         def look(rows: Rows, images: Array) -> None:
             if self.arrived_noisy:
-                check.add(decoded(images if own is None else images[own[rows] > 0], self.encoding))
+                check.add(decoded(images if own is None else images[own[rows] > 0], self.source.encoding))
 
         content = self._read(look)
         check.refuse_altered(f"--observations: {self.config.path}")
@@ -143,7 +122,7 @@ class _Preparation:
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
-                pixels = decoded(images[chosen[rows]], self.encoding)
+                pixels = decoded(images[chosen[rows]], self.source.encoding)
                 if not self.arrived_noisy:
                     pixels = (pixels + sigma * rng.secret_normal(pixels.shape)).astype(np.float32)
                 file.write(pixels.data)
@@ -162,7 +141,7 @@ class _Preparation:
             good, end = block.good(), block.start + len(block.images)
             content.update(block.images[good].data)
             if not again:
-                self.thumbnails.put(block.start, block.images, self.encoding)
+                self.thumbnails.put(block.start, block.images, self.source.encoding)
                 self.corrupt += block.corrupt
             take(block.start + np.flatnonzero(good), block.images[good])
             if 10 * block.start // count < 10 * end // count:
@@ -211,8 +190,14 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        content, files = self.content_sha256 or content, files_of(self.folder)
-        made = None
+        made, files, config = None, files_of(self.folder), self.config
+        description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
+        if config.path is not None:
+            description["name"] = Path(config.path).name  # but not the path to it
+        if config.range is not None:
+            description["range"] = config.range
+        if self.stored is not None:
+            content, description = self.stored.info.content_sha256, self.stored.info.source
         if self.sigma is not None:
             fingerprint = files[IMAGES_FILE].sha256[:16]
             made = ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
@@ -228,13 +213,13 @@ class _Preparation:
             kind="clean" if made is None else "observed",
             count=len(rows),
             shape=source.shape,
-            encoding=self.encoding if made is None else "signed",
+            encoding=source.encoding if made is None else "signed",
             classes=source.classes,
             split=SplitInfo(seed=self.config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
             content_sha256=content,
             fingerprint=fingerprint_of(content, source.shape, train_index, heldout_index),
             observed=made,
-            source=self.description if made is None else {"source": self.description["source"]},
+            source=description if made is None else {"source": description["source"]},
             corrupt=corrupt,
             passed=passed,
             duplicates=self.duplicates,

@@ -12,7 +12,8 @@ from command_line import bad, good
 from PIL import Image
 
 from ambient_sweep.config import build_config
-from ambient_sweep.data.dataset import default_heldout, load_data
+from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.split import default_heldout
 from ambient_sweep.sweep.running import dry_run
 from ambient_sweep.sweep.running.dry_run import Pace
 

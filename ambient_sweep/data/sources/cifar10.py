@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
+from ambient_sweep.data.sources.annotations import LABEL
 from ambient_sweep.data.sources.arrays import array_source
 from ambient_sweep.data.sources.source import Source, source_path
+from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
 FOLDER = "cifar-10-batches-bin"
@@ -25,9 +26,8 @@ def open_cifar10(config: DataConfig) -> Source:
     test = _records(folder / "test_batch.bin")
     records = np.concatenate([*train, test])
     names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
-    images = records["image"].transpose(0, 2, 3, 1)
-    source = array_source(images, names, config.image_size, config.channels, str(folder))
-    return annotated(source, config, {LABEL_COLUMN: lambda: np.array(CLASSES)[records["label"]]}, str(folder))
+    columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
+    return array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
 
 
 def _records(file: Path) -> NDArray[Any]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import annotated_by_files
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
 from ambient_sweep.data.sources.file_kinds import kind_of, part_note, passed_line, place_kind
-from ambient_sweep.data.sources.parts import parts
+from ambient_sweep.data.sources.metadata import read_metadata
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -53,16 +52,16 @@ class Zip:
         """Raises UserError, which begins with `where`, for a file that cannot be read or holds no image."""
         self.turns, self.top = threading.Lock(), ""
         try:
-            archive = zipfile.ZipFile(path)
+            self.archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise UserError(f"{where}: cannot be read as a zip file ({one_line(error)})") from None
-        self.passed, self.entries = dict[str, str](), dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]()
-        files = (info for info in archive.infolist() if not info.filename.endswith(("/", "\\")))
+        self.passed, self.entries = dict[str, str](), dict[str, zipfile.ZipInfo]()
+        files = (info for info in self.archive.infolist() if not info.filename.endswith(("/", "\\")))
         for place, info in enumerate(files):
             name = posixpath.normpath("/" + info.filename.replace("\\", "/")).lstrip("/") or info.filename
             if name in self.entries:  # of entries of one name the last, which is what unpacking leaves
                 self.passed[f"{name} before file {place}"] = "replaced by an entry of the same name"
-            self.entries[name] = archive, info
+            self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
         self.top = first if all(name.startswith(first) for name in names) else ""
@@ -72,30 +71,10 @@ class Zip:
         return self.top + name in self.entries
 
     def open(self, name: str) -> IO[bytes]:
-        archive, info = self.entries[self.top + name]
-        return archive.open(info)
+        return self.archive.open(self.entries[self.top + name])
 
     def size(self, name: str) -> int:
-        return self.entries[self.top + name][1].file_size
-
-    def add(self, name: str, other: "Zip", other_name: str) -> "Zip":
-        """Takes in the files of another zip file; those of each go below its name."""
-        pairs = ((name, self), (other_name, other))
-        self.images, self.entries, self.passed, self.top = (
-            sorted(f"{path}/{each}" for path, tree in pairs for each in tree.images),
-            {
-                f"{path}/{each.removeprefix(tree.top)}": entry
-                for path, tree in pairs
-                for each, entry in tree.entries.items()
-            },
-            {
-                f"{path}/{each.removeprefix(tree.top)}": kind
-                for path, tree in pairs
-                for each, kind in tree.passed.items()
-            },
-            "",
-        )
-        return self
+        return self.entries[self.top + name].file_size
 
 
 Tree = Folder | Zip
@@ -119,17 +98,9 @@ def loaders(tree: Tree) -> Iterator[Loader]:
 
 
 def open_tree(config: DataConfig) -> Source:
-    """The images of `data.path`, a folder or a zip file, or of the two zip files in it that `data.split` names.
-
-    One deep PNG or TIFF file makes the source float32. Raises UserError.
-    """
+    """The images of `data.path`, a folder or a zip file; one deep PNG or TIFF file makes it float32. Raises UserError."""
     path, where = source_path(config), f"data.path: {config.path}"
-    names = parts(config)
-    if config.source == "zip" and names is not None and path.is_dir():
-        train, heldout = (Zip(path / name, f"data.split: {path / name}") for name in names)
-        tree: Tree = train.add(names[0], heldout, names[1])
-    else:
-        tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
+    tree: Tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
 
     def read(name: str) -> bytes | None:
         tree.passed.pop(tree.top + name, None)
@@ -139,11 +110,13 @@ def open_tree(config: DataConfig) -> Source:
             raise UserError(f"{config.path}/{name}: {error}") from None
 
     deep = any_deep(partial(tree.open, name) for name in tree.images if not name.lower().endswith(EIGHT_BITS))
-    source = Source(
+    columns, notes = read_metadata(tree.images, read, config)
+    if (note := part_note(tree.images)) and config.split.train is None:
+        notes.insert(0, note)
+    return Source(
         tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep,
-        notes=(note,) if (note := part_note(tree.images)) and names is None else (), passed=tree.passed,
+        notes=tuple(notes), passed=tree.passed, columns=columns,
     )  # fmt: skip
-    return annotated_by_files(source, config, read)
 
 
 def _images(tree: Tree, names: Iterable[str], where: str) -> list[str]:

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import annotated
 from ambient_sweep.data.sources.decode import any_deep, one_line
 from ambient_sweep.data.sources.file_kinds import kind_of, passed_line
 from ambient_sweep.data.sources.files import walk
 from ambient_sweep.data.sources.source import Loader, Source, source_path
+from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
 BATCH = 64  # rows read from a file at a time
@@ -83,15 +83,12 @@ def open_parquet(config: DataConfig) -> Source:
     def loaders() -> Iterator[Loader]:
         return (partial(bytes, image) for shard in shards for image in shard.images(column))
 
-    def read(name: str) -> NDArray[Any]:
-        return np.concatenate([shard.read(name) for shard in shards])
-
     names = [f"{shard.name}#{row}" for shard in shards for row in range(shard.count)]
     first = (image for shard in shards for image in islice(shard.images(column), PROBED))
     depth8 = not any_deep(partial(BytesIO, image) for image in first)
-    source = Source(names, loaders, config.image_size, config.channels, depth8, passed=passed)
-    columns = {name: partial(read, name) for shard in shards for name in shard.schema.names}
-    return annotated(source, config, columns, str(root))
+    there = dict.fromkeys(name for shard in shards for name in shard.schema.names)
+    columns = Table(str(root), len(names), there, lambda name: np.concatenate([shard.read(name) for shard in shards]))
+    return Source(names, loaders, config.image_size, config.channels, depth8, passed=passed, columns=columns)
 
 
 def _files(root: Path, passed: dict[str, str]) -> list[Path]:

@@ -271,7 +271,7 @@ def test_prepare_counts_and_a_store_keeps_the_counts(tmp_path):
     assert read_info(store).passed == {"count": 3, "kinds": {"hidden": 1, ".txt": 2}, "first": named}
     good("prepare", noisy, *keys, "--observed-only", "0.1")
     assert read_info(noisy).passed == {"count": 3}
-    assert all(b"001" not in file.read_bytes() for file in noisy.glob("*.json"))
+    assert all(b"001.txt" not in file.read_bytes() for file in noisy.glob("*.json"))
 
 
 def test_train_and_run_say_what_they_pass_over_and_skip(tmp_path, monkeypatch):

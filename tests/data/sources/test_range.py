@@ -13,7 +13,7 @@ from PIL import Image
 from ambient_sweep.cli import commands
 from ambient_sweep.config import DataConfig, build_config
 from ambient_sweep.data.dataset import load_data
-from ambient_sweep.data.sources.window import suggested
+from ambient_sweep.data.sources.source import suggested
 from ambient_sweep.data.store import read_info
 from ambient_sweep.errors import UserError
 from ambient_sweep.trial.setup import image_lines
