@@ -96,11 +96,13 @@ class _Preparation:
         rows = np.flatnonzero(keep)
         (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
         if TEXT in self.source.columns:
-            text = [each or None for each in self.source.columns.read(TEXT)[rows].tolist()]
-            if all(isinstance(each, str | None) for each in text):
-                (self.folder / TEXT_FILE).write_text(json.dumps(text))
-            else:
-                self.echo("the column text is left out: it does not hold strings")
+            try:
+                text = self.source.columns.read(TEXT)[rows].tolist()
+                if not all(isinstance(each, str | None) for each in text):
+                    raise UserError(f"{self.source.columns.where}: {TEXT}: does not hold strings")
+                (self.folder / TEXT_FILE).write_text(json.dumps([each or None for each in text]))
+            except UserError as error:
+                self.echo(f"captions are left out: {error}")
         return self._finish(rows, content)
 
     def observations(self, sigma: float) -> StoreInfo:

@@ -64,6 +64,8 @@ def unresolved(config: EvaluationConfig) -> list[str]:
 def resolved(heldout: int) -> str:
     """What so many held-out images allow, for the user who has just split them off."""
     default = EvaluationConfig().quantile
+    if heldout == 0:
+        return "all held-out images are copies of training images: mem_excess cannot be measured"
     line = f"{heldout:,} held-out images resolve memorization (mem_excess) to about 1/{heldout} = {1 / heldout:.2g}"
     if heldout >= heldout_needed(default):
         return line

@@ -1,5 +1,6 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,12 @@ class Arrays:
         except DAMAGED as error:
             raise self._unreadable(f"the array {name}", error) from None
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of one array; None where it cannot be read, as pickled objects."""
+        with contextlib.suppress(UserError):
+            return self.read(name).shape
+        return None
+
     def _unreadable(self, what: str, error: BaseException) -> UserError:
         return UserError(
             f"{self.path}: cannot be read as {what} ({one_line(error)}); pickled objects are never loaded: save a plain "
@@ -74,7 +81,7 @@ def _source(file: Arrays, names: Mapping[str, str], config: DataConfig) -> Sourc
     """The images and columns among the arrays of a file, by the names of columns."""
     where, name = str(file.path), names.get(config.image_column, config.image_column)
     if config.image_column == IMAGES and IMAGES not in names:
-        shapes = {each: file.read(each).shape for each in names.values()}
+        shapes = {each: shape for each in names.values() if (shape := file.shape(each)) is not None}
         several = [each for each, shape in shapes.items() if len(shape) in (3, 4)]
         if len(several) != 1:
             has = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()) or "nothing"

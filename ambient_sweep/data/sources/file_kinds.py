@@ -18,7 +18,10 @@ SYSTEM = {
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
 SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM.{4}\0{4}"
-PARTS = re.compile("(train|val|valid|validation|validate|dev|test|eval|evaluation|hold|held)(ing|set|out)?")
+PARTS = re.compile(
+    "(train|trn|tr|val|vld|valid|validation|validate|dev|development|test|tst|ts|eval|evaluation|hold|held|extra|unlabell?ed)"
+    "(ing|set|out|data|val)?"
+)
 
 
 def kind_of(name: str, opened: Callable[[], IO[bytes]]) -> str | None:
@@ -63,12 +66,13 @@ def passed_line(passed: Mapping[str, str]) -> str:
 def part_note(names: Sequence[str]) -> str:
     """What to do where the first folders of images are parts of a data set and not classes; "" where they are classes.
 
-    At least two, one of them held out, and half of all folders: "train" alone may be a class, beside "bus".
+    At least two, one of them held out, which are named so in full or are half of all folders: "train" alone may be a class.
     """
     folders = sorted({printable(name.split("/", 1)[0]) for name in names if "/" in name})
     words = {each: re.findall("[A-Z]?[a-z]+|[A-Z]+", each) for each in folders}
     parts = [each for each in folders if any(PARTS.fullmatch(word.lower()) for word in words[each])]
-    if 2 * len(parts) < max(3, len(folders)) or all("train" in each.lower() for each in parts):
+    named = sum(PARTS.fullmatch(each.lower()) is not None for each in folders) > 1
+    if not (named or 2 * len(parts) >= max(3, len(folders))) or all("train" in each.lower() for each in parts):
         return ""
     first, *_, last = sorted(parts, key=lambda each: ("train" not in each.lower(), "test" in each.lower()))
     split = f"{{train: {first}, heldout: {last}}}"

@@ -13,7 +13,7 @@ from typing import IO
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
 from ambient_sweep.data.sources.file_kinds import kind_of, part_note, passed_line, place_kind
-from ambient_sweep.data.sources.metadata import read_metadata
+from ambient_sweep.data.sources.metadata import LABELS_FILE, METADATA_FILES, read_metadata
 from ambient_sweep.data.sources.source import Loader, Source, source_path
 from ambient_sweep.errors import UserError
 
@@ -64,7 +64,10 @@ class Zip:
             self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
-        self.top = first if all(name.startswith(first) for name in names) else ""
+        about = (LABELS_FILE, *METADATA_FILES)  # where these lie is the root
+        self.top = (
+            first if all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(about) else ""
+        )
         self.images = [name.removeprefix(self.top) for name in names]
 
     def __contains__(self, name: str) -> bool:
@@ -105,9 +108,12 @@ def open_tree(config: DataConfig) -> Source:
     def read(name: str) -> bytes | None:
         tree.passed.pop(tree.top + name, None)
         try:
-            return read_file(tree, name) if name in tree else None
+            data = read_file(tree, name) if name in tree else None
         except CorruptImage as error:
             raise UserError(f"{config.path}/{name}: {error}") from None
+        if data is not None and (reason := pointer(data)):
+            raise UserError(f"{config.path}/{name}: {reason}")
+        return data
 
     deep = any_deep(partial(tree.open, name) for name in tree.images if not name.lower().endswith(EIGHT_BITS))
     columns, notes = read_metadata(tree.images, read, config)

@@ -107,16 +107,24 @@ def _parsed(data: bytes, where: str) -> list[Row]:
 
     try:
         if where.endswith(".parquet"):
-            return list(pq.read_table(pa.BufferReader(data)).to_pylist())
+            table = pq.ParquetFile(pa.BufferReader(data)).read()
+            _check_header(table.column_names)
+            return list(table.to_pylist())
         text = data.decode("utf-8-sig")
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line] or [[]]
-        if len(set(header)) < len(header) or any(len(line) != len(header) for line in lines):
-            raise ValueError("two columns of one name, or rows of different lengths")
+        _check_header(header := [name.strip() for name in header])
+        if any(len(line) != len(header) for line in lines):
+            raise ValueError("rows of different lengths")
         return [dict(zip(header, (cell or None for cell in line), strict=True)) for line in lines]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{where}: cannot be read ({one_line(error)}); mend it, or move it away") from None
+
+
+def _check_header(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError("two columns of one name")
 
 
 def _listed(data: bytes, names: Sequence[str], where: str) -> Values:

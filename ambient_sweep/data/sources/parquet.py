@@ -18,7 +18,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import any_deep, one_line
 from ambient_sweep.data.sources.file_kinds import kind_of, passed_line
 from ambient_sweep.data.sources.files import walk
-from ambient_sweep.data.sources.source import Loader, Source, source_path
+from ambient_sweep.data.sources.source import Loader, Source, refuse_pointer, source_path
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
@@ -63,8 +63,9 @@ class Shard:
             return np.asarray(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values)
 
     def _type(self, column: str) -> pa.DataType:
-        if column not in self.schema.names:
-            raise UserError(f"{self.file}: has no column {column}; it has {', '.join(self.schema.names)}")
+        if (times := self.schema.names.count(column)) != 1:
+            has = f"has {'several columns' if times else 'no column'} {column}"
+            raise UserError(f"{self.file}: {has}; it has {', '.join(self.schema.names)}")
         return self.schema.field(column).type
 
 
@@ -108,4 +109,5 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True) as opened:
             yield opened
     except (pa.ArrowException, OSError, ValueError) as error:
+        refuse_pointer(file)
         raise UserError(f"{file}: cannot be read as a Parquet file ({one_line(error)}); fetch it anew") from None

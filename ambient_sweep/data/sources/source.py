@@ -1,5 +1,6 @@
 """A source of images: what it knows of each, and how a few threads decode them block by block."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -182,13 +183,18 @@ def source_path(config: DataConfig) -> Path:
     path = Path(config.path).expanduser()
     try:
         path.stat()
-        reason = pointer(path.read_bytes()) if path.is_file() and path.stat().st_size < 1024 else None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
-    if reason is not None:
-        raise UserError(f"data.path: {config.path} is {reason}")
+    refuse_pointer(path)
     return path
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises UserError for a file that stands for another, which is not here."""
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size < 1024 and (reason := pointer(path.read_bytes())):
+            raise UserError(f"data.path: {path} is {reason}")
 
 
 def first(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ambient_sweep.errors import UserError
 
 Values = NDArray[Any]  # [N]
+SEVERAL = (list, tuple, dict, set, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Table:
         return name in self.names
 
     def read(self, name: str) -> Values:
-        """A column, [count]. Raises UserError where it is missing or has another shape."""
+        """A column, [count]. Raises UserError where it is missing, has another shape, or holds lists and the like."""
         if name not in self.names:
             raise UserError(f"{self.where}: has no column {name}; it has {', '.join(self.names) or 'none'}")
         values = self.reader(name)
         if values.shape not in ((self.count,), (self.count, 1)):
             shape = f"{list(values.shape)}; one value per image: [{self.count}]"
             raise UserError(f"{self.where}: {name}: has the shape {shape}")
+        if values.dtype == object and any(isinstance(value, SEVERAL) for value in values.flat):
+            raise UserError(f"{self.where}: {name}: holds lists or structs; one value per image")
         return values.reshape(self.count)
 
     def only(self, used: NDArray[np.bool_]) -> "Table":

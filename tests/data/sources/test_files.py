@@ -192,6 +192,16 @@ def test_a_folder_that_holds_everything_is_the_root(path, prefix):
     np.testing.assert_array_equal(found.sigma, np.float32([np.nan, np.nan, np.nan, 0.25]))
 
 
+def test_files_that_say_something_of_the_images_lie_at_the_root(path):
+    """As EDM's dataset tool packs up to 1,000 images: all in one folder, with the labels beside it."""
+    images = {f"00000/{row}.png": data for row, data in enumerate(FILES.values())}
+    labels = json.dumps({"labels": [[name, row % 2] for row, name in enumerate(images)]})
+    rows = "file_name, label\n" + "".join(f"{name},{row % 2}\n" for row, name in enumerate(images))
+    for more in ({"dataset.json": labels}, {"metadata.csv": rows}):
+        found = opened("zip", pack(path, images | more))
+        assert (found.names, found.labels.tolist(), found.passed) == (list(images), [0, 1, 0, 1], {})
+
+
 def patched(path, name, offset, form, value):
     """Overwrites a field of the entry's record in the directory."""
     data = bytearray(path.read_bytes())
