@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from ambient_sweep.config import DataConfig, ModelConfig
 from ambient_sweep.data.arrived import NoiseCheck, open_observations
 from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, stored_source
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
-from ambient_sweep.data.pixels import Array, decoded
+from ambient_sweep.data.pixels import Array, decoded, pixel_lines
 from ambient_sweep.data.related import find_related
 from ambient_sweep.data.sources import open_source
 from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.file_kinds import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
-from ambient_sweep.data.statistics import pixel_lines
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -169,7 +167,7 @@ class _Preparation:
         named: list[Any] = self.place[rows].tolist()
         if self.sigma is None:
             named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
-        document = json.dumps({**self.duplicates, "groups": found.named_groups(named)}, indent=1)
+        document = json.dumps({**self.duplicates, "copies": found.copies(named)}, indent=1)
         (self.folder / DUPLICATES_FILE).write_text(document + "\n")
         if self.drop_duplicates:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
@@ -179,7 +177,7 @@ class _Preparation:
                     "at least 2 of each are needed"
                 )
         related = find_related(self.thumbnails, self.train, self.heldout)
-        self.duplicates["related"] = asdict(related) if related.is_many else None
+        self.duplicates["related"] = related.line if related.is_many else None
         for line in split_notes(self.config, self.source, self.train, self.heldout):
             self.echo(line)
 
@@ -259,13 +257,8 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
             "--drop-duplicates removes them"
         )
-    if (related := copies.get("related")) is not None:
-        notes.append(
-            f"warning: {related['count']:,} of {related['compared']:,} held-out images are related to training images: the "
-            f"nearest lies at a distance of {related['near']:.2f} (median), where {related['expected']:.2f} is usual of "
-            "independent images; if images come in groups (of a patient, a burst, an author), mem_excess overlooks copies: "
-            "name the groups by data.group_column or data.group_pattern"
-        )
+    if copies.get("related"):
+        notes.append(f"warning: {copies['related']}")
     if made is not None and copies["dropped"]:
         how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
         notes.append(f"evaluation.path: a clean store with the same split, {how}")

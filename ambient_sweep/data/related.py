@@ -36,6 +36,16 @@ class Related:
     def is_many(self) -> bool:
         return self.count >= max(LEAST, SHARE * self.compared)
 
+    @property
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"{self.count:,} of {self.compared:,} held-out images are related to training images: the nearest lies at a "
+            f"distance of {self.near:.2f} (median), where {self.expected:.2f} is usual of independent images; if images "
+            "come in groups (of a patient, a burst, an author), mem_excess overlooks copies: name the groups by "
+            "data.group_column or data.group_pattern"
+        )
+
 
 def find_related(thumbnails: Thumbnails, train: NDArray[np.int64], heldout: NDArray[np.int64]) -> Related:
     """How the first of the held-out images relate to all training images, given as rows of `thumbnails`."""

@@ -9,7 +9,7 @@ import torch
 from ambient_sweep.config import Config, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.data.observed import levels
-from ambient_sweep.data.statistics import pixel_lines
+from ambient_sweep.data.pixels import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders
 from ambient_sweep.evaluation.reference import RealImages, Reference, compared, reference_key

@@ -6,8 +6,7 @@ from typing import Literal
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import annotated
-from ambient_sweep.data.sources.arrays import open_array, open_digits
-from ambient_sweep.data.sources.cifar10 import open_cifar10
+from ambient_sweep.data.sources.arrays import open_array, open_cifar10, open_digits
 from ambient_sweep.data.sources.files import open_tree, walk
 from ambient_sweep.data.sources.parts import joined, parts, published
 from ambient_sweep.data.sources.source import Source, Window, source_path

@@ -1,4 +1,4 @@
-"""Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
+"""Images from arrays: .npy and .npz files, scikit-learn's digits, CIFAR-10's binary version as its authors publish it."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,9 @@ from ambient_sweep.errors import UserError
 TOLERANCE = 1e-3  # by which floats may lie outside their range, a quarter of a grey level; they are clipped
 MIN_SIDE = 4
 IMAGES = DataConfig.model_fields["image_column"].default
+CIFAR10 = "cifar-10-batches-bin"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+RECORD = np.dtype([("label", "u1"), ("image", "u1", (3, 32, 32))])
 
 
 class Arrays:
@@ -101,6 +104,34 @@ def open_digits(config: DataConfig) -> Source:
     images = (bunch.images[..., None] / 16).astype(np.float32)
     names = [f"digit-{i:04d}" for i in range(len(images))]
     return array_source(images, names, config, Table("digits", len(names), [LABEL], lambda _: bunch.target))
+
+
+def open_cifar10(config: DataConfig) -> Source:
+    """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
+    root = source_path(config)
+    folder = root / CIFAR10 if (root / CIFAR10).is_dir() else root
+    train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+    test = _records(folder / "test_batch.bin")
+    records = np.concatenate([*train, test])
+    names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
+    columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
+    return array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
+
+
+def _records(file: Path) -> NDArray[Any]:
+    """RECORD [n]. Raises UserError."""
+    try:
+        records = np.frombuffer(file.read_bytes(), RECORD)
+        if records["label"].max() < len(CLASSES):
+            return records
+        why = "a label is out of range"
+    except OSError as error:
+        why = str(error.strerror)
+    except ValueError:  # of frombuffer, and of max where there is no record
+        why = "it is cut off"
+    raise UserError(
+        f"data.path: {file} cannot be read ({why}); give the folder of the .bin files of CIFAR-10's binary version"
+    )
 
 
 def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig, columns: Table) -> Source:

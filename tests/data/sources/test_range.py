@@ -213,7 +213,7 @@ def test_columns_of_any_kind_end_in_a_line(tmp_path, kind, name):
     assert code == 0, error
     key = {"group": "data.group_column=group", "split": "data.split={train: a, heldout: b}"}.get(name)
     if key is not None:
-        printed, code, error = command(tmp_path / "asked", *words, key)
+        _, code, error = command(tmp_path / "asked", *words, key)
         assert code == 0 or f"{name}" in error
         assert "\n" not in error
 
