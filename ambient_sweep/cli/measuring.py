@@ -173,7 +173,8 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
     changes = parse_overrides(overrides)
     for key in changes:
         if not key.startswith(KEYS):
-            raise UserError(f"{key}: measure takes {', '.join(f'{each}*' for each in KEYS)} only")
+            what = "evaluation.*, data.image_column, data.range and the keys of the split (data.split, data.group_* ...)"
+            raise UserError(f"{key}: measure takes {what} only")
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:

@@ -195,7 +195,7 @@ def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
     own = config.model_dump(exclude={"sigma_column", "range", "split", "group_column", "group_pattern"})
-    if config.label_column != LABEL:  # what versions before 0.9 wrote for "auto"
+    if config.label_column != LABEL:  # what versions before 0.7 wrote for "auto"
         del own["label_column"]
     own |= {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
     made, asked = DataConfig(**own).model_dump(), config.model_dump()

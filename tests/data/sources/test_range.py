@@ -209,7 +209,7 @@ def test_columns_of_any_kind_end_in_a_line(tmp_path, kind, name):
     elif kind == "doubled":
         found = pq.read_table(tmp_path / "x.parquet")
         pq.write_table(found.append_column(name, values), tmp_path / "x.parquet")
-    printed, code, error = command(tmp_path / "store", *words)
+    _, code, error = command(tmp_path / "store", *words)
     assert code == 0, error
     key = {"group": "data.group_column=group", "split": "data.split={train: a, heldout: b}"}.get(name)
     if key is not None:
