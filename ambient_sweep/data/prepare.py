@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ambient_sweep.data.pixels import Array, decoded, pixel_lines
 from ambient_sweep.data.related import find_related
 from ambient_sweep.data.sources import open_source
 from ambient_sweep.data.sources.annotations import TEXT
-from ambient_sweep.data.sources.file_kinds import printable
+from ambient_sweep.data.sources.source import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
@@ -55,32 +56,33 @@ def prepare(
         return preparation.clean() if preparation.sigma is None else preparation.observations(preparation.sigma)
 
 
+@dataclass
 class _Preparation:
-    def __init__(
-        self, folder: Path, config: DataConfig, echo: Callable[[str], None],
-        sigma: float | None, arrived_noisy: bool, drop_duplicates: bool, near: float,
-    ) -> None:  # fmt: skip
-        self.folder, self.config, self.echo = folder, config, echo
-        self.sigma, self.arrived_noisy, self.drop_duplicates, self.near = sigma, arrived_noisy, drop_duplicates, near
+    folder: Path
+    config: DataConfig
+    echo: Callable[[str], None]
+    sigma: float | None
+    arrived_noisy: bool
+    drop_duplicates: bool
+    near: float
+
+    def __post_init__(self) -> None:
         self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
         self.stored: Store | None = None  # from which the images come
-        if config.source == "store":
-            data = load_data(config)
+        if self.config.source == "store":
+            data = load_data(self.config)
             self.stored, (self.source, self.split) = data.store, stored_source(data)
-            verify_store(Path(str(config.path)))
-        elif arrived_noisy:
-            self.source, self.sigma = open_observations(config, sigma)
+            verify_store(Path(str(self.config.path)))
+        elif self.arrived_noisy:
+            self.source, self.sigma = open_observations(self.config, self.sigma)
         else:
-            self.source = open_source(config)
-        self.place = (
-            np.arange(len(self.source)) if self.stored is None else self.stored.index
-        )  # [N], in the first source
+            self.source = open_source(self.config)
+        index = None if self.stored is None else self.stored.index
+        self.place = np.arange(len(self.source)) if index is None else index  # [N], in the first source
         for line in self.source.lines():
-            echo(line)
+            self.echo(line)
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
-        self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
-        self.duplicates: dict[str, Any] = {}
 
     def clean(self) -> StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
@@ -163,7 +165,7 @@ class _Preparation:
         rows = np.concatenate([self.train, self.heldout])
         self.echo(f"looking for duplicates among {len(rows):,} images")
         found = find_duplicates(self.thumbnails, self.train, self.heldout, self.near)
-        self.duplicates = {**found.counts(), "near": self.near, "dropped": self.drop_duplicates}
+        self.duplicates: dict[str, Any] = {**found.counts(), "near": self.near, "dropped": self.drop_duplicates}
         named: list[Any] = self.place[rows].tolist()
         if self.sigma is None:
             named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.file_kinds import part_note
-from ambient_sweep.data.sources.parts import SPLIT, parts
+from ambient_sweep.data.sources.parts import SPLIT, part_note, parts
 from ambient_sweep.data.sources.source import Source
 from ambient_sweep.data.sources.table import Values, value_name
 from ambient_sweep.errors import UserError

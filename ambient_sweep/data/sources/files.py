@@ -3,20 +3,32 @@
 import contextlib
 import os
 import posixpath
+import re
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
-from ambient_sweep.data.sources.file_kinds import kind_of, part_note, passed_line, place_kind
 from ambient_sweep.data.sources.metadata import LABELS_FILE, METADATA_FILES, read_metadata
-from ambient_sweep.data.sources.source import Loader, Source, source_path
+from ambient_sweep.data.sources.parts import part_note
+from ambient_sweep.data.sources.source import Loader, Source, passed_line, source_path
 from ambient_sweep.errors import UserError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# Camera files and scans of slides begin as TIFF or JPEG files do, but hold another picture first
+RAW = (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".3fr", ".iiq", ".thm", ".svs", ".ndpi", ".scn")
+# What NAS and operating systems write, thumbnails and deleted images among it; hidden names are passed over anyway
+SYSTEM = {
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "trashbox",
+    "lost+found", "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items",
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM.{4}\0{4}"
 EIGHT_BITS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # formats that cannot be deeper
 
 
@@ -139,6 +151,33 @@ def _images(tree: Tree, names: Iterable[str], where: str) -> list[str]:
     if odd is not None:
         raise UserError(f"{where}: the file name {odd!r} is not UTF-8; rename it")
     return images
+
+
+def kind_of(name: str, opened: Callable[[], IO[bytes]]) -> str | None:
+    """The kind of a file that is passed over; None for an image, by its ending or else by its first bytes.
+
+    A file that cannot be opened or stands for another may be an image, so it counts as one, which reading finds corrupt.
+    """
+    lower, kind = name.lower(), place_kind(name)
+    if kind is not None or lower.endswith(SUFFIXES):
+        return kind
+    if not lower.endswith((*ARCHIVES, *RAW)):
+        try:
+            with opened() as file:
+                head = file.read(512)
+        except DAMAGED:
+            return None
+        if re.match(SIGNATURES, head, re.DOTALL) or pointer(head):
+            return None
+    ending = re.search(r"[^/](\.[a-z]\w{0,9})$", lower, re.ASCII)
+    return f"{ending[1] if ending else 'without ending'}{' (not unpacked)' if lower.endswith(ARCHIVES) else ''}"
+
+
+def place_kind(name: str) -> str | None:
+    """The kind of a file that is passed over for its name or for a folder above it."""
+    if not SYSTEM.isdisjoint(name.lower().split("/")):
+        return "thumbnails, trash or system"
+    return "hidden" if any(part.startswith(".") for part in name.split("/")) else None
 
 
 def walk(root: Path, where: str, passed: dict[str, str]) -> Iterator[str]:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import any_deep, one_line
-from ambient_sweep.data.sources.file_kinds import kind_of, passed_line
-from ambient_sweep.data.sources.files import walk
-from ambient_sweep.data.sources.source import Loader, Source, refuse_pointer, source_path
+from ambient_sweep.data.sources.files import kind_of, walk
+from ambient_sweep.data.sources.source import Loader, Source, passed_line, refuse_pointer, source_path
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
@@ -33,10 +32,7 @@ class Shard:
         self.file = file
         self.name = file.name if file == root else file.relative_to(root).as_posix()
         with _opened(file) as opened:
-            metadata, self.schema = opened.metadata, opened.schema_arrow
-            self.count = metadata.num_rows
-            if self.count != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
-                raise ValueError("its footer is damaged: the row groups hold another number of rows")
+            self.count, self.schema = opened.metadata.num_rows, opened.schema_arrow
 
     def images(self, column: str) -> Iterator[bytes]:
         """The encoded images, in order; b"" for null. Raises UserError where the column holds something else."""

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.source import Source, first
+from ambient_sweep.data.sources.source import Source, first, printable
 from ambient_sweep.data.sources.table import value_name
 from ambient_sweep.errors import UserError
 
 SPLIT = "split"  # the column that says of each image to which part it belongs
+PARTS = re.compile(
+    "(train|trn|tr|val|vld|valid|validation|validate|dev|development|test|tst|ts|eval|evaluation|hold|held|extra|unlabell?ed)"
+    "(ing|set|out|data|val)?"
+)
 
 
 def parts(config: DataConfig) -> tuple[str, str] | None:
@@ -87,3 +91,19 @@ def _named(part: str, files: Sequence[str]) -> NDArray[np.bool_]:
         if not found.any():
             found = np.array([re.match(pattern, file) is not None for file in files])
     return found
+
+
+def part_note(names: Sequence[str]) -> str:
+    """What to do where the first folders of images are parts of a data set and not classes; "" where they are classes.
+
+    At least two, one of them held out, which are named so in full or are half of all folders: "train" alone may be a class.
+    """
+    folders = sorted({printable(name.split("/", 1)[0]) for name in names if "/" in name})
+    words = {each: re.findall("[A-Z]?[a-z]+|[A-Z]+", each) for each in folders}
+    parts = [each for each in folders if any(PARTS.fullmatch(word.lower()) for word in words[each])]
+    named = sum(PARTS.fullmatch(each.lower()) is not None for each in folders) > 1
+    if not (named or 2 * len(parts) >= max(3, len(folders))) or all("train" in each.lower() for each in parts):
+        return ""
+    first, *_, last = sorted(parts, key=lambda each: ("train" not in each.lower(), "test" in each.lower()))
+    split = f"{{train: {first}, heldout: {last}}}"
+    return f"{', '.join(folders[:5])}: parts of a data set, not classes; use them as such by data.split: {split}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, islice
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.pixels import Encoding
 from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, native_pixels, pointer
-from ambient_sweep.data.sources.file_kinds import passed_line, printable
 from ambient_sweep.data.sources.table import NO_COLUMNS, Table
 from ambient_sweep.errors import UserError
 
@@ -174,6 +174,18 @@ def corrupt_line(names: Sequence[str], corrupt: Sequence[tuple[int, str]], named
     first = "; ".join(f"{printable(names[row])}: {reason}" for row, reason in corrupt[:named])
     more = f"; and {len(corrupt) - named} more" if len(corrupt) > named else ""
     return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
+
+
+def printable(name: str) -> str:
+    """The name as part of a line."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def passed_line(passed: Mapping[str, str]) -> str:
+    """How many files are passed over, by kind, each with its first name; passed: kinds by name. "" where there are none."""
+    first = {kind: printable(name) for name, kind in reversed([*passed.items()])}
+    kinds = [f"{count:,} {kind}: {first[kind]}" for kind, count in Counter(passed.values()).most_common()]
+    return f"passed over {len(passed):,} files ({'; '.join(kinds[:8])}{'; ...' if kinds[8:] else ''})" if passed else ""
 
 
 def source_path(config: DataConfig) -> Path:

@@ -153,6 +153,16 @@ def test_parquet_and_npz_have_the_same_columns(tmp_path):
     assert (found.groups.tolist(), found.columns.read("text").tolist()) == ([0, 1, 1, 2], text[2:] * 2)
 
 
+def test_a_column_of_labels_that_is_asked_for_must_exist(photos, tmp_path):
+    """`label` too, unlike the default, which reads it where it is there."""
+    pq.write_table(pa.table({"image": list(FILES.values())}), tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", image=noise(4))
+    for kind, path in (("folder", photos), ("parquet", tmp_path / "x.parquet"), ("array", tmp_path / "x.npz")):
+        assert ": has no column label; it has " in complaint(opened, kind, path, label_column="label")
+        assert opened(kind, path).unlabelled is None
+        assert opened(kind, path, label_column=None).labels is None
+
+
 def test_groups_may_be_named_by_a_pattern(photos):
     found = opened("folder", photos, group_pattern="^[^/]+/(1)")
     assert (found.groups.tolist(), found.notes[0][:22]) == ([0, 1, 0, 0], "1 images are in no gro")
