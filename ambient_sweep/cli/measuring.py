@@ -173,7 +173,9 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
     changes = parse_overrides(overrides)
     for key in changes:
         if not key.startswith(KEYS):
-            what = "evaluation.*, data.image_column, data.range and the keys of the split (data.split, data.group_* ...)"
+            what = (
+                "evaluation.*, data.image_column, data.range and the keys of the split (data.split, data.group_* ...)"
+            )
             raise UserError(f"{key}: measure takes {what} only")
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])

@@ -149,13 +149,12 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
     content = hashlib.sha256(readable.data).hexdigest()
     index = split_index(config, source, corrupt)
     skipped = [f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else []
-    scaled = [] if source.window is None else [source.window.note()]
     return _image_data(
         Pixels(images, source.encoding), index, index, source.labels, source.sigma,
         name=source.names.__getitem__,
         fingerprint=fingerprint_of(content, source.shape, *index),
         class_names=source.classes,
-        notes=(*source.lines(), *scaled, *skipped, *split_notes(config, source, *index)),
+        notes=(*source.lines(read=True), *skipped, *split_notes(config, source, *index)),
         unlabelled=source.unlabelled,
     )  # fmt: skip
 

@@ -101,7 +101,7 @@ def read_sets(
         if corrupt:
             problems.append(f"{where}: {corrupt_line(source.names, corrupt, CORRUPT_NAMED)}")
         pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
-        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines()))
+        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines(read=True)))
     if problems:
         raise UserError(f"{'; '.join(problems)}; remove or replace them")
     return sets

@@ -249,8 +249,13 @@ def test_the_range_is_that_of_the_images_of_training_alone(tmp_path: Path) -> No
     images = scenes(5)
     np.save(tmp_path / "scans.npy", images.astype(np.uint16) * 16)
     places = [("--train", tmp_path / "scans.npy"), ("--generated", save(tmp_path / "made", images))]
-    for found in read_sets(places, DataConfig(range=(0, 255 * 16))):
-        assert np.array_equal(eight_bits(found), images)
+    train, made = read_sets(places, DataConfig(range=(0, 255 * 16)))
+    assert np.array_equal(eight_bits(train), images)
+    assert np.array_equal(eight_bits(made), images)
+    assert (train.notes, made.notes) == (
+        ("scaled from [0, 4080]; 0.00% of the values lay outside and are clipped",),
+        (),
+    )
 
 
 def test_images_that_cannot_be_read_are_found_in_all_sets_at_once(tmp_path: Path) -> None:

@@ -23,9 +23,13 @@ PARTS = re.compile(
 
 
 def parts(config: DataConfig) -> tuple[str, str] | None:
-    """What `data.split` calls the training and the held-out images; None without it."""
-    train, heldout = config.split.train, config.split.heldout
-    return None if train is None or heldout is None else (posixpath.normpath(train), posixpath.normpath(heldout))
+    """What `data.split` calls the training and the held-out images; None without it. Raises UserError for one name."""
+    if config.split.train is None or config.split.heldout is None:
+        return None
+    train, heldout = posixpath.normpath(config.split.train), posixpath.normpath(config.split.heldout)
+    if train == heldout:
+        raise UserError(f"data.split: {train} cannot be both; name a part to train on and another to hold out")
+    return train, heldout
 
 
 def joined(sources: Mapping[str, Source]) -> Source:

@@ -120,9 +120,10 @@ class Source:
             published=None if self.published is None else self.published[used],
         )
 
-    def lines(self) -> tuple[str, ...]:
-        """What users should know of the reading, a line each."""
-        return tuple(line for line in (*self.notes, passed_line(self.passed)) if line)
+    def lines(self, read: bool = False) -> tuple[str, ...]:
+        """What users should know of the reading, a line each; read: after it, which tells how much was clipped."""
+        scaled = "" if self.window is None or not read else self.window.note()
+        return tuple(line for line in (*self.notes, passed_line(self.passed), scaled) if line)
 
     def blocks(self) -> Iterator[Block]:
         """All images in order, a few thousand at a time; memory for little more than one block."""

@@ -183,5 +183,8 @@ def test_parts_that_name_nothing_are_refused_with_what_there_is(tmp_path):
     assert complaint(opened, "folder", path, **split("train", "dev")) == (
         f"data.split: dev names no image of {path}; name test, train, val"
     )
+    np.save(tmp_path / "x.npy", PIXELS)
+    for kind in ("folder", "array"):
+        assert "x.npy cannot be both; name a part" in complaint(opened, kind, tmp_path, **split("x.npy", "./x.npy"))
     line = complaint(open_source, DataConfig(split={"train": "train", "heldout": "test"}))
     assert line.startswith("data.split: train names no image of digits; name digit-0000, ")
