@@ -16,15 +16,7 @@ if TYPE_CHECKING:
     from ambient_sweep.evaluation.report import Report, Row
 
 path_option = click.Path(path_type=Path)
-KEYS = (
-    "evaluation.",
-    "data.image_column",
-    "data.range",
-    "data.split",
-    "data.group_",
-    "data.train_size",
-    "data.heldout_size",
-)
+DATA_KEYS = ("image_column", "range", "split", "group_", "train_size", "heldout_size")  # how they begin
 without_option = click.option(
     "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
 )
@@ -172,11 +164,10 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
 
     changes = parse_overrides(overrides)
     for key in changes:
-        if not key.startswith(KEYS):
-            what = (
-                "evaluation.*, data.image_column, data.range and the keys of the split (data.split, data.group_* ...)"
+        if not key.startswith(("evaluation.", *(f"data.{name}" for name in DATA_KEYS))):
+            raise UserError(
+                f"{key}: measure takes evaluation.*, data.image_column, data.range and the keys of the split only"
             )
-            raise UserError(f"{key}: measure takes {what} only")
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:
