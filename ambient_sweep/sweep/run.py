@@ -101,8 +101,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
-    from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
-    from ambient_sweep.sweep.running.session import confirm, search
+    from ambient_sweep.sweep.running.cluster import check_address, only_driver, quiet_tune, ray_output_to, ray_session
+    from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
@@ -110,6 +110,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo)
+        check_address()
         config = sweep.some_config()
         if not config.resources.gpus:
             echo(preparing(config))
@@ -125,8 +126,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                progress = search(sweep, root, say, stop)
-                confirm(sweep, root, say, progress, stop)
+                run_session(sweep, root, say, stop)
             except Stopped:
                 stopped = True
         if not stopped or _is_finished(sweep, root):

@@ -1,6 +1,7 @@
 """One config trained for good: with one worker in this process, with more through Ray Train."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -109,28 +110,21 @@ def _standing(root: Path, echo: Callable[[str], None]) -> Callable[..., None]:
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
     """Trains with Ray Train; a signal becomes a file that the workers look for."""
-    import ray
-
     from ambient_sweep.sweep.running.cluster import ray_session, wait_for_room
     from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
-    shown, tell = len(_lines(log)), _standing(root, echo)
-    with ray_session(dashboard=True), stop_signals() as stop:
-        # refuses what would wait forever
-        concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
+    log.touch()
+    tell = _standing(root, echo)
+    with ray_session(dashboard=True), stop_signals() as stop, log.open(encoding="utf-8") as lines:
+        lines.seek(0, os.SEEK_END)
+        concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
         wait_for_room(config.resources, echo, stop)
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()
             tell()
-            lines = _lines(log)
-            for line in lines[shown:]:
-                echo(line.partition(" ")[2])  # without its time
-            shown = len(lines)
-
-
-def _lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+            for line in lines:
+                echo(line.rstrip("\n").partition(" ")[2])  # without its time

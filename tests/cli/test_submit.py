@@ -102,9 +102,7 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     try:
         lines = iter(sweep.stdout.readline, "")
         line = next(line for line in lines if line.startswith("waiting"))
-        assert (
-            line == "waiting until a trial fits on the cluster, which has 0 of 2 CPUs free; other jobs hold the rest\n"
-        )
+        assert line == "waiting for room on the cluster: a trial needs 1 of 2 CPUs, of which 0 are free\n"
         sweep.terminate()
         assert sweep.wait(30) == 1
         assert not (tmp_path / "digits").exists()  # nothing was trained

@@ -1,6 +1,5 @@
 """What a sweep does while Ray runs: the search, and the confirmation of what it found."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +17,20 @@ from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import results, wait_for_room
+from ambient_sweep.sweep.running.cluster import results, room, wait_for_room
 from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.text import counted
-from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trial, read_trials, trial_path
+from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import is_remeasured, remeasure
 from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
@@ -39,9 +38,12 @@ Echo = Callable[[str], None]
 JOURNAL = "study.journal"
 
 
-def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
-    """Runs what is left of the search, and writes sweep.yaml once nothing can be refused any more. Raises Stopped."""
-    plan = preflight(sweep, ray_nodes(ray.nodes()), root)  # type: ignore[no-untyped-call]
+def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
+    """Runs what is left of the search and, once nothing can be refused any more, writes sweep.yaml; then confirms the best.
+
+    Raises Stopped.
+    """
+    plan = preflight(sweep, ray_nodes(), root)
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
     if sweep.confirm is not None:
@@ -57,30 +59,28 @@ def search(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> Progress:
         for line in _on_cluster(sweep, image_lines, [(config,)], stop)[0]:
             echo(line)
     stop.check()
-    planner = _planner(sweep, root)
-    known = open_search(sweep, root, planner=planner, concurrent=plan.concurrent)
-    progress = _progress(sweep, root, plan, known.budget, echo)
+    stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, Stages(root).states())
+    search = open_search(sweep, root, stored if sweep.search.stages else None, plan.concurrent)
+    progress = _progress(sweep, root, plan, echo)
     write_sweep(sweep, root / SWEEP_FILE)
-    _train(sweep, root, known, plan.concurrent, progress, planner, stop)
-    if known.gave_up and not known.searched:
+    _train(sweep, root, search, plan.concurrent, progress, stop)
+    if search.gave_up and not search.searched:
         export_tables(root)  # of the trials outside the search
-        raise UserError(known.gave_up)
-    if known.gave_up:
-        echo(known.gave_up)
-    return progress
+        raise UserError(search.gave_up)
+    if search.gave_up:
+        echo(search.gave_up)
+    confirm(sweep, root, echo, search, progress, stop)
 
 
-def open_search(sweep: Sweep, root: Path, *, planner: Planner | None = None, concurrent: int = 1) -> SweepSearch:
+def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concurrent: int = 1) -> SweepSearch:
     """The search as far as it has come, by the study and the records. Raises UserError naming what is damaged."""
-    path = root / JOURNAL
-    study = open_study(sweep.name, build_sampler(sweep.search), path)
+    study = open_study(sweep.name, build_sampler(sweep.search), root / JOURNAL)
     study.sampler = build_sampler(sweep.search, len(study.get_trials(deepcopy=False)))
     return SweepSearch(
         sweep,
         StudyRecord(study, sweep.space),
-        images_of=lambda values: sweep.config_for(values).length,
+        planner=planner or Unshared(lambda values: sweep.config_for(values).length),
         parameters=lambda values: parameters(sweep.config_for(values)),
-        planner=planner,
         budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels),
         histories=read_histories(root),
         concurrent=concurrent,
@@ -99,7 +99,7 @@ def confirmation(sweep: Sweep, root: Path) -> Confirmation:
     return replace(whole, remeasurements=wanted, replicates=replicates, images=images)
 
 
-def confirm(sweep: Sweep, root: Path, echo: Echo, progress: Progress, stop: StopRequest) -> None:
+def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
     """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `confirm` in the file.
 
     Raises Stopped.
@@ -115,58 +115,31 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, progress: Progress, stop: Stop
     if not left.replicates:
         return
     progress.confirm({trial.trial_id: sweep.config_for(trial.values).length for trial in left.replicates})
-    nodes = ray_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-    concurrent = concurrent_trials(nodes, sweep.some_config().resources, sweep.search.max_concurrent)
-    planner = _planner(sweep, root)
-    _train(sweep, root, GivenTrials(left.replicates, planner), concurrent, progress, planner, stop)
+    search.give(left.replicates)
+    concurrent = concurrent_trials(ray_nodes(), sweep.some_config().resources, sweep.search.max_concurrent)
+    _train(sweep, root, search, concurrent, progress, stop)
 
 
 def _train(
-    sweep: Sweep,
-    root: Path,
-    trials: SweepSearch | GivenTrials,
-    concurrent: int,
-    progress: Progress,
-    planner: Planner | None,
-    stop: StopRequest,
+    sweep: Sweep, root: Path, search: SweepSearch, concurrent: int, progress: Progress, stop: StopRequest
 ) -> None:
-    """Trains `trials` through Tune. Whatever ends it, the records say how the trials stand."""
-    callback = SweepCallback(sweep, root, trials, progress, planner, stop)
+    """Runs `search` through Tune. Whatever ends it, the records say how the trials stand."""
+    callback = SweepCallback(sweep, root, search, progress, stop)
     progress.note(f"starting workers, for up to {counted(concurrent, 'trial')} at once")
     try:
-        run_tune(sweep, root, trials, concurrent, [callback])
-        if not trials.finished:  # Tune took a SIGUSR1 before its first step
+        run_tune(sweep, root, search, concurrent, [callback])
+        if not search.finished:  # Tune took a SIGUSR1 before its first step
             raise Stopped("interrupted")
     finally:
         callback.mark_unfinished()
-        progress.status(force=True)
 
 
-def _planner(sweep: Sweep, root: Path) -> Planner | None:
-    """With search.stages, what is stored already, of trials of an earlier session."""
-    if not sweep.search.stages:
-        return None
-    return Planner(sweep.config_for, data_key(root), sweep.has_siblings, Stages(root).states())
-
-
-def _progress(sweep: Sweep, root: Path, plan: Plan, budget: Budget, echo: Echo) -> Progress:
+def _progress(sweep: Sweep, root: Path, plan: Plan, echo: Echo) -> Progress:
     """The progress of this session, which knows what earlier ones did."""
-    images, eta = sweep.some_config().length, sweep.search.stopping.eta
-    forecast = Forecast(images, plan.trials - plan.searched, plan.searched, sweep.rung_levels, eta, budget.images)
-    known = read_trials(root)
-    for trial in known:
-        forecast.stands(trial)
-    ended = Counter(trial.status for trial in known if trial.ended and trial.role != "replicate")
+    config, forecast = sweep.some_config(), Forecast.of(sweep, plan.trials, plan.searched)
+    names = (config.evaluation.fidelity, config.evaluation.memorization)
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
-    names = (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"])
-    done, failed = ended["completed"] + ended["stopped"], ended["failed"]
-
-    def record(trial_id: str) -> TrialRecord | None:
-        return read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
-
-    return Progress(
-        plan.trials, names, echo, forecast, done=done, failed=failed, points=points, budget=budget, record=record
-    )
+    return Progress(root, plan.trials, names, echo, forecast, points=points, room=lambda: room(config.resources))
 
 
 def _on_cluster(

@@ -6,98 +6,74 @@ A trial that cannot succeed (its training diverged, its config is bad) ends norm
 start a failed one again. If a worker dies, the trial fails and Tune starts it again: it goes on from its own training state.
 """
 
+import itertools
 import resource
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.cluster import only_trainer
+from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
 from ambient_sweep.sweep.running.preflight import DRIVER_MEMORY
-from ambient_sweep.sweep.running.workers import Job, fit_watched, stages_of
+from ambient_sweep.sweep.running.workers import Job, fit_watched
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
-from ambient_sweep.trial.records import read_trial, read_trial_evaluations, trial_folder
-
-
-def make_trainable(sweep: Sweep, root: Path) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune calls with `{"trial": SweepTrial}`. Ray must run: the sweep goes to its object store."""
-    trainable: Callable[[dict[str, Any]], None] = tune.with_parameters(_train, sweep=sweep, root=root)
-    return trainable
+from ambient_sweep.trial.records import EvaluationRecord, read_trial, read_trial_evaluations, trial_folder
 
 
 def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
     """What Tune reserves for a trial. The workers of a trial with several reserve their own."""
     if resources.workers > 1:
         return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
-    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-    return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([worker_bundle(resources)])
 
 
-def _train(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
-    train_trial(config["trial"], sweep, root, lambda report: tune.report(report.as_result()))
-
-
-def train_trial(trial: SweepTrial, sweep: Sweep, root: Path, report: Callable[[Report], None]) -> None:
-    """Trains one trial and reports each evaluation at its main endpoint, then how it ended."""
-    config = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
+def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
+    """Trains the trial `config["trial"]`; reports each evaluation at its main endpoint to Tune, then how it ended."""
+    trial: SweepTrial = config["trial"]
+    resolved = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
     try:
-        config = sweep.config_for(trial.values)
-        job = Job(config, root, trial, sweep.has_siblings if sweep.search.stages else None)
-        if config.resources.workers == 1:
-            _in_process(job, report)
+        resolved = sweep.config_for(trial.values)
+        stages = Stages(root, every_length=sweep.has_siblings) if sweep.search.stages else None
+        job = Job(resolved, root, trial, stages)
+        if resolved.resources.workers == 1:
+            with only_trainer(trial_folder(root, trial.trial_id)):
+                job.run(on_report=lambda told: _forward(job, told.evaluation))
         else:
-            _with_workers(job, report)
+            for evaluation in itertools.chain.from_iterable(fit_watched(job)):
+                _forward(job, evaluation)
     except AmbientSweepError as error:
-        mark(root, trial, config, "failed", str(error))
-        report(
-            Report(ending="failed", reason=str(error), images_executed=read_trial(root, trial.trial_id).images_executed)
-        )
+        mark(root, trial, resolved, "failed", str(error))
+        executed = read_trial(root, trial.trial_id).images_executed
+        _report(Report(ending="failed", reason=str(error), images_executed=executed))
         return
-    record, evaluations = read_trial(root, trial.trial_id), read_trial_evaluations(root, trial.trial_id)
-    last = [each for each in evaluations if each.main_endpoint][-1]
-    report(replace(Report.of(last, record, _memory_gib(config)), ending="completed"))
+    last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
+    _report(replace(_report_of(job, last), ending="completed"))
+
+
+def _forward(job: Job, evaluation: EvaluationRecord | None) -> None:
+    if evaluation is not None and evaluation.main_endpoint:
+        _report(_report_of(job, evaluation))
+
+
+def _report(report: Report) -> None:
+    tune.report({"report": report})
+
+
+def _report_of(job: Job, evaluation: EvaluationRecord) -> Report:
+    return Report.of(evaluation, read_trial(job.root, job.trial.trial_id), _memory_gib(job.config))
 
 
 def _memory_gib(config: Config) -> float | None:
     """The most that this process has held, of the GPU where it has one; None where workers train the trial."""
     if config.resources.workers > 1:
         return None
-    import torch
-
     if config.resources.gpus:
         return float(torch.cuda.max_memory_allocated() / 2**30)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _in_process(job: Job, report: Callable[[Report], None]) -> None:
-    from ambient_sweep.trial import recorder
-    from ambient_sweep.trial.run import run_trial
-
-    def forward(told: recorder.Report) -> None:
-        if told.evaluation is not None and told.evaluation.main_endpoint:
-            record = read_trial(job.root, job.trial.trial_id)
-            report(Report.of(told.evaluation, record, _memory_gib(job.config)))
-
-    with only_trainer(trial_folder(job.root, job.trial.trial_id)):
-        run_trial(
-            job.config,
-            job.root,
-            job.trial.trial_id,
-            role=job.trial.role,
-            on_report=forward,
-            stages=stages_of(job.root, job.every_length),
-            replicate_of=job.trial.replicate_of,
-        )
-
-
-def _with_workers(job: Job, report: Callable[[Report], None]) -> None:
-    for new in fit_watched(job):
-        for evaluation in new:
-            if evaluation.main_endpoint:
-                report(Report.of(evaluation, read_trial(job.root, job.trial.trial_id)))

@@ -14,8 +14,7 @@ from ray.tune.search import Searcher
 
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.trainable import make_trainable, trial_bundles
-from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.running.trainable import train_trial, trial_bundles
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
@@ -37,7 +36,7 @@ class WithoutState:
 class TuneSearcher(WithoutState, Searcher):
     """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`."""
 
-    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+    def __init__(self, search: SweepSearch) -> None:
         super().__init__()  # both objectives are read from the reports
         self._search = search
         self._ids: dict[str, str] = {}  # Tune's id of a stretch -> the trial's id
@@ -54,8 +53,7 @@ class TuneSearcher(WithoutState, Searcher):
         """A stretch ended; a trial that paused goes on later."""
         ours = self._ids.pop(trial_id)
         if not self._search.is_paused(ours):
-            report = Report.of_result(result) if result and "images_left" in result else None
-            self._search.ended(ours, report, lost=error)
+            self._search.ended(ours, (result or {}).get("report"), lost=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `WithoutState`."""
@@ -67,28 +65,25 @@ class TuneSearcher(WithoutState, Searcher):
 class TuneScheduler(WithoutState, FIFOScheduler):
     """Ends a stretch of a trial where the search says so."""
 
-    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+    def __init__(self, search: SweepSearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Asks the search about every full evaluation."""
-        report = Report.of_result(result)
-        if report.ending is None:
-            decision = self._search.evaluated(trial_of(trial).trial_id, report)
-            if decision != Decision.CONTINUE:
-                return str(FIFOScheduler.STOP)
+        report: Report = result["report"]
+        if report.ending is None and self._search.evaluated(trial_of(trial).trial_id, report) != Decision.CONTINUE:
+            return str(FIFOScheduler.STOP)
         return str(FIFOScheduler.CONTINUE)
 
 
-def run_tune(
-    sweep: Sweep, root: Path, search: SweepSearch | GivenTrials, concurrent: int, callbacks: list[tune.Callback]
-) -> None:
+def run_tune(sweep: Sweep, root: Path, search: SweepSearch, concurrent: int, callbacks: list[tune.Callback]) -> None:
     """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
     resources = sweep.some_config().resources
+    trainable = tune.with_parameters(train_trial, sweep=sweep, root=root)
     sessions = len(list((root / RAY_FOLDER).glob("session-*")))
     tune.Tuner(
-        tune.with_resources(make_trainable(sweep, root), trial_bundles(resources)),
+        tune.with_resources(trainable, trial_bundles(resources)),
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(search),
             scheduler=TuneScheduler(search),
