@@ -200,6 +200,8 @@ class SweepSearch:
         """A running trial was measured in full: what becomes of it. STOP: the budget is spent."""
         trial = self.trials[trial_id]
         self.planner.reached(trial_id, report.images)
+        if trial.role == "replicate":
+            return Decision.CONTINUE
         self._spend(trial, report)
         to_its_end = trial.role != "search" or report.images_left <= 0
         decision = self.rungs.report(trial_id, report.fraction, self._entry(report), last=to_its_end)

@@ -407,6 +407,7 @@ def test_given_trials_start_cheapest_first_and_none_while_another_trains_its_par
     search.give(trials)
     assert begin(search, "x", "x", "x") == ["0.1/1000", "0.2/2000"]
     assert search.evaluated("0.1/1000", at(0.5)) == Decision.CONTINUE
+    assert search.rungs.reached("0.1/1000") is None, "it is compared with none"
     assert begin(search, "x", "x") == ["0.1/3000"]
     search.ended("0.2/2000")
     assert not search.finished
