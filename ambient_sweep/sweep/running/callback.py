@@ -19,6 +19,7 @@ from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
+from ambient_sweep.text import counted
 from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
 
 GIB = 2**30
@@ -65,9 +66,8 @@ class SweepCallback(WithoutState, tune.Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        ours, attempts = trial_of(trial), self._sweep.search.max_failures + 1
-        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        reason = f"{LOST}, after {tried}: {describe_error(_error_log(trial))}"
+        ours, attempts = trial_of(trial), counted(self._sweep.search.max_failures + 1, "attempt")
+        reason = f"{LOST}, after {attempts}: {describe_error(_error_log(trial))}"
         mark(self._root, ours, self._sweep.config_for(ours.values), "failed", reason)
         self._end(ours, reason)
 
