@@ -64,11 +64,11 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
     progress = _progress(sweep, root, plan, echo)
     write_sweep(sweep, root / SWEEP_FILE)
     _train(sweep, root, search, plan.concurrent, progress, stop)
-    if search.gave_up and not search.searched:
-        export_tables(root)  # of the trials outside the search
-        raise UserError(search.gave_up)
-    if search.gave_up:
-        echo(search.gave_up)
+    if gave_up := search.proposals.gave_up:
+        if not search.searched:
+            export_tables(root)  # of the trials outside the search
+            raise UserError(gave_up)
+        echo(gave_up)
     confirm(sweep, root, echo, search, progress, stop)
 
 

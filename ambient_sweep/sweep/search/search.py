@@ -58,7 +58,7 @@ class SweepSearch:
         self._sweep, self._record, self.planner, self._concurrent = sweep, record, planner, concurrent
         self.budget = budget or Budget(sweep.search.images)
         self.rungs = Rungs(sweep.rung_levels, sweep.search.stopping.eta)
-        self._proposals = Proposals(sweep, record, planner, parameters)
+        self.proposals = Proposals(sweep, record, planner, parameters)
         self.trials: dict[str, SweepTrial] = {}  # begun, and not ended
         self.searched = 0  # configs tried, those of earlier sessions included
         self.finished = False  # whether nothing is left to train, as of the last call of `next`
@@ -85,7 +85,7 @@ class SweepSearch:
             if not histories.get(trial_id, unknown).ended:
                 self._waiting.append(replace(fixed, trial_id=trial_id))
         for values in (*earlier.refused, *(trial.values for trial, _ in earlier.trials.values())):
-            self._proposals.remember(values)
+            self.proposals.remember(values)
         self.searched, self._observed = len(earlier.trials), earlier.lengths
         for trial_id, (trial, state) in earlier.trials.items():
             history = histories.get(trial_id, unknown)
@@ -101,7 +101,7 @@ class SweepSearch:
         self._waiting += [trial for trial in self.trials.values() if not self.is_paused(trial.trial_id)]
         for index, point in enumerate(self._sweep.points):
             if index not in earlier.points:
-                self._proposals.give(point, {POINT: index})
+                self.proposals.give(point, {POINT: index})
 
     def _end_earlier(self, trial: SweepTrial, history: History) -> None:
         """The driver died between a trial's last record and its end in the study."""
@@ -157,7 +157,7 @@ class SweepSearch:
         if promoted is not None:
             return promoted
         if self.searched < self._sweep.trials:
-            proposal = self._proposals.next(waiting_helps=bool(self.running))
+            proposal = self.proposals.next(waiting_helps=bool(self.running))
             if proposal is not None:
                 self.searched += 1
                 return self._record.begin(proposal, trial_id)
@@ -186,13 +186,8 @@ class SweepSearch:
     def left(self) -> bool:
         """Whether there is something to train in a session that has not begun."""
         fixed = len(self._fixed_ids) < len(self._fixed)
-        more = self.searched < self._sweep.trials and self._proposals.left
+        more = self.searched < self._sweep.trials and self.proposals.left
         return bool(self._waiting or self.trials or fixed or (more and not self.budget.spent))
-
-    @property
-    def gave_up(self) -> str:
-        """Why the search ended before its time; empty where it did not."""
-        return self._proposals.gave_up
 
     # -- reported by the driver --------------------------------------------------------------------------------------
 
@@ -238,7 +233,7 @@ class SweepSearch:
         paused = [self.trials[trial_id] for trial_id in self.rungs.paused]
         for trial in paused:
             self.ended(trial.trial_id)
-        self._proposals.drop_held()
+        self.proposals.drop_held()
         return paused
 
     def _free(self, trial_id: str) -> None:

@@ -119,7 +119,7 @@ def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: P
         search.evaluated(trial.trial_id, at(0.5, 3.0, 0.1, device_seconds=60))
         finish(search, trial.trial_id, 2.0, 0.3, device_seconds=25)
     assert search.finished
-    assert not search.gave_up
+    assert not search.proposals.gave_up
     assert sorted(t.values["observed.sigma"] for t in given[1:]) == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert {t.values["model.width"] for t in given[1:]} == {16}
     trials = search._record.study.get_trials()
