@@ -88,6 +88,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     root = lasting_path("FOLDER", root)
+    if root.name == SWEEP_FILE and root.is_file():
+        root = root.parent
     if not (root / SWEEP_FILE).is_file():
         raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
     for key in changes or {}:

@@ -60,6 +60,7 @@ class SweepCallback(WithoutState, tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
+        self._progress.trial_paused(ours)  # until it has a worker again
         restart = f"restart {trial.run_metadata.num_failures} of {self._sweep.search.max_failures}"
         self._progress.note(
             f"{ours.trial_id} {ours.name}: its worker failed; it goes on from its last state ({restart})"
