@@ -57,8 +57,11 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
+    from ambient_sweep.sweep.running.cluster import check_address
+
     configs = check_space(sweep)
     try_sampler(sweep.space, sweep.search)
+    check_address()
     root = claim(
         lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
     )
