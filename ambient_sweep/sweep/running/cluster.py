@@ -36,9 +36,16 @@ CHECK_SECONDS = 0.2  # between two checks for a signal
 FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
 
-def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
-    """What Ray's `tasks` return. Raises what one of them raised, or Stopped; tasks that have not ended are cancelled."""
-    waiting = list(tasks)
+def on_cluster(
+    need: ResourcesConfig, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], stop: StopRequest
+) -> list[Any]:
+    """What `function` returns for each of these arguments, in processes with the resources of a worker.
+
+    Raises what one of them raised, or Stopped; those that have not ended are cancelled.
+    """
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(function)
+    tasks = [task.remote(*arguments) for arguments in calls]
+    waiting = tasks
     try:
         while waiting:
             stop.check()
@@ -47,9 +54,9 @@ def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
     except RayTaskError as error:
         raise error.cause from None
     finally:
-        for task in waiting:
-            ray.cancel(task)
-    return ray.get(list(tasks))
+        for left in waiting:
+            ray.cancel(left)
+    return list(ray.get(tasks))
 
 
 def worker_bundle(need: ResourcesConfig) -> dict[str, float]:

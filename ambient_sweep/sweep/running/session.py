@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
@@ -17,8 +14,8 @@ from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import results, room, wait_for_room
-from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, largest, parameters, preflight, ray_nodes
+from ambient_sweep.sweep.running.cluster import on_cluster, room, wait_for_room
+from ambient_sweep.sweep.running.preflight import concurrent_trials, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
@@ -55,13 +52,16 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
     wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         echo(preparing(config))
-        _on_cluster(sweep, prepare, [(config, root)], stop)
-        for line in _on_cluster(sweep, image_lines, [(config,)], stop)[0]:
+        on_cluster(config.resources, prepare, [(config, root)], stop)
+        for line in on_cluster(config.resources, image_lines, [(config,)], stop)[0]:
             echo(line)
     stop.check()
     stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, Stages(root).states())
     search = open_search(sweep, root, stored if sweep.search.stages else None, plan.concurrent)
-    progress = _progress(sweep, root, plan, echo)
+    names = (config.evaluation.fidelity, config.evaluation.memorization)
+    forecast = Forecast.of(sweep, plan.trials, plan.searched)
+    points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
+    progress = Progress(root, plan.trials, names, echo, forecast, points=points, room=lambda: room(config.resources))
     write_sweep(sweep, root / SWEEP_FILE)
     _train(sweep, root, search, plan.concurrent, progress, stop)
     if gave_up := search.proposals.gave_up:
@@ -108,15 +108,16 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
     if not left.replicates and not left.remeasurements:
         return
     echo(left.line())
-    wait_for_room(sweep.some_config().resources, echo, stop)
+    resources = sweep.some_config().resources
+    wait_for_room(resources, echo, stop)
     measurements = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in left.remeasurements]
-    _on_cluster(sweep, remeasure, measurements, stop)
+    on_cluster(resources, remeasure, measurements, stop)
     stop.check()
     if not left.replicates:
         return
     progress.confirm({trial.trial_id: sweep.config_for(trial.values).length for trial in left.replicates})
     search.give(left.replicates)
-    concurrent = concurrent_trials(ray_nodes(), sweep.some_config().resources, sweep.search.max_concurrent)
+    concurrent = concurrent_trials(ray_nodes(), resources, sweep.search.max_concurrent)
     _train(sweep, root, search, concurrent, progress, stop)
 
 
@@ -132,20 +133,3 @@ def _train(
             raise Stopped("interrupted")
     finally:
         callback.mark_unfinished()
-
-
-def _progress(sweep: Sweep, root: Path, plan: Plan, echo: Echo) -> Progress:
-    """The progress of this session, which knows what earlier ones did."""
-    config, forecast = sweep.some_config(), Forecast.of(sweep, plan.trials, plan.searched)
-    names = (config.evaluation.fidelity, config.evaluation.memorization)
-    points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
-    return Progress(root, plan.trials, names, echo, forecast, points=points, room=lambda: room(config.resources))
-
-
-def _on_cluster(
-    sweep: Sweep, function: Callable[..., Any], calls: list[tuple[Any, ...]], stop: StopRequest
-) -> list[Any]:
-    """What `function` returns for each of these arguments, in processes with the resources of a worker. Raises Stopped."""
-    need = sweep.some_config().resources
-    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(function)
-    return results([task.remote(*arguments) for arguments in calls], stop)

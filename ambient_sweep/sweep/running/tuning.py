@@ -12,7 +12,7 @@ import itertools
 import resource
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray import tune
@@ -128,36 +128,29 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
     """Trains the trial `config["trial"]`; reports each evaluation at its main endpoint to Tune, then how it ended."""
     trial: SweepTrial = config["trial"]
     resolved = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
+
+    def tell(evaluation: EvaluationRecord | None, ending: Literal["completed"] | None = None) -> None:
+        if evaluation is not None and evaluation.main_endpoint:
+            report = Report.of(evaluation, read_trial(root, trial.trial_id), _memory_gib(resolved))
+            tune.report({"report": replace(report, ending=ending)})
+
     try:
         resolved = sweep.config_for(trial.values)
         stages = Stages(root, every_length=sweep.has_siblings) if sweep.search.stages else None
         job = Job(resolved, root, trial, stages)
         if resolved.resources.workers == 1:
             with only_trainer(trial_folder(root, trial.trial_id)):
-                job.run(on_report=lambda told: _forward(job, told.evaluation))
+                job.run(on_report=lambda told: tell(told.evaluation))
         else:
             for evaluation in itertools.chain.from_iterable(fit_watched(job)):
-                _forward(job, evaluation)
+                tell(evaluation)
     except AmbientSweepError as error:
         mark(root, trial, resolved, "failed", str(error))
         executed = read_trial(root, trial.trial_id).images_executed
-        _report(Report(ending="failed", reason=str(error), images_executed=executed))
+        tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})
         return
     last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
-    _report(replace(_report_of(job, last), ending="completed"))
-
-
-def _forward(job: Job, evaluation: EvaluationRecord | None) -> None:
-    if evaluation is not None and evaluation.main_endpoint:
-        _report(_report_of(job, evaluation))
-
-
-def _report(report: Report) -> None:
-    tune.report({"report": report})
-
-
-def _report_of(job: Job, evaluation: EvaluationRecord) -> Report:
-    return Report.of(evaluation, read_trial(job.root, job.trial.trial_id), _memory_gib(job.config))
+    tell(last, "completed")
 
 
 def _memory_gib(config: Config) -> float | None:
