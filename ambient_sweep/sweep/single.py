@@ -39,6 +39,10 @@ def train_single(
     Raises UserError where `root` holds another config or a sweep, or cannot be written; TrainingDiverged; Interrupted, with
     the state saved, after a SIGINT or SIGTERM.
     """
+    if config.resources.workers > 1:
+        from ambient_sweep.sweep.running.cluster import check_address
+
+        check_address()
     new = _claim(config, root)
     try:
         echo(preparing(config))
