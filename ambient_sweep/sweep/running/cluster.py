@@ -32,6 +32,7 @@ SETTINGS = {
 }
 SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"  # an empty one of HTTP/2, by which both sides begin
 ANSWER_SECONDS = 5.0
+TRAINER_LOCK = ".trainer.lock"
 CHECK_SECONDS = 0.2  # between two checks for a signal
 FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
@@ -190,4 +191,4 @@ def only_driver(root: Path) -> Iterator[None]:
 def only_trainer(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Holds a trial's folder for this process, once any other has let it go: a trial's process outlives a killed driver
     by some seconds, and would write beside its successor."""
-    return locked(folder / ".trainer.lock", wait=True)
+    return locked(folder / TRAINER_LOCK, wait=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.cluster import TRAINER_LOCK
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.text import counted
-from ambient_sweep.trial.records import TrialRecord, read_trial, read_trials, trial_path
+from ambient_sweep.trial.records import TrialRecord, read_trial, read_trials, trial_folder, trial_path
 
 FRONTIER_POINTS = 5
 SHOWN = 4  # running trials
@@ -102,19 +103,19 @@ class Progress:
         ended = [record for record in self._records.values() if record.ended and record.role != "replicate"]
         self.failed = sum(record.status == "failed" for record in ended)
         self.done = len(ended) - self.failed
-        self._begun: dict[str, int] = {}  # trials with a worker, and when their records were written last before
-        self._pending: dict[str, float] = {}  # trials that do not train yet, and since when
+        self._begun: dict[str, int] = {}  # trials that Ray has placed, and when a process entered their folders before
+        self._pending: dict[str, float] = {}  # trials that no process trains yet, and since when
         self._start = self._last = clock()
         self._checked, self._warned = self._start - CHECK_SECONDS, self._start - REPEAT_SECONDS
         self._executed_before = self._executed_last = executed_images(self._records.values())
         self._pace = 0.0  # images per second since the last status
 
     def trial_started(self, trial: SweepTrial) -> None:
-        """A trial has a worker, or several that are to start."""
-        self._begun[trial.trial_id] = self._written(trial.trial_id)
+        """A trial has a process, which trains it or is to start its workers."""
+        self._begun[trial.trial_id] = self._entered(trial.trial_id)
 
     def trial_paused(self, trial: SweepTrial) -> None:
-        """A trial has no worker any more; it may start again."""
+        """A trial has no process any more; it may start again."""
         self._begun.pop(trial.trial_id, None)
         self._read(trial.trial_id)
 
@@ -153,7 +154,7 @@ class Progress:
         if not force and now - self._checked < min(CHECK_SECONDS, self._every):
             return
         self._checked = now
-        training = {t for t in trials if t in self._begun and self._written(t) != self._begun[t]}
+        training = {t for t in trials if t in self._begun and self._entered(t) != self._begun[t]}
         self._pending = {t: self._pending.get(t, now) for t in trials if t not in training}
         if force or now - self._last >= self._every:
             for trial_id in training:
@@ -206,10 +207,10 @@ class Progress:
         trained, left = executed_images(records) - self._executed_before, self._forecast.images_left(records)
         return (self._clock() - self._start) * left / trained if trained > 0 and left > 0 else None
 
-    def _written(self, trial_id: str) -> int:
-        """When a trial's record was written, in nanoseconds; 0 before there is one."""
-        path = trial_path(self._root, trial_id)
-        return path.stat().st_mtime_ns if path.exists() else 0
+    def _entered(self, trial_id: str) -> int:
+        """When a process last took a trial's folder to train there, in nanoseconds; 0 before the first."""
+        lock = trial_folder(self._root, trial_id) / TRAINER_LOCK
+        return lock.stat().st_mtime_ns if lock.exists() else 0
 
     def _read(self, trial_id: str) -> None:
         if trial_path(self._root, trial_id).exists():

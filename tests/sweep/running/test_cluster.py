@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> N
     other.wait()
     assert entered.wait(10)
     thread.join()
+
+
+def test_a_process_that_enters_a_trial_s_folder_can_be_told_by_the_lock_s_time(tmp_path: Path) -> None:
+    """Also where the lock is there already, and empty: opening it truncates it."""
+    times = set[int]()
+    for _ in range(3):
+        with only_trainer(tmp_path):
+            times.add((tmp_path / cluster.TRAINER_LOCK).stat().st_mtime_ns)
+        time.sleep(0.05)
+    assert len(times) == 3
 
 
 @pytest.mark.parametrize("number", [*AT_ONCE, *WARNINGS])
