@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -11,7 +12,10 @@ from pathlib import Path
 
 from ambient_sweep.errors import UserError
 
-BATCH_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
+BATCH_CORES = (
+    "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE", "PBS_NUM_PPN", "NCPUS", "NSLOTS",
+    "LSB_DJOB_NUMPROC", "LSB_MAX_NUM_PROCESSORS",
+)  # fmt: skip
 LONGEST_SOCKET = "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # paths have a limit: 107 bytes
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ROOM = 16 * 2**20  # bytes of Ray's logs
@@ -21,7 +25,8 @@ TOKEN = secrets.token_hex(32)  # one for all Rays of this process: the first is 
 def cores(process: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """The cores that affinity, cgroups and the batch system leave to this process; at least one."""
     counts = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
-    counts += [float(os.environ[name]) for name in BATCH_CORES if os.environ.get(name, "").isdecimal()]
+    given = (re.match(r"\d+", os.environ.get(name, "")) for name in BATCH_CORES)  # SLURM's 4(x2): 4 on this node
+    counts += [float(number[0]) for number in given if number]
     for line in process.read_text().splitlines() if process.exists() else ():
         _, controllers, path = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):

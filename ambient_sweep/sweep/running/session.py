@@ -40,6 +40,7 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
 
     Raises Stopped.
     """
+    stop.check()  # signals wait while Ray starts
     plan = preflight(sweep, ray_nodes(), root)
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
