@@ -1,19 +1,19 @@
 """Configs from files, overrides and presets, and back to files."""
 
 import codecs
-import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from ambient_sweep.config.presets import expand_preset
-from ambient_sweep.config.sections import Config, Section
-from ambient_sweep.config.values import UNWRITABLE, read_number
+from ambient_sweep.config.sections import Config, Section, UnknownKey
+from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
@@ -23,18 +23,30 @@ from ambient_sweep.storage import write_atomic
 PATH_KEYS = (
     "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
 )  # fmt: skip
-LISTED = "`ambient-sweep knobs` lists the keys"
+MAPPING, LIST = "expected a mapping of keys to values", "expected a list"
+PLAIN = {  # pydantic's types of errors whose messages speak of Python
+    "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST,
+    "too_short": "expected at least {min_length} value",
+}  # fmt: skip
+S = TypeVar("S", bound=Section)
 
 
-def _sections(section: type[Section], prefix: str = "") -> dict[str, type[Section]]:
-    found: dict[str, type[Section]] = {}
+def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted keys in order, sections before what they hold."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            found |= {prefix + name: field.annotation, **_sections(field.annotation, f"{prefix}{name}.")}
-    return found
+        yield prefix + name, field
+        if isinstance(field.default, Section):
+            yield from _fields(type(field.default), f"{prefix}{name}.")
 
 
-SECTIONS = _sections(Config)
+FIELDS = dict(_fields(Config))
+SECTIONS = {key: type(field.default) for key, field in FIELDS.items() if isinstance(field.default, Section)}
+KNOBS = {key: field for key, field in FIELDS.items() if key not in SECTIONS}
+
+
+def knobs() -> Mapping[str, FieldInfo]:
+    """Every dotted key with its pydantic field, in order."""
+    return KNOBS
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -42,38 +54,16 @@ def dump(config: Config) -> dict[str, Any]:
     return flatten(config.model_dump(mode="json"))
 
 
-def knobs() -> dict[str, tuple[Any, Any]]:
-    """Every dotted key with its pydantic field and its default, in order."""
-    return _knobs(Config)
-
-
-def _knobs(section: type[Section], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    result: dict[str, tuple[Any, Any]] = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            result |= _knobs(field.annotation, f"{prefix}{name}.")
-        else:
-            result[prefix + name] = (field, field.default)
-    return result
-
-
 def check_keys(
-    keys: Iterable[str], where: str = "config", known: Collection[str] | None = None, otherwise: str = LISTED
+    keys: Iterable[str],
+    where: str = "config",
+    known: Collection[str] = KNOBS.keys(),
+    otherwise: str = "`ambient-sweep knobs` lists the keys",
 ) -> None:
     """Raises UserError for the first key that is not known, by default as a knob, with the nearest that is."""
-    known = knobs() if known is None else known
     for key in keys:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(key, known, otherwise)}")
-
-
-def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
-    """The nearest known word as a question, first among keys of this name in other sections; `otherwise` if none is near."""
-    lower = {each.lower(): each for each in known}
-    key = str(word).lower()
-    namesakes = [each for each in lower if each.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, namesakes or lower, n=1, cutoff=0 if namesakes else 0.6)
-    return f"did you mean {lower[near[0]]!r}?" if near else otherwise
 
 
 def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +86,13 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
     """
     values = overlay(*layers)
     check_keys(values, where)
+    return validated(Config, nested(values, where), where)
+
+
+def validated(kind: type[S], values: Any, where: str) -> S:
+    """A section with these values. Raises UserError, one line that begins with `where` and names the key."""
     try:
-        return Config.model_validate(nested(values, where))
+        return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {describe(error)}") from None
 
@@ -124,7 +119,7 @@ def nested(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         for folder in folders:
             inner = inner.setdefault(folder, {})
             if not isinstance(inner, dict):
-                raise UserError(f"{where}: {folder}: expected a mapping of keys to values, not {inner!r}")
+                raise UserError(f"{where}: {key}: {folder}: {MAPPING}, not {inner!r}")
         inner[name] = value
     return tree
 
@@ -133,12 +128,14 @@ def describe(error: ValidationError) -> str:
     """A pydantic error as one line: key, complaint, value."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "too_short":
-            message = f"expected at least {item['ctx']['min_length']} value"
-        text = f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}" if key else message
-        words = re.findall("'(.*?)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else ()
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).removeprefix(".")
+        kind, context = item["type"], item.get("ctx", {})
+        plain = PLAIN.get(kind, "").format_map(context)
+        message = plain or item["msg"].removeprefix("Value error, ")
+        text = f"{key}: {message[0].lower()}{message[1:]}" if key else message
+        if key and not isinstance(context.get("error"), UnknownKey):
+            text += f", not {item['input']!r}"
+        words = re.findall("'(.*?)'", context["expected"]) if kind == "literal_error" else ()
         near = did_you_mean(item["input"], words, "")
         lines.append(f"{text}; {near}" if near else text)
     return "; ".join(lines)

@@ -1,12 +1,13 @@
 """Every knob with its range, default and line of help."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ambient_sweep.config.checks import contradictions
-from ambient_sweep.config.values import UNWRITABLE, read_number, takes_numbers
+from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number, takes_numbers
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -23,8 +24,22 @@ Memorization = Literal[
 Endpoint = Literal["zero", "observed"]
 
 
+class UnknownKey(ValueError):
+    """A key that a section does not have."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        known = cls.model_fields
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                near = did_you_mean(key, known, f"it has {', '.join(known)}")
+                raise UnknownKey(f"unknown key {key!r}; {near}")
+        return values
 
     @field_validator("*", mode="before")
     @classmethod

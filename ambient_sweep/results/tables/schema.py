@@ -95,7 +95,7 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
 
 def config_fields() -> list[pa.Field]:
     fields = []
-    for key, (knob, _) in knobs().items():
+    for key, knob in knobs().items():
         kind, nullable = arrow_type(knob.annotation)
         fields.append(pa.field(key, kind, nullable, metadata={"description": knob.description or ""}))
     return fields

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ambient_sweep.config.files import did_you_mean
+from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space.distributions import Distribution
 

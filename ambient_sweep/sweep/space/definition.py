@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
-from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.sections import Section
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
@@ -141,9 +142,8 @@ class Sweep:
         search = self.search
         if search.trials is not None or search.images is None:
             return search.trials or TRIALS
-        config = self.some_config()
-        lasts_for = math.ceil(search.images / config.images_at(config.training.stop))
-        return max(PER_TRAINING * lasts_for, len(self.points))
+        trainings = math.ceil(search.images / self.some_config().length)
+        return max(PER_TRAINING * trainings, len(self.points))
 
     @property
     def rung_levels(self) -> tuple[float, ...]:

@@ -237,7 +237,7 @@ BAD = {
     "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; did you mean 'seeds'?"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps'; did you mean 'step'?"),
     "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
-    "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; list"),
+    "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; remove"),
     "step below": ("space: {consistency.chain_steps: {int: [1, 8], step: -1}}", "step: -1 is not above 0"),
     "point beside a step": (
         "space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}\npoints: [{observed.sigma: 0.25}]",
@@ -292,7 +292,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: s
         ({"search.trails": 3}, "search: unknown key 'trails'"),
         ({"observed.sgima": 0.3}, "base: unknown key 'observed.sgima'"),
         ({"search.trials": "many"}, "search.trials: input should be a valid integer"),
-        ({"search.seed": 2, "search.seed.a": 3}, "search: seed: expected a mapping of keys to values, not 2"),
+        ({"search.seed": 2, "search.seed.a": 3}, "search.seed.a: seed: expected a mapping of keys to values, not 2"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
