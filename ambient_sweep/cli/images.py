@@ -98,8 +98,8 @@ def level_or_column(text: str) -> tuple[float | None, str | None]:
 def knobs_command(as_json: bool) -> None:
     """List every config key with its default and what it does."""
     rows, lines = {}, []
-    for key, (field, default) in knobs().items():
-        text = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        rows[key] = {"default": default, "help": field.description}
+    for key, field in knobs().items():
+        text = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        rows[key] = {"default": field.default, "help": field.description}
         lines.append(f"{key:<28} {text:<24} {field.description}")
     tell(rows, lines, as_json)

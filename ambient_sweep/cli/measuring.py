@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, out_option, overrides_argument, tell
+from ambient_sweep.cli.printing import as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -39,7 +39,7 @@ without_option = click.option(
 @click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
-@click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
+@new_folder_option("--pictures", help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @out_option
 @as_json
 def measure(
@@ -66,7 +66,6 @@ def measure(
 
     (config, data), device = _configs(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
-    check_new_folder("--pictures", pictures)
     places = [*(("--generated", path) for path in generated), ("--train", train), ("--heldout", heldout)]
     *sets, trained, unseen = read_sets(places, data, size=size, channels=None if channels is None else int(channels))
     real = RealImages.of(trained, unseen)
@@ -101,7 +100,7 @@ def measure(
     "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples."
 )
 @without_option
-@click.option("--attack", type=path_option, metavar="DIR", help="Try to extract training images; pictures go to DIR.")
+@new_folder_option("--attack", metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
     "--attack-images", type=click.IntRange(99, 100_000), default=200, show_default=True,  # extraction.LEAST
     help="Training images that are attacked, and as many held-out ones.",
@@ -126,7 +125,6 @@ def evaluate(
     for key in changes:
         if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
             raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
-    check_new_folder("--attack", attack)
     checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))

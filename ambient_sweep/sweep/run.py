@@ -58,6 +58,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
     from ambient_sweep.sweep.running.cluster import check_address
+    from ambient_sweep.trial.setup import check_evaluation, check_trials
 
     configs = check_space(sweep)
     try_sampler(sweep.space, sweep.search)
@@ -69,11 +70,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     try:
         write_sweep(sweep, root / SWEEP_FILE)
         note_begun(sweep, root)
-        if not configs[0].resources.gpus:
-            from ambient_sweep.trial.setup import check_trials
-
-            echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
-            check_trials(configs)
+        echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
+        clean = check_trials(configs)
+        if configs[0].resources.gpus:  # the rest needs a worker's GPU
+            check_evaluation(clean, configs[0].evaluation)
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():

@@ -13,7 +13,7 @@ from ambient_sweep.results.export import export_tables
 from ambient_sweep.sweep.folder import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
+from ambient_sweep.sweep.space.file import SWEEP_FILE, check_name
 from ambient_sweep.training.state import trained_config
 from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import (
@@ -68,8 +68,7 @@ def train_single(
 
 def _claim(config: Config, root: Path) -> bool:
     """Makes the folder and writes the config there, by which the run is recognised; False if it exists already."""
-    if not NAME.fullmatch(root.name):
-        raise UserError(f"--name: {root.name!r} cannot name a folder; use letters, digits and . _ - only")
+    check_name("--name", root.name)
     if (root / SWEEP_FILE).exists():
         raise UserError(f"{root}: holds a sweep; give another --name")
     file = trial_folder(root, TRIAL) / "config.yaml"
