@@ -44,11 +44,9 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         tell({"kind": "config", "config": dump(config), "notes": notes}, lines, as_json)
         return
     from ambient_sweep.sweep.running.dry_run import check_sweep
-    from ambient_sweep.sweep.search.samplers import try_sampler
     from ambient_sweep.sweep.space.validation import check_space
 
     sweep = load_sweep(file, parse_overrides(overrides))
-    try_sampler(sweep.space, sweep.search)
     configs = check_space(sweep)
     notes = check_sweep(sweep, configs)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))

@@ -61,7 +61,8 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     from ambient_sweep.trial.setup import check_evaluation, check_trials
 
     configs = check_space(sweep)
-    try_sampler(sweep.space, sweep.search)
+    with sweep.named():
+        try_sampler(sweep.space, sweep.search)
     check_address()
     root = claim(
         lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
@@ -71,9 +72,8 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
         write_sweep(sweep, root / SWEEP_FILE)
         note_begun(sweep, root)
         echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
-        clean = check_trials(configs)
-        if configs[0].resources.gpus:  # the rest needs a worker's GPU
-            check_evaluation(clean, configs[0].evaluation)
+        with sweep.named():
+            check_evaluation(check_trials(configs), configs[0].evaluation)
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():

@@ -238,6 +238,8 @@ BAD = {
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps'; did you mean 'step'?"),
     "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
     "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; remove"),
+    "step above": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 3}}", "step: 3.0 is larger than the range from 0.1"),
+    "whole step above": ("space: {consistency.chain_steps: {int: [1, 8], step: 8}}", "step: 8 is larger than the range"),
     "step below": ("space: {consistency.chain_steps: {int: [1, 8], step: -1}}", "step: -1 is not above 0"),
     "point beside a step": (
         "space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}\npoints: [{observed.sigma: 0.25}]",
