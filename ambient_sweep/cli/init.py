@@ -11,7 +11,7 @@ import click
 import yaml
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new, new_file_option, tell
+from ambient_sweep.cli.printing import PATH, as_json, check_new, new_file_option, tell
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
@@ -33,7 +33,7 @@ MEASURES = {"evaluation.distances": ["fd_lite0@32", "fd_pixels"], "evaluation.fi
 
 
 @commands.command()
-@click.argument("images", type=click.Path(path_type=Path))
+@click.argument("images", type=PATH)
 @new_file_option("New file for the sweep; by default named after IMAGES.")
 @as_json
 def init(images: Path, out: Path | None, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
+from ambient_sweep.cli.printing import PATH, as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
 from ambient_sweep.errors import UserError
 
@@ -15,26 +15,16 @@ if TYPE_CHECKING:
     from ambient_sweep.data.evaluation_set import ImageSet
     from ambient_sweep.evaluation.report import Report, Row
 
-path_option = click.Path(path_type=Path)
 DATA_KEYS = ("image_column", "range", "split", "group_", "train_size", "heldout_size")  # how they begin
-without_option = click.option(
-    "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
-)
+without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 
 
 @commands.command()
 @click.option(
-    "--generated", type=path_option, multiple=True, required=True,
-    help="Generated images; given several times, one per seed, for an interval over seeds.",
-)  # fmt: skip
-@click.option(
-    "--train", type=path_option, required=True,
-    help="The images the model was trained on, without noise; of a store, its training images.",
-)  # fmt: skip
-@click.option(
-    "--heldout", type=path_option, required=True,
-    help="Images of the same kind that it never saw; of a store, its held-out images.",
-)  # fmt: skip
+    "--generated", type=PATH, multiple=True, required=True, help="Generated images; repeatable, one per seed."
+)
+@click.option("--train", type=PATH, required=True, help="The images the model was trained on, without noise.")
+@click.option("--heldout", type=PATH, required=True, help="Images of the same kind that it never saw.")
 @overrides_argument
 @click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
@@ -94,15 +84,13 @@ def measure(
 
 
 @commands.command()
-@click.argument("checkpoint", type=path_option)
+@click.argument("checkpoint", type=PATH)
 @overrides_argument
-@click.option(
-    "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples."
-)
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, help="Draw so many sets of samples.")
 @without_option
 @new_folder_option("--attack", metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
-    "--attack-images", type=click.IntRange(99, 100_000), default=200, show_default=True,  # extraction.LEAST
+    "--attack-images", type=click.IntRange(99, 100_000), default=200,  # extraction.LEAST
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
 @out_option

@@ -7,6 +7,7 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    PATH,
     as_json,
     echo_to,
     name_option,
@@ -21,7 +22,7 @@ from ambient_sweep.errors import UserError
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @storage_option
 @name_option
@@ -41,9 +42,9 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 
 
 @commands.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Number of images.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the samples.")
+@click.argument("checkpoint", type=PATH)
+@click.option("--count", type=click.IntRange(1, 1_000_000), default=64, help="Number of images.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the samples.")
 @click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
 @new_folder_option("--out", required=True, help="New or empty folder for the PNG files.")
 @as_json
@@ -72,7 +73,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
 
 
 @commands.command()
-@click.argument("trial_folder", type=click.Path(path_type=Path))
+@click.argument("trial_folder", type=PATH)
 @click.option("--length", type=click.FloatRange(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
 @click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
 @new_folder_option("--out", required=True, help="New or empty folder for the checkpoint.")

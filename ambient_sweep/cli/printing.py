@@ -13,6 +13,8 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.file import check_name
 
+PATH = click.Path(path_type=Path)
+
 # -- options --------------------------------------------------------------------------------------------------------
 
 
@@ -39,19 +41,19 @@ def _refused(check: Callable[..., object]) -> Callable[..., Any]:
 
 def new_file_option(help: str) -> Callable[..., Any]:
     """--out for a new file."""
-    return click.option("--out", type=click.Path(path_type=Path), callback=_refused(check_new), help=help)
+    return click.option("--out", type=PATH, callback=_refused(check_new), help=help)
 
 
 def new_folder_option(name: str, **more: Any) -> Callable[..., Any]:
     """An option for a folder that is new or empty."""
     check = partial(check_new, folder=True)
-    return click.option(name, type=click.Path(path_type=Path), callback=_refused(check), **more)
+    return click.option(name, type=PATH, callback=_refused(check), **more)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 out_option = new_file_option("New file for the result as JSON.")
 storage_option = click.option(
-    "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    "--storage", type=PATH, default=Path("runs"),
     help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
 name_option = click.option("--name", callback=_refused(check_name), help="Name of the run; by default that of FILE.")

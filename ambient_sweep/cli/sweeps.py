@@ -6,6 +6,7 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    PATH,
     as_json,
     echo_to,
     name_option,
@@ -25,7 +26,7 @@ SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("
 
 
 @commands.command(epilog=SHAPE)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -67,7 +68,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command(epilog=SHAPE)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @storage_option
 @name_option
@@ -86,7 +87,7 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
 
 
 @commands.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @overrides_argument
 @as_json
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -100,9 +101,9 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @click.option(
-    "--rule", default="knee", show_default=True,
+    "--rule", default="knee",
     help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
 @new_file_option("New file for the config, which `ambient-sweep train` reads.")
@@ -147,7 +148,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""

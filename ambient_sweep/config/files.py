@@ -213,8 +213,7 @@ def lasting_path(key: str, path: Path) -> Path:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as Ray sets it for what `ray job submit` runs
     if in_job and (not path.is_absolute() or "runtime_resources" in path.resolve().parts):
         raise UserError(
-            f"{key}: {path} is in the temporary folder in which this Ray job runs; give an absolute path outside of it that "
-            "every node sees"
+            f"{key}: {path} is in this Ray job's temporary folder; give an absolute path that every node sees"
         )
     return path.absolute()
 

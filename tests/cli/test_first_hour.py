@@ -148,7 +148,7 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
         (["data.train_size=900"], "data.train_size: 900 is more than the 15"),
         (
             ["evaluation.quantile=0.01"],
-            "s.yaml: mem_excess needs at least 99 held-out images, there are 15: add images, or set evaluation.quantile=0.0625",
+            "s.yaml: mem_excess needs at least 99 held-out images, there are 15: add images, or set evaluation.quantile",
         ),
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "precision needs at least 6 held-out images"),
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "there are 5: add images, or set evaluation.extras=[kid]"),
@@ -165,7 +165,7 @@ def test_validate_refuses_what_run_refuses(tmp_path: Path, changes: list[str], m
     (tmp_path / "s.yaml").write_text(SWEEP.format(path=prepared(tmp_path, 30, side=16)))
     assert message in bad("validate", tmp_path / "s.yaml", *changes)
     assert message in bad("run", tmp_path / "s.yaml", "--storage", tmp_path / "runs", *changes)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_labels_that_a_network_asks_for_are_missed_before_anything_starts(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     ]
     lost = submit(["ambient-sweep", "run", "search_spaces/digits.yaml"], environment)
     assert lost.returncode != 0
-    assert "error: --storage: runs is in the temporary folder in which this Ray job runs" in lost.stdout
+    assert "error: --storage: runs is in this Ray job's temporary folder" in lost.stdout
     words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
     done = submit(words, environment)
     assert done.returncode == 0, done.stdout + done.stderr

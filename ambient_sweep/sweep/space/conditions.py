@@ -25,9 +25,7 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
                 near = did_you_mean(parent, space, "a condition names a key of the space")
                 raise UserError(f"{place}: is not searched; {near}")
             if math.isinf(space[parent].size):
-                raise UserError(
-                    f"{place}: {space[parent].kind} has no step, so no value of it is ever met; give it one"
-                )
+                raise UserError(f"{place}: {space[parent].kind} has no step, so no value is ever met; give it one")
             for value in values:
                 try:
                     space[parent].read(value)

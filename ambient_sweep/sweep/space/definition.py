@@ -22,6 +22,7 @@ TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images i
 
 NUMBER = BeforeValidator(read_number)
 Argument = Annotated[StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), NUMBER]
+Bound = Annotated[float, NUMBER, Field(ge=0)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -51,34 +52,22 @@ class Confirm(Section):
 
     seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
     top: int = Field(8, ge=1, description="candidates on and near the front")
-    samples: int | None = Field(
-        None, ge=8, description="fresh samples for each candidate; evaluation.samples by default"
-    )
+    samples: int | None = Field(None, ge=8, description="fresh samples for each; evaluation.samples by default")
 
 
 class Search(Section):
     """How configs are searched and how much is trained for it. See docs/search.md."""
 
-    trials: int | None = Field(
-        None,
-        ge=1,
-        description=f"searched configs, points included; default {TRIALS}; with images, {PER_TRAINING} per full training",
-    )
-    images: int | None = Field(
-        None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
-    )
+    trials: int | None = Field(None, ge=1, description="searched configs, points included; see `Sweep.trials`")
+    images: int | None = Field(None, ge=1, description="caps the images trained; paused trials get what is left")
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
     sampler_args: dict[str, Argument] = Field(default_factory=dict, description="arguments of its constructor")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, Annotated[float, NUMBER, Field(ge=0)]] = Field(
-        default_factory=dict, description="upper bounds"
-    )
+    constraints: dict[ConstraintName, Bound] = Field(default_factory=dict, description="upper bounds")
     stopping: Stopping = Stopping()
     stages: bool = Field(True, description="train once what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
-    keep: Literal["frontier", "all"] = Field(
-        "frontier", description="checkpoints kept when the sweep ends; all: stages and training states as well"
-    )
+    keep: Literal["frontier", "all"] = Field("frontier", description="all: also stages and training states")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 

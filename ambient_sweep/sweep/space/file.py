@@ -103,15 +103,9 @@ def _check(sweep: Sweep) -> None:
     where, base, search = sweep.where, sweep.base, sweep.search
     check_name(f"{where}: name", sweep.name)
     if sweep.baseline is not None and base["observed.base_sigma"] > 0:
-        raise UserError(
-            f"{where}: baseline: needs clean images, but observed.base_sigma={base['observed.base_sigma']}; remove the "
-            "baseline"
-        )
+        raise UserError(f"{where}: baseline: needs clean images, so observed.base_sigma=0; remove one of them")
     if "memory_gib" in search.constraints and base["resources.workers"] > 1:
-        raise UserError(
-            f"{where}: search.constraints.memory_gib: needs trials of one worker, but resources.workers="
-            f"{base['resources.workers']}; remove it"
-        )
+        raise UserError(f"{where}: search.constraints.memory_gib: needs resources.workers=1; remove one of them")
     endless = [key for key, distribution in sweep.space.items() if math.isinf(distribution.size)]
     if search.sampler == "grid" and endless:
         raise UserError(f"{where}: search.sampler: grid needs a step or choices; space.{endless[0]} has neither")
@@ -127,9 +121,7 @@ def _check(sweep: Sweep) -> None:
 
 def _read_space(tree: Values, where: str) -> dict[str, Distribution]:
     if not tree:
-        raise UserError(
-            f"{where}: space: missing; give at least one key, as in observed.sigma: {{uniform: [0.1, 0.5]}}"
-        )
+        raise UserError(f"{where}: space: missing; give a key, as in observed.sigma: {{uniform: [0.1, 0.5]}}")
     check_keys(tree, f"{where}: space")
     _refuse_shared(tree, f"{where}: space", "searched")
     space = {key: read_distribution(spec, f"{where}: space.{key}", key) for key, spec in tree.items()}
@@ -175,6 +167,4 @@ def _read_control(control: Control, where: str) -> Control:
 def _refuse_shared(keys: Iterable[str], where: str, what: str) -> None:
     for key in keys:
         if key.startswith(SHARED) or key in SHARED_KEYS:
-            raise UserError(
-                f"{where}: {key} may not be {what}: the trials of a sweep are compared with each other; put it in base"
-            )
+            raise UserError(f"{where}: {key} may not be {what}, since trials are compared; put it in base")

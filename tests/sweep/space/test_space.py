@@ -103,7 +103,7 @@ def test_noisy_base_copies_leave_no_baseline(tmp_path: Path) -> None:
     noisy = {"observed.base_sigma": 0.1}
     assert load_sweep(write(tmp_path, MINIMAL), noisy).fixed_trials() == ()
     path = write(tmp_path, MINIMAL + "baseline: {seeds: [0]}")
-    with pytest.raises(UserError, match=r"baseline: needs clean images, but observed\.base_sigma=0\.1; remove"):
+    with pytest.raises(UserError, match=r"baseline: needs clean images, so observed\.base_sigma=0; remove"):
         load_sweep(path, noisy)
 
 
@@ -227,7 +227,7 @@ BAD = {
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
     "memory of several workers": (
         MINIMAL + "base: {resources.workers: 2}\nsearch: {constraints: {memory_gib: 4}}",
-        "search.constraints.memory_gib: needs trials of one worker, but resources.workers=2",
+        "search.constraints.memory_gib: needs resources.workers=1",
     ),
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: input should be greater"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
@@ -251,7 +251,7 @@ BAD = {
     ),
     "condition never met": (
         "space: {consistency.weight: {uniform: [0, 1], when: {observed.sigma: 0.1}}, observed.sigma: {uniform: [0, 1]}}",
-        "when: observed.sigma: uniform has no step, so no value of it is ever met",
+        "when: observed.sigma: uniform has no step, so no value is ever met",
     ),
     "condition on no value": (
         "space: {consistency.weight: {uniform: [0, 1], when: {seed: 9}}, seed: {int: [0, 3]}}",
