@@ -20,6 +20,7 @@ from ambient_sweep.cli.printing import (
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import file as sweep_file
+from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.text import counted
 
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
@@ -34,34 +35,27 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Refuses what `run` and `train` would refuse, and times a few training steps to say how long it takes.
     """
-    from ambient_sweep.sweep.space.file import SweepFile, load_sweep
+    from ambient_sweep.sweep.running.dry_run import check_single, check_sweep
 
-    if not read_yaml(file).keys() & SweepFile.model_fields.keys():
-        from ambient_sweep.sweep.running.dry_run import check_single
-
+    if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
         config = load_config(file, parse_overrides(overrides))
         notes = check_single(config)
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images", *notes]
         tell({"kind": "config", "config": dump(config), "notes": notes}, lines, as_json)
         return
-    from ambient_sweep.sweep.running.dry_run import check_sweep
-    from ambient_sweep.sweep.space.validation import check_space
-
-    sweep = load_sweep(file, parse_overrides(overrides))
+    sweep = sweep_file.load_sweep(file, parse_overrides(overrides))
     configs = check_space(sweep)
     notes = check_sweep(sweep, configs)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
         "kind": "sweep", "name": sweep.name, "configs_checked": len(configs), "searched_trials": searched,
-        "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
-        "space": {key: distribution.dump() for key, distribution in sweep.space.items()}, "notes": notes,
+        "fixed_trials": list(map(vars, fixed)), "notes": notes,
     }  # fmt: skip
-    names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {len(configs):,} configs checked: corners of the space, points, controls, baseline",
         f"{counted(searched, 'searched trial')} over {', '.join(sweep.space)}{within}",
-        f"{counted(len(fixed), 'fixed trial')}{': ' if fixed else ''}{names}",
+        f"{counted(len(fixed), 'fixed trial')}: {', '.join(trial.name for trial in fixed) or 'none'}",
         *notes,
     ]
     tell(result, lines, as_json)
@@ -80,10 +74,9 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
     in RAY_ADDRESS, which `ray job submit` sets, or else on this machine.
     """
     from ambient_sweep.sweep.run import run_sweep
-    from ambient_sweep.sweep.space.file import load_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
-    tell_summary(run_sweep(load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
+    tell_summary(run_sweep(sweep_file.load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
 
 
 @commands.command()

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
 
-from ambient_sweep.config import Distance, Extra, Memorization, knobs
+from ambient_sweep.config import knobs
+from ambient_sweep.config.sections import Distance, Extra, Memorization
 
 VERSION = 5  # raise it when a column is added, removed or renamed, or its type or meaning changes
 

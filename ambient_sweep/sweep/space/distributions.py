@@ -63,12 +63,12 @@ class Distribution:
         if self.kind == "choice":
             if value in self.values:
                 return self.values[self.values.index(value)]
-            raise ValueError(f"is not among the choices {list(self.values)}")
+            raise ValueError(f"{value!r} is not among the choices {list(self.values)}")
         number = _number(value, whole=self.kind in WHOLE)
         if not self.values[0] <= number <= self.values[1]:
-            raise ValueError(f"lies outside of {self.kind} {list(self.values)}")
+            raise ValueError(f"{number!r} lies outside of {self.kind} {list(self.values)}")
         if self.step is not None and not math.isclose(self.snap(number), number, rel_tol=1e-9, abs_tol=1e-12):
-            raise ValueError(f"is not reached from {self.values[0]} in steps of {self.step}")
+            raise ValueError(f"{number!r} is not reached from {self.values[0]} in steps of {self.step}")
         return self.snap(number)
 
     def dump(self) -> dict[str, Any]:

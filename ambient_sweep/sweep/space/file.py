@@ -137,11 +137,10 @@ def _read_points(points: Iterable[Values], space: Mapping[str, Distribution], wh
             if key not in space:
                 near = did_you_mean(key, space, f"a point may name {', '.join(space)}")
                 raise UserError(f"{place}: {key!r} is not searched; {near}")
-            own = read_value(key, value, f"{place}: ")
             try:
-                values[key] = space[key].read(own)
+                values[key] = space[key].read(read_value(key, value, f"{place}: "))
             except ValueError as error:
-                raise UserError(f"{place}: {key}: {own!r} {error}") from None
+                raise UserError(f"{place}: {key}: {error}") from None
         if not values:
             raise UserError(f"{place}: is empty; name at least one key of the space, or remove it")
         for key in values.keys() - conditions.active(space, values).keys():
