@@ -47,11 +47,7 @@ def prepare(
         return
     if out is None or "=" in str(out):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
-    values = parse_overrides(overrides)
-    allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
-    for key in values:
-        if not key.startswith(allowed):
-            raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
+    values = parse_overrides(overrides, ("data.train_size", "data.heldout_size") if origin else ("data.",))
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
     arrived_noisy = observations is not None

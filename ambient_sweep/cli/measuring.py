@@ -8,14 +8,15 @@ import click
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import PATH, as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
-from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
     from ambient_sweep.config import DataConfig, EvaluationConfig
     from ambient_sweep.data.evaluation_set import ImageSet
     from ambient_sweep.evaluation.report import Report, Row
 
-DATA_KEYS = ("image_column", "range", "split", "group_", "train_size", "heldout_size")  # how they begin
+KEYS = (
+    "evaluation.", "data.image_column", "data.range", "data.split", "data.group_", "data.train_size", "data.heldout_size",
+)  # fmt: skip
 without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 
 
@@ -109,10 +110,7 @@ def evaluate(
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
-            raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
+    changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
     checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
@@ -128,17 +126,13 @@ def evaluate(
     lines += ["of the model itself:", *_table(found.model)]
     lines += [f"attack: {line}" for line in found.attack_lines]
     lines += [f"warning: {line}" for line in found.warnings]
-    tell(
-        {
-            "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
-            "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
-            "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
-            "histograms": found.histograms, "warnings": list(found.warnings),
-        },
-        lines,
-        as_json,
-        out,
-    )  # fmt: skip
+    document = {
+        "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
+        "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
+        "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
+        "histograms": found.histograms, "warnings": found.warnings,
+    }  # fmt: skip
+    tell(document, lines, as_json, out)
 
 
 # -- options --------------------------------------------------------------------------------------------------------
@@ -148,12 +142,7 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
     """The evaluation section, by default with a small network that comes with its package, and how images are read."""
     from ambient_sweep.evaluation.required_images import with_similarity
 
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if not key.startswith(("evaluation.", *(f"data.{name}" for name in DATA_KEYS))):
-            raise UserError(
-                f"{key}: measure takes evaluation.*, data.image_column, data.range and the keys of the split only"
-            )
+    changes = parse_overrides(overrides, KEYS)
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:

@@ -141,8 +141,11 @@ def describe(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`key=value` words to a mapping; lists and mappings as in YAML, other values as text. Raises UserError."""
+def parse_overrides(pairs: Iterable[str], allowed: tuple[str, ...] = ("",)) -> dict[str, Any]:
+    """`key=value` words to a mapping; lists and mappings as in YAML, other values as text.
+
+    Raises UserError, also for a key that begins with none of `allowed`.
+    """
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -150,6 +153,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{pair!r}: expected key=value, as in observed.sigma=0.3")
         if key in values:
             raise UserError(f"{key}: given twice; keep one")
+        if not key.startswith(allowed):
+            raise UserError(f"{key}: keys must begin with {' or '.join(allowed)} here")
         try:
             values[key] = load(text) if text in ("", "~", "null") or text[0] in "[{\"'" else text
         except yaml.YAMLError as error:

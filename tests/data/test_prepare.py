@@ -153,14 +153,14 @@ def test_the_command_prepares_exports_and_verifies(tmp_path):
     (noisy / "images.bin").write_bytes(b"")
     assert "images.bin: damaged (truncated" in str(command("--verify", noisy)[2])
     error = command(tmp_path / "x", "--from", digits, "data.image_size=8")[2]
-    assert str(error) == "data.image_size: prepare takes data.train_size and data.heldout_size only"
+    assert str(error) == "data.image_size: keys must begin with data.train_size or data.heldout_size here"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["data.source=digits"], "OUT: missing"),
-        (["x", "observed.sigma=1"], "observed.sigma: prepare takes data.* only"),
+        (["x", "observed.sigma=1"], "observed.sigma: keys must begin with data. here"),
         (["x", "data.source=store", "data.path=y"], "data.source: to prepare from a store, give it as --from"),
         (["x", "data.source=folder", "data.image_size=9"], "data.path: missing"),
         (["x", "--from", "nowhere"], "nowhere: not a store"),

@@ -7,7 +7,8 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
-from ambient_sweep.config.files import check_keys, did_you_mean
+from ambient_sweep.config import check_keys
+from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study

@@ -34,7 +34,8 @@ from ambient_sweep.sweep.space.definition import TRIALS, Baseline, Confirm, Cont
 from ambient_sweep.sweep.space.distributions import Distribution, read_distribution
 
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
-OWN = {"search": Search, "confirm": Confirm, "baseline": Baseline}  # sections that KEY=VALUE changes beside the base
+# sections that KEY=VALUE changes beside the base
+OWN: dict[str, type[Section]] = {"search": Search, "confirm": Confirm, "baseline": Baseline}
 SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
 SHARED_KEYS = ("observed.base_sigma", "observed.seed")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
