@@ -18,7 +18,7 @@ from ambient_sweep.cli.printing import (
     tell_summary,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import UserError, errors_of
 from ambient_sweep.sweep.space import file as sweep_file
 from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.text import counted
@@ -39,7 +39,8 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
         config = load_config(file, parse_overrides(overrides))
-        notes = check_single(config)
+        with errors_of(file):
+            notes = check_single(config)
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images", *notes]
         tell({"kind": "config", "config": dump(config), "notes": notes}, lines, as_json)
         return

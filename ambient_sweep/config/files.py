@@ -1,6 +1,5 @@
 """Configs from files, overrides and presets, and back to files."""
 
-import codecs
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -168,17 +167,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises UserError that names the file, line and complaint.
     """
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; give the YAML file of a sweep or config") from None
+        tree = load(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-        tree = load(text)
-    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise UserError(f"{path}: {str(error.strerror).lower()}; give the YAML file of a sweep or config") from None
+    except yaml.reader.ReaderError:
         raise UserError(f"{path}: is not text in UTF-8; save it as UTF-8, without control characters") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

@@ -16,8 +16,11 @@ MAP, SEQ, NULL, MERGE, STR, *NUMBERS = (
 )
 
 
-def load(text: str) -> Any:
-    """The document in `text`; None if it is empty. Raises yaml.YAMLError, also for a key given twice."""
+def load(text: str | bytes) -> Any:
+    """The document in `text` (bytes: UTF-8, or UTF-16 with a byte order mark); None if it is empty.
+
+    Raises yaml.YAMLError, also for a key given twice.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

@@ -15,7 +15,7 @@ from typing import Any
 
 from ambient_sweep.config import write_config
 from ambient_sweep.config.files import lasting_path
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.select import best_config, select
@@ -58,10 +58,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
     from ambient_sweep.sweep.running.cluster import check_address
-    from ambient_sweep.trial.setup import check_evaluation, check_trials
+    from ambient_sweep.trial.setup import cached_data, check_evaluation, check_trials
 
     configs = check_space(sweep)
-    with sweep.named():
+    with errors_of(sweep.where):
         try_sampler(sweep.space, sweep.search)
     check_address()
     root = claim(
@@ -72,8 +72,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
         write_sweep(sweep, root / SWEEP_FILE)
         note_begun(sweep, root)
         echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
-        with sweep.named():
+        with errors_of(sweep.where):
             check_evaluation(check_trials(configs), configs[0].evaluation)
+        if configs[0].resources.gpus:
+            cached_data.cache_clear()  # their trials prepare and train elsewhere
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():

@@ -1,9 +1,8 @@
 """A sweep: what is fixed, what is searched, what runs beside the search."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,6 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.config.sections import Section
 from ambient_sweep.config.values import read_number
-from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
 
@@ -118,14 +116,6 @@ class Sweep:
     def config_for(self, values: Mapping[str, Any]) -> Config:
         """The config of the base overlaid by a trial's values. Raises UserError where they contradict."""
         return build_config(self.base, values, where=self.where)
-
-    @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
-        """Makes UserErrors begin with the sweep's file."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"{self.where}: {error}") from None
 
     def some_config(self) -> Config:
         """The config of some searched trial, for what all trials share: data, evaluation, resources."""
