@@ -36,6 +36,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     Refuses what `run` and `train` would refuse, and times a few training steps to say how long it takes.
     """
     from ambient_sweep.sweep.running.dry_run import check_single, check_sweep
+    from ambient_sweep.sweep.search.samplers import try_sampler
 
     if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
         config = load_config(file, parse_overrides(overrides))
@@ -46,7 +47,9 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     sweep = sweep_file.load_sweep(file, parse_overrides(overrides))
     configs = check_space(sweep)
-    notes = check_sweep(sweep, configs)
+    with errors_of(file):
+        try_sampler(sweep.space, sweep.search)
+        notes = check_sweep(sweep, configs)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
