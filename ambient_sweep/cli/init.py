@@ -1,14 +1,11 @@
 """init: writes a first sweep file for a set of images."""
 
-import json
 import re
 import shutil
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import click
-import yaml
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import PATH, as_json, check_new, new_file_option, tell
@@ -42,6 +39,7 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
     Trains a few steps first, so that the sweep takes a night at most.
     """
     import torch
+    from jinja2 import StrictUndefined, Template
 
     from ambient_sweep.evaluation.memorization.copies import smallest_quantile
     from ambient_sweep.evaluation.reference import RealImages
@@ -52,11 +50,11 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", (out or images.absolute()).stem).strip("-._")[:100] or "sweep"
     out = out or Path(f"{name}.yaml")
     check_new("--out", out)
-    keys, device = _data_keys(images), "cuda" if torch.cuda.is_available() else "cpu"
+    keys, kind = _data_keys(images), "cuda" if torch.cuda.is_available() else "cpu"
     data, (node, *_) = cached_data(build_config({"model.kind": "mlp"}, keys).data), this_machine()
     quantile = max(0.01, smallest_quantile(len(RealImages.of_data(data).heldout)))
-    settings = SETTINGS[device] | {"evaluation.quantile": quantile}
-    config = _with_preset(keys | settings | MEASURES, PRESETS[device])
+    settings = SETTINGS[kind] | {"evaluation.quantile": quantile}
+    config = _with_preset(keys | settings | MEASURES, PRESETS[kind])
     check_evaluation(data, config.evaluation)
     trials, pace = concurrent_trials([node], config.resources), measure_pace(config, data)
     evaluations = len(config.evaluation.lengths) * pace.evaluation(config)
@@ -66,21 +64,15 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
     length = int(float(f"{most:.1e}"))  # two digits, then zeros
     seconds = TRAININGS * (length * pace.training(config) + evaluations) / trials
     room = shutil.disk_usage(Path.cwd()).free / 2 / (trial_bytes(config) + stage_bytes(config))
-    values = {
-        **{key.partition(".")[2]: value for key, value in settings.items()},
-        "file": json.dumps(str(out), ensure_ascii=False), "name": _in_line(name), "preset": config.model.preset,
-        "train": f"{len(data.train):,}", "heldout": f"{len(data.heldout):,}", "shape": "x".join(map(str, data.shape)),
-        "time": duration(seconds), "pace": f"{pace.trained:.3g}", "trials": counted(trials, "trial"),
-        "device": f"{counted(int(node.cpus), 'CPU core')}, {counted(int(node.gpus), 'GPU') if node.gpus else 'no GPU'}",
-        "data": _in_line({key.removeprefix("data."): value for key, value in keys.items()}),
-        "resources": _in_line(config.resources.model_dump(exclude_unset=True)),
-        "labels": f"true: it learns the {data.classes} classes" if data.classes else "the images have no class labels",
-        "sigma_data": max(0.05, round(float(next(data.train.blocks(1000)).std()), 2)),
-        "images": f"{length:_}", "epochs": f"{length // len(data.train):,}", "budget": f"{(TRAININGS - 1) * length:_}",
-        "searched": int(min(TRIALS, max(TRAININGS, room))),
-    }  # fmt: skip
-    text = Template(Path(__file__).with_name("first_sweep.yaml").read_text(encoding="utf-8")).substitute(values)
-    write_atomic(out, text.encode())
+    device = f"{counted(int(node.cpus), 'CPU core')}, {counted(int(node.gpus), 'GPU') if node.gpus else 'no GPU'}"
+    sigma_data = max(0.05, round(float(next(data.train.blocks(1000)).std()), 2))
+    template = Path(__file__).with_name("first_sweep.yaml").read_text(encoding="utf-8")
+    text = Template(template, undefined=StrictUndefined).render(
+        out=str(out), name=name, keys=keys, data=data, config=config, sigma_data=sigma_data, images=length,
+        budget=(TRAININGS - 1) * length, searched=int(min(TRIALS, max(TRAININGS, room))),
+        time=duration(seconds), device=device, pace=pace, trials=counted(trials, "trial"),
+    )  # fmt: skip
+    write_atomic(out, f"{text}\n".encode())
     lines = [
         f"{out}: {config.model.preset} for {counted(len(data.train), 'training image')}; it takes about {duration(seconds)}",
         f"read it, then start it with `ambient-sweep run {out}`",
@@ -123,9 +115,3 @@ def _with_preset(values: dict[str, Any], presets: dict[int, str]) -> Config:
         except UserError:
             continue
     raise UserError(f"data.image_size: no network halves a side of {side}; prepare the images with a multiple of 4")
-
-
-def _in_line(values: Any) -> str:
-    """YAML on one line."""
-    text: str = yaml.safe_dump(values, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
-    return text.removesuffix("...\n").strip()
