@@ -15,8 +15,6 @@ from ambient_sweep.sweep.space.file import check_name
 
 PATH = click.Path(path_type=Path)
 
-# -- options --------------------------------------------------------------------------------------------------------
-
 
 def check_new(option: str, path: Path, *, folder: bool = False) -> None:
     """Raises UserError where a new file, or a new or empty folder, exists or cannot be written."""
@@ -58,9 +56,6 @@ storage_option = click.option(
 )  # fmt: skip
 name_option = click.option("--name", callback=_refused(check_name), help="Name of the run; by default that of FILE.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-
-
-# -- output ---------------------------------------------------------------------------------------------------------
 
 
 def echo_to(as_json: bool) -> Callable[[str], None]:
