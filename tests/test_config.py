@@ -53,7 +53,11 @@ def test_a_written_config_reads_back_equal(tmp_path):
     [
         ({"observed.sigm": 1}, ["unknown key 'observed.sigm'", "did you mean 'observed.sigma'"]),
         ({"xyzzy": 1}, ["unknown key 'xyzzy'"]),
-        ({"observed": 0.3}, ["unknown key 'observed'"]),
+        ({"observed": 0.3}, ["observed: expected a mapping of keys to values"]),
+        (
+            {"evaluation.distances": ["fd_pixel"]},
+            ["evaluation.distances[0]", "not 'fd_pixel'; did you mean 'fd_pixels'?"],
+        ),
         ({"observed.sigma": -0.1}, ["observed.sigma", "greater than or equal to 0", "-0.1"]),
         ({"observed.sigma": "much"}, ["observed.sigma", "valid number", "'much'"]),
         ({"observed.sigma": float("inf")}, ["observed.sigma", "finite"]),

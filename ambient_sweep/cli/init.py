@@ -86,7 +86,7 @@ def _data_keys(images: Path) -> dict[str, Any]:
     from ambient_sweep.data.sources.decode import read_header
     from ambient_sweep.data.store import INFO_FILE, read_info, store_keys
 
-    path = images.expanduser().absolute()
+    path = images.absolute()
     if (path / INFO_FILE).exists():
         info = read_info(path)
         if info.observed is not None:

@@ -18,7 +18,7 @@ def find_place(path: Path) -> tuple[Path, Path]:
 
     A folder that holds a single run means that one. Raises UserError, which lists what there is.
     """
-    full = Path(os.path.abspath(path.expanduser()))
+    full = Path(os.path.abspath(path))
     for root in (full, *full.parents):
         trials = trials_of(root)
         if trials:

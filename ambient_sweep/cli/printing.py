@@ -9,11 +9,21 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
+from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.file import check_name
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path, with `~` replaced by the home folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        name = parameter.opts[0] if parameter else "path"
+        return expanded(name, super().convert(value, parameter, context))
+
+
+PATH = _Path(path_type=Path)
 
 
 def check_new(option: str, path: Path, *, folder: bool = False) -> None:

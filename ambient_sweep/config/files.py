@@ -22,11 +22,17 @@ from ambient_sweep.storage import write_atomic
 PATH_KEYS = (
     "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
 )  # fmt: skip
-MAPPING, LIST = "expected a mapping of keys to values", "expected a list"
+MAPPING, LIST = "expected a mapping of keys to values", "expected a list in brackets"
 PLAIN = {  # pydantic's types of errors whose messages speak of Python
     "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST,
     "too_short": "expected at least {min_length} value",
 }  # fmt: skip
+PROBLEMS = {  # PyYAML's words
+    "found character '\\t' that cannot start any token": "found a tab; indent with spaces",
+    "second occurrence": "an anchor of this name was given before; give it another name",
+    "but found another document": "a second document begins here; keep one in a file",
+    "found unconstructable recursive node": "this anchor contains itself; repeat what it holds",
+}
 S = TypeVar("S", bound=Section)
 
 
@@ -56,12 +62,14 @@ def dump(config: Config) -> dict[str, Any]:
 def check_keys(
     keys: Iterable[str],
     where: str = "config",
-    known: Collection[str] = KNOBS.keys(),
+    known: Collection[str] = KNOBS,
     otherwise: str = "`ambient-sweep knobs` lists the keys",
 ) -> None:
     """Raises UserError for the first key that is not known, by default as a knob, with the nearest that is."""
     for key in keys:
         if key not in known:
+            if known is KNOBS and key in SECTIONS:
+                raise UserError(f"{where}: {key}: {MAPPING}")
             raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(key, known, otherwise)}")
 
 
@@ -125,8 +133,12 @@ def nested(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def describe(error: ValidationError) -> str:
     """A pydantic error as one line: key, complaint, value."""
-    lines = []
-    for item in error.errors():
+    lines: list[str] = []
+    errors = error.errors()
+    for item in errors:
+        within = [other for other in errors if other is not item and other["loc"][: len(item["loc"])] == item["loc"]]
+        if within:  # what is wrong with a part is enough
+            continue
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).removeprefix(".")
         kind, context = item["type"], item.get("ctx", {})
         plain = PLAIN.get(kind, "").format_map(context)
@@ -175,7 +187,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        problem = str(error.problem).replace("character '\\t' that cannot start any token", "a tab; indent with spaces")
+        problem = PROBLEMS.get(str(error.problem), error.problem)
         raise UserError(f"{path}:{place} {problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -199,12 +211,20 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def expanded(key: str, path: Path) -> Path:
+    """`path` with `~` replaced by the home folder. Raises UserError, naming `key`, where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: {path}: there is no such home folder; give an absolute path") from None
+
+
 def lasting_path(key: str, path: Path) -> Path:
     """`path` made absolute.
 
     Raises UserError, naming `key`, where it would end with the working copy of a Ray job, or records cannot name it.
     """
-    path = path.expanduser()
+    path = expanded(key, path)
     if UNWRITABLE.search(str(path.absolute())):
         raise UserError(f"{key}: {str(path.absolute())!r} is not UTF-8, or holds control characters; rename the folder")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as Ray sets it for what `ray job submit` runs

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.config.files import expanded
 from ambient_sweep.data.pixels import Encoding
 from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, native_pixels, pointer
 from ambient_sweep.data.sources.table import NO_COLUMNS, Table
@@ -193,7 +194,7 @@ def source_path(config: DataConfig) -> Path:
     """`data.path`. Raises UserError where it is missing from the config or from the disk."""
     if config.path is None:
         raise UserError(f"data.path: missing; data.source={config.source} needs the place of the images")
-    path = Path(config.path).expanduser()
+    path = expanded("data.path", Path(config.path))
     try:
         path.stat()
     except (OSError, ValueError) as error:

@@ -19,7 +19,20 @@ Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
 
 NUMBER = BeforeValidator(read_number)
-Argument = Annotated[StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), NUMBER]
+NONE_IS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)  # a key with nothing below it
+
+
+def _read_argument(value: Any) -> Any:
+    """A whole number as such, however it is written: 1e1 is 10."""
+    number = read_number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Argument = Annotated[
+    StrictBool | StrictInt | StrictFloat | bool | Any,
+    Field(union_mode="left_to_right"),
+    BeforeValidator(_read_argument),
+]
 Bound = Annotated[float, NUMBER, Field(ge=0)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
@@ -59,9 +72,13 @@ class Search(Section):
     trials: int | None = Field(None, ge=1, description="searched configs, points included; see `Sweep.trials`")
     images: int | None = Field(None, ge=1, description="caps the images trained; paused trials get what is left")
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
-    sampler_args: dict[str, Argument] = Field(default_factory=dict, description="arguments of its constructor")
+    sampler_args: Annotated[dict[str, Argument], NONE_IS_EMPTY] = Field(
+        default_factory=dict, description="arguments of its constructor"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, Bound] = Field(default_factory=dict, description="upper bounds")
+    constraints: Annotated[dict[ConstraintName, Bound], NONE_IS_EMPTY] = Field(
+        default_factory=dict, description="upper bounds"
+    )
     stopping: Stopping = Stopping()
     stages: bool = Field(True, description="train once what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")

@@ -24,7 +24,16 @@ import yaml
 from pydantic import Field
 
 from ambient_sweep.config import check_keys, flatten, knobs, read_yaml
-from ambient_sweep.config.files import absolute_paths, nested, overlay, read_value, validated, without_empty_sections
+from ambient_sweep.config.files import (
+    FIELDS,
+    SECTIONS,
+    absolute_paths,
+    nested,
+    overlay,
+    read_value,
+    validated,
+    without_empty_sections,
+)
 from ambient_sweep.config.sections import Section
 from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import UserError
@@ -63,6 +72,8 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """
     where, empty = str(path), {"name": path.stem, "points": [], "controls": []}
     tree = {"name": None} | read_yaml(path)
+    if FIELDS.keys() & tree.keys() and "space" not in tree:
+        raise UserError(f"{where}: is the config of one run, not a sweep; use `ambient-sweep train`")
     tree = {name: empty.get(name, {}) if section is None else section for name, section in tree.items()}
     changes = flatten(overrides or {})
     own = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] in ("name", *OWN)}
@@ -114,13 +125,20 @@ def _check(sweep: Sweep) -> None:
     if len(sweep.points) > most:
         raise UserError(f"{where}: points: {len(sweep.points)} of them, but search.trials={most}; raise search.trials")
     trials = sweep.fixed_trials()
-    values = [overlay(base, trial.values) for trial in trials]
+    values = [_acting(overlay(base, trial.values)) for trial in trials]
     for index, trial in enumerate(trials):
         if (first := values.index(values[index])) < index:
             raise UserError(f"{where}: {trial.name}: the same training as {trials[first].name}; remove one")
 
 
+def _acting(values: Values) -> Values:
+    """A config's values, but for those that do not act on its training."""
+    idle = ("model.preset",) if values["objective.kind"] == "ambient_consistency" else ("model.preset", "consistency.")
+    return {key: value for key, value in values.items() if not key.startswith(idle)}
+
+
 def _read_space(tree: Values, where: str) -> dict[str, Distribution]:
+    tree = flatten(tree, within=SECTIONS)
     if not tree:
         raise UserError(f"{where}: space: missing; give a key, as in observed.sigma: {{uniform: [0.1, 0.5]}}")
     check_keys(tree, f"{where}: space")
