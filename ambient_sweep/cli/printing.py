@@ -20,10 +20,10 @@ class _Path(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         name = parameter.opts[0] if parameter else "path"
-        return expanded(name, super().convert(value, parameter, context))
+        return expanded(name, Path(str(super().convert(value, parameter, context))))
 
 
-PATH = _Path(path_type=Path)
+PATH = _Path()
 
 
 def check_new(option: str, path: Path, *, folder: bool = False) -> None:

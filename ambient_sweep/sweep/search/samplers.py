@@ -43,7 +43,7 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     what = f"{search.sampler} takes {', '.join(takes) or 'no arguments'}"
     check_keys(search.sampler_args, "search.sampler_args", takes, what)
     for key, value in search.sampler_args.items():
-        if isinstance(known[key].default, bool) and not isinstance(value, bool):
+        if str(known[key].annotation).startswith("bool") and not isinstance(value, bool | None):  # Optuna's are text
             raise UserError(f"search.sampler_args.{key}: expected true or false, not {value!r}")
     own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
