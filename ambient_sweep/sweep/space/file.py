@@ -25,7 +25,6 @@ from pydantic import Field
 
 from ambient_sweep.config import check_keys, flatten, knobs, read_yaml
 from ambient_sweep.config.files import (
-    FIELDS,
     SECTIONS,
     absolute_paths,
     nested,
@@ -72,7 +71,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """
     where, empty = str(path), {"name": path.stem, "points": [], "controls": []}
     tree = {"name": None} | read_yaml(path)
-    if FIELDS.keys() & tree.keys() and "space" not in tree:
+    if tree.keys() & {*SECTIONS, *knobs()} and "space" not in tree:
         raise UserError(f"{where}: is the config of one run, not a sweep; use `ambient-sweep train`")
     tree = {name: empty.get(name, {}) if section is None else section for name, section in tree.items()}
     changes = flatten(overrides or {})
