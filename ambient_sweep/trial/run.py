@@ -109,7 +109,7 @@ class _Run:
         self.state, self.observed, self.recorder, self.evaluator = state, observed, recorder, evaluator
         self.client, self.interrupted, self.saved = client, interrupted, saved
         config, self.place, self.begun = state.config, recorder.folder / "state", time.perf_counter()
-        self.last = config.length
+        self.last = config.images_at(config.training.stop)
         self.lengths = frozenset(evaluated_lengths(config))
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
