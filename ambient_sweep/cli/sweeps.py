@@ -107,12 +107,9 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     "--rule", default="knee", show_default=True,
     help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
-@click.option(
-    "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
-)
 @new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
-def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
+def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.select import best_config, select
@@ -124,7 +121,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     within = [(root / name / "checkpoint.json").is_relative_to(meant) for name in table["checkpoint"].to_pylist()]
     table = table.filter(within)
-    choice = select(table, rule, confident)
+    choice = select(table, rule)
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]

@@ -175,26 +175,6 @@ def test_a_shared_checkpoint_counts_once_and_a_runner_up_has_another_recipe(tmp_
     assert "the 3 candidates, out of 5," in choice.reason
 
 
-def test_confidence_leaves_out_what_is_on_the_front_by_luck(tmp_path: Path) -> None:
-    """The best value at little memorization was one of four seeds'; the other three tell another story."""
-    for seed, fidelity in enumerate((25.0, 38.0, 39.0, 37.0)):
-        add(tmp_path, f"lucky-{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.1)])
-        add(tmp_path, f"sound-{seed}", {"observed.sigma": 0.4, "seed": seed}, [(30 + seed / 3, 0.09)])
-    table = build_tables(tmp_path).evaluations
-    assert select(table, "max-memorization=0.2").row["trial_id"] == "lucky-0"
-    choice = select(table, "max-memorization=0.2", confident=0.8)
-    assert choice.row["trial_id"] == "sound-0"
-    assert (choice.row["runs"], choice.row["fidelity_mean"]) == (4, pytest.approx(30.5))
-    assert choice.runner_up is None, "the lucky one has too low a probability"
-    with pytest.raises(UserError, match=r"expected a probability, above 0 and up to 1"):
-        select(table, "knee", confident=0.0)
-    only = table.filter([row["trial_id"].startswith("lucky") for row in table.to_pylist()])
-    with pytest.raises(
-        UserError, match=r"the most certain is trial lucky-. after 200000 images, with 0\.\d+ .4 training runs"
-    ):
-        select(only, "knee", confident=0.999)
-
-
 def test_a_nan_on_more_samples_disqualifies_nobody(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to pick from"):
         select(sweep_of(tmp_path, (np.nan, 0.0)), "max-memorization=0.5")

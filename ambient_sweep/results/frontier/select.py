@@ -24,21 +24,18 @@ class Choice:
     reason: str
 
 
-def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice:
+def select(table: pa.Table, rule: str) -> Choice:
     """The row of the evaluations table that `rule` picks, with a runner-up of another recipe.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
     memorization <= C; `chebyshev=W`: least max(W * fidelity, (1 - W) * memorization), scaled over the frontier. Ties go
-    to the lower memorization, the better fidelity, the shorter training. `confident`: only rows compete whose recipe is
-    on the frontier with at least this probability. Raises UserError for an unknown rule, a number out of range, and
-    where no row qualifies.
+    to the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown rule, a number
+    out of range, and where no row qualifies.
     """
     rows = candidates(table)
     rows = by_memorization(rows.take(pa.array(distinct(rows))))
     if rows.num_rows == 0:
         raise UserError(f"--rule {rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
-    if confident is not None:
-        rows = _confident(rows, confident)
     front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
     only = "the only candidate: there is nothing to compare it with"
     if rows.num_rows > 1:
@@ -51,22 +48,6 @@ def select(table: pa.Table, rule: str, confident: float | None = None) -> Choice
     if name == "chebyshev":
         return _chebyshev(front, _number(rule, text, 0, 1), only)
     raise UserError(f"--rule: unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
-
-
-def _confident(rows: pa.Table, least: float) -> pa.Table:
-    """The rows whose recipe is on the frontier with at least that probability."""
-    if not 0 < least <= 1:
-        raise UserError(f"--confident {least:g}: expected a probability, above 0 and up to 1")
-    probability = rows[schema.FRONT_PROBABILITY].to_numpy()
-    kept = rows.filter(pa.array(probability >= least))
-    if kept.num_rows == 0:
-        best = _row(rows, int(probability.argmax()))
-        raise UserError(
-            f"--confident {least:g}: no candidate is on the frontier with that probability; the most certain is trial "
-            f"{best[schema.TRIAL_ID]} after {best[schema.IMAGES]} images, with {best[schema.FRONT_PROBABILITY]:.3f} "
-            f"({counted(best[schema.RUNS], 'training run')}); use a lower probability, or confirm with more seeds"
-        )
-    return kept
 
 
 def best_config(choice: Choice) -> Config:

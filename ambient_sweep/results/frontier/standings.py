@@ -14,8 +14,6 @@ from ambient_sweep.results.frontier.probability import front_probability
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
 
-LARGEST_ERROR = 1e100  # keeps sums finite
-
 
 def with_standings(table: pa.Table) -> pa.Table:
     """The evaluations table with the columns on the frontier and on recipes filled; null for rows not measured in full.
@@ -31,8 +29,7 @@ def with_standings(table: pa.Table) -> pa.Table:
     rows = np.flatnonzero(measured_mask(table))
     if len(rows):
         found = Recipes.of(table.take(pa.array(rows)))
-        bounded = np.nan_to_num(found.error).clip(0.0, LARGEST_ERROR)
-        of_recipes = front_probability(found.mean, bounded, correlation=found.correlation)
+        of_recipes = front_probability(found.mean, found.error)
         probability[rows], runs[rows] = of_recipes[found.labels], found.runs[found.labels]
         mean[rows], error[rows] = found.mean[found.labels], found.error[found.labels]
     unknown = runs == 0
