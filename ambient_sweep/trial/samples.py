@@ -1,7 +1,7 @@
 """Samples of a model, in parts on several workers, each the same whoever makes it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
-from ambient_sweep.training.compute import WrappedDenoiser
+from ambient_sweep.training.compute import WrappedDenoiser, exact_float32
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
@@ -72,7 +72,7 @@ def generate(
     made = batch if exact else halving(batch, size)
     batches = -(-count // size)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
-    with _exact_arithmetic() if exact else contextlib.nullcontext():
+    with exact_float32() if exact else contextlib.nullcontext():
         for index in group.share(batches):
             before_batch()
             for endpoint, images in zip(pieces, made(index * size, size), strict=True):
@@ -119,18 +119,6 @@ def halving(batch: Callable[[int, int], Endpoints], most: int) -> Callable[[int,
                 return zero, observed
 
     return parts
-
-
-@contextlib.contextmanager
-def _exact_arithmetic() -> Iterator[None]:
-    """float32 in full, and algorithms that do not depend on timing."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def write_images(images: torch.Tensor, folder: Path) -> None:

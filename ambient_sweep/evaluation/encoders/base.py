@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ambient_sweep.training.compute import exact_float32
+
 
 class Encoder(Protocol):
     """Images uint8 [N, C, H, W] -> features float32 [N, D] on its device.
@@ -51,20 +53,8 @@ class NetworkEncoder:
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
     """Features float32 [N, D] on `device` of images uint8 [N, C, H, W], in batches; the same on every call."""
     batches = torch.split(images, min(batch_size, encoder.batch))
-    with torch.inference_mode(), _full_float32():
+    with torch.inference_mode(), exact_float32():
         return torch.cat([encoder(batch.to(device)) for batch in batches])
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32 or bfloat16 in place of float32, whatever training has set, and no algorithm chosen by timing."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
