@@ -20,9 +20,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
-PATH_KEYS = (
-    "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
-)  # fmt: skip
+PATH_KEYS = ("data.path", "evaluation.path", "evaluation.weights_folder", "evaluation.encoder_file")
 LISTED = "`ambient-sweep knobs` lists the keys"
 
 

@@ -211,7 +211,6 @@ class EvaluationConfig(Section):
     similarity: Distance | None = Field(None, description="distance whose encoder measures similarity, for sim_excess")
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
-    inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
     weights_folder: str | None = Field(
         None, description="folder of encoder weights under their standard names; the user's cache by default"
     )

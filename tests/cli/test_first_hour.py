@@ -150,8 +150,8 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
         (["evaluation.quantile=0.01"], "set evaluation.quantile=0.0625,"),
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "precision needs at least 6 held-out images"),
         (
-            ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.inception_weights=/no/file.pt"],
-            "file.pt",
+            ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.weights_folder=/no/folder"],
+            "/no/folder is not a folder",
         ),
         (["resources.workers=32"], "a trial needs 32 workers"),
         (["resources.gpus=1"], "a worker needs 1 CPUs and 1 GPUs"),

@@ -41,7 +41,7 @@ def build_encoder(
         case "fd_lite0":
             return lite0_encoder(int(size), device)
         case "fid":
-            return InceptionEncoder(settings.inception_weights, folder, device)
+            return InceptionEncoder(folder, device)
         case "fd_sscd":
             return sscd_encoder(folder, device)
         case "fd_file":

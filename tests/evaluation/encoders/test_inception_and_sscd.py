@@ -50,12 +50,10 @@ class Normalised(nn.Module):
 
 def test_inception_is_clean_fids_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inception_url == INCEPTION.url
-    path = tmp_path / "a name of the user's.pt"
-    sha256 = scripted(StandIn(), path)
+    sha256 = scripted(StandIn(), tmp_path / INCEPTION.file)
     monkeypatch.setattr(inception, "INCEPTION", replace(INCEPTION, sha256=sha256))
-    encoder = built("fid", inception_weights=str(path))
+    encoder = built("fid", weights_folder=str(tmp_path))
     assert encoder.name == "inception"
-    (tmp_path / INCEPTION.file).symlink_to(path)
     theirs, resize = InceptionV3W(str(tmp_path), download=False), build_resizer("clean")
     for channels, side in ((3, 32), (1, 20), (3, 320)):
         images = noise(3, channels, side)
