@@ -9,7 +9,6 @@ from ambient_sweep.config.checks import contradictions
 from ambient_sweep.config.values import UNWRITABLE, read_number, takes_numbers
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
 Distance = Literal[
@@ -217,12 +216,6 @@ class EvaluationConfig(Section):
     encoder_file: str | None = Field(None, description="your own encoder for fd_file, a TorchScript file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
     encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
-    encoder_mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406), description="mean subtracted from its RGB input in [0, 1]"
-    )
-    encoder_std: tuple[Positive, Positive, Positive] = Field(
-        (0.229, 0.224, 0.225), description="standard deviation that its input is divided by"
-    )
     path: str | None = Field(
         None, description="store of the clean images, read by the evaluator alone, if data.path holds noisy ones"
     )

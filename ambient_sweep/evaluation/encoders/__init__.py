@@ -20,8 +20,7 @@ from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
 from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
-from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
-from ambient_sweep.evaluation.encoders.user import user_encoder
+from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
 
 __all__ = [
     "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",

@@ -1,11 +1,7 @@
-"""What the encoders share: the interface, batches, resizing, normalisation, TorchScript. N images of C channels."""
+"""What the encoders share: the interface, batches, resizing, normalisation. N images of C channels."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -72,24 +68,7 @@ def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> 
     return x.expand(-1, 3, -1, -1)
 
 
-def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """x [N, 3, H, W] in 0..255 as (x / 255 - mean) / std, per channel."""
-    shift, scale = x.new_tensor(mean)[:, None, None], x.new_tensor(std)[:, None, None]
-    return (x / 255 - shift) / scale
-
-
-imagenet_normalised = partial(normalised, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-@contextmanager
-def without_torchscript_warning() -> Iterator[None]:
-    """Silences torch's warning about the age of TorchScript, the form in which some networks are published."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        yield
-
-
-def load_torchscript(path: Path) -> Any:
-    """The network in a TorchScript file, on the CPU, for inference. Raises RuntimeError for any other file."""
-    with without_torchscript_warning():
-        return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+def imagenet_normalised(x: Tensor) -> Tensor:
+    """x [N, 3, H, W] in 0..255 as (x / 255 - mean) / deviation of ImageNet's channels."""
+    mean, deviation = (x.new_tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (x / 255 - mean) / deviation

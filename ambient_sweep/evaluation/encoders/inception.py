@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.encoders.base import without_torchscript_warning
+from ambient_sweep.evaluation.encoders.torchscript import without_torchscript_warning
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 INCEPTION = Weights(

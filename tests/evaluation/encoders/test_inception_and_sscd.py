@@ -13,9 +13,9 @@ from encoder_images import built, imagenet, noise, scripted
 from PIL import Image
 from torch import Tensor, nn
 
-from ambient_sweep.evaluation.encoders import encode, inception, sscd
+from ambient_sweep.evaluation.encoders import encode, inception, torchscript
 from ambient_sweep.evaluation.encoders.inception import INCEPTION
-from ambient_sweep.evaluation.encoders.sscd import SSCD
+from ambient_sweep.evaluation.encoders.torchscript import SSCD
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 
@@ -67,7 +67,7 @@ def test_inception_is_clean_fids_to_the_bit(tmp_path: Path, monkeypatch: pytest.
 
 def test_sscd_gets_images_of_288_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Normalised()
-    monkeypatch.setattr(sscd, "SSCD", replace(SSCD, sha256=scripted(network, tmp_path / SSCD.file)))
+    monkeypatch.setattr(torchscript, "SSCD", replace(SSCD, sha256=scripted(network, tmp_path / SSCD.file)))
     encoder = built("fd_sscd", weights_folder=str(tmp_path))
     assert encoder.name == "sscd@288"
     images = noise(3, 1, 40)
