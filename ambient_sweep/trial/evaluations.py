@@ -56,21 +56,19 @@ class Evaluator:
         checkpoint = checkpoint_folder(root, trial_id, images)
         paths = [evaluation_path(root, trial_id, images, endpoint) for endpoint in config.endpoints()]
         done, saved = group.broadcast((all(path.exists() for path in paths), checkpoint.exists()))
-        if done and saved:
+        save = partial(save_model, checkpoint, config=config, images=images, shape=state.shape, extra=self.notes)
+        if done:
+            if not saved and group.rank == 0:
+                save(self._averaged(state).state_dict())
             return [read_evaluation(path, trial_id) for path in paths], False
         denoiser = self._averaged(state)
-        save = partial(save_model, checkpoint, denoiser.state_dict(), config, images, state.shape, self.notes)
-        if done:
-            if group.rank == 0:
-                save()
-            return [read_evaluation(path, trial_id) for path in paths], False
         records: list[EvaluationRecord] = []
         for samples, record in measured(
             config, trial_id, images, denoiser, state.shape, self.reference, self.counts,
             seed=config.evaluation.seed, group=group, before_batch=before_batch,
         ):  # fmt: skip
             if not records:
-                save()
+                save(denoiser.state_dict())
             shown = samples[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
             neighbours = self.clean.train[nearest.astype(np.int64)]

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ class TrialRecorder:
         config = state.config
         self.root, self.config, self.trial_id, self.writes = root, config, trial_id, state.group.rank == 0
         self.folder = trial_folder(root, trial_id)
-        self.device_seconds, self._start = 0.0, state.images
+        self._start, self._begun, self._workers = state.images, time.perf_counter(), state.group.size
         self._on_report, self._echo = on_report, echo
         before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
         self.record = TrialRecord(
@@ -170,7 +171,7 @@ class TrialRecorder:
         self.record = dataclasses.replace(
             record,
             images_executed=self._executed + record.images_done - self._start,
-            device_seconds=self._seconds + self.device_seconds,
+            device_seconds=self._seconds + (time.perf_counter() - self._begun) * self._workers,
         )
         if self.writes:
             write_trial(self.root, self.record)

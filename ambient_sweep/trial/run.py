@@ -1,7 +1,6 @@
 """One trial: trains, saves, evaluates at its lengths, and stops in order when asked to."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +107,7 @@ class _Run:
     ) -> None:
         self.state, self.observed, self.recorder, self.evaluator = state, observed, recorder, evaluator
         self.client, self.interrupted, self.saved = client, interrupted, saved
-        config, self.place, self.begun = state.config, recorder.folder / "state", time.perf_counter()
+        config, self.place = state.config, recorder.folder / "state"
         self.last = config.images_at(config.training.stop)
         self.lengths = frozenset(evaluated_lengths(config))
         self.snapshots = frozenset(snapshot_images(config))
@@ -137,7 +136,6 @@ class _Run:
                 self.saved = False
                 self.recorder.training(record)
                 self._arrive()
-                self._count_time()
                 at_length = state.images in self.lengths | self.snapshots
                 if at_length and self.client is not None and self.client.ahead() is not None:
                     return False
@@ -182,13 +180,9 @@ class _Run:
 
     def _leave(self) -> None:
         self._save()
-        self._count_time()
         raise Interrupted(f"{INTERRUPTED} at {self.state.images:,} images; state saved; run the same command to go on")
 
     def _save(self) -> None:
         if not self.saved:
             save_newest(self.place, self.state)
         self.saved = True
-
-    def _count_time(self) -> None:
-        self.recorder.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

@@ -1,6 +1,7 @@
 """Samples of a model, in parts on several workers, each the same whoever makes it."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def generate(
         return sample(bound, noise, levels, stop)
 
     size = CHUNK if exact else min(s.batch_size or FAST_BATCH, -(-count // group.size))
-    made = batch if exact else halving(batch, size)
+    made = batch if exact else functools.partial(halving, batch)
     batches = -(-count // size)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
     with exact_float32() if exact else contextlib.nullcontext():
@@ -99,26 +100,20 @@ def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable
     return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
 
 
-def halving(batch: Callable[[int, int], Endpoints], most: int) -> Callable[[int, int], Endpoints]:
-    """`batch` made in parts of `most` images, and of half as many from then on whenever a part does not fit into memory.
+def halving(batch: Callable[[int, int], Endpoints], start: int, size: int) -> Endpoints:
+    """batch(start, size), or both halves one after another where it does not fit into memory.
 
     Raises torch.OutOfMemoryError where not even one image fits.
     """
-
-    def parts(start: int, size: int) -> Endpoints:
-        nonlocal most
-        while True:
-            try:
-                made = [batch(first, min(most, start + size - first)) for first in range(start, start + size, most)]
-            except torch.OutOfMemoryError:
-                if most == 1:
-                    raise
-                most = -(-most // 2)
-            else:
-                zero, observed = (torch.cat(part) for part in zip(*made, strict=True))
-                return zero, observed
-
-    return parts
+    try:
+        return batch(start, size)
+    except torch.OutOfMemoryError:
+        if size == 1:
+            raise
+    half = size // 2
+    parts = halving(batch, start, half), halving(batch, start + half, size - half)
+    zero, observed = map(torch.cat, zip(*parts, strict=True))
+    return zero, observed
 
 
 def write_images(images: torch.Tensor, folder: Path) -> None:

@@ -8,8 +8,8 @@ from planted_fronts import SHAPES, measured, planted
 from scipy.stats import norm
 
 from ambient_sweep import pareto
-from ambient_sweep.results.frontier import probability
-from ambient_sweep.results.frontier.probability import DRAWS, front_probability
+from ambient_sweep.results.frontier import standings
+from ambient_sweep.results.frontier.standings import DRAWS, front_probability
 
 MONTE_CARLO = 4 * 0.5 / np.sqrt(DRAWS)  # four standard errors
 
@@ -53,7 +53,7 @@ BANDS = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.01)
 @pytest.mark.parametrize(("n", "fronts"), [(10, 30), (60, 8), (250, 2)])
 def test_probabilities_of_planted_fronts_hold(n: int, fronts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over eight shapes, 2 to 5 runs and unequal noise: of candidates given p, about p are on the true front."""
-    monkeypatch.setattr(probability, "DRAWS", 200)
+    monkeypatch.setattr(standings, "DRAWS", 200)
     rng = np.random.default_rng(n)
     said, on = [], []
     for case in range(len(SHAPES) * fronts):

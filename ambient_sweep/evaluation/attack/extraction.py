@@ -17,7 +17,6 @@ from ambient_sweep import rng
 from ambient_sweep.config import SamplingConfig
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.grids import image_grid
 from ambient_sweep.evaluation.measure import Z95, Measure
@@ -84,9 +83,7 @@ class Result:
 def attack(
     denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack, *, device: str = "cpu"
 ) -> list[Result]:
-    """Every level by the posterior mean and by sampling, and the masked images. Raises AmbientSweepError."""
-    if len(heldout) < LEAST:
-        raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
+    """Every level by the posterior mean and by sampling, and the masked images; `heldout` holds LEAST or more."""
     levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
     ways: list[tuple[Restore, float]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
     ways.append(("masked", how.sampling.sigma_max))
