@@ -5,7 +5,6 @@ import io
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,8 @@ from ambient_sweep.trial.tensorboard import TrialBoard
 LOG = "log.txt"
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a running trial tells its caller; `evaluation` is None for a training record."""
-
-    images: int
-    evaluation: EvaluationRecord | None = None
+# of a running trial to its caller, with its position in images; None: a training record
+Report = Callable[[int, EvaluationRecord | None], None]
 
 
 class TrialRecorder:
@@ -58,7 +53,7 @@ class TrialRecorder:
         state: TrainState,
         reference_key: str,
         data_fingerprint: str,
-        on_report: Callable[[Report], None],
+        on_report: Report,
         echo: Callable[[str], None],
         replicate_of: str | None = None,
     ) -> None:
@@ -119,7 +114,7 @@ class TrialRecorder:
             return
         values = {f"train/{name}": value for name, value in dataclasses.asdict(record).items() if name != "images"}
         self._board.scalars(record.images, values)
-        self._on_report(Report(record.images))
+        self._on_report(record.images, None)
 
     def forked(self, images: int, stage: str) -> None:
         """Training goes on from the state after `images` that another trial stored."""
@@ -150,7 +145,7 @@ class TrialRecorder:
         if evaluation.images > self.record.discarded:
             measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
             self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
-            self._on_report(Report(evaluation.images, evaluation))
+            self._on_report(evaluation.images, evaluation)
 
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
         """The picture of an evaluation, as `image_grid` makes it."""

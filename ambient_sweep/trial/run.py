@@ -37,7 +37,7 @@ def run_trial(
     *,
     role: str = "search",
     group: Group = SINGLE,
-    on_report: Callable[[Report], None] = lambda report: None,
+    on_report: Report = lambda images, evaluation: None,
     echo: Callable[[str], None] = lambda line: None,
     interrupted: Callable[[], bool] = lambda: False,
     stages: Stages | None = None,
