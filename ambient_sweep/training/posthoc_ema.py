@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.diffusion.power_ema import coefficients
+from ambient_sweep.diffusion.ema import coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.config import Config
@@ -92,27 +93,25 @@ def run_trial(
     return recorder.end("completed", None)
 
 
+@dataclass
 class _Run:
     """A trial under way. `saved`: whether the state as it stands is on the disk."""
 
-    def __init__(
-        self,
-        state: TrainState,
-        observed: ObservedImages,
-        recorder: TrialRecorder,
-        evaluator: Evaluator,
-        client: StageClient | None,
-        interrupted: Callable[[], bool],
-        saved: bool,
-    ) -> None:
-        self.state, self.observed, self.recorder, self.evaluator = state, observed, recorder, evaluator
-        self.client, self.interrupted, self.saved = client, interrupted, saved
-        config, self.place = state.config, recorder.folder / "state"
+    state: TrainState
+    observed: ObservedImages
+    recorder: TrialRecorder
+    evaluator: Evaluator
+    client: StageClient | None
+    interrupted: Callable[[], bool]
+    saved: bool
+
+    def __post_init__(self) -> None:
+        config, self.place = self.state.config, self.recorder.folder / "state"
         self.last = config.images_at(config.training.stop)
         self.lengths = frozenset(evaluated_lengths(config))
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
-        points = frozenset[int]() if client is None else client.points
+        points = frozenset[int]() if self.client is None else self.client.points
         self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths
 
     def go(self) -> None:

@@ -118,7 +118,13 @@ class StageClient:
 
     def _take_snapshots(self, after: int, images: int) -> bool:
         """What the trial would have made on its way comes before the state, each whole; so it may be cut off anywhere."""
-        return all(self._kept(n) or self._take_snapshot(n) for n in self.snapshots if after < n < images)
+        for n in self.snapshots:
+            if after < n < images and not self._kept(n):
+                tensors = self._reading(n, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
+                if tensors is None:
+                    return False
+                save_snapshot(self.recorder.folder, self.config, tensors, n, self.evaluator.notes)
+        return True
 
     def _take_evaluations(self, after: int, images: int) -> bool:
         for n in self.lengths:
@@ -128,13 +134,6 @@ class StageClient:
                 self.recorder.stands(n, self.key(n), n)
                 for endpoint in self.config.endpoints():
                     self.recorder.evaluated(read_evaluation(self._file(n, endpoint), self.recorder.trial_id))
-        return True
-
-    def _take_snapshot(self, images: int) -> bool:
-        tensors = self._reading(images, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
-        if tensors is None:
-            return False
-        save_snapshot(self.recorder.folder, self.config, tensors, images, self.evaluator.notes)
         return True
 
     def take_evaluation(self, images: int) -> bool:

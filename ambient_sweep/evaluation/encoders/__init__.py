@@ -8,7 +8,7 @@ from torch import Tensor
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.encoders.base import Encoder, encode
+from ambient_sweep.evaluation.encoders.base import Encoder, PixelEncoder, encode
 from ambient_sweep.evaluation.encoders.classifier import (
     Classifier,
     ClassifierEncoder,
@@ -19,7 +19,6 @@ from ambient_sweep.evaluation.encoders.classifier import (
 from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
-from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
 from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
 
 __all__ = [

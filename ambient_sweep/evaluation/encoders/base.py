@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.training.compute import exact_float32
+
+PIXELS_LIMIT = 3 * 64 * 64
 
 
 class Encoder(Protocol):
@@ -44,6 +47,21 @@ class NetworkEncoder:
         x = self.normalise(resized(images, self.size, self.mode))
         features: Tensor = self.network(x.contiguous(memory_format=self.layout))
         return features.float()
+
+
+class PixelEncoder:
+    """The native pixels in [-1, 1], flattened, for small images. Raises UserError for images of more than 12,288 values."""
+
+    name = "pixels"
+    batch = 4096
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images[0].numel() > PIXELS_LIMIT:
+            raise UserError(
+                f"evaluation.distances: fd_pixels takes at most {PIXELS_LIMIT} values per image, these have "
+                f"{images[0].numel()}; use fd_lite0@64 or fd_lite0@224"
+            )
+        return images.flatten(1).float() / 127.5 - 1
 
 
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
