@@ -140,7 +140,7 @@ def evaluate(
     for endpoint, rows in found.rows.items():
         lines += [f"sampled to {endpoint}, {drawn}:", *_table(rows)]
     lines += ["of the model itself:", *_table(found.model)]
-    lines += [f"attack: {line}" for line in found.attack_lines]
+    lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]
     tell(
         {

@@ -7,7 +7,7 @@ how much comes back without memory. Void where the model's samples are garbage: 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -69,14 +69,6 @@ class Result:
     void: bool  # images of neither set come back better than if others were taken: nothing follows
     train: Pictures  # of the best restored
     heldout: Pictures
-
-    def dump(self) -> dict[str, Any]:
-        """The quartiles of the errors beside the name, as plain JSON types."""
-        quartiles = {
-            name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
-            for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
-        }
-        return {"name": self.name, "void": self.void, "errors": quartiles}
 
 
 @torch.no_grad()
