@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -96,16 +95,12 @@ def _run_errors(members: list[list[Floats]], mean: Floats, sampled: Floats) -> F
         return sampled
     unit = np.where((sampled > 0).all(axis=0), sampled, 1.0)  # of noise; 1 where an interval is missing
     variance = np.array([np.var(each, axis=0, ddof=1) if len(each) > 1 else np.zeros(2) for each in members])
-    pooled = [run_variance(column, freedom) for column in (variance / unit**2).T]
+    pooled = [_run_variance(column, freedom) for column in (variance / unit**2).T]
     return np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled)
 
 
-def run_variance(variance: ArrayLike, freedom: ArrayLike) -> Floats:
-    """Each recipe's variance of a run, weighed against the pool of all.
-
-    variance [R]: between a recipe's runs, not read where freedom is 0; freedom [R]: runs - 1, above 0 somewhere.
-    """
-    degrees = np.asarray(freedom, dtype=np.float64)
-    squares = np.where(degrees > 0, np.asarray(variance, dtype=np.float64), 0.0) * degrees
-    pool = squares.sum() / degrees.sum()
-    return np.asarray((squares + PRIOR_DEGREES * pool) / (degrees + PRIOR_DEGREES))
+def _run_variance(variance: Floats, freedom: Ints) -> Floats:
+    """Each recipe's variance of a run, weighed against the pool of all; both [R], freedom: runs - 1, above 0 somewhere."""
+    squares = variance * freedom
+    pool = squares.sum() / freedom.sum()
+    return np.asarray((squares + PRIOR_DEGREES * pool) / (freedom + PRIOR_DEGREES))
