@@ -116,11 +116,6 @@ class TrialRecorder:
         self._board.scalars(record.images, values)
         self._on_report(record.images, None)
 
-    def forked(self, images: int, stage: str) -> None:
-        """Training goes on from the state after `images` that another trial stored."""
-        self.note(f"goes on from {images:,} images, which another trial trained (stage {stage})")
-        self.stands(images, stage, images)
-
     def stands(self, images: int, stage: str | None, forked_at: int) -> None:
         """The trial is at `images` without having trained what lies between; `stage` is what it went on from last."""
         before, taken = self.record.images_done, self.record.taken

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.config import build_config
-from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.keys import FOLDER
 from ambient_sweep.storage import remove, remove_leftovers, remove_whole
@@ -76,11 +75,9 @@ def check_kept(path: Path) -> None:
     config = build_config(trial.config, where=trial_id)
     if not trial.discarded or (folder == path and config.ema.kind != "power"):
         return
-    fractions = {f"images-{images:09d}": fraction for images, fraction in evaluated_lengths(config).items()}
-    stop = f" training.stop={fractions[path.name]:g}" if path.name in fractions else ""
     raise UserError(
         f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
-        f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
+        f"{folder / 'config.yaml'}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
     )
 
 

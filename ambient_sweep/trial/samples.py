@@ -53,8 +53,6 @@ def generate(
     algorithms: the same bits for any `count`, batch size and number of workers, on one type of device. mode=fast computes
     larger batches, and half as many images at once whenever memory runs out: the same samples up to rounding.
     """
-    if config.model.conditional and not counts:
-        raise ValueError("a conditional model needs the counts of its classes")
     s, stop, exact = config.sampling, config.observed.sigma, config.sampling.mode == "exact"
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
     if "zero" not in config.endpoints():

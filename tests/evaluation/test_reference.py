@@ -94,7 +94,7 @@ def test_what_a_reference_needs(digits: ImageData) -> None:
         with pytest.raises(UserError, match=said):
             Reference.build(replace(digits, heldout=Pixels(heldout.numpy(), "signed")), PIXELS)
     config = EvaluationConfig(distances=("fd_classifier",), fidelity="fd_classifier")
-    with pytest.raises(UserError, match="fd_classifier needs labels"):
+    with pytest.raises(UserError, match="fd_classifier needs held-out images with labels"):
         Reference.build(replace(digits, heldout_labels=None), config)
 
 

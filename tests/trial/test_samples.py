@@ -190,5 +190,3 @@ def test_labels_of_samples_follow_the_counts_and_depend_on_the_seed_and_index_al
         assert found == pytest.approx(expected, abs=4 * (0.6 * 0.4 / 20_000) ** 0.5)
     assert torch.equal(sampled_labels(counts, 3, 700, 50), labels[700:750])
     assert not torch.equal(sampled_labels(counts, 4, 0, 50), labels[:50])
-    with pytest.raises(ValueError, match="counts of its classes"):
-        generate(build_config(BASE, {"model.conditional": True}), lambda x, s, y: x, (1, 8, 8), 20, 3)
