@@ -81,4 +81,4 @@ def patches(x: torch.Tensor, patch: int) -> torch.Tensor:
 
 def picture(tokens: torch.Tensor, grid: tuple[int, int], patch: int) -> torch.Tensor:
     """The inverse of `patches`, for a `grid` of rows and columns of patches."""
-    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), patch)
+    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), patch)

@@ -96,7 +96,7 @@ def _run_errors(members: list[list[Floats]], mean: Floats, sampled: Floats) -> F
     unit = np.where((sampled > 0).all(axis=0), sampled, 1.0)  # of noise; 1 where an interval is missing
     variance = np.array([np.var(each, axis=0, ddof=1) if len(each) > 1 else np.zeros(2) for each in members])
     pooled = [_run_variance(column, freedom) for column in (variance / unit**2).T]
-    return np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled)
+    return np.asarray(np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled))
 
 
 def _run_variance(variance: Floats, freedom: Ints) -> Floats:
