@@ -68,8 +68,8 @@ def test_columns_are_null_where_nothing_was_measured_in_full(tmp_path: Path) -> 
     add(tmp_path, "c", {"observed.sigma": 0.5}, [(100.0, 0.5)])
     (record,) = [e for e in read_evaluations(tmp_path) if e.trial_id == "c"]
     write_evaluation(tmp_path, replace(record, samples=100))
-    names = (schema.FRONT_PROBABILITY, schema.RUNS, schema.MEANS[1])
-    assert columns(tmp_path, *names) == [[1.0, None, None], [1, None, None], [0.1, None, None]]
+    names = (schema.RUNS, schema.MEANS[1])
+    assert columns(tmp_path, *names) == [[1, None, None], [0.1, None, None]]
 
 
 def test_intervals_out_of_any_range_stop_nothing(tmp_path: Path) -> None:
@@ -81,5 +81,5 @@ def test_intervals_out_of_any_range_stop_nothing(tmp_path: Path) -> None:
             config = add(tmp_path, name, {"observed.sigma": 0.1 + number / 10, "seed": seed}, [])
             measures = {"fd_classifier": measure, "mem_excess": Measure(0.1 * number, None, None, 500)}
             write_evaluation(tmp_path, make_evaluation(name, config, 0, 0, measures=measures))
-    (probability,) = columns(tmp_path, schema.FRONT_PROBABILITY)
-    assert all(0 <= each <= 1 for each in probability)
+    (runs,) = columns(tmp_path, schema.RUNS)
+    assert runs == [2] * 6

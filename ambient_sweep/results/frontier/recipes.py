@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -37,7 +36,6 @@ class Recipes:
     runs: Ints  # [R]
     mean: Floats  # [R, 2]
     error: Floats  # [R, 2]
-    correlation: float  # of the two errors
 
     @classmethod
     def of(cls, rows: pa.Table) -> "Recipes":
@@ -52,8 +50,8 @@ class Recipes:
             sampled[recipe] += noise[run].mean(axis=0)
         runs = np.array([len(each) for each in members], dtype=np.int64)
         mean = np.array([np.mean(each, axis=0) for each in members])
-        single, correlation = _run_errors(members, mean, sampled / runs[:, None])
-        return cls(labels, runs, mean, single / np.sqrt(runs)[:, None], correlation)
+        single = _run_errors(members, mean, sampled / runs[:, None])
+        return cls(labels, runs, mean, single / np.sqrt(runs)[:, None])
 
 
 def recipe_labels(rows: pa.Table) -> Ints:
@@ -90,27 +88,19 @@ def _sampling_errors(rows: pa.Table) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _run_errors(members: list[list[Floats]], mean: Floats, sampled: Floats) -> tuple[Floats, float]:
-    """Standard error of a single run of each recipe [R, 2], and the correlation of the two objectives' errors."""
+def _run_errors(members: list[list[Floats]], mean: Floats, sampled: Floats) -> Floats:
+    """Standard error of a single run of each recipe [R, 2]."""
     freedom = np.array([len(each) - 1 for each in members])
     if not freedom.any():
-        return sampled, 0.0
+        return sampled
     unit = np.where((sampled > 0).all(axis=0), sampled, 1.0)  # of noise; 1 where an interval is missing
     variance = np.array([np.var(each, axis=0, ddof=1) if len(each) > 1 else np.zeros(2) for each in members])
-    pooled = [run_variance(column, freedom) for column in (variance / unit**2).T]
-    deviations = np.concatenate([(each - mean[i]) / unit[i] for i, each in enumerate(members)])
-    size = float(np.sqrt((deviations**2).sum(axis=0).prod()))
-    product = deviations.prod(axis=1).sum()
-    correlation = float(np.clip(product / size, -0.95, 0.95)) if size > 0 and np.isfinite(product / size) else 0.0
-    return np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled), correlation
+    pooled = [_run_variance(column, freedom) for column in (variance / unit**2).T]
+    return np.asarray(np.maximum(np.sqrt(np.stack(pooled, axis=1)) * unit, sampled))
 
 
-def run_variance(variance: ArrayLike, freedom: ArrayLike) -> Floats:
-    """Each recipe's variance of a run, weighed against the pool of all.
-
-    variance [R]: between a recipe's runs, not read where freedom is 0; freedom [R]: runs - 1, above 0 somewhere.
-    """
-    degrees = np.asarray(freedom, dtype=np.float64)
-    squares = np.where(degrees > 0, np.asarray(variance, dtype=np.float64), 0.0) * degrees
-    pool = squares.sum() / degrees.sum()
-    return np.asarray((squares + PRIOR_DEGREES * pool) / (degrees + PRIOR_DEGREES))
+def _run_variance(variance: Floats, freedom: Ints) -> Floats:
+    """Each recipe's variance of a run, weighed against the pool of all; both [R], freedom: runs - 1, above 0 somewhere."""
+    squares = variance * freedom
+    pool = squares.sum() / freedom.sum()
+    return np.asarray((squares + PRIOR_DEGREES * pool) / (freedom + PRIOR_DEGREES))

@@ -66,12 +66,8 @@ def best_config(choice: Choice) -> Config:
 
 def _knee(front: pa.Table, only: str) -> Choice:
     distance = pareto.knee_distance(objectives(front)).round(12)
-    reason = only
-    if front.num_rows > 1:
-        reason = (
-            f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
-        )
-    return _choice(front, np.argsort(-distance, kind="stable"), reason)
+    reason = f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
+    return _choice(front, np.argsort(-distance, kind="stable"), reason if front.num_rows > 1 else only)
 
 
 def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
@@ -93,14 +89,11 @@ def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
 def _chebyshev(front: pa.Table, weight: float, only: str) -> Choice:
     terms = pareto.scale(objectives(front)) * [weight, 1 - weight]
     reason = (
-        only
-        if front.num_rows == 1
-        else (
-            f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
-            f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
-        )
+        f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
+        f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
     )
-    return _choice(front, np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12))), reason)
+    order = np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12)))
+    return _choice(front, order, reason if front.num_rows > 1 else only)
 
 
 def _number(rule: str, text: str, low: float, high: float) -> float:

@@ -1,8 +1,7 @@
-"""The columns that compare rows with each other: on the frontier or not, how certainly, and by how many training runs.
+"""The columns that compare rows with each other: on the frontier or not, and the means of the row's recipe.
 
-What is uncertain: a recipe has an expected fidelity and memorization over training and sampling seeds, and its few runs
-estimate them (recipes.py). The frontier meant by `front_probability` is that of the expected values. Runs of one recipe at
-several lengths count as independent.
+A recipe has an expected fidelity and memorization over training and sampling seeds, which its few runs estimate
+(recipes.py).
 """
 
 import numpy as np
@@ -10,11 +9,8 @@ import pyarrow as pa
 
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.results.frontier.candidates import candidate_mask, distinct, measured_mask, objectives
-from ambient_sweep.results.frontier.probability import front_probability
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
-
-LARGEST_ERROR = 1e100  # keeps sums finite
 
 
 def with_standings(table: pa.Table) -> pa.Table:
@@ -23,7 +19,7 @@ def with_standings(table: pa.Table) -> pa.Table:
     Raises UserError for a table that mixes measures or references.
     """
     n = table.num_rows
-    on_front, probability, runs = np.zeros(n, dtype=bool), np.full(n, np.nan), np.zeros(n, dtype=np.int64)
+    on_front, runs = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.int64)
     mean, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     rows = np.flatnonzero(candidate_mask(table))
     rows = rows[distinct(table.take(pa.array(rows)))]
@@ -31,14 +27,10 @@ def with_standings(table: pa.Table) -> pa.Table:
     rows = np.flatnonzero(measured_mask(table))
     if len(rows):
         found = Recipes.of(table.take(pa.array(rows)))
-        bounded = np.nan_to_num(found.error).clip(0.0, LARGEST_ERROR)
-        of_recipes = front_probability(found.mean, bounded, correlation=found.correlation)
-        probability[rows], runs[rows] = of_recipes[found.labels], found.runs[found.labels]
-        mean[rows], error[rows] = found.mean[found.labels], found.error[found.labels]
+        runs[rows], mean[rows], error[rows] = (each[found.labels] for each in (found.runs, found.mean, found.error))
     unknown = runs == 0
     columns = {
         schema.ON_FRONT: pa.array(on_front),
-        schema.FRONT_PROBABILITY: pa.array(probability, mask=unknown),
         schema.RUNS: pa.array(runs, mask=unknown),
         **{name: pa.array(mean[:, i], mask=unknown) for i, name in enumerate(schema.MEANS)},
         **{name: pa.array(error[:, i], mask=unknown) for i, name in enumerate(schema.ERRORS)},
