@@ -161,7 +161,7 @@ function select(p) {
   const objectives = ["fidelity", "memorization"].map((name) =>
     ({ name: names[name], value: p[name], low: p[`${name}_low`], high: p[`${name}_high`], n: p.samples, null: null }));
   const mean = (name) => `${names[name]} ${measured(p[`${name}_mean`])} ± ${measured(p[`${name}_error`])}`;
-  const recipe = `Mean of ${number(p.runs)} training runs, standard error: ${mean("fidelity")}, ${mean("memorization")}.`;
+  const recipe = `Mean of ${number(p.runs)} trainings ± standard error: ${mean("fidelity")}, ${mean("memorization")}.`;
   const chosen = data.chosen && pointAt(data.chosen) === p ? "Chosen: trial" : "Trial";
   const heading = `${chosen} ${short(p.trial_id, 60)}, noise level ${number(p.sigma)}, ${number(p.images)} images, `;
   document.getElementById("detail").replaceChildren(
