@@ -68,7 +68,8 @@ def prepare(
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
     lines = [*summary(out, info), resolved(held), f"a first sweep on it: `ambient-sweep init {out}`"]
-    tell({"store": str(out), **info.model_dump()}, lines if sigma is None else lines[:-2], as_json)
+    lines = lines if info.observed is None else lines[:-2]
+    tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 
 
 def level_or_column(text: str) -> tuple[float | None, str | None]:

@@ -11,6 +11,7 @@ from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.errors import UserError
 
 COMPARED = 64  # observations, with their clean images
+COMPARED_VALUES, SAME = 64, 1e-6  # of a channel of an image; a gap below which two are equal
 COARSE = 0.003  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
 
 
@@ -50,22 +51,29 @@ def check_distance(observed: Pixels, clean: Pixels, levels: NDArray[np.float32] 
 
 
 class NoiseCheck:
-    """Gathers what tells rounded and clipped observations from those whose noise is as it was."""
+    """Gathers what tells rounded and clipped observations from those whose noise is as it was, by channels of an image."""
 
     def __init__(self, sigma: float) -> None:
         self.coarse = min(COARSE, sigma / 4)
-        self.images = self.rounded = self.values = self.ties = 0
+        self.images = self.rounded = self.channels = self.values = self.ties = 0
+        self.steps = 0.0
 
     def add(self, pixels: NDArray[np.float32]) -> None:
         """Noisy images [n, C, H, W] on [-1, 1]."""
-        values = np.sort(pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:]))), axis=1)
-        gaps = np.diff(values, axis=1)
-        step = np.where(gaps > 1e-6, gaps, np.inf).min(axis=1, keepdims=True)
+        values = pixels.reshape(-1, int(np.prod(pixels.shape[2:])))  # a channel of an image per row
+        some = np.sort(values[:, :: -(-values.shape[1] // COMPARED_VALUES)], axis=1)
+        gaps = np.diff(some, axis=1)
+        step = np.where(gaps > SAME, gaps, np.inf).min(axis=1, keepdims=True)
         # 0 where all differences are multiples of one step
         off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(axis=1)
-        ends = (values == values[:, :1]) | (values == values[:, -1:])
-        self.images, self.values = self.images + len(values), self.values + values.size
-        self.rounded += int(((off_grid < 0.02) & (step[:, 0] > self.coarse)).sum())
+        rounded = (off_grid < 0.02) & (step[:, 0] > self.coarse)
+        # on any scale, a step of s makes a share of s / (2 gap) of the values equal to the next, amid gaps of a mean `gap`
+        amid = gaps[:, gaps.shape[1] // 4 : -(gaps.shape[1] // 4)]
+        self.steps += float((2 * (amid < SAME).mean(axis=1) * amid.mean(axis=1)).sum())
+        ends = (values == values.min(axis=1, keepdims=True)) | (values == values.max(axis=1, keepdims=True))
+        self.images, self.channels = self.images + len(pixels), self.channels + len(values)
+        self.rounded += int(rounded.reshape(pixels.shape[:2]).any(axis=1).sum())
+        self.values += values.size
         self.ties += int(ends.sum()) - 2 * len(values)
 
     def refuse_altered(self, where: str) -> None:
@@ -73,6 +81,9 @@ class NoiseCheck:
         cure = "export them as floats, before anything is rounded or clipped"
         if self.rounded > 0.01 * self.images:
             raise UserError(f"{where}: {self.rounded:,} of {self.images:,} observations look rounded; {cure}")
-        if self.ties > max(self.images, 0.001 * self.values):
+        if self.ties > max(self.channels, 0.001 * self.values):
             share = f"{self.ties / self.values:.1%} of the values lie exactly at their image's lowest or highest"
             raise UserError(f"{where}: the observations look clipped ({share}); {cure}")
+        if self.steps > self.coarse * self.channels:
+            steps = f"to steps of about {self.steps / self.channels:.2g} on [-1, 1]"
+            raise UserError(f"{where}: the observations look rounded, {steps}; {cure}")

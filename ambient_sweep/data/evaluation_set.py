@@ -126,7 +126,8 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
 
 def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int, shared: bool) -> Source:
     """The source at a place; of one that is shared, the part of the option."""
-    kind, real = source_kind(path), option in PARTS
+    real = option in PARTS
+    kind = data.source if real and "source" in data.model_fields_set else source_kind(path)
     keys: dict[str, Any] = {"source": kind, "path": str(path), "label_column": AUTOMATIC}
     split: tuple[Rows, Rows] | None = None
     data = data if real else DataConfig(image_column=data.image_column)

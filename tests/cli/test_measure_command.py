@@ -123,7 +123,7 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
         ([PIXELS], "Missing option '--generated'"),
         (
             ["--generated", "{sets}/generated", "training.images=3"],
-            "training.images: keys must begin with evaluation. or data.im",
+            "training.images: keys must begin with evaluation. or data.so",
         ),
         (
             ["--generated", "{sets}/generated", "data.split.train=a", "data.split.heldout=b"],

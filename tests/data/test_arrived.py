@@ -64,6 +64,8 @@ def test_each_image_may_have_its_own_level(tmp_path):
     values = (CLEAN + LEVELS[:, None, None] * NOISE).astype(np.float32)
     keys = store(tmp_path / "noisy", values, "data.range=[-1,1]", "--observations", "level", level=LEVELS)
     assert float(keys["observed.base_sigma"]) == 0.1
+    printed = prepared(tmp_path / "again", values, "data.range=[-1,1]", "--observations", "level", level=LEVELS)[0]
+    assert printed.splitlines()[-1].startswith("train with ")  # no first sweep, which needs clean images
     data = load_data(build_config(keys).data)
     own = LEVELS[data.train_index.numpy()]
     y, sigma, _, _ = observe(data, ObservedConfig(sigma=0.3, base_sigma=0.1)).read(np.arange(len(own)))
@@ -92,7 +94,12 @@ def test_evaluation_takes_the_clean_images_behind_the_observations_and_no_others
 
 EIGHT_BITS = np.rint((NOISY + 1) * 127.5).clip(0, 255).astype(np.uint8)
 PARTLY = np.where(np.arange(200)[:, None, None] < 9, np.rint(NOISY * 99) / 99, NOISY)
+COLOUR = CLEAN[..., None] + 0.2 * GENERATOR.standard_normal((*CLEAN.shape, 3))
+BYTES = np.rint((COLOUR / 2 + 1) * 127.5) / 255
 ALTERED = {
+    "8 bits, each channel scaled": ((BYTES - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], "[-1,1]", "look rounded"),
+    "8 bits of another gamma": (BYTES**2.2, "[0,1]", "observations look rounded, to steps of about 0.00"),
+    "a channel clipped": (COLOUR.clip([-9, -9, -0.9], 9), "[-1,1]", "look clipped"),
     "8 bits": (EIGHT_BITS, "[0,255]", "200 of 200 observations look rounded"),
     "multiples of 1/255": (np.rint((NOISY + 1) / 2 * 255) / 255, "[0,1]", "look rounded; export them as floats"),
     "few values": (np.rint(NOISY * 8) / 8, "[-1,1]", "look rounded"),
@@ -108,7 +115,8 @@ ALTERED = {
 @pytest.mark.parametrize("kind", ALTERED)
 def test_observations_whose_noise_was_altered_are_refused(tmp_path, kind):
     values, limits, message = ALTERED[kind]
-    _, code, error = prepared(tmp_path / "noisy", values, f"data.range={limits}", "--observations", 0.2)
+    channels = f"data.channels={3 if values.ndim == 4 else 1}"
+    _, code, error = prepared(tmp_path / "noisy", values, f"data.range={limits}", channels, "--observations", 0.2)
     assert code == 1
     assert message in error
     assert "\n" not in error

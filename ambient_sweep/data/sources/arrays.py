@@ -1,6 +1,7 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, CIFAR-10's binary version as its authors publish it."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,16 @@ from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL
-from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
+from ambient_sweep.data.sources.decode import DAMAGED, TOLERANCE, one_line, scaled
 from ambient_sweep.data.sources.parts import SPLIT, joined, parts
-from ambient_sweep.data.sources.source import Source, source_path, suggested
+from ambient_sweep.data.sources.source import Source, refuse_pointer, source_path, suggested
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
-TOLERANCE = 1e-3  # by which floats may lie outside their range, a quarter of a grey level; they are clipped
 MIN_SIDE = 4
 IMAGES = DataConfig.model_fields["image_column"].default
 CIFAR10 = "cifar-10-batches-bin"
+BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = np.dtype([("label", "u1"), ("image", "u1", (3, 32, 32))])
 
@@ -110,16 +111,20 @@ def open_cifar10(config: DataConfig) -> Source:
     """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
     root = source_path(config)
     folder = root / CIFAR10 if (root / CIFAR10).is_dir() else root
-    train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+    there = [file for file in BATCHES if (folder / file).exists()]
+    train = [_records(folder / file) for file in there]
     test = _records(folder / "test_batch.bin")
     records = np.concatenate([*train, test])
     names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
     columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
-    return array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
+    missing = ", ".join(file for file in BATCHES if file not in there)
+    source = array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
+    return dataclasses.replace(source, notes=(f"CIFAR-10 is not complete: {missing} missing",)) if missing else source
 
 
 def _records(file: Path) -> NDArray[Any]:
     """RECORD [n]. Raises UserError."""
+    refuse_pointer(file)
     try:
         records = np.frombuffer(file.read_bytes(), RECORD)
         if records["label"].max() < len(CLASSES):
@@ -143,24 +148,14 @@ def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig,
     if depth8 or config.range is not None:
         load: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     elif images.dtype.kind == "f":
-        load = partial(_scaled, signed=_is_signed(images, columns.where))
+        lowest = -1 if _is_signed(images, columns.where) else 0
+        load = lambda image: scaled(image.astype(np.float32), lowest, 1)  # noqa: E731
     else:
         low, high = int(images.min()), int(images.max())
         held = f"is {images.dtype} with values from {low} to {high}"
         raise UserError(f"{columns.where}: {held}; say what is black and white, as in {suggested(low, high)}")
     loaders = lambda: (partial(load, image) for image in images)  # noqa: E731
     return Source(names, loaders, config.image_size, config.channels, depth8, columns=columns)
-
-
-def _scaled(image: NDArray[Any], signed: bool) -> PixelArray:
-    """A float image in [0, 1]. Raises CorruptImage."""
-    values = image.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise CorruptImage("holds NaN or infinity")
-    low = -1 if signed else 0
-    if values.min() < low - TOLERANCE or values.max() > 1 + TOLERANCE:
-        raise CorruptImage(f"values from {values.min():g} to {values.max():g}, outside [{low}, 1]")
-    return np.asarray(np.clip((values + 1) / 2 if signed else values, 0, 1), dtype=np.float32)
 
 
 def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
@@ -189,7 +184,10 @@ def _is_signed(images: NDArray[Any], where: str) -> bool:
     low, high = (reduce(images, axis=(1, 2, 3)).astype(np.float64) for reduce in (np.min, np.max))  # NaN where one is
     usable = (low >= -1 - TOLERANCE) & (high <= 1 + TOLERANCE)
     if not usable.any():
-        lowest, highest = np.fmin.reduce(low), np.fmax.reduce(high)
+        finite = np.isfinite(low) & np.isfinite(high)
+        if not finite.any():
+            raise UserError(f"{where}: holds NaN or infinity in all images")
+        lowest, highest = low[finite].min(), high[finite].max()
         raise UserError(
             f"{where}: holds values from {lowest:g} to {highest:g}; float images must lie in [0, 1] or [-1, 1], unless "
             f"data.range says what is black and white, as in {suggested(lowest, highest)}; images that were exported with "

@@ -24,10 +24,12 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 RAW = (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".3fr", ".iiq", ".thm", ".svs", ".ndpi", ".scn")
 # What NAS and operating systems write, thumbnails and deleted images among it; hidden names are passed over anyway
 SYSTEM = {
-    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "trashbox",
-    "lost+found", "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items",
-    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+    "@eadir", "@tmp", "@__thumb", "@synoresource", "@recycle", "@recently-snapshot", "@sharesnap", "@sharebin",
+    "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycled", "recycler", "trashbox", "lost+found",
+    "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items", "__macosx",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
+ABOUT = (LABELS_FILE, *METADATA_FILES)  # say something of the images; where they lie is the root
 SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM.{4}\0{4}"
 EIGHT_BITS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # formats that cannot be deeper
 
@@ -76,10 +78,8 @@ class Zip:
             self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
-        about = (LABELS_FILE, *METADATA_FILES)  # where these lie is the root
-        self.top = (
-            first if all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(about) else ""
-        )
+        rooted = all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(ABOUT)
+        self.top = first if rooted else ""
         self.images = [name.removeprefix(self.top) for name in names]
 
     def __contains__(self, name: str) -> bool:
@@ -161,7 +161,7 @@ def kind_of(name: str, opened: Callable[[], IO[bytes]]) -> str | None:
     lower, kind = name.lower(), place_kind(name)
     if kind is not None or lower.endswith(SUFFIXES):
         return kind
-    if not lower.endswith((*ARCHIVES, *RAW)):
+    if not lower.endswith((*ARCHIVES, *RAW)) and posixpath.basename(name) not in ABOUT:
         try:
             with opened() as file:
                 head = file.read(512)

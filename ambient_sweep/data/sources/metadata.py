@@ -113,7 +113,9 @@ def _parsed(data: bytes, where: str) -> list[Row]:
         text = data.decode("utf-8-sig")
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
-        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line] or [[]]
+        header, *lines = [
+            line for line in csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True) if line
+        ] or [[]]
         _check_header(header := [name.strip() for name in header])
         if any(len(line) != len(header) for line in lines):
             raise ValueError("rows of different lengths")
