@@ -11,8 +11,8 @@ from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.errors import UserError
 
 COMPARED = 64  # observations, with their clean images
-COMPARED_VALUES, SAME = 64, 1e-6  # of a channel of an image; a gap below which two are equal
-COARSE = 0.003  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
+COARSE = 0.006  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
+VALUES, SAME = 256, 1e-6  # compared in a channel of an image; a gap below which two are equal
 
 
 def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, float | None]:
@@ -31,10 +31,8 @@ def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, 
     source, own = dataclasses.replace(source, window=window), source.sigma
     if own is None:
         return source, sigma
-    if np.isnan(own).any():
-        raise UserError(f"{where}: {source.names[int(np.isnan(own).argmax())]} has no noise level")
-    if not own.any():
-        raise UserError(f"{where}: all noise levels are 0; prepare clean images without --observations")
+    if np.isnan(own).any() or not own.any():
+        raise UserError(f"{where}: {config.sigma_column} must give every image its noise level, not 0 for all")
     return source, float(str(own[own > 0].min()))  # 0.1 as people write it, not as float64 has float32's
 
 
@@ -54,36 +52,29 @@ class NoiseCheck:
     """Gathers what tells rounded and clipped observations from those whose noise is as it was, by channels of an image."""
 
     def __init__(self, sigma: float) -> None:
-        self.coarse = min(COARSE, sigma / 4)
-        self.images = self.rounded = self.channels = self.values = self.ties = 0
-        self.steps = 0.0
+        self.coarse = min(COARSE, sigma / 2)
+        self.images = self.rounded = self.values = self.ties = 0
 
     def add(self, pixels: NDArray[np.float32]) -> None:
-        """Noisy images [n, C, H, W] on [-1, 1]."""
+        """Noisy images [n, C, H, W] on [-1, 1].
+
+        Rounding to steps of s makes about s / (2 gap) of all values equal to the next, amid values that lie `gap` apart.
+        """
         values = pixels.reshape(-1, int(np.prod(pixels.shape[2:])))  # a channel of an image per row
-        some = np.sort(values[:, :: -(-values.shape[1] // COMPARED_VALUES)], axis=1)
-        gaps = np.diff(some, axis=1)
-        step = np.where(gaps > SAME, gaps, np.inf).min(axis=1, keepdims=True)
-        # 0 where all differences are multiples of one step
-        off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(axis=1)
-        rounded = (off_grid < 0.02) & (step[:, 0] > self.coarse)
-        # on any scale, a step of s makes a share of s / (2 gap) of the values equal to the next, amid gaps of a mean `gap`
+        gaps = np.diff(np.sort(values[:, :: -(-values.shape[1] // VALUES)], axis=1), axis=1)
         amid = gaps[:, gaps.shape[1] // 4 : -(gaps.shape[1] // 4)]
-        self.steps += float((2 * (amid < SAME).mean(axis=1) * amid.mean(axis=1)).sum())
+        equal = (amid < SAME).mean(axis=1)
+        step = 2 * equal / np.maximum(1 - equal, SAME) * amid.mean(axis=1)
         ends = (values == values.min(axis=1, keepdims=True)) | (values == values.max(axis=1, keepdims=True))
-        self.images, self.channels = self.images + len(pixels), self.channels + len(values)
-        self.rounded += int(rounded.reshape(pixels.shape[:2]).any(axis=1).sum())
-        self.values += values.size
+        self.images, self.values = self.images + len(pixels), self.values + values.size
+        self.rounded += int((step.reshape(pixels.shape[:2]) > self.coarse).any(axis=1).sum())
         self.ties += int(ends.sum()) - 2 * len(values)
 
     def refuse_altered(self, where: str) -> None:
         """Raises UserError where more than single images were rounded or clipped."""
         cure = "export them as floats, before anything is rounded or clipped"
-        if self.rounded > 0.01 * self.images:
+        if self.rounded > 2 + 0.01 * self.images:
             raise UserError(f"{where}: {self.rounded:,} of {self.images:,} observations look rounded; {cure}")
-        if self.ties > max(self.channels, 0.001 * self.values):
+        if self.ties > max(self.images, 0.001 * self.values):
             share = f"{self.ties / self.values:.1%} of the values lie exactly at their image's lowest or highest"
             raise UserError(f"{where}: the observations look clipped ({share}); {cure}")
-        if self.steps > self.coarse * self.channels:
-            steps = f"to steps of about {self.steps / self.channels:.2g} on [-1, 1]"
-            raise UserError(f"{where}: the observations look rounded, {steps}; {cure}")
