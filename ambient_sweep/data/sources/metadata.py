@@ -1,19 +1,17 @@
 """Files beside a folder's images: metadata as in the Hugging Face image folder, labels as in EDM's dataset tool."""
 
-import codecs
 import csv
 import io
 import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import AUTOMATIC, LABEL, MAX_CLASSES
+from ambient_sweep.data.sources.annotations import AUTOMATIC, LABEL
 from ambient_sweep.data.sources.decode import one_line
 from ambient_sweep.data.sources.source import first
 from ambient_sweep.data.sources.table import Table, Values
@@ -23,10 +21,6 @@ METADATA_FILES, FILE_NAME = ("metadata.csv", "metadata.jsonl", "metadata.parquet
 LABELS_FILE = "dataset.json"
 ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
 Row = dict[str, Any]
-
-
-class _LabelsFile(BaseModel):
-    labels: list[tuple[str, Annotated[int, Field(strict=True, ge=0, lt=MAX_CLASSES)]]] | None = None
 
 
 def read_metadata(names: Sequence[str], read: ReadFile, config: DataConfig) -> tuple[Table, list[str]]:
@@ -51,19 +45,20 @@ def read_metadata(names: Sequence[str], read: ReadFile, config: DataConfig) -> t
             if some:
                 notes.append(f"{len(some):,} {what} {said} ({first(some)})")
     columns = sorted({name for row in rows.values() for name in row} - {FILE_NAME})
-    listed = labels is not None and LABEL not in columns
+    listed = [] if labels is None or LABEL in columns else [LABELS_FILE]
 
     def column(name: str) -> Values:
+        named = rows
         if labels is not None and listed and name == LABEL:
-            return _listed(labels, names, f"{config.path}/{LABELS_FILE}")
-        values: list[Any] = [rows.get(image, {}).get(name) for image in names]
+            named = {row[FILE_NAME]: row for row in _parsed(labels, f"{config.path}/{LABELS_FILE}")}
+        values: list[Any] = [named.get(image, {}).get(name) for image in names]
         numbers = all(re.fullmatch("-?(0|[1-9][0-9]*)", str(value)) for value in values)
         if numbers and name in (LABEL, config.label_column):
             return np.array([int(value) for value in values])
         return np.fromiter(values, dtype=object, count=len(values))
 
-    where = f"{config.path}/{files[0] if files else METADATA_FILES[0]}"
-    return Table(where, len(names), [*columns, LABEL] if listed else columns, column), notes
+    where = " and ".join([*files[:1], *listed] or METADATA_FILES[:1])
+    return Table(f"{config.path}/{where}", len(names), [*columns, LABEL] if listed else columns, column), notes
 
 
 def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read: ReadFile, root: str) -> list[str]:
@@ -111,6 +106,9 @@ def _parsed(data: bytes, where: str) -> list[Row]:
             _check_header(table.column_names)
             return list(table.to_pylist())
         text = data.decode("utf-8-sig")
+        if where.endswith(LABELS_FILE):
+            entries = dict(json.loads(text)).get("labels") or []
+            return [{FILE_NAME: posixpath.normpath(name), LABEL: label} for name, label in entries]
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         header, *lines = [
@@ -127,19 +125,3 @@ def _parsed(data: bytes, where: str) -> list[Row]:
 def _check_header(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise ValueError("two columns of one name")
-
-
-def _listed(data: bytes, names: Sequence[str], where: str) -> Values:
-    """The class numbers of images in a `dataset.json`, the format of EDM and StyleGAN. Raises UserError."""
-    try:
-        entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        form = '{"labels": [[name, class number], ...]}'
-        raise UserError(f"{where}: must be {form}; {at + ': ' if at else ''}{first['msg']}") from None
-    numbers = dict(entries or [])
-    missing = next((name for name in names if name not in numbers), None)
-    if missing is not None:
-        raise UserError(f"{where}: has no label for {missing}")
-    return np.array([numbers[name] for name in names])
