@@ -22,10 +22,7 @@ def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, 
     """
     where = f"--observations: {config.path}"
     if config.range is None:
-        raise UserError(
-            f"{where}: set data.range to the values for black and white in the images before the noise, as in "
-            "data.range=[-1,1]"
-        )
+        raise UserError(f"{where}: set data.range to the values for black and white before the noise, as [-1,1]")
     source = open_source(config)
     window = None if source.window is None else dataclasses.replace(source.window, clip=False)
     source, own = dataclasses.replace(source, window=window), source.sigma

@@ -121,9 +121,6 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
         )
 
 
-# -- reading --------------------------------------------------------------------------------------------------------
-
-
 def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int, shared: bool) -> Source:
     """The source at a place; of one that is shared, the part of the option."""
     real = option in PARTS
@@ -156,7 +153,7 @@ def _as_it_is(where: str, source: Source, size: int | None, channels: int | None
         raise UserError(f"{where}: images of {_examples(sides)}; give --size to take central squares, resized by area")
     if channels is None and (len(kinds) > 1 or "transparent" in kinds):
         raise UserError(
-            f"{where}: images that are {_examples(kinds)}; give --channels 1 or 3 to make them alike, on white"
+            f"{where}: images that are {_examples(kinds)}; give --channels 1 or 3, which lays them on white"
         )
     depth8 = source.depth8 and not any(header.deep for header in headers.values())
     channels = channels or (1 if "grey" in kinds else 3)

@@ -127,7 +127,7 @@ def test_what_would_change_the_noise_or_says_too_little_is_refused(tmp_path):
     wanted, sigma = "data.range=[-1,1]", ("--observations", 0.2)
     level = {"level": np.where(np.arange(200) == 3, np.nan, 0.2), "none": np.zeros(200)}
     for words, message in (
-        ([*sigma], "noisy.npz: set data.range to the values for black and white in the images before the noise"),
+        ([*sigma], "noisy.npz: set data.range to the values for black and white before the noise"),
         ([wanted, *sigma, "data.channels=3"], "8x8x1: to resize or convert noisy observations changes their noise"),
         ([wanted, *sigma, "data.image_size=4"], "8x8x1: to resize or convert"),
         ([wanted, "--observations", 0], "--observations: 0 must be above 0 and at most 100, or the name of a column"),
@@ -137,7 +137,7 @@ def test_what_would_change_the_noise_or_says_too_little_is_refused(tmp_path):
         ([wanted, "--observations", "none"], "none must give every image its noise level, not 0 for all"),
         ([wanted, *sigma, "data.sigma_column=level"], "--observations: does not go with"),
         ([wanted, *sigma, "--observed-only", 0.3], "--observations: does not go with --observed-only"),
-        ([], "images that were exported with noise on them: prepare --observations"),
+        ([], "for images that were exported with noise: prepare --observations"),
     ):
         _, code, error = prepared(tmp_path / "noisy", NOISY, *words, **level)
         assert (code, message in error) == (1, True), error

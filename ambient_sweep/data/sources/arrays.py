@@ -48,12 +48,6 @@ class Arrays:
         except DAMAGED as error:
             raise self._unreadable(f"the array {name}", error) from None
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of one array; None where it cannot be read, as pickled objects."""
-        with contextlib.suppress(UserError):
-            return self.read(name).shape
-        return None
-
     def _unreadable(self, what: str, error: BaseException) -> UserError:
         return UserError(
             f"{self.path}: cannot be read as {what} ({one_line(error)}); pickled objects are never loaded: save a plain "
@@ -85,7 +79,10 @@ def _source(file: Arrays, names: Mapping[str, str], config: DataConfig) -> Sourc
     """The images and columns among the arrays of a file, by the names of columns."""
     where, name = str(file.path), names.get(config.image_column, config.image_column)
     if config.image_column == IMAGES and IMAGES not in names:
-        shapes = {each: shape for each in names.values() if (shape := file.shape(each)) is not None}
+        shapes = dict[str, tuple[int, ...]]()
+        for each in names.values():
+            with contextlib.suppress(UserError):  # of pickled objects
+                shapes[each] = file.read(each).shape
         several = [each for each, shape in shapes.items() if len(shape) in (3, 4)]
         if len(several) != 1:
             has = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()) or "nothing"
@@ -134,9 +131,7 @@ def _records(file: Path) -> NDArray[Any]:
         why = str(error.strerror)
     except ValueError:  # of frombuffer, and of max where there is no record
         why = "it is cut off"
-    raise UserError(
-        f"data.path: {file} cannot be read ({why}); give the folder of the .bin files of CIFAR-10's binary version"
-    )
+    raise UserError(f"data.path: {file} cannot be read ({why}); give the folder of CIFAR-10's .bin files")
 
 
 def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig, columns: Table) -> Source:
@@ -169,10 +164,8 @@ def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
         candidates = [each for each in (array, array.transpose(0, 2, 3, 1)) if each.shape[3] in (1, 3)]
     fitting = [each for each in candidates if min(each.shape[1:3]) >= MIN_SIDE]
     if len(fitting) != 1 or len(array) == 0:
-        raise UserError(
-            f"{where}: has the shape {list(array.shape)}; images are [N,H,W], [N,H,W,C] or [N,C,H,W], at least one, with "
-            f"1 or 3 channels and sides of at least {MIN_SIDE}"
-        )
+        form = f"[N,H,W], [N,H,W,C] or [N,C,H,W] with 1 or 3 channels and sides of at least {MIN_SIDE}"
+        raise UserError(f"{where}: has the shape {list(array.shape)}; images are {form}, at least one")
     return fitting[0]
 
 
@@ -188,9 +181,7 @@ def _is_signed(images: NDArray[Any], where: str) -> bool:
         if not finite.any():
             raise UserError(f"{where}: holds NaN or infinity in all images")
         lowest, highest = low[finite].min(), high[finite].max()
-        raise UserError(
-            f"{where}: holds values from {lowest:g} to {highest:g}; float images must lie in [0, 1] or [-1, 1], unless "
-            f"data.range says what is black and white, as in {suggested(lowest, highest)}; images that were exported with "
-            "noise on them: prepare --observations"
-        )
+        cure = f"as in {suggested(lowest, highest)}; for images that were exported with noise: prepare --observations"
+        form = f"float images must lie in [0, 1] or [-1, 1], unless data.range says what is black and white, {cure}"
+        raise UserError(f"{where}: holds values from {lowest:g} to {highest:g}; {form}")
     return bool(np.mean(low[usable] < -TOLERANCE) > 0.5)

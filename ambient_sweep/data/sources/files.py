@@ -15,7 +15,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
 from ambient_sweep.data.sources.metadata import LABELS_FILE, METADATA_FILES, read_metadata
 from ambient_sweep.data.sources.parts import part_note
-from ambient_sweep.data.sources.source import Loader, Source, passed_line, source_path
+from ambient_sweep.data.sources.source import Source, passed_line, source_path
 from ambient_sweep.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -107,11 +107,6 @@ def read_file(tree: Tree, name: str) -> bytes:
         raise CorruptImage(f"cannot be read ({one_line(error)})") from None
 
 
-def loaders(tree: Tree) -> Iterator[Loader]:
-    """A loader for each of the images."""
-    return (partial(read_file, tree, name) for name in tree.images)
-
-
 def open_tree(config: DataConfig) -> Source:
     """The images of `data.path`, a folder or a zip file; one deep PNG or TIFF file makes it float32. Raises UserError."""
     path, where = source_path(config), f"data.path: {config.path}"
@@ -132,7 +127,8 @@ def open_tree(config: DataConfig) -> Source:
     if (note := part_note(tree.images)) and config.split.train is None:
         notes.insert(0, note)
     return Source(
-        tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep,
+        tree.images, lambda: (partial(read_file, tree, name) for name in tree.images),
+        config.image_size, config.channels, depth8=not deep,
         notes=tuple(notes), passed=tree.passed, columns=columns,
     )  # fmt: skip
 

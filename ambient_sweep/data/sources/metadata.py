@@ -6,6 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,9 @@ def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read
 
 def _folders(names: Sequence[str]) -> list[str]:
     """The folders that hold images at any depth: "", "a/", "a/b/" and the like."""
-    found = {""}
-    for folder in {posixpath.dirname(name) for name in names}:
-        while folder and f"{folder}/" not in found:
-            found.add(f"{folder}/")
-            folder = posixpath.dirname(folder)
-    return sorted(found)
+    folders = {posixpath.dirname(name) for name in names}
+    above = {str(each) for folder in folders for each in PurePosixPath(folder, "image").parents}
+    return sorted("" if each == "." else f"{each}/" for each in above)
 
 
 def _parsed(data: bytes, where: str) -> list[Row]:
@@ -103,7 +101,8 @@ def _parsed(data: bytes, where: str) -> list[Row]:
     try:
         if where.endswith(".parquet"):
             table = pq.ParquetFile(pa.BufferReader(data)).read()
-            _check_header(table.column_names)
+            if len(set(table.column_names)) < table.num_columns:
+                raise ValueError("two columns of one name")
             return list(table.to_pylist())
         text = data.decode("utf-8-sig")
         if where.endswith(LABELS_FILE):
@@ -111,17 +110,12 @@ def _parsed(data: bytes, where: str) -> list[Row]:
             return [{FILE_NAME: posixpath.normpath(name), LABEL: label} for name, label in entries]
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
-        header, *lines = [
-            line for line in csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True) if line
-        ] or [[]]
-        _check_header(header := [name.strip() for name in header])
-        if any(len(line) != len(header) for line in lines):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        header, rows = [name.strip() for name in reader.fieldnames or ()], list(reader)
+        if len(set(header)) < len(header):
+            raise ValueError("two columns of one name")
+        if any(None in row or None in row.values() for row in rows):
             raise ValueError("rows of different lengths")
-        return [dict(zip(header, (cell or None for cell in line), strict=True)) for line in lines]
+        return [{name.strip(): cell or None for name, cell in row.items()} for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{where}: cannot be read ({one_line(error)}); mend it, or move it away") from None
-
-
-def _check_header(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise ValueError("two columns of one name")

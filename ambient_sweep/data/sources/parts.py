@@ -74,9 +74,7 @@ def published(source: Source, config: DataConfig) -> Source:
                 raise UserError(f"data.split: {part} names no image of {place}; name {there}")
     if (train & heldout).any():
         both = first(list(compress(source.names, train & heldout)))
-        raise UserError(
-            f"data.split: {wanted[0]} and {wanted[1]} share images of {place} ({both}); name parts that do not"
-        )
+        raise UserError(f"data.split: {' and '.join(wanted)} share images of {place} ({both}); name parts that do not")
     used = train | heldout
     notes = [f"publisher's split by {how}: {train.sum():,} images in {wanted[0]}, {heldout.sum():,} in {wanted[1]}"]
     if not used.all():

@@ -39,7 +39,7 @@ def test_bad_files_are_refused(folder):
     file = folder / "data_batch_2.bin"
     whole = file.read_bytes()
     for data, message in (
-        (b"", "cannot be read (it is cut off); give the folder of the .bin files of CIFAR-10's binary version"),
+        (b"", "cannot be read (it is cut off); give the folder of CIFAR-10's .bin files"),
         (whole[:-1], "cannot be read (it is cut off)"),
         (b"\x0a" + whole[1:], "cannot be read (a label is out of range)"),
     ):
