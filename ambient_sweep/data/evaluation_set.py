@@ -18,7 +18,6 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data, stored_source
 from ambient_sweep.data.pixels import Pixels, digests, to_uint8
 from ambient_sweep.data.sources import Source, open_source, source_kind
-from ambient_sweep.data.sources.annotations import AUTOMATIC
 from ambient_sweep.data.sources.arrays import IMAGES, Arrays
 from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
 from ambient_sweep.data.sources.source import corrupt_line
@@ -115,17 +114,15 @@ def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
 def check_alike(one: ImageSet, other: ImageSet) -> None:
     """Raises UserError where the sets differ in size or channels."""
     if other.shape != one.shape:
-        raise UserError(
-            f"{other.where}: images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}; give --size and "
-            "--channels to make all alike"
-        )
+        forms = f"images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}"
+        raise UserError(f"{other.where}: {forms}; give --size and --channels to make all alike")
 
 
 def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int, shared: bool) -> Source:
     """The source at a place; of one that is shared, the part of the option."""
     real = option in PARTS
     kind = data.source if real and "source" in data.model_fields_set else source_kind(path)
-    keys: dict[str, Any] = {"source": kind, "path": str(path), "label_column": AUTOMATIC}
+    keys: dict[str, Any] = {"source": kind, "path": str(path)}
     split: tuple[Rows, Rows] | None = None
     data = data if real else DataConfig(image_column=data.image_column)
     if kind == "store":

@@ -17,9 +17,7 @@ from ambient_sweep.errors import UserError
 __all__ = ["Source", "open_source", "source_kind"]
 
 Kind = Literal["folder", "zip", "parquet", "array", "cifar10", "store"]
-FILES: dict[str, Kind] = {
-    ".zip": "zip", ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet", ".npy": "array", ".npz": "array"
-}  # fmt: skip
+FILES: dict[str, Kind] = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".npy": "array", ".npz": "array"}
 
 
 def source_kind(path: Path) -> Kind:

@@ -49,10 +49,8 @@ class Arrays:
             raise self._unreadable(f"the array {name}", error) from None
 
     def _unreadable(self, what: str, error: BaseException) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be read as {what} ({one_line(error)}); pickled objects are never loaded: save a plain "
-            "array by np.save(path, np.stack(images))"
-        )
+        cure = "pickled objects are never loaded: save a plain array by np.save(path, np.stack(images))"
+        return UserError(f"{self.path}: cannot be read as {what} ({one_line(error)}); {cure}")
 
 
 def open_array(config: DataConfig) -> Source:
@@ -114,9 +112,9 @@ def open_cifar10(config: DataConfig) -> Source:
     records = np.concatenate([*train, test])
     names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
     columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
-    missing = ", ".join(file for file in BATCHES if file not in there)
+    missing = tuple(f"CIFAR-10 is not complete: {file} is missing" for file in BATCHES if file not in there)
     source = array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
-    return dataclasses.replace(source, notes=(f"CIFAR-10 is not complete: {missing} missing",)) if missing else source
+    return dataclasses.replace(source, notes=missing)
 
 
 def _records(file: Path) -> NDArray[Any]:
@@ -157,12 +155,9 @@ def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
     """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, H, W, C]. Raises UserError, with `where`, for anything else."""
     if array.dtype.kind not in "biuf":
         raise UserError(f"{where}: is {array.dtype}; images must be uint8, other whole numbers or floats")
-    candidates = []
-    if array.ndim == 3:
-        candidates = [array[..., None]]
-    elif array.ndim == 4:
-        candidates = [each for each in (array, array.transpose(0, 2, 3, 1)) if each.shape[3] in (1, 3)]
-    fitting = [each for each in candidates if min(each.shape[1:3]) >= MIN_SIDE]
+    images = array[..., None] if array.ndim == 3 else array
+    orders = [images, images.transpose(0, 2, 3, 1)] if images.ndim == 4 else []
+    fitting = [each for each in orders if each.shape[3] in (1, 3) and min(each.shape[1:3]) >= MIN_SIDE]
     if len(fitting) != 1 or len(array) == 0:
         form = f"[N,H,W], [N,H,W,C] or [N,C,H,W] with 1 or 3 channels and sides of at least {MIN_SIDE}"
         raise UserError(f"{where}: has the shape {list(array.shape)}; images are {form}, at least one")

@@ -192,8 +192,6 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
-    except CorruptImage:
-        raise
     except UnidentifiedImageError:
         file.seek(0)
         raise CorruptImage(pointer(file.read(512)) or f"not an image that can be read ({', '.join(FORMATS)})") from None

@@ -68,9 +68,8 @@ def published(source: Source, config: DataConfig) -> Source:
         train, heldout = (_named(part, files) for part in wanted)
         for part, rows in zip(wanted, (train, heldout), strict=True):
             if not rows.any():
-                there = " or ".join(
-                    first(each) for each in (sorted({file.split("/")[0] for file in files}), given) if each
-                )
+                top = sorted({file.split("/")[0] for file in files})
+                there = " or ".join(first(each) for each in (top, given) if each)
                 raise UserError(f"data.split: {part} names no image of {place}; name {there}")
     if (train & heldout).any():
         both = first(list(compress(source.names, train & heldout)))

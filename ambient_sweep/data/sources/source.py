@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.config.files import expanded
 from ambient_sweep.data.pixels import Encoding
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, Window, decode, pointer
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, Window, decode, one_line, pointer
 from ambient_sweep.data.sources.table import NO_COLUMNS, Table
 from ambient_sweep.errors import UserError
 
@@ -157,8 +157,7 @@ def source_path(config: DataConfig) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
+        raise UserError(f"data.path: {config.path} cannot be opened ({one_line(error)})") from None
     refuse_pointer(path)
     return path
 
