@@ -43,7 +43,8 @@ def prepare(
         if out is not None:
             raise UserError("--verify: only reads STORE; omit OUT")
         info = verify_store(verify)
-        tell({"store": str(verify), **info.model_dump()}, [f"{verify}: whole", *summary(verify, info)], as_json)
+        lines = [f"{verify}: whole", *summary(verify, info)]
+        tell({"store": str(verify), **info.model_dump(), "notes": lines}, lines, as_json)
         return
     if out is None or "=" in str(out):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")

@@ -144,6 +144,8 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
 
     changes = parse_overrides(overrides, KEYS)
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
+    if "data.source" in changes:
+        base["data.path"] = "--train"  # in place of which come those of the options
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]

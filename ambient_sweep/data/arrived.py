@@ -1,7 +1,5 @@
 """Observations made elsewhere: images that arrive with their noise, which has to be as it was."""
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.errors import UserError
 
 COMPARED = 64  # observations, with their clean images
-COARSE = 0.006  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
+COARSE = 0.003  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
 VALUES, SAME = 256, 1e-6  # compared in a channel of an image; a gap below which two are equal
 
 
@@ -23,9 +21,8 @@ def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, 
     where = f"--observations: {config.path}"
     if config.range is None:
         raise UserError(f"{where}: set data.range to the values for black and white before the noise, as [-1,1]")
-    source = open_source(config)
-    window = None if source.window is None else dataclasses.replace(source.window, clip=False)
-    source, own = dataclasses.replace(source, window=window), source.sigma
+    source = open_source(config, clip=False)
+    own = source.sigma
     if own is None:
         return source, sigma
     if np.isnan(own).any() or not own.any():
@@ -49,22 +46,25 @@ class NoiseCheck:
     """Gathers what tells rounded and clipped observations from those whose noise is as it was, by channels of an image."""
 
     def __init__(self, sigma: float) -> None:
-        self.coarse = min(COARSE, sigma / 2)
+        self.coarse = min(COARSE, sigma / 4)
         self.images = self.rounded = self.values = self.ties = 0
 
     def add(self, pixels: NDArray[np.float32]) -> None:
         """Noisy images [n, C, H, W] on [-1, 1].
 
-        Rounding to steps of s makes about s / (2 gap) of all values equal to the next, amid values that lie `gap` apart.
+        Of n values in a step of rounding, on average, a share of 1 - (1 - exp(-n)) / n equals the next value.
         """
         values = pixels.reshape(-1, int(np.prod(pixels.shape[2:])))  # a channel of an image per row
         gaps = np.diff(np.sort(values[:, :: -(-values.shape[1] // VALUES)], axis=1), axis=1)
         amid = gaps[:, gaps.shape[1] // 4 : -(gaps.shape[1] // 4)]
-        equal = (amid < SAME).mean(axis=1)
-        step = 2 * equal / np.maximum(1 - equal, SAME) * amid.mean(axis=1)
+        span, widest = amid.sum(axis=1), amid.max(axis=1)
+        span -= np.where(widest > span / 2, widest, 0)  # the gap between dark and bright parts
+        held = self.coarse / np.maximum(span / amid.shape[1], SAME)
+        share = 1 - (1 - np.exp(-held)) / held
+        rounded = (amid < SAME).mean(axis=1) > share + 2 * np.sqrt(share * (1 - share) / amid.shape[1])
         ends = (values == values.min(axis=1, keepdims=True)) | (values == values.max(axis=1, keepdims=True))
         self.images, self.values = self.images + len(pixels), self.values + values.size
-        self.rounded += int((step.reshape(pixels.shape[:2]) > self.coarse).any(axis=1).sum())
+        self.rounded += int(rounded.reshape(pixels.shape[:2]).any(axis=1).sum())
         self.ties += int(ends.sum()) - 2 * len(values)
 
     def refuse_altered(self, where: str) -> None:

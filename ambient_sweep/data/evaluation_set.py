@@ -21,7 +21,7 @@ from ambient_sweep.data.sources import Source, open_source, source_kind
 from ambient_sweep.data.sources.arrays import IMAGES, Arrays
 from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
 from ambient_sweep.data.sources.source import corrupt_line
-from ambient_sweep.data.split import Rows, split_index
+from ambient_sweep.data.split import split_index
 from ambient_sweep.data.store import read_info
 from ambient_sweep.errors import UserError
 
@@ -123,18 +123,17 @@ def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int,
     real = option in PARTS
     kind = data.source if real and "source" in data.model_fields_set else source_kind(path)
     keys: dict[str, Any] = {"source": kind, "path": str(path)}
-    split: tuple[Rows, Rows] | None = None
     data = data if real else DataConfig(image_column=data.image_column)
-    if kind == "store":
-        info = read_info(path)
-        keys |= {"image_size": info.shape[1], "channels": info.shape[0], "split_seed": info.split.seed}
-        source, split = stored_source(load_data(data.model_copy(update=keys)))
-    else:
-        if kind == "array" and data.image_column not in Arrays(path).names:  # it is a column of another set
-            keys["image_column"] = IMAGES
+    if kind != "store":
+        if kind == "array" and path.is_file() and data.image_column not in Arrays(path).names:
+            keys["image_column"] = IMAGES  # the one given is that of another set
         config = data.model_copy(update=keys | {"label_column": None, "image_size": size, "channels": channels})
         source = open_source(config)
         split = split_index(config, source) if shared else None
+    else:
+        info = read_info(path)
+        keys |= {"image_size": info.shape[1], "channels": info.shape[0], "split_seed": info.split.seed}
+        source, split = stored_source(load_data(data.model_copy(update=keys)))
     if not real or split is None:
         return source
     return source.only(np.isin(np.arange(len(source)), split[PARTS.index(option)]))

@@ -89,7 +89,7 @@ def pixel_lines(pixels: Pixels, sigma_data: float, noisy: bool) -> list[str]:
     if (high - low) / 2 < LEAST_USED:
         lines.append(
             f"warning: the images use {(high - low) / 2:.1%} of the range from black to white; set data.range=[low,high] to "
-            "theirs, in the units of the files"
+            "theirs where the files are read, in their units"
         )
     if std < sigma_data / SIGMA_FACTOR or (not noisy and std > sigma_data * SIGMA_FACTOR):
         lines.append(

@@ -189,9 +189,8 @@ class _Preparation:
         passed: dict[str, Any] = {"count": len(source.passed)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:FIRST_NAMED]]
-            passed["kinds"] = Counter(source.passed.values())
-            first = [*source.passed.items()][:FIRST_NAMED]
-            passed["first"] = [{"name": printable(name), "kind": kind} for name, kind in first]
+            named = [{"name": printable(name), "kind": kind} for name, kind in source.passed.items()]
+            passed |= {"kinds": Counter(source.passed.values()), "first": named[:FIRST_NAMED]}
         info = store.StoreInfo(
             version=__version__,
             kind="clean" if made is None else "observed",

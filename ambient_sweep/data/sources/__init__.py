@@ -10,7 +10,7 @@ from ambient_sweep.data.sources.arrays import open_array, open_cifar10, open_dig
 from ambient_sweep.data.sources.decode import Window
 from ambient_sweep.data.sources.files import open_tree, walk
 from ambient_sweep.data.sources.parts import joined, parts, published
-from ambient_sweep.data.sources.source import Source, source_path
+from ambient_sweep.data.sources.source import Source, refuse_pointer, source_path
 from ambient_sweep.data.store import INFO_FILE
 from ambient_sweep.errors import UserError
 
@@ -27,6 +27,7 @@ def source_kind(path: Path) -> Kind:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    refuse_pointer(path)
     if path.is_file():
         kind = FILES.get(path.suffix.lower())
         if kind is None:
@@ -43,12 +44,12 @@ def source_kind(path: Path) -> Kind:
     return "parquet" if any(table.stem != "metadata" and holds_images(table) for table in tables) else "folder"
 
 
-def open_source(config: DataConfig) -> Source:
-    """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
+def open_source(config: DataConfig, clip: bool = True) -> Source:
+    """The source that `config` names, not decoded yet; clip: what lies outside data.range. Raises UserError."""
     source = annotated(published(_opened(config), config), config)
     if config.range is None:
         return source
-    return dataclasses.replace(source, depth8=False, window=Window(*config.range, depth8=source.depth8))
+    return dataclasses.replace(source, depth8=False, window=Window(*config.range, source.depth8, clip))
 
 
 def _opened(config: DataConfig) -> Source:

@@ -90,10 +90,9 @@ def decode(image: bytes | Native, size: int, channels: int, window: Window | Non
     """
     native = _native(image, channels, None if window is None else window.high) if isinstance(image, bytes) else image
     height, width, bands = native.shape
-    if window is None and native.dtype == np.uint8:
-        return fit(native, size, channels)
     if window is None:
-        return fit(scaled(native, 0, 1 if native.dtype == np.float32 else 65535), size, channels)
+        top = 1 if native.dtype == np.float32 else 65535
+        return fit(native if native.dtype == np.uint8 else scaled(native, 0, top), size, channels)
     if (native.dtype == np.uint8) != window.depth8:
         raise CorruptImage("of 8 bits among deeper images, or the other way around: data.range cannot mean both")
     if not window.clip and (min(height, width), bands) != (size, channels):

@@ -110,7 +110,7 @@ def _parsed(data: bytes, where: str) -> list[Row]:
             return [{FILE_NAME: posixpath.normpath(name), LABEL: label} for name, label in entries]
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), strict=True, skipinitialspace=True)
         header, rows = [name.strip() for name in reader.fieldnames or ()], list(reader)
         if len(set(header)) < len(header):
             raise ValueError("two columns of one name")
@@ -118,4 +118,5 @@ def _parsed(data: bytes, where: str) -> list[Row]:
             raise ValueError("rows of different lengths")
         return [{name.strip(): cell or None for name, cell in row.items()} for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
-        raise UserError(f"{where}: cannot be read ({one_line(error)}); mend it, or move it away") from None
+        form = ' as {"labels": [[name, class number], ...]}' if where.endswith(LABELS_FILE) else ""
+        raise UserError(f"{where}: cannot be read{form} ({one_line(error)}); mend it, or move it away") from None

@@ -145,7 +145,7 @@ def test_labels_of_edms_dataset_tool_come_first(classes):
     ("name", "content", "message"),
     [
         ("dataset.json", "{", "cannot be read"),
-        pytest.param("dataset.json", "[" * 100_000, "cannot be read", id="deep"),
+        pytest.param("dataset.json", "[" * 100_000, "cannot be read as {\"labels\"", id="deep"),
         ("dataset.json", '[{"name": "b/1.png"}]', "cannot be read"),
         ("dataset.json", '{"labels": {}}', "label: is object; labels must be whole numbers or strings, none missing"),
         ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "labels must be whole numbers or strings, none missing"),

@@ -94,7 +94,7 @@ def test_labels_of_folders_remain_where_it_has_none_and_what_is_not_used_is_said
 
 def test_blanks_after_commas_do_not_count(photos):
     (photos / "metadata.csv").write_text(
-        "file_name, label\n" + "".join(f"{name}, {row}\n" for row, name in enumerate(NAMES))
+        "\nfile_name, label\n" + "".join(f"{name}, {row}\n" for row, name in enumerate(NAMES))
     )
     assert opened("folder", photos).classes == ("0", "1", "2", "3")
 
