@@ -50,6 +50,8 @@ def test_floats_lie_in_either_range(tmp_path, kind, signed):
     images, corrupt = read_all(found)
     assert (found.depth8, corrupt) == (False, {})
     np.testing.assert_allclose(images, PIXELS / 255, atol=1e-3 if kind == "<f2" else 1e-6)
+    single = values.astype(kind).astype(np.float32)
+    np.testing.assert_array_equal(images, (single + 1) / 2 if signed else single)  # to the bit, as older versions
 
 
 def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):

@@ -103,6 +103,8 @@ def test_16_bit_colour_tiff_is_read_in_full(order, deflate):
     check(tiff(samples(4), order, deflate=deflate, t338=2), on_white(samples(4)))
     check(tiff(samples(4), order, deflate=deflate, t338=0), samples(4)[..., :3] / 65535)
     check(tiff(samples(1), order, 1, deflate), samples(1) / 65535)
+    exact = samples(3).astype(np.float32) / np.float32(65535)
+    np.testing.assert_array_equal(decode(tiff(samples(3), order, deflate=deflate), 8, 3), exact)
 
 
 UNREADABLE = {
