@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ambient_sweep.evaluation.report import Report, Row
 
 KEYS = (
-    "evaluation.", "data.source", "data.image_column", "data.range", "data.split", "data.group_", "data.train_size", "data.heldout_size",
+    "evaluation.", "data.source", "data.image_column", "data.range", "data.split", "data.group_",
+    "data.train_size", "data.heldout_size",
 )  # fmt: skip
 without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 

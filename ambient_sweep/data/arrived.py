@@ -22,8 +22,7 @@ def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, 
     if config.range is None:
         raise UserError(f"{where}: set data.range to the values for black and white before the noise, as [-1,1]")
     source = open_source(config, clip=False)
-    own = source.sigma
-    if own is None:
+    if (own := source.sigma) is None:
         return source, sigma
     if np.isnan(own).any() or not own.any():
         raise UserError(f"{where}: {config.sigma_column} must give every image its noise level, not 0 for all")
