@@ -53,7 +53,6 @@ def measure(
     from ambient_sweep.data.evaluation_set import read_sets
     from ambient_sweep.evaluation.evaluator import FullEvaluation
     from ambient_sweep.evaluation.reference import RealImages
-    from ambient_sweep.evaluation.report import across
     from ambient_sweep.evaluation.required_images import all_measures
 
     (config, data), device = _configs(overrides), "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,13 +69,9 @@ def measure(
     lines += [f"{dropped} held-out images are training images too and were left out"] if dropped else []
     for each, report in zip(sets, reports, strict=True):
         lines += ["", each.where, *_table(report.rows)]
-    over = across(reports) if len(reports) > 1 else []
-    if over:
-        lines += ["", f"mean over {len(reports)} sets", *_table(over)]
     lines += [f"warning: {line}" for line in dict.fromkeys(line for report in reports for line in report.warnings)]
     document = {
         "generated": [_dump(each, report) for each, report in zip(sets, reports, strict=True)],
-        "across": [row.dump() for row in over],
         "train": _about(trained), "heldout": _about(real.heldout), "dropped": dropped, "shape": list(trained.shape),
         "evaluation": config.model_dump(mode="json"), "without": sorted(without), "notes": notes,
     }  # fmt: skip
@@ -88,7 +83,6 @@ def measure(
 @commands.command()
 @click.argument("checkpoint", type=PATH)
 @overrides_argument
-@click.option("--seeds", type=click.IntRange(1, 100), default=1, help="Draw so many sets of samples.")
 @without_option
 @new_folder_option("--attack", metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
@@ -98,8 +92,8 @@ def measure(
 @out_option
 @as_json
 def evaluate(
-    checkpoint: Path, overrides: tuple[str, ...], seeds: int, without: tuple[str, ...], attack: Path | None,
-    attack_images: int, out: Path | None, as_json: bool,
+    checkpoint: Path, overrides: tuple[str, ...], without: tuple[str, ...], attack: Path | None, attack_images: int,
+    out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure CHECKPOINT by its config's evaluation and more: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial
     (its longest training) or a run (what `best` picks).
@@ -117,18 +111,16 @@ def evaluate(
     config = build_config(dump(config), changes, where=str(checkpoint))
     found = evaluate_checkpoint(
         model, config, meta["data_fingerprint"],
-        seeds=seeds, without=without, attack_folder=attack, attack_images=attack_images, echo=echo_to(as_json),
+        without=without, attack_folder=attack, attack_images=attack_images, echo=echo_to(as_json),
     )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
-    seed = config.evaluation.seed
-    drawn = f"seed {seed}" if seeds == 1 else f"mean over the seeds {seed} to {seed + seeds - 1}"
     for endpoint, rows in found.rows.items():
-        lines += [f"sampled to {endpoint}, {drawn}:", *_table(rows)]
+        lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(rows)]
     lines += ["of the model itself:", *_table(found.model)]
     lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]
     document = {
-        "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
+        "checkpoint": str(checkpoint), "images": meta["images"], "seed": config.evaluation.seed,
         "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
         "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
         "histograms": found.histograms, "warnings": found.warnings,
@@ -157,7 +149,7 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
 # -- printing -------------------------------------------------------------------------------------------------------
 
 
-def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
+def _table(rows: "tuple[Row, ...]") -> list[str]:
     lines = [f"  {'measure':<22} {'value':>10}   {'95 %':<22} {'n':>7}   {'real images':>11}   encoder"]
     for row in rows:
         m = row.measure

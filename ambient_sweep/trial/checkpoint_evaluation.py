@@ -20,7 +20,7 @@ from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_
 from ambient_sweep.evaluation.attack.extraction import LEAST
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
-from ambient_sweep.evaluation.report import Report, Row, across
+from ambient_sweep.evaluation.report import Row
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads
@@ -44,13 +44,12 @@ def evaluate_checkpoint(
     config: Config,
     data_fingerprint: str,
     *,
-    seeds: int = 1,
     without: Sequence[str] = (),
     attack_folder: Path | None = None,
     attack_images: int = 200,
     echo: Callable[[str], None] = lambda line: None,
 ) -> CheckpointReport:
-    """Everything about a trained model, against the images of `config`; its samples are drawn with `seeds` seeds.
+    """Everything about a trained model, against the images of `config`.
 
     `without` names measures to leave out. With an `attack_folder`, `attack_images` training images are attacked, and
     pictures of it go there. Raises UserError where the images are too few or not those of its training
@@ -69,17 +68,15 @@ def evaluate_checkpoint(
     if attack_folder is not None and len(real.kept) < LEAST:
         raise UserError(f"--attack: needs at least {LEAST} held-out images, there are {len(real.kept)}")
     full = FullEvaluation(real, evaluation, names, device)
-    reports: dict[str, list[Report]] = {}
-    count, counts = config.evaluation.samples, class_counts(config, clean)
-    for seed in range(config.evaluation.seed, config.evaluation.seed + seeds):
-        echo(f"sampling {count} images, seed {seed}")
-        made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=counts)
-        for endpoint, samples in made.items():
-            reports.setdefault(endpoint, []).append(
-                full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples).numpy()))
-            )
+    count, seed = config.evaluation.samples, config.evaluation.seed
+    echo(f"sampling {count} images, seed {seed}")
+    made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=class_counts(config, clean))
+    reports = {
+        endpoint: full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples).numpy()))
+        for endpoint, samples in made.items()
+    }
     subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
-    gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
+    gap = denoising_gap(denoiser, *subjects, seed=seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     lines: list[str] = []
     if attack_folder is not None:
@@ -87,12 +84,12 @@ def evaluate_checkpoint(
         subjects = _subjects(config, clean, real.kept, attack_images)
         attacked, lines = _attacked(denoiser, config, subjects, attack_folder, device)
         model += attacked
-    warnings += [line for each in reports.values() for report in each for line in report.warnings]
+    warnings += [line for report in reports.values() for line in report.warnings]
     return CheckpointReport(
-        rows={end: tuple(across(each)) if len(each) > 1 else each[0].rows for end, each in reports.items()},
+        rows={endpoint: report.rows for endpoint, report in reports.items()},
         model=tuple(model),
         attack=tuple(lines),
-        histograms={end: each[0].histograms for end, each in reports.items()},
+        histograms={endpoint: report.histograms for endpoint, report in reports.items()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

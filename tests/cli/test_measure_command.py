@@ -108,12 +108,7 @@ def test_a_store_is_measured_by_its_split_and_out_holds_the_json(
 def test_several_sets(measure: Measure, sets: Path) -> None:
     words = ("--generated", sets / "generated", "--generated", sets / "honest", PIXELS)
     document = json.loads(measure(*words, "--json").stdout)
-    across = {row["name"]: row for row in document["across"]}
-    values = [
-        next(row["value"] for row in each["measures"] if row["name"] == "mem_ratio") for each in document["generated"]
-    ]
-    assert across["mem_ratio"]["value"] == pytest.approx(np.mean(values))
-    assert "mean over 2 sets" in measure(*words).stdout
+    assert [Path(each["where"].rpartition(" ")[2]).name for each in document["generated"]] == ["generated", "honest"]
 
 
 @pytest.mark.parametrize(

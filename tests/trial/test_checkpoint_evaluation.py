@@ -47,14 +47,9 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
     assert found.attack == ()
 
 
-def test_several_seeds_and_an_attack(trained, tmp_path):
+def test_an_attack_leaves_a_picture_of_each_of_its_ways(trained, tmp_path):
     model, config, fingerprint = trained
-    found = evaluate_checkpoint(
-        model, config, fingerprint, seeds=3, attack_folder=tmp_path / "attack", attack_images=120, without=("kid",)
-    )
-    (distance,) = (row for row in found.rows["zero"] if row.name == "fd_pixels")
-    assert (distance.measure.n, distance.sets) == (60, 3)
-    assert distance.measure.low < distance.measure.value < distance.measure.high
+    found = evaluate_checkpoint(model, config, fingerprint, attack_folder=tmp_path / "attack", attack_images=120)
     names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
     assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})
 
