@@ -178,7 +178,7 @@ class SamplingConfig(Section):
     rho: float = Field(7.0, ge=1, le=100, description="spacing of the noise levels (EDM)")
     guidance: float = Field(1.0, ge=1, le=20, description="scale of classifier-free guidance, for conditional models")
     mode: Literal["exact", "fast"] = Field("exact", description="exact: float32, the same for any batch size")
-    batch_size: int | None = Field(None, ge=1, le=65536, description="most images sampled at once, for mode=fast")
+    batch_size: int = Field(256, ge=1, le=65536, description="most images sampled at once, for mode=fast")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network, for mode=fast")
     compile: bool = Field(False, description="torch.compile the network for sampling, for mode=fast")
 

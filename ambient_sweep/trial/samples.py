@@ -1,7 +1,6 @@
 """Samples of a model, in parts on several workers, each the same whoever makes it."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from ambient_sweep.training.compute import WrappedDenoiser, exact_float32
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
-FAST_BATCH = 256  # of mode=fast, unless sampling.batch_size is given
-Endpoints = tuple[torch.Tensor, torch.Tensor]  # samples down to 0, and stopped at the observed level
 
 
 def class_counts(config: Config, data: ImageData) -> tuple[int, ...]:
@@ -51,7 +48,7 @@ def generate(
 
     sampling.mode=exact computes CHUNK images at a time, sample i at place i mod CHUNK, in float32 and by fixed
     algorithms: the same bits for any `count`, batch size and number of workers, on one type of device. mode=fast computes
-    larger batches, and half as many images at once whenever memory runs out: the same samples up to rounding.
+    batches of sampling.batch_size: the same samples up to rounding.
     """
     s, stop, exact = config.sampling, config.observed.sigma, config.sampling.mode == "exact"
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
@@ -59,7 +56,7 @@ def generate(
         levels = levels[levels >= stop]
     denoiser = _computed(denoiser, config)
 
-    def batch(start: int, size: int) -> Endpoints:
+    def batch(start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         noise = rng.normal("sample", seed, range(start, start + size), shape).to(device)
         bound: DenoiserFn = denoiser
         if counts:
@@ -67,14 +64,13 @@ def generate(
             bound = guided(denoiser, labels, s.guidance, none=len(counts))
         return sample(bound, noise, levels, stop)
 
-    size = CHUNK if exact else min(s.batch_size or FAST_BATCH, -(-count // group.size))
-    made = batch if exact else functools.partial(halving, batch)
+    size = CHUNK if exact else min(s.batch_size, -(-count // group.size))
     batches = -(-count // size)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
     with exact_float32() if exact else contextlib.nullcontext():
         for index in group.share(batches):
             before_batch()
-            for endpoint, images in zip(pieces, made(index * size, size), strict=True):
+            for endpoint, images in zip(pieces, batch(index * size, size), strict=True):
                 pieces[endpoint].append(images)
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
@@ -96,22 +92,6 @@ def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable
     if (s.precision == "float32" and not s.compile) or not isinstance(denoiser, Denoiser):
         return denoiser
     return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
-
-
-def halving(batch: Callable[[int, int], Endpoints], start: int, size: int) -> Endpoints:
-    """batch(start, size), or both halves one after another where it does not fit into memory.
-
-    Raises torch.OutOfMemoryError where not even one image fits.
-    """
-    try:
-        return batch(start, size)
-    except torch.OutOfMemoryError:
-        if size == 1:
-            raise
-    half = size // 2
-    parts = halving(batch, start, half), halving(batch, start + half, size - half)
-    zero, observed = map(torch.cat, zip(*parts, strict=True))
-    return zero, observed
 
 
 def write_images(images: torch.Tensor, folder: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from measuring import in_turn, medians
 
-from ambient_sweep.config import Config, build_config
+from ambient_sweep.config import Config, SamplingConfig, build_config
 from ambient_sweep.models import Shape, build_model, describe
 from ambient_sweep.trial import samples as sampling
 from ambient_sweep.trial.samples import generate
@@ -54,7 +54,7 @@ def main(words: list[str] | None = None) -> None:
     ways = WAYS | (COMPILED if asked.compile else {})
     clock = time.process_time if asked.device == "cpu" else time.perf_counter
     print(f"{asked.images} images, torch {torch.__version__}, {asked.device}")
-    print(f"exact: {sampling.CHUNK} at once; fast: {sampling.FAST_BATCH}")
+    print(f"exact: {sampling.CHUNK} at once; fast: {SamplingConfig().batch_size}")
     for name, (shape, model) in SETS.items():
         base = {"objective.kind": "denoising", "observed.sigma": 0.0, "sampling.steps": asked.steps, "model": model}
         configs = {way: build_config(base, changes) for way, changes in ways.items()}

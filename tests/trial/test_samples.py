@@ -125,20 +125,6 @@ def test_exact_samples_are_safe_from_a_network_that_depends_on_its_batch_and_fas
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
 
-class Counting:
-    """0.5 x, and the sizes of the batches it was asked for; out of memory above `most`."""
-
-    def __init__(self, most=10**9):
-        self.sizes, self.refused, self.most = [], 0, most
-
-    def __call__(self, x, sigma):
-        if len(x) > self.most:
-            self.refused += 1
-            raise torch.OutOfMemoryError("too many")
-        self.sizes.append(len(x))
-        return 0.5 * x
-
-
 def test_nothing_is_computed_below_the_observed_level_where_it_is_not_asked_for(alone):
     seen = []
 
@@ -168,17 +154,6 @@ def test_bf16_samples_are_near_the_exact_ones_and_keyed_as_they_are(alone):
     distances = torch.cdist(found.flatten(1), expected.flatten(1))
     assert torch.equal(distances.argmin(1), torch.arange(COUNT))
     assert distances.diagonal().max() < 0.2 * expected.flatten(1).norm(dim=1).mean()
-
-
-def test_batches_that_do_not_fit_into_memory_are_halved(alone):
-    whole = made("mlp", denoiser=Counting())
-    counting = Counting(most=10)
-    found = made("mlp", denoiser=counting, **FAST, **{"sampling.batch_size": 35})
-    assert_equal(found, whole)
-    assert counting.refused > 0
-    assert max(counting.sizes) == 9
-    with pytest.raises(torch.OutOfMemoryError):
-        made("mlp", denoiser=Counting(most=0), **FAST)
 
 
 def test_labels_of_samples_follow_the_counts_and_depend_on_the_seed_and_index_alone():
