@@ -35,12 +35,9 @@ def note_begun(sweep: Sweep, root: Path) -> None:
 
 def check_unchanged(sweep: Sweep, root: Path) -> None:
     """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
-    if not (root / BEGUN_FILE).exists():  # of an earlier version
-        return
     begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
     for key in begun | now:
-        added = key.startswith("base.") and key not in begun  # by a later version
-        if not added and begun.get(key) != now.get(key):
+        if begun.get(key) != now.get(key):
             raise UserError(
                 f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
                 "back, or `run` the file under another --name"

@@ -5,7 +5,6 @@ the state keeps the bare network and its names. docs/training.md says how far ea
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,12 +20,6 @@ from ambient_sweep.models import Shape, checkpoint_activations
 from ambient_sweep.training.group import SINGLE, Group
 
 BACKEND = "inductor"  # of torch.compile
-# of DDP: buffers are constants here, and need not be sent around before every forward pass; the name is torch 2.13's
-NO_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers": False
-}
 VARIANTS = 16  # of a function that torch.compile may keep: batch sizes, with and without gradient
 
 
@@ -70,7 +63,12 @@ class WrappedDenoiser:
         if inside:
             network = _compiled(network)
         if group.size > 1:  # sends rank 0's weights to the others, once, now
-            network = self._ddp = DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
+            self._ddp = DistributedDataParallel(
+                network,
+                gradient_as_bucket_view=True,
+                forward_sync_buffers=False,  # buffers are constants here
+            )
+            network = self._ddp
         if config.compile and not inside:
             network = _compiled(network)
         if config.precision == "bf16":
