@@ -94,7 +94,6 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from ambient_sweep.sweep.run import resume_sweep
 
-    folder = folder.parent if folder.name == sweep_file.SWEEP_FILE else folder
     tell_summary(resume_sweep(folder, parse_overrides(overrides), echo=echo_to(as_json)), as_json)
 
 

@@ -18,12 +18,10 @@ class Report:
     fraction: float = 0.0
     fidelity: float = math.nan
     memorization: float = math.nan
-    full_samples: bool = True  # measured on evaluation.samples, not on fewer
     images_left: int = 0
     images_executed: int | None = None
     parameters: int | None = None
     device_seconds: float | None = None
-    memory_gib: float | None = None
     ending: Literal["completed", "failed"] | None = None
     reason: str | None = None  # of a failure
 
@@ -36,7 +34,7 @@ class Report:
         return math.isfinite(self.fidelity) and math.isfinite(self.memorization)
 
     @classmethod
-    def of(cls, evaluation: EvaluationRecord, trial: TrialRecord, memory_gib: float | None = None) -> "Report":
+    def of(cls, evaluation: EvaluationRecord, trial: TrialRecord) -> "Report":
         """The report of one evaluation."""
         fidelity, memorization = objectives(evaluation)
         return cls(
@@ -44,12 +42,10 @@ class Report:
             fraction=evaluation.fraction,
             fidelity=fidelity,
             memorization=memorization,
-            full_samples=evaluation.samples >= trial.config["evaluation.samples"],
             images_left=trial.images_asked - evaluation.images,
             images_executed=trial.images_executed,
             parameters=trial.parameters,
             device_seconds=trial.device_seconds,
-            memory_gib=memory_gib,
         )
 
 

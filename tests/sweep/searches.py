@@ -245,9 +245,7 @@ class Driver:
             if self.smooth:  # no trial fails, none equals another, and what is good stays good
                 own = random.Random(trial_id)
                 fidelity, memorization = own.random() + 0.1 / length, own.random() + 0.1 * length
-            full = length == self.lengths[-1] or self.rng.random() < 0.95
-            more = {"images_executed": round(length * IMAGES), "full_samples": full}
-            folder.reports.append(at(length, fidelity, memorization, **more))
+            folder.reports.append(at(length, fidelity, memorization, images_executed=round(length * IMAGES)))
             decision = self._report(trial_id, folder.reports[-1])
             if decision == Decision.CONTINUE and length == self.lengths[-1]:
                 self._complete(trial_id)

@@ -9,18 +9,16 @@ start a failed one again. If a worker dies, the trial fails and Tune starts it a
 """
 
 import itertools
-import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from ambient_sweep.config import Config, ResourcesConfig
+from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.folder import RAY_FOLDER
@@ -131,7 +129,7 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
 
     def tell(evaluation: EvaluationRecord | None, ending: Literal["completed"] | None = None) -> None:
         if evaluation is not None and evaluation.main_endpoint:
-            report = Report.of(evaluation, read_trial(root, trial.trial_id), _memory_gib(resolved))
+            report = Report.of(evaluation, read_trial(root, trial.trial_id))
             tune.report({"report": replace(report, ending=ending)})
 
     try:
@@ -151,12 +149,3 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
         return
     last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
     tell(last, "completed")
-
-
-def _memory_gib(config: Config) -> float | None:
-    """The most that this process has held, of the GPU where it has one; None where workers train the trial."""
-    if config.resources.workers > 1:
-        return None
-    if config.resources.gpus:
-        return float(torch.cuda.max_memory_allocated() / 2**30)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

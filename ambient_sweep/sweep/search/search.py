@@ -248,7 +248,7 @@ class SweepSearch:
     def _observe(self, trial: SweepTrial, report: Report) -> None:
         """Records each length of a trial before its full one once."""
         lengths = self._observed.setdefault(trial.trial_id, set())
-        if report.images_left > 0 and report.finite and report.full_samples and report.fraction not in lengths:
+        if report.images_left > 0 and report.finite and report.fraction not in lengths:
             lengths.add(report.fraction)
             self._record.observe(trial, report, self._violations(report))
 

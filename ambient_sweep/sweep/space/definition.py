@@ -14,7 +14,7 @@ from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.distributions import Distribution
 
-ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
+ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds"]
 Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
 

@@ -115,8 +115,6 @@ def _check(sweep: Sweep) -> None:
     check_name(f"{where}: name", sweep.name)
     if sweep.baseline is not None and base["observed.base_sigma"] > 0:
         raise UserError(f"{where}: baseline: needs clean images, so observed.base_sigma=0; remove one of them")
-    if "memory_gib" in search.constraints and base["resources.workers"] > 1:
-        raise UserError(f"{where}: search.constraints.memory_gib: needs resources.workers=1; remove one of them")
     endless = [key for key, distribution in sweep.space.items() if math.isinf(distribution.size)]
     if search.sampler == "grid" and endless:
         raise UserError(f"{where}: search.sampler: grid needs a step or choices; space.{endless[0]} has neither")

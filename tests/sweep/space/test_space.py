@@ -225,10 +225,6 @@ BAD = {
     "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
     "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "space.observed.sigma has neither"),
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
-    "memory of several workers": (
-        MINIMAL + "base: {resources.workers: 2}\nsearch: {constraints: {memory_gib: 4}}",
-        "search.constraints.memory_gib: needs resources.workers=1",
-    ),
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: input should be greater"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
     "unknown key of stopping": (
