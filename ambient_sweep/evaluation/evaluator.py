@@ -23,7 +23,6 @@ from ambient_sweep.evaluation.memorization.similarity import Histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import check_counts, trial_measures
-from ambient_sweep.training.group import SINGLE, Group
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
 BLOCK = 1024  # training images encoded at once for a floor
@@ -50,26 +49,14 @@ class Encoded:
         similar = None if config.similarity is None else features[config.similarity]
         return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
 
-    def gathered(self, group: Group, n: int) -> "Encoded":
-        """The parts of all workers joined, n images in all."""
-        features = {name: group.gather(each, n) for name, each in self.features.items()}
-        nearness = (None if each is None else group.gather(each, n) for each in vars(self.nearness).values())
-        return Encoded(features, Nearness(*nearness))  # type: ignore[arg-type]
 
-
-def evaluate(
-    samples: Tensor, reference: Reference, *, device: str = "cpu", group: Group = SINGLE
-) -> dict[str, Measure]:
+def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> dict[str, Measure]:
     """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: `trial_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
-    measures, the others nothing. Deterministic. Raises AmbientSweepError where they are not finite.
+    Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
-    names, part = trial_measures(reference.config, reference.heldout), group.share(len(samples))
-    images = eight_bits(samples)[part.start : part.stop]
-    found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
-    if group.rank != 0:
-        return {}
+    names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples)
+    found = Encoded.of(lambda: [images], names, reference, device)
     measures = fidelity(found.features, names, reference, device)
     return measures | {name: own for name, (own, _) in _memorization(found, names, reference, device).items()}
 

@@ -123,10 +123,10 @@ def measured(
     made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
     sampling = (time.perf_counter() - begun) / len(made)
     for endpoint, samples in made.items():
-        begun = time.perf_counter()
-        measures = evaluate(samples, reference, device=device, group=group)
         if group.rank != 0:
             continue
+        begun = time.perf_counter()
+        measures = evaluate(samples, reference, device=device)
         yield (
             samples,
             EvaluationRecord(
