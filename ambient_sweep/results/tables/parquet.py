@@ -39,7 +39,7 @@ def read_table(path: Path | str) -> pa.Table:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             table = file.read(use_threads=False)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a table that a sweep wrote") from None
+        raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
     metadata = table.schema.metadata or {}

@@ -1,6 +1,5 @@
-"""What happens in the driver while Tune runs: records of lost and stopped trials, tables, progress."""
+"""What happens in the driver while Tune runs: records of lost and stopped trials, stages, progress."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from ray.tune.experiment import Trial
 
 from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.export import build_tables, export_tables
+from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
@@ -23,16 +22,13 @@ from ambient_sweep.text import counted
 from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
 
 GIB = 2**30
-EXPORT_SECONDS = 5.0
-EXPORT_SHARE = 0.05  # of the driver's time at most
 
 
 class SweepCallback(WithoutState, tune.Callback):
-    """Keeps the records true, the tables fresh and the user informed."""
+    """Keeps the records true and the user informed."""
 
     def __init__(self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
         self._sweep, self._root, self._search, self._progress, self._stop = sweep, root, search, progress, stop
-        self._changed, self._next_export = False, 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._stop.check()
@@ -44,7 +40,6 @@ class SweepCallback(WithoutState, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._changed = True
         if result["report"].ending is None:
             self._progress.reported(trial_of(trial), result["report"])
 
@@ -74,8 +69,6 @@ class SweepCallback(WithoutState, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._status()
-        if self._changed and time.monotonic() >= self._next_export:
-            self._export()
 
     def stopped(self, trial: SweepTrial) -> None:
         """Writes into a trial's record that it was stopped."""
@@ -99,7 +92,6 @@ class SweepCallback(WithoutState, tune.Callback):
         self._progress.status(self._search.running, len(self._search.rungs.paused), force=force)
 
     def _end(self, trial: SweepTrial, reason: str | None) -> None:
-        self._changed = True
         rung = self._search.rungs.reached(trial.trial_id)
         if rung is not None:
             note_rung(self._root, trial.trial_id, rung)
@@ -122,16 +114,6 @@ class SweepCallback(WithoutState, tune.Callback):
         self._search.planner.forget(removed)
         if removed:
             self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
-
-    def _export(self) -> None:
-        start = time.monotonic()
-        try:
-            export_tables(self._root)
-            self._changed = False
-        except (UserError, OSError) as error:  # the sweep goes on; the last export, after its end, raises
-            self._progress.note(f"the tables could not be written: {error}")
-        seconds = time.monotonic() - start
-        self._next_export = time.monotonic() + max(EXPORT_SECONDS, seconds / EXPORT_SHARE)
 
 
 def _error_log(trial: Trial) -> str:
