@@ -31,12 +31,14 @@ class Run:
 class Planner:
     """Which prefixes are stored, and which are being trained.
 
-    `data`: the fingerprint of the training data (`data_key`). `every_length`: as in `fork_points`.
+    `data`: the fingerprint of the training data (`data_key`). `every_length`: as in `fork_points`. `shares`: whether trials
+    store and take anything; if not, each costs its whole training.
     """
 
     config_for: Callable[[Values], Config]
     data: str = ""
     every_length: bool = False
+    shares: bool = True
     stored: set[str] = field(default_factory=set)  # states, and evaluations of states that are not stored themselves
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class Planner:
 
     def busy(self, values: Values) -> bool:
         """Whether a running trial is on its way to store a longer prefix of this config than is stored."""
+        if not self._running:
+            return False
         run = self.run(values)
         position = self._reachable(run)
         for other, stored in self._running.values():
@@ -70,8 +74,9 @@ class Planner:
 
     def started(self, trial_id: str, values: Values) -> None:
         """A trial started or goes on."""
-        run = self.run(values)
-        self._running[trial_id] = run, self._reachable(run)
+        if self.shares:
+            run = self.run(values)
+            self._running[trial_id] = run, self._reachable(run)
 
     def reached(self, trial_id: str, images: int) -> None:
         """A running trial was evaluated after `images`, and has stored what others may share up to there."""

@@ -12,9 +12,10 @@ import optuna
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from ambient_sweep.config import build_config
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import History, SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
@@ -23,6 +24,14 @@ from ambient_sweep.sweep.space.file import load_sweep
 from ambient_sweep.sweep.stopping.rungs import Decision
 
 IMAGES = 1000  # of a training
+
+
+class Unshared(Planner):
+    """Trials share nothing; `cost`: images of the whole training of some values."""
+
+    def __init__(self, cost: Callable[[Mapping[str, Any]], int]) -> None:
+        super().__init__(lambda values: build_config(), shares=False)
+        self.cost = cost
 
 
 def sweep_of(folder: Path, text: str, **overrides: Any) -> Sweep:
@@ -102,6 +111,8 @@ class Journal(BaseJournalBackend):
 
 class Halves:
     """A planner: configs with equal `observed.sigma` are one training up to its half."""
+
+    shares = True
 
     def __init__(self, cost: Callable[[Mapping[str, Any]], int]) -> None:
         self._cost = cost

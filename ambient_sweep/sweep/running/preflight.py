@@ -5,7 +5,6 @@ worker. The driver asks for a little memory and for no CPU: with a CPU of its ow
 ever on two CPUs.
 """
 
-import functools
 import math
 import shutil
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ambient_sweep.config import Config, ModelConfig, ResourcesConfig
+from ambient_sweep import models
+from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
-from ambient_sweep.models import build_model, count_parameters, describe
 from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -119,7 +118,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
             f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    networks = tuple(describe(c.model, *_inputs(c)) for c in {c.model: c for c in sizes}.values())
+    networks = tuple(models.describe(c.model, *_inputs(c)) for c in {c.model: c for c in sizes}.values())
     warnings = tuple(unresolved(sizes[0].evaluation))
     return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks, warnings)
 
@@ -149,13 +148,7 @@ def _state_bytes(config: Config) -> int:
 
 def parameters(config: Config) -> int:
     """Number of weights of the config's model."""
-    return _parameters(config.model, *_inputs(config))
-
-
-@functools.cache
-def _parameters(model: ModelConfig, shape: tuple[int, int, int], classes: int) -> int:
-    with torch.device("meta"):  # shapes only
-        return count_parameters(build_model(model, shape, 0, classes))
+    return models.parameters(config.model, *_inputs(config))
 
 
 def _inputs(config: Config) -> tuple[tuple[int, int, int], int]:

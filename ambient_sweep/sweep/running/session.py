@@ -20,7 +20,6 @@ from ambient_sweep.sweep.running.progress import Forecast, Progress
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
@@ -57,7 +56,7 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
         for line in on_cluster(config.resources, image_lines, [(config,)], stop)[0]:
             echo(line)
     stop.check()
-    stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, Stages(root).states())
+    stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, stored=Stages(root).states())
     search = open_search(sweep, root, stored if sweep.search.stages else None, plan.concurrent)
     names = (config.evaluation.fidelity, config.evaluation.memorization)
     forecast = Forecast.of(sweep, plan.trials, plan.searched)
@@ -80,7 +79,7 @@ def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concur
     return SweepSearch(
         sweep,
         StudyRecord(study, sweep.space),
-        planner=planner or Unshared(lambda values: sweep.config_for(values).length),
+        planner=planner or Planner(sweep.config_for, shares=False),
         parameters=lambda values: parameters(sweep.config_for(values)),
         budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels),
         histories=read_histories(root),

@@ -12,9 +12,10 @@ from typing import Any
 from optuna.trial import TrialState
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.proposals import Planning, Proposals
+from ambient_sweep.sweep.search.proposals import Proposals
 from ambient_sweep.sweep.search.study import FIXED, POINT, Earlier, StudyRecord, violations
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision, Entry, Rungs
@@ -49,7 +50,7 @@ class SweepSearch:
         sweep: Sweep,
         record: StudyRecord,
         *,
-        planner: Planning,
+        planner: Planner,
         parameters: Callable[[Values], int] = lambda values: 0,
         budget: Budget | None = None,
         histories: Mapping[str, History] | None = None,

@@ -7,19 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from problems import Point, Problem
 
-from ambient_sweep.pareto import hypervolume
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Search, Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
+
+
+def dominated_area(points: NDArray[np.float64], reference: Point) -> float:
+    """The area between points [N, 2] and `reference`: their hypervolume. NaN adds nothing."""
+    inside = points[(points < reference).all(axis=1)]
+    inside = inside[np.argsort(inside[:, 1], kind="stable")]
+    heights = np.diff(inside[:, 1], append=reference[1])
+    return float((reference[0] - np.minimum.accumulate(inside[:, 0])) @ heights)
 
 
 @dataclass
@@ -46,10 +54,10 @@ class Progress:
     cpu_seconds: float = 0.0
 
     def hypervolume(self, reference: Point, full_length_only: bool = False) -> list[float]:
-        points = [
-            p if f or not full_length_only else (float("nan"),) * 2 for p, f in zip(self.points, self.full, strict=True)
-        ]
-        return [hypervolume(points[: n + 1], reference) for n in range(len(points))]
+        points = np.array(self.points, dtype=np.float64).reshape(-1, 2)
+        if full_length_only:
+            points[~np.array(self.full, dtype=bool)] = np.nan
+        return [dominated_area(points[: n + 1], reference) for n in range(len(points))]
 
 
 class Simulation:
@@ -71,12 +79,14 @@ class Simulation:
         }  # fmt: skip
         self.sweep = Sweep("simulated", base, problem.space, search=search)
         shares = search.stages and problem.shares
-        self.planner = Planner(problem.config, every_length=self.sweep.has_siblings) if shares else None
+        self.planner = Planner(problem.config, every_length=self.sweep.has_siblings, shares=shares)
+        if not shares:
+            self.planner.cost = lambda values: problem.images
         study = open_study("simulated", sampler or build_sampler(search), journal)
         self.search = SweepSearch(
             self.sweep,
             StudyRecord(study, problem.space),
-            planner=self.planner or Unshared(lambda values: problem.images),
+            planner=self.planner,
             budget=Budget(search.images, whole=not self.sweep.rung_levels),
             concurrent=slots,
         )
@@ -115,16 +125,15 @@ class Simulation:
 
     def _start(self, trial: SimulatedTrial) -> None:
         """Takes over what others trained and measured, and trains on."""
-        if self.planner is not None:
-            values = trial.trial.values
-            taken = (self.problem.images - self.planner.cost(values)) / self.problem.images
-            self.planner.started(trial.trial.trial_id, values)
-            for fraction in self.problem.lengths:
-                if fraction <= taken + 1e-9 and fraction not in self._reported.get(trial.trial.trial_id, ()):
-                    trial.position = max(trial.position, fraction)
-                    if not self._measure(trial, fraction):
-                        return
-            trial.position = max(trial.position, taken)
+        values = trial.trial.values
+        taken = (self.problem.images - self.planner.cost(values)) / self.problem.images
+        self.planner.started(trial.trial.trial_id, values)
+        for fraction in self.problem.lengths:
+            if fraction <= taken + 1e-9 and fraction not in self._reported.get(trial.trial.trial_id, ()):
+                trial.position = max(trial.position, fraction)
+                if not self._measure(trial, fraction):
+                    return
+        trial.position = max(trial.position, taken)
         self._go_on(trial)
 
     def _go_on(self, trial: SimulatedTrial) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from searches import record_of, sweep_of
+from searches import Unshared, record_of, sweep_of
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.search.proposals import PATIENCE, REFUSALS, REPEATS, Proposals, Unshared, mark
+from ambient_sweep.sweep.search.proposals import PATIENCE, REFUSALS, REPEATS, Proposals, mark
 from ambient_sweep.sweep.search.study import StudyRecord
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -51,7 +51,7 @@ def proposals(
 ) -> tuple[Proposals, StudyRecord]:
     record = record_of(sweep)
     record.study.sampler = Listing(values)
-    planner: Any = SimpleNamespace(cost=cost, busy=busy) if busy else Unshared(cost)
+    planner: Any = SimpleNamespace(cost=cost, busy=busy, shares=True) if busy else Unshared(cost)
     return Proposals(sweep, record, planner, parameters), record
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from searches import IMAGES, Driver, Folder, Halves, Killed, at, observations, searched, sweep_of
+from searches import IMAGES, Driver, Folder, Halves, Killed, Unshared, at, observations, searched, sweep_of
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.search.proposals import Unshared, mark
+from ambient_sweep.sweep.search.proposals import mark
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep
 
