@@ -1,4 +1,4 @@
-"""Nondominated ranks, crowding, hypervolume and the order of trials, straight from their definitions."""
+"""Nondominated ranks, crowding and the order of trials, straight from their definitions."""
 
 import math
 from collections.abc import Sequence
@@ -42,11 +42,3 @@ def places(values: np.ndarray, feasible: Sequence[bool] | np.ndarray) -> list[in
             for row, distance in zip(front, crowding(values[front]), strict=True):
                 keys[row] = (group, rank, -distance)
     return [sum(other < key for other in keys) for key in keys]
-
-
-def hypervolume(values: np.ndarray, reference: Sequence[float] | np.ndarray) -> float:
-    """The dominated area, strip by strip between neighbouring first objectives: as high as the lowest point so far."""
-    inside = values[(values < reference).all(axis=1)]
-    edges = [*np.unique(inside[:, 0]), reference[0]]
-    heights = [reference[1] - inside[inside[:, 0] <= left, 1].min() for left in edges[:-1]]
-    return float(np.diff(edges) @ heights)

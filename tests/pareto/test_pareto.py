@@ -1,8 +1,8 @@
-"""Ranks, contributions and knees against their definitions and closed forms."""
+"""Ranks, volumes and knees against their definitions and closed forms."""
 
 import numpy as np
 import pytest
-from nondominated_order import crowding, hypervolume, peel
+from nondominated_order import crowding, peel
 
 from ambient_sweep import pareto
 
@@ -57,11 +57,47 @@ def test_rows_that_are_not_finite_rank_last_and_disturb_nothing() -> None:
 def test_empty_and_misshapen() -> None:
     empty = np.empty((0, 2))
     assert pareto.nondominated_rank(empty).tolist() == pareto.crowding_distance(empty).tolist() == []
+    assert pareto.hypervolume(empty, [1.0, 1.0]) == 0.0
     assert pareto.contributions(empty, [1.0, 1.0]).shape == (0,)
     for values in ([1.0, 2.0], [[0.0, 0.0, 0.0]]):
         for call in (pareto.nondominated_rank, pareto.knee_distance):
             with pytest.raises(ValueError, match="values"):
                 call(values)
+    for reference in ([1.0], [1.0, np.nan]):
+        with pytest.raises(ValueError, match="reference"):
+            pareto.hypervolume([[0.0, 0.0]], reference)
+
+
+# -- hypervolume ----------------------------------------------------------------------------------------------------
+
+
+def strips(values: np.ndarray, reference: np.ndarray) -> float:
+    """The dominated area, strip by strip between neighbouring first objectives: as high as the lowest point so far."""
+    inside = values[(values < reference).all(axis=1)]
+    edges = [*np.unique(inside[:, 0]), reference[0]]
+    heights = [reference[1] - inside[inside[:, 0] <= left, 1].min() for left in edges[:-1]]
+    return float(np.diff(edges) @ heights)
+
+
+@pytest.mark.parametrize(("most", "cases"), [(12, 200), (300, 20)])
+def test_hypervolume_is_that_of_strips_and_ignores_order_and_dominated_rows(most: int, cases: int) -> None:
+    rng = np.random.default_rng(most)
+    for _ in range(cases):
+        values = random_values(rng, most)
+        reference = np.quantile(values, 0.9, axis=0) + 1e-3
+        volume = pareto.hypervolume(values, reference)
+        assert volume == pytest.approx(strips(values, reference), rel=1e-10, abs=1e-12)
+        front = values[pareto.pareto_mask(values)]
+        assert pareto.hypervolume(rng.permutation(front), reference) == pytest.approx(volume, rel=1e-12)
+        factors = rng.uniform(0.1, 10, 2)
+        assert pareto.hypervolume(values * factors, reference * factors) == pytest.approx(volume * factors.prod())
+
+
+def test_the_area_of_a_quarter_disc_converges_to_the_closed_form() -> None:
+    angles = np.linspace(0, np.pi / 2, 302)[1:-1]
+    disc = 1 - np.column_stack([np.cos(angles), np.sin(angles)])
+    assert pareto.hypervolume(disc, [1.0, 1.0]) == pytest.approx(np.pi / 4, rel=5e-3)
+    assert pareto.hypervolume([[0.5, 0.5], [np.nan, 0.0], [-INF, 0.0], [0.0, INF]], [1.0, 1.0]) == 0.25
 
 
 def test_contributions_are_what_is_lost_without_each_row() -> None:
@@ -70,8 +106,8 @@ def test_contributions_are_what_is_lost_without_each_row() -> None:
         values = random_values(rng)
         front = values[pareto.pareto_mask(values)]
         reference = front.max(axis=0) + 0.25
-        whole = hypervolume(front, reference)
-        without = [hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
+        whole = pareto.hypervolume(front, reference)
+        without = [pareto.hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
         assert pareto.contributions(front, reference) == pytest.approx(whole - np.array(without), rel=1e-9, abs=1e-12)
     assert pareto.contributions([[0.0, 0.0], [0.0, 0.0], [-1.0, 0.5]], [1.0, 1.0]).tolist() == [0.0, 0.0, 0.5]
 

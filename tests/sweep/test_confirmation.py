@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from made_up_sweeps import add, fill
-from nondominated_order import hypervolume
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
@@ -57,11 +56,11 @@ def test_the_order_is_that_of_rank_then_of_what_each_adds_alone() -> None:
             extent = np.where(np.ptp(front, axis=0) > 0, np.ptp(front, axis=0), 1)
             reference = front.max(axis=0) + 0.1 * extent
             inside = [index for index in order if ranks[index] == rank]
-            everything = hypervolume(front / extent, reference / extent)
+            everything = pareto.hypervolume(front / extent, reference / extent)
             adds = []
             for index in inside:
                 others = np.delete(points, index, axis=0)[np.delete(ranks, index) == rank]
-                adds.append(everything - hypervolume(others.reshape(-1, 2) / extent, reference / extent))
+                adds.append(everything - pareto.hypervolume(others.reshape(-1, 2) / extent, reference / extent))
             assert (np.diff(adds) < 1e-9).all()
 
 

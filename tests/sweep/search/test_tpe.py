@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from nondominated_order import hypervolume
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
@@ -18,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 from scipy.integrate import quad
 from scipy.stats import truncnorm
 
+from ambient_sweep import pareto
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search import tpe
@@ -195,7 +195,7 @@ def test_thinning_takes_the_least_hypervolume_away_each_time() -> None:
         reference = front.max(axis=0) + 0.1 * np.ptp(front, axis=0) + 1e-12
         left = list(range(9))
         while len(left) > 4:
-            worth = [hypervolume(front[[i for i in left if i != gone]], reference) for gone in left]
+            worth = [pareto.hypervolume(front[[i for i in left if i != gone]], reference) for gone in left]
             left.pop(int(np.argmax(worth)))
         assert sorted(tpe.thin(front, 4)) == left
     assert len(tpe.thin(np.full((4, 2), math.inf), 3)) == 3  # a level of trials without values
@@ -239,7 +239,7 @@ def test_the_history_stays_bounded_and_keeps_the_front() -> None:
     kept = {values["x"] for side in (sampler._fit.good, sampler._fit.bad) for values in side}
     assert {x for x, _ in points[-tpe.NEWEST :]} <= kept
     of_kept = np.array([point for point in points if point[0] in kept])
-    assert hypervolume(of_kept, (1.2, 1.2)) > 0.99 * hypervolume(np.array(points), (1.2, 1.2))
+    assert pareto.hypervolume(of_kept, (1.2, 1.2)) > 0.99 * pareto.hypervolume(np.array(points), (1.2, 1.2))
 
 
 # -- the default sampler in plain Optuna ------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def volumes(make: Callable[[int], BaseSampler], seeds: int, trials: int = 80) ->
     for seed in range(seeds):
         study = optuna.create_study(sampler=make(seed), directions=["minimize"] * 2)
         study.optimize(zdt1, n_trials=trials)
-        found.append(hypervolume(np.array([t.values for t in study.best_trials]), (1.1, 6.0)))
+        found.append(pareto.hypervolume(np.array([t.values for t in study.best_trials]), (1.1, 6.0)))
     return found
 
 
