@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from problems import Point, Problem
 
+from ambient_sweep.pareto import hypervolume
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
@@ -20,14 +19,6 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Search, Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
-
-
-def dominated_area(points: NDArray[np.float64], reference: Point) -> float:
-    """The area between points [N, 2] and `reference`: their hypervolume. NaN adds nothing."""
-    inside = points[(points < reference).all(axis=1)]
-    inside = inside[np.argsort(inside[:, 1], kind="stable")]
-    heights = np.diff(inside[:, 1], append=reference[1])
-    return float((reference[0] - np.minimum.accumulate(inside[:, 0])) @ heights)
 
 
 @dataclass
@@ -54,10 +45,10 @@ class Progress:
     cpu_seconds: float = 0.0
 
     def hypervolume(self, reference: Point, full_length_only: bool = False) -> list[float]:
-        points = np.array(self.points, dtype=np.float64).reshape(-1, 2)
-        if full_length_only:
-            points[~np.array(self.full, dtype=bool)] = np.nan
-        return [dominated_area(points[: n + 1], reference) for n in range(len(points))]
+        points = [
+            p if f or not full_length_only else (float("nan"),) * 2 for p, f in zip(self.points, self.full, strict=True)
+        ]
+        return [hypervolume(points[: n + 1], reference) for n in range(len(points))]
 
 
 class Simulation:
