@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def contradictions(c: Config) -> Iterator[str]:
     """One line for each contradiction, the most telling first."""
-    for check in (_of_data, _of_split, _of_noise, _of_model, _of_training, _of_evaluation):
+    for check in (_of_data, _of_split, _of_noise, _of_model, _of_training, _of_evaluation, _of_encoders):
         yield from check(c)
 
 
@@ -108,5 +108,16 @@ def _of_evaluation(c: Config) -> Iterator[str]:
         default = type(c.sampling).model_fields[key].default
         if c.sampling.mode == "exact" and getattr(c.sampling, key) != default:
             yield f"sampling.{key}: sampling.mode=exact fixes it; use sampling.mode=fast or leave it out"
-    if c.evaluation.memorization == "sim_excess" and c.evaluation.similarity is None:
+
+
+def _of_encoders(c: Config) -> Iterator[str]:
+    e = c.evaluation
+    encoders = {*e.distances, e.similarity}
+    if e.memorization == "sim_excess" and e.similarity is None:
         yield "evaluation.similarity: missing; evaluation.memorization=sim_excess needs an encoder, for example fd_sscd"
+    if "fd_file" in encoders and e.encoder_file is None:
+        yield "evaluation.encoder_file: missing; fd_file needs the file of the encoder"
+    if "fd_file" not in encoders and e.encoder_file is not None:
+        yield "evaluation.encoder_file: only the distance fd_file reads it; add fd_file to evaluation.distances"
+    if e.encoder_file is not None and e.encoder_sha256 is None:
+        yield "evaluation.encoder_sha256: missing; your own encoder needs its hash (sha256sum FILE)"

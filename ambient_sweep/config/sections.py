@@ -14,7 +14,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
 Distance = Literal[
     "fd_classifier", "fd_lite0@32", "fd_lite0@64", "fd_lite0@224", "fd_pixels", "fid",
-    "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_sscd",
+    "fd_dinov2_small", "fd_dinov2_base", "fd_dinov2_large", "fd_sscd", "fd_file",
 ]  # fmt: skip
 Extra = Literal["kid", "precision", "recall", "density", "coverage"]
 Memorization = Literal[
@@ -202,6 +202,9 @@ class EvaluationConfig(Section):
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
     weights_folder: str | None = Field(None, description="folder of encoder weights; the user's cache by default")
+    encoder_file: str | None = Field(None, description="your own encoder for fd_file, a TorchScript file")
+    encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
+    encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
     path: str | None = Field(None, description="store of the clean images, if data.path holds noisy ones")
 
 

@@ -155,4 +155,6 @@ def reference_key(data: ImageData, config: EvaluationConfig) -> str:
     """A hash, 16 hex digits, of all that determines the values of a reference: images, labels, encoders, quantile."""
     labels = None if data.heldout_labels is None else data.heldout_labels.tolist()
     encoders: list[Any] = [sorted(config.distances), config.fidelity, config.similarity]
+    if "fd_file" in (*config.distances, config.similarity):
+        encoders.append([config.encoder_sha256, config.encoder_size])
     return digest([FORMAT, data.fingerprint, labels, encoders, config.quantile])[:16]

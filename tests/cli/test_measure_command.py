@@ -130,6 +130,7 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),
         (["--generated", "{sets}/generated", "--pictures", "{sets}/train"], "train already exists"),
         (["--generated", "{sets}/generated", "evaluation.distances=[fd_magic]"], "evaluation.distances"),
+        (["--generated", "{sets}/generated", "evaluation.distances=[fd_file]"], "evaluation.encoder_file: missing"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(measure: Measure, sets: Path, words: list[str], line: str) -> None:

@@ -34,7 +34,7 @@ def test_storage(copy: Path, tmp_path: Path) -> None:
     assert sorted(each.name for each in copy.iterdir()) == ["link", "one.yaml", "sweep.yaml"]
 
 
-@pytest.mark.parametrize("key", ["data.path", "evaluation.path", "evaluation.weights_folder"])
+@pytest.mark.parametrize("key", ["data.path", "evaluation.path", "evaluation.encoder_file"])
 def test_data(copy: Path, tmp_path: Path, key: str) -> None:
     for given in ("photos", copy / "photos"):
         line = bad("run", "sweep.yaml", f"{key}={given}", "--storage", tmp_path / "runs")

@@ -19,7 +19,7 @@ from ambient_sweep.evaluation.encoders.classifier import (
 from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
-from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder
+from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
 
 __all__ = [
     "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",
@@ -42,6 +42,8 @@ def build_encoder(
             return InceptionEncoder(folder, device)
         case "fd_sscd":
             return sscd_encoder(folder, device)
+        case "fd_file":
+            return user_encoder(settings, device)
         case "fd_dinov2_small" | "fd_dinov2_base" | "fd_dinov2_large":
             return dinov2_encoder(kind.removeprefix("fd_dinov2_"), folder, device)
     raise ValueError(f"{distance}: no such encoder, or no classifier given")

@@ -226,7 +226,9 @@ def test_a_word_on_the_command_line_is_not_cut(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, SPACE, "data.source=folder", "data.path=/data/a: b #2")
     assert sweep.base["data.path"] == "/data/a: b #2"
     message = "expected text in UTF-8, without control characters"
-    assert refusal(tmp_path, SPACE, "data.image_column=a\x00b").startswith(f"data.image_column: {message}")
+    assert refusal(tmp_path, SPACE, "evaluation.encoder_sha256=a\x00b").startswith(
+        f"evaluation.encoder_sha256: {message}"
+    )
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "caf\udce9"])  # the second: bytes that are not UTF-8, as Python reads them
