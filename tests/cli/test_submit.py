@@ -49,7 +49,8 @@ def head(tmp_path):
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
     }
-    environment.pop("RAY_ADDRESS", None)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):  # of the Ray of other tests
+        environment.pop(name, None)
     options = ["--port", str(address), "--dashboard-port", str(port), "--num-cpus", "2"]
     options += ["--dashboard-agent-listen-port", str(free_port())]  # the default may be another Ray's
     log = (tmp_path / "head.log").open("w")
@@ -63,6 +64,7 @@ def head(tmp_path):
             break
         time.sleep(0.5)
     else:
+        process.terminate()
         pytest.fail((tmp_path / "head.log").read_text())
     yield environment, url, token
     process.terminate()  # `ray start --block` ends its node's processes

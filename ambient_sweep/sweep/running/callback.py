@@ -16,6 +16,7 @@ from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
+from ambient_sweep.sweep.running.workers import release_workers
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.text import counted
@@ -35,6 +36,7 @@ class SweepCallback(WithoutState, tune.Callback):
         self._stop.listen()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        release_workers(self._root, trial_of(trial).trial_id)  # of an attempt that died
         self._progress.trial_started(trial_of(trial))
 
     def on_trial_result(
@@ -45,6 +47,7 @@ class SweepCallback(WithoutState, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
+        release_workers(self._root, ours.trial_id)
         if self._search.is_paused(ours.trial_id):
             self._progress.trial_paused(ours)
             return
@@ -62,6 +65,7 @@ class SweepCallback(WithoutState, tune.Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        release_workers(self._root, trial_of(trial).trial_id)
         ours, attempts = trial_of(trial), counted(self._sweep.search.max_failures + 1, "attempt")
         reason = f"{LOST}, after {attempts}: {describe_error(_error_log(trial))}"
         mark(self._root, ours, self._sweep.config_for(ours.values), "failed", reason)
@@ -84,6 +88,7 @@ class SweepCallback(WithoutState, tune.Callback):
                 self.stopped(trial)
                 self._end(trial, None)
         for trial in self._search.trials.values():
+            release_workers(self._root, trial.trial_id)
             config = self._sweep.config_for(trial.values)
             mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")
         self._status(force=True)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray import PlacementGroupID
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.stages.stages import Stages
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -24,6 +28,7 @@ from ambient_sweep.training.group import Group
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
 from ambient_sweep.trial.run import run_trial
 
+PLACEMENT_GROUP = "placement_group"  # file with the id of what the workers hold of the cluster
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
 
@@ -78,6 +83,18 @@ def stop_file(root: Path, trial_id: str) -> Path:
     return trial_folder(root, trial_id) / "stop"
 
 
+def release_workers(root: Path, trial_id: str) -> None:
+    """Gives back what a trial's workers hold of the cluster, if anything.
+
+    Ray's own cleaner does so where it finds the cluster and lives: not beside a second cluster on the machine, and not where
+    the trial's processes died together with it.
+    """
+    file = trial_folder(root, trial_id) / PLACEMENT_GROUP
+    if file.exists():
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(file.read_text())))
+        file.unlink()
+
+
 def fit_with_workers(job: Job) -> None:
     """Trains and evaluates with `resources.workers` workers, in or outside of a Tune trial; blocks until the end.
 
@@ -110,6 +127,9 @@ def train_worker(task: dict[str, Job]) -> None:
     job, group = task["job"], Group.distributed()
     folder = trial_folder(job.root, job.trial.trial_id)
     with only_trainer(folder) if group.rank == 0 else contextlib.nullcontext():
+        held = get_current_placement_group()
+        if group.rank == 0 and held is not None:
+            write_atomic(folder / PLACEMENT_GROUP, held.id.hex().encode())
         group.broadcast(None)  # the others wait here for rank 0's lock
         stop = stop_file(job.root, job.trial.trial_id)
         job.run(group=group, interrupted=stop.exists if group.rank == 0 else lambda: False)

@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 from optuna.trial import TrialState
-from processes import wait_until
+from processes import session_of, wait_until
 from ray.util.placement_group import placement_group, remove_placement_group
 from runs import searched_trials, small_sweep, study_of
 from safetensors.torch import load_file
@@ -22,8 +22,10 @@ from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.running import progress, session
+from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import quiet_tune
 from ambient_sweep.sweep.running.session import open_search
+from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.space.file import load_sweep
 from ambient_sweep.sweep.stopping.rungs import Decision
@@ -194,7 +196,8 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     search.evaluated = lambda trial_id, report: Decision.STOP  # type: ignore[method-assign]
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     quiet_tune()
-    run_tune(sweep, tmp_path, search, 1, [])
+    told = progress.Progress(tmp_path, 1, ("fd", "mem"), print, progress.Forecast(0, 0, 0))
+    run_tune(sweep, tmp_path, search, 1, [SweepCallback(sweep, tmp_path, search, told, StopRequest())])
     (trial,) = read_trials(tmp_path)
     assert 0 < trial.images_done < trial.images_asked
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
@@ -203,6 +206,30 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     done = read_trial(tmp_path, trial.trial_id).images_done
     time.sleep(2)
     assert read_trial(tmp_path, trial.trial_id).images_done == done  # nobody trains on
+
+
+def test_what_died_with_its_cleaner_holds_no_slots(tmp_path: Path) -> None:
+    """As where a node is lost: the trial's process, Ray Train's controller and the cleaner of its workers' slots at once."""
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1, "resources__workers": 2, "training__images": 64_000}
+    root, killed = tmp_path / "runs" / "small", list[str]()
+
+    def kill() -> None:
+        wait_until(lambda: list(root.glob("trials/*/state/images-*")))
+        for pid in session_of(os.getsid(0)):
+            name = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+            if name.startswith(("ray::ImplicitFunc", "ray::TrainController", "ray::PlacementGroupCleaner")):
+                killed.append(name)
+                os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    lines: list[str] = []
+    summary = run_sweep(small_sweep(tmp_path, **noisy), tmp_path / "runs", echo=lines.append)
+    thread.join()
+    assert len(killed) == 3, killed
+    assert summary.counts == {"completed": 1}
+    assert sum("its worker failed; it goes on from its last state (restart 1 of 2)" in line for line in lines) == 1
+    wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> None:
