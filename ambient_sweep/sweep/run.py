@@ -23,6 +23,7 @@ from ambient_sweep.results.report.frontier_plot import frontier_png
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
@@ -152,10 +153,7 @@ def _is_finished(sweep: Sweep, root: Path) -> bool:
     """Whether nothing is left to search or to confirm, by the records."""
     from ambient_sweep.sweep.running.session import confirmation, open_search
 
-    if open_search(sweep, root).left:
-        return False
-    left = confirmation(sweep, root)
-    return not (left.replicates or left.remeasurements)
+    return not open_search(sweep, root).left and confirmation(sweep, root) == Plan()
 
 
 def summarize(root: Path) -> SweepSummary:

@@ -2,9 +2,6 @@
 
 import numpy as np
 
-from ambient_sweep import pareto
-from ambient_sweep.results.frontier.recipes import run_variance
-
 SHAPES = ("digits", "convex", "concave", "line", "cloud", "corner", "pieces", "levels")
 
 
@@ -30,17 +27,3 @@ def planted(rng: np.random.Generator, shape: str, n: int) -> tuple[np.ndarray, n
         }[shape]
         unit = known = np.full((n, 2), 0.08)
     return truth, unit * np.exp(rng.normal(0, 0.25, (n, 2))), known
-
-
-def measured(
-    rng: np.random.Generator, truth: np.ndarray, noise: np.ndarray, known: np.ndarray, more: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One value of each recipe, `more` of the 8 best, and the standard errors by the pooled variance."""
-    first = truth + noise * rng.normal(size=truth.shape)
-    best = np.argsort(pareto.nondominated_rank(first), kind="stable")[:8]
-    values = truth[best, None] + noise[best, None] * rng.normal(size=(len(best), more, 2))
-    values = np.concatenate([first[best, None], values], axis=1)
-    mean, runs, variance = first.copy(), np.ones(len(truth)), np.zeros_like(truth)
-    mean[best], runs[best], variance[best] = values.mean(axis=1), 1 + more, values.var(axis=1, ddof=1)
-    pooled = np.stack([run_variance(column, runs - 1) for column in (variance / known**2).T], axis=1)
-    return mean, np.sqrt(pooled / runs[:, None]) * known

@@ -1,47 +1,46 @@
-"""The columns that compare rows with each other: on the frontier or not, how certainly, and by how many training runs.
-
-What is uncertain: a recipe has an expected fidelity and memorization over training and sampling seeds, and its few runs
-estimate them (recipes.py). The frontier meant by `front_probability` is that of the expected values. Runs of one recipe at
-several lengths count as independent.
-"""
+"""The columns that compare rows with each other: on the frontier or not, and what their recipe gives over its runs."""
 
 import numpy as np
 import pyarrow as pa
 
 from ambient_sweep.pareto import pareto_mask
-from ambient_sweep.results.frontier.candidates import candidate_mask, distinct, measured_mask, objectives
-from ambient_sweep.results.frontier.probability import front_probability
+from ambient_sweep.results.frontier.candidates import (
+    PLACE,
+    candidate_mask,
+    distinct,
+    keys,
+    measured_mask,
+    objectives,
+    stated,
+)
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
 
-LARGEST_ERROR = 1e100  # keeps sums finite
-
 
 def with_standings(table: pa.Table) -> pa.Table:
-    """The evaluations table with the columns on the frontier and on recipes filled; null for rows not measured in full.
+    """The evaluations table with the columns on the frontier and on recipes filled.
 
-    Raises UserError for a table that mixes measures or references.
+    Candidates are compared by their first full measurement; `on_front` marks the last of those on the frontier. Recipes are
+    null for rows not measured in full. Raises UserError for a table that mixes measures or references.
     """
     n = table.num_rows
-    on_front, probability, runs = np.zeros(n, dtype=bool), np.full(n, np.nan), np.zeros(n, dtype=np.int64)
+    on_front, runs = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.int64)
     mean, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     rows = np.flatnonzero(candidate_mask(table))
     rows = rows[distinct(table.take(pa.array(rows)))]
-    on_front[rows] = pareto_mask(objectives(table)[rows])
-    rows = np.flatnonzero(measured_mask(table))
-    if len(rows):
-        found = Recipes.of(table.take(pa.array(rows)))
-        bounded = np.nan_to_num(found.error).clip(0.0, LARGEST_ERROR)
-        of_recipes = front_probability(found.mean, bounded, correlation=found.correlation)
-        probability[rows], runs[rows] = of_recipes[found.labels], found.runs[found.labels]
-        mean[rows], error[rows] = found.mean[found.labels], found.error[found.labels]
-    unknown = runs == 0
+    on_front[stated(table, rows[pareto_mask(objectives(table)[rows])])] = True
+    measured = np.flatnonzero(measured_mask(table))
+    if len(measured):
+        last = np.unique(stated(table, measured))
+        found, places = Recipes.of(table.take(pa.array(last))), keys(table, PLACE)
+        label_of = {places[row]: label for row, label in zip(last, found.labels, strict=True)}
+        labels = [label_of[places[row]] for row in measured]
+        runs[measured], mean[measured], error[measured] = found.runs[labels], found.mean[labels], found.error[labels]
     columns = {
         schema.ON_FRONT: pa.array(on_front),
-        schema.FRONT_PROBABILITY: pa.array(probability, mask=unknown),
-        schema.RUNS: pa.array(runs, mask=unknown),
-        **{name: pa.array(mean[:, i], mask=unknown) for i, name in enumerate(schema.MEANS)},
-        **{name: pa.array(error[:, i], mask=unknown) for i, name in enumerate(schema.ERRORS)},
+        schema.RUNS: pa.array(runs, mask=runs == 0),
+        **{name: pa.array(mean[:, i], mask=runs == 0) for i, name in enumerate(schema.MEANS)},
+        **{name: pa.array(error[:, i], mask=runs <= 1) for i, name in enumerate(schema.ERRORS)},
     }
     for name, column in columns.items():
         position = table.schema.get_field_index(name)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ambient_sweep.config import Distance, Extra, Memorization, knobs
 
-VERSION = 5  # raise it when a column is added, removed or renamed, or its type or meaning changes
+VERSION = 6  # raise it when a column is added, removed or renamed, or its type or meaning changes
 
 # -- in both tables
 TRIAL_ID = "trial_id"
@@ -40,8 +40,7 @@ ENDPOINT = "endpoint"
 SAMPLES = "samples"
 EVALUATION_SEED = "evaluation_seed"  # another than SAMPLES_SEED: a checkpoint measured again on fresh samples
 CHECKPOINT = "checkpoint"  # relative to the sweep's folder
-ON_FRONT = "on_front"  # on the frontier over all candidates
-FRONT_PROBABILITY = "front_probability"  # that the row's recipe is on the frontier
+ON_FRONT = "on_front"  # states the values of a checkpoint on the frontier
 RUNS = "runs"  # training runs of the row's recipe at its length
 MEANS = ("fidelity_mean", "memorization_mean")  # over these runs
 ERRORS = ("fidelity_error", "memorization_error")  # standard errors of the means
@@ -152,7 +151,6 @@ EVALUATIONS: pa.Schema = _schema(
         *_fields(WHOLE, "images_asked"),
         *_fields(TEXT, ENDPOINT),
         *_fields(pa.bool_(), "main_endpoint", ON_FRONT),
-        *_fields(REAL, FRONT_PROBABILITY, nullable=True),
         *_fields(WHOLE, RUNS, nullable=True),
         *_fields(REAL, *MEANS, *ERRORS, nullable=True),
         *_interval(FIDELITY),

@@ -129,8 +129,7 @@ def sweep_seconds(sweep: Sweep, config: Config, plan: Plan, pace: Pace) -> float
     fixed, eta = plan.trials - plan.searched, sweep.search.stopping.eta
     forecast = Forecast(config.length, fixed, plan.searched, sweep.rung_levels, eta, sweep.search.images)
     images = min(forecast.images_left(), plan.images)
-    if sweep.confirm is not None:
-        images += sweep.confirm.top * sweep.confirm.seeds * config.length
+    images += sweep.confirm.top * sweep.confirm.seeds * config.length
     return pace.seconds(config, images) / plan.concurrent
 
 

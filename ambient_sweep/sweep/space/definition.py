@@ -44,13 +44,19 @@ class Stopping(Section):
 
 
 class Confirm(Section):
-    """How the best candidates are confirmed after the search; without this section they are not. See docs/search.md."""
+    """How the frontier is confirmed after the search. See docs/search.md."""
 
-    seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
-    top: int = Field(8, ge=1, description="candidates on and near the front")
-    samples: int | None = Field(
-        None, ge=8, description="fresh samples for each candidate; evaluation.samples by default"
+    samples: Annotated[str, BeforeValidator(str), Field(pattern=r"^(0|[2-9]x|[1-9]\d+x)$")] = Field(
+        "4x",
+        description="fresh samples, as a multiple of evaluation.samples, for what could be on the frontier; 0: off",
     )
+    seeds: int = Field(0, ge=0, description="fresh training seeds for each of the best")
+    top: int = Field(8, ge=1, description="how many of the best are trained with fresh seeds")
+
+    @property
+    def factor(self) -> int:
+        """By how much more samples are measured; 0: none."""
+        return int(self.samples.removesuffix("x"))
 
 
 class Search(Section):
@@ -120,7 +126,7 @@ class Sweep:
     controls: tuple[Control, ...] = ()
     baseline: Baseline | None = None
     search: Search = Search()  # noqa: RUF009 (frozen)
-    confirm: Confirm | None = None
+    confirm: Confirm = Confirm()  # noqa: RUF009 (frozen)
     where: str = field(default="sweep", compare=False)  # its file, for messages
 
     def config_for(self, values: Mapping[str, Any]) -> Config:

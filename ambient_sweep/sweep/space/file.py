@@ -10,7 +10,7 @@ points: [{observed.sigma: 0.2}]            # tried first; keys left out are samp
 controls: [{label: no consistency, seeds: [0, 1], set: {objective.kind: ambient}}]
 baseline: {seeds: [0]}                     # ordinary training on clean images
 search: {trials: 24, sampler: tpe, seed: 0}
-confirm: {seeds: 3, top: 8}                # the best again, with fresh samples and seeds; off without it
+confirm: {samples: 4x, seeds: 0}           # the frontier again, on more samples and fresh seeds
 x-anything: &shared {...}                  # read where *shared or <<: *shared stands
 """
 
@@ -92,7 +92,7 @@ def _build(
             f"{where}: search.constraints.memory_gib: needs trials of one worker, but resources.workers="
             f"{base['resources.workers']}; remove it"
         )
-    confirm = _section(Confirm, tree["confirm"], f"{where}: confirm") if "confirm" in tree else None
+    confirm = _section(Confirm, tree.get("confirm", {}), f"{where}: confirm")
     points = _read_points(tree.get("points"), space, where)
     most = math.inf if search.trials is None and search.images is not None else search.trials or TRIALS
     if len(points) > most:
