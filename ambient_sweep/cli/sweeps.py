@@ -124,7 +124,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
         raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     within = [(root / name / "checkpoint.json").is_relative_to(meant) for name in table["checkpoint"].to_pylist()]
     table = table.filter(within)
-    choice = select(table, rule, confident)
+    choice = select(table, rule)
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]
