@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 from ambient_sweep.config import Config, Section, build_config
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.baseline import baseline_values
 from ambient_sweep.sweep.space.distributions import Distribution
 
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds", "memory_gib"]
@@ -41,6 +43,12 @@ class Stopping(Section):
 
     rule: Literal["none", "rungs"] = Field("rungs", description="rungs: MO-ASHA; none: every trial runs to its end")
     eta: int = Field(2, ge=2, description="rungs: one trial in this many goes on from a rung to the next")
+
+
+def _read_multiple(value: Any) -> str:
+    if not re.fullmatch(r"0|([2-9]|[1-9]\d+)x", str(value)):
+        raise ValueError("write a multiple of evaluation.samples, from 2x on, or 0 for no confirmation")
+    return str(value)
 
 
 class Confirm(Section):
@@ -167,8 +175,7 @@ class Sweep:
         """The baseline's and the controls' trials, in the order in which they start."""
         trials = []
         for seed in self.baseline.seeds if self.baseline else ():
-            clean = {"objective.kind": "denoising", "observed.sigma": 0.0, "seed": seed}
-            trials.append(SweepTrial("baseline", clean, "baseline"))
+            trials += [SweepTrial("baseline", values, "baseline") for values in baseline_values(self, seed)]
         for index, control in enumerate(self.controls):
             label = control.label or values_text(control.set) or f"control {index + 1}"
             seeds = [{}] if control.seeds is None else [{"seed": seed} for seed in control.seeds]

@@ -107,7 +107,7 @@ def _build(
         )
     sweep = Sweep(name, base, space, points, controls, baseline, search, confirm, where)
     trials = sweep.fixed_trials()
-    values = [overlay(base, trial.values) for trial in trials]
+    values = [overlay(base, trial.values) | {"evaluation.lengths": ()} for trial in trials]
     for index, trial in enumerate(trials):
         if (first := values.index(values[index])) < index:
             raise UserError(f"{where}: {trial.name}: the same training as {trials[first].name}; remove one")
