@@ -54,7 +54,7 @@ def _read_multiple(value: Any) -> str:
 class Confirm(Section):
     """How the frontier is confirmed after the search. See docs/search.md."""
 
-    samples: Annotated[str, BeforeValidator(str), Field(pattern=r"^(0|[2-9]x|[1-9]\d+x)$")] = Field(
+    samples: Annotated[str, BeforeValidator(_read_multiple)] = Field(
         "4x",
         description="fresh samples, as a multiple of evaluation.samples, for what could be on the frontier; 0: off",
     )
