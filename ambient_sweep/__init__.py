@@ -1,3 +1,3 @@
 """Ambient-diffusion hyperparameter sweeps: the price of not memorizing, measured."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0.dev0"

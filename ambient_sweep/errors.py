@@ -1,5 +1,9 @@
 """Errors with a one-line message for the user."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class AmbientSweepError(Exception):
     """A failure with a message fit to be shown as it is; exit code 1."""
@@ -15,3 +19,12 @@ class UserError(AmbientSweepError):
 
 class TrainingDiverged(AmbientSweepError):
     """The loss or a weight is no longer finite."""
+
+
+@contextlib.contextmanager
+def errors_of(file: Path | str) -> Iterator[None]:
+    """Makes UserErrors begin with the file in whose settings they are."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None

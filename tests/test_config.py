@@ -35,7 +35,7 @@ def test_later_layers_win_whether_nested_or_dotted():
 
 
 def test_every_knob_has_a_line_of_help_and_a_range_or_choice():
-    for key, (field, _) in knobs().items():
+    for key, field in knobs().items():
         assert field.description, key
         unlimited = field.annotation in (int, float) and not field.metadata
         assert not unlimited, f"{key} has no range"
@@ -53,7 +53,11 @@ def test_a_written_config_reads_back_equal(tmp_path):
     [
         ({"observed.sigm": 1}, ["unknown key 'observed.sigm'", "did you mean 'observed.sigma'"]),
         ({"xyzzy": 1}, ["unknown key 'xyzzy'"]),
-        ({"observed": 0.3}, ["unknown key 'observed'"]),
+        ({"observed": 0.3}, ["observed: expected a mapping of keys to values"]),
+        (
+            {"evaluation.distances": ["fd_pixel"]},
+            ["evaluation.distances[0]", "not 'fd_pixel'; did you mean 'fd_pixels'?"],
+        ),
         ({"observed.sigma": -0.1}, ["observed.sigma", "greater than or equal to 0", "-0.1"]),
         ({"observed.sigma": "much"}, ["observed.sigma", "valid number", "'much'"]),
         ({"observed.sigma": float("inf")}, ["observed.sigma", "finite"]),
@@ -158,7 +162,7 @@ def test_paths_of_a_file_and_of_the_command_line_become_absolute(tmp_path, monke
 
 
 def test_a_model_preset_sets_what_is_not_given_beside_it_and_a_later_layer_single_keys():
-    field = knobs()["model.preset"][0]
+    field = knobs()["model.preset"]
     assert set(get_args(field.annotation)) == set(MODEL)
     small = build_config({"model.preset": "dit-8", "model.blocks": 3})
     assert (small.model.kind, small.model.width, small.model.blocks) == ("dit", 64, 3)

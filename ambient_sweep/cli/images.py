@@ -5,13 +5,13 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, echo_to, overrides_argument, tell
+from ambient_sweep.cli.printing import PATH, as_json, echo_to, overrides_argument, tell
 from ambient_sweep.config import build_config, knobs, parse_overrides
 from ambient_sweep.errors import AmbientSweepError, UserError
 
 
 @commands.command()
-@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.argument("out", type=PATH, required=False)
 @overrides_argument
 @click.option(
     "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
@@ -21,17 +21,10 @@ from ambient_sweep.errors import AmbientSweepError, UserError
     "--observations", metavar="SIGMA|COLUMN",
     help="The images are noisy already, at this noise level or that in this column: write the store of --observed-only.",
 )  # fmt: skip
-@click.option(
-    "--from", "origin", type=click.Path(path_type=Path), help="Take the images from this store of clean images."
-)
+@click.option("--from", "origin", type=PATH, help="Take the images from this store of clean images.")
 @click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, in both parts.")
-@click.option(
-    "--near", type=click.FloatRange(0, 1), default=0.1, show_default=True,
-    help="Largest distance at which images count as near duplicates; 0: exact ones only.",
-)  # fmt: skip
-@click.option(
-    "--verify", type=click.Path(path_type=Path), metavar="STORE", help="Read STORE and check every byte; write nothing."
-)
+@click.option("--near", type=click.FloatRange(0, 1), default=0.1, help="Largest distance of near duplicates; 0: exact.")
+@click.option("--verify", type=PATH, metavar="STORE", help="Read STORE and check every byte; write nothing.")
 @as_json
 def prepare(
     out: Path | None, overrides: tuple[str, ...], sigma: float | None, observations: str | None, origin: Path | None,
@@ -54,11 +47,7 @@ def prepare(
         return
     if out is None or "=" in str(out):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
-    values = parse_overrides(overrides)
-    allowed = ("data.train_size", "data.heldout_size") if origin else ("data.",)
-    for key in values:
-        if not key.startswith(allowed):
-            raise UserError(f"{key}: prepare takes {' and '.join(allowed)}{'' if origin else '*'} only")
+    values = parse_overrides(overrides, ("data.train_size", "data.heldout_size") if origin else ("data.",))
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
     arrived_noisy = observations is not None
@@ -98,8 +87,8 @@ def level_or_column(text: str) -> tuple[float | None, str | None]:
 def knobs_command(as_json: bool) -> None:
     """List every config key with its default and what it does."""
     rows, lines = {}, []
-    for key, (field, default) in knobs().items():
-        text = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        rows[key] = {"default": default, "help": field.description}
+    for key, field in knobs().items():
+        text = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        rows[key] = {"default": field.default, "help": field.description}
         lines.append(f"{key:<28} {text:<24} {field.description}")
     tell(rows, lines, as_json)

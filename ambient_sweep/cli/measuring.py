@@ -6,39 +6,31 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import as_json, check_new_folder, echo_to, out_option, overrides_argument, tell
+from ambient_sweep.cli.printing import PATH, as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
 from ambient_sweep.config import build_config, dump, parse_overrides
-from ambient_sweep.errors import UserError
 
 if TYPE_CHECKING:
     from ambient_sweep.config import DataConfig, EvaluationConfig
     from ambient_sweep.data.evaluation_set import ImageSet
     from ambient_sweep.evaluation.report import Report, Row
 
-path_option = click.Path(path_type=Path)
-without_option = click.option(
-    "--without", multiple=True, metavar="MEASURE", help="Leave a measure out; may be given several times."
-)
+KEYS = (
+    "evaluation.", "data.image_column", "data.range", "data.split", "data.group_", "data.train_size", "data.heldout_size",
+)  # fmt: skip
+without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 
 
 @commands.command()
 @click.option(
-    "--generated", type=path_option, multiple=True, required=True,
-    help="Generated images; given several times, one per seed, for an interval over seeds.",
-)  # fmt: skip
-@click.option(
-    "--train", type=path_option, required=True,
-    help="The images the model was trained on, without noise; of a store, its training images.",
-)  # fmt: skip
-@click.option(
-    "--heldout", type=path_option, required=True,
-    help="Images of the same kind that it never saw; of a store, its held-out images.",
-)  # fmt: skip
+    "--generated", type=PATH, multiple=True, required=True, help="Generated images; repeatable, one per seed."
+)
+@click.option("--train", type=PATH, required=True, help="The images the model was trained on, without noise.")
+@click.option("--heldout", type=PATH, required=True, help="Images of the same kind that it never saw.")
 @overrides_argument
 @click.option("--size", type=click.IntRange(4, 1024), help="Take the central square of every image, resized by area.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Make all images grey, or RGB.")
 @without_option
-@click.option("--pictures", type=path_option, help="New or empty folder for nearest.png and similarity-ENCODER.png.")
+@new_folder_option("--pictures", help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @out_option
 @as_json
 def measure(
@@ -51,8 +43,9 @@ def measure(
     files, or a store of `prepare`. Where --train and --heldout give one place, they share it by its split. A GPU is used
     where torch finds one.
 
-    KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid], and data.image_column; fidelity is the first
-    distance and similarity that of fidelity, unless given. docs/metrics.md describes each measure and when it fails.
+    KEY=VALUE are evaluation.* keys, as in evaluation.distances=[fid], where fidelity is the first distance and similarity
+    that of fidelity, unless given; and data.* keys by which training reads and splits --train and --heldout, as
+    data.range=[0,4095]. docs/metrics.md describes each measure and when it fails.
     """
     import torch
 
@@ -64,7 +57,6 @@ def measure(
 
     (config, data), device = _configs(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
-    check_new_folder("--pictures", pictures)
     places = [*(("--generated", path) for path in generated), ("--train", train), ("--heldout", heldout)]
     *sets, trained, unseen = read_sets(places, data, size=size, channels=None if channels is None else int(channels))
     real = RealImages.of(trained, unseen)
@@ -93,15 +85,13 @@ def measure(
 
 
 @commands.command()
-@click.argument("checkpoint", type=path_option)
+@click.argument("checkpoint", type=PATH)
 @overrides_argument
-@click.option(
-    "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Draw so many sets of samples."
-)
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, help="Draw so many sets of samples.")
 @without_option
-@click.option("--attack", type=path_option, metavar="DIR", help="Try to extract training images; pictures go to DIR.")
+@new_folder_option("--attack", metavar="DIR", help="Try to extract training images; pictures go to DIR.")
 @click.option(
-    "--attack-images", type=click.IntRange(99, 100_000), default=200, show_default=True,  # extraction.LEAST
+    "--attack-images", type=click.IntRange(99, 100_000), default=200,  # extraction.LEAST
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
 @out_option
@@ -120,11 +110,7 @@ def evaluate(
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if not (key.startswith(("evaluation.", "sampling.", "resources.")) or key == "data.path"):
-            raise UserError(f"{key}: evaluate may change evaluation.*, sampling.*, resources.* and data.path only")
-    check_new_folder("--attack", attack)
+    changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
     checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
     config = build_config(dump(config), changes, where=str(checkpoint))
@@ -140,17 +126,13 @@ def evaluate(
     lines += ["of the model itself:", *_table(found.model)]
     lines += [f"attack: {line}" for line in found.attack_lines]
     lines += [f"warning: {line}" for line in found.warnings]
-    tell(
-        {
-            "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
-            "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
-            "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
-            "histograms": found.histograms, "warnings": list(found.warnings),
-        },
-        lines,
-        as_json,
-        out,
-    )  # fmt: skip
+    document = {
+        "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
+        "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
+        "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
+        "histograms": found.histograms, "warnings": found.warnings,
+    }  # fmt: skip
+    tell(document, lines, as_json, out)
 
 
 # -- options --------------------------------------------------------------------------------------------------------
@@ -160,10 +142,7 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
     """The evaluation section, by default with a small network that comes with its package, and how images are read."""
     from ambient_sweep.evaluation.required_images import with_similarity
 
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if not key.startswith("evaluation.") and key != "data.image_column":
-            raise UserError(f"{key}: measure takes evaluation.* and data.image_column only")
+    changes = parse_overrides(overrides, KEYS)
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:

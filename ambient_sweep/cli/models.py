@@ -7,10 +7,11 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    PATH,
     as_json,
-    check_new_folder,
     echo_to,
     name_option,
+    new_folder_option,
     overrides_argument,
     storage_option,
     tell,
@@ -21,7 +22,7 @@ from ambient_sweep.errors import UserError
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @storage_option
 @name_option
@@ -41,11 +42,11 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 
 
 @commands.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Number of images.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the samples.")
+@click.argument("checkpoint", type=PATH)
+@click.option("--count", type=click.IntRange(1, 1_000_000), default=64, help="Number of images.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the samples.")
 @click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the PNG files.")
+@new_folder_option("--out", required=True, help="New or empty folder for the PNG files.")
 @as_json
 def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
     """Draw images from CHECKPOINT: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial or a run.
@@ -62,7 +63,6 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
-    check_new_folder("--out", out)
     use_threads(config)
     device = device_of(config)
     shape, counts = tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
@@ -73,23 +73,19 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
 
 
 @commands.command()
-@click.argument("trial_folder", type=click.Path(path_type=Path))
+@click.argument("trial_folder", type=PATH)
 @click.option("--length", type=click.FloatRange(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
 @click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New or empty folder for the checkpoint.")
+@new_folder_option("--out", required=True, help="New or empty folder for the checkpoint.")
 @as_json
 def average(trial_folder: Path, length: float, images: int | None, out: Path, as_json: bool) -> None:
     """Rebuild the weights' average of any length from the snapshots in TRIAL_FOLDER, runs/NAME/trials/ID; no training.
 
     Needs a trial of ema.kind=power. Writes a checkpoint that `sample` and `evaluate` take.
     """
-    from ambient_sweep.cli.places import find_trial
-    from ambient_sweep.training.posthoc_ema import POOR, SNAPSHOTS, reconstruct, save_reconstruction
+    from ambient_sweep.training.posthoc_ema import POOR, reconstruct, save_reconstruction
     from ambient_sweep.trial.retention import check_kept
 
-    check_new_folder("--out", out)
-    if not (trial_folder / SNAPSHOTS).is_dir():
-        trial_folder = find_trial(trial_folder)
     check_kept(trial_folder)
     tensors, rebuilt = reconstruct(trial_folder, length, images)
     save_reconstruction(out.absolute(), tensors, rebuilt)

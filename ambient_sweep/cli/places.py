@@ -18,7 +18,7 @@ def find_place(path: Path) -> tuple[Path, Path]:
 
     A folder that holds a single run means that one. Raises UserError, which lists what there is.
     """
-    full = Path(os.path.abspath(path.expanduser()))
+    full = Path(os.path.abspath(path))
     for root in (full, *full.parents):
         trials = trials_of(root)
         if trials:
@@ -40,15 +40,6 @@ def trials_of(root: Path) -> list[Path]:
     return sorted(record.parent for record in root.glob("trials/*/trial.json"))
 
 
-def find_trial(path: Path) -> Path:
-    """The folder of the trial at or around `path`; of a run with a single trial, that. Raises UserError."""
-    root, meant = find_place(path)
-    trials = [trial for trial in trials_of(root) if meant == root or trial in (meant, meant.parents[1])]
-    if len(trials) > 1:
-        raise UserError(f"{path}: holds several trials, give one; {listed(root, trials)}")
-    return trials[0]
-
-
 def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str | None]:
     """The checkpoint that `path` means, which `echo` prints, and the endpoint that `best` picks it for, if it does.
 
@@ -67,7 +58,7 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
     else:
         chosen = found[-1] if found else None
         if chosen is None:
-            trial = find_trial(given).name
+            trial = next(each.name for each in trials_of(root) if meant == root or each in (meant, meant.parents[1]))
             last = checkpoint_folder(root, trial, read_trial(root, trial).discarded)
             check_kept(last if meant in last.parents else meant)
     if chosen is None:

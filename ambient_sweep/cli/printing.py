@@ -9,37 +9,62 @@ from typing import Any
 import click
 from pydantic import TypeAdapter
 
+from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
-from ambient_sweep.sweep.space.file import NAME
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+from ambient_sweep.sweep.space.file import check_name
 
 
-def _checked_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    if name is not None and not NAME.fullmatch(name):
-        raise UserError(f"--name: {name!r} cannot name a folder; use letters, digits and . _ - only")
-    return name
+class _Path(click.Path):
+    """A path, with `~` replaced by the home folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        name = parameter.opts[0] if parameter else "path"
+        return expanded(name, Path(str(super().convert(value, parameter, context))))
+
+
+PATH = _Path()
+
+
+def check_new(option: str, path: Path, *, folder: bool = False) -> None:
+    """Raises UserError where a new file, or a new or empty folder, exists or cannot be written."""
+    if path.exists() and not (folder and path.is_dir() and not any(path.iterdir())):
+        what = " and is not an empty folder" if folder else ""
+        raise UserError(f"{option}: {path} already exists{what}; remove it or give another")
+    parent = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{option}: {path} cannot be written: {parent} is not a writable folder")
+
+
+def _refused(check: Callable[..., object]) -> Callable[..., Any]:
+    """A callback that refuses what an option holds, by the option's name and before hours of work."""
+
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            check(parameter.opts[0], value)
+        return value
+
+    return callback
 
 
 def new_file_option(help: str) -> Callable[..., Any]:
-    """--out for a new file, which is refused before hours of work where it exists or cannot be written."""
-
-    def check(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
-        if file is not None and file.exists():
-            raise UserError(f"--out: {file} already exists; remove it or give another file")
-        check_writable("--out", file)
-        return file
-
-    return click.option("--out", type=click.Path(path_type=Path), callback=check, help=help)
+    """--out for a new file."""
+    return click.option("--out", type=PATH, callback=_refused(check_new), help=help)
 
 
+def new_folder_option(name: str, **more: Any) -> Callable[..., Any]:
+    """An option for a folder that is new or empty."""
+    check = partial(check_new, folder=True)
+    return click.option(name, type=PATH, callback=_refused(check), **more)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 out_option = new_file_option("New file for the result as JSON.")
 storage_option = click.option(
-    "--storage", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    "--storage", type=PATH, default=Path("runs"),
     help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
 )  # fmt: skip
-name_option = click.option("--name", callback=_checked_name, help="Name of the run; by default that of FILE.")
+name_option = click.option("--name", callback=_refused(check_name), help="Name of the run; by default that of FILE.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
@@ -77,19 +102,3 @@ def tell_summary(summary: Any, as_json: bool) -> None:
         "reason": summary.best_reason, "files": {name: str(path) for name, path in summary.files.items()},
     }  # fmt: skip
     tell(result, lines, as_json)
-
-
-def check_new_folder(option: str, folder: Path | None) -> None:
-    """Before hours of work: raises UserError where a new folder cannot be written."""
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{option}: {folder} already exists and is not an empty folder")
-    check_writable(option, folder)
-
-
-def check_writable(option: str, path: Path | None) -> None:
-    """Raises UserError where nothing can be written at `path`."""
-    if path is None:
-        return
-    parent = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{option}: {path} cannot be written: {parent} is not a writable folder")

@@ -6,6 +6,7 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    PATH,
     as_json,
     echo_to,
     name_option,
@@ -17,15 +18,16 @@ from ambient_sweep.cli.printing import (
     tell_summary,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import UserError, errors_of
 from ambient_sweep.sweep.space import file as sweep_file
+from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.text import counted
 
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
 
 
 @commands.command(epilog=SHAPE)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -33,43 +35,38 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Refuses what `run` and `train` would refuse, and times a few training steps to say how long it takes.
     """
-    from ambient_sweep.sweep.space.file import SECTIONS, load_sweep
+    from ambient_sweep.sweep.running.dry_run import check_single, check_sweep
+    from ambient_sweep.sweep.search.samplers import try_sampler
 
-    if not read_yaml(file).keys() & set(SECTIONS):
-        from ambient_sweep.sweep.running.dry_run import check_single
-
+    if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
         config = load_config(file, parse_overrides(overrides))
-        notes = check_single(config)
+        with errors_of(file):
+            notes = check_single(config)
         lines = [f"{file}: a valid config of one training run, {config.training.images:,} images", *notes]
         tell({"kind": "config", "config": dump(config), "notes": notes}, lines, as_json)
         return
-    from ambient_sweep.sweep.running.dry_run import check_sweep
-    from ambient_sweep.sweep.search.samplers import try_sampler
-    from ambient_sweep.sweep.space.validation import check_space
-
-    sweep = load_sweep(file, parse_overrides(overrides))
-    try_sampler(sweep.space, sweep.search)
+    sweep = sweep_file.load_sweep(file, parse_overrides(overrides))
     configs = check_space(sweep)
-    notes = check_sweep(sweep, configs)
+    with errors_of(file):
+        try_sampler(sweep.space, sweep.search)
+        notes = check_sweep(sweep, configs)
     fixed, searched = sweep.fixed_trials(), int(min(sweep.trials, sweep.size()))
     within = f", within {sweep.search.images:,} images" if sweep.search.images else ""
     result = {
         "kind": "sweep", "name": sweep.name, "configs_checked": len(configs), "searched_trials": searched,
-        "fixed_trials": [{"role": t.role, "label": t.label, "values": t.values} for t in fixed],
-        "space": {key: distribution.dump() for key, distribution in sweep.space.items()}, "notes": notes,
+        "fixed_trials": list(map(vars, fixed)), "notes": notes,
     }  # fmt: skip
-    names = ", ".join(f"{t.label} (seed {t.values.get('seed', sweep.base['seed'])})" for t in fixed)
     lines = [
         f"{file}: valid; {len(configs):,} configs checked: corners of the space, points, controls, baseline",
         f"{counted(searched, 'searched trial')} over {', '.join(sweep.space)}{within}",
-        f"{counted(len(fixed), 'fixed trial')}{': ' if fixed else ''}{names}",
+        f"{counted(len(fixed), 'fixed trial')}: {', '.join(trial.name for trial in fixed) or 'none'}",
         *notes,
     ]
     tell(result, lines, as_json)
 
 
 @commands.command(epilog=SHAPE)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @overrides_argument
 @storage_option
 @name_option
@@ -81,14 +78,13 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
     in RAY_ADDRESS, which `ray job submit` sets, or else on this machine.
     """
     from ambient_sweep.sweep.run import run_sweep
-    from ambient_sweep.sweep.space.file import load_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
-    tell_summary(run_sweep(load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
+    tell_summary(run_sweep(sweep_file.load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
 
 
 @commands.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @overrides_argument
 @as_json
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -98,21 +94,19 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from ambient_sweep.sweep.run import resume_sweep
 
+    folder = folder.parent if folder.name == sweep_file.SWEEP_FILE else folder
     tell_summary(resume_sweep(folder, parse_overrides(overrides), echo=echo_to(as_json)), as_json)
 
 
 @commands.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @click.option(
-    "--rule", default="knee", show_default=True,
+    "--rule", default="knee",
     help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
 )  # fmt: skip
-@click.option(
-    "--confident", type=float, metavar="P", help="Consider only candidates on the frontier with probability P or more."
-)
 @new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
-def best(source: Path, rule: str, confident: float | None, out: Path | None, as_json: bool) -> None:
+def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.select import best_config, select
@@ -152,7 +146,7 @@ def best(source: Path, rule: str, confident: float | None, out: Path | None, as_
 
 
 @commands.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""

@@ -6,7 +6,6 @@ One dotted key per knob (`observed.sigma`), and one path for file, command line 
 
 from ambient_sweep.config.files import build_config as build_config
 from ambient_sweep.config.files import check_keys as check_keys
-from ambient_sweep.config.files import describe as describe
 from ambient_sweep.config.files import dump as dump
 from ambient_sweep.config.files import flatten as flatten
 from ambient_sweep.config.files import knobs as knobs
@@ -21,11 +20,8 @@ from ambient_sweep.config.sections import DataConfig as DataConfig
 from ambient_sweep.config.sections import Distance as Distance
 from ambient_sweep.config.sections import EmaConfig as EmaConfig
 from ambient_sweep.config.sections import EvaluationConfig as EvaluationConfig
-from ambient_sweep.config.sections import Extra as Extra
-from ambient_sweep.config.sections import Memorization as Memorization
 from ambient_sweep.config.sections import ModelConfig as ModelConfig
 from ambient_sweep.config.sections import ObservedConfig as ObservedConfig
 from ambient_sweep.config.sections import OptimizerConfig as OptimizerConfig
 from ambient_sweep.config.sections import ResourcesConfig as ResourcesConfig
 from ambient_sweep.config.sections import SamplingConfig as SamplingConfig
-from ambient_sweep.config.sections import Section as Section

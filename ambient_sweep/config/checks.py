@@ -12,11 +12,8 @@ if TYPE_CHECKING:
 
 def contradictions(c: Config) -> Iterator[str]:
     """One line for each contradiction, the most telling first."""
-    yield from _of_data(c)
-    yield from _of_model(c)
-    yield from _of_training(c)
-    yield from _of_evaluation(c)
-    yield from _of_encoders(c)
+    for check in (_of_data, _of_split, _of_noise, _of_model, _of_training, _of_evaluation, _of_encoders):
+        yield from check(c)
 
 
 def _of_data(c: Config) -> Iterator[str]:
@@ -30,26 +27,20 @@ def _of_data(c: Config) -> Iterator[str]:
         yield f"data.range: must rise, as in [0, 4095], not {list(c.data.range)}"
     if c.data.range is not None and c.data.source == "digits":
         yield "data.range: the digits have a range of their own; remove it or change data.source"
-    yield from _of_split(c)
     if c.evaluation.path is not None and c.data.source != "store":
         yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
-    if c.observed.sigma < c.observed.base_sigma:
-        yield (
-            f"observed.sigma: {c.observed.sigma} is below observed.base_sigma={c.observed.base_sigma}; "
-            "noise can be added to the base, not removed"
-        )
-    if c.objective.kind in ("ambient", "ambient_consistency", "ambient_high_clean_low") and c.observed.sigma == 0:
-        yield (
-            f"observed.sigma: 0 contradicts objective.kind={c.objective.kind}, which needs noise; "
-            "use objective.kind=denoising for training on clean images"
-        )
-    if c.objective.kind == "ambient_high_clean_low" and c.observed.base_sigma > 0:
+
+
+def _of_noise(c: Config) -> Iterator[str]:
+    kind, base = c.objective.kind, c.observed.base_sigma
+    if c.observed.sigma < base:
+        yield f"observed.sigma: {c.observed.sigma} is below observed.base_sigma={base}; noise cannot be removed"
+    if kind != "denoising" and c.observed.sigma == 0:
+        yield f"observed.sigma: 0, but objective.kind={kind} needs noise; use objective.kind=denoising for clean images"
+    if kind == "ambient_high_clean_low" and base > 0:
         yield "observed.base_sigma: objective.kind=ambient_high_clean_low reads clean images; it needs base_sigma=0"
-    if c.observed.clean_fraction == 1 and c.objective.kind != "denoising":
-        yield (
-            f"observed.clean_fraction: 1 leaves no noisy image for objective.kind={c.objective.kind}; "
-            "use objective.kind=denoising with observed.sigma=0"
-        )
+    if kind != "denoising" and c.observed.clean_fraction == 1:
+        yield f"observed.clean_fraction: 1 leaves no noisy image for objective.kind={kind}; use objective.kind=denoising"
 
 
 def _of_split(c: Config) -> Iterator[str]:
@@ -70,10 +61,7 @@ def _of_model(c: Config) -> Iterator[str]:
     m = c.model
     divisor = 2 ** (m.levels - 1)
     if m.kind == "unet" and c.data.image_size % divisor:
-        yield (
-            f"model.levels: {m.levels} resolutions need data.image_size to be a multiple of {divisor}, "
-            f"not {c.data.image_size}"
-        )
+        yield f"model.levels: {m.levels} need data.image_size to be a multiple of {divisor}, not {c.data.image_size}"
     if m.kind == "unet" and m.multipliers and len(m.multipliers) != m.levels:
         yield f"model.multipliers: has {len(m.multipliers)} values for model.levels={m.levels}; give one per resolution"
     if m.kind == "unet":
@@ -90,16 +78,11 @@ def _of_model(c: Config) -> Iterator[str]:
 
 
 def _of_training(c: Config) -> Iterator[str]:
-    if c.training.batch_size % c.resources.workers:
-        yield (
-            f"training.batch_size: {c.training.batch_size} is not a multiple of "
-            f"resources.workers={c.resources.workers}; use a multiple"
-        )
-    elif c.training.batch_size // c.resources.workers % c.compute.accumulate:
-        yield (
-            f"compute.accumulate: {c.compute.accumulate} parts do not divide a worker's batch of "
-            f"{c.training.batch_size // c.resources.workers}; use a divisor"
-        )
+    batch, rest = divmod(c.training.batch_size, c.resources.workers)
+    if rest:
+        yield f"training.batch_size: {c.training.batch_size} is not a multiple of resources.workers={c.resources.workers}"
+    elif batch % c.compute.accumulate:
+        yield f"compute.accumulate: {c.compute.accumulate} parts do not divide a worker's batch of {batch}; use a divisor"
     if c.compute.channels_last and c.model.kind != "unet":
         yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:

@@ -1,19 +1,18 @@
 """Configs from files, overrides and presets, and back to files."""
 
-import codecs
-import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from ambient_sweep.config.presets import expand_preset
-from ambient_sweep.config.sections import Config, Section
-from ambient_sweep.config.values import UNWRITABLE, read_number
+from ambient_sweep.config.sections import Config, Section, UnknownKey
+from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
@@ -23,18 +22,36 @@ from ambient_sweep.storage import write_atomic
 PATH_KEYS = (
     "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
 )  # fmt: skip
-LISTED = "`ambient-sweep knobs` lists the keys"
+MAPPING, LIST = "expected a mapping of keys to values", "expected a list in brackets"
+PLAIN = {  # pydantic's types of errors whose messages speak of Python
+    "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST,
+    "too_short": "expected at least {min_length} value",
+}  # fmt: skip
+PROBLEMS = {  # PyYAML's words
+    "found character '\\t' that cannot start any token": "found a tab; indent with spaces",
+    "second occurrence": "an anchor of this name was given before; give it another name",
+    "but found another document": "a second document begins here; keep one in a file",
+    "found unconstructable recursive node": "this anchor contains itself; repeat what it holds",
+}
+S = TypeVar("S", bound=Section)
 
 
-def _sections(section: type[Section], prefix: str = "") -> dict[str, type[Section]]:
-    found: dict[str, type[Section]] = {}
+def _fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted keys in order, sections before what they hold."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            found |= {prefix + name: field.annotation, **_sections(field.annotation, f"{prefix}{name}.")}
-    return found
+        yield prefix + name, field
+        if isinstance(field.default, Section):
+            yield from _fields(type(field.default), f"{prefix}{name}.")
 
 
-SECTIONS = _sections(Config)
+FIELDS = dict(_fields(Config))
+SECTIONS = {key: type(field.default) for key, field in FIELDS.items() if isinstance(field.default, Section)}
+KNOBS = {key: field for key, field in FIELDS.items() if key not in SECTIONS}
+
+
+def knobs() -> Mapping[str, FieldInfo]:
+    """Every dotted key with its pydantic field, in order."""
+    return KNOBS
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -42,38 +59,18 @@ def dump(config: Config) -> dict[str, Any]:
     return flatten(config.model_dump(mode="json"))
 
 
-def knobs() -> dict[str, tuple[Any, Any]]:
-    """Every dotted key with its pydantic field and its default, in order."""
-    return _knobs(Config)
-
-
-def _knobs(section: type[Section], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    result: dict[str, tuple[Any, Any]] = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            result |= _knobs(field.annotation, f"{prefix}{name}.")
-        else:
-            result[prefix + name] = (field, field.default)
-    return result
-
-
 def check_keys(
-    keys: Iterable[str], where: str = "config", known: Collection[str] | None = None, otherwise: str = LISTED
+    keys: Iterable[str],
+    where: str = "config",
+    known: Collection[str] = KNOBS,
+    otherwise: str = "`ambient-sweep knobs` lists the keys",
 ) -> None:
     """Raises UserError for the first key that is not known, by default as a knob, with the nearest that is."""
-    known = knobs() if known is None else known
     for key in keys:
         if key not in known:
+            if known is KNOBS and key in SECTIONS:
+                raise UserError(f"{where}: {key}: {MAPPING}")
             raise UserError(f"{where}: unknown key {key!r}; {did_you_mean(key, known, otherwise)}")
-
-
-def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
-    """The nearest known word as a question, first among keys of this name in other sections; `otherwise` if none is near."""
-    lower = {each.lower(): each for each in known}
-    key = str(word).lower()
-    namesakes = [each for each in lower if each.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, namesakes or lower, n=1, cutoff=0 if namesakes else 0.6)
-    return f"did you mean {lower[near[0]]!r}?" if near else otherwise
 
 
 def overlay(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +93,13 @@ def build_config(*layers: Mapping[str, Any], where: str = "config") -> Config:
     """
     values = overlay(*layers)
     check_keys(values, where)
+    return validated(Config, nested(values, where), where)
+
+
+def validated(kind: type[S], values: Any, where: str) -> S:
+    """A section with these values. Raises UserError, one line that begins with `where` and names the key."""
     try:
-        return Config.model_validate(nested(values, where))
+        return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {describe(error)}") from None
 
@@ -124,28 +126,37 @@ def nested(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         for folder in folders:
             inner = inner.setdefault(folder, {})
             if not isinstance(inner, dict):
-                raise UserError(f"{where}: {folder}: expected a mapping of keys to values, not {inner!r}")
+                raise UserError(f"{where}: {key}: {folder}: {MAPPING}, not {inner!r}")
         inner[name] = value
     return tree
 
 
 def describe(error: ValidationError) -> str:
     """A pydantic error as one line: key, complaint, value."""
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "too_short":
-            message = f"expected at least {item['ctx']['min_length']} value"
-        text = f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}" if key else message
-        words = re.findall("'(.*?)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else ()
+    lines: list[str] = []
+    errors = error.errors()
+    for item in errors:
+        within = [other for other in errors if other is not item and other["loc"][: len(item["loc"])] == item["loc"]]
+        if within:  # what is wrong with a part is enough
+            continue
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).removeprefix(".")
+        kind, context = item["type"], item.get("ctx", {})
+        plain = PLAIN.get(kind, "").format_map(context)
+        message = plain or item["msg"].removeprefix("Value error, ")
+        text = f"{key}: {message[0].lower()}{message[1:]}" if key else message
+        if key and not isinstance(context.get("error"), UnknownKey):
+            text += f", not {item['input']!r}"
+        words = re.findall("'(.*?)'", context["expected"]) if kind == "literal_error" else ()
         near = did_you_mean(item["input"], words, "")
         lines.append(f"{text}; {near}" if near else text)
     return "; ".join(lines)
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`key=value` words to a mapping; lists and mappings as in YAML, other values as text. Raises UserError."""
+def parse_overrides(pairs: Iterable[str], allowed: tuple[str, ...] = ("",)) -> dict[str, Any]:
+    """`key=value` words to a mapping; lists and mappings as in YAML, other values as text.
+
+    Raises UserError, also for a key that begins with none of `allowed`.
+    """
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -153,6 +164,8 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"{pair!r}: expected key=value, as in observed.sigma=0.3")
         if key in values:
             raise UserError(f"{key}: given twice; keep one")
+        if not key.startswith(allowed):
+            raise UserError(f"{key}: keys must begin with {' or '.join(allowed)} here")
         try:
             values[key] = load(text) if text in ("", "~", "null") or text[0] in "[{\"'" else text
         except yaml.YAMLError as error:
@@ -166,22 +179,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises UserError that names the file, line and complaint.
     """
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; give the YAML file of a sweep or config") from None
+        tree = load(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
-        tree = load(text)
-    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise UserError(f"{path}: {str(error.strerror).lower()}; give the YAML file of a sweep or config") from None
+    except yaml.reader.ReaderError:
         raise UserError(f"{path}: is not text in UTF-8; save it as UTF-8, without control characters") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        problem = str(error.problem).replace("character '\\t' that cannot start any token", "a tab; indent with spaces")
+        problem = PROBLEMS.get(str(error.problem), error.problem)
         raise UserError(f"{path}:{place} {problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -205,19 +211,26 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def expanded(key: str, path: Path) -> Path:
+    """`path` with `~` replaced by the home folder. Raises UserError, naming `key`, where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: {path}: there is no such home folder; give an absolute path") from None
+
+
 def lasting_path(key: str, path: Path) -> Path:
     """`path` made absolute.
 
     Raises UserError, naming `key`, where it would end with the working copy of a Ray job, or records cannot name it.
     """
-    path = path.expanduser()
+    path = expanded(key, path)
     if UNWRITABLE.search(str(path.absolute())):
         raise UserError(f"{key}: {str(path.absolute())!r} is not UTF-8, or holds control characters; rename the folder")
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as Ray sets it for what `ray job submit` runs
     if in_job and (not path.is_absolute() or "runtime_resources" in path.resolve().parts):
         raise UserError(
-            f"{key}: {path} is in the temporary folder in which this Ray job runs; give an absolute path outside of it that "
-            "every node sees"
+            f"{key}: {path} is in this Ray job's temporary folder; give an absolute path that every node sees"
         )
     return path.absolute()
 

@@ -1,12 +1,13 @@
 """Every knob with its range, default and line of help."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ambient_sweep.config.checks import contradictions
-from ambient_sweep.config.values import UNWRITABLE, read_number, takes_numbers
+from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number, takes_numbers
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -23,8 +24,22 @@ Memorization = Literal[
 Endpoint = Literal["zero", "observed"]
 
 
+class UnknownKey(ValueError):
+    """A key that a section does not have."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        known = cls.model_fields
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                near = did_you_mean(key, known, f"it has {', '.join(known)}")
+                raise UnknownKey(f"unknown key {key!r}; {near}")
+        return values
 
     @field_validator("*", mode="before")
     @classmethod
@@ -53,32 +68,24 @@ class DataConfig(Section):
     image_size: int = Field(8, ge=4, le=1024, description="side in pixels; images are resized by area")
     channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
     image_column: str = Field("image", description="column (Parquet) or key (npz) of the images")
-    label_column: str | None = Field("label", description="column or key of the class numbers, if present")
+    label_column: str | None = Field(
+        "auto", description="column or key of the class numbers; auto: a column label or class folders, if present"
+    )
     sigma_column: str | None = Field(None, description="column or key of a noise level per image")
-    range: tuple[float, float] | None = Field(
-        None, description="values of the files for black and white, as [0, 4095]; what lies outside is clipped"
-    )
-    train_size: int | None = Field(
-        None, ge=2, description="training images; by default the store's own split, otherwise what is not held out"
-    )
-    heldout_size: int | None = Field(
-        None, ge=2, description="images held out as reference; by default a tenth, and more of small sets"
-    )
+    range: tuple[float, float] | None = Field(None, description="the files' values for black and white, as [0, 4095]")
+    train_size: int | None = Field(None, ge=2, description="training images; by default those that are not held out")
+    heldout_size: int | None = Field(None, ge=2, description="held-out images; by default a tenth, more of small sets")
     split_seed: Seed = Field(0, description="seed of the split into training and held-out images")
     split: SplitConfig = SplitConfig()
     group_column: str | None = Field(None, description="column or key of groups that the split keeps whole")
-    group_pattern: str | None = Field(
-        None, description="regular expression on names; its first group is the group's name"
-    )
+    group_pattern: str | None = Field(None, description="regular expression on names, whose first group is the group")
     on_corrupt: Literal["refuse", "skip"] = Field("refuse", description="what to do about an unreadable file")
     flip: bool = Field(False, description="mirror half of the training images (after the noise, exact)")
 
 
 class ObservedConfig(Section):
     sigma: float = Field(0.3, ge=0, le=100, description="noise level of the observed images, data in [-1, 1]")
-    base_sigma: float = Field(
-        0.0, ge=0, le=100, description="noise level of the copies from which all other levels are made"
-    )
+    base_sigma: float = Field(0.0, ge=0, le=100, description="noise level from which all others are made")
     clean_fraction: Fraction = Field(0.0, description="share of the training images observed without noise")
     seed: Seed = Field(0, description="seed of the one fixed noise draw per image")
 
@@ -129,9 +136,7 @@ class ModelConfig(Section):
 
 class OptimizerConfig(Section):
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
-    schedule: Literal["cosine", "constant", "wsd"] = Field(
-        "cosine", description="learning rate after the warm-up; wsd: constant, then a decay to 0"
-    )
+    schedule: Literal["cosine", "constant", "wsd"] = Field("cosine", description="wsd: constant, then a decay to 0")
     warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
     decay: Fraction = Field(0.2, description="fraction of training, at its end, over which schedule=wsd decays")
     weight_decay: float = Field(0.0, ge=0, le=10, description="decoupled weight decay")
@@ -140,24 +145,18 @@ class OptimizerConfig(Section):
 
 
 class EmaConfig(Section):
-    kind: Literal["halflife", "power"] = Field(
-        "halflife", description="one exponential average, or EDM2's power function"
-    )
+    kind: Literal["halflife", "power"] = Field("halflife", description="exponential average, or EDM2's power function")
     halflife: int = Field(10_000, ge=0, description="half-life of the weights' moving average, in images; 0: off")
     rampup: float = Field(0.1, gt=0, le=1, description="half-life is at most this share of the images seen so far")
     length: Length = Field(0.1, description="length (EDM2's sigma_rel) evaluated, for kind=power")
-    tracked: tuple[Length, Length] = Field(
-        (0.1, 0.2), description="the two lengths tracked in training, for kind=power"
-    )
+    tracked: tuple[Length, Length] = Field((0.1, 0.2), description="the two lengths tracked, for kind=power")
     snapshots: int = Field(16, ge=1, le=1000, description="snapshots of the tracked averages, evenly over the run")
 
 
 class TrainingConfig(Section):
     images: int = Field(200_000, ge=1, description="training length in images; the horizon of every schedule")
     batch_size: int = Field(64, ge=1, le=65536, description="images per step over all workers")
-    stop: float = Field(
-        1.0, gt=0, le=1, description="fraction of the run at which training ends; schedules keep their horizon"
-    )
+    stop: float = Field(1.0, gt=0, le=1, description="fraction at which training ends; schedules keep their horizon")
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
     records: int = Field(100, ge=1, le=100_000, description="training records logged, evenly over the run")
 
@@ -174,19 +173,13 @@ class ComputeConfig(Section):
 
 
 class SamplingConfig(Section):
-    steps: int = Field(
-        18, ge=2, le=1000, description="Heun steps from sigma_max to 0: 2 steps - 1 passes of the network"
-    )
+    steps: int = Field(18, ge=2, le=1000, description="Heun steps from sigma_max to 0, each two passes of the network")
     sigma_min: float = Field(0.002, gt=0, le=1, description="last nonzero noise level")
     sigma_max: float = Field(80.0, gt=0, le=10_000, description="first noise level")
     rho: float = Field(7.0, ge=1, le=100, description="spacing of the noise levels (EDM)")
     guidance: float = Field(1.0, ge=1, le=20, description="scale of classifier-free guidance, for conditional models")
-    mode: Literal["exact", "fast"] = Field(
-        "exact", description="exact: float32, the same images for any batch size and number of workers"
-    )
-    batch_size: int | None = Field(
-        None, ge=1, le=65536, description="most images sampled at once, for mode=fast; 256 by default"
-    )
+    mode: Literal["exact", "fast"] = Field("exact", description="exact: float32, the same for any batch size")
+    batch_size: int | None = Field(None, ge=1, le=65536, description="most images sampled at once, for mode=fast")
     precision: Literal["float32", "bf16"] = Field("float32", description="bf16: autocast of the network, for mode=fast")
     compile: bool = Field(False, description="torch.compile the network for sampling, for mode=fast")
 
@@ -210,21 +203,15 @@ class EvaluationConfig(Section):
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
     inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
-    weights_folder: str | None = Field(
-        None, description="folder of encoder weights under their standard names; the user's cache by default"
-    )
+    weights_folder: str | None = Field(None, description="folder of encoder weights; the user's cache by default")
     encoder_file: str | None = Field(None, description="your own encoder for fd_file, a TorchScript file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
     encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
-    encoder_mean: tuple[float, float, float] = Field(
-        (0.485, 0.456, 0.406), description="mean subtracted from its RGB input in [0, 1]"
-    )
+    encoder_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="mean of its RGB input")
     encoder_std: tuple[Positive, Positive, Positive] = Field(
         (0.229, 0.224, 0.225), description="standard deviation that its input is divided by"
     )
-    path: str | None = Field(
-        None, description="store of the clean images, read by the evaluator alone, if data.path holds noisy ones"
-    )
+    path: str | None = Field(None, description="store of the clean images, if data.path holds noisy ones")
 
 
 class ResourcesConfig(Section):

@@ -1,6 +1,8 @@
 """Values as files and the command line give them: text, which a key reads as numbers."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, get_args
 
 UNCLEAR = re.compile(r"[-+]?(0[\d_]*\d|0[xob]\w+|\d[\d_]*(:[0-5]?\d)+([.][\d_]*)?)", re.IGNORECASE)
@@ -24,3 +26,12 @@ def read_number(value: Any) -> Any:
 def takes_numbers(kind: Any) -> bool:
     """Whether values of a type are numbers, or lists of them."""
     return kind in (int, float) or isinstance(kind, int) or any(map(takes_numbers, get_args(kind)))
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
+    """The nearest known word as a question, first among keys of this name in other sections; `otherwise` if none is near."""
+    lower = {each.lower(): each for each in known}
+    key = str(word).lower()
+    namesakes = [each for each in lower if each.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, namesakes or lower, n=1, cutoff=0 if namesakes else 0.6)
+    return f"did you mean {lower[near[0]]!r}?" if near else otherwise

@@ -4,7 +4,7 @@ YAML 1.1, as PyYAML reads it, takes 1e-3 for a word, 010 for 8, 1:46:40 for 6400
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import yaml
@@ -16,8 +16,11 @@ MAP, SEQ, NULL, MERGE, STR, *NUMBERS = (
 )
 
 
-def load(text: str) -> Any:
-    """The document in `text`; None if it is empty. Raises yaml.YAMLError, also for a key given twice."""
+def load(text: str | bytes) -> Any:
+    """The document in `text` (bytes: UTF-8, or UTF-16 with a byte order mark); None if it is empty.
+
+    Raises yaml.YAMLError, also for a key given twice.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -26,12 +29,16 @@ def load(text: str) -> Any:
         raise yaml.YAMLError("nested too deeply, or a value that does not fit its tag or escape code") from None
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested or dotted keys to dotted ones; empty mappings stay. Raises UserError where one key is given twice."""
+def flatten(tree: Mapping[str, Any], prefix: str = "", within: Container[str] | None = None) -> dict[str, Any]:
+    """Nested or dotted keys, or those below the sections `within` alone, to dotted ones; empty mappings stay.
+
+    Raises UserError where one key is given twice.
+    """
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        items = flatten(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+        nested = isinstance(value, Mapping) and value and (within is None or key in within)
+        items = flatten(value, f"{key}.", within) if nested else {key: value}
         for inner, inner_value in items.items():
             if inner in flat:
                 raise UserError(f"{inner}: given twice; keep one")
@@ -42,6 +49,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping's keys are given once, dotted or nested, and win over those that `<<` merges in."""
+        if not isinstance(node, yaml.MappingNode):  # a list with the tag of a mapping
+            return dict(super().construct_mapping(node))
         own: set[str] = set()
         given: set[str] = set()
         for name_node, value_node in node.value:

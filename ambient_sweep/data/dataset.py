@@ -4,27 +4,24 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ambient_sweep import rng
 from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.arrived import check_distance
-from ambient_sweep.data.groups import split_groups
-from ambient_sweep.data.pixels import Array, Encoding, Pixels
+from ambient_sweep.data.pixels import Array, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.source import corrupt_line, refuse_corrupt, source_path
-from ambient_sweep.data.store import ObservedInfo, Store, open_store
+from ambient_sweep.data.sources.annotations import LABEL, TEXT
+from ambient_sweep.data.sources.source import corrupt_line, source_path
+from ambient_sweep.data.sources.table import Table
+from ambient_sweep.data.split import Rows, part_size, split_index, split_notes
+from ambient_sweep.data.store import TEXT_FILE, ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
-MIN_HELDOUT = 2
-ENOUGH_HELDOUT, SPARE_HELDOUT = (
-    99,
-    11,
-)  # what mem_excess needs at its default quantile, and more, since copies do not count
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
 
@@ -100,13 +97,11 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
     Raises UserError where there are none, or where those of `evaluation.path` are not the images observed.
     """
     data, path = load(config.data), config.evaluation.path
-    if path is None and data.observed is not None:
-        raise UserError(
-            f"data.path: {config.data.path} holds only noisy observations; set evaluation.path=... to a store of the "
-            "clean images"
-        )
-    if path is None:
+    if path is None and data.observed is None:
         return data
+    if path is None:
+        cure = "set evaluation.path=... to a store of the clean images"
+        raise UserError(f"data.path: {config.data.path} holds only noisy observations; {cure}")
     clean = load(config.data.model_copy(update={"path": path}))
     if clean.observed is not None:
         raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
@@ -120,87 +115,25 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
             f"evaluation.path: {path} holds other images than those behind data.path {config.data.path}, or splits them "
             f"differently; set {sizes}, or prepare both with the same data.* keys and the same --drop-duplicates --near"
         )
-    if data.observed is not None and data.observed.elsewhere:
+    if data.observed is not None and data.arrived_noisy:
         levels = data.observed.sigma if data.train_sigma is None else data.train_sigma
         check_distance(data.train, clean.train, levels, f"evaluation.path: {path}")
     return clean
 
 
-# -- the split ------------------------------------------------------------------------------------------------------
-
-
 def check_corrupt(config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]]) -> None:
     """Raises UserError for corrupt images, unless data.on_corrupt=skip."""
-    if config.on_corrupt == "refuse":
-        refuse_corrupt(str(config.path), source.names, corrupt, ", or set data.on_corrupt=skip")
+    if corrupt and config.on_corrupt == "refuse":
+        cure = "remove or replace them, or set data.on_corrupt=skip"
+        raise UserError(f"{config.path}: {corrupt_line(source.names, corrupt)}; {cure}")
 
 
-def split_index(
-    config: DataConfig, source: Source, corrupt: Sequence[tuple[int, str]] = ()
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The training and the held-out images, by their place in the source.
-
-    Of a keyed permutation of the source without its corrupt images, the first train and the last are held out: a
-    smaller train_size is a prefix of a larger one, and the held-out images depend on heldout_size alone. By default a
-    tenth is held out, or as many as evaluation needs, up to half. A publisher's split is taken as it is, up to the sizes;
-    groups are kept whole. Raises UserError where images are too few.
-    """
-    order = rng.permutation("data.split", config.split_seed, 0, len(source))
-    if corrupt:
-        order = order[~np.isin(order, [row for row, _ in corrupt])]
-    if source.published is not None:
-        train, heldout = order[source.published[order]], order[~source.published[order]]
-        held = _size(config.heldout_size, "heldout", len(heldout), "data.split; lower it")
-        if len(train) == 0 or held < MIN_HELDOUT:
-            found = f"{len(train)} training and {held} held-out images"
-            raise UserError(f"data.split: has {found} that can be read; name more")
-        size = _size(config.train_size, "train", len(train), "data.split; lower it")
-        return train[:size], heldout[len(heldout) - held :]
-    good = len(order)
-    train_size = config.train_size or good - (config.heldout_size or default_heldout(good))
-    heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
-    if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
-        held = MIN_HELDOUT if config.heldout_size is None else heldout_size
-        wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
-        raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
-    if source.groups is not None:
-        exact = None if config.train_size is None or config.heldout_size is None else train_size
-        return split_groups(order, source.groups, exact, heldout_size, MIN_HELDOUT, _grouping(config))
-    return order[:train_size].copy(), order[good - heldout_size :].copy()
-
-
-def split_notes(config: DataConfig, source: Source, train: NDArray[np.int64], heldout: NDArray[np.int64]) -> list[str]:
-    """What came out of a split that keeps groups whole, in words; nothing of another."""
-    if source.groups is None:
-        return []
-    done = [f"{len(rows):,} images of {len(np.unique(source.groups[rows])):,} groups" for rows in (train, heldout)]
-    for place, size in enumerate((config.train_size, config.heldout_size)):
-        done[place] += f" ({size:,} asked for)" if size not in (None, len((train, heldout)[place])) else ""
-    return [f"groups by {_grouping(config)} are kept whole: {done[0]} train, {done[1]} are held out"]
-
-
-def _grouping(config: DataConfig) -> str:
-    column, pattern = config.group_column, config.group_pattern
-    return f"data.group_pattern={pattern}" if column is None else f"data.group_column={column}"
-
-
-def default_heldout(count: int) -> int:
-    """How many of `count` images are held out unless the config says so."""
-    tenth = count - count * 9 // 10
-    return tenth if tenth >= ENOUGH_HELDOUT else min(ENOUGH_HELDOUT + SPARE_HELDOUT, count // 2)
-
-
-def fingerprint_of(
-    content_sha256: str, shape: tuple[int, int, int], train_index: NDArray[np.int64], heldout_index: NDArray[np.int64]
-) -> str:
+def fingerprint_of(content_sha256: str, shape: tuple[int, int, int], train: Rows, heldout: Rows) -> str:
     """A hash, 16 hex digits, of the pixels of a source and of its split."""
-    digest = hashlib.sha256(json.dumps([content_sha256, *shape, len(train_index), len(heldout_index)]).encode())
-    for index in (train_index, heldout_index):
+    digest = hashlib.sha256(json.dumps([content_sha256, *shape, len(train), len(heldout)]).encode())
+    for index in (train, heldout):
         digest.update(index.astype("<i8").data)
     return digest.hexdigest()[:16]
-
-
-# -- from a source --------------------------------------------------------------------------------------------------
 
 
 def _from_source(config: DataConfig, source: Source) -> ImageData:
@@ -214,36 +147,16 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
     check_corrupt(config, source, corrupt)
     readable = np.delete(images, [row for row, _ in corrupt], axis=0) if corrupt else images
     content = hashlib.sha256(readable.data).hexdigest()
-    train, heldout = split_index(config, source, corrupt)
-    encoding: Encoding = "uint8" if source.depth8 else "unit"
-    return ImageData(
-        train=Pixels(images, encoding, train),
-        heldout=Pixels(images, encoding, heldout),
-        train_index=torch.from_numpy(train),
-        heldout_index=torch.from_numpy(heldout),
-        train_labels=_at(source.labels, train),
-        heldout_labels=_at(source.labels, heldout),
-        name=source.names.__getitem__,
-        fingerprint=fingerprint_of(content, source.shape, train, heldout),
-        class_names=source.classes,
-        train_sigma=None if source.sigma is None else source.sigma[train],
-        notes=(*_notes(source, corrupt), *split_notes(config, source, train, heldout)),
-        unlabelled=source.unlabelled,
-    )
-
-
-def _notes(source: Source, corrupt: Sequence[tuple[int, str]]) -> tuple[str, ...]:
-    """What users should know of the images that were read, a line each."""
-    scaled = [] if source.window is None else [source.window.note()]
+    index = split_index(config, source, corrupt)
     skipped = [f"skipped: {corrupt_line(source.names, corrupt)}"] if corrupt else []
-    return (*source.lines(), *scaled, *skipped)
-
-
-def _at(labels: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> torch.Tensor | None:
-    return None if labels is None else torch.from_numpy(labels[rows])
-
-
-# -- from a store ---------------------------------------------------------------------------------------------------
+    return _image_data(
+        Pixels(images, source.encoding), index, index, source.labels, source.sigma,
+        name=source.names.__getitem__,
+        fingerprint=fingerprint_of(content, source.shape, *index),
+        class_names=source.classes,
+        notes=(*source.lines(read=True), *skipped, *split_notes(config, source, *index)),
+        unlabelled=source.unlabelled,
+    )  # fmt: skip
 
 
 def _from_store(config: DataConfig) -> ImageData:
@@ -251,45 +164,59 @@ def _from_store(config: DataConfig) -> ImageData:
     info = store.info
     _check_keys(config, store)
     where = f"{store.path}; lower it or prepare a larger store"
-    train_index = store.train_index[: _size(config.train_size, "train", len(store.train_index), where)]
-    held = _size(config.heldout_size, "heldout", len(store.heldout_index), where)
-    heldout_index = store.heldout_index[len(store.heldout_index) - held :]
-    train = store.rows(train_index)
-    heldout = store.rows(heldout_index) if info.observed is None else np.empty(0, dtype=np.int64)
-    return ImageData(
-        train=Pixels(store.images, info.encoding, train),
-        heldout=Pixels(store.images, info.encoding, heldout),
-        train_index=torch.from_numpy(train_index.copy()),
-        heldout_index=torch.from_numpy(heldout_index.copy()),
-        train_labels=_at(store.labels, train),
-        heldout_labels=_at(store.labels, heldout),
+    train = store.train_index[: part_size(config.train_size, "train", len(store.train_index), where)]
+    held = part_size(config.heldout_size, "heldout", len(store.heldout_index), where)
+    heldout = store.heldout_index[len(store.heldout_index) - held :]
+    heldout_rows = store.rows(heldout) if info.observed is None else np.empty(0, dtype=np.int64)
+    return _image_data(
+        store.pixels, (train, heldout), (store.rows(train), heldout_rows), store.labels, store.sigma,
         name=store.name,
-        fingerprint=fingerprint_of(info.content_sha256, info.shape, train_index, heldout_index),
+        fingerprint=fingerprint_of(info.content_sha256, info.shape, train, heldout),
         class_names=info.classes,
-        train_sigma=None if store.sigma is None else store.sigma[train],
         observed=info.observed,
         store=store,
-    )
+    )  # fmt: skip
+
+
+def _image_data(
+    pixels: Pixels, index: tuple[Rows, Rows], rows: tuple[Rows, Rows], labels: Rows | None,
+    sigma: NDArray[np.float32] | None, **more: Any,
+) -> ImageData:  # fmt: skip
+    """Training and held-out images, by their places in the source (index) and among the pixels, labels and levels (rows)."""
+    train, heldout = (pixels.subset(each) for each in rows)
+    train_index, heldout_index = (torch.from_numpy(each.copy()) for each in index)
+    train_labels, heldout_labels = (None if labels is None else torch.from_numpy(labels[each]) for each in rows)
+    own = None if sigma is None else sigma[rows[0]]
+    return ImageData(train, heldout, train_index, heldout_index, train_labels, heldout_labels, train_sigma=own, **more)
 
 
 def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
-    made: dict[str, Any] = {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
-    kept = ("label_column", "sigma_column", "range", "group_column", "group_pattern")
-    made |= {key: DataConfig.model_fields[key].default for key in kept}
-    other = {key: value for key, value in made.items() if getattr(config, key) != value}
-    other |= {f"split.{part}": None for part, value in config.split if value is not None}
+    own = config.model_dump(exclude={"sigma_column", "range", "split", "group_column", "group_pattern"})
+    if config.label_column != LABEL:  # what versions before 0.7 wrote for "auto"
+        del own["label_column"]
+    own |= {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
+    made, asked = DataConfig(**own).model_dump(), config.model_dump()
+    other = " ".join(f"data.{key}={json.dumps(value)}" for key, value in made.items() if value != asked[key])
+    other = other.replace('"', "")
     if other:
-        keys = " ".join(f"data.{key}={'null' if value is None else value}" for key, value in other.items())
         raise UserError(
             f"{config.path}: a store keeps the size, the seed of the split, the labels and the levels it was prepared with; "
-            f"set {keys}, or prepare it anew"
+            f"set {other}, or prepare it anew"
         )
 
 
-def _size(asked: int | None, part: str, there: int, where: str) -> int:
-    """The size asked for, or all there are. Raises UserError, which ends with `where` and the cure, where it is larger."""
-    if asked is not None and asked > there:
-        raise UserError(f"data.{part}_size: {asked} is more than the {there} in {where}")
-    return there if asked is None else asked
+def stored_source(data: ImageData) -> tuple[Source, tuple[Rows, Rows]]:
+    """All images of the clean store behind `data`, and which of them train and are held out. Raises UserError."""
+    store = data.store
+    if store is None or data.observed is not None:
+        where = "data.path" if store is None else store.path
+        raise UserError(f"{where}: holds only noisy observations; give the store of the clean images")
+    images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
+    text = Table(str(store.path), len(images), [TEXT] if TEXT_FILE in store.info.files else [], lambda _: store.text())
+    source = Source(
+        store.names, lambda: (partial(np.array, image) for image in images), side, channels,
+        store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, columns=text,
+    )  # fmt: skip
+    return source, (store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy()))

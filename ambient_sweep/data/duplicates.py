@@ -25,7 +25,7 @@ SIDE, COLOUR_SIDE = 16, 4
 COLOUR = 0.5  # largest root mean square difference in colour, in units of the grey picture's standard deviation
 FLAT = 16 / 255  # standard deviation, on [-1, 1], below which a picture has nothing to compare but its exact pixels
 COMPONENTS, NEIGHBOURS = 10, 16
-GROUPS_NAMED = 100
+COPIES_NAMED = 100
 _STEP = 24  # a grey picture of standard deviation 1 is kept as int8 in steps of 1 / 24
 _SAMPLE, _BLOCK = 20_000, 4096
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -93,22 +93,10 @@ class Duplicates:
             "flat": self.flat,
         }
 
-    def groups(self) -> list[NDArray[np.int64]]:
-        """The positions that belong together, in the order of their first image."""
-        several = np.flatnonzero(np.bincount(self.first)[self.first] > 1)
-        order = several[np.argsort(self.first[several], kind="stable")]
-        parts = np.split(order, np.flatnonzero(np.diff(self.first[order])) + 1)
-        return [part for part in parts if len(part)]
-
-    def named_groups(self, images: Sequence[Any]) -> list[dict[str, list[Any]]]:
-        """The first groups, of what `images` has per position to name an image by."""
-        return [
-            {
-                "train": [images[i] for i in group if i < self.train],
-                "heldout": [images[i] for i in group if i >= self.train],
-            }
-            for group in self.groups()[:GROUPS_NAMED]
-        ]
+    def copies(self, images: Sequence[Any]) -> list[dict[str, Any]]:
+        """The first copies and what they are copies of, as `images` names them by position."""
+        rows = np.flatnonzero(self.first < np.arange(len(self.first)))[:COPIES_NAMED].tolist()
+        return [{"copy": images[row], "of": images[self.first[row]]} for row in rows]
 
 
 def find_duplicates(

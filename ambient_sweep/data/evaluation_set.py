@@ -3,12 +3,10 @@
 import contextlib
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.data.dataset import load_data, stored_source
 from ambient_sweep.data.pixels import Pixels, digests, to_uint8
 from ambient_sweep.data.sources import Source, open_source, source_kind
+from ambient_sweep.data.sources.annotations import AUTOMATIC
 from ambient_sweep.data.sources.arrays import IMAGES, Arrays
 from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
-from ambient_sweep.data.store import open_store
+from ambient_sweep.data.sources.source import corrupt_line
+from ambient_sweep.data.split import Rows, split_index
+from ambient_sweep.data.store import read_info
 from ambient_sweep.errors import UserError
 
 BLOCK = 1024  # images decoded at once
 CORRUPT_NAMED = 100  # images of a set that a message names
 PARTS = ("--train", "--heldout")
-_PART = re.compile(r"(?:^|/)(train|test|val|held-?out)(?:ing|id|idation)?[-_./#]", re.I)  # in the name of an image
 
 
 @dataclass(frozen=True)
@@ -75,25 +76,32 @@ class ImageSet:
 def read_sets(
     places: Sequence[tuple[str, Path]], data: DataConfig, *, size: int | None = None, channels: int | None = None
 ) -> list[ImageSet]:
-    """The images in places, each given by an option: whatever training reads, as `data` says.
+    """The images in places, each given by an option.
 
-    Of a store, --train and --heldout take the images of its split, in their order. Where both give one other place, they
-    share it by the parts (train, test, ...) that names of folders and files tell. size: side to which the central square of
-    every image is resized, by area; None: they must be square and of one size. channels: 1 or 3, to which images are
-    converted, transparent parts laid on white; None: they must be all grey or all colour. Images deeper than 8 bits are
-    rounded. Raises UserError, which begins with the option; for all images that cannot be read at once.
+    --train and --heldout are read as training reads them, by the range and the split in `data`: where both give one place,
+    they share it. size: side to which the central square of every image is resized, by area; None: they must be square and
+    of one size. channels: 1 or 3, to which images are converted, transparent parts laid on white; None: they must be all
+    grey or all colour. Images deeper than 8 bits are rounded. Raises UserError, which begins with the option; for all
+    images that cannot be read at once.
     """
-    real = [path for option, path in places if option in PARTS]
-    opened = [_opened(option, path, data, size, channels, real.count(path) > 1) for option, path in places]
+    real = {path for option, path in places if option in PARTS}
+    splits = [key for key in data.model_fields_set if key.startswith(("split", "group_", "train_", "heldout_"))]
+    if splits and len(real) > 1:
+        raise UserError(f"data.{splits[0]}: splits one place; give it as --train and as --heldout")
+    shared = len([option for option, _ in places if option in PARTS]) > len(real)
     sets, problems = list[ImageSet](), list[str]()
-    for where, source in opened:
+    for option, path in places:
+        where = f"{option} {path}"
+        try:
+            source = _opened(option, path.expanduser(), data, size or 8, channels or 3, shared and option in PARTS)
+        except UserError as error:
+            raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None
+        source = _as_it_is(where, source, size, channels)
         pixels, corrupt = source.read()
         if corrupt:
-            named = "; ".join(f"{source.names[row]}: {reason}" for row, reason in corrupt[:CORRUPT_NAMED])
-            more = f"; and {len(corrupt) - CORRUPT_NAMED} more" if len(corrupt) > CORRUPT_NAMED else ""
-            problems.append(f"{where}: {len(corrupt)} of {len(source)} images cannot be read ({named}{more})")
+            problems.append(f"{where}: {corrupt_line(source.names, corrupt, CORRUPT_NAMED)}")
         pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
-        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines()))
+        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines(read=True)))
     if problems:
         raise UserError(f"{'; '.join(problems)}; remove or replace them")
     return sets
@@ -116,58 +124,42 @@ def check_alike(one: ImageSet, other: ImageSet) -> None:
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-def _opened(
-    option: str, path: Path, data: DataConfig, size: int | None, channels: int | None, shared: bool
-) -> tuple[str, Source]:
-    """What messages call a set, and its source."""
-    where, place = f"{option} {path}", path.expanduser()
-    try:
-        kind = source_kind(place)
-        keys = {
-            "source": kind, "path": str(place), "image_size": size or 8, "channels": channels or 3, "label_column": None,
-        }  # fmt: skip
-        if kind == "array" and data.image_column not in Arrays(place).arrays:  # it is a column of another set
+def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int, shared: bool) -> Source:
+    """The source at a place; of one that is shared, the part of the option."""
+    kind, real = source_kind(path), option in PARTS
+    keys: dict[str, Any] = {"source": kind, "path": str(path), "label_column": AUTOMATIC}
+    split: tuple[Rows, Rows] | None = None
+    data = data if real else DataConfig(image_column=data.image_column)
+    if kind == "store":
+        info = read_info(path)
+        keys |= {"image_size": info.shape[1], "channels": info.shape[0], "split_seed": info.split.seed}
+        source, split = stored_source(load_data(data.model_copy(update=keys)))
+    else:
+        if kind == "array" and data.image_column not in Arrays(path).names:  # it is a column of another set
             keys["image_column"] = IMAGES
-        source = _of_store(place, option) if kind == "store" else open_source(data.model_copy(update=keys))
-    except UserError as error:
-        raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None
-    parts = [_PART.search(name) for name in source.names]
-    if shared and kind != "store" and option in PARTS and all(parts):
-        mine = [part is not None and (part[1].lower() == "train") == (option == "--train") for part in parts]
-        names, load = list(compress(source.names, mine)), source.loaders
-        source = dataclasses.replace(source, names=names, loaders=lambda: compress(load(), mine))
-    if size is None or channels is None:
-        return where, _as_it_is(where, source, size, channels)
-    return where, dataclasses.replace(source, size=size, channels=channels)
-
-
-def _of_store(path: Path, option: str) -> Source:
-    store = open_store(path)
-    if store.info.observed is not None:
-        raise UserError(f"{path}: holds only noisy observations; give the store of clean images that it was made from")
-    parts = {"--train": store.train_index, "--heldout": store.heldout_index}
-    rows, images = store.rows(parts.get(option, store.index)), store.images.transpose(0, 2, 3, 1)
-    names, (channels, side, _) = [store.names[row] for row in rows.tolist()], store.info.shape
-    depth8 = store.info.encoding == "uint8"
-    return Source(names, lambda: (partial(np.array, images[row]) for row in rows), side, channels, depth8)
+        config = data.model_copy(update=keys | {"label_column": None, "image_size": size, "channels": channels})
+        source = open_source(config)
+        split = split_index(config, source) if shared else None
+    if not real or split is None:
+        return source
+    return source.only(np.isin(np.arange(len(source)), split[PARTS.index(option)]))
 
 
 def _as_it_is(where: str, source: Source, size: int | None, channels: int | None) -> Source:
-    """The source with what is None as all its images have it. Raises UserError where they differ."""
-    headers = dict(_headers(source))
+    """The source at this size and with these channels; None: as all its images are. Raises UserError where they differ."""
+    headers = {} if size and channels else dict(_headers(source))
     sides = {f"{header.width}x{header.height}": name for name, header in reversed(headers.items())}
     kinds = {header.kind: name for name, header in reversed(headers.items())}
-    if size is None:
-        if len(sides) > 1:
-            raise UserError(f"{where}: images of several sizes, {_examples(sides)}; give --size to resize all by area")
-        size = max((_side(where, header.width, header.height) for header in headers.values()), default=1)
-    if channels is None:
-        if len(kinds) > 1 or "transparent" in kinds:
-            found = _examples(kinds)
-            raise UserError(f"{where}: images that are {found}; give --channels 1 or 3 to make them alike, on white")
-        channels = 1 if "grey" in kinds else 3
+    width, height = next(((header.width, header.height) for header in headers.values()), (1, 1))
+    if size is None and (len(sides) > 1 or width != height):
+        raise UserError(f"{where}: images of {_examples(sides)}; give --size to take central squares, resized by area")
+    if channels is None and (len(kinds) > 1 or "transparent" in kinds):
+        raise UserError(
+            f"{where}: images that are {_examples(kinds)}; give --channels 1 or 3 to make them alike, on white"
+        )
     depth8 = source.depth8 and not any(header.deep for header in headers.values())
-    return dataclasses.replace(source, size=size, channels=channels, depth8=depth8)
+    channels = channels or (1 if "grey" in kinds else 3)
+    return dataclasses.replace(source, size=size or width, channels=channels, depth8=depth8)
 
 
 def _headers(source: Source) -> Iterator[tuple[str, Header]]:
@@ -187,12 +179,6 @@ def _headers(source: Source) -> Iterator[tuple[str, Header]]:
 def _examples(first: Mapping[Any, str]) -> str:
     """Every kind with the first image of it, in words."""
     return " and ".join(f"{kind} ({name})" for kind, name in sorted(first.items(), key=lambda item: item[1]))
-
-
-def _side(where: str, width: int, height: int) -> int:
-    if width != height:
-        raise UserError(f"{where}: images of {width}x{height} are not square; give --size to take the central square")
-    return width
 
 
 def _form(shape: tuple[int, int, int]) -> str:

@@ -4,24 +4,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig, ModelConfig
 from ambient_sweep.data.arrived import NoiseCheck, open_observations
-from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, split_index, split_notes
+from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, stored_source
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
-from ambient_sweep.data.pixels import Array, Encoding, decoded
+from ambient_sweep.data.pixels import Array, decoded, pixel_lines
 from ambient_sweep.data.related import find_related
-from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.file_kinds import printable
-from ambient_sweep.data.statistics import pixel_lines
+from ambient_sweep.data.sources import open_source
+from ambient_sweep.data.sources.annotations import TEXT
+from ambient_sweep.data.sources.source import printable
+from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.data.store import (
     DUPLICATES_FILE,
     IMAGES_FILE,
@@ -30,6 +29,7 @@ from ambient_sweep.data.store import (
     TEXT_FILE,
     ObservedInfo,
     SplitInfo,
+    Store,
     StoreInfo,
     files_of,
     new_store,
@@ -40,7 +40,6 @@ from ambient_sweep.data.store import (
 from ambient_sweep.errors import UserError
 
 FIRST_NAMED = 100
-Rows = NDArray[np.int64]
 
 
 def prepare(
@@ -57,53 +56,33 @@ def prepare(
         return preparation.clean() if preparation.sigma is None else preparation.observations(preparation.sigma)
 
 
+@dataclass
 class _Preparation:
-    def __init__(
-        self, folder: Path, config: DataConfig, echo: Callable[[str], None],
-        sigma: float | None, arrived_noisy: bool, drop_duplicates: bool, near: float,
-    ) -> None:  # fmt: skip
-        self.folder, self.config, self.echo = folder, config, echo
-        self.sigma, self.arrived_noisy, self.drop_duplicates, self.near = sigma, arrived_noisy, drop_duplicates, near
+    folder: Path
+    config: DataConfig
+    echo: Callable[[str], None]
+    sigma: float | None
+    arrived_noisy: bool
+    drop_duplicates: bool
+    near: float
+
+    def __post_init__(self) -> None:
         self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
-        self.content_sha256: str | None = None  # of the first source, where that is known
-        if config.source == "store":
-            self._open_store()
+        self.stored: Store | None = None  # from which the images come
+        if self.config.source == "store":
+            data = load_data(self.config)
+            self.stored, (self.source, self.split) = data.store, stored_source(data)
+            verify_store(Path(str(self.config.path)))
+        elif self.arrived_noisy:
+            self.source, self.sigma = open_observations(self.config, self.sigma)
         else:
-            if arrived_noisy:
-                self.source, self.sigma = open_observations(config, sigma)
-            else:
-                self.source = open_source(config)
-            self.place = np.arange(len(self.source))  # [N], in the first source
-            self.description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
-            if config.path is not None:
-                self.description["name"] = Path(config.path).name  # but not the path to it
-            if config.range is not None:
-                self.description["range"] = config.range
-        if self.source.unlabelled and "label_column" in config.model_fields_set:
-            raise UserError(self.source.unlabelled)
+            self.source = open_source(self.config)
+        index = None if self.stored is None else self.stored.index
+        self.place = np.arange(len(self.source)) if index is None else index  # [N], in the first source
         for line in self.source.lines():
-            echo(line)
-        self.encoding: Encoding = "uint8" if self.source.depth8 else "unit"
+            self.echo(line)
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
-        self.train = self.heldout = np.empty(0, dtype=np.int64)  # rows
-        self.duplicates: dict[str, Any] = {}
-
-    def _open_store(self) -> None:
-        """Takes the images of an undamaged store of clean images. Raises UserError."""
-        data = load_data(self.config)
-        store = data.store
-        if store is None or data.observed is not None:
-            raise UserError(f"{self.config.path}: holds only noisy observations; give the store of the clean images")
-        verify_store(store.path)
-        images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
-        text = store.text if TEXT_FILE in store.info.files else None
-        self.source = Source(
-            store.names, lambda: (partial(np.array, image) for image in images), side, channels,
-            store.info.encoding == "uint8", store.labels, store.info.classes, store.sigma, text=text,
-        )  # fmt: skip
-        self.split = store.rows(data.train_index.numpy()), store.rows(data.heldout_index.numpy())
-        self.place, self.description, self.content_sha256 = store.index, store.info.source, store.info.content_sha256
 
     def clean(self) -> StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
@@ -116,12 +95,14 @@ class _Preparation:
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
         (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
-        if self.source.text is not None:
-            text = [each or None for each in self.source.text().tolist()]
-            if len(text) == len(keep) and all(isinstance(each, str | None) for each in text):
-                (self.folder / TEXT_FILE).write_text(json.dumps([text[row] for row in rows.tolist()]))
-            else:
-                self.echo("the column text is left out: it does not hold one string per image")
+        if TEXT in self.source.columns:
+            try:
+                text = self.source.columns.read(TEXT)[rows].tolist()
+                if not all(isinstance(each, str | None) for each in text):
+                    raise UserError(f"{self.source.columns.where}: {TEXT}: does not hold strings")
+                (self.folder / TEXT_FILE).write_text(json.dumps([each or None for each in text]))
+            except UserError as error:
+                self.echo(f"captions are left out: {error}")
         return self._finish(rows, content)
 
     def observations(self, sigma: float) -> StoreInfo:
@@ -134,7 +115,7 @@ class _Preparation:
 
         def look(rows: Rows, images: Array) -> None:
             if self.arrived_noisy:
-                check.add(decoded(images if own is None else images[own[rows] > 0], self.encoding))
+                check.add(decoded(images if own is None else images[own[rows] > 0], self.source.encoding))
 
         content = self._read(look)
         check.refuse_altered(f"--observations: {self.config.path}")
@@ -143,7 +124,7 @@ class _Preparation:
         with (self.folder / IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
-                pixels = decoded(images[chosen[rows]], self.encoding)
+                pixels = decoded(images[chosen[rows]], self.source.encoding)
                 if not self.arrived_noisy:
                     pixels = (pixels + sigma * rng.secret_normal(pixels.shape)).astype(np.float32)
                 file.write(pixels.data)
@@ -162,7 +143,7 @@ class _Preparation:
             good, end = block.good(), block.start + len(block.images)
             content.update(block.images[good].data)
             if not again:
-                self.thumbnails.put(block.start, block.images, self.encoding)
+                self.thumbnails.put(block.start, block.images, self.source.encoding)
                 self.corrupt += block.corrupt
             take(block.start + np.flatnonzero(good), block.images[good])
             if 10 * block.start // count < 10 * end // count:
@@ -184,11 +165,11 @@ class _Preparation:
         rows = np.concatenate([self.train, self.heldout])
         self.echo(f"looking for duplicates among {len(rows):,} images")
         found = find_duplicates(self.thumbnails, self.train, self.heldout, self.near)
-        self.duplicates = {**found.counts(), "near": self.near, "dropped": self.drop_duplicates}
+        self.duplicates: dict[str, Any] = {**found.counts(), "near": self.near, "dropped": self.drop_duplicates}
         named: list[Any] = self.place[rows].tolist()
         if self.sigma is None:
             named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
-        document = json.dumps({**self.duplicates, "groups": found.named_groups(named)}, indent=1)
+        document = json.dumps({**self.duplicates, "copies": found.copies(named)}, indent=1)
         (self.folder / DUPLICATES_FILE).write_text(document + "\n")
         if self.drop_duplicates:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
@@ -198,7 +179,7 @@ class _Preparation:
                     "at least 2 of each are needed"
                 )
         related = find_related(self.thumbnails, self.train, self.heldout)
-        self.duplicates["related"] = asdict(related) if related.is_many else None
+        self.duplicates["related"] = related.line if related.is_many else None
         for line in split_notes(self.config, self.source, self.train, self.heldout):
             self.echo(line)
 
@@ -211,8 +192,14 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        content, files = self.content_sha256 or content, files_of(self.folder)
-        made = None
+        made, files, config = None, files_of(self.folder), self.config
+        description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
+        if config.path is not None:
+            description["name"] = Path(config.path).name  # but not the path to it
+        if config.range is not None:
+            description["range"] = config.range
+        if self.stored is not None:
+            content, description = self.stored.info.content_sha256, self.stored.info.source
         if self.sigma is not None:
             fingerprint = files[IMAGES_FILE].sha256[:16]
             made = ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
@@ -228,13 +215,13 @@ class _Preparation:
             kind="clean" if made is None else "observed",
             count=len(rows),
             shape=source.shape,
-            encoding=self.encoding if made is None else "signed",
+            encoding=source.encoding if made is None else "signed",
             classes=source.classes,
             split=SplitInfo(seed=self.config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
             content_sha256=content,
             fingerprint=fingerprint_of(content, source.shape, train_index, heldout_index),
             observed=made,
-            source=self.description if made is None else {"source": self.description["source"]},
+            source=description if made is None else {"source": description["source"]},
             corrupt=corrupt,
             passed=passed,
             duplicates=self.duplicates,
@@ -272,13 +259,8 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
             f"warning: {held:,} held-out images are copies of training images and hide copies that a model makes; "
             "--drop-duplicates removes them"
         )
-    if (related := copies.get("related")) is not None:
-        notes.append(
-            f"warning: {related['count']:,} of {related['compared']:,} held-out images are related to training images: the "
-            f"nearest lies at a distance of {related['near']:.2f} (median), where {related['expected']:.2f} is usual of "
-            "independent images; if images come in groups (of a patient, a burst, an author), mem_excess overlooks copies: "
-            "name the groups by data.group_column or data.group_pattern"
-        )
+    if copies.get("related"):
+        notes.append(f"warning: {copies['related']}")
     if made is not None and copies["dropped"]:
         how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
         notes.append(f"evaluation.path: a clean store with the same split, {how}")

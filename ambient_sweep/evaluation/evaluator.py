@@ -22,7 +22,7 @@ from ambient_sweep.evaluation.memorization import Nearness, histograms, mem_rati
 from ambient_sweep.evaluation.memorization.similarity import Histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.report import Report, Row
-from ambient_sweep.evaluation.required_images import all_measures, check_counts
+from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 from ambient_sweep.training.group import SINGLE, Group
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
@@ -62,10 +62,10 @@ def evaluate(
 ) -> dict[str, Measure]:
     """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
 
-    Keys: `all_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
+    Keys: `trial_measures`. Of several workers each, having all samples, encodes and compares a part; rank 0 has the
     measures, the others nothing. Deterministic. Raises AmbientSweepError where they are not finite.
     """
-    names, part = all_measures(reference.config), group.share(len(samples))
+    names, part = trial_measures(reference.config, reference.heldout), group.share(len(samples))
     images = eight_bits(samples)[part.start : part.stop]
     found = Encoded.of(lambda: [images], names, reference, device).gathered(group, len(samples))
     if group.rank != 0:

@@ -19,7 +19,7 @@ from ambient_sweep.evaluation.encoders import Encoders, classes_of, train_classi
 from ambient_sweep.evaluation.fidelity import Statistics, statistics
 from ambient_sweep.evaluation.memorization import Nearness, memorization, nearest_similarity, normalised, thumbnails
 from ambient_sweep.evaluation.neighbours import nearest
-from ambient_sweep.evaluation.required_images import all_measures, check_counts
+from ambient_sweep.evaluation.required_images import check_counts
 from ambient_sweep.storage import digest
 
 FORMAT: Final = 4  # raised whenever the files or the values of an encoder or a measure change
@@ -92,15 +92,17 @@ class Reference:
     @classmethod
     def build(cls, data: ImageData, config: EvaluationConfig, *, device: str = "cpu") -> "Reference":
         """The reference of a sweep's trials, to be stored. Raises UserError as `of` and `RealImages.of` do."""
-        reference = cls.of(RealImages.of_data(data), config, all_measures(config), device)
+        reference = cls.of(RealImages.of_data(data), config, device=device)
         reference.settings = dataclasses.replace(
             reference.settings, key=reference_key(data, config), data_fingerprint=data.fingerprint
         )
         return reference
 
     @classmethod
-    def of(cls, real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu") -> "Reference":
-        """The reference for the measures `names`. Raises UserError where there are too few images for one of them."""
+    def of(
+        cls, real: RealImages, config: EvaluationConfig, names: Sequence[str] | None = None, device: str = "cpu"
+    ) -> "Reference":
+        """The reference for the measures `names`, by default a sweep's. Raises UserError where `compared` does."""
         train, heldout = compared(real, config, names, device)
         classifier = None
         if "fd_classifier" in (*config.distances, config.similarity):
@@ -132,11 +134,12 @@ class Reference:
 
 
 def compared(
-    real: RealImages, config: EvaluationConfig, names: Sequence[str], device: str = "cpu"
+    real: RealImages, config: EvaluationConfig, names: Sequence[str] | None = None, device: str = "cpu"
 ) -> tuple[Tensor, Nearness]:
     """Thumbnails of the training images, and how near held-out images are to them: all before the costly part.
 
-    Raises UserError where there are too few images for one of the measures `names`, or no classes for fd_classifier.
+    Raises UserError where there are too few images for one of the measures `names`, by default those that the config's keys
+    ask for, or no classes for fd_classifier.
     """
     check_counts(names, config, {"held-out": len(real.heldout)})
     if "fd_classifier" in (*config.distances, config.similarity):
@@ -144,7 +147,7 @@ def compared(
     train, small = (torch.cat([*map(thumbnails, each.blocks())]) for each in (real.train, real.heldout))
     near = Nearness.of(small, train, device=device)
     heldout = Nearness(near.distances.cpu(), near.indices.cpu(), near.flips.cpu())
-    memorization(names, heldout, heldout, config.quantile)
+    memorization([config.memorization] if names is None else names, heldout, heldout, config.quantile)
     return train, heldout
 
 

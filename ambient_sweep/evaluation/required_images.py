@@ -7,6 +7,7 @@ from typing import Literal
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.memorization.copies import heldout_needed, smallest_quantile
+from ambient_sweep.evaluation.memorization.measures import Nearness, is_measurable
 
 Role = Literal["generated", "training", "held-out"]
 COPIES = ("mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips")
@@ -21,21 +22,37 @@ def all_measures(config: EvaluationConfig, without: Sequence[str] = ()) -> tuple
     return tuple(name for name in names if name not in without)
 
 
-def check_counts(names: Sequence[str], config: EvaluationConfig, counts: Mapping[Role, int]) -> None:
-    """Raises UserError, which says what to leave out, where there are too few images for one of the measures `names`."""
+def trial_measures(config: EvaluationConfig, heldout: Nearness) -> tuple[str, ...]:
+    """What the trials of a sweep measure: all, but beside the objective only what `heldout` is enough for."""
+    return tuple(
+        name
+        for name in all_measures(config)
+        if name == config.memorization or is_measurable(name, heldout, config.quantile)
+    )
+
+
+def check_counts(names: Sequence[str] | None, config: EvaluationConfig, counts: Mapping[Role, int]) -> None:
+    """Raises UserError, with the cure, where there are too few images for one of the measures `names`.
+
+    None stands for those that the keys of `config` name.
+    """
     problems = {}
-    for name in names:
+    for name in (*config.distances, *config.extras, config.memorization) if names is None else names:
         required = _required(name, config)
         missing = [f"{required[role]} {role} images, there are {n}" for role, n in counts.items() if n < required[role]]
         if missing:
             problems[name] = f"{name} needs at least {' and '.join(missing)}"
-    if problems:
-        few = any("excess" in name for name in problems) and "held-out" in counts
-        quantile = f" set evaluation.quantile={smallest_quantile(counts['held-out'])}," if few else ""
-        raise UserError(
-            f"{'; '.join(problems.values())}: add images,{quantile} or leave out what cannot be measured (in a sweep by "
-            f"evaluation.extras): {' '.join(f'--without {name}' for name in problems)}"
-        )
+    if not problems:
+        return
+    keys = []
+    if "held-out" in counts and any("excess" in name for name in problems):
+        keys.append(f"evaluation.quantile={smallest_quantile(counts['held-out'])}")
+    if names is None and not problems.keys().isdisjoint(config.extras):
+        keys.append(f"evaluation.extras=[{','.join(name for name in config.extras if name not in problems)}]")
+    cure = f"add images{', or set ' if keys else ''}{' and '.join(keys)}"
+    if names is not None:
+        cure += f", or leave out what cannot be measured: {' '.join(f'--without {name}' for name in problems)}"
+    raise UserError(f"{'; '.join(problems.values())}: {cure}")
 
 
 def _required(name: str, config: EvaluationConfig) -> dict[Role, int]:
@@ -64,6 +81,8 @@ def unresolved(config: EvaluationConfig) -> list[str]:
 def resolved(heldout: int) -> str:
     """What so many held-out images allow, for the user who has just split them off."""
     default = EvaluationConfig().quantile
+    if heldout == 0:
+        return "all held-out images are copies of training images: mem_excess cannot be measured"
     line = f"{heldout:,} held-out images resolve memorization (mem_excess) to about 1/{heldout} = {1 / heldout:.2g}"
     if heldout >= heldout_needed(default):
         return line

@@ -40,7 +40,7 @@ def fork_points(config: Config, every_length: bool = False) -> tuple[int, ...]:
     The evaluated lengths up to where its own last phase begins, the start of each phase, and where it stops.
     `every_length`: all evaluated lengths, for trials that share their training to the end and are measured differently.
     """
-    starts, last = phase_starts(config), config.images_at(config.training.stop)
+    starts, last = phase_starts(config), config.length
     before = last if every_length else max(starts, default=last)
     return tuple(sorted({n for n in evaluated_lengths(config) if n <= before} | {*starts, last}))
 

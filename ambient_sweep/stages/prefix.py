@@ -73,7 +73,7 @@ def prefix_of(config: Config) -> Prefix:
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
     late = [each for knob in (_consistency, _schedule) if (each := knob(config)) is not None]
-    return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.images_at(t.stop))
+    return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.length)
 
 
 def phase_starts(config: Config) -> list[int]:

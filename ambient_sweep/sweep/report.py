@@ -1,8 +1,8 @@
 """What a trial reports while it trains, and at its end."""
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from ambient_sweep.trial.records import EvaluationRecord, TrialRecord
 
@@ -34,15 +34,6 @@ class Report:
     @property
     def finite(self) -> bool:
         return math.isfinite(self.fidelity) and math.isfinite(self.memorization)
-
-    def as_result(self) -> dict[str, Any]:
-        """As Tune takes it: every key in every report."""
-        return asdict(self)
-
-    @classmethod
-    def of_result(cls, result: dict[str, Any]) -> "Report":
-        """From a result of Tune's, which holds its own keys as well."""
-        return cls(**{field.name: result[field.name] for field in fields(cls)})
 
     @classmethod
     def of(cls, evaluation: EvaluationRecord, trial: TrialRecord, memory_gib: float | None = None) -> "Report":

@@ -15,7 +15,7 @@ from typing import Any
 
 from ambient_sweep.config import write_config
 from ambient_sweep.config.files import lasting_path
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.select import best_config, select
@@ -58,8 +58,13 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
+    from ambient_sweep.sweep.running.cluster import check_address
+    from ambient_sweep.trial.setup import cached_data, check_evaluation, check_trials
+
     configs = check_space(sweep)
-    try_sampler(sweep.space, sweep.search)
+    with errors_of(sweep.where):
+        try_sampler(sweep.space, sweep.search)
+    check_address()
     root = claim(
         lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
     )
@@ -67,11 +72,11 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     try:
         write_sweep(sweep, root / SWEEP_FILE)
         note_begun(sweep, root)
-        if not configs[0].resources.gpus:
-            from ambient_sweep.trial.setup import check_trials
-
-            echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
-            check_trials(configs)
+        echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
+        with errors_of(sweep.where):
+            check_evaluation(check_trials(configs), configs[0].evaluation)
+        if configs[0].resources.gpus:
+            cached_data.cache_clear()  # their trials prepare and train elsewhere
         return _run(sweep, root, echo)
     except (Stopped, KeyboardInterrupt):
         if trials.exists():
@@ -89,6 +94,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     root = lasting_path("FOLDER", root)
+    if root.name == SWEEP_FILE and root.is_file():
+        root = root.parent
     if not (root / SWEEP_FILE).is_file():
         raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
     for key in changes or {}:
@@ -102,8 +109,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
-    from ambient_sweep.sweep.running.cluster import only_driver, quiet_tune, ray_output_to, ray_session
-    from ambient_sweep.sweep.running.session import confirm, search
+    from ambient_sweep.sweep.running.cluster import check_address, only_driver, quiet_tune, ray_output_to, ray_session
+    from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
@@ -111,6 +118,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo)
+        check_address()
         config = sweep.some_config()
         if not config.resources.gpus:
             echo(preparing(config))
@@ -126,8 +134,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                progress = search(sweep, root, say, stop)
-                confirm(sweep, root, say, progress, stop)
+                run_session(sweep, root, say, stop)
             except Stopped:
                 stopped = True
         if not stopped or _is_finished(sweep, root):

@@ -1,6 +1,7 @@
 """One config trained for good: with one worker in this process, with more through Ray Train."""
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from ambient_sweep.results.export import export_tables
 from ambient_sweep.sweep.folder import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.sweep.space.file import NAME, SWEEP_FILE
+from ambient_sweep.sweep.space.file import SWEEP_FILE, check_name
 from ambient_sweep.training.state import trained_config
 from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import (
@@ -38,6 +39,10 @@ def train_single(
     Raises UserError where `root` holds another config or a sweep, or cannot be written; TrainingDiverged; Interrupted, with
     the state saved, after a SIGINT or SIGTERM.
     """
+    if config.resources.workers > 1:
+        from ambient_sweep.sweep.running.cluster import check_address
+
+        check_address()
     new = _claim(config, root)
     try:
         echo(preparing(config))
@@ -63,8 +68,7 @@ def train_single(
 
 def _claim(config: Config, root: Path) -> bool:
     """Makes the folder and writes the config there, by which the run is recognised; False if it exists already."""
-    if not NAME.fullmatch(root.name):
-        raise UserError(f"--name: {root.name!r} cannot name a folder; use letters, digits and . _ - only")
+    check_name("--name", root.name)
     if (root / SWEEP_FILE).exists():
         raise UserError(f"{root}: holds a sweep; give another --name")
     file = trial_folder(root, TRIAL) / "config.yaml"
@@ -109,28 +113,21 @@ def _standing(root: Path, echo: Callable[[str], None]) -> Callable[..., None]:
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
     """Trains with Ray Train; a signal becomes a file that the workers look for."""
-    import ray
-
     from ambient_sweep.sweep.running.cluster import ray_session, wait_for_room
     from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
-    shown, tell = len(_lines(log)), _standing(root, echo)
-    with ray_session(dashboard=True), stop_signals() as stop:
-        # refuses what would wait forever
-        concurrent_trials(ray_nodes(ray.nodes()), config.resources)  # type: ignore[no-untyped-call]
+    log.touch()
+    tell = _standing(root, echo)
+    with ray_session(dashboard=True), stop_signals() as stop, log.open(encoding="utf-8") as lines:
+        lines.seek(0, os.SEEK_END)
+        concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
         wait_for_room(config.resources, echo, stop)
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()
             tell()
-            lines = _lines(log)
-            for line in lines[shown:]:
-                echo(line.partition(" ")[2])  # without its time
-            shown = len(lines)
-
-
-def _lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+            for line in lines:
+                echo(line.rstrip("\n").partition(" ")[2])  # without its time

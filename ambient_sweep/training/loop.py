@@ -50,7 +50,7 @@ def train(
     """
     state.config = config
     batch_size, steps = config.training.batch_size, config.steps
-    ahead = range(state.images // batch_size, config.images_at(config.training.stop) // batch_size)
+    ahead = range(state.images // batch_size, config.length // batch_size)
     if not ahead:
         return
     every = max(1, steps // config.training.records)

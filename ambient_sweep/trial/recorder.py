@@ -73,7 +73,7 @@ class TrialRecorder:
             status="running",
             reason=None,
             config=dump(config),
-            images_asked=config.images_at(config.training.stop),
+            images_asked=config.length,
             images_done=state.images,
             images_executed=0,
             device_seconds=0.0,

@@ -9,12 +9,11 @@ import torch
 from ambient_sweep.config import Config, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData, load_clean, load_data
 from ambient_sweep.data.observed import levels
-from ambient_sweep.data.statistics import pixel_lines
+from ambient_sweep.data.pixels import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders
 from ambient_sweep.evaluation.reference import RealImages, Reference, compared, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
-from ambient_sweep.evaluation.required_images import all_measures
 from ambient_sweep.models.build import check_classes
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
@@ -63,7 +62,7 @@ def keeps_clean(config: Config) -> bool:
 
 def check_evaluation(clean: ImageData, config: EvaluationConfig) -> None:
     """Raises UserError where `prepare` would, without its costly part: too few images, or no weights of an encoder."""
-    compared(RealImages.of_data(clean), config, all_measures(config))
+    compared(RealImages.of_data(clean), config)
     encoders = Encoders(config)
     for distance in {*config.distances, config.similarity or config.fidelity} - {"fd_classifier"}:
         encoders.get(distance, "cpu")

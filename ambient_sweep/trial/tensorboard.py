@@ -56,7 +56,7 @@ def hparam_values(config: Config) -> dict[str, float | str]:
     Lists and values that may be None become strings ("zero, observed", "none"), and so do booleans.
     """
     values = dump(config)
-    return {key: _hparam(values[key], knob.annotation) for key, (knob, _) in knobs().items()}
+    return {key: _hparam(values[key], knob.annotation) for key, knob in knobs().items()}
 
 
 def _hparam(value: Any, annotation: Any) -> float | str:

@@ -207,7 +207,7 @@ def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "no such file" in bad("run", tmp_path / "none.yaml")
     assert "key=value" in bad("validate", DIGITS, "seed")
     assert "no such file" in bad("best", tmp_path / "none.parquet")
-    assert "is a folder; give the YAML file" in bad("validate", tmp_path)
+    assert "is a directory; give the YAML file" in bad("validate", tmp_path)
     for command in (("sample", tmp_path, "--out", tmp_path / "o"), ("best", tmp_path), ("report", tmp_path)):
         assert f"{tmp_path}: neither a run nor a trial or checkpoint of one; in {tmp_path} there is none" in bad(
             *command

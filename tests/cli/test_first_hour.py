@@ -12,7 +12,8 @@ from command_line import bad, good
 from PIL import Image
 
 from ambient_sweep.config import build_config
-from ambient_sweep.data.dataset import default_heldout, load_data
+from ambient_sweep.data.dataset import load_data
+from ambient_sweep.data.split import default_heldout
 from ambient_sweep.sweep.running import dry_run
 from ambient_sweep.sweep.running.dry_run import Pace
 
@@ -145,9 +146,13 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
         (["data.image_size=32"], "a store keeps the size"),
         (["data.channels=1"], "a store keeps the size"),
         (["data.train_size=900"], "data.train_size: 900 is more than the 15"),
-        (["evaluation.quantile=0.01"], "mem_excess needs at least 99 held-out images, there are 15; "),
-        (["evaluation.quantile=0.01"], "set evaluation.quantile=0.0625,"),
+        (
+            ["evaluation.quantile=0.01"],
+            "s.yaml: mem_excess needs at least 99 held-out images, there are 15: add images, or set evaluation.quantile",
+        ),
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "precision needs at least 6 held-out images"),
+        (["data.heldout_size=5", "evaluation.quantile=0.3"], "there are 5: add images, or set evaluation.extras=[kid]"),
+        (["search.sampler=tep"], "s.yaml: search.sampler: unknown sampler 'tep'; did you mean 'tpe'?"),
         (
             ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.inception_weights=/no/file.pt"],
             "file.pt",
@@ -160,7 +165,7 @@ def test_validate_refuses_what_run_refuses(tmp_path: Path, changes: list[str], m
     (tmp_path / "s.yaml").write_text(SWEEP.format(path=prepared(tmp_path, 30, side=16)))
     assert message in bad("validate", tmp_path / "s.yaml", *changes)
     assert message in bad("run", tmp_path / "s.yaml", "--storage", tmp_path / "runs", *changes)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_labels_that_a_network_asks_for_are_missed_before_anything_starts(tmp_path: Path) -> None:
@@ -171,7 +176,17 @@ def test_labels_that_a_network_asks_for_are_missed_before_anything_starts(tmp_pa
         "space: {observed.sigma: {uniform: [0.1, 0.5]}}"
     )
     for command in (("validate", file), ("run", file, "--storage", tmp_path / "runs")):
-        assert "model.conditional: the images have no class labels" in bad(*command)
+        for gpus in (0, 1):  # also where the GPUs are elsewhere
+            line = bad(*command, f"resources.gpus={gpus}")
+            assert line.startswith(f"error: {file}: model.conditional: the images have no class labels")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_measures_what_few_held_out_images_allow(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP.format(path=prepared(tmp_path, 30, side=16)))
+    default = "evaluation.quantile=0.01"
+    assert "; valid" not in bad("validate", tmp_path / "s.yaml", default)
+    assert "valid; " in good("validate", tmp_path / "s.yaml", default, "evaluation.memorization=mem_ratio")
 
 
 def test_validate_tells_the_hours_of_a_large_network_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

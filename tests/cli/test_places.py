@@ -1,4 +1,4 @@
-"""What sample, evaluate, average and best take for a checkpoint, a trial or a run, and what they list."""
+"""What sample, evaluate and best take for a checkpoint, a trial or a run, and what they list."""
 
 import json
 import os
@@ -77,15 +77,13 @@ def test_what_there_is_is_listed_where_it_is_not_clear(run: Path, tmp_path: Path
     assert f"{run.parent}: holds several runs, give one; in {run.parent} there is copy, two" in bad(
         "sample", run.parent, *out
     )
-    for command in (("best",), ("report",), ("average", *out, "--length", 0.1), ("evaluate",)):
+    for command in (("best",), ("report",), ("evaluate",)):
         assert "holds several runs, give one; in" in bad(*command, run.parent)
         assert f"no such trial or checkpoint; in {run} there is trials/a, trials/b" in bad(
             *command, run / "trials" / "c"
         )
         assert f"no such file or folder; in {run.parent} there is copy, two" in bad(*command, run.parent / "tow")
-    assert f"holds several trials, give one; in {run} there is trials/a, trials/b" in bad(
-        "average", run, *out, "--length", 0.1
-    )
+    assert f"{run / 'snapshots'}: no snapshots" in bad("average", run, *out, "--length", 0.1)
     missing = run / "trials" / "b" / "checkpoints" / "images-5"
     assert f"{missing}: there is no checkpoint; in {run} there is trials/a/checkpoints" in bad("evaluate", missing)
     shutil.rmtree(run / "trials" / "b" / "checkpoints")
@@ -118,9 +116,3 @@ def test_best_of_a_trial_and_of_a_checkpoint(run: Path) -> None:
         assert some.num_rows == rows
         best = json.loads(good("best", run / path, "--json"))["best"]
         assert best["checkpoint"] == select(some, "knee").row["checkpoint"]
-
-
-def test_average_takes_a_path_inside_its_trial(run: Path, tmp_path: Path) -> None:
-    inside = run / "trials" / "a" / "checkpoints" / LENGTHS[0]
-    good("average", inside, "--length", 0.1, "--out", tmp_path / "average")
-    assert found(tmp_path / "average") == (tmp_path / "average", None)

@@ -8,7 +8,7 @@ from command_line import bad
 from ambient_sweep.config.files import lasting_path
 
 SWEEP = "space: {observed.sigma: {uniform: [0.1, 0.5]}}"
-WHY = "is in the temporary folder in which this Ray job runs; give an absolute path outside of it that every node sees"
+WHY = "is in this Ray job's temporary folder; give an absolute path that every node sees"
 
 
 @pytest.fixture

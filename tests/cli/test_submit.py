@@ -102,9 +102,7 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     try:
         lines = iter(sweep.stdout.readline, "")
         line = next(line for line in lines if line.startswith("waiting"))
-        assert (
-            line == "waiting until a trial fits on the cluster, which has 0 of 2 CPUs free; other jobs hold the rest\n"
-        )
+        assert line == "waiting for room on the cluster: a trial needs 1 of 2 CPUs, of which 0 are free\n"
         sweep.terminate()
         assert sweep.wait(30) == 1
         assert not (tmp_path / "digits").exists()  # nothing was trained
@@ -142,7 +140,7 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     ]
     lost = submit(["ambient-sweep", "run", "search_spaces/digits.yaml"], environment)
     assert lost.returncode != 0
-    assert "error: --storage: runs is in the temporary folder in which this Ray job runs" in lost.stdout
+    assert "error: --storage: runs is in this Ray job's temporary folder" in lost.stdout
     words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
     done = submit(words, environment)
     assert done.returncode == 0, done.stdout + done.stderr

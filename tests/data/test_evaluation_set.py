@@ -74,7 +74,7 @@ def test_size_and_channels_make_sets_alike(tmp_path: Path) -> None:
 def test_sets_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     for number, (mode, shape, message, change) in enumerate(
         (
-            ("RGB", (9, 9), r"images of several sizes, 12x12 \(000.png\) and 9x9 \(odd.png\)", {"size": 12}),
+            ("RGB", (9, 9), r"images of 12x12 \(000.png\) and 9x9 \(odd.png\); give --size", {"size": 12}),
             ("L", (12, 12), r"images that are colour \(000.png\) and grey \(odd.png\); give --chan", {"channels": 1}),
             ("RGBA", (12, 12), r"images that are colour \(000.png\) and transparent \(odd.png\)", {"channels": 3}),
         )
@@ -85,7 +85,7 @@ def test_sets_that_are_not_alike_are_refused(tmp_path: Path) -> None:
             read_set("--train", folder)
         assert read_set("--train", folder, **change).shape == (change.get("channels", 3), 12, 12)
     np.save(tmp_path / "wide.npy", np.zeros((2, 12, 8), np.uint8))
-    with pytest.raises(UserError, match="images of 8x12 are not square; give --size"):
+    with pytest.raises(UserError, match=r"images of 8x12 \(wide.npy#0\); give --size"):
         read_set("--train", tmp_path / "wide.npy")
 
 
@@ -184,13 +184,13 @@ def test_every_kind_that_training_reads_gives_the_same_pixels(tmp_path: Path) ->
     assert read_set("--generated", store, size=8, channels=1).shape == (1, 8, 8)
 
 
-def test_a_place_of_no_or_several_kinds_is_refused(tmp_path: Path) -> None:
-    table(save(tmp_path / "both", scenes(2)) / "more.parquet", scenes(2))
+def test_a_place_of_no_kind_is_refused(tmp_path: Path) -> None:
+    table(save(tmp_path / "both", scenes(2)) / "more.parquet", scenes(3))
+    assert (source_kind(tmp_path / "both"), len(read_set("--train", tmp_path / "both"))) == ("parquet", 3)
     table(save(tmp_path / "named", scenes(2)) / "metadata.parquet", scenes(2))
     assert source_kind(tmp_path / "named") == "folder"
     (tmp_path / "empty").touch()
     for name, message in (
-        ("both", r"holds images \(000.png\) and Parquet files \(more.parquet\); give the folder of one of them"),
         ("both/000.png", "not a set of images; give a folder of images, a zip"),
         ("empty", "not a set of images"),
     ):
@@ -198,33 +198,64 @@ def test_a_place_of_no_or_several_kinds_is_refused(tmp_path: Path) -> None:
             read_set("--train", tmp_path / name)
 
 
-def test_a_store_gives_the_images_of_its_split_in_the_order_of_training(tmp_path: Path) -> None:
+def test_a_store_gives_the_images_of_its_split(tmp_path: Path) -> None:
     store = stored(tmp_path / "store", save(tmp_path / "folder", scenes(20)))
     data = load_data(DataConfig(source="store", path=str(store), image_size=12, channels=3))
     train, heldout = read_sets([("--train", store), ("--heldout", store)], DataConfig())
     for mine, pixels, index in ((train, data.train, data.train_index), (heldout, data.heldout, data.heldout_index)):
-        assert mine.fingerprint == ImageSet.of("", pixels).fingerprint
-        assert list(mine.names) == [data.name(place) for place in index.tolist()]
+        assert sorted(mine.digests) == sorted(ImageSet.of("", pixels).digests)
+        assert list(mine.names) == [data.name(place) for place in sorted(index.tolist())]
+    both = [("--train", store), ("--heldout", store)]
+    assert [len(each) for each in read_sets(both, DataConfig(train_size=3, heldout_size=2))] == [3, 2]
+    with pytest.raises(UserError, match=r"^--train .*store: a store keeps .*; set data.range=null"):
+        read_sets(both, DataConfig(range=(0, 1)))
     noisy = stored(tmp_path / "noisy", tmp_path / "folder", observed_sigma=0.1)
     for option in ("--generated", "--train", "--heldout"):
         with pytest.raises(UserError, match=f"^{option} .*noisy: holds only noisy observations; give the store"):
             read_set(option, noisy)
 
 
-def test_one_place_for_both_is_shared_by_the_publishers_parts(tmp_path: Path) -> None:
+def test_one_place_for_both_is_shared_by_the_split_of_training(tmp_path: Path) -> None:
     images = scenes(7, side=32)
     for part, some in (("train", images[:4]), ("test", images[4:6]), ("validation", images[6:])):
         save(tmp_path / "folders" / part / "cats", some)
         table(tmp_path / "hub" / f"{part}-00000-of-00001.parquet", some)
+    np.savez(tmp_path / "set.npz", train_x=images[:4], test_x=images[4:6])
     records(tmp_path / "cifar" / "data_batch_1.bin", images[:4])
-    records(tmp_path / "cifar" / "test_batch.bin", images[4:])
-    for name in ("folders", "hub", "cifar"):
+    records(tmp_path / "cifar" / "test_batch.bin", images[4:6])
+    for name, split in (
+        ("folders", {"train": "train", "heldout": "test"}),
+        ("hub", {"train": "train", "heldout": "test"}),
+        ("set.npz", {"train": "train_x", "heldout": "test_x"}),
+        ("cifar", {"train": "train", "heldout": "test"}),
+        ("folders", None),
+    ):
+        data = DataConfig() if split is None else DataConfig.model_validate({"split": split})
         place = tmp_path / name
-        both = [("--generated", place), ("--train", place), ("--heldout", place)]
-        assert [len(each) for each in read_sets(both, DataConfig())] == [7, 4, 3]
-        assert len(read_set("--train", place)) == 7
-    plain = save(tmp_path / "plain", images)
-    assert [len(each) for each in read_sets([("--train", plain), ("--heldout", plain)], DataConfig())] == [7, 7]
+        train, heldout = read_sets([("--train", place), ("--heldout", place)], data)
+        if split is None:
+            assert (len(train), len(heldout)) == (4, 3)
+            assert not set(train.digests) & set(heldout.digests)
+        else:
+            assert np.array_equal(eight_bits(train), images[:4])
+            assert np.array_equal(eight_bits(heldout), images[4:6])
+        assert name == "set.npz" or len(read_set("--generated", place)) == (6 if name == "cifar" else 7)
+    places = [("--train", tmp_path / "hub"), ("--heldout", tmp_path / "folders")]
+    with pytest.raises(UserError, match=r"^data.split: splits one place; give it as --train and as --heldout"):
+        read_sets(places, data.model_validate({"split": {"train": "train", "heldout": "test"}}))
+
+
+def test_the_range_is_that_of_the_images_of_training_alone(tmp_path: Path) -> None:
+    images = scenes(5)
+    np.save(tmp_path / "scans.npy", images.astype(np.uint16) * 16)
+    places = [("--train", tmp_path / "scans.npy"), ("--generated", save(tmp_path / "made", images))]
+    train, made = read_sets(places, DataConfig(range=(0, 255 * 16)))
+    assert np.array_equal(eight_bits(train), images)
+    assert np.array_equal(eight_bits(made), images)
+    assert (train.notes, made.notes) == (
+        ("scaled from [0, 4080]; 0.00% of the values lay outside and are clipped",),
+        (),
+    )
 
 
 def test_images_that_cannot_be_read_are_found_in_all_sets_at_once(tmp_path: Path) -> None:

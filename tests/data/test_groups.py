@@ -1,20 +1,18 @@
 """Splits that keep groups whole, and the publisher's split."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 from made_up import MadeUp, pictures, store_of, use
 
-from ambient_sweep.data.dataset import load_data, split_index
-from ambient_sweep.data.groups import split_groups
+from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.sources.source import Source
+from ambient_sweep.data.split import split_groups, split_index
 from ambient_sweep.errors import UserError
 
 
 def shared_out(groups, train_size, heldout_size, seed=0):
     order = np.random.default_rng(seed).permutation(len(groups))
-    train, heldout = split_groups(order, np.asarray(groups), train_size, heldout_size, 2, "data.group_column=x")
+    train, heldout = split_groups(order, np.asarray(groups), train_size, heldout_size, "data.group_column=x")
     assert len(set(train) | set(heldout)) == len(train) + len(heldout)
     of = [set(np.asarray(groups)[rows]) for rows in (train, heldout)]
     assert not of[0] & of[1]
@@ -24,27 +22,25 @@ def shared_out(groups, train_size, heldout_size, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_groups_are_whole_and_sizes_as_near_as_any_choice_allows(seed):
+def test_groups_are_whole_and_sizes_are_off_by_half_a_group_at_most(seed):
     generator = np.random.default_rng(seed)
     sizes = generator.integers(1, 40, generator.integers(3, 12))
     groups = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
     wanted = len(groups) // 4
-    sums = [sum(some) for count in range(1, len(sizes)) for some in combinations(sizes, count)]
-    nearest = min(abs(each - wanted) for each in sums if 2 <= each < len(groups))
     train, heldout = shared_out(groups, None, wanted, seed)
-    assert abs(len(heldout) - wanted) == nearest
+    assert abs(len(heldout) - wanted) <= sizes.max() / 2
     assert len(train) + len(heldout) == len(groups)
-    left = [size for group, size in enumerate(sizes) if group not in groups[heldout]]
-    rest = [sum(some) for count in range(1, len(left) + 1) for some in combinations(left, count)]
-    part = shared_out(groups, wanted, wanted, seed)[0]
-    assert abs(len(part) - wanted) == min(abs(each - wanted) for each in rest)
+    part, again = shared_out(groups, wanted, wanted, seed)
+    assert again == heldout
+    assert set(part) <= set(train)
+    assert abs(len(part) - wanted) <= sizes.max() / 2
 
 
-def test_many_groups_are_shared_out_to_the_image_and_the_first_ones_stay():
+def test_of_many_groups_the_first_ones_stay():
     sizes = np.random.default_rng(0).integers(1, 30, 5000)
     groups = np.repeat(np.arange(5000), sizes)
     small, large = (shared_out(groups, size, 5000) for size in (20_000, 40_000))
-    assert [len(small[0]), len(small[1]), len(large[0])] == [20_000, 5000, 40_000]
+    assert np.abs([len(small[0]) - 20_000, len(small[1]) - 5000, len(large[0]) - 40_000]).max() <= 15
     assert small[1] == large[1]
     assert small[0][:19_000] == large[0][:19_000]
     assert shared_out(groups, 20_000, 5000, seed=1)[1] != small[1]

@@ -104,10 +104,10 @@ def test_duplicates_are_counted_and_dropped_where_that_is_asked_for(tmp_path, so
     copies = read_info(tmp_path / "told").duplicates
     assert [copies[key] for key in ("train_exact", "train_near", "heldout_exact", "heldout_near")] == [1, 0, 1, 1]
     assert "warning: 2 held-out images are copies of training" in summed_up(tmp_path / "told")
-    groups = json.loads((tmp_path / "told" / "duplicates.json").read_text())["groups"]
-    assert [[entry["index"] for entry in group["train"]] for group in groups] == [[train[2], train[9]], [train[30]]]
-    names = [f"photo {held[row]:03d}.png" for row in (4, 6)]
-    assert [[entry["name"] for entry in group["heldout"]] for group in groups] == [[name] for name in names]
+    copies = json.loads((tmp_path / "told" / "duplicates.json").read_text())["copies"]
+    found = {entry["copy"]["index"]: entry["of"]["index"] for entry in copies}
+    assert found == {train[9]: train[2], held[4]: train[2], held[6]: train[30]}
+    assert [entry["copy"]["name"] for entry in copies] == [f"photo {row:03d}.png" for row in found]
     assert load_data(told).train_index.tolist() == train
 
     data = load_data(store_of(tmp_path / "dropped", config, drop_duplicates=True))
@@ -117,8 +117,8 @@ def test_duplicates_are_counted_and_dropped_where_that_is_asked_for(tmp_path, so
     assert data.fingerprint != load_data(told).fingerprint
     noisy = store_of(tmp_path / "noisy", config, drop_duplicates=True, observed_sigma=0.1)
     assert load_data(noisy).fingerprint == data.fingerprint
-    groups = json.loads((tmp_path / "noisy" / "duplicates.json").read_text())["groups"]
-    assert [train[2], train[9]] in [group["train"] for group in groups]
+    copies = json.loads((tmp_path / "noisy" / "duplicates.json").read_text())["copies"]
+    assert {"copy": train[9], "of": train[2]} in copies
     assert prepare(tmp_path / "exact", config, print, near=0).duplicates["heldout_near"] == 0
 
 
@@ -153,14 +153,14 @@ def test_the_command_prepares_exports_and_verifies(tmp_path):
     (noisy / "images.bin").write_bytes(b"")
     assert "images.bin: damaged (truncated" in str(command("--verify", noisy)[2])
     error = command(tmp_path / "x", "--from", digits, "data.image_size=8")[2]
-    assert str(error) == "data.image_size: prepare takes data.train_size and data.heldout_size only"
+    assert str(error) == "data.image_size: keys must begin with data.train_size or data.heldout_size here"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["data.source=digits"], "OUT: missing"),
-        (["x", "observed.sigma=1"], "observed.sigma: prepare takes data.* only"),
+        (["x", "observed.sigma=1"], "observed.sigma: keys must begin with data. here"),
         (["x", "data.source=store", "data.path=y"], "data.source: to prepare from a store, give it as --from"),
         (["x", "data.source=folder", "data.image_size=9"], "data.path: missing"),
         (["x", "--from", "nowhere"], "nowhere: not a store"),

@@ -75,7 +75,7 @@ def test_captions_go_with_clean_images_alone(tmp_path, scans):
     assert not any(b"a scan" in file.read_bytes() for file in (tmp_path / "noisy").iterdir())
     np.savez(tmp_path / "x.npz", image=np.random.default_rng(0).random((20, 8, 8)), text=np.arange(20))
     printed = prepared(tmp_path / "three", "data.source=array", f"data.path={tmp_path / 'x.npz'}")
-    assert "the column text is left out: it does not hold one string per image" in printed
+    assert f"captions are left out: {tmp_path / 'x.npz'}: text: does not hold strings" in printed
     assert "text.json" not in read_info(tmp_path / "three").files
 
 

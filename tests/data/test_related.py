@@ -27,19 +27,19 @@ def related(images, held=None, seed=0):
     return find_related(thumbnails(images), order[held:], order[:held])
 
 
-@pytest.mark.parametrize(("patients", "slices"), [(60, 10), (10, 60), (20, 5), (200, 3), (300, 2)])
+@pytest.mark.parametrize(("patients", "slices"), [(60, 10), (10, 60), (20, 5), (200, 3), (300, 2), (3, 200), (2, 150)])
 @pytest.mark.parametrize("variation", [0.2, 0.4])
 def test_slices_of_patients_are_found_though_none_is_a_copy(patients, slices, variation):
     generator = np.random.default_rng(patients)
     images = np.repeat(smooth(patients, generator), slices, 0) + variation * smooth(patients * slices, generator)
     found = related(images)
     assert found.is_many
-    assert found.count > 0.75 * found.compared
+    assert found.count >= 0.7 * found.compared
     assert found.near < 0.7 * found.expected
     order = np.arange(len(images))
     assert find_duplicates(thumbnails(images), order[::2], order[1::2]).counts()["heldout_near"] < len(images) / 20
     held = np.isin(
-        np.arange(patients).repeat(slices), np.arange(patients // 5)
+        np.arange(patients).repeat(slices), np.arange(max(1, patients // 5))
     )  # split by patient: nothing is left to find
     assert not find_related(thumbnails(images), order[~held], order[held]).is_many
 
@@ -75,6 +75,17 @@ def test_independent_textures_are_not_taken_for_related(count, width):
     assert not related(smooth(1, generator, 4) + 0.4 * textures).is_many  # aligned, all alike
     classes = np.repeat(smooth(4, generator), count // 4, 0)
     assert not related(classes + textures).is_many
+
+
+@pytest.mark.parametrize("count", [300, 600])
+@pytest.mark.parametrize("side", [2, 3, 5, 8])
+def test_small_shapes_at_random_places_are_not_taken_for_related(count, side):
+    generator, pixels = np.random.default_rng(0), np.arange(16)
+    corners, middles = generator.integers(0, 17 - side, (2, count, 1)), generator.uniform(2, 13, (2, count, 1))
+    within = (pixels >= corners) & (pixels < corners + side)
+    bells = np.exp(-np.square((pixels - middles) / (side / 4)) / 2)
+    for rows, columns in (within, bells):
+        assert not related(3 * np.einsum("ni,nj->nij", rows.astype(float), columns)).is_many
 
 
 def test_nothing_to_compare_is_nothing_related():

@@ -69,7 +69,7 @@ def complaint(stored):
         ({"image_size": 16, "channels": 1}, "store: a store keeps the size, the seed of the split, the labels and the"),
         ({"image_size": 16, "split_seed": 0}, "with; set data.image_size=8 data.split_seed=2, or prepare it anew"),
         ({"sigma_column": "level"}, "set data.sigma_column=null"),
-        ({"label_column": None}, "set data.label_column=label"),
+        ({"label_column": None}, "set data.label_column=auto"),
         ({"path": "/tmp"}, "/tmp: not a store (it holds no store.json); `ambient-sweep prepare` makes one"),
     ],
 )

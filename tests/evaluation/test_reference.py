@@ -123,6 +123,14 @@ def test_planted_copies_are_found(digits: ImageData, reference: Reference) -> No
     assert 0.01 < excess.low <= expected <= excess.high
 
 
+def test_few_held_out_images_leave_out_what_needs_their_quantile(digits: ImageData) -> None:
+    few = replace(digits, heldout=Pixels(digits.heldout[:50].numpy(), "signed"))
+    config = EvaluationConfig(distances=("fd_pixels",), memorization="mem_ratio")
+    measures = evaluate(digits.train[:20], Reference.build(few, config))
+    assert [name for name in measures if name in COPIES] == ["mem_ratio", "mem_ratio_flips"]
+    assert measures["mem_ratio"].value == 1
+
+
 def test_samples_are_measured_as_saved_images_would_be(digits: ImageData, reference: Reference) -> None:
     wild = 1.7 * digits.heldout[:50]
     stored = ((wild.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import History, SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
@@ -38,7 +39,7 @@ def record_of(sweep: Sweep, path: Path | None = None) -> StudyRecord:
 
 
 def search_of(sweep: Sweep, path: Path | None = None, **more: Any) -> SweepSearch:
-    more.setdefault("images_of", lambda values: IMAGES)
+    more.setdefault("planner", Unshared(lambda values: IMAGES))
     return SweepSearch(sweep, record_of(sweep, path), **more)
 
 
@@ -152,7 +153,7 @@ class Driver:
         rng: random.Random,
         *,
         cost: Callable[[Mapping[str, Any]], int],
-        planner: type[Halves] | None = None,
+        planner: type[Halves | Unshared] = Unshared,
         concurrent: int = 2,
         deadly: bool = False,
         smooth: bool = False,
@@ -181,14 +182,13 @@ class Driver:
             storage=storage, study_name="s", directions=["minimize"] * 2, load_if_exists=True,
             sampler=build_sampler(self.sweep.search, len(self.journal.lines)),
         )  # fmt: skip
-        self.shared = self.planner(self.cost) if self.planner else None
+        self.shared = self.planner(self.cost)
         spent = {
             i: f.reports[-1].images for i, f in self.folders.items() if f.reports and f.trial.role == "search"
         }  # fmt: skip
         return SweepSearch(
             self.sweep,
             StudyRecord(study, self.sweep.space),
-            images_of=self.cost,
             planner=self.shared,
             budget=Budget(self.sweep.search.images, spent, whole=not self.sweep.rung_levels),
             histories={i: f.history for i, f in self.folders.items() if f.written},

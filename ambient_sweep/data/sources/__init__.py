@@ -1,17 +1,15 @@
 """Sources of images: folder, zip, Parquet, arrays, CIFAR-10's files, scikit-learn's digits. See docs/data.md."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.arrays import open_array, open_digits
-from ambient_sweep.data.sources.cifar10 import open_cifar10
-from ambient_sweep.data.sources.file_kinds import SUFFIXES
-from ambient_sweep.data.sources.files import open_tree
-from ambient_sweep.data.sources.source import Source
-from ambient_sweep.data.sources.window import Window
+from ambient_sweep.data.sources.annotations import annotated
+from ambient_sweep.data.sources.arrays import open_array, open_cifar10, open_digits
+from ambient_sweep.data.sources.files import open_tree, walk
+from ambient_sweep.data.sources.parts import joined, parts, published
+from ambient_sweep.data.sources.source import Source, Window, source_path
 from ambient_sweep.data.store import INFO_FILE
 from ambient_sweep.errors import UserError
 
@@ -22,7 +20,10 @@ FILES: dict[str, Kind] = {".zip": "zip", ".parquet": "parquet", ".npy": "array",
 
 
 def source_kind(path: Path) -> Kind:
-    """The `data.source` that reads `path`. Raises UserError, which begins with the path, where there is no single one."""
+    """The `data.source` that reads `path`; with Parquet files besides metadata, that is "parquet" even beside images.
+
+    Raises UserError, which begins with the path.
+    """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():
@@ -35,30 +36,25 @@ def source_kind(path: Path) -> Kind:
         return "store"
     if any(path.glob("data_batch_*")) or any(path.glob("cifar-10-batches-*")):
         return "cifar10"
-    table = next((file for file in _seen(path, "*.parquet") if file.stem != "metadata"), None)
-    if table is None:
-        return "folder"
-    image = next((file for file in _seen(path, "*") if file.suffix.lower() in SUFFIXES), None)
-    if image is not None:
-        raise UserError(f"{path}: holds images ({image}) and Parquet files ({table}); give the folder of one of them")
-    return "parquet"
-
-
-def _seen(folder: Path, pattern: str) -> Iterator[Path]:
-    """Files at any depth, relative to the folder, without hidden ones."""
-    files = (file.relative_to(folder) for file in folder.rglob(pattern))
-    return (file for file in files if not any(part.startswith(".") for part in file.parts))
+    tables = (name for name in walk(path, str(path), {}) if name.endswith(".parquet"))
+    return "parquet" if any(Path(name).stem != "metadata" for name in tables) else "folder"
 
 
 def open_source(config: DataConfig) -> Source:
     """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
-    source = _opened(config)
+    source = annotated(published(_opened(config), config), config)
     if config.range is None:
         return source
     return dataclasses.replace(source, depth8=False, window=Window(*config.range, depth8=source.depth8))
 
 
 def _opened(config: DataConfig) -> Source:
+    wanted = parts(config)
+    if wanted is not None and config.source in ("zip", "array") and (root := source_path(config)).is_dir():
+        files = {
+            part: config.model_copy(update={"path": str(root / part), "split": DataConfig().split}) for part in wanted
+        }
+        return joined({part: _opened(file) for part, file in files.items()})
     match config.source:
         case "digits":
             return open_digits(config)

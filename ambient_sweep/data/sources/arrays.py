@@ -1,9 +1,8 @@
-"""Images from arrays: .npy and .npz files, scikit-learn's digits, and whatever other sources hold as an array."""
+"""Images from arrays: .npy and .npz files, scikit-learn's digits, CIFAR-10's binary version as its authors publish it."""
 
-import dataclasses
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import LABEL_COLUMN, annotated
+from ambient_sweep.data.sources.annotations import LABEL
 from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
-from ambient_sweep.data.sources.parts import SPLIT, parts
-from ambient_sweep.data.sources.source import Source, source_path
-from ambient_sweep.data.sources.window import suggested
+from ambient_sweep.data.sources.parts import SPLIT, joined, parts
+from ambient_sweep.data.sources.source import Source, source_path, suggested
+from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
 TOLERANCE = 1e-3  # by which floats may lie outside their range, a quarter of a grey level; they are clipped
 MIN_SIDE = 4
 IMAGES = DataConfig.model_fields["image_column"].default
+CIFAR10 = "cifar-10-batches-bin"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+RECORD = np.dtype([("label", "u1"), ("image", "u1", (3, 32, 32))])
 
 
 class Arrays:
@@ -33,16 +35,23 @@ class Arrays:
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         except DAMAGED as error:
             raise self._unreadable("a .npy or .npz file", error) from None
-        self.arrays: Mapping[str, Any] = {IMAGES: loaded} if isinstance(loaded, np.ndarray) else loaded
+        self._arrays: Mapping[str, Any] = {IMAGES: loaded} if isinstance(loaded, np.ndarray) else loaded
+        self.names = [*self._arrays]
 
     def read(self, name: str) -> NDArray[Any]:
         """One array. Raises UserError where it is missing or cannot be read."""
-        if name not in self.arrays:
-            raise UserError(f"{self.path}: has no array {name}; it has {', '.join(self.arrays)}")
+        if name not in self.names:
+            raise UserError(f"{self.path}: has no array {name}; it has {', '.join(self.names)}")
         try:
-            return np.asarray(self.arrays[name])
+            return np.asarray(self._arrays[name])
         except DAMAGED as error:
             raise self._unreadable(f"the array {name}", error) from None
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of one array; None where it cannot be read, as pickled objects."""
+        with contextlib.suppress(UserError):
+            return self.read(name).shape
+        return None
 
     def _unreadable(self, what: str, error: BaseException) -> UserError:
         return UserError(
@@ -50,75 +59,41 @@ class Arrays:
             "array by np.save(path, np.stack(images))"
         )
 
-    def images(self, name: str = IMAGES) -> NDArray[Any]:
-        """The array `name`, or the only array of 3 or 4 dimensions where the default name is missing, as [N, H, W, C]."""
-        if name == IMAGES and name not in self.arrays:
-            shapes = {each: self.read(each).shape for each in self.arrays}
-            several = [each for each, shape in shapes.items() if len(shape) in (3, 4)]
-            if len(several) != 1:
-                has = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()) or "nothing"
-                raise UserError(f"{self.path}: name the array of images by data.image_column; it has {has}")
-            name = several[0]
-        return channels_last(self.read(name), f"{self.path}: {name}")
-
 
 def open_array(config: DataConfig) -> Source:
-    """The .npy or .npz file `data.path`: uint8, floats in [0, 1] or [-1, 1], or numbers in data.range. Raises UserError."""
-    named = parts(config)
-    if named is not None and (source := _open_parts(config, named)) is not None:
-        return source
-    arrays = Arrays(source_path(config))
-    images, where = arrays.images(config.image_column), str(arrays.path)
-    names, native = row_names(arrays.path, images), config.range is not None
-    source = array_source(images, names, config.image_size, config.channels, where, native)
-    return annotated(source, config, {name: partial(arrays.read, name) for name in arrays.arrays}, where)
+    """The .npy or .npz file `data.path`: uint8, floats in [0, 1] or [-1, 1], or numbers in data.range.
 
-
-def _open_parts(config: DataConfig, parts: tuple[str, str]) -> Source | None:
-    """The files or arrays that `data.split` names, in the folder or file `data.path`; None for values of the array split.
-
-    Of one file, other arrays belong to a part by the word that is its own: train_labels is the column labels of
-    train_images, beside test_images.
+    `data.split` may name arrays of the file, as train_images and test_images. The other arrays with a word that only one
+    of the names has are its columns: train_labels is the column labels of the images that train. Raises UserError.
     """
-    root, column = source_path(config), config.image_column
-    if root.is_dir():
-        files = [Arrays(root / part) for part in parts]
-        columns = [{name: name for name in file.arrays} for file in files]
-        images = [file.images(column) for file in files]
-    else:
-        files = [Arrays(root)] * 2
-        if SPLIT in files[0].arrays:
-            return None
-        words = [{*part.split("_")} - {*other.split("_")} for part, other in (parts, parts[::-1])]
-        columns = [_of_part(files[0], own) for own in words]
-        names = [
-            each if each in files[0].arrays else own.get(column, each) for each, own in zip(parts, columns, strict=True)
-        ]
-        images = [files[0].images(name) for name in names]
-
-    def read(name: str) -> NDArray[Any]:
-        return np.concatenate([file.read(own[name]).ravel() for file, own in zip(files, columns, strict=True)])
-
-    train, heldout = (
-        array_source(
-            each, [f"{part}#{row}" for row in range(len(each))], config.image_size, config.channels, f"{root}: {part}"
-        )
-        for part, each in zip(parts, images, strict=True)
-    )
-    both = dataclasses.replace(
-        train,
-        names=[*train.names, *heldout.names],
-        loaders=lambda: chain(train.loaders(), heldout.loaders()),
-        depth8=train.depth8 and heldout.depth8,
-        published=np.arange(len(train) + len(heldout)) < len(train),
-    )
-    return annotated(both, config, {name: partial(read, name) for name in columns[0] if name in columns[1]}, str(root))
+    file, wanted = Arrays(source_path(config)), parts(config)
+    if wanted is None or SPLIT in file.names:
+        return _source(file, {name: name for name in file.names}, config)
+    sources = {}
+    for part, other in (wanted, wanted[::-1]):
+        words = {*part.split("_")} - {*other.split("_")}
+        split = {name: name.split("_") for name in file.names}
+        columns = {"_".join(w for w in each if w not in words): name for name, each in split.items() if words & {*each}}
+        if part in file.names or not columns:
+            columns[config.image_column] = part
+        sources[part] = _source(file, columns, config)
+    return joined(sources)
 
 
-def _of_part(file: Arrays, words: set[str]) -> dict[str, str]:
-    """The arrays with one of these words between the underscores of their names, by the rest of these."""
-    split = {name: name.split("_") for name in file.arrays}
-    return {"_".join(w for w in each if w not in words): name for name, each in split.items() if words & {*each}}
+def _source(file: Arrays, names: Mapping[str, str], config: DataConfig) -> Source:
+    """The images and columns among the arrays of a file, by the names of columns."""
+    where, name = str(file.path), names.get(config.image_column, config.image_column)
+    if config.image_column == IMAGES and IMAGES not in names:
+        shapes = {each: shape for each in names.values() if (shape := file.shape(each)) is not None}
+        several = [each for each, shape in shapes.items() if len(shape) in (3, 4)]
+        if len(several) != 1:
+            has = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()) or "nothing"
+            raise UserError(f"{where}: name the array of images by data.image_column; it has {has}")
+        name = several[0]
+    images = channels_last(file.read(name), f"{where}: {name}")
+    rows = [f"{file.path.name}#{row}" for row in range(len(images))]
+    columns = Table(where, len(rows), names, lambda column: file.read(names[column]))
+    return array_source(images, rows, config, columns)
 
 
 def open_digits(config: DataConfig) -> Source:
@@ -128,32 +103,53 @@ def open_digits(config: DataConfig) -> Source:
     bunch = load_digits()
     images = (bunch.images[..., None] / 16).astype(np.float32)
     names = [f"digit-{i:04d}" for i in range(len(images))]
-    source = array_source(images, names, config.image_size, config.channels, "digits")
-    return annotated(source, config, {LABEL_COLUMN: lambda: bunch.target}, "digits")
+    return array_source(images, names, config, Table("digits", len(names), [LABEL], lambda _: bunch.target))
 
 
-def row_names(path: Path, images: NDArray[Any]) -> list[str]:
-    """What to call the rows of a file."""
-    return [f"{path.name}#{row}" for row in range(len(images))]
+def open_cifar10(config: DataConfig) -> Source:
+    """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
+    root = source_path(config)
+    folder = root / CIFAR10 if (root / CIFAR10).is_dir() else root
+    train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+    test = _records(folder / "test_batch.bin")
+    records = np.concatenate([*train, test])
+    names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
+    columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
+    return array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
 
 
-def array_source(
-    images: NDArray[Any], names: Sequence[str], size: int, channels: int, where: str, native: bool = False
-) -> Source:
-    """The rows of images [N, H, W, C], uint8 or floats; native: as they are, for a window to scale.
+def _records(file: Path) -> NDArray[Any]:
+    """RECORD [n]. Raises UserError."""
+    try:
+        records = np.frombuffer(file.read_bytes(), RECORD)
+        if records["label"].max() < len(CLASSES):
+            return records
+        why = "a label is out of range"
+    except OSError as error:
+        why = str(error.strerror)
+    except ValueError:  # of frombuffer, and of max where there is no record
+        why = "it is cut off"
+    raise UserError(
+        f"data.path: {file} cannot be read ({why}); give the folder of the .bin files of CIFAR-10's binary version"
+    )
 
-    Raises UserError, with `where`, for other integers, and for floats in neither range.
+
+def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig, columns: Table) -> Source:
+    """The rows of images [N, H, W, C], uint8 or floats; with data.range as they are, for a window to scale.
+
+    Raises UserError for other integers, and for floats in neither range.
     """
     depth8 = images.dtype == np.uint8
-    if depth8 or native:
+    if depth8 or config.range is not None:
         load: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     elif images.dtype.kind == "f":
-        load = partial(_scaled, signed=_is_signed(images, where))
+        load = partial(_scaled, signed=_is_signed(images, columns.where))
     else:
         low, high = int(images.min()), int(images.max())
         held = f"is {images.dtype} with values from {low} to {high}"
-        raise UserError(f"{where}: {held}; say what is black and white, as in {suggested(low, high)}")
-    return Source(names, lambda: (partial(load, image) for image in images), size, channels, depth8)
+        raise UserError(f"{columns.where}: {held}; say what is black and white, as in {suggested(low, high)}")
+    loaders = lambda: (partial(load, image) for image in images)  # noqa: E731
+    return Source(names, loaders, config.image_size, config.channels, depth8, columns=columns)
 
 
 def _scaled(image: NDArray[Any], signed: bool) -> PixelArray:

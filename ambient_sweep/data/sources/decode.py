@@ -31,7 +31,7 @@ DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper th
 # Of 16-bit colour, Pillow keeps the upper bytes; read in the other byte order, it keeps the lower ones
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 DEEP_COLOUR = {f"{bands};16{a}": f"{bands};16{b}" for bands in ("RGB", "RGBX", "RGBA") for a, b in _OTHER_ORDER.items()}
-BITS_PER_SAMPLE, PLANES = 258, 284  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 # What Pillow and its libtiff say of odd files unasked, beside the reason that CorruptImage gives
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -90,6 +90,12 @@ def native_pixels(data: bytes, channels: int) -> Native:
     with _opened(BytesIO(data)) as image:
         if not 1 <= image.width * image.height <= MAX_PIXELS:
             raise CorruptImage(f"declares {image.width}x{image.height} pixels; it must be 1 to {MAX_PIXELS} in all")
+        tags = getattr(image, "tag_v2", {})
+        bits, form, white = tags.get(BITS_PER_SAMPLE, (8,))[0], tags.get(SAMPLE_FORMAT, (1,))[0], tags.get(PHOTOMETRIC)
+        if (bits, form) in ((8, 2), (32, 1)) or (bits > 8 and form < 3 and white == 0):
+            raise CorruptImage(
+                "a TIFF of int8, of uint32, or of 16 bits with white as 0, which would be misread; convert it"
+            )
         if image.mode == "F":
             return np.asarray(_loaded(image))[..., None]
         return _deep(image, data) if _is_deep(image) else _flat(_loaded(image), channels)

@@ -3,21 +3,32 @@
 import contextlib
 import os
 import posixpath
+import re
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import annotated_by_files
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
-from ambient_sweep.data.sources.file_kinds import kind_of, part_note, passed_line, place_kind
-from ambient_sweep.data.sources.parts import parts
-from ambient_sweep.data.sources.source import Loader, Source, source_path
+from ambient_sweep.data.sources.metadata import LABELS_FILE, METADATA_FILES, read_metadata
+from ambient_sweep.data.sources.parts import part_note
+from ambient_sweep.data.sources.source import Loader, Source, passed_line, source_path
 from ambient_sweep.errors import UserError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# Camera files and scans of slides begin as TIFF or JPEG files do, but hold another picture first
+RAW = (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".3fr", ".iiq", ".thm", ".svs", ".ndpi", ".scn")
+# What NAS and operating systems write, thumbnails and deleted images among it; hidden names are passed over anyway
+SYSTEM = {
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "trashbox",
+    "lost+found", "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items",
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM.{4}\0{4}"
 EIGHT_BITS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # formats that cannot be deeper
 
 
@@ -53,49 +64,32 @@ class Zip:
         """Raises UserError, which begins with `where`, for a file that cannot be read or holds no image."""
         self.turns, self.top = threading.Lock(), ""
         try:
-            archive = zipfile.ZipFile(path)
+            self.archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise UserError(f"{where}: cannot be read as a zip file ({one_line(error)})") from None
-        self.passed, self.entries = dict[str, str](), dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]()
-        files = (info for info in archive.infolist() if not info.filename.endswith(("/", "\\")))
+        self.passed, self.entries = dict[str, str](), dict[str, zipfile.ZipInfo]()
+        files = (info for info in self.archive.infolist() if not info.filename.endswith(("/", "\\")))
         for place, info in enumerate(files):
             name = posixpath.normpath("/" + info.filename.replace("\\", "/")).lstrip("/") or info.filename
             if name in self.entries:  # of entries of one name the last, which is what unpacking leaves
                 self.passed[f"{name} before file {place}"] = "replaced by an entry of the same name"
-            self.entries[name] = archive, info
+            self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
-        self.top = first if all(name.startswith(first) for name in names) else ""
+        about = (LABELS_FILE, *METADATA_FILES)  # where these lie is the root
+        self.top = (
+            first if all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(about) else ""
+        )
         self.images = [name.removeprefix(self.top) for name in names]
 
     def __contains__(self, name: str) -> bool:
         return self.top + name in self.entries
 
     def open(self, name: str) -> IO[bytes]:
-        archive, info = self.entries[self.top + name]
-        return archive.open(info)
+        return self.archive.open(self.entries[self.top + name])
 
     def size(self, name: str) -> int:
-        return self.entries[self.top + name][1].file_size
-
-    def add(self, name: str, other: "Zip", other_name: str) -> "Zip":
-        """Takes in the files of another zip file; those of each go below its name."""
-        pairs = ((name, self), (other_name, other))
-        self.images, self.entries, self.passed, self.top = (
-            sorted(f"{path}/{each}" for path, tree in pairs for each in tree.images),
-            {
-                f"{path}/{each.removeprefix(tree.top)}": entry
-                for path, tree in pairs
-                for each, entry in tree.entries.items()
-            },
-            {
-                f"{path}/{each.removeprefix(tree.top)}": kind
-                for path, tree in pairs
-                for each, kind in tree.passed.items()
-            },
-            "",
-        )
-        return self
+        return self.entries[self.top + name].file_size
 
 
 Tree = Folder | Zip
@@ -119,31 +113,28 @@ def loaders(tree: Tree) -> Iterator[Loader]:
 
 
 def open_tree(config: DataConfig) -> Source:
-    """The images of `data.path`, a folder or a zip file, or of the two zip files in it that `data.split` names.
-
-    One deep PNG or TIFF file makes the source float32. Raises UserError.
-    """
+    """The images of `data.path`, a folder or a zip file; one deep PNG or TIFF file makes it float32. Raises UserError."""
     path, where = source_path(config), f"data.path: {config.path}"
-    names = parts(config)
-    if config.source == "zip" and names is not None and path.is_dir():
-        train, heldout = (Zip(path / name, f"data.split: {path / name}") for name in names)
-        tree: Tree = train.add(names[0], heldout, names[1])
-    else:
-        tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
+    tree: Tree = Zip(path, where) if config.source == "zip" else Folder(path, where)
 
     def read(name: str) -> bytes | None:
         tree.passed.pop(tree.top + name, None)
         try:
-            return read_file(tree, name) if name in tree else None
+            data = read_file(tree, name) if name in tree else None
         except CorruptImage as error:
             raise UserError(f"{config.path}/{name}: {error}") from None
+        if data is not None and (reason := pointer(data)):
+            raise UserError(f"{config.path}/{name}: {reason}")
+        return data
 
     deep = any_deep(partial(tree.open, name) for name in tree.images if not name.lower().endswith(EIGHT_BITS))
-    source = Source(
+    columns, notes = read_metadata(tree.images, read, config)
+    if (note := part_note(tree.images)) and config.split.train is None:
+        notes.insert(0, note)
+    return Source(
         tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep,
-        notes=(note,) if (note := part_note(tree.images)) and names is None else (), passed=tree.passed,
+        notes=tuple(notes), passed=tree.passed, columns=columns,
     )  # fmt: skip
-    return annotated_by_files(source, config, read)
 
 
 def _images(tree: Tree, names: Iterable[str], where: str) -> list[str]:
@@ -160,6 +151,33 @@ def _images(tree: Tree, names: Iterable[str], where: str) -> list[str]:
     if odd is not None:
         raise UserError(f"{where}: the file name {odd!r} is not UTF-8; rename it")
     return images
+
+
+def kind_of(name: str, opened: Callable[[], IO[bytes]]) -> str | None:
+    """The kind of a file that is passed over; None for an image, by its ending or else by its first bytes.
+
+    A file that cannot be opened or stands for another may be an image, so it counts as one, which reading finds corrupt.
+    """
+    lower, kind = name.lower(), place_kind(name)
+    if kind is not None or lower.endswith(SUFFIXES):
+        return kind
+    if not lower.endswith((*ARCHIVES, *RAW)):
+        try:
+            with opened() as file:
+                head = file.read(512)
+        except DAMAGED:
+            return None
+        if re.match(SIGNATURES, head, re.DOTALL) or pointer(head):
+            return None
+    ending = re.search(r"[^/](\.[a-z]\w{0,9})$", lower, re.ASCII)
+    return f"{ending[1] if ending else 'without ending'}{' (not unpacked)' if lower.endswith(ARCHIVES) else ''}"
+
+
+def place_kind(name: str) -> str | None:
+    """The kind of a file that is passed over for its name or for a folder above it."""
+    if not SYSTEM.isdisjoint(name.lower().split("/")):
+        return "thumbnails, trash or system"
+    return "hidden" if any(part.startswith(".") for part in name.split("/")) else None
 
 
 def walk(root: Path, where: str, passed: dict[str, str]) -> Iterator[str]:

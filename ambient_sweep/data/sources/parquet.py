@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import annotated
 from ambient_sweep.data.sources.decode import any_deep, one_line
-from ambient_sweep.data.sources.file_kinds import kind_of, passed_line
-from ambient_sweep.data.sources.files import walk
-from ambient_sweep.data.sources.source import Loader, Source, source_path
+from ambient_sweep.data.sources.files import kind_of, walk
+from ambient_sweep.data.sources.source import Loader, Source, passed_line, refuse_pointer, source_path
+from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
 BATCH = 64  # rows read from a file at a time
@@ -33,10 +32,7 @@ class Shard:
         self.file = file
         self.name = file.name if file == root else file.relative_to(root).as_posix()
         with _opened(file) as opened:
-            metadata, self.schema = opened.metadata, opened.schema_arrow
-            self.count = metadata.num_rows
-            if self.count != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
-                raise ValueError("its footer is damaged: the row groups hold another number of rows")
+            self.count, self.schema = opened.metadata.num_rows, opened.schema_arrow
 
     def images(self, column: str) -> Iterator[bytes]:
         """The encoded images, in order; b"" for null. Raises UserError where the column holds something else."""
@@ -63,8 +59,9 @@ class Shard:
             return np.asarray(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values)
 
     def _type(self, column: str) -> pa.DataType:
-        if column not in self.schema.names:
-            raise UserError(f"{self.file}: has no column {column}; it has {', '.join(self.schema.names)}")
+        if (times := self.schema.names.count(column)) != 1:
+            has = f"has {'several columns' if times else 'no column'} {column}"
+            raise UserError(f"{self.file}: {has}; it has {', '.join(self.schema.names)}")
         return self.schema.field(column).type
 
 
@@ -83,15 +80,12 @@ def open_parquet(config: DataConfig) -> Source:
     def loaders() -> Iterator[Loader]:
         return (partial(bytes, image) for shard in shards for image in shard.images(column))
 
-    def read(name: str) -> NDArray[Any]:
-        return np.concatenate([shard.read(name) for shard in shards])
-
     names = [f"{shard.name}#{row}" for shard in shards for row in range(shard.count)]
     first = (image for shard in shards for image in islice(shard.images(column), PROBED))
     depth8 = not any_deep(partial(BytesIO, image) for image in first)
-    source = Source(names, loaders, config.image_size, config.channels, depth8, passed=passed)
-    columns = {name: partial(read, name) for shard in shards for name in shard.schema.names}
-    return annotated(source, config, columns, str(root))
+    there = dict.fromkeys(name for shard in shards for name in shard.schema.names)
+    columns = Table(str(root), len(names), there, lambda name: np.concatenate([shard.read(name) for shard in shards]))
+    return Source(names, loaders, config.image_size, config.channels, depth8, passed=passed, columns=columns)
 
 
 def _files(root: Path, passed: dict[str, str]) -> list[Path]:
@@ -111,4 +105,5 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True) as opened:
             yield opened
     except (pa.ArrowException, OSError, ValueError) as error:
+        refuse_pointer(file)
         raise UserError(f"{file}: cannot be read as a Parquet file ({one_line(error)}); fetch it anew") from None

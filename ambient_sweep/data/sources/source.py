@@ -1,9 +1,11 @@
 """A source of images: what it knows of each, and how a few threads decode them block by block."""
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import compress, islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
+from ambient_sweep.config.files import expanded
+from ambient_sweep.data.pixels import Encoding
 from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, native_pixels, pointer
-from ambient_sweep.data.sources.file_kinds import passed_line, printable
-from ambient_sweep.data.sources.window import Window
+from ambient_sweep.data.sources.table import NO_COLUMNS, Table
 from ambient_sweep.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
@@ -24,7 +27,35 @@ _RUN = 32  # images that a thread takes at a time, at most
 # Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1], with a window as the file
 # has them; raises CorruptImage
 Loader = Callable[[], bytes | NDArray[Any]]
-Columns = Mapping[str, Callable[[], NDArray[Any]]]  # reads a value per image, [N] or [N, 1], by the name of the column
+
+
+@dataclass
+class Window:
+    """data.range: scales values of the files linearly, `low` to 0 and `high` to 1, and clips the others; safe in threads."""
+
+    low: float
+    high: float
+    depth8: bool  # whether the files hold 8 bits; deeper ones count in other units
+    clip: bool = True  # False for noisy observations, which would no longer be the image plus noise
+    clipped: list[float] = field(default_factory=list)  # the share of values outside, per image read so far
+
+    def scaled(self, native: NDArray[Any]) -> NDArray[np.float32]:
+        """float32 in [0, 1] of an image in the units of its file, [H, W, C]. Raises CorruptImage."""
+        if (native.dtype == np.uint8) != self.depth8:
+            raise CorruptImage("of 8 bits among deeper images, or the other way around: data.range cannot mean both")
+        values = (native.astype(np.float64) - self.low) / (self.high - self.low)
+        if not np.isfinite(values).all():
+            raise CorruptImage("holds NaN or infinity")
+        if self.clip:
+            self.clipped.append(float(np.mean((values < 0) | (values > 1))))
+            values = values.clip(0, 1)
+        return values.astype(np.float32)
+
+    def note(self) -> str:
+        """For people, after the images were read."""
+        share = np.mean(self.clipped or [0.0])
+        outside = f"; {share:.2%} of the values lay outside and are clipped" if self.clip else ", and not clipped"
+        return f"scaled from [{self.low:g}, {self.high:g}]{outside}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ class Source:
     passed: Mapping[str, str] = field(default_factory=dict)  # kinds of the files passed over, by name
     unlabelled: str | None = None  # why labels that are there cannot be used
     window: Window | None = None  # what scales the images, instead of the range of their format
-    text: Callable[[], NDArray[Any]] | None = None  # reads the captions, [N]
+    columns: Table = NO_COLUMNS  # all that comes with the images, captions among it
     groups: NDArray[np.int64] | None = None  # [N] group numbers; the split keeps groups whole
     published: NDArray[np.bool_] | None = None  # [N] the publisher's split: True trains, False is held out
 
@@ -71,13 +102,29 @@ class Source:
         return self.channels, self.size, self.size
 
     @property
+    def encoding(self) -> Encoding:
+        """How the decoded numbers stand for pixels."""
+        return "uint8" if self.depth8 else "unit"
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the decoded pixels."""
         return np.dtype(np.uint8 if self.depth8 else np.float32)
 
-    def lines(self) -> tuple[str, ...]:
-        """What users should know of the reading, a line each."""
-        return tuple(line for line in (*self.notes, passed_line(self.passed)) if line)
+    def only(self, used: NDArray[np.bool_]) -> "Source":
+        """The images where `used`, [N], is true, without labels, levels and groups."""
+        return replace(
+            self,
+            names=list(compress(self.names, used)),
+            loaders=lambda: compress(self.loaders(), used),
+            columns=self.columns.only(used),
+            published=None if self.published is None else self.published[used],
+        )
+
+    def lines(self, read: bool = False) -> tuple[str, ...]:
+        """What users should know of the reading, a line each; read: after it, which tells how much was clipped."""
+        scaled = "" if self.window is None or not read else self.window.note()
+        return tuple(line for line in (*self.notes, passed_line(self.passed), scaled) if line)
 
     def blocks(self) -> Iterator[Block]:
         """All images in order, a few thousand at a time; memory for little more than one block."""
@@ -124,52 +171,55 @@ class Source:
         return fit(window.scaled(native), self.size, self.channels)
 
 
-def refuse_corrupt(where: str, names: Sequence[str], corrupt: Sequence[tuple[int, str]], cure: str = "") -> None:
-    """Raises UserError for corrupt images, where there are any: how many, and the first three by name."""
-    if corrupt:
-        raise UserError(f"{where}: {corrupt_line(names, corrupt)}; remove or replace them{cure}")
-
-
-def corrupt_line(names: Sequence[str], corrupt: Sequence[tuple[int, str]]) -> str:
-    """How many images are corrupt, and the first three by name."""
-    first = "; ".join(f"{printable(names[row])}: {reason}" for row, reason in corrupt[:3])
-    more = f"; and {len(corrupt) - 3} more" if len(corrupt) > 3 else ""
+def corrupt_line(names: Sequence[str], corrupt: Sequence[tuple[int, str]], named: int = 3) -> str:
+    """How many images are corrupt, and the first ones by name."""
+    first = "; ".join(f"{printable(names[row])}: {reason}" for row, reason in corrupt[:named])
+    more = f"; and {len(corrupt) - named} more" if len(corrupt) > named else ""
     return f"{len(corrupt)} of {len(names)} images cannot be read ({first}{more})"
+
+
+def printable(name: str) -> str:
+    """The name as part of a line."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def passed_line(passed: Mapping[str, str]) -> str:
+    """How many files are passed over, by kind, each with its first name; passed: kinds by name. "" where there are none."""
+    first = {kind: printable(name) for name, kind in reversed([*passed.items()])}
+    kinds = [f"{count:,} {kind}: {first[kind]}" for kind, count in Counter(passed.values()).most_common()]
+    return f"passed over {len(passed):,} files ({'; '.join(kinds[:8])}{'; ...' if kinds[8:] else ''})" if passed else ""
 
 
 def source_path(config: DataConfig) -> Path:
     """`data.path`. Raises UserError where it is missing from the config or from the disk."""
     if config.path is None:
         raise UserError(f"data.path: missing; data.source={config.source} needs the place of the images")
-    path = Path(config.path).expanduser()
+    path = expanded("data.path", Path(config.path))
     try:
         path.stat()
-        reason = pointer(path.read_bytes()) if path.is_file() and path.stat().st_size < 1024 else None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
-    if reason is not None:
-        raise UserError(f"data.path: {config.path} is {reason}")
+    refuse_pointer(path)
     return path
 
 
-def read_column(columns: Columns, name: str, count: int, where: str) -> NDArray[Any]:
-    """A value per image, [count]. Raises UserError, which begins with `where`, for no such column, or another shape."""
-    if name not in columns:
-        raise UserError(f"{where}: has no column {name}; it has {', '.join(columns) or 'none'}")
-    values = columns[name]()
-    if values.shape not in ((count,), (count, 1)):
-        raise UserError(f"{where}: {name}: has the shape {list(values.shape)}; one value per image: [{count}]")
-    return values.reshape(count)
-
-
-def value_name(value: Any) -> str | None:
-    """A value of a column as text, "7" of 7 and of 7.0 (a column of whole numbers with gaps); None where it is missing."""
-    if value is None or value == "" or value != value:  # NaN
-        return None
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+def refuse_pointer(path: Path) -> None:
+    """Raises UserError for a file that stands for another, which is not here."""
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size < 1024 and (reason := pointer(path.read_bytes())):
+            raise UserError(f"data.path: {path} is {reason}")
 
 
 def first(names: Sequence[str]) -> str:
     """The first three of these names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def suggested(low: float, high: float) -> str:
+    """A data.range for images that hold values from `low` to `high`; without negative ones, up to a full number of bits."""
+    if not np.isfinite([low, high]).all():
+        return "data.range=[0,1]"
+    if low < 0:
+        return f"data.range=[{low:.6g},{high:.6g}]"
+    return f"data.range=[0,{2 ** max(1, int(np.ceil(high)).bit_length()) - 1}]"

@@ -1,12 +1,13 @@
 """How near images are to the training images, and the measures of memorization by name that are made from it."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization.copies import LOCAL, local_distances, mem_excess, mem_ratio
+from ambient_sweep.evaluation.memorization.copies import LOCAL, heldout_needed, local_distances, mem_excess, mem_ratio
 from ambient_sweep.evaluation.memorization.similarity import nearest_similarity, sim_excess
 from ambient_sweep.evaluation.neighbours import merge_flips, nearest
 
@@ -44,6 +45,16 @@ _PAIRS: dict[str, Callable[[Nearness], Tensor]] = {
     "mem_ratio": lambda found: found.distances,
     "mem_ratio_flips": lambda found: found.flips,
 }
+
+
+def is_measurable(name: str, heldout: Nearness, quantile: float) -> bool:
+    """Whether there are enough held-out images for the quantile of a measure, if it has one; copies do not count."""
+    usable = math.inf
+    if name in _DISTANCES:
+        usable = int((_DISTANCES[name](heldout) > 0).sum())
+    elif name == "sim_excess":
+        usable = len(heldout.distances)
+    return usable >= heldout_needed(quantile)
 
 
 def memorization(

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
 
-from ambient_sweep.config import Distance, Extra, Memorization, knobs
+from ambient_sweep.config import knobs
+from ambient_sweep.config.sections import Distance, Extra, Memorization
 
 VERSION = 6  # raise it when a column is added, removed or renamed, or its type or meaning changes
 
@@ -94,7 +95,7 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
 
 def config_fields() -> list[pa.Field]:
     fields = []
-    for key, (knob, _) in knobs().items():
+    for key, knob in knobs().items():
         kind, nullable = arrow_type(knob.annotation)
         fields.append(pa.field(key, kind, nullable, metadata={"description": knob.description or ""}))
     return fields

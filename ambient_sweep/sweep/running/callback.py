@@ -11,16 +11,15 @@ from ambient_sweep.config import build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.results.frontier.candidates import frontier
-from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
-from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
+from ambient_sweep.text import counted
 from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
 
 GIB = 2**30
@@ -31,17 +30,8 @@ EXPORT_SHARE = 0.05  # of the driver's time at most
 class SweepCallback(WithoutState, tune.Callback):
     """Keeps the records true, the tables fresh and the user informed."""
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        root: Path,
-        search: SweepSearch | GivenTrials,
-        progress: Progress,
-        planner: Planner | None,
-        stop: StopRequest,
-    ) -> None:
-        self._sweep, self._root, self._search, self._progress = sweep, root, search, progress
-        self._planner, self._stop = planner, stop
+    def __init__(self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
+        self._sweep, self._root, self._search, self._progress, self._stop = sweep, root, search, progress, stop
         self._changed, self._next_export = False, 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -55,34 +45,35 @@ class SweepCallback(WithoutState, tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self._changed = True
-        self._progress.reported(trial_of(trial), Report.of_result(result))
+        if result["report"].ending is None:
+            self._progress.reported(trial_of(trial), result["report"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
         if self._search.is_paused(ours.trial_id):
             self._progress.trial_paused(ours)
             return
-        report = Report.of_result(trial.last_result) if trial.last_result else Report()
+        report: Report = (trial.last_result or {}).get("report", Report())
         if report.ending is None:
             self.stopped(ours)
         self._end(ours, report.reason)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
+        self._progress.trial_paused(ours)  # until it has a worker again
         restart = f"restart {trial.run_metadata.num_failures} of {self._sweep.search.max_failures}"
         self._progress.note(
             f"{ours.trial_id} {ours.name}: its worker failed; it goes on from its last state ({restart})"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        ours, attempts = trial_of(trial), self._sweep.search.max_failures + 1
-        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        reason = f"{LOST}, after {tried}: {describe_error(_error_log(trial))}"
+        ours, attempts = trial_of(trial), counted(self._sweep.search.max_failures + 1, "attempt")
+        reason = f"{LOST}, after {attempts}: {describe_error(_error_log(trial))}"
         mark(self._root, ours, self._sweep.config_for(ours.values), "failed", reason)
         self._end(ours, reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._progress.status()
+        self._status()
         if self._changed and time.monotonic() >= self._next_export:
             self._export()
 
@@ -102,17 +93,20 @@ class SweepCallback(WithoutState, tune.Callback):
         for trial in self._search.trials.values():
             config = self._sweep.config_for(trial.values)
             mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")
+        self._status(force=True)
+
+    def _status(self, *, force: bool = False) -> None:
+        self._progress.status(self._search.running, len(self._search.rungs.paused), force=force)
 
     def _end(self, trial: SweepTrial, reason: str | None) -> None:
         self._changed = True
-        rung = self._search.rung_of(trial.trial_id)
+        rung = self._search.rungs.reached(trial.trial_id)
         if rung is not None:
             note_rung(self._root, trial.trial_id, rung)
         self._progress.trial_ended(trial, reason)
-        if self._planner is not None:
-            self._collect(self._planner)
+        self._collect()
 
-    def _collect(self, planner: Planner) -> None:
+    def _collect(self) -> None:
         """Removes stages beyond search.stages_gib that neither the frontier nor live trials need."""
         try:
             stages = Stages(self._root)
@@ -125,7 +119,7 @@ class SweepCallback(WithoutState, tune.Callback):
         except (UserError, OSError) as error:  # the sweep goes on, and tries again when the next trial ends
             self._progress.note(f"stages could not be removed: {error}")
             return
-        planner.forget(removed)
+        self._search.planner.forget(removed)
         if removed:
             self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
 

@@ -5,10 +5,12 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayTaskError
@@ -28,13 +30,23 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"  # an empty one of HTTP/2, by which both sides begin
+ANSWER_SECONDS = 5.0
+TRAINER_LOCK = ".trainer.lock"
 CHECK_SECONDS = 0.2  # between two checks for a signal
 FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
 
-def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
-    """What Ray's `tasks` return. Raises what one of them raised, or Stopped; tasks that have not ended are cancelled."""
-    waiting = list(tasks)
+def on_cluster(
+    need: ResourcesConfig, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], stop: StopRequest
+) -> list[Any]:
+    """What `function` returns for each of these arguments, in processes with the resources of a worker.
+
+    Raises what one of them raised, or Stopped; those that have not ended are cancelled.
+    """
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(function)
+    tasks = [task.remote(*arguments) for arguments in calls]
+    waiting = tasks
     try:
         while waiting:
             stop.check()
@@ -43,24 +55,35 @@ def results(tasks: Sequence[Any], stop: StopRequest) -> list[Any]:
     except RayTaskError as error:
         raise error.cause from None
     finally:
-        for task in waiting:
-            ray.cancel(task)
-    return ray.get(list(tasks))
+        for left in waiting:
+            ray.cancel(left)
+    return list(ray.get(tasks))
+
+
+def worker_bundle(need: ResourcesConfig) -> dict[str, float]:
+    """The resources of one worker, in Ray's terms."""
+    return {"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {})
+
+
+def room(need: ResourcesConfig) -> str:
+    """What a trial needs, and what of it is free."""
+    free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return "; ".join(
+        f"a trial needs {need.workers * amount:g} of {total.get(each, 0):g} {each}s, of which {free.get(each, 0):g} are free"
+        for each, amount in worker_bundle(need).items()
+    )
 
 
 def wait_for_room(need: ResourcesConfig, echo: Callable[[str], None], stop: StopRequest) -> None:
     """Returns once a trial fits beside what else runs on the cluster; says now and then what for. Raises Stopped."""
-    bundle = {"CPU": need.cpus} | ({"GPU": need.gpus} if need.gpus else {})
-    group = placement_group([bundle] * need.workers)
+    group = placement_group([worker_bundle(need)] * need.workers)
     try:
         for second in itertools.count():
             stop.check()
             if group.wait(timeout_seconds=1):
                 return
             if second % WAITING_SECONDS == FIRST_WAITING_SECONDS:
-                free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-                has = " and ".join(f"{free.get(each, 0):g} of {total[each]:g} {each}s" for each in bundle)
-                echo(f"waiting until a trial fits on the cluster, which has {has} free; other jobs hold the rest")
+                echo(f"waiting for room on the cluster: {room(need)}")
     finally:
         remove_placement_group(group)
 
@@ -76,6 +99,7 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_address()
     address = os.environ.get("RAY_ADDRESS")
     with contextlib.nullcontext() if address else ray_files():
         _connect(address, dashboard)
@@ -83,6 +107,27 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def check_address() -> None:
+    """Raises UserError, within seconds, where RAY_ADDRESS names no cluster that answers: Ray itself tries for minutes, and
+    prints. Only what has a port is asked, by the first bytes of HTTP/2, which Ray's servers speak."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        target = urlsplit(address if "//" in address else f"//{address}")
+        if target.port is None:
+            return
+        with socket.create_connection((target.hostname or "", target.port), timeout=ANSWER_SECONDS) as server:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME)
+                if server.recv(len(SETTINGS_FRAME))[3:4] != SETTINGS_FRAME[3:4]:
+                    raise OSError("another service")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({why}); start one, set RAY_ADDRESS to the HOST:PORT of a "
+            "Ray head, or unset it to run on this machine"
+        ) from None
 
 
 def _connect(address: str | None, dashboard: bool) -> None:
@@ -146,4 +191,4 @@ def only_driver(root: Path) -> Iterator[None]:
 def only_trainer(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Holds a trial's folder for this process, once any other has let it go: a trial's process outlives a killed driver
     by some seconds, and would write beside its successor."""
-    return locked(folder / ".trainer.lock", wait=True)
+    return locked(folder / TRAINER_LOCK, wait=True)

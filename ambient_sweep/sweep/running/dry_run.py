@@ -14,7 +14,7 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.observed import observe
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
-from ambient_sweep.sweep.running.preflight import Plan, concurrent_trials, preflight, this_machine
+from ambient_sweep.sweep.running.preflight import concurrent_trials, preflight, this_machine
 from ambient_sweep.sweep.running.progress import Forecast
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.text import duration
@@ -35,11 +35,6 @@ class Pace:
     trained: float
     passed: float
 
-    def seconds(self, config: Config, images: float) -> float:
-        """For training so many images of `config`, with the evaluations that belong to them."""
-        evaluations = images / config.length * len(config.evaluation.lengths)
-        return images * self.training(config) + evaluations * self.evaluation(config)
-
     def training(self, config: Config) -> float:
         """Seconds for an image, as a mean over a whole training."""
         cost = 1.0
@@ -59,33 +54,35 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     Raises UserError for what `run_sweep` refuses on this machine; of a cluster in RAY_ADDRESS nothing is known.
     """
     config = sweep.some_config()
-    clean = check_trials(configs)
-    check_evaluation(clean, config.evaluation)
+    clean, images = _check_images(configs)
     if "RAY_ADDRESS" in os.environ:
-        return [_images(clean), *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
+        return [images, *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
     try:
         plan = preflight(sweep, this_machine(), Path.cwd())
     except UserError as error:
         raise UserError(f"{error}; if a cluster is to run it, set RAY_ADDRESS") from None
+    expected = min(Forecast.of(sweep, plan.trials, plan.searched).images_left(()), plan.images)
+    if sweep.confirm is not None:
+        expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, clean)
-    line = _time(config, pace, sweep_seconds(sweep, config, plan, pace), plan.concurrent)
-    return [_images(clean), *plan.lines()[1:], line]
+    return [images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
 
 
 def check_single(config: Config) -> list[str]:
     """The same of a single training run. Raises UserError for what `train_single` refuses."""
-    clean = check_trials([config])
-    check_evaluation(clean, config.evaluation)
+    clean, images = _check_images([config])
     device_of(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
-    pace = measure_pace(config, clean)
-    return [_images(clean), _time(config, pace, pace.seconds(config, config.length))]
+    return [images, _time(config, measure_pace(config, clean), config.length)]
 
 
-def _images(data: ImageData) -> str:
-    shape = "x".join(map(str, data.shape))
-    return f"images: {len(data.train):,} for training and {len(data.heldout):,} held out, {shape}"
+def _check_images(configs: Sequence[Config]) -> tuple[ImageData, str]:
+    """The clean images and a line on them. Raises UserError where training or evaluation cannot use them."""
+    clean = check_trials(configs)
+    check_evaluation(clean, configs[0].evaluation)
+    shape = "x".join(map(str, clean.shape))
+    return clean, f"images: {len(clean.train):,} for training and {len(clean.heldout):,} held out, {shape}"
 
 
 def measure_pace(config: Config, data: ImageData) -> Pace:
@@ -124,17 +121,10 @@ def _own_seconds() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def sweep_seconds(sweep: Sweep, config: Config, plan: Plan, pace: Pace) -> float:
-    """For a whole sweep whose trials are like `config`."""
-    fixed, eta = plan.trials - plan.searched, sweep.search.stopping.eta
-    forecast = Forecast(config.length, fixed, plan.searched, sweep.rung_levels, eta, sweep.search.images)
-    images = min(forecast.images_left(), plan.images)
-    images += sweep.confirm.top * sweep.confirm.seeds * config.length
-    return pace.seconds(config, images) / plan.concurrent
-
-
-def _time(config: Config, pace: Pace, seconds: float, concurrent: int = 1) -> str:
-    """How long it takes, as a warning where a CPU needs more than a night."""
+def _time(config: Config, pace: Pace, images: float, concurrent: int = 1) -> str:
+    """How long it takes to train so many images, as a warning where a CPU needs more than a night."""
+    evaluations = images / config.length * len(config.evaluation.lengths)
+    seconds = (images * pace.training(config) + evaluations * pace.evaluation(config)) / concurrent
     line = (
         f"expected time on this machine: about {duration(seconds)}, at {pace.trained:.3g} images per second in training"
         + (f", {concurrent} trials at once" if concurrent > 1 else "")

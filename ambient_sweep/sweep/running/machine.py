@@ -1,8 +1,9 @@
-"""What this machine leaves to a Ray of our own: cores, a folder, a token."""
+"""What this machine leaves to a Ray of our own: cores and a folder; and its token."""
 
 import contextlib
 import math
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -10,18 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.storage import write_atomic
 
-BATCH_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
+BATCH_CORES = (
+    "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE", "PBS_NUM_PPN", "NCPUS", "NSLOTS",
+    "LSB_DJOB_NUMPROC", "LSB_MAX_NUM_PROCESSORS",
+)  # fmt: skip
 LONGEST_SOCKET = "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # paths have a limit: 107 bytes
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ROOM = 16 * 2**20  # bytes of Ray's logs
+TOKEN = secrets.token_hex(32)  # one for all Rays of this process: the first is the one that Ray remembers
 
 
 def cores(process: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """The cores that affinity, cgroups and the batch system leave to this process; at least one."""
     counts = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
-    counts += [float(os.environ[name]) for name in BATCH_CORES if os.environ.get(name, "").isdecimal()]
+    given = (re.match(r"\d+", os.environ.get(name, "")) for name in BATCH_CORES)  # SLURM's 4(x2): 4 on this node
+    counts += [float(number[0]) for number in given if number]
     for line in process.read_text().splitlines() if process.exists() else ():
         _, controllers, path = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):
@@ -32,27 +37,27 @@ def cores(process: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/
 
 def _quota(cgroup: Path) -> float:
     """Cores that a cgroup, of version 2 or 1, may use; infinite without a limit."""
-    with contextlib.suppress(OSError, ValueError):  # the limit may be "max"
-        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
-        return quota / period
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (int((cgroup / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-        return quota / period if quota > 0 else math.inf
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # the limit may be "max"
+            quota, period = map(int, " ".join((cgroup / name).read_text() for name in names).split())
+            return quota / period if quota > 0 else math.inf
     return math.inf
 
 
 @contextlib.contextmanager
 def ray_files() -> Iterator[None]:
-    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and a token.
+    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and, where none is
+    set, a token, which Ray would write to the home folder.
 
     Ray's processes put their sockets into TMPDIR too, and find this instance by RAY_TMPDIR, even if others run on the
     machine. Raises UserError without room.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", dir=_roomy_place(), ignore_cleanup_errors=True) as folder:
         ours = dict.fromkeys(("RAY_TMPDIR", "TMPDIR"), folder)
+        if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            ours["RAY_AUTH_TOKEN"] = TOKEN
         given = {name: os.environ[name] for name in ours.keys() & os.environ.keys()}
         os.environ.update(ours)
-        _provide_token()
         try:
             yield
         finally:
@@ -76,15 +81,3 @@ def _roomy_place() -> str:
     raise UserError(
         f"Ray has no folder for its sockets and logs: {', '.join(tried)}; set RAY_TMPDIR to a writable one with a short path"
     )
-
-
-def _provide_token() -> None:
-    """Ray fails where it cannot write its token, or has left an empty one on a full disk."""
-    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
-        return
-    try:
-        file = Path.home() / ".ray" / "auth_token"
-        if not file.is_file() or not file.read_text().strip():
-            write_atomic(file, secrets.token_hex(32).encode())
-    except (OSError, RuntimeError):  # no home at all
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

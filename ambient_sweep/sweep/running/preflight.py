@@ -8,13 +8,17 @@ ever on two CPUs.
 import functools
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ambient_sweep.config import Config, ModelConfig, ResourcesConfig
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.models import build_model, count_parameters, describe
 from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -97,9 +101,6 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
 
     Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
     """
-    from ambient_sweep.evaluation.required_images import unresolved
-    from ambient_sweep.models import describe
-
     searched = int(min(sweep.trials, sweep.size()))
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
@@ -118,7 +119,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
             f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
         )
-    networks = tuple(describe(c.model, _shape(c), _classes(c)) for c in {c.model: c for c in sizes}.values())
+    networks = tuple(describe(c.model, *_inputs(c)) for c in {c.model: c for c in sizes}.values())
     warnings = tuple(unresolved(sizes[0].evaluation))
     return Plan(trials, searched, min(concurrent, trials), int(images), disk, free, networks, warnings)
 
@@ -130,54 +131,49 @@ def size_text(count: float) -> str:
 
 def trial_bytes(config: Config) -> int:
     """Bytes that a trial leaves on disk, at most: averaged weights per evaluated length, states, snapshots, records."""
-    weights = 4 * parameters(config)
-    lengths = len(config.evaluation.lengths)
-    averages = 2 if config.ema.kind == "power" else 1
-    snapshots = averages * (config.ema.snapshots + lengths + 1) if config.ema.kind == "power" else 0
-    state = (3 + averages) * weights  # weights, two moments, averages
+    weights, lengths = 4 * parameters(config), len(config.evaluation.lengths)
+    snapshots = 2 * (config.ema.snapshots + lengths + 1) if config.ema.kind == "power" else 0
     pictures = PICTURE_BYTES * lengths * len(config.endpoints())
-    return weights * (lengths + snapshots) + STATE_COPIES * state + pictures
+    return weights * (lengths + snapshots) + STATE_COPIES * _state_bytes(config) + pictures
 
 
 def stage_bytes(config: Config) -> int:
     """Bytes of the states that a trial stores for others, at most; the rest of what it stores are links to its own files."""
-    averages = 2 if config.ema.kind == "power" else 1
-    return (len(config.evaluation.lengths) + 2) * (3 + averages) * 4 * parameters(config)
+    return (len(config.evaluation.lengths) + 2) * _state_bytes(config)
+
+
+def _state_bytes(config: Config) -> int:
+    """Of weights, two moments and averages."""
+    return (5 if config.ema.kind == "power" else 4) * 4 * parameters(config)
 
 
 def parameters(config: Config) -> int:
     """Number of weights of the config's model."""
-    return _parameters(config.model, _shape(config), _classes(config))
+    return _parameters(config.model, *_inputs(config))
 
 
 @functools.cache
 def _parameters(model: ModelConfig, shape: tuple[int, int, int], classes: int) -> int:
-    import torch
-
-    from ambient_sweep.models import build_model, count_parameters
-
     with torch.device("meta"):  # shapes only
         return count_parameters(build_model(model, shape, 0, classes))
 
 
-def _shape(config: Config) -> tuple[int, int, int]:
-    return config.data.channels, config.data.image_size, config.data.image_size
+def _inputs(config: Config) -> tuple[tuple[int, int, int], int]:
+    """The shape of the images, and the number of their classes."""
+    size = config.data.image_size
+    return (config.data.channels, size, size), CLASSES if config.model.conditional else 0
 
 
-def _classes(config: Config) -> int:
-    return CLASSES if config.model.conditional else 0
+def ray_nodes() -> list[Node]:
+    """The living nodes of the cluster that this process is connected to."""
+    import ray
 
-
-def ray_nodes(nodes: Iterable[dict[str, Any]]) -> list[Node]:
-    """The living nodes in the answer of `ray.nodes()`."""
-    living = (node["Resources"] for node in nodes if node["Alive"])
+    living = (node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in living]
 
 
 def this_machine() -> list[Node]:
     """The node that a Ray started here would have."""
-    import torch
-
     return [Node(cores(), torch.cuda.device_count())]
 
 

@@ -31,13 +31,9 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.ask()
+        self._asked = True  # from now on nothing more begins
         for each in AT_ONCE:
             signal.signal(each, signal.SIG_DFL)
-
-    def ask(self) -> None:
-        """From now on nothing more begins."""
-        self._asked = True
 
     def asked(self) -> bool:
         return self._asked

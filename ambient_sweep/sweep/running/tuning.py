@@ -1,24 +1,38 @@
-"""The search behind Ray Tune's interfaces.
+"""The search and its trials behind Ray Tune's interfaces.
 
 Each stretch of a trial between two pauses is a trial of Tune's own: Tune holds no paused trials, and what it forgets is in
-the trial's folder.
+the trial's folder. With one worker, training runs in the trial's own process; with more, in the workers of Ray Train
+(workers.py).
+
+A trial that cannot succeed (its training diverged, its config is bad) ends normally and reports why, since Tune would
+start a failed one again. If a worker dies, the trial fails and Tune starts it again: it goes on from its own training state.
 """
 
+import itertools
+import resource
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from ambient_sweep.config import Config, ResourcesConfig
+from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.folder import RAY_FOLDER
+from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.trainable import make_trainable, trial_bundles
-from ambient_sweep.sweep.search.given import GivenTrials
+from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
+from ambient_sweep.sweep.running.preflight import DRIVER_MEMORY
+from ambient_sweep.sweep.running.workers import Job, fit_watched
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
+from ambient_sweep.trial.records import EvaluationRecord, read_trial, read_trial_evaluations, trial_folder
 
 
 def trial_of(trial: Trial) -> SweepTrial:
@@ -37,7 +51,7 @@ class WithoutState:
 class TuneSearcher(WithoutState, Searcher):
     """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`."""
 
-    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+    def __init__(self, search: SweepSearch) -> None:
         super().__init__()  # both objectives are read from the reports
         self._search = search
         self._ids: dict[str, str] = {}  # Tune's id of a stretch -> the trial's id
@@ -54,8 +68,7 @@ class TuneSearcher(WithoutState, Searcher):
         """A stretch ended; a trial that paused goes on later."""
         ours = self._ids.pop(trial_id)
         if not self._search.is_paused(ours):
-            report = Report.of_result(result) if result and "images_left" in result else None
-            self._search.ended(ours, report, lost=error)
+            self._search.ended(ours, (result or {}).get("report"), lost=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `WithoutState`."""
@@ -67,28 +80,25 @@ class TuneSearcher(WithoutState, Searcher):
 class TuneScheduler(WithoutState, FIFOScheduler):
     """Ends a stretch of a trial where the search says so."""
 
-    def __init__(self, search: SweepSearch | GivenTrials) -> None:
+    def __init__(self, search: SweepSearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Asks the search about every full evaluation."""
-        report = Report.of_result(result)
-        if report.ending is None:
-            decision = self._search.evaluated(trial_of(trial).trial_id, report)
-            if decision != Decision.CONTINUE:
-                return str(FIFOScheduler.STOP)
+        report: Report = result["report"]
+        if report.ending is None and self._search.evaluated(trial_of(trial).trial_id, report) != Decision.CONTINUE:
+            return str(FIFOScheduler.STOP)
         return str(FIFOScheduler.CONTINUE)
 
 
-def run_tune(
-    sweep: Sweep, root: Path, search: SweepSearch | GivenTrials, concurrent: int, callbacks: list[tune.Callback]
-) -> None:
+def run_tune(sweep: Sweep, root: Path, search: SweepSearch, concurrent: int, callbacks: list[tune.Callback]) -> None:
     """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
     resources = sweep.some_config().resources
+    trainable = tune.with_parameters(train_trial, sweep=sweep, root=root)
     sessions = len(list((root / RAY_FOLDER).glob("session-*")))
     tune.Tuner(
-        tune.with_resources(make_trainable(sweep, root), trial_bundles(resources)),
+        tune.with_resources(trainable, trial_bundles(resources)),
         tune_config=tune.TuneConfig(
             search_alg=TuneSearcher(search),
             scheduler=TuneScheduler(search),
@@ -105,3 +115,48 @@ def run_tune(
             verbose=0,
         ),
     ).fit()
+
+
+def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial. The workers of a trial with several reserve their own."""
+    if resources.workers > 1:
+        return tune.PlacementGroupFactory([{"memory": DRIVER_MEMORY}])
+    return tune.PlacementGroupFactory([worker_bundle(resources)])
+
+
+def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
+    """Trains the trial `config["trial"]`; reports each evaluation at its main endpoint to Tune, then how it ended."""
+    trial: SweepTrial = config["trial"]
+    resolved = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
+
+    def tell(evaluation: EvaluationRecord | None, ending: Literal["completed"] | None = None) -> None:
+        if evaluation is not None and evaluation.main_endpoint:
+            report = Report.of(evaluation, read_trial(root, trial.trial_id), _memory_gib(resolved))
+            tune.report({"report": replace(report, ending=ending)})
+
+    try:
+        resolved = sweep.config_for(trial.values)
+        stages = Stages(root, every_length=sweep.has_siblings) if sweep.search.stages else None
+        job = Job(resolved, root, trial, stages)
+        if resolved.resources.workers == 1:
+            with only_trainer(trial_folder(root, trial.trial_id)):
+                job.run(on_report=lambda told: tell(told.evaluation))
+        else:
+            for evaluation in itertools.chain.from_iterable(fit_watched(job)):
+                tell(evaluation)
+    except AmbientSweepError as error:
+        mark(root, trial, resolved, "failed", str(error))
+        executed = read_trial(root, trial.trial_id).images_executed
+        tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})
+        return
+    last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
+    tell(last, "completed")
+
+
+def _memory_gib(config: Config) -> float | None:
+    """The most that this process has held, of the GPU where it has one; None where workers train the trial."""
+    if config.resources.workers > 1:
+        return None
+    if config.resources.gpus:
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -7,19 +7,22 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ambient_sweep.config import Config, ResourcesConfig, build_config, dump
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.folder import RAY_FOLDER
-from ambient_sweep.sweep.running.cluster import only_trainer
+from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.training.group import Group
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
-
-if TYPE_CHECKING:
-    from ambient_sweep.stages.stages import Stages
+from ambient_sweep.trial.run import run_trial
 
 POLL_SECONDS = 1.0
 EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
@@ -27,19 +30,17 @@ EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker die
 
 @dataclass(frozen=True)
 class Job:
-    """A trial's training, wherever it runs. every_length: as of `Stages`; None: nothing is shared."""
+    """A trial's training, wherever it runs. stages: where it finds and leaves what it shares, if anything."""
 
     config: Config
     root: Path
     trial: SweepTrial
-    every_length: bool | None = None
+    stages: Stages | None = None
 
-
-def stages_of(root: Path, every_length: bool | None) -> "Stages | None":
-    """Where a trial finds and leaves what it shares."""
-    from ambient_sweep.stages.stages import Stages
-
-    return None if every_length is None else Stages(root, every_length=every_length)
+    def run(self, **more: Any) -> None:
+        """Trains in this process, as `run_trial` does, which takes `more`."""
+        more |= {"role": self.trial.role, "replicate_of": self.trial.replicate_of, "stages": self.stages}
+        run_trial(self.config, self.root, self.trial.trial_id, **more)
 
 
 def fit_watched(job: Job) -> Iterator[list[EvaluationRecord]]:
@@ -82,15 +83,21 @@ def fit_with_workers(job: Job) -> None:
 
     Raises the workers' own AmbientSweepError if there was one, else what Ray Train raises.
     """
-    from ray.train import WorkerGroupError
-
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
     os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # Ray's dashboard lists the trial and its workers
-    task = {
-        "config": dump(job.config), "root": str(job.root), "trial": asdict(job.trial), "every_length": job.every_length,
-    }  # fmt: skip
+    need = job.config.resources
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=need.workers, use_gpu=need.gpus > 0, resources_per_worker=worker_bundle(need)
+        ),
+        # the others wait for rank 0, which evaluates alone
+        torch_config=TorchConfig(backend="nccl" if need.gpus else "gloo", timeout_s=EVALUATION_SECONDS),
+        run_config=RunConfig(name=f"workers-{job.trial.trial_id}", storage_path=str(job.root / RAY_FOLDER)),
+    )
     try:
-        _trainer(job.config.resources, job.trial.trial_id, task).fit()
+        trainer.fit()
     except WorkerGroupError as error:
         ours = [failure for failure in error.worker_failures.values() if isinstance(failure, AmbientSweepError)]
         if not ours:
@@ -98,39 +105,11 @@ def fit_with_workers(job: Job) -> None:
         raise ours[0] from None
 
 
-def _trainer(resources: ResourcesConfig, trial_id: str, task: dict[str, Any]) -> Any:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    each = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=task,
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=each
-        ),
-        # the others wait for rank 0, which evaluates alone
-        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo", timeout_s=EVALUATION_SECONDS),
-        run_config=RunConfig(name=f"workers-{trial_id}", storage_path=str(Path(task["root"]) / RAY_FOLDER)),
-    )
-
-
-def train_worker(task: dict[str, Any]) -> None:
+def train_worker(task: dict[str, Job]) -> None:
     """One of a trial's workers; the process group stands when Ray Train calls it."""
-    from ambient_sweep.training.group import Group
-    from ambient_sweep.trial.run import run_trial
-
-    trial = SweepTrial(**task["trial"])
-    config, root, group = build_config(task["config"], where=trial.trial_id), Path(task["root"]), Group.distributed()
-    with only_trainer(trial_folder(root, trial.trial_id)) if group.rank == 0 else contextlib.nullcontext():
+    job, group = task["job"], Group.distributed()
+    folder = trial_folder(job.root, job.trial.trial_id)
+    with only_trainer(folder) if group.rank == 0 else contextlib.nullcontext():
         group.broadcast(None)  # the others wait here for rank 0's lock
-        run_trial(
-            config,
-            root,
-            trial.trial_id,
-            role=trial.role,
-            group=group,
-            interrupted=stop_file(root, trial.trial_id).exists if group.rank == 0 else lambda: False,
-            stages=stages_of(root, task["every_length"]),
-            replicate_of=trial.replicate_of,
-        )
+        stop = stop_file(job.root, job.trial.trial_id)
+        job.run(group=group, interrupted=stop.exists if group.rank == 0 else lambda: False)

@@ -2,10 +2,12 @@
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.samplers import GRID
@@ -24,28 +26,46 @@ Values = Mapping[str, Any]
 Mark = tuple[tuple[str, Any], ...]
 
 
+@dataclass(frozen=True)
+class Unshared:
+    """Stands in for a planner where trials share nothing. cost: images of the whole training of some values."""
+
+    cost: Callable[[Values], int]
+
+    def busy(self, values: Values) -> bool:
+        return False
+
+    def started(self, trial_id: str, values: Values) -> None:
+        pass
+
+    def reached(self, trial_id: str, images: int) -> None:
+        pass
+
+    def ended(self, trial_id: str) -> None:
+        pass
+
+    def forget(self, keys: Iterable[str]) -> None:
+        pass
+
+
+Planning = Planner | Unshared
+
+
 class Proposals:
     """Configs to train next.
 
-    With stages, `cost` (images still to train) and `busy` (whether what a config shares with others is being trained now)
-    decide: of a few proposals the cheapest that is not busy is taken, and the others are held. Before them come siblings:
-    configs that are the same training as an earlier one and differ in how they are measured alone cost no training; each
-    proposal gets one, once it has trained. `cost` raises UserError for a config whose settings contradict each other;
-    `parameters` counts a config's weights, for a bound on them.
+    With stages, the planner decides, by its `cost` (images still to train) and `busy` (whether what a config shares with
+    others is being trained now): of a few proposals the cheapest that is not busy is taken, and the others are held. Before
+    them come siblings: configs that are the same training as an earlier one and differ in how they are measured alone cost
+    no training; each proposal gets one, once it has trained. `cost` raises UserError for a config whose settings contradict
+    each other; `parameters` counts a config's weights, for a bound on them.
     """
 
     def __init__(
-        self,
-        sweep: Sweep,
-        record: StudyRecord,
-        *,
-        cost: Callable[[Values], int],
-        parameters: Callable[[Values], int],
-        busy: Callable[[Values], bool] | None = None,
+        self, sweep: Sweep, record: StudyRecord, planner: Planning, parameters: Callable[[Values], int]
     ) -> None:
-        self._sweep, self._record = sweep, record
-        self._cost, self._busy, self._parameters = cost, busy or (lambda values: False), parameters
-        self._share = busy is not None
+        self._sweep, self._record, self._parameters = sweep, record, parameters
+        self._cost, self._busy, self._share = planner.cost, planner.busy, not isinstance(planner, Unshared)
         self._size = sweep.size()
         self._taken: set[Mark] = set()
         self._held: dict[int, SweepTrial] = {}  # proposals that wait, by number

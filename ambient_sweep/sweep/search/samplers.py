@@ -7,7 +7,8 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
-from ambient_sweep.config.files import check_keys, did_you_mean
+from ambient_sweep.config import check_keys
+from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study
@@ -35,12 +36,15 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     Raises UserError for an unknown name and for arguments that the sampler refuses.
     """
     kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
-    known = list(inspect.signature(kind).parameters)
-    takes = known if search.sampler != GRID else []
+    known = inspect.signature(kind).parameters
+    takes = list(known) if search.sampler != GRID else []
     if "seed" in search.sampler_args:
         raise UserError("search.sampler_args: seed: give search.seed instead")
     what = f"{search.sampler} takes {', '.join(takes) or 'no arguments'}"
     check_keys(search.sampler_args, "search.sampler_args", takes, what)
+    for key, value in search.sampler_args.items():
+        if str(known[key].annotation).startswith("bool") and not isinstance(value, bool | None):  # Optuna's are text
+            raise UserError(f"search.sampler_args.{key}: expected true or false, not {value!r}")
     own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}

@@ -1,20 +1,20 @@
 """Which trial a sweep trains next, which ones pause, and when it is done. Knows no Ray, no clock and no trial's folder.
 
 Fixed trials come first, outside the study, and run to their ends. Then come searched trials: proposals of Optuna, and paused
-trials that may go on. A paused trial frees its worker; it continues from its own folder when `next` returns it again.
+trials that may go on. A paused trial frees its worker; it continues from its own folder when `next` returns it again. Once
+the search is over, trials may be given to it: the confirmation's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import TrialState
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.proposals import Proposals
+from ambient_sweep.sweep.search.proposals import Planning, Proposals
 from ambient_sweep.sweep.search.study import FIXED, POINT, Earlier, StudyRecord, violations
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision, Entry, Rungs
@@ -40,7 +40,7 @@ class History:
 class SweepSearch:
     """The search of a sweep, as its driver asks for it: see the module's text.
 
-    planner: with stages. images_of: images of a whole training of some values; raises UserError where these contradict each
+    planner: what a config costs, and whether another trains its part now; raises UserError for values that contradict each
     other. histories: trials of earlier sessions by id; trials that are missing there never began, and start now.
     """
 
@@ -49,25 +49,23 @@ class SweepSearch:
         sweep: Sweep,
         record: StudyRecord,
         *,
-        images_of: Callable[[Values], int],
+        planner: Planning,
         parameters: Callable[[Values], int] = lambda values: 0,
-        planner: Planner | None = None,
         budget: Budget | None = None,
         histories: Mapping[str, History] | None = None,
         concurrent: int = 1,
     ) -> None:
-        self._sweep, self._record, self._planner, self._concurrent = sweep, record, planner, concurrent
-        self._cost = planner.cost if planner else images_of
+        self._sweep, self._record, self.planner, self._concurrent = sweep, record, planner, concurrent
         self.budget = budget or Budget(sweep.search.images)
         self.rungs = Rungs(sweep.rung_levels, sweep.search.stopping.eta)
-        busy = None if planner is None else planner.busy
-        self._proposals = Proposals(sweep, record, cost=self._cost, busy=busy, parameters=parameters)
+        self.proposals = Proposals(sweep, record, planner, parameters)
         self.trials: dict[str, SweepTrial] = {}  # begun, and not ended
         self.searched = 0  # configs tried, those of earlier sessions included
         self.finished = False  # whether nothing is left to train, as of the last call of `next`
-        self._running: set[str] = set()
+        self.running: set[str] = set()
         self._waiting: list[SweepTrial] = []  # of earlier sessions; they go first
         self._observed: dict[str, set[float]] = {}  # lengths by trial
+        self._given: list[SweepTrial] = []
         self._last: list[str] = []  # paused trials that go on since nothing else is left
         self._fixed = sweep.fixed_trials()
         self._fixed_ids: list[str] = list(record.study.user_attrs.get(FIXED, []))
@@ -87,7 +85,7 @@ class SweepSearch:
             if not histories.get(trial_id, unknown).ended:
                 self._waiting.append(replace(fixed, trial_id=trial_id))
         for values in (*earlier.refused, *(trial.values for trial, _ in earlier.trials.values())):
-            self._proposals.remember(values)
+            self.proposals.remember(values)
         self.searched, self._observed = len(earlier.trials), earlier.lengths
         for trial_id, (trial, state) in earlier.trials.items():
             history = histories.get(trial_id, unknown)
@@ -103,7 +101,7 @@ class SweepSearch:
         self._waiting += [trial for trial in self.trials.values() if not self.is_paused(trial.trial_id)]
         for index, point in enumerate(self._sweep.points):
             if index not in earlier.points:
-                self._proposals.give(point, {POINT: index})
+                self.proposals.give(point, {POINT: index})
 
     def _end_earlier(self, trial: SweepTrial, history: History) -> None:
         """The driver died between a trial's last record and its end in the study."""
@@ -123,19 +121,29 @@ class SweepSearch:
         Raises AmbientSweepError for what the sampler raises.
         """
         trial = self._next(trial_id)
-        self.finished = trial is None and not self._running
+        self.finished = trial is None and not self.running
         if trial is None:
             return None
         self.trials[trial.trial_id] = trial
-        self._running.add(trial.trial_id)
+        self.running.add(trial.trial_id)
         self.rungs.leave(trial.trial_id)
         if trial.role == "search":
-            self.budget.begin(trial.trial_id, self._cost(trial.values))
-        if self._planner is not None:
-            self._planner.started(trial.trial_id, trial.values)
+            self.budget.begin(trial.trial_id, self.planner.cost(trial.values))
+        self.planner.started(trial.trial_id, trial.values)
         return trial
 
+    def give(self, trials: Sequence[SweepTrial]) -> None:
+        """Trials with ids of their own that run to their ends, after all others: those with the least to train go first."""
+        self._given, self.finished = list(trials), not trials
+
     def _next(self, trial_id: str) -> SweepTrial | None:
+        if self._given:
+            free = [trial for trial in self._given if not self.planner.busy(trial.values)]
+            if not free:
+                return None
+            chosen = min(free, key=lambda trial: self.planner.cost(trial.values))
+            self._given.remove(chosen)
+            return chosen
         if self._waiting:
             return self._waiting.pop(0)
         if len(self._fixed_ids) < len(self._fixed):
@@ -149,11 +157,11 @@ class SweepSearch:
         if promoted is not None:
             return promoted
         if self.searched < self._sweep.trials:
-            proposal = self._proposals.next(waiting_helps=bool(self._running))
+            proposal = self.proposals.next(waiting_helps=bool(self.running))
             if proposal is not None:
                 self.searched += 1
                 return self._record.begin(proposal, trial_id)
-        if not self._running:
+        if not self.running:
             self._last = self.rungs.promotable(at_least=1)
             if not self._last and self.budget.images is not None:
                 self._last = self.rungs.nearest(self._concurrent)
@@ -164,7 +172,7 @@ class SweepSearch:
         """The first of some paused trials whose next images nobody is training."""
         for trial_id in filter(self.is_paused, trial_ids):
             trial = self.trials[trial_id]
-            if self._planner is None or not self._planner.busy(trial.values):
+            if not self.planner.busy(trial.values):
                 if trial_id in self._last:
                     self._last.remove(trial_id)  # once, however soon it pauses again
                 return trial
@@ -174,29 +182,21 @@ class SweepSearch:
         """Whether a trial waits for its promotion."""
         return trial_id in self.rungs
 
-    def rung_of(self, trial_id: str) -> int | None:
-        """The index of the highest rung at which a trial was compared."""
-        return self.rungs.reached(trial_id)
-
     @property
     def left(self) -> bool:
         """Whether there is something to train in a session that has not begun."""
         fixed = len(self._fixed_ids) < len(self._fixed)
-        more = self.searched < self._sweep.trials and self._proposals.left
+        more = self.searched < self._sweep.trials and self.proposals.left
         return bool(self._waiting or self.trials or fixed or (more and not self.budget.spent))
-
-    @property
-    def gave_up(self) -> str:
-        """Why the search ended before its time; empty where it did not."""
-        return self._proposals.gave_up
 
     # -- reported by the driver --------------------------------------------------------------------------------------
 
     def evaluated(self, trial_id: str, report: Report) -> Decision:
         """A running trial was measured in full: what becomes of it. STOP: the budget is spent."""
         trial = self.trials[trial_id]
-        if self._planner is not None:
-            self._planner.reached(trial_id, report.images)
+        self.planner.reached(trial_id, report.images)
+        if trial.role == "replicate":
+            return Decision.CONTINUE
         self._spend(trial, report)
         to_its_end = trial.role != "search" or report.images_left <= 0
         decision = self.rungs.report(trial_id, report.fraction, self._entry(report), last=to_its_end)
@@ -233,14 +233,13 @@ class SweepSearch:
         paused = [self.trials[trial_id] for trial_id in self.rungs.paused]
         for trial in paused:
             self.ended(trial.trial_id)
-        self._proposals.drop_held()
+        self.proposals.drop_held()
         return paused
 
     def _free(self, trial_id: str) -> None:
-        self._running.discard(trial_id)
+        self.running.discard(trial_id)
         self.budget.ended(trial_id)
-        if self._planner is not None:
-            self._planner.ended(trial_id)
+        self.planner.ended(trial_id)
 
     def _spend(self, trial: SweepTrial, report: Report) -> None:
         if trial.role == "search" and report.images_executed is not None:

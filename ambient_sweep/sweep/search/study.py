@@ -24,7 +24,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
@@ -42,7 +42,6 @@ FIXED = "fixed trials"  # attribute of the study: their ids, in their order
 SAMPLER_ERRORS = (
     ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError,
 )  # fmt: skip
-Objectives = tuple[float, float]
 Space = Mapping[str, Distribution]
 
 
@@ -142,68 +141,61 @@ class StudyRecord:
 
     def observe(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
         """Records a full evaluation of a trial before its full length."""
-        attributes = {OBSERVATION_OF: trial.trial_id, LENGTH: report.fraction, IMAGES: report.images}
-        self._add(trial, TrialState.COMPLETE, attributes, constraints, report.objectives)
+        result = self._result(trial, TrialState.COMPLETE, {OBSERVATION_OF: trial.trial_id}, constraints, report)
+        self.study.add_trial(result)
 
     def complete(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
         """Ends a trial at its full length, where it reported `report`."""
-        attributes = {LENGTH: report.fraction, IMAGES: report.images}
-        self._end(trial, TrialState.COMPLETE, attributes, constraints, report.objectives)
+        self._end(trial, self._result(trial, TrialState.COMPLETE, {}, constraints, report))
 
     def prune(self, trial: SweepTrial) -> None:
         """Ends a trial that was stopped before its full length."""
-        self._end(trial, TrialState.PRUNED, {}, {})
+        self._end(trial, self._result(trial, TrialState.PRUNED, {}, {}))
 
     def fail(self, trial: SweepTrial, why: str, constraints: Mapping[str, float] | None = None) -> None:
         """Ends a trial that failed, or a proposal that is not trained.
 
         One that exceeds a bound is PRUNED, so that the sampler learns where not to look.
         """
-        self._end(trial, TrialState.PRUNED if constraints else TrialState.FAIL, {WHY: why}, constraints or {})
+        state = TrialState.PRUNED if constraints else TrialState.FAIL
+        self._end(trial, self._result(trial, state, {WHY: why}, constraints or {}))
 
     def drop(self, number: int) -> None:
         """Ends a trial under this number, unless it has ended, without a reason: its config may be proposed again."""
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _end(
+    def _result(
         self,
         trial: SweepTrial,
         state: TrialState,
-        attributes: Mapping[str, Any],
+        attributes: dict[str, Any],
         constraints: Mapping[str, float],
-        values: Objectives | None = None,
-    ) -> None:
+        report: Report | None = None,
+    ) -> FrozenTrial:
+        """A trial as it ended, in Optuna's terms, with the values of `report`."""
+        return create_trial(
+            state=state,
+            values=None if report is None else report.objectives,
+            params=trial.values,
+            distributions={key: self._distributions[key] for key in trial.values},
+            user_attrs=attributes | ({} if report is None else {LENGTH: report.fraction, IMAGES: report.images}),
+            constraints=dict(constraints),
+        )
+
+    def _end(self, trial: SweepTrial, result: FrozenTrial) -> None:
         assert trial.number is not None
         handle = self._open.pop(trial.number, None)
         if handle is None:  # of an earlier session
             self.drop(trial.number)
-            self._add(trial, state, {TRIAL_ID: trial.trial_id, **attributes}, constraints, values)
+            result.set_user_attr(TRIAL_ID, trial.trial_id)
+            self.study.add_trial(result)
             return
-        for name, value in attributes.items():
+        for name, value in result.user_attrs.items():
             handle.set_user_attr(name, value)
-        for name, violation in constraints.items():
+        for name, violation in result.constraints.items():
             handle.set_constraint(name, violation)
         with self._sampling():
-            self.study.tell(handle, values, state=state)
-
-    def _add(
-        self,
-        trial: SweepTrial,
-        state: TrialState,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-        values: Objectives | None,
-    ) -> None:
-        self.study.add_trial(
-            create_trial(
-                state=state,
-                values=values,
-                params=trial.values,
-                distributions={key: self._distributions[key] for key in trial.values},
-                user_attrs=dict(attributes),
-                constraints=dict(constraints),
-            )
-        )
+            self.study.tell(handle, result.values, state=result.state)
 
     # -- an earlier session -------------------------------------------------------------------------------------------
 

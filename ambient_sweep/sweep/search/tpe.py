@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, ndtri
 
 from ambient_sweep import rng
-from ambient_sweep.pareto import nondominated_rank
+from ambient_sweep.pareto import contributions, nondominated_rank
 
 GOOD_SHARE, GOOD_MOST = 0.1, 25  # of the history
 NEWEST, FRONT = 256, 128  # trials of the history: the newest, and older ones that none dominates
@@ -165,8 +165,7 @@ def thin(values: Floats, count: int) -> NDArray[np.intp]:
     reference = front.max(axis=0) + 0.1 * np.ptp(front, axis=0) + 1e-12
     left = list(range(len(front)))
     while len(left) > count:
-        x, y = front[left, 0], front[left, 1]
-        left.pop(int(np.argmin((np.append(x[1:], reference[0]) - x) * (np.append(reference[1], y[:-1]) - y))))
+        left.pop(int(np.argmin(contributions(front[left], reference))))
     return order[left]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ambient_sweep.config.files import did_you_mean
+from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.space.distributions import Distribution
 
@@ -18,31 +18,31 @@ def check_conditions(space: dict[str, Distribution], where: str) -> dict[str, Di
     Raises UserError, one line, for conditions on keys that are not searched, on values that cannot be drawn, and in
     circles.
     """
-    for key, distribution in space.items():
-        for parent, values in distribution.when:
-            place = f"{where}: space.{key}: when: {parent}"
-            if parent not in space:
-                near = did_you_mean(parent, space, "a condition names a key of the space")
-                raise UserError(f"{place}: is not searched; {near}")
-            if math.isinf(space[parent].size):
-                raise UserError(
-                    f"{place}: {space[parent].kind} has no step, so no value of it is ever met; give it one"
-                )
-            for value in values:
-                try:
-                    space[parent].read(value)
-                except ValueError as error:
-                    raise UserError(f"{place}: {value!r} {error}") from None
+    read = {key: replace(d, when=_read_when(space, d, f"{where}: space.{key}: when")) for key, d in space.items()}
     ordered: dict[str, Distribution] = {}
-    while len(ordered) < len(space):
-        left = [key for key in space if key not in ordered]
-        ready = [key for key in left if all(parent in ordered for parent, _ in space[key].when)]
+    while len(ordered) < len(read):
+        left = [key for key in read if key not in ordered]
+        ready = [key for key in left if all(parent in ordered for parent, _ in read[key].when)]
         if not ready:
             raise UserError(f"{where}: space: the conditions of {', '.join(left)} go in a circle; remove one")
-        key = ready[0]
-        when = tuple((parent, tuple(map(space[parent].read, values))) for parent, values in space[key].when)
-        ordered[key] = replace(space[key], when=when)
+        ordered[ready[0]] = read[ready[0]]
     return ordered
+
+
+def _read_when(space: Space, distribution: Distribution, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    read = []
+    for parent, values in distribution.when:
+        if parent not in space:
+            near = did_you_mean(parent, space, "a condition names a key of the space")
+            raise UserError(f"{where}: {parent}: is not searched; {near}")
+        if math.isinf(space[parent].size):
+            kind = space[parent].kind
+            raise UserError(f"{where}: {parent}: {kind} has no step, so no value is ever met; give it one")
+        try:
+            read.append((parent, tuple(map(space[parent].read, values))))
+        except ValueError as error:
+            raise UserError(f"{where}: {parent}: {error}") from None
+    return tuple(read)
 
 
 def is_active(distribution: Distribution, values: Mapping[str, Any]) -> bool:
@@ -76,11 +76,9 @@ def configs(space: Space) -> Iterator[dict[str, Any]]:
 
 def _assignments(space: Space, keys: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not keys:
-        yield dict(values)
+        yield values
         return
-    key, rest = keys[0], keys[1:]
-    if not is_active(space[key], values):
-        yield from _assignments(space, rest, values)
-        return
-    for value in space[key].grid():
-        yield from _assignments(space, rest, {**values, key: value})
+    key, *rest = keys
+    choices = ({key: value} for value in space[key].grid()) if is_active(space[key], values) else [{}]
+    for choice in choices:
+        yield from _assignments(space, rest, values | choice)

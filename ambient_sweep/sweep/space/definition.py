@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
-from ambient_sweep.config import Config, Section, build_config
+from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.sections import Section
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.baseline import baseline_values
@@ -20,7 +21,21 @@ Role = Literal["baseline", "control", "search", "replicate"]
 TRIALS, PER_TRAINING = 20, 16  # default of search.trials; where search.images is given, for each full training
 
 NUMBER = BeforeValidator(read_number)
-Argument = Annotated[StrictBool | StrictInt | StrictFloat | bool | Any, Field(union_mode="left_to_right"), NUMBER]
+NONE_IS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)  # a key with nothing below it
+
+
+def _read_argument(value: Any) -> Any:
+    """A whole number as such, however it is written: 1e1 is 10."""
+    number = read_number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Argument = Annotated[
+    StrictBool | StrictInt | StrictFloat | bool | Any,
+    Field(union_mode="left_to_right"),
+    BeforeValidator(_read_argument),
+]
+Bound = Annotated[float, NUMBER, Field(ge=0)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -70,26 +85,20 @@ class Confirm(Section):
 class Search(Section):
     """How configs are searched and how much is trained for it. See docs/search.md."""
 
-    trials: int | None = Field(
-        None,
-        ge=1,
-        description=f"searched configs, points included; default {TRIALS}; with images, {PER_TRAINING} per full training",
-    )
-    images: int | None = Field(
-        None, ge=1, description="caps the images trained; what is left after the last config goes to paused trials"
-    )
+    trials: int | None = Field(None, ge=1, description="searched configs, points included; see `Sweep.trials`")
+    images: int | None = Field(None, ge=1, description="caps the images trained; paused trials get what is left")
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
-    sampler_args: dict[str, Argument] = Field(default_factory=dict, description="arguments of its constructor")
+    sampler_args: Annotated[dict[str, Argument], NONE_IS_EMPTY] = Field(
+        default_factory=dict, description="arguments of its constructor"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    constraints: dict[ConstraintName, Annotated[float, NUMBER, Field(ge=0)]] = Field(
+    constraints: Annotated[dict[ConstraintName, Bound], NONE_IS_EMPTY] = Field(
         default_factory=dict, description="upper bounds"
     )
     stopping: Stopping = Stopping()
     stages: bool = Field(True, description="train once what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
-    keep: Literal["frontier", "all"] = Field(
-        "frontier", description="checkpoints kept when the sweep ends; all: stages and training states as well"
-    )
+    keep: Literal["frontier", "all"] = Field("frontier", description="all: also stages and training states")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 
@@ -155,9 +164,8 @@ class Sweep:
         search = self.search
         if search.trials is not None or search.images is None:
             return search.trials or TRIALS
-        config = self.some_config()
-        lasts_for = math.ceil(search.images / config.images_at(config.training.stop))
-        return max(PER_TRAINING * lasts_for, len(self.points))
+        trainings = math.ceil(search.images / self.some_config().length)
+        return max(PER_TRAINING * trainings, len(self.points))
 
     @property
     def rung_levels(self) -> tuple[float, ...]:

@@ -11,14 +11,14 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from ambient_sweep.config import check_keys, flatten
-from ambient_sweep.config.files import did_you_mean, read_value
-from ambient_sweep.config.values import read_number
+from ambient_sweep.config.files import read_value
+from ambient_sweep.config.values import did_you_mean, read_number
 from ambient_sweep.errors import UserError
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]
 KINDS: tuple[str, ...] = get_args(Kind)
 EXTRAS = ("step", "when")
-WHOLE = ("int", "logint")
+WHOLE, STEPPED = ("int", "logint"), ("uniform", "int")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Distribution:
         if self.kind == "choice":
             if value in self.values:
                 return self.values[self.values.index(value)]
-            raise ValueError(f"is not among the choices {list(self.values)}")
+            raise ValueError(f"{value!r} is not among the choices {list(self.values)}")
         number = _number(value, whole=self.kind in WHOLE)
         if not self.values[0] <= number <= self.values[1]:
-            raise ValueError(f"lies outside of {self.kind} {list(self.values)}")
+            raise ValueError(f"{number!r} lies outside of {self.kind} {list(self.values)}")
         if self.step is not None and not math.isclose(self.snap(number), number, rel_tol=1e-9, abs_tol=1e-12):
-            raise ValueError(f"is not reached from {self.values[0]} in steps of {self.step}")
+            raise ValueError(f"{number!r} is not reached from {self.values[0]} in steps of {self.step}")
         return self.snap(number)
 
     def dump(self) -> dict[str, Any]:
@@ -110,46 +110,50 @@ def read_distribution(spec: Any, where: str, key: str = "") -> Distribution:
         raise UserError(f"{where}: expected one of {', '.join(KINDS)}, not {spec!r}; {near}")
     kind: Any = kinds[0]
     check_keys(spec, where, (kind, *EXTRAS), f"beside {kind} there is {' and '.join(EXTRAS)}")
-    values = spec[kind]
-    if not isinstance(values, list):
-        raise UserError(f"{where}: {kind} needs a list of values, not {values!r}")
-    when = _read_when(spec.get("when"), where)
-    if kind == "choice":
-        if spec.get("step") is not None:
-            raise UserError(f"{where}: choice takes no step; remove it")
-        return Distribution("choice", _choices(values, where, key), when=when)
-    numbers = _ends(kind, values, where)
-    return Distribution(kind, numbers, _read_step(spec.get("step"), kind, numbers, where), when)
-
-
-def _ends(kind: str, values: list[Any], where: str) -> tuple[Any, ...]:
+    values, step = spec[kind], spec.get("step")
     try:
-        numbers = tuple(_number(value, whole=kind in WHOLE) for value in values)
+        if not isinstance(values, list):
+            raise ValueError(f"{kind} needs a list of values, not {values!r}")
+        if step is not None and kind not in STEPPED:
+            raise ValueError(f"{kind} takes no step; remove it, or list values in steps with choice")
+        ends = _choices(values, where, key) if kind == "choice" else _ends(kind, values)
+        step = None if step is None else _step(step, kind, *ends)
     except ValueError as error:
-        raise UserError(f"{where}: {kind} {values!r}: {error}") from None
-    if len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise UserError(f"{where}: {kind} needs its lower and its upper end, the lower first, not {list(numbers)}")
-    if kind in ("loguniform", "logint") and numbers[0] <= 0:
-        raise UserError(f"{where}: {kind} needs ends above 0, not {list(numbers)}")
-    return numbers
+        raise UserError(f"{where}: {error}") from None
+    return Distribution(kind, ends, step, _read_when(spec.get("when"), where))
 
 
-def _read_step(value: Any, kind: str, ends: tuple[Any, ...], where: str) -> float | int | None:
-    if value is None:
-        return None
-    if kind in ("loguniform", "logint"):
-        raise UserError(f"{where}: {kind} takes no step; list the values with choice")
-    try:
-        step = _number(value, whole=kind in WHOLE)
-    except ValueError as error:
-        raise UserError(f"{where}: step: {error}") from None
+def _choices(values: list[Any], where: str, key: str) -> tuple[Any, ...]:
+    for value in values:
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"a choice must be a number, a word, true, false or null, not {value!r}")
+    choices = tuple(read_value(key, value, where.removesuffix(key)) for value in values)
+    if len(choices) < 2 or len(set(choices)) != len(choices):  # true equals 1, for Optuna too
+        raise ValueError(f"choice needs at least two different values, not {values!r}; a single one goes to base")
+    return choices
+
+
+def _ends(kind: str, values: list[Any]) -> tuple[Any, ...]:
+    ends = tuple(_number(value, whole=kind in WHOLE) for value in values)
+    if len(ends) != 2 or not ends[0] < ends[1]:
+        raise ValueError(f"{kind} needs its lower and its upper end, the lower first, not {list(ends)}")
+    if kind in ("loguniform", "logint") and ends[0] <= 0:
+        raise ValueError(f"{kind} needs ends above 0, not {list(ends)}")
+    return ends
+
+
+def _step(value: Any, kind: str, low: float, high: float) -> float | int:
+    step = _number(value, whole=kind in WHOLE)
     if step <= 0:
-        raise UserError(f"{where}: step: {step} is not above 0")
-    if (ends[1] - ends[0]) / step > 1e12:
-        raise UserError(f"{where}: step: {step} is too small; leave it out")
-    whole = Decimal(str(ends[0])) + _steps(ends[0], ends[1], step) * Decimal(str(step))
-    if whole != Decimal(str(ends[1])):
-        raise UserError(f"{where}: step: {ends[1]} is not reached from {ends[0]} in steps of {step}; end at {whole}")
+        raise ValueError(f"step: {step} is not above 0")
+    if (high - low) / step > 1e12:
+        raise ValueError(f"step: {step} is too small; leave it out")
+    steps = _steps(low, high, step)
+    if steps == 0:
+        raise ValueError(f"step: {step} is larger than the range from {low} to {high}; use a smaller step")
+    last = Decimal(str(low)) + steps * Decimal(str(step))
+    if last != Decimal(str(high)):
+        raise ValueError(f"step: {high} is not reached from {low} in steps of {step}; end at {last}")
     return step
 
 
@@ -169,18 +173,6 @@ def _read_when(tree: Any, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]
             raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {values!r}")
         conditions.append((key, tuple(read_value(key, value, f"{where}: when: ") for value in listed)))
     return tuple(conditions)
-
-
-def _choices(values: list[Any], where: str, key: str) -> tuple[Any, ...]:
-    for value in values:
-        if not isinstance(value, str | int | float | None):
-            raise UserError(f"{where}: a choice must be a number, a word, true, false or null, not {value!r}")
-    choices = tuple(read_value(key, value, where.removesuffix(key)) for value in values)
-    if len(choices) < 2 or len(set(choices)) != len(choices):  # true equals 1, for Optuna too
-        raise UserError(
-            f"{where}: choice needs at least two different values, not {values!r}; a single one goes to base"
-        )
-    return choices
 
 
 def _number(value: Any, *, whole: bool) -> float | int:

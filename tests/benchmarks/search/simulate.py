@@ -14,6 +14,7 @@ from ambient_sweep.pareto import hypervolume
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
+from ambient_sweep.sweep.search.proposals import Unshared
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
@@ -75,8 +76,7 @@ class Simulation:
         self.search = SweepSearch(
             self.sweep,
             StudyRecord(study, problem.space),
-            images_of=lambda values: problem.images,
-            planner=self.planner,
+            planner=self.planner or Unshared(lambda values: problem.images),
             budget=Budget(search.images, whole=not self.sweep.rung_levels),
             concurrent=slots,
         )

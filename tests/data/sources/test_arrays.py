@@ -105,6 +105,7 @@ def test_pickled_objects_are_never_loaded(tmp_path, monkeypatch):
         assert "np.save(path, np.stack(images))" in complaint(opened, "array", path)
     path = npz(tmp_path, image=PIXELS, breed=array)
     assert "np.save(path, np.stack(images))" in complaint(opened, "array", path, label_column="breed")
+    np.testing.assert_array_equal(read_all(opened("array", npz(tmp_path, x=PIXELS, other=array)))[0], PIXELS)
     assert "pickled objects are never loaded" in opened("array", npz(tmp_path, image=PIXELS, label=array)).unlabelled
     (tmp_path / "x.npy").write_bytes(array.dumps())
     assert "pickled objects are never loaded" in complaint(opened, "array", tmp_path / "x.npy")

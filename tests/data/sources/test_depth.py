@@ -120,3 +120,11 @@ def test_a_folder_with_16_bit_colour_is_float(tmp_path):
     images, corrupt = read_all(source)
     assert (source.depth8, corrupt) == (False, {})
     np.testing.assert_allclose(images, [samples(3) / 65535, on_white(samples(4))], atol=1e-7)
+
+
+@pytest.mark.parametrize("tags", [{"photometric": 0}, {"t258": 8, "t339": 2}, {"t258": 32, "t339": 1}])
+def test_numbers_that_would_be_misread_are_refused(tags):
+    """White as 0, int8 and uint32: negative, or wrapped, as Pillow reads them."""
+    data = tiff(samples(1), **({"photometric": 1} | tags))
+    with pytest.raises(CorruptImage, match="which would be misread; convert it"):
+        decode(data, 8, 1)

@@ -145,18 +145,20 @@ def test_labels_of_edms_dataset_tool_come_first(classes):
     ("name", "content", "message"),
     [
         ("dataset.json", "{", "Invalid JSON"),
-        ("dataset.json", "[" * 100_000, "Invalid JSON"),
+        pytest.param("dataset.json", "[" * 100_000, "Invalid JSON", id="deep"),
         ("dataset.json", '{"labels": {}}', "labels: Input should be a valid array"),
         ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
         ("dataset.json", '{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
         ("dataset.json", "\xff\xfe", "dataset.json"),
     ],
 )
-def test_bad_files_beside_the_images_are_refused(classes, name, content, message):
+def test_bad_labels_are_refused_where_a_key_asks_for_them_and_else_left_out(classes, name, content, message):
     (classes / name).write_bytes(content.encode("latin-1"))
-    line = complaint(opened, "folder", classes)
+    line = complaint(opened, "folder", classes, label_column="label")
     assert message in line
     assert name in line
+    found = opened("folder", classes)
+    assert (found.labels, found.unlabelled, found.notes) == (None, line, (f"labels are left out: {line}",))
 
 
 def test_bad_folders_are_named(tmp_path, monkeypatch):
@@ -188,6 +190,16 @@ def test_a_folder_that_holds_everything_is_the_root(path, prefix):
     found = opened("zip", path, sigma_column="level")
     assert found.labels.tolist() == [3, 3, 3, 3]
     np.testing.assert_array_equal(found.sigma, np.float32([np.nan, np.nan, np.nan, 0.25]))
+
+
+def test_files_that_say_something_of_the_images_lie_at_the_root(path):
+    """As EDM's dataset tool packs up to 1,000 images: all in one folder, with the labels beside it."""
+    images = {f"00000/{row}.png": data for row, data in enumerate(FILES.values())}
+    labels = json.dumps({"labels": [[name, row % 2] for row, name in enumerate(images)]})
+    rows = "file_name, label\n" + "".join(f"{name},{row % 2}\n" for row, name in enumerate(images))
+    for more in ({"dataset.json": labels}, {"metadata.csv": rows}):
+        found = opened("zip", pack(path, images | more))
+        assert (found.names, found.labels.tolist(), found.passed) == (list(images), [0, 1, 0, 1], {})
 
 
 def patched(path, name, offset, form, value):
@@ -232,6 +244,6 @@ def test_zip_files_that_cannot_be_read_are_refused(tmp_path, path):
         assert "cannot be read as a zip file" in complaint(opened, "zip", path)
     assert "holds no image" in complaint(opened, "zip", pack(path, {"x.txt": "x"}))
     pack(path, FILES | {"dataset.json": "{"})
-    assert "x.zip/dataset.json: must be" in complaint(opened, "zip", path)
+    assert "x.zip/dataset.json: must be" in complaint(opened, "zip", path, label_column="label")
     patched(path, "dataset.json", 8, "<H", 1)
-    assert "dataset.json: cannot be read" in complaint(opened, "zip", path)
+    assert "dataset.json: cannot be read" in complaint(opened, "zip", path, label_column="label")

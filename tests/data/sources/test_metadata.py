@@ -56,7 +56,7 @@ def test_its_columns_are_read_whatever_its_form(photos, kind, file):
     assert (found.labels.tolist(), found.classes[3:]) == ([3, 4, 7, 3], ("3", "4", "5", "6", "7"))
     np.testing.assert_array_equal(found.sigma, np.float32([0, np.nan, 0.5, np.nan]))
     assert found.groups.tolist() == [0, 1, 2, 2]
-    assert found.text().tolist() == [None, "a pug", 'a cat,\n"asleep"', "a dog"]
+    assert found.columns.read("text").tolist() == [None, "a pug", 'a cat,\n"asleep"', "a dog"]
     assert found.notes == ("1 images are in no group; each counts as a group of its own",)
 
 
@@ -81,13 +81,7 @@ def test_labels_of_folders_remain_where_it_has_none_and_what_is_not_used_is_said
         "file_name,split,group,sigma\n" + "".join(f"{name},test,1,0.1\n" for name in NAMES)
     )
     found = opened("folder", photos)
-    assert (found.classes, found.sigma, found.groups, found.published, found.text) == (
-        ("a", "b"),
-        None,
-        None,
-        None,
-        None,
-    )
+    assert (found.classes, found.sigma, found.groups, found.published) == (("a", "b"), None, None, None)
     assert found.notes == (
         "the column sigma is not used; data.sigma_column=sigma uses it",
         "the column group is not used; data.group_column=group uses it",
@@ -110,9 +104,9 @@ def test_names_of_groups_are_told_apart_as_they_are_written(photos):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("metadata.csv", b"", "has the column sigma; write metadata.csv with the columns file_name and sigma"),
-        ("metadata.csv", b"file_name,level\n", "data.sigma_column: no metadata file in"),
-        ("metadata.csv", b"file_name,sigma\nb/1.png,much\n", "sigma of the metadata must be numbers"),
+        ("metadata.csv", b"", "metadata.csv: has no column sigma; it has none"),
+        ("metadata.csv", b"file_name,level\nb/1.png,1\n", "metadata.csv: has no column sigma; it has level"),
+        ("metadata.csv", b"file_name,sigma\nb/1.png,much\n", "sigma: is object; noise levels must be numbers"),
         ("metadata.csv", b"file_name,sigma\nb/1.png,-0.1\n", "the noise level of b/1.png is -0.1; it must be 0, or from"),
         ("metadata.csv", b"file_name,sigma\nb/1.png,1\n./b/1.png,2\n", "names b/1.png twice"),
         ("metadata.csv", b"file_name,sigma\n,1\n", "file_name is None in a row"),
@@ -125,7 +119,6 @@ def test_names_of_groups_are_told_apart_as_they_are_written(photos):
         ("metadata.jsonl", b'{"file_name": 3, "sigma": 1}\n', "file_name is 3 in a row"),
         ("metadata.jsonl", b"[" * 100_000, "cannot be read"),
         ("metadata.parquet", b"PAR1", "cannot be read"),
-        ("levels.csv", b"name,sigma\n", "rename levels.csv to metadata.csv, and its column name to file_name"),
     ],
 )  # fmt: skip
 def test_bad_files_are_refused(photos, file, content, message):
@@ -133,15 +126,19 @@ def test_bad_files_are_refused(photos, file, content, message):
     line = complaint(opened, "folder", photos, sigma_column="sigma")
     assert message in line
     assert str(photos) in line
+    found = opened("folder", photos)  # nothing that it says is asked for
+    assert (found.classes, found.sigma) == (("a", "b"), None)
+    assert any("metadata" in note for note in found.notes)
 
 
 def test_two_files_in_one_folder_are_refused(photos):
     for file in ("metadata.csv", "metadata.jsonl"):
         (photos / file).write_bytes(FORMS[file](ROWS))
-    assert "metadata.csv: lies beside metadata.jsonl; keep one" in complaint(opened, "folder", photos)
+    assert "metadata.csv: lies beside metadata.jsonl; keep one" in complaint(opened, "folder", photos, **KEYS)
+    assert opened("folder", photos).notes[0].endswith("metadata.csv: lies beside metadata.jsonl; keep one of them")
     (photos / "metadata.csv").rename(photos / "a" / "metadata.csv")
     (photos / "a" / "metadata.csv").write_text("file_name,label\n1.png,3\n")
-    assert "names a/1.png twice; give each image one row" in complaint(opened, "folder", photos)
+    assert "names a/1.png twice; give each image one row" in complaint(opened, "folder", photos, **KEYS)
 
 
 def test_parquet_and_npz_have_the_same_columns(tmp_path):
@@ -150,10 +147,20 @@ def test_parquet_and_npz_have_the_same_columns(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     np.savez(tmp_path / "x.npz", image=noise(4), patient=np.array([5, 4, 4, 9]), text=np.array(text[2:] * 2))
     found = opened("parquet", tmp_path / "x.parquet", group_column="group")
-    assert (found.groups.tolist(), found.text().tolist()) == ([0, 1, 2, 0], text)
+    assert (found.groups.tolist(), found.columns.read("text").tolist()) == ([0, 1, 2, 0], text)
     assert found.notes[1:] == ("the column split is not used; data.split={train: VALUE, heldout: VALUE} uses it",)
     found = opened("array", tmp_path / "x.npz", group_column="patient")
-    assert (found.groups.tolist(), found.text().tolist()) == ([0, 1, 1, 2], text[2:] * 2)
+    assert (found.groups.tolist(), found.columns.read("text").tolist()) == ([0, 1, 1, 2], text[2:] * 2)
+
+
+def test_a_column_of_labels_that_is_asked_for_must_exist(photos, tmp_path):
+    """`label` too, unlike the default, which reads it where it is there."""
+    pq.write_table(pa.table({"image": list(FILES.values())}), tmp_path / "x.parquet")
+    np.savez(tmp_path / "x.npz", image=noise(4))
+    for kind, path in (("folder", photos), ("parquet", tmp_path / "x.parquet"), ("array", tmp_path / "x.npz")):
+        assert ": has no column label; it has " in complaint(opened, kind, path, label_column="label")
+        assert opened(kind, path).unlabelled is None
+        assert opened(kind, path, label_column=None).labels is None
 
 
 def test_groups_may_be_named_by_a_pattern(photos):

@@ -88,7 +88,7 @@ def test_zip_files_are_parts_with_their_own_metadata_and_class_folders(tmp_path)
     assert (found.labels.tolist(), found.classes) == ([0, 1, 0, 1], ("cats", "dogs"))
     np.testing.assert_array_equal(read_all(found)[0], PIXELS[:4])
     assert "test.zip" in found.notes[0]
-    assert "data.split: " in complaint(opened, "zip", tmp_path, **split("sub/train.zip", "gone.zip"))
+    assert "gone.zip cannot be opened" in complaint(opened, "zip", tmp_path, **split("sub/train.zip", "gone.zip"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_arrays_of_one_file_are_parts(tmp_path, names, keys):
     found = opened("array", tmp_path / "x.npz", **split(*names), **keys)
     assert found.published.tolist() == [True] * 5 + [False] * 3
     assert found.labels.tolist() == [0, 1, 2, 3, 4, 3, 1, 2]
-    assert found.names[4:6] == [f"{names[0]}#4", f"{names[1]}#0"]
+    assert found.names[4:6] == [f"{names[0]}/x.npz#4", f"{names[1]}/x.npz#0"]
     images, corrupt = read_all(found)
     assert not corrupt
     np.testing.assert_array_equal(images, PIXELS)
@@ -169,7 +169,7 @@ def test_array_files_are_parts_of_their_own_type(tmp_path):
     found = opened("array", tmp_path, **split("train.npy", "test.npy"))
     assert found.published.sum() == 5
     np.testing.assert_allclose(read_all(found)[0], PIXELS / 255, atol=1e-6)
-    assert "gone.npy: cannot be read" in complaint(opened, "array", tmp_path, **split("train.npy", "gone.npy"))
+    assert "gone.npy cannot be opened" in complaint(opened, "array", tmp_path, **split("train.npy", "gone.npy"))
 
 
 def test_values_of_the_column_split_may_be_numbers_with_gaps(tmp_path):
@@ -183,5 +183,8 @@ def test_parts_that_name_nothing_are_refused_with_what_there_is(tmp_path):
     assert complaint(opened, "folder", path, **split("train", "dev")) == (
         f"data.split: dev names no image of {path}; name test, train, val"
     )
+    np.save(tmp_path / "x.npy", PIXELS)
+    for kind in ("folder", "array"):
+        assert "x.npy cannot be both; name a part" in complaint(opened, kind, tmp_path, **split("x.npy", "./x.npy"))
     line = complaint(open_source, DataConfig(split={"train": "train", "heldout": "test"}))
     assert line.startswith("data.split: train names no image of digits; name digit-0000, ")

@@ -122,7 +122,7 @@ def test_files_that_a_source_uses_are_not_passed_over(tmp_path):
     zipped = {f"set/{name}": data for name, data in content.items()} | {"dataset.json": b"another"}
     for found, top, more in (
         (opened("folder", tree(tmp_path / "photos", content)), "", {}),
-        (opened("zip", pack(tmp_path / "x.zip", zipped)), "set/", {"dataset.json": ".json"}),
+        (opened("zip", pack(tmp_path / "x.zip", zipped)), "set/", {"set/dataset.json": ".json"}),
     ):
         assert found.passed == {f"{top}levels.csv": ".csv"} | more
 
@@ -237,6 +237,13 @@ def test_names_that_only_some_systems_take_for_one_are_images_of_their_own(tmp_p
         ("bullet_train test_tube cat dog bird", None),
         ("latest trained", None),
         ("train", None),
+        ("imagesTr imagesTs", "imagesTr imagesTs"),
+        ("traindata testdata", "traindata testdata"),
+        ("trainval test", "trainval test"),
+        ("trn tst vld", "trn vld"),
+        ("train unlabeled", "train unlabeled"),
+        ("development test", "development test"),
+        ("train test masks depth edges", "train test"),
     ],
 )
 def test_parts_of_a_data_set_are_no_classes(tmp_path, folders, split):
@@ -271,7 +278,7 @@ def test_prepare_counts_and_a_store_keeps_the_counts(tmp_path):
     assert read_info(store).passed == {"count": 3, "kinds": {"hidden": 1, ".txt": 2}, "first": named}
     good("prepare", noisy, *keys, "--observed-only", "0.1")
     assert read_info(noisy).passed == {"count": 3}
-    assert all(b"001" not in file.read_bytes() for file in noisy.glob("*.json"))
+    assert all(b"001.txt" not in file.read_bytes() for file in noisy.glob("*.json"))
 
 
 def test_train_and_run_say_what_they_pass_over_and_skip(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 from ambient_sweep.cli import commands
 from ambient_sweep.config import DataConfig, build_config
 from ambient_sweep.data.dataset import load_data
-from ambient_sweep.data.sources.window import suggested
+from ambient_sweep.data.sources.source import suggested
 from ambient_sweep.data.store import read_info
 from ambient_sweep.errors import UserError
 from ambient_sweep.trial.setup import image_lines
@@ -194,3 +194,42 @@ def test_labels_of_arrays_that_cannot_be_used_are_left_out(tmp_path):
         data = load_data(source)
         assert (data.train_labels, data.classes) == (None, 0)
         assert data.notes == (f"labels are left out: {data.unlabelled}",)
+
+
+@pytest.mark.parametrize("name", ["label", "text", "group", "split"])
+@pytest.mark.parametrize("kind", [*LABELS, "missing in a part", "doubled"])
+def test_columns_of_any_kind_end_in_a_line(tmp_path, kind, name):
+    """Left out with a note where no key asks for them; else one line, or a column of these values."""
+    values = pa.array(LABELS.get(kind, ["a", "b", None] * 10))
+    words = table(tmp_path, values, name)
+    if kind == "missing in a part":
+        (tmp_path / "x.parquet").rename(tmp_path / "0.parquet")
+        table(tmp_path, values, "other")
+        words[1] = f"data.path={tmp_path}"
+    elif kind == "doubled":
+        found = pq.read_table(tmp_path / "x.parquet")
+        pq.write_table(found.append_column(name, values), tmp_path / "x.parquet")
+    _, code, error = command(tmp_path / "store", *words)
+    assert code == 0, error
+    key = {"group": "data.group_column=group", "split": "data.split={train: a, heldout: b}"}.get(name)
+    if key is not None:
+        _, code, error = command(tmp_path / "asked", *words, key)
+        assert code == 0 or f"{name}" in error
+        assert "\n" not in error
+
+
+def test_held_out_copies_alone_are_no_error(tmp_path):
+    printed, code, error = command(tmp_path / "store", *array(tmp_path / "x.npz", np.repeat(PICTURES[:1], 20, 0)))
+    assert (code, "mem_excess cannot be measured" in printed) == (0, True), error
+
+
+def test_parts_of_arrays_are_scaled(tmp_path):
+    scans = np.rint(PICTURES * 4095).astype(np.uint16)
+    np.savez(tmp_path / "x.npz", train_images=scans[:100], test_images=scans[100:])
+    np.save(tmp_path / "train.npy", scans[:100])
+    np.save(tmp_path / "test.npy", scans[100:])
+    for path, parts in (("x.npz", ("train_images", "test_images")), ("", ("train.npy", "test.npy"))):
+        split = {"train": parts[0], "heldout": parts[1]}
+        data = load_data(DataConfig(source="array", path=str(tmp_path / path), range=(0, 4095), split=split))
+        expected = scans[data.train_index.numpy()] / 4095 * 2 - 1
+        np.testing.assert_allclose(data.train[:].numpy()[:, 0], expected, atol=1e-6)

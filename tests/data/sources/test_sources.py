@@ -32,7 +32,11 @@ def made(kind, path):
     pixels, levels = noise(8), np.full(8, 0.5)
     images = [encoded(image) for image in pixels]
     if kind == "zip":
-        pack(path, {f"{row}.png": image for row, image in enumerate(images)} | {"metadata.csv": "file_name,sigma\n"})
+        pack(
+            path,
+            {f"{row}.png": image for row, image in enumerate(images)}
+            | {"metadata.csv": "file_name,sigma\n0.png,0.5\n"},
+        )
     elif kind == "parquet":
         pq.write_table(pa.table({"image": images, "label": range(8), "sigma": levels}), path, row_group_size=3)
     else:

@@ -70,6 +70,7 @@ def test_search_and_confirm_may_change_and_so_may_how_the_file_is_written(begun:
     change(begun, lambda tree: tree["search"].update(trials=3))
     (begun / "sweep.yaml").write_text("# a comment\n" + json.dumps(yaml.safe_load((begun / "sweep.yaml").read_text())))
     assert bad("resume", begun, "confirm.top=2", code=1) == "error: interrupted"
+    assert bad("resume", begun / "sweep.yaml", code=1) == "error: interrupted", "the file stands for its folder"
     (begun / ".begun.json").unlink()  # of an earlier version
     change(begun, lambda tree: tree["base"].update({"training.images": 6400}))
     assert bad("resume", begun, code=1) == "error: interrupted"

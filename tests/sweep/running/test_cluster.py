@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.running.cluster import only_driver, only_trainer, ray_output_to
+from ambient_sweep.sweep.running import cluster
+from ambient_sweep.sweep.running.cluster import check_address, only_driver, only_trainer, ray_output_to
 from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals
 
 
@@ -48,6 +51,16 @@ def test_a_trial_waits_for_the_process_that_still_trains_it(tmp_path: Path) -> N
     other.wait()
     assert entered.wait(10)
     thread.join()
+
+
+def test_a_process_that_enters_a_trial_s_folder_can_be_told_by_the_lock_s_time(tmp_path: Path) -> None:
+    """Also where the lock is there already, and empty: opening it truncates it."""
+    times = set[int]()
+    for _ in range(3):
+        with only_trainer(tmp_path):
+            times.add((tmp_path / cluster.TRAINER_LOCK).stat().st_mtime_ns)
+        time.sleep(0.05)
+    assert len(times) == 3
 
 
 @pytest.mark.parametrize("number", [*AT_ONCE, *WARNINGS])
@@ -89,6 +102,31 @@ def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys
         echo("a line of ours")
     assert capsys.readouterr().out == "a line of ours\n"
     assert (tmp_path / "ray" / "output.log").read_text() == "a page about a dead worker\n"
+
+
+@pytest.mark.parametrize("kind", ["nothing", "silent", "web", "port"])
+def test_an_address_where_no_cluster_answers_is_told_in_one_line_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        address = f"http://127.0.0.1:{port}" if kind == "web" else f"127.0.0.1:{port if kind != 'port' else 'ray'}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        if kind == "nothing":
+            server.close()
+        if kind == "web":
+            threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")).start()
+        with pytest.raises(UserError) as caught:
+            check_address()
+    why = {
+        "nothing": "Connection refused",
+        "silent": "timed out",
+        "web": "another service",
+        "port": "Port could not be",
+    }
+    assert str(caught.value).startswith(f"RAY_ADDRESS={address}: no Ray cluster answers there ({why[kind]}")
+    assert "unset it" in str(caught.value)
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:

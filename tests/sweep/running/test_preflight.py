@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import ray
 import torch
 
 from ambient_sweep.config import ResourcesConfig, build_config
@@ -84,13 +85,14 @@ def test_what_cannot_fit_is_refused_with_the_numbers(nodes: list[Node], wanted: 
     assert "\n" not in str(caught.value)
 
 
-def test_dead_nodes_do_not_count() -> None:
+def test_dead_nodes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     answer: list[dict[str, Any]] = [
         {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}},
         {"Alive": False, "Resources": {"CPU": 64.0}},
         {"Alive": True, "Resources": {"memory": 1e9}},
     ]
-    assert ray_nodes(answer) == [Node(4, 1), Node(0, 0)]
+    monkeypatch.setattr(ray, "nodes", lambda: answer)
+    assert ray_nodes() == [Node(4, 1), Node(0, 0)]
 
 
 SWEEP = """

@@ -14,12 +14,14 @@ import ray
 import torch
 from optuna.trial import TrialState
 from processes import wait_until
+from ray.util.placement_group import placement_group, remove_placement_group
 from runs import searched_trials, small_sweep, study_of
 from safetensors.torch import load_file
 
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.running import progress, session
 from ambient_sweep.sweep.running.cluster import quiet_tune
 from ambient_sweep.sweep.running.session import open_search
 from ambient_sweep.sweep.running.tuning import run_tune
@@ -160,7 +162,7 @@ def test_a_trial_whose_process_always_dies_fails_and_resume_tries_it_again(tmp_p
 
 def train_runs_on_the_dashboard() -> dict[str, str]:
     url = f"http://{ray.init(ignore_reinit_error=True).dashboard_url}/api/train/v2/runs/v1"
-    token = (Path.home() / ".ray" / "auth_token").read_text()  # Ray makes one where none is set
+    token = os.environ["RAY_AUTH_TOKEN"]
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request) as answer:
         return {run["name"]: run["status"] for run in json.load(answer)["train_runs"]}
@@ -215,6 +217,25 @@ def test_a_diverged_trial_of_two_workers_is_not_tried_again(tmp_path: Path) -> N
         run_sweep(small_sweep(tmp_path, **wild, **noisy), tmp_path / "runs", echo=lambda line: None)
     study = study_of(tmp_path / "runs" / "small")
     assert [t.state for t in searched_trials(study)] == [TrialState.FAIL]
+
+
+def test_cpus_that_another_job_took_are_waited_for_with_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "wait_for_room", lambda *arguments: None)  # they were free a moment ago
+    monkeypatch.setattr(progress, "PENDING_SECONDS", 1.0)
+    cpus = int(ray.cluster_resources()["CPU"])
+    other = placement_group([{"CPU": 1}] * cpus)
+    ray.get(other.ready())
+    lines: list[str] = []
+
+    def echo(line: str) -> None:
+        lines.append(line)
+        if "waiting for room" in line:
+            remove_placement_group(other)
+
+    noisy = {"observed__base_sigma": 0.05, "search__trials": 1}
+    assert run_sweep(small_sweep(tmp_path, **noisy), tmp_path / "runs", echo=echo).counts == {"completed": 1}
+    said = f"1 trial waiting for room on the cluster: a trial needs 1 of {cpus} CPUs, of which 0 are free"
+    assert any(line.endswith(said) for line in lines), lines
 
 
 # -- refused before the start ---------------------------------------------------------------------------------------

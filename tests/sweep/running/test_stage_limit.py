@@ -43,16 +43,16 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
         name: SweepTrial("search", {"consistency.weight": 1.0, "optimizer.lr": lr}, trial_id=name)
         for name, lr in rates.items()
     }
-    search: Any = SimpleNamespace(trials={"live": trials["live"]})
-    progress = Progress(3, ("fd", "mem"), lines.append, Forecast(0, 0, 0))
-    callback = SweepCallback(sweep, root, search, progress, planner, StopRequest())
+    search: Any = SimpleNamespace(trials={"live": trials["live"]}, planner=planner)
+    progress = Progress(root, 3, ("fd", "mem"), lines.append, Forecast(0, 0, 0))
+    callback = SweepCallback(sweep, root, search, progress, StopRequest())
     for name, trial in trials.items():
         planner.started(name, trial.values)
         run_trial(sweep.config_for(trial.values), root, name, stages=Stages(root))
         planner.reached(name, 1600)
         planner.ended(name)
     before = Stages(root).states()
-    callback._collect(planner)
+    callback._collect()
     left = Stages(root).states()
     keys = {name: {key for _, key in planner.run(trial.values).states} for name, trial in trials.items()}
     assert left >= keys["good"] | keys["live"]

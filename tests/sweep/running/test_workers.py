@@ -6,12 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 
 import pytest
 import torch.distributed as dist
 
-from ambient_sweep.config import build_config, dump
+from ambient_sweep.config import build_config
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.sweep.running import workers
 from ambient_sweep.sweep.running.signals import stop_signals
@@ -76,7 +75,7 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     prepare(config, tmp_path)
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
     stop_file(tmp_path, "t").touch()
-    task = {"config": dump(config), "root": str(tmp_path), "trial": asdict(TRIAL), "every_length": None}
+    task = {"job": Job(config, tmp_path, TRIAL)}
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.trial import TrialState
 from searches import record_of, sweep_of
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.search.proposals import PATIENCE, REFUSALS, REPEATS, Proposals, mark
+from ambient_sweep.sweep.search.proposals import PATIENCE, REFUSALS, REPEATS, Proposals, Unshared, mark
 from ambient_sweep.sweep.search.study import StudyRecord
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -50,7 +51,8 @@ def proposals(
 ) -> tuple[Proposals, StudyRecord]:
     record = record_of(sweep)
     record.study.sampler = Listing(values)
-    return Proposals(sweep, record, cost=cost, parameters=parameters, busy=busy), record
+    planner: Any = SimpleNamespace(cost=cost, busy=busy) if busy else Unshared(cost)
+    return Proposals(sweep, record, planner, parameters), record
 
 
 def seeds(*order: int) -> Iterator[dict[str, Any]]:

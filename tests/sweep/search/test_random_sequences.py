@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from searches import IMAGES, Driver, Folder, Halves, Killed, at, observations, searched, sweep_of
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.search.proposals import mark
+from ambient_sweep.sweep.search.proposals import Unshared, mark
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -147,13 +147,13 @@ def test_a_driver_that_dies_while_it_catches_up_goes_on_later(tmp_path: Path, li
 @pytest.mark.parametrize("seed", range(60))
 def test_a_search_ends_when_all_is_trained_and_not_before(tmp_path: Path, seed: int) -> None:
     rng = random.Random(f"sequence/{seed}")
-    planner = rng.choice([None, Halves])
+    planner = rng.choice([Unshared, Halves])
     driver = Driver(drawn(rng, tmp_path), rng, cost=cost, planner=planner, concurrent=rng.choice([1, 2, 5]))
     driver.run()
     points = [
         i for i, f in driver.folders.items() if any(p.items() <= f.trial.values.items() for p in driver.sweep.points)
     ]
-    assert driver.shared is None or set(driver.shared.clashes) <= set(points), (
+    assert isinstance(driver.shared, Unshared) or set(driver.shared.clashes) <= set(points), (
         "only what the user put first trains beside"
     )
     check(driver)
@@ -162,7 +162,7 @@ def test_a_search_ends_when_all_is_trained_and_not_before(tmp_path: Path, seed: 
 @pytest.mark.parametrize("seed", range(80))
 def test_a_driver_that_dies_anywhere_loses_and_repeats_nothing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(f"deadly/{seed}")
-    planner = rng.choice([None, Halves])
+    planner = rng.choice([Unshared, Halves])
     concurrent = rng.choice([1, 2, 5])
     driver = Driver(drawn(rng, tmp_path), rng, cost=cost, planner=planner, concurrent=concurrent, deadly=True)
     driver.run()

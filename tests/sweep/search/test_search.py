@@ -13,13 +13,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from searches import Halves, ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
+from searches import IMAGES, Halves, ask_all, at, finish, observations, record_of, search_of, searched, sweep_of
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
-from ambient_sweep.sweep.search.given import GivenTrials
 from ambient_sweep.sweep.search.search import History, SweepSearch
 from ambient_sweep.sweep.search.study import optuna_distribution, violations
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -120,7 +119,7 @@ def test_constraints_reach_the_study_and_refuse_what_is_known_before(tmp_path: P
         search.evaluated(trial.trial_id, at(0.5, 3.0, 0.1, device_seconds=60))
         finish(search, trial.trial_id, 2.0, 0.3, device_seconds=25)
     assert search.finished
-    assert not search.gave_up
+    assert not search.proposals.gave_up
     assert sorted(t.values["observed.sigma"] for t in given[1:]) == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert {t.values["model.width"] for t in given[1:]} == {16}
     trials = search._record.study.get_trials()
@@ -285,7 +284,7 @@ def test_promoted_trials_come_first_and_paused_ones_end_once_nothing_is_left(tmp
     assert search.trials == {}
     states = {name: t.state.name for name, t in searched(search._record.study).items()}
     assert states == {"s0": "PRUNED", "s1": "COMPLETE", "s2": "PRUNED", "s3": "PRUNED"}
-    assert [search.rung_of(name) for name in ("b", "s0", "s1")] == [1, 0, 1]
+    assert [search.rungs.reached(name) for name in ("b", "s0", "s1")] == [1, 0, 1]
 
 
 def test_the_last_to_go_on_train_side_by_side_and_once(tmp_path: Path) -> None:
@@ -394,20 +393,28 @@ def test_trials_that_run_to_their_ends_are_not_begun_beyond_the_budget(tmp_path:
     assert begin(resumed, *"wxyz") == ["b", "s1", "s2"], "what began goes on, and nothing else begins"
 
 
-def test_given_trials_start_cheapest_first_and_none_while_another_trains_its_part() -> None:
-    planner = Halves(lambda values: int(values["cost"]))
+def test_given_trials_start_cheapest_first_and_none_while_another_trains_its_part(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "space: {observed.sigma: {choice: [0.3, 0.4]}}", search__trials=1)
+    search = search_of(sweep, planner=Halves(lambda values: int(values.get("cost", IMAGES))))
+    for name in begin(search, "b", "s0"):
+        finish(search, name)
+    assert begin(search, "x") == []
+    assert search.finished
     trials = [
         SweepTrial("replicate", {"cost": cost, "observed.sigma": sigma}, trial_id=f"{sigma}/{cost}")
         for sigma, cost in ((0.1, 3000), (0.1, 1000), (0.2, 2000), (0.2, 4000))
     ]
-    given = GivenTrials(trials, planner)
-    assert [given.next("x") for _ in range(3)] == [trials[1], trials[2], None]
-    assert given.evaluated("0.1/1000", at(0.5)) == Decision.CONTINUE
-    assert given.next("x") == trials[0]
-    given.ended("0.2/2000")
-    assert not given.finished
-    assert given.next("x") == trials[3]
-    assert given.finished
-    assert set(given.trials) == {"0.1/1000", "0.1/3000", "0.2/4000"}
-    alone = GivenTrials(trials, None)
-    assert [alone.next("x") for _ in range(5)] == [*trials, None]
+    search.give(trials)
+    assert begin(search, "x", "x", "x") == ["0.1/1000", "0.2/2000"]
+    assert search.evaluated("0.1/1000", at(0.5)) == Decision.CONTINUE
+    assert search.rungs.reached("0.1/1000") is None, "it is compared with none"
+    assert begin(search, "x", "x") == ["0.1/3000"]
+    search.ended("0.2/2000")
+    assert not search.finished
+    assert begin(search, "x", "x") == ["0.2/4000"]
+    assert set(search.trials) == {"0.1/1000", "0.1/3000", "0.2/4000"}
+    for name in list(search.trials):
+        finish(search, name)
+    assert begin(search, "x") == []
+    assert search.finished
+    assert list(searched(search._record.study)) == ["s0"], "they are not in the study"

@@ -80,10 +80,16 @@ def test_an_own_section_replaces_a_merged_one_as_in_yaml(tmp_path: Path) -> None
         ("x-a: {b: 1, 'b': 2}\n", "line 1, column 13: key 'b' is given twice"),
         ("x-a: &a {b: 1}\nbase: {<<: *a, <<: *a}\n", "line 2, column 16: key '<<' is given twice"),
         ("base: {<<: 3}\n", "line 1, column 12: expected a mapping or list of mappings for merging"),
-        ("base: &a {model: *a}\n", "line 1, column 7: found unconstructable recursive node"),
+        ("base: &a {model: *a}\n", "line 1, column 7: this anchor contains itself; repeat what it holds"),
         ("base: {[1]: 3}\n", "line 1, column 8: found unhashable key"),
         ("base: !include other.yaml\n", "line 1, column 7: could not determine a constructor for the tag '!include'"),
         ("base:\n\tseed: 1\n", "line 2, column 1: found a tab; indent with spaces"),
+        ("base: !!map [a]\n", "line 1, column 7: expected a mapping node, but found sequence"),
+        (
+            "x-a: &a {b: 1}\nx-b: &a {b: 2}\n",
+            "line 2, column 6: an anchor of this name was given before; give it another",
+        ),
+        ("seed: 1\n---\n", "line 2, column 1: a second document begins here; keep one in a file"),
         ("[" * 5000, "not YAML: nested too deeply"),
         ('name: "\\U00110000"\n', "not YAML: "),
     ],
@@ -187,6 +193,16 @@ def test_values_equal_as_numbers_are_one(tmp_path: Path) -> None:
             "controls: [{label: a, set: {objective.kind: denoising, observed.sigma: 0}}]",
             "a: the same training as baseline",
         ),
+        (
+            "controls: [{label: a, set: {model.preset: unet-8}}, {label: b, set: {model: {width: 32, blocks: 1, levels: 2, "
+            "multipliers: [1, 1], head_width: 32}}}]",
+            "b: the same training as a",
+        ),
+        (
+            "controls: [{label: a, set: {objective.kind: ambient}}, "
+            "{label: b, set: {objective.kind: ambient, consistency.weight: 3}}]",
+            "b: the same training as a",
+        ),
     ],
 )
 def test_equal_points_controls_and_seeds_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
@@ -235,6 +251,25 @@ def test_arguments_of_samplers_are_what_they_look_like(tmp_path: Path) -> None:
     )
     arguments = sweep_of(tmp_path, f"{text}\n{SPACE}").search.sampler_args
     assert repr(arguments) == "{'multivariate': True, 'n_startup_trials': 5, 'a': 0.1, 'b': 'x', 'c': None}"
+    whole = sweep_of(tmp_path, f"search: {{sampler: nsga2, sampler_args: {{population_size: 1e1}}}}\n{SPACE}").search
+    assert repr(whole.sampler_args) == "{'population_size': 10}"
+    (tmp_path / "s.yaml").write_text(f"search: {{sampler: TPESampler, sampler_args: {{multivariate: tru}}}}\n{SPACE}")
+    assert "search.sampler_args.multivariate: expected true or false, not 'tru'" in bad("validate", tmp_path / "s.yaml")
+
+
+def test_keys_of_the_space_may_be_nested_and_sections_empty(tmp_path: Path) -> None:
+    nested = "space: {observed: {sigma: {uniform: [0.1, 0.5]}}}\n"
+    empty = "base:\npoints:\ncontrols:\nsearch: {constraints:, sampler_args:}\nconfirm:\n"
+    assert sweep_of(tmp_path, nested + empty).space == sweep_of(tmp_path, SPACE).space
+
+
+@pytest.mark.parametrize("path", ["~nobody-here/x", "~nobody-here"])
+def test_a_home_folder_that_is_not_there_is_refused(tmp_path: Path, path: str) -> None:
+    complaint = f"{path}: there is no such home folder; give an absolute path"
+    assert complaint in refusal(tmp_path, SPACE, f"data.path={path}")
+    assert f"error: source: {complaint}" in bad("best", path)
+    assert f"error: --out: {complaint}" in bad("sample", tmp_path, "--out", path)
+    assert f"data.path: {complaint}" in bad("prepare", tmp_path / "o", "data.source=folder", f"data.path={path}")
 
 
 # -- did you mean ---------------------------------------------------------------------------------------------------
@@ -297,5 +332,6 @@ def test_the_command_line_reads_both_kinds_of_files(tmp_path: Path) -> None:
     assert "did you mean 'tpe'?" in bad("validate", sweep, "search.sampler=tep")
     config.write_text("x-m: &m {kind: mlp}\nmodel: *m\ntraining: {images: 2e4}\n")
     assert "a valid config of one training run, 20,000 images" in good("validate", config)
+    assert "is the config of one run, not a sweep; use `ambient-sweep train`" in bad("run", config)
     config.write_text("base: {seed: 3}\nspaces: {}\n")
     assert "unknown key 'spaces'; did you mean 'space'?" in bad("validate", config)

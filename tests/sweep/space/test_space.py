@@ -103,7 +103,7 @@ def test_noisy_base_copies_leave_no_baseline(tmp_path: Path) -> None:
     noisy = {"observed.base_sigma": 0.1}
     assert load_sweep(write(tmp_path, MINIMAL), noisy).fixed_trials() == ()
     path = write(tmp_path, MINIMAL + "baseline: {seeds: [0]}")
-    with pytest.raises(UserError, match=r"baseline: needs clean images, but observed\.base_sigma=0\.1; remove"):
+    with pytest.raises(UserError, match=r"baseline: needs clean images, so observed\.base_sigma=0; remove"):
         load_sweep(path, noisy)
 
 
@@ -228,7 +228,7 @@ BAD = {
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
     "memory of several workers": (
         MINIMAL + "base: {resources.workers: 2}\nsearch: {constraints: {memory_gib: 4}}",
-        "search.constraints.memory_gib: needs trials of one worker, but resources.workers=2",
+        "search.constraints.memory_gib: needs resources.workers=1",
     ),
     "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: input should be greater"),
     "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
@@ -239,7 +239,9 @@ BAD = {
     "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; did you mean 'seeds'?"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps'; did you mean 'step'?"),
     "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
-    "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; list"),
+    "step of a log": ("space: {observed.sigma: {loguniform: [0.1, 1], step: 0.1}}", "loguniform takes no step; remove"),
+    "step above": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 3}}", "step: 3.0 is larger than the range from 0.1"),
+    "whole step above": ("space: {consistency.chain_steps: {int: [1, 8], step: 8}}", "step: 8 is larger than the range"),
     "step below": ("space: {consistency.chain_steps: {int: [1, 8], step: -1}}", "step: -1 is not above 0"),
     "point beside a step": (
         "space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.1}}\npoints: [{observed.sigma: 0.25}]",
@@ -251,7 +253,7 @@ BAD = {
     ),
     "condition never met": (
         "space: {consistency.weight: {uniform: [0, 1], when: {observed.sigma: 0.1}}, observed.sigma: {uniform: [0, 1]}}",
-        "when: observed.sigma: uniform has no step, so no value of it is ever met",
+        "when: observed.sigma: uniform has no step, so no value is ever met",
     ),
     "condition on no value": (
         "space: {consistency.weight: {uniform: [0, 1], when: {seed: 9}}, seed: {int: [0, 3]}}",
@@ -294,7 +296,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: s
         ({"search.trails": 3}, "search: unknown key 'trails'"),
         ({"observed.sgima": 0.3}, "base: unknown key 'observed.sgima'"),
         ({"search.trials": "many"}, "search.trials: input should be a valid integer"),
-        ({"search.seed": 2, "search.seed.a": 3}, "search: seed: expected a mapping of keys to values, not 2"),
+        ({"search.seed": 2, "search.seed.a": 3}, "search.seed.a: seed: expected a mapping of keys to values, not 2"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
