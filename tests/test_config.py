@@ -83,7 +83,6 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"evaluation.lengths": [0.5, 0.2, 1.0]}, ["evaluation.lengths", "rise"]),
         ({"evaluation.distances": ["fd_pixels", "fd_pixels"]}, ["evaluation.distances", "twice"]),
         ({"training.images": 100}, ["evaluation.lengths", "same step"]),
-        ({"evaluation.inception_weights": "w.pt"}, ["evaluation.inception_weights", "fid"]),
         ({"model.levels": 5}, ["model.levels", "16"]),
         ({"model.kind": "mlp", "compute.channels_last": True}, ["compute.channels_last", "no convolutions"]),
     ],

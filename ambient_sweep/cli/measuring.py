@@ -124,7 +124,7 @@ def evaluate(
     for endpoint, rows in found.rows.items():
         lines += [f"sampled to {endpoint}, {drawn}:", *_table(rows)]
     lines += ["of the model itself:", *_table(found.model)]
-    lines += [f"attack: {line}" for line in found.attack_lines]
+    lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]
     document = {
         "checkpoint": str(checkpoint), "images": meta["images"], "seed": seed, "seeds": seeds,
@@ -170,15 +170,17 @@ def _table(rows: "tuple[Row, ...] | list[Row]") -> list[str]:
 
 def _draw(folder: Path, train: "ImageSet", sets: "list[ImageSet]", reports: "list[Report]") -> None:
     """nearest.png, the samples nearest to training images above these, and the similarity histograms, per set."""
+    import torch
+
+    from ambient_sweep.evaluation.grids import image_grid
     from ambient_sweep.evaluation.memorization.similarity import histogram_picture
-    from ambient_sweep.trial.grids import image_grid
 
     folder.mkdir(parents=True, exist_ok=True)
     for number, (images, report) in enumerate(zip(sets, reports, strict=True)):
         suffix = f"-{number}" if len(sets) > 1 else ""
         mine, theirs = (each[:64] for each in report.nearest)
-        upper, lower = (each / 127.5 - 1 for each in (images.rows(mine), train.rows(theirs)))
-        (folder / f"nearest{suffix}.png").write_bytes(image_grid(upper, lower))
+        pairs = torch.cat([images.rows(mine), train.rows(theirs)], dim=2) / 127.5 - 1
+        (folder / f"nearest{suffix}.png").write_bytes(image_grid(pairs, 16))
         for name, histograms in report.histograms.items():
             (folder / f"similarity-{name}{suffix}.png").write_bytes(histogram_picture(histograms, name))
 

@@ -122,14 +122,16 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]
-    runs = "1 training run: how other seeds do is not known before `confirm` trains them"
-    runs = runs if row["runs"] == 1 else counted(row["runs"], "training run")
+    recipe = "trained once: how other seeds do is not known before `confirm` trains them"
+    if row["runs"] > 1:
+        means = (f"{row[f'{name}_mean']:.4g} +- {row[f'{name}_error']:.2g}" for name in ("fidelity", "memorization"))
+        recipe = f"mean of {row['runs']} training runs, with its standard error: {' and '.join(means)}"
     missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
     lines = [
         f"{rule}: {choice.reason}",
         f"best       {point(row)}",
         *([f"runner-up  {point(choice.runner_up)}"] if choice.runner_up else []),
-        f"on the frontier with probability {row['front_probability']:.2f}, from {runs}",
+        recipe,
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
     ]

@@ -113,8 +113,6 @@ def _of_evaluation(c: Config) -> Iterator[str]:
 def _of_encoders(c: Config) -> Iterator[str]:
     e = c.evaluation
     encoders = {*e.distances, e.similarity}
-    if "fid" not in encoders and e.inception_weights is not None:
-        yield "evaluation.inception_weights: only the distance fid reads it; add fid to evaluation.distances"
     if e.memorization == "sim_excess" and e.similarity is None:
         yield "evaluation.similarity: missing; evaluation.memorization=sim_excess needs an encoder, for example fd_sscd"
     if "fd_file" in encoders and e.encoder_file is None:

@@ -19,9 +19,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
-PATH_KEYS = (
-    "data.path", "evaluation.path", "evaluation.inception_weights", "evaluation.weights_folder", "evaluation.encoder_file",
-)  # fmt: skip
+PATH_KEYS = ("data.path", "evaluation.path", "evaluation.weights_folder", "evaluation.encoder_file")
 MAPPING, LIST = "expected a mapping of keys to values", "expected a list in brackets"
 PLAIN = {  # pydantic's types of errors whose messages speak of Python
     "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST,

@@ -10,7 +10,6 @@ from ambient_sweep.config.checks import contradictions
 from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number, takes_numbers
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
 Distance = Literal[
@@ -202,15 +201,10 @@ class EvaluationConfig(Section):
     similarity: Distance | None = Field(None, description="distance whose encoder measures similarity, for sim_excess")
     memorization: Memorization = Field("mem_excess", description="the second objective")
     quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
-    inception_weights: str | None = Field(None, description="file of clean-fid's Inception weights, for fid")
     weights_folder: str | None = Field(None, description="folder of encoder weights; the user's cache by default")
     encoder_file: str | None = Field(None, description="your own encoder for fd_file, a TorchScript file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
     encoder_size: int = Field(224, ge=8, le=2048, description="side in pixels of the images it takes")
-    encoder_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="mean of its RGB input")
-    encoder_std: tuple[Positive, Positive, Positive] = Field(
-        (0.229, 0.224, 0.225), description="standard deviation that its input is divided by"
-    )
     path: str | None = Field(None, description="store of the clean images, if data.path holds noisy ones")
 
 

@@ -41,13 +41,13 @@ def edm_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
 def given(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor | None) -> DenoiserFn:
     """D(x, sigma) of images with these labels, int64 [N] or None.
 
-    x may hold several copies of the N images, one after another; otherwise ValueError.
+    x may hold several copies of the N images, one after another.
     """
     if labels is None:
         return denoiser
 
     def bound(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        return denoiser(x, sigma, _repeated(labels, len(x)))
+        return denoiser(x, sigma, labels.repeat(len(x) // len(labels)))
 
     return bound
 
@@ -61,15 +61,9 @@ def guided(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor, scale: f
         return given(denoiser, labels)
 
     def bound(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        own = _repeated(labels, len(x))
+        own = labels.repeat(len(x) // len(labels))
         both = denoiser(x.repeat(2, 1, 1, 1), sigma.repeat(2), torch.cat([own, torch.full_like(own, none)]))
         labelled, unlabelled = both.chunk(2)
         return unlabelled + scale * (labelled - unlabelled)
 
     return bound
-
-
-def _repeated(labels: torch.Tensor, count: int) -> torch.Tensor:
-    if len(labels) == 0 or count % len(labels):
-        raise ValueError(f"{count} images are not whole copies of the {len(labels)} labelled ones")
-    return labels.repeat(count // len(labels))

@@ -156,6 +156,5 @@ def reference_key(data: ImageData, config: EvaluationConfig) -> str:
     labels = None if data.heldout_labels is None else data.heldout_labels.tolist()
     encoders: list[Any] = [sorted(config.distances), config.fidelity, config.similarity]
     if "fd_file" in (*config.distances, config.similarity):
-        own = (config.encoder_sha256, config.encoder_size)
-        encoders.append([*own, *config.encoder_mean, *config.encoder_std])
+        encoders.append([config.encoder_sha256, config.encoder_size])
     return digest([FORMAT, data.fingerprint, labels, encoders, config.quantile])[:16]

@@ -2,6 +2,6 @@
 
 from ambient_sweep.models.build import Shape, build_model
 from ambient_sweep.models.network import checkpoint_activations
-from ambient_sweep.models.size import count_flops, count_parameters, describe
+from ambient_sweep.models.size import count_parameters, describe
 
-__all__ = ["Shape", "build_model", "checkpoint_activations", "count_flops", "count_parameters", "describe"]
+__all__ = ["Shape", "build_model", "checkpoint_activations", "count_parameters", "describe"]

@@ -4,7 +4,6 @@ import torch
 
 from ambient_sweep.config import ModelConfig
 from ambient_sweep.diffusion.denoiser import Denoiser
-from ambient_sweep.errors import UserError
 from ambient_sweep.models.mlp import ResidualMLP
 from ambient_sweep.models.network import Network
 from ambient_sweep.models.unet import UNet
@@ -15,21 +14,12 @@ Shape = tuple[int, int, int]
 def build_model(config: ModelConfig, shape: Shape, seed: int, classes: int = 0) -> Denoiser:
     """The denoiser for images of `shape` (channels, height, width), initial weights drawn from `seed`.
 
-    With model.conditional it knows the labels of `classes` classes. Raises UserError if it should and there are none.
+    With model.conditional it knows the labels of `classes` classes.
     """
-    check_classes(config, classes)
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
         torch.default_generator.manual_seed(seed)
         network = _network(config, shape, classes if config.conditional else 0)
     return Denoiser(network, config.sigma_data)
-
-
-def check_classes(config: ModelConfig, classes: int) -> None:
-    """Raises UserError for a model that is conditional on labels that the images do not have."""
-    if config.conditional and classes == 0:
-        raise UserError(
-            "model.conditional: the images have no class labels; use model.conditional=false or images with labels"
-        )
 
 
 def _network(config: ModelConfig, shape: Shape, classes: int) -> Network:

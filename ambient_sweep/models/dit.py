@@ -76,13 +76,9 @@ class DiT(Network):
 
 def patches(x: torch.Tensor, patch: int) -> torch.Tensor:
     """[N,C,H,W] to [N,T,C patch^2], the T patches row by row."""
-    n, c, h, w = x.shape
-    cut = x.reshape(n, c, h // patch, patch, w // patch, patch)
-    return cut.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c * patch**2)
+    return nn.functional.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2).contiguous()
 
 
 def picture(tokens: torch.Tensor, grid: tuple[int, int], patch: int) -> torch.Tensor:
     """The inverse of `patches`, for a `grid` of rows and columns of patches."""
-    rows, columns = grid
-    cut = tokens.reshape(len(tokens), rows, columns, -1, patch, patch)
-    return cut.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, rows * patch, columns * patch)
+    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), patch)

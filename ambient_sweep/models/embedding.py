@@ -1,7 +1,5 @@
 """The noise level, and the class where there is one, as features."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import nn
 
@@ -28,8 +26,7 @@ class NoiseEmbedding(nn.Module):
             nn.init.normal_(self.labels.weight, std=LABEL_STD)
 
     def forward(self, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        device = c_noise.device.type  # the meta device, on which sizes are counted, has no autocast
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with torch.autocast(c_noise.device.type, enabled=False):
             angles = c_noise.float()[:, None] * self.frequencies
             features = torch.cat([angles.cos(), angles.sin()], dim=1)
             h = self.mlp(features.to(next(self.mlp.parameters()).dtype))

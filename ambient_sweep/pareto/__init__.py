@@ -5,8 +5,7 @@ nothing, are never on the front, rank last and enclose no volume.
 """
 
 from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
-from ambient_sweep.pareto.front_shape import crowding_distance, knee_distance, scale
-from ambient_sweep.pareto.volume import contributions, hypervolume
+from ambient_sweep.pareto.front_shape import contributions, crowding_distance, hypervolume, knee_distance, scale
 
 __all__ = [
     "contributions",

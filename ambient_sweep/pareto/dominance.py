@@ -1,8 +1,4 @@
-"""Nondominated sorting: the front, and the rank of every point.
-
-Both sort the points lexicographically: a point can then be dominated only by earlier ones, namely by those
-whose second objective is not larger.
-"""
+"""Nondominated sorting: the front, and the rank of every point."""
 
 from bisect import bisect_right
 
@@ -22,7 +18,8 @@ def nondominated_rank(values: ArrayLike) -> Ints:
     """
     matrix, finite = as_matrix(values)
     points, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
-    # The rank is the length of the longest chain of dominating points: patience sorting (Fredman 1975).
+    # In lexicographic order, a point is dominated only by earlier ones, those whose second objective is not larger.
+    # Its rank is the length of the longest chain of dominating points: patience sorting (Fredman 1975).
     ranks, lowest = [], list[float]()  # the lowest second objective of each rank so far; rises with the rank
     for second in points[:, 1].tolist():
         rank = bisect_right(lowest, second)
@@ -34,27 +31,13 @@ def nondominated_rank(values: ArrayLike) -> Ints:
 
 
 def pareto_mask(values: ArrayLike) -> Mask:
-    """Which points are on the front: finite and dominated by no other. values [..., N, 2] -> [..., N]; equal points agree.
-
-    Leading dimensions hold sets of points, each with a front of its own. Raises ValueError for other shapes.
-    """
-    matrix, finite = as_matrix(values, batched=True)
-    first, second = np.moveaxis(np.where(finite[..., None], matrix, np.inf), -1, 0)
-    order = np.lexsort((second, first), axis=-1)
-    x, y = (np.take_along_axis(each, order, axis=-1) for each in (first, second))
-    edge = np.full((*x.shape[:-1], 1), np.inf)
-    lowest_before = np.concatenate([edge, np.minimum.accumulate(y, axis=-1)], axis=-1)[..., :-1]
-    new = np.ones(x.shape, dtype=np.bool_)
-    new[..., 1:] = (x[..., 1:] != x[..., :-1]) | (y[..., 1:] != y[..., :-1])
-    leader = np.maximum.accumulate(np.where(new, np.arange(x.shape[-1]), 0), axis=-1)  # the first of those equal to it
-    front = np.empty(x.shape, dtype=np.bool_)
-    np.put_along_axis(front, order, np.take_along_axis(y < lowest_before, leader, axis=-1), axis=-1)
-    return front
+    """Which points [N, 2] are on the front: finite and dominated by no other. Raises ValueError for other shapes."""
+    return np.asarray(nondominated_rank(values) == 0)
 
 
-def as_matrix(values: ArrayLike, *, batched: bool = False) -> tuple[Floats, Mask]:
-    """`values` as float64 [N, 2], or [..., N, 2] if `batched`, and which rows are finite. Raises ValueError otherwise."""
+def as_matrix(values: ArrayLike) -> tuple[Floats, Mask]:
+    """`values` as float64 [N, 2], and which rows are finite. Raises ValueError otherwise."""
     matrix = np.asarray(values, dtype=np.float64)
-    if matrix.shape[-1:] != (2,) or matrix.ndim < 2 or (matrix.ndim > 2 and not batched):
+    if matrix.ndim != 2 or matrix.shape[1] != 2:
         raise ValueError(f"values: expected [N, 2], a row per point, not {matrix.shape}")
-    return matrix, np.asarray(np.isfinite(matrix).all(axis=-1))
+    return matrix, np.asarray(np.isfinite(matrix).all(axis=1))

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from ambient_sweep.config import EmaConfig
-from ambient_sweep.diffusion.ema import ema_decay, ema_update
-from ambient_sweep.diffusion.power_ema import decay, gamma_from_length
+from ambient_sweep.diffusion.ema import decay, ema_decay, ema_update, gamma_from_length
 
 HALFLIFE = "halflife"
 

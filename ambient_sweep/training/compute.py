@@ -82,6 +82,18 @@ class WrappedDenoiser:
         return contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync()
 
 
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 or bfloat16 in place of float32, whatever training has set, and no algorithm chosen by timing."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class _Autocast(nn.Module):
     """The network with its matrix products and convolutions in bf16; takes and gives float32."""
 

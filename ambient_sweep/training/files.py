@@ -2,8 +2,6 @@
 
 import errno
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import digest, new_folder, sha256
 
 FORMAT = 4  # of states, models and snapshots
-
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class DamagedFile(UserError):
@@ -36,7 +32,7 @@ def write_tensors(
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
             write_notes(aside, meta_name or name, meta | {"sha256": sha256(file)})
     except SafetensorError as error:
-        raise _os_error(error, folder) from error
+        raise OSError(errno.EIO, str(error), str(folder)) from error
 
 
 def read_tensors(
@@ -80,10 +76,3 @@ def read_notes(folder: Path, name: str) -> dict[str, Any]:
 
 def _notes_digest(notes: dict[str, Any]) -> str:
     return digest({key: value for key, value in notes.items() if key != "notes_sha256"})
-
-
-def _os_error(error: SafetensorError, folder: Path) -> OSError:
-    """The error as an OSError that names the folder; safetensors gives the number of an I/O error in words only."""
-    found = _OS_ERROR.search(str(error))
-    number = int(found[1]) if found else errno.EIO
-    return OSError(number, os.strerror(number) if found else str(error), str(folder))

@@ -45,8 +45,7 @@ class Group:
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
-        sizes = [len(Group(rank, self.size).share(count)) for rank in range(self.size)]
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[: len(Group(rank, self.size).share(count))] for rank, part in enumerate(parts)])
 
     def broadcast(self, value: T) -> T:
         if self.size == 1:

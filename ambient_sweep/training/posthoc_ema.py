@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.diffusion.power_ema import coefficients
+from ambient_sweep.diffusion.ema import coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
@@ -78,7 +78,8 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
         if weights.any():
             tensors = _read(trial_folder, position, meta["config"])
             for name, weight in zip(map(average_name, tracked), weights.tolist(), strict=True):
-                _add(total, part(tensors, name), weight)
+                for key, value in part(tensors, name).items():
+                    total.setdefault(key, torch.zeros_like(value, dtype=torch.float64)).add_(value, alpha=weight)
     found = Reconstruction(at, residual, len(positions), config, meta["notes"])
     return {name: value.float() for name, value in total.items()}, found
 
@@ -87,14 +88,6 @@ def save_reconstruction(folder: Path, tensors: Tensors, source: Reconstruction) 
     """Writes the reconstructed weights as a checkpoint whose notes hold the length and the residual."""
     extra = source.notes | {"ema_length": source.config.ema.length, "ema_residual": source.residual}
     save_model(folder, tensors, source.config, source.images, source.notes["shape"], extra)
-
-
-def _add(total: Tensors, average: Tensors, weight: float) -> None:
-    """Adds `weight` times an average to `total` (float64), which may still be empty."""
-    if not total:
-        total |= {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in average.items()}
-    for name, value in average.items():
-        total[name].add_(value, alpha=weight)
 
 
 def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:

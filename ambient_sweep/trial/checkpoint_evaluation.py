@@ -30,12 +30,11 @@ GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """Rows per endpoint of sampling, and of the model itself; the attack and the histograms as plain JSON types."""
+    """Rows per endpoint of sampling, and of the model itself; lines on the attack; histograms as plain JSON types."""
 
     rows: Mapping[str, tuple[Row, ...]]
     model: tuple[Row, ...]
-    attack: list[dict[str, Any]]
-    attack_lines: tuple[str, ...]
+    attack: tuple[str, ...]
     histograms: Mapping[str, Any]
     warnings: tuple[str, ...]
 
@@ -82,19 +81,17 @@ def evaluate_checkpoint(
     subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
     gap = denoising_gap(denoiser, *subjects, seed=config.evaluation.seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
-    found: list[dict[str, Any]] = []
     lines: list[str] = []
     if attack_folder is not None:
         echo(f"attacking {min(attack_images, len(clean.train))} training images")
         subjects = _subjects(config, clean, real.kept, attack_images)
-        attacked, found, lines = _attacked(denoiser, config, subjects, attack_folder, device)
+        attacked, lines = _attacked(denoiser, config, subjects, attack_folder, device)
         model += attacked
     warnings += [line for each in reports.values() for report in each for line in report.warnings]
     return CheckpointReport(
         rows={end: tuple(across(each)) if len(each) > 1 else each[0].rows for end, each in reports.items()},
         model=tuple(model),
-        attack=found,
-        attack_lines=tuple(lines),
+        attack=tuple(lines),
         histograms={end: each[0].histograms for end, each in reports.items()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -114,18 +111,17 @@ def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most:
 
 def _attacked(
     denoiser: Denoiser, config: Config, subjects: tuple[Subjects, Subjects], folder: Path, device: str
-) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
-    """Rows, JSON and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
+) -> tuple[list[Row], list[str]]:
+    """Rows and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
     stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
     settings = Attack(config.sampling, stop, config.evaluation.seed)
-    rows, found, lines = [], [], []
+    rows, lines = [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):
         rows += [Row(name, "memorization", *pair).seeded(settings.seed) for name, pair in result.measures.items()]
-        found.append(result.dump())
         (folder / f"{result.name}.png").write_bytes(worst_cases(result))
         if result.void:
             lines.append(
                 f"{result.name}: void, restoring is no better than chance: too much noise, or too poor a model"
             )
-    return rows, found, [*lines, f"worst cases in {folder}"]
+    return rows, [*lines, f"worst cases in {folder}"]

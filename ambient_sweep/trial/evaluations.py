@@ -16,12 +16,12 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.grids import image_grid
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.posthoc_ema import POOR, reconstruct
 from ambient_sweep.training.state import TrainState, save_model
-from ambient_sweep.trial.grids import image_grid
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
     EvaluationRecord,
@@ -33,7 +33,7 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import device_of
 
-GRID_SAMPLES = 32
+GRID_SAMPLES, GRID_COLUMNS = 32, 16
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,23 @@ class Evaluator:
         checkpoint = checkpoint_folder(root, trial_id, images)
         paths = [evaluation_path(root, trial_id, images, endpoint) for endpoint in config.endpoints()]
         done, saved = group.broadcast((all(path.exists() for path in paths), checkpoint.exists()))
-        if done and saved:
+        save = partial(save_model, checkpoint, config=config, images=images, shape=state.shape, extra=self.notes)
+        if done:
+            if not saved and group.rank == 0:
+                save(self._averaged(state).state_dict())
             return [read_evaluation(path, trial_id) for path in paths], False
         denoiser = self._averaged(state)
-        save = partial(save_model, checkpoint, denoiser.state_dict(), config, images, state.shape, self.notes)
-        if done:
-            if group.rank == 0:
-                save()
-            return [read_evaluation(path, trial_id) for path in paths], False
         records: list[EvaluationRecord] = []
         for samples, record in measured(
             config, trial_id, images, denoiser, state.shape, self.reference, self.counts,
             seed=config.evaluation.seed, group=group, before_batch=before_batch,
         ):  # fmt: skip
             if not records:
-                save()
+                save(denoiser.state_dict())
             shown = samples[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
             neighbours = self.clean.train[nearest.astype(np.int64)]
-            recorder.picture(images, record.endpoint, image_grid(shown, neighbours))
+            recorder.picture(images, record.endpoint, image_grid(torch.cat([shown, neighbours], dim=2), GRID_COLUMNS))
             write_evaluation(root, record)
             records.append(record)
         return records, True

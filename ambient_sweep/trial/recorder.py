@@ -3,8 +3,8 @@
 import dataclasses
 import io
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,8 @@ from ambient_sweep.trial.tensorboard import TrialBoard
 LOG = "log.txt"
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a running trial tells its caller; `evaluation` is None for a training record."""
-
-    images: int
-    evaluation: EvaluationRecord | None = None
+# of a running trial to its caller, with its position in images; None: a training record
+Report = Callable[[int, EvaluationRecord | None], None]
 
 
 class TrialRecorder:
@@ -57,14 +53,14 @@ class TrialRecorder:
         state: TrainState,
         reference_key: str,
         data_fingerprint: str,
-        on_report: Callable[[Report], None],
+        on_report: Report,
         echo: Callable[[str], None],
         replicate_of: str | None = None,
     ) -> None:
         config = state.config
         self.root, self.config, self.trial_id, self.writes = root, config, trial_id, state.group.rank == 0
         self.folder = trial_folder(root, trial_id)
-        self.device_seconds, self._start = 0.0, state.images
+        self._start, self._begun, self._workers = state.images, time.perf_counter(), state.group.size
         self._on_report, self._echo = on_report, echo
         before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
         self.record = TrialRecord(
@@ -118,12 +114,7 @@ class TrialRecorder:
             return
         values = {f"train/{name}": value for name, value in dataclasses.asdict(record).items() if name != "images"}
         self._board.scalars(record.images, values)
-        self._on_report(Report(record.images))
-
-    def forked(self, images: int, stage: str) -> None:
-        """Training goes on from the state after `images` that another trial stored."""
-        self.note(f"goes on from {images:,} images, which another trial trained (stage {stage})")
-        self.stands(images, stage, images)
+        self._on_report(record.images, None)
 
     def stands(self, images: int, stage: str | None, forked_at: int) -> None:
         """The trial is at `images` without having trained what lies between; `stage` is what it went on from last."""
@@ -149,7 +140,7 @@ class TrialRecorder:
         if evaluation.images > self.record.discarded:
             measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
             self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
-            self._on_report(Report(evaluation.images, evaluation))
+            self._on_report(evaluation.images, evaluation)
 
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
         """The picture of an evaluation, as `image_grid` makes it."""
@@ -170,7 +161,7 @@ class TrialRecorder:
         self.record = dataclasses.replace(
             record,
             images_executed=self._executed + record.images_done - self._start,
-            device_seconds=self._seconds + self.device_seconds,
+            device_seconds=self._seconds + (time.perf_counter() - self._begun) * self._workers,
         )
         if self.writes:
             write_trial(self.root, self.record)

@@ -1,12 +1,22 @@
 """A checkpoint measured again, on samples of another seed: what chance in sampling does to a candidate."""
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.config import build_config
+from ambient_sweep.storage import locked, remove_whole
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
-from ambient_sweep.trial.records import EvaluationRecord, read_trial, write_remeasurement
-from ambient_sweep.trial.retention import train_again
+from ambient_sweep.trial.records import (
+    EvaluationRecord,
+    read_trial,
+    trial_folder,
+    write_remeasurement,
+    write_trial,
+)
+from ambient_sweep.trial.retention import STATE, check_kept
+from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 
@@ -20,7 +30,7 @@ def remeasure(
     damaged, and where the images are others than the sweep's.
     """
     if not checkpoint.exists():
-        train_again(root, trial_id, checkpoint)
+        _train_again(root, trial_id, checkpoint)
     config = build_config(read_trial(root, trial_id).config, {"evaluation.samples": samples}, where=trial_id)
     use_threads(config)
     denoiser, _, notes = load_model(checkpoint, device_of(config))
@@ -32,3 +42,26 @@ def remeasure(
         write_remeasurement(root, record)
         records.append(record)
     return records
+
+
+def _train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
+    """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
+
+    The trial's record stays as it was, but for what was executed. Raises UserError for a trial of several workers.
+    """
+    with locked(trial_folder(root, trial_id) / ".trainer.lock", wait=True):
+        before = read_trial(root, trial_id)
+        config = build_config(before.config, where=trial_id)
+        if config.resources.workers > 1:  # only as many workers give the same bits
+            check_kept(checkpoint)
+        if checkpoint.exists() or not before.discarded:
+            return
+        with suppress(Interrupted):
+            run_trial(
+                config, root, trial_id,
+                role=before.role, replicate_of=before.replicate_of, interrupted=checkpoint.exists,
+            )  # fmt: skip
+        after = read_trial(root, trial_id)
+        spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
+        write_trial(root, spent)
+        remove_whole(trial_folder(root, trial_id) / STATE)

@@ -1,15 +1,13 @@
 """What a sweep keeps when it has ended: records, pictures and chosen checkpoints. All else can be trained again."""
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.config import build_config
-from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.keys import FOLDER
-from ambient_sweep.storage import locked, remove, remove_leftovers, remove_whole
+from ambient_sweep.storage import remove, remove_leftovers, remove_whole
 from ambient_sweep.trial.records import (
     TrialRecord,
     read_trial,
@@ -77,11 +75,9 @@ def check_kept(path: Path) -> None:
     config = build_config(trial.config, where=trial_id)
     if not trial.discarded or (folder == path and config.ema.kind != "power"):
         return
-    fractions = {f"images-{images:09d}": fraction for images, fraction in evaluated_lengths(config).items()}
-    stop = f" training.stop={fractions[path.name]:g}" if path.name in fractions else ""
     raise UserError(
         f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
-        f"{folder / 'config.yaml'}{stop}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
+        f"{folder / 'config.yaml'}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
     )
 
 
@@ -95,28 +91,3 @@ def listed(folder: Path, paths: Sequence[Path]) -> str:
     names = [path.relative_to(folder).as_posix() for path in paths[:LISTED]]
     more = [f"{len(paths) - LISTED} more"] if len(paths) > LISTED else []
     return f"in {folder} there is {', '.join(names + more) or 'none'}"
-
-
-def train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
-    """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
-
-    The trial's record stays as it was, but for what was executed. Raises UserError for a trial of several workers.
-    """
-    from ambient_sweep.trial.run import Interrupted, run_trial
-
-    with locked(trial_folder(root, trial_id) / ".trainer.lock", wait=True):
-        before = read_trial(root, trial_id)
-        config = build_config(before.config, where=trial_id)
-        if config.resources.workers > 1:  # only as many workers give the same bits
-            check_kept(checkpoint)
-        if checkpoint.exists() or not before.discarded:
-            return
-        with suppress(Interrupted):
-            run_trial(
-                config, root, trial_id,
-                role=before.role, replicate_of=before.replicate_of, interrupted=checkpoint.exists,
-            )  # fmt: skip
-        after = read_trial(root, trial_id)
-        spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
-        write_trial(root, spent)
-        remove_whole(trial_folder(root, trial_id) / STATE)

@@ -1,8 +1,8 @@
 """One trial: trains, saves, evaluates at its lengths, and stops in order when asked to."""
 
 import contextlib
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.config import Config
@@ -38,7 +38,7 @@ def run_trial(
     *,
     role: str = "search",
     group: Group = SINGLE,
-    on_report: Callable[[Report], None] = lambda report: None,
+    on_report: Report = lambda images, evaluation: None,
     echo: Callable[[str], None] = lambda line: None,
     interrupted: Callable[[], bool] = lambda: False,
     stages: Stages | None = None,
@@ -93,27 +93,25 @@ def run_trial(
     return recorder.end("completed", None)
 
 
+@dataclass
 class _Run:
     """A trial under way. `saved`: whether the state as it stands is on the disk."""
 
-    def __init__(
-        self,
-        state: TrainState,
-        observed: ObservedImages,
-        recorder: TrialRecorder,
-        evaluator: Evaluator,
-        client: StageClient | None,
-        interrupted: Callable[[], bool],
-        saved: bool,
-    ) -> None:
-        self.state, self.observed, self.recorder, self.evaluator = state, observed, recorder, evaluator
-        self.client, self.interrupted, self.saved = client, interrupted, saved
-        config, self.place, self.begun = state.config, recorder.folder / "state", time.perf_counter()
+    state: TrainState
+    observed: ObservedImages
+    recorder: TrialRecorder
+    evaluator: Evaluator
+    client: StageClient | None
+    interrupted: Callable[[], bool]
+    saved: bool
+
+    def __post_init__(self) -> None:
+        config, self.place = self.state.config, self.recorder.folder / "state"
         self.last = config.images_at(config.training.stop)
         self.lengths = frozenset(evaluated_lengths(config))
         self.snapshots = frozenset(snapshot_images(config))
         parts = config.training.checkpoints
-        points = frozenset[int]() if client is None else client.points
+        points = frozenset[int]() if self.client is None else self.client.points
         self.saves = frozenset(config.images_at(i / parts) for i in range(1, parts + 1)) | points | self.lengths
 
     def go(self) -> None:
@@ -137,7 +135,6 @@ class _Run:
                 self.saved = False
                 self.recorder.training(record)
                 self._arrive()
-                self._count_time()
                 at_length = state.images in self.lengths | self.snapshots
                 if at_length and self.client is not None and self.client.ahead() is not None:
                     return False
@@ -182,13 +179,9 @@ class _Run:
 
     def _leave(self) -> None:
         self._save()
-        self._count_time()
         raise Interrupted(f"{INTERRUPTED} at {self.state.images:,} images; state saved; run the same command to go on")
 
     def _save(self) -> None:
         if not self.saved:
             save_newest(self.place, self.state)
         self.saved = True
-
-    def _count_time(self) -> None:
-        self.recorder.device_seconds = (time.perf_counter() - self.begun) * self.state.group.size

@@ -1,7 +1,8 @@
 """Samples of a model, in parts on several workers, each the same whoever makes it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
-from ambient_sweep.training.compute import WrappedDenoiser
+from ambient_sweep.training.compute import WrappedDenoiser, exact_float32
 from ambient_sweep.training.group import SINGLE, Group
 
 CHUNK = 32  # images that mode=exact computes together: sums in a network may depend on how many they are
@@ -52,8 +53,6 @@ def generate(
     algorithms: the same bits for any `count`, batch size and number of workers, on one type of device. mode=fast computes
     larger batches, and half as many images at once whenever memory runs out: the same samples up to rounding.
     """
-    if config.model.conditional and not counts:
-        raise ValueError("a conditional model needs the counts of its classes")
     s, stop, exact = config.sampling, config.observed.sigma, config.sampling.mode == "exact"
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
     if "zero" not in config.endpoints():
@@ -69,10 +68,10 @@ def generate(
         return sample(bound, noise, levels, stop)
 
     size = CHUNK if exact else min(s.batch_size or FAST_BATCH, -(-count // group.size))
-    made = batch if exact else halving(batch, size)
+    made = batch if exact else functools.partial(halving, batch)
     batches = -(-count // size)
     pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
-    with _exact_arithmetic() if exact else contextlib.nullcontext():
+    with exact_float32() if exact else contextlib.nullcontext():
         for index in group.share(batches):
             before_batch()
             for endpoint, images in zip(pieces, made(index * size, size), strict=True):
@@ -99,38 +98,20 @@ def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable
     return WrappedDenoiser(denoiser, ComputeConfig(precision=s.precision, compile=s.compile)).denoiser
 
 
-def halving(batch: Callable[[int, int], Endpoints], most: int) -> Callable[[int, int], Endpoints]:
-    """`batch` made in parts of `most` images, and of half as many from then on whenever a part does not fit into memory.
+def halving(batch: Callable[[int, int], Endpoints], start: int, size: int) -> Endpoints:
+    """batch(start, size), or both halves one after another where it does not fit into memory.
 
     Raises torch.OutOfMemoryError where not even one image fits.
     """
-
-    def parts(start: int, size: int) -> Endpoints:
-        nonlocal most
-        while True:
-            try:
-                made = [batch(first, min(most, start + size - first)) for first in range(start, start + size, most)]
-            except torch.OutOfMemoryError:
-                if most == 1:
-                    raise
-                most = -(-most // 2)
-            else:
-                zero, observed = (torch.cat(part) for part in zip(*made, strict=True))
-                return zero, observed
-
-    return parts
-
-
-@contextlib.contextmanager
-def _exact_arithmetic() -> Iterator[None]:
-    """float32 in full, and algorithms that do not depend on timing."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        return batch(start, size)
+    except torch.OutOfMemoryError:
+        if size == 1:
+            raise
+    half = size // 2
+    parts = halving(batch, start, half), halving(batch, start + half, size - half)
+    zero, observed = map(torch.cat, zip(*parts, strict=True))
+    return zero, observed
 
 
 def write_images(images: torch.Tensor, folder: Path) -> None:

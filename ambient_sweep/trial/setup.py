@@ -14,7 +14,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders
 from ambient_sweep.evaluation.reference import RealImages, Reference, compared, reference_key
 from ambient_sweep.evaluation.reference_files import load_reference, save_reference
-from ambient_sweep.models.build import check_classes
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
 
@@ -51,7 +50,6 @@ def check_trials(configs: Iterable[Config]) -> ImageData:
     for config in {(c.observed, keeps_clean(c), c.model.conditional): c for c in configs}.values():
         levels(data, config.observed, keeps_clean(config))
         _check_labels(config, data)
-        check_classes(config.model, data.classes)
     return clean
 
 
@@ -75,8 +73,9 @@ def preparing(config: Config) -> str:
 
 
 def _check_labels(config: Config, data: ImageData) -> None:
-    if config.model.conditional and data.unlabelled:
-        raise UserError(f"model.conditional: {data.unlabelled}")
+    if config.model.conditional and not data.classes:
+        reason = data.unlabelled or "the images have no class labels; use model.conditional=false or images with labels"
+        raise UserError(f"model.conditional: {reason}")
 
 
 def prepare(config: Config, root: Path) -> Reference:

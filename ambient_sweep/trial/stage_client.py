@@ -47,6 +47,7 @@ class StageClient:
         self.stages, self.state, self.recorder, self.evaluator = stages, state, recorder, evaluator
         self.config, self.prefix, self.data = config, prefix_of(config), data_key(stages.root)
         self.made_with = made_with(state.device)
+        self.first = state.group.rank == 0  # the worker that looks for stages and stores them
         self.points = frozenset(fork_points(config, stages.every_length))
         self.lengths = tuple(evaluated_lengths(config))
         self.snapshots = snapshot_images(config)
@@ -55,11 +56,6 @@ class StageClient:
     def key(self, images: int) -> str:
         return self.prefix.key(images, self.data)
 
-    @property
-    def _active(self) -> bool:
-        """Only rank 0 looks for stages and stores them."""
-        return self.state.group.rank == 0
-
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def ahead(self) -> int | None:
@@ -67,7 +63,7 @@ class StageClient:
 
         The same on every worker; None where there is none.
         """
-        return self.state.group.broadcast(self._longest() if self._active else None)
+        return self.state.group.broadcast(self._longest() if self.first else None)
 
     def _longest(self) -> int | None:
         after = self.state.images
@@ -101,7 +97,8 @@ class StageClient:
             return False
         tensors, meta = found
         self.state.restore(Path(self.key(images)), tensors, meta | {"config": self.config.model_dump(mode="json")})
-        self.recorder.forked(images, self.key(images))
+        self.recorder.note(f"goes on from {images:,} images, which another trial trained (stage {self.key(images)})")
+        self.recorder.stands(images, self.key(images), images)
         return True
 
     def _found(self, after: int, images: int) -> tuple[Tensors, dict[str, Any]] | None:
@@ -118,7 +115,13 @@ class StageClient:
 
     def _take_snapshots(self, after: int, images: int) -> bool:
         """What the trial would have made on its way comes before the state, each whole; so it may be cut off anywhere."""
-        return all(self._kept(n) or self._take_snapshot(n) for n in self.snapshots if after < n < images)
+        for n in self.snapshots:
+            if after < n < images and not self._kept(n):
+                tensors = self._reading(n, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
+                if tensors is None:
+                    return False
+                save_snapshot(self.recorder.folder, self.config, tensors, n, self.evaluator.notes)
+        return True
 
     def _take_evaluations(self, after: int, images: int) -> bool:
         for n in self.lengths:
@@ -130,19 +133,12 @@ class StageClient:
                     self.recorder.evaluated(read_evaluation(self._file(n, endpoint), self.recorder.trial_id))
         return True
 
-    def _take_snapshot(self, images: int) -> bool:
-        tensors = self._reading(images, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])
-        if tensors is None:
-            return False
-        save_snapshot(self.recorder.folder, self.config, tensors, images, self.evaluator.notes)
-        return True
-
     def take_evaluation(self, images: int) -> bool:
         """Takes over the evaluations after `images` as this trial's own; False where there are none, or it has them.
 
         A record that the trial has stays: only the checkpoint may be missing, as after the end of a sweep.
         """
-        if not self._active or self._evaluated(images) or not self._there(images, self._part(images)):
+        if not self.first or self._evaluated(images) or not self._there(images, self._part(images)):
             return False
 
         def read(folder: Path) -> tuple[Tensors, list[EvaluationRecord], list[bytes]]:
@@ -175,7 +171,7 @@ class StageClient:
             pass
         except UserError as error:
             self._pass_over(key, part, f"{error}; going on without it")
-            if self.state.group.rank == 0:
+            if self.first:
                 with suppress(OSError):
                     self.stages.remove(key, part)  # so that a sound one can take its place
         except OSError as error:
@@ -198,7 +194,7 @@ class StageClient:
         If the store cannot be written, the user gets a line and the trial goes on.
         """
         images = self.state.images
-        if not self._active or images not in self.points:
+        if not self.first or images not in self.points:
             return
         try:
             for n in self.lengths:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ambient_sweep.config import Config, dump, knobs
 
@@ -51,17 +51,7 @@ class TrialBoard:
 
 
 def hparam_values(config: Config) -> dict[str, float | str]:
-    """All config values as numbers or strings, each key with one type in all trials, else TensorBoard hides runs.
-
-    Lists and values that may be None become strings ("zero, observed", "none"), and so do booleans.
-    """
+    """All config values as numbers or strings, each key with one type in all trials, else TensorBoard hides runs."""
     values = dump(config)
-    return {key: _hparam(values[key], knob.annotation) for key, knob in knobs().items()}
-
-
-def _hparam(value: Any, annotation: Any) -> float | str:
-    if annotation in (int, float) or set(map(type, get_args(annotation))) == {int}:  # a choice among numbers
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    numbers = {key for key, knob in knobs().items() if knob.annotation in (int, float)}
+    return {key: float(value) if key in numbers else str(value) for key, value in values.items()}

@@ -10,11 +10,12 @@ import time
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.models import count_flops, count_parameters
-from ambient_sweep.models.size import on_meta
+from ambient_sweep.models import build_model, count_parameters
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import TrainState
 
@@ -35,6 +36,13 @@ def config_of(preset: str, batch: int, compiled: bool) -> Config:
     })  # fmt: skip
 
 
+def forward_flops(config: Config, shape: tuple[int, int, int]) -> int:
+    """Of the matrix products and convolutions for one image, a multiply-add taken for two."""
+    with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        build_model(config.model, shape, 0).network(torch.empty(1, *shape), torch.empty(1))
+    return int(counter.get_total_flops())
+
+
 def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
     """One row of the table."""
     config = config_of(preset, batch, compiled)
@@ -42,7 +50,7 @@ def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
     pixels = np.random.default_rng(0).standard_normal((1024, *shape), dtype=np.float32)
     observed = ObservedImages(torch.from_numpy(pixels), torch.full((len(pixels),), 0.2))
     state = TrainState.create(config, shape, device)
-    flops = 3 * count_flops(on_meta(config.model, shape), shape)
+    flops = 3 * forward_flops(config, shape)
     began = 0.0
     for record in train(config, observed, state, stops=frozenset({batch * WARMUP})):
         if record.images == batch * WARMUP:  # a record waits for the device

@@ -180,7 +180,7 @@ def test_validate(tmp_path: Path) -> None:
         assert key in bad("validate", written(tmp_path / "odd.yaml", {key: value}))
 
 
-FID = {"distances": ["fid"], "fidelity": "fid", "inception_weights": "/no/file.pt"}
+FID = {"distances": ["fid"], "fidelity": "fid", "weights_folder": "/no/folder"}
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ FID = {"distances": ["fid"], "fidelity": "fid", "inception_weights": "/no/file.p
         ({"base": {"data": {"train_size": 5000}}}, ["train_size=5000", "1797"]),
         ({"base": {"data": {"source": "folder", "path": "/no/such/folder", "train_size": 3}}}, ["/no/such/folder"]),
         ({"base": {"resources.workers": 32, "training.batch_size": 64}}, ["32", "workers"]),
-        ({"base": {"evaluation": FID}}, ["file.pt"]),
+        ({"base": {"evaluation": FID}}, ["/no/folder is not a folder"]),
     ],
 )
 @pytest.mark.usefixtures("ray_head")

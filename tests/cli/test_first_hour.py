@@ -73,7 +73,7 @@ def test_the_four_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         assert any(line.startswith(said) for line in printed), said
     assert any("starting workers" in line for line in printed)
-    assert "on the frontier with probability" in good(*best)
+    assert "trained once: how other seeds do is not known" in good(*best)
     assert yaml.safe_load((tmp_path / "best.yaml").read_text())["model"]["preset"] == "unet-32-small"
 
 
@@ -154,8 +154,8 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "there are 5: add images, or set evaluation.extras=[kid]"),
         (["search.sampler=tep"], "s.yaml: search.sampler: unknown sampler 'tep'; did you mean 'tpe'?"),
         (
-            ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.inception_weights=/no/file.pt"],
-            "file.pt",
+            ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.weights_folder=/no/folder"],
+            "/no/folder is not a folder",
         ),
         (["resources.workers=32"], "a trial needs 32 workers"),
         (["resources.gpus=1"], "a worker needs 1 CPUs and 1 GPUs"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from ambient_sweep.diffusion.power_ema import coefficients, decay, gamma_from_length
+from ambient_sweep.diffusion.ema import coefficients, decay, gamma_from_length
 
 
 def length_from_gamma(gamma):

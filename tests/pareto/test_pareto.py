@@ -151,13 +151,5 @@ def test_knee_distance_is_the_height_of_a_triangle() -> None:
     assert pareto.knee_distance([[np.nan, 0.0], [1.0, 1.0], [1.0, 1.0]]).tolist() == [-INF, 0.0, 0.0]
 
 
-def test_fronts_of_a_batch_are_those_of_its_sets() -> None:
-    rng = np.random.default_rng(4)
-    values = rng.integers(0, 5, (3, 50, 7, 2)).astype(float)
-    values[rng.random(values.shape) < 0.1] = np.nan
-    found = pareto.pareto_mask(values)
-    assert found.tolist() == [[pareto.pareto_mask(each).tolist() for each in row] for row in values]
-
-
 def test_scale_runs_from_0_to_1() -> None:
     assert pareto.scale([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]]).tolist() == [[0.0, 0.0], [0.5, 0.0], [1.0, 0.0]]

@@ -61,7 +61,7 @@ def test_a_forked_trial_equals_an_unforked_one(root, alone, case):
     stages = Stages(root)
     run_trial(small(first), root, "a", stages=stages)
     config, seen = small(second), []
-    record = run_trial(config, root, "b", stages=stages, on_report=lambda r: r.evaluation and seen.append(r.evaluation))
+    record = run_trial(config, root, "b", stages=stages, on_report=lambda n, e: e and seen.append(e))
     other, last = alone(config), config.images_at(config.training.stop)
     assert_same(root, "b", other)
     assert (record.forked_at, record.images_executed, record.images_done) == (forked_at, executed, last)
@@ -95,8 +95,8 @@ def test_stages_change_nothing_for_the_first_trial(root, alone):
 def leave_at(images):
     """A caller that leaves, as a paused trial does, at an evaluation."""
 
-    def report(told):
-        if told.evaluation is not None and told.evaluation.main_endpoint and told.images == images:
+    def report(at, evaluation):
+        if evaluation is not None and evaluation.main_endpoint and at == images:
             raise SystemExit
 
     return report
@@ -134,8 +134,8 @@ def test_what_another_stored_meanwhile_is_taken(root, alone, resumed):
     """The other was ahead all the time, but stored its states only when this one trained, or was interrupted."""
     config, asked = small(SECOND), []
 
-    def watch(report):
-        if report.images == 160 and not asked:
+    def watch(images, evaluation):
+        if images == 160 and not asked:
             asked.append(None if resumed else run_trial(small(), root, "a", stages=Stages(root)))
 
     if resumed:
@@ -287,12 +287,12 @@ def test_a_trial_killed_while_forking_goes_on(root, alone, when):
         Stages(root).collect([])
         assert read_trial(root, "b").status == "running"
     told = []
-    record = run_trial(config, root, "b", stages=Stages(root), on_report=lambda r: r.evaluation and told.append(r))
+    record = run_trial(config, root, "b", stages=Stages(root), on_report=lambda n, e: e and told.append(n))
     assert record.status == "completed"
     assert (record.stage is None) == (record.forked_at == 0)
     assert record.images_executed <= 1600
     assert_same(root, "b", alone(config))
-    assert {r.images for r in told} >= ({1120, 1600} if when == "after the state" else set(LENGTHS))
+    assert set(told) >= ({1120, 1600} if when == "after the state" else set(LENGTHS))
     assert not list((root / "trials" / "b").rglob("*.tmp"))
 
 

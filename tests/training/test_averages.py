@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ambient_sweep.config import EmaConfig
-from ambient_sweep.diffusion.power_ema import gamma_from_length
+from ambient_sweep.diffusion.ema import gamma_from_length
 from ambient_sweep.training.averages import Averages
 
 POWER = EmaConfig(kind="power", tracked=(0.05, 0.1), length=0.1)

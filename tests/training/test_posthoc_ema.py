@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
 from ambient_sweep.config.positions import snapshot_images
-from ambient_sweep.diffusion.power_ema import gamma_from_length
+from ambient_sweep.diffusion.ema import gamma_from_length
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import build_model
 from ambient_sweep.training import posthoc_ema as module
@@ -115,7 +115,7 @@ def test_known_mistakes_are_ten_times_worse(training, length, monkeypatch):
     weights, _ = module.coefficients(length, positions[-1], [0.05] * 16, positions)  # one tracked length alone
     assert training.error(length, weights @ stored) > 10 * right
     real = gamma_from_length
-    monkeypatch.setattr("ambient_sweep.diffusion.power_ema.gamma_from_length", lambda v: real(v) + 1)  # off by one
+    monkeypatch.setattr("ambient_sweep.diffusion.ema.gamma_from_length", lambda v: real(v) + 1)  # off by one
     assert training.error(length, flat(reconstruct(training.folder, length)[0])) > 10 * right
 
 

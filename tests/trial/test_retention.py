@@ -36,9 +36,7 @@ def trained(root, power=False):
 def part_of(config, root, name, images, **options):
     """Trains up to `images`, and is interrupted there, in its evaluation."""
     seen = []
-    run_trial(
-        config, root, name, on_report=lambda r: seen.append(r.images), interrupted=lambda: images in seen, **options
-    )
+    run_trial(config, root, name, on_report=lambda n, e: seen.append(n), interrupted=lambda: images in seen, **options)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +109,7 @@ def test_a_stopped_trial_that_goes_on_ends_with_the_same_bits_and_reports_only_w
     stages, seen = Stages(root) if shared else None, []
     if shared:
         run_trial(small({"seed": 1, "consistency.weight": 3.0}), root, "e", stages=stages)
-    record = run_trial(config, root, "c", stages=stages, on_report=lambda r: r.evaluation and seen.append(r.images))
+    record = run_trial(config, root, "c", stages=stages, on_report=lambda n, e: e and seen.append(n))
     assert seen == [640, 640, 1120, 1120, 1600, 1600]
     assert (record.status, record.forked_at) == ("completed", 960 if shared else 0)
     assert record.images_executed == 640 + (640 if shared else 1600)

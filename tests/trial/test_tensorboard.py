@@ -82,7 +82,7 @@ def test_the_hparams_tab_shows_every_trial_with_both_objectives(tmp_path: Path) 
         0.2: {FIDELITY_TAG: 30.0, MEMORIZATION_TAG: 0.25},
         0.5: {FIDELITY_TAG: 31.0, MEMORIZATION_TAG: 0.25},
     }
-    assert {group.hparams["data.heldout_size"].string_value for group in groups} == {"300", "none"}
+    assert {group.hparams["data.heldout_size"].string_value for group in groups} == {"300", "None"}
 
 
 def test_every_value_is_shown_with_one_type_in_all_trials() -> None:
@@ -91,8 +91,8 @@ def test_every_value_is_shown_with_one_type_in_all_trials() -> None:
     assert {key: type(value) for key, value in first.items()} == {key: type(value) for key, value in second.items()}
     assert set(map(type, first.values())) == {float, str}
     expected = {
-        "observed.sigma": 0.2, "training.images": 200_000.0, "data.heldout_size": "300", "data.path": "none",
-        "data.flip": "false", "evaluation.lengths": "0.25, 0.5, 0.75, 1.0", "model.kind": "unet",
+        "observed.sigma": 0.2, "training.images": 200_000.0, "data.heldout_size": "300", "data.path": "None",
+        "data.flip": "False", "evaluation.lengths": "[0.25, 0.5, 0.75, 1.0]", "model.kind": "unet",
     }  # fmt: skip
     assert {key: first[key] for key in expected} == expected
-    assert (second["data.heldout_size"], second["data.flip"]) == ("none", "true")
+    assert (second["data.heldout_size"], second["data.flip"]) == ("None", "True")

@@ -136,8 +136,8 @@ import os, signal
 from pathlib import Path
 from ambient_sweep.config import build_config
 from ambient_sweep.trial.run import run_trial
-def stop(report):
-    if report.images == 2240:  # a state was saved at 1,920
+def stop(images, evaluation):
+    if images == 2240:  # a state was saved at 1,920
         os.kill(os.getpid(), signal.SIGKILL)
 run_trial(build_config({SMALL!r}), Path({str(root)!r}), "t", on_report=stop)
 """
@@ -155,9 +155,9 @@ def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_mo
     config = build_config(SMALL)
     asked, seen = [], []
 
-    def watch(report):
-        seen.append(report.images)
-        if report.images == 960:
+    def watch(images, evaluation):
+        seen.append(images)
+        if images == 960:
             asked.append(True)
 
     words = "interrupted at 992 images; state saved; run the same command to go on"
@@ -189,8 +189,8 @@ def test_an_evaluation_that_was_interrupted_comes_first_when_the_trial_goes_on(r
         run_trial(config, tmp_path, "t", interrupted=in_the_second_batch)
     assert not read_trial_evaluations(tmp_path, "t")
     seen = []
-    run_trial(config, tmp_path, "t", on_report=seen.append)
-    assert seen[0].evaluation.images == 1600
+    run_trial(config, tmp_path, "t", on_report=lambda n, e: seen.append(e))
+    assert seen[0].images == 1600
     assert values(tmp_path) == values(whole)
 
 

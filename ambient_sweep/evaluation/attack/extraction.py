@@ -4,11 +4,10 @@ What can only be restored from memory comes back if the image is memorized. Held
 how much comes back without memory. Void where the model's samples are garbage: it restores nothing, memorized or not.
 """
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from ambient_sweep import rng
 from ambient_sweep.config import SamplingConfig
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
-from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
+from ambient_sweep.evaluation.grids import image_grid
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Restore = Literal["mean", "sampling", "masked"]
@@ -31,7 +30,6 @@ FALSE_POSITIVES = 0.01
 LEAST = 99  # held-out images that its quantile needs
 HIDDEN = 0.5  # share of the image that masking hides
 SHOWN = 8  # images of either set in the picture
-TILE = 48  # pixels that an image of the picture has at least; smaller ones are enlarged by a whole factor
 
 
 @dataclass(frozen=True)
@@ -72,22 +70,12 @@ class Result:
     train: Pictures  # of the best restored
     heldout: Pictures
 
-    def dump(self) -> dict[str, Any]:
-        """The quartiles of the errors beside the name, as plain JSON types."""
-        quartiles = {
-            name: np.quantile(each.numpy(), [0, 0.25, 0.5, 0.75, 1]).tolist()
-            for name, each in (("train", self.errors), ("heldout", self.errors_heldout))
-        }
-        return {"name": self.name, "void": self.void, "errors": quartiles}
-
 
 @torch.no_grad()
 def attack(
     denoiser: Callable[..., Tensor], train: Subjects, heldout: Subjects, how: Attack, *, device: str = "cpu"
 ) -> list[Result]:
-    """Every level by the posterior mean and by sampling, and the masked images. Raises AmbientSweepError."""
-    if len(heldout) < LEAST:
-        raise AmbientSweepError(f"an attack needs at least {LEAST} held-out images, there are {len(heldout)}")
+    """Every level by the posterior mean and by sampling, and the masked images; `heldout` holds LEAST or more."""
     levels = tuple(sigma for sigma in how.noise if sigma > how.stop) or (2 * how.stop,)
     ways: list[tuple[Restore, float]] = [(r, sigma) for sigma in levels for r in ("mean", "sampling")]
     ways.append(("masked", how.sampling.sigma_max))
@@ -141,14 +129,8 @@ def auc(smaller: Tensor, larger: Tensor) -> Measure:
 
 def worst_cases(result: Result) -> bytes:
     """A PNG file: rows of originals, damaged and restored training images, a gap, and the same of held-out images."""
-    from torchvision.utils import save_image
-
-    images = torch.cat([*result.train, torch.ones_like(result.train[0]), *result.heldout]).clamp(-1, 1)
-    factor = max(1, -(-TILE // max(images.shape[-2:])))
-    large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    buffer = io.BytesIO()
-    save_image((large + 1) / 2, buffer, "png", nrow=len(result.train[0]), padding=4, pad_value=1)
-    return buffer.getvalue()
+    shown = result.train[0]
+    return image_grid(torch.cat([*result.train, torch.ones_like(shown), *result.heldout]), len(shown))
 
 
 def _restored(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.encoders.base import Encoder, encode
+from ambient_sweep.evaluation.encoders.base import Encoder, PixelEncoder, encode
 from ambient_sweep.evaluation.encoders.classifier import (
     Classifier,
     ClassifierEncoder,
@@ -19,9 +19,7 @@ from ambient_sweep.evaluation.encoders.classifier import (
 from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
-from ambient_sweep.evaluation.encoders.pixels import PixelEncoder
-from ambient_sweep.evaluation.encoders.sscd import sscd_encoder
-from ambient_sweep.evaluation.encoders.user import user_encoder
+from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
 
 __all__ = [
     "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",
@@ -41,7 +39,7 @@ def build_encoder(
         case "fd_lite0":
             return lite0_encoder(int(size), device)
         case "fid":
-            return InceptionEncoder(settings.inception_weights, folder, device)
+            return InceptionEncoder(folder, device)
         case "fd_sscd":
             return sscd_encoder(folder, device)
         case "fd_file":

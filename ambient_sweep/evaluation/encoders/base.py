@@ -1,16 +1,17 @@
-"""What the encoders share: the interface, batches, resizing, normalisation, TorchScript. N images of C channels."""
+"""What the encoders share: the interface, batches, resizing, normalisation. N images of C channels."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.training.compute import exact_float32
+
+PIXELS_LIMIT = 3 * 64 * 64
 
 
 class Encoder(Protocol):
@@ -48,23 +49,26 @@ class NetworkEncoder:
         return features.float()
 
 
+class PixelEncoder:
+    """The native pixels in [-1, 1], flattened, for small images. Raises UserError for images of more than 12,288 values."""
+
+    name = "pixels"
+    batch = 4096
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images[0].numel() > PIXELS_LIMIT:
+            raise UserError(
+                f"evaluation.distances: fd_pixels takes at most {PIXELS_LIMIT} values per image, these have "
+                f"{images[0].numel()}; use fd_lite0@64 or fd_lite0@224"
+            )
+        return images.flatten(1).float() / 127.5 - 1
+
+
 def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
     """Features float32 [N, D] on `device` of images uint8 [N, C, H, W], in batches; the same on every call."""
     batches = torch.split(images, min(batch_size, encoder.batch))
-    with torch.inference_mode(), _full_float32():
+    with torch.inference_mode(), exact_float32():
         return torch.cat([encoder(batch.to(device)) for batch in batches])
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32 or bfloat16 in place of float32, whatever training has set, and no algorithm chosen by timing."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
@@ -82,24 +86,7 @@ def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> 
     return x.expand(-1, 3, -1, -1)
 
 
-def normalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """x [N, 3, H, W] in 0..255 as (x / 255 - mean) / std, per channel."""
-    shift, scale = x.new_tensor(mean)[:, None, None], x.new_tensor(std)[:, None, None]
-    return (x / 255 - shift) / scale
-
-
-imagenet_normalised = partial(normalised, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-@contextmanager
-def without_torchscript_warning() -> Iterator[None]:
-    """Silences torch's warning about the age of TorchScript, the form in which some networks are published."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        yield
-
-
-def load_torchscript(path: Path) -> Any:
-    """The network in a TorchScript file, on the CPU, for inference. Raises RuntimeError for any other file."""
-    with without_torchscript_warning():
-        return torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
+def imagenet_normalised(x: Tensor) -> Tensor:
+    """x [N, 3, H, W] in 0..255 as (x / 255 - mean) / deviation of ImageNet's channels."""
+    mean, deviation = (x.new_tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (x / 255 - mean) / deviation

@@ -99,14 +99,10 @@ def train_classifier(images: Tensor, labels: Tensor | None) -> Classifier:
 
 def classes_of(labels: Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """The classes among labels [N], and each label's place among them. Raises UserError for less than two."""
-    if labels is None:
-        raise UserError(
-            "evaluation.distances: fd_classifier needs labels and these images have none; use fd_lite0@32 or fd_pixels"
-        )
-    classes, inverse = np.unique(labels.cpu().numpy(), return_inverse=True)
+    classes, inverse = np.unique([] if labels is None else labels.cpu().numpy(), return_inverse=True)
     if len(classes) < 2:
         raise UserError(
-            "evaluation.distances: fd_classifier needs held-out images of at least 2 classes, there is "
+            f"evaluation.distances: fd_classifier needs held-out images with labels of at least 2 classes, there are "
             f"{len(classes)}; hold out more images, or use fd_lite0@32 or fd_pixels"
         )
     return classes, inverse

@@ -1,22 +1,18 @@
 """clean-fid's Inception-v3 (Parmar et al. 2022), whose Frechet distance is what papers call FID."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.encoders.base import without_torchscript_warning
+from ambient_sweep.evaluation.encoders.torchscript import without_torchscript_warning
 from ambient_sweep.evaluation.encoders.weights import Weights, find_weights
 
 INCEPTION = Weights(
     distance="fid",
     content="clean-fid's Inception",
-    file="inception-2015-12-05.pt",  # the name under which clean-fid looks for it
+    file="inception-2015-12-05.pt",  # the name that clean-fid knows
     url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
     sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-    key="evaluation.inception_weights",
 )
 
 
@@ -26,15 +22,14 @@ class InceptionEncoder:
     name = "inception"
     batch = 50
 
-    def __init__(self, given: str | None, folder: str | None, device: str) -> None:
+    def __init__(self, folder: str | None, device: str) -> None:
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer
 
-        path = find_weights(INCEPTION, folder, given)
+        path = find_weights(INCEPTION, folder)
         self.resize = build_resizer("clean")
-        with tempfile.TemporaryDirectory() as place, without_torchscript_warning():
-            (Path(place) / INCEPTION.file).symlink_to(path.absolute())
-            self.model = InceptionV3W(place, download=False).to(device)
+        with without_torchscript_warning():
+            self.model = InceptionV3W(str(path.parent), download=False).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ambient_sweep.results.frontier.candidates import Mask, candidates, frontier, groups, keys, objectives
+from ambient_sweep.results.frontier.candidates import candidates, frontier, groups, keys, objectives
 from ambient_sweep.results.tables import schema
 
 ENDPOINTS = {"zero": ("o", "sampled down to 0"), "observed": ("^", "stopped at the observed level")}
@@ -25,7 +26,7 @@ def frontier_png(table: pa.Table) -> bytes:
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
     _points(axes, rows)
-    _baseline(axes, rows.filter(pa.array(_is(rows, schema.ROLE, "baseline"))))
+    _baseline(axes, rows.filter(pc.equal(rows[schema.ROLE], "baseline")))
     _scales(axes, rows)
     _staircase(axes, frontier(table))
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -42,7 +43,7 @@ def _points(axes: Axes, rows: pa.Table) -> None:
         bars.append(np.nan_to_num([value - low, high - value], posinf=0.0).clip(min=0.0))
     axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor="0.85", elinewidth=0.7, zorder=1)
     for endpoint, (marker, label) in ENDPOINTS.items():
-        at = _is(rows, schema.ENDPOINT, endpoint)
+        at = rows[schema.ENDPOINT].to_numpy() == endpoint
         if at.any():
             points = axes.scatter(
                 x[at], y[at], c=sigma[at], vmin=0, vmax=sigma.max() or 1, marker=marker, s=40, edgecolors="white", zorder=3,
@@ -81,7 +82,3 @@ def _staircase(axes: Axes, front: pa.Table) -> None:
     axes.step([x[0], *x, right], [top, *y, y[-1]], "black", where="post", zorder=2, label="frontier (numbered)")
     for number, point in enumerate(zip(x, y, strict=True), start=1):
         axes.annotate(str(number), point, (-8, -9), textcoords="offset points", fontsize=8, zorder=6)
-
-
-def _is(rows: pa.Table, column: str, value: str) -> Mask:
-    return np.array([each == value for each in rows[column].to_pylist()], dtype=np.bool_)

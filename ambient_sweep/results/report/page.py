@@ -17,7 +17,7 @@ from ambient_sweep.storage import write_atomic
 FRONTIER_COLUMNS = (
     schema.TRIAL_ID, schema.ROLE, schema.IMAGES, schema.ENDPOINT, schema.SIGMA, schema.OBJECTIVE,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
-    schema.RUNS,
+    schema.RUNS, *schema.MEANS, *schema.ERRORS,
 )  # fmt: skip
 TRIAL_COLUMNS = (
     schema.TRIAL_ID, schema.ROLE, schema.STATUS, "reason", schema.SIGMA, schema.OBJECTIVE, "images_done",

@@ -140,7 +140,7 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
         job = Job(resolved, root, trial, stages)
         if resolved.resources.workers == 1:
             with only_trainer(trial_folder(root, trial.trial_id)):
-                job.run(on_report=lambda told: tell(told.evaluation))
+                job.run(on_report=lambda images, evaluation: tell(evaluation))
         else:
             for evaluation in itertools.chain.from_iterable(fit_watched(job)):
                 tell(evaluation)

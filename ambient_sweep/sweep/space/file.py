@@ -60,7 +60,7 @@ class SweepFile(Section):
     controls: tuple[Control, ...] = ()
     baseline: Baseline | None = None
     search: Search = Search()
-    confirm: Confirm | None = None
+    confirm: Confirm = Confirm()
 
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:

@@ -1,7 +1,6 @@
 """Against two denoisers in closed form: one that knows its training images by heart, one that knows their law alone."""
 
 import io
-import json
 import math
 
 import numpy as np
@@ -141,9 +140,8 @@ def test_intervals_of_the_gap_hold_what_they_promise() -> None:
     assert 180 <= inside <= 200
 
 
-def test_results_are_json_and_a_picture(memorized: dict[str, Result]) -> None:
+def test_results_are_a_picture(memorized: dict[str, Result]) -> None:
     result = memorized["attack_mean_0.5"]
-    assert json.loads(json.dumps(result.dump()))["errors"]["train"][0] == float(result.errors.min())
     picture = Image.open(io.BytesIO(worst_cases(result)))
     assert picture.size == (8 * (48 + 4) + 4, 7 * (48 + 4) + 4)
     best = result.errors.argmin()

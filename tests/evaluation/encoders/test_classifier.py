@@ -31,7 +31,7 @@ def test_classifier_is_the_same_every_time_whatever_the_global_generator(monkeyp
 
 
 def test_classifier_without_labels_or_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="fd_classifier needs labels"):
+    with pytest.raises(UserError, match="fd_classifier needs held-out images with labels"):
         train_classifier(noise(10, 1, 8), None)
-    with pytest.raises(UserError, match="at least 2 classes, there is 1"):
+    with pytest.raises(UserError, match="at least 2 classes, there are 1"):
         train_classifier(noise(10, 1, 8), torch.zeros(10, dtype=torch.int64))

@@ -13,9 +13,9 @@ from encoder_images import built, imagenet, noise, scripted
 from PIL import Image
 from torch import Tensor, nn
 
-from ambient_sweep.evaluation.encoders import encode, inception, sscd
+from ambient_sweep.evaluation.encoders import encode, inception, torchscript
 from ambient_sweep.evaluation.encoders.inception import INCEPTION
-from ambient_sweep.evaluation.encoders.sscd import SSCD
+from ambient_sweep.evaluation.encoders.torchscript import SSCD
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 
@@ -50,12 +50,10 @@ class Normalised(nn.Module):
 
 def test_inception_is_clean_fids_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inception_url == INCEPTION.url
-    path = tmp_path / "a name of the user's.pt"
-    sha256 = scripted(StandIn(), path)
+    sha256 = scripted(StandIn(), tmp_path / INCEPTION.file)
     monkeypatch.setattr(inception, "INCEPTION", replace(INCEPTION, sha256=sha256))
-    encoder = built("fid", inception_weights=str(path))
+    encoder = built("fid", weights_folder=str(tmp_path))
     assert encoder.name == "inception"
-    (tmp_path / INCEPTION.file).symlink_to(path)
     theirs, resize = InceptionV3W(str(tmp_path), download=False), build_resizer("clean")
     for channels, side in ((3, 32), (1, 20), (3, 320)):
         images = noise(3, channels, side)
@@ -69,7 +67,7 @@ def test_inception_is_clean_fids_to_the_bit(tmp_path: Path, monkeypatch: pytest.
 
 def test_sscd_gets_images_of_288_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Normalised()
-    monkeypatch.setattr(sscd, "SSCD", replace(SSCD, sha256=scripted(network, tmp_path / SSCD.file)))
+    monkeypatch.setattr(torchscript, "SSCD", replace(SSCD, sha256=scripted(network, tmp_path / SSCD.file)))
     encoder = built("fd_sscd", weights_folder=str(tmp_path))
     assert encoder.name == "sscd@288"
     images = noise(3, 1, 40)

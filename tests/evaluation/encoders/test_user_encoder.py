@@ -10,7 +10,7 @@ from encoder_images import built, noise, sha256_of
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import encode, user
+from ambient_sweep.evaluation.encoders import encode, torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 
@@ -36,13 +36,13 @@ def refused(config: dict[str, Any]) -> str:
 
 
 def test_torchscript_gets_images_of_its_size_normalised(tmp_path: Path) -> None:
-    config = settings(means, tmp_path, encoder_mean=(0.5, 0.25, 0.0), encoder_std=(0.5, 0.25, 2.0))
+    config = settings(means, tmp_path)
     images = noise(5, 3, 16)
     encoder = built("fd_file", **config)
     assert encoder.name == f"file:{config['encoder_sha256'][:12]}@16"
     features = encode(encoder, images, 2)
     x = images.double().mean((2, 3)) / 255
-    expected = (x - torch.tensor([0.5, 0.25, 0.0])) / torch.tensor([0.5, 0.25, 2.0])
+    expected = (x - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(features, expected.float(), rtol=1e-5, atol=1e-6)
     assert encode(built("fd_file", **config), noise(2, 1, 40), 2).shape == (2, 3)
     halves = settings(lambda x: means(x).half(), tmp_path)
@@ -50,7 +50,7 @@ def test_torchscript_gets_images_of_its_size_normalised(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_checked_before_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user, "load_torchscript", lambda _: pytest.fail("read unchecked"))
+    monkeypatch.setattr(torchscript, "_load", lambda _: pytest.fail("read unchecked"))
     message = refused(settings(means, tmp_path, encoder_sha256="0" * 64))
     assert message.startswith("evaluation.encoder_file: ")
     assert "not 000000000000..." in message

@@ -347,7 +347,6 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
     again = table[table["evaluation_seed"] != table["evaluation.seed"]]
     assert len(again) > 0
     assert not again["on_front"].any()
-    assert table["front_probability"].dropna().between(0, 1).all()
     assert (table["runs"] == 2).any()
 
     before = {path: path.read_bytes() for path in root.glob("trials/*/*.json")}
