@@ -46,7 +46,6 @@ REPLICATE: Role = "replicate"
 
 MARGIN = 0.1  # of a front's extent, from its worst values to the reference point of contributions
 DRAWS = 500  # Monte Carlo error of a probability: 0.013 at LEAST
-AT_ONCE = 1 << 20  # numbers drawn at once
 LEAST = 0.1  # probability of being on the true frontier from which a candidate is measured again
 
 
@@ -108,11 +107,10 @@ def front_probability(points: Floats, errors: Floats) -> Floats:
 
     points [N, 2]: measured values, both minimised; errors [N, 2]: their standard errors, from 0.
     """
-    hits, at_once = np.zeros(len(points)), max(1, AT_ONCE // points.size)
-    for first in range(0, DRAWS, at_once):
-        count = min(at_once, DRAWS - first)
-        normal = ndtri(rng.uniform("front", 0, first, count, points.size)).reshape(count, *points.shape)
-        hits += pareto.pareto_mask(points + errors * normal).sum(axis=0)
+    hits = np.zeros(len(points))
+    for draw in range(DRAWS):
+        normal = ndtri(rng.uniform("front", 0, draw, 1, points.size)).reshape(points.shape)
+        hits += pareto.pareto_mask(points + errors * normal)
     return hits / DRAWS
 
 

@@ -18,6 +18,7 @@ from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
+from ambient_sweep.results.frontier.rival import what_noise_buys
 from ambient_sweep.results.frontier.select import best_config, select
 from ambient_sweep.results.report.frontier_plot import frontier_png
 from ambient_sweep.results.report.page import write_report
@@ -47,6 +48,7 @@ class SweepSummary:
     frontier: list[dict[str, Any]]  # by rising memorization
     best: dict[str, Any] | None  # the knee; None where nothing was measured
     best_reason: str
+    noise: str  # what it buys over clean training, in a sentence
     files: dict[str, Path]  # what was written, by name
 
 
@@ -189,13 +191,16 @@ def _summarize(root: Path) -> SweepSummary:
             first = min(failed, key=lambda trial: trial.started)
             which = f"all {len(trials)} trials failed, the first" if len(trials) > 1 else "the only trial failed"
             raise AmbientSweepError(f"{root}: {which} ({first.trial_id}): {first.reason}")
-        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", files)
+        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", "", files)
     picture = frontier_png(tables.evaluations)
     write_atomic(root / FRONTIER_FILE, picture)
     choice = select(tables.evaluations, "knee")
-    header = f"{choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
+    noise = what_noise_buys(tables.evaluations, choice)
+    header = (
+        f"{root.name}, {choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
+    )
     write_config(best_config(choice), root / BEST_FILE, header)
     write_report(root / REPORT_FILE, tables, choice, picture, root / BEST_FILE)
     files |= {name: root / name for name in (FRONTIER_FILE, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
-    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files)
+    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, noise, files)
