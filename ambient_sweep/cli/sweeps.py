@@ -164,7 +164,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
 @click.argument("folder", type=PATH)
 @as_json
 def report(folder: Path, as_json: bool) -> None:
-    """Write the tables, frontier.png, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
+    """Write tables, pictures, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.sweep.run import summarize
 

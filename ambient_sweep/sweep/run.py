@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.rival import what_noise_buys
 from ambient_sweep.results.frontier.select import best_config, select
-from ambient_sweep.results.report.frontier_plot import frontier_png
+from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
+from ambient_sweep.sweep.importance import importance
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.definition import Sweep
@@ -36,7 +38,7 @@ from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
 Echo = Callable[[str], None]
-BEST_FILE, FRONTIER_FILE, REPORT_FILE = "best.yaml", "frontier.png", "report.html"
+BEST_FILE, REPORT_FILE = "best.yaml", "report.html"
 
 
 @dataclass(frozen=True)
@@ -186,21 +188,31 @@ def _summarize(root: Path) -> SweepSummary:
     counts = Counter(trial.status for trial in trials)
     failed = [trial for trial in trials if trial.status == "failed"]
     files = {name: root / name for name in ("trials.parquet", "evaluations.parquet")}
+    space = load_sweep(root / SWEEP_FILE).space if (root / SWEEP_FILE).exists() else {}
+    report = partial(
+        write_report, root / REPORT_FILE, tables,
+        best_file=root / BEST_FILE, searched=list(space), importance=importance(tables.evaluations, space),
+    )  # fmt: skip
     if candidates(tables.evaluations).num_rows == 0:
+        reason = "nothing was measured yet"
         if trials and len(failed) == len(trials):
             first = min(failed, key=lambda trial: trial.started)
             which = f"all {len(trials)} trials failed, the first" if len(trials) > 1 else "the only trial failed"
-            raise AmbientSweepError(f"{root}: {which} ({first.trial_id}): {first.reason}")
-        return SweepSummary(root, dict(counts), [], None, "nothing was measured yet", "", files)
-    picture = frontier_png(tables.evaluations)
-    write_atomic(root / FRONTIER_FILE, picture)
+            reason = f"{which} ({first.trial_id}): {first.reason}"
+            report(choice=None, sentence=reason)
+            raise AmbientSweepError(f"{root}: {reason}")
+        report(choice=None, sentence=reason)
+        return SweepSummary(root, dict(counts), [], None, reason, "", files | {REPORT_FILE: root / REPORT_FILE})
     choice = select(tables.evaluations, "knee")
     noise = what_noise_buys(tables.evaluations, choice)
     header = (
         f"{root.name}, {choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
     )
     write_config(best_config(choice), root / BEST_FILE, header)
-    write_report(root / REPORT_FILE, tables, choice, picture, root / BEST_FILE)
-    files |= {name: root / name for name in (FRONTIER_FILE, BEST_FILE, REPORT_FILE)}
+    pictures = {f"frontier.{suffix}": data for suffix, data in frontier_pictures(tables.evaluations).items()}
+    for name, data in pictures.items():
+        write_atomic(root / name, data)
+    report(choice=choice, sentence=noise)
+    files |= {name: root / name for name in (*pictures, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
     return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, noise, files)

@@ -80,7 +80,7 @@ def test_what_an_option_holds_is_refused_by_the_options_name(tmp_path: Path) -> 
 def test_run_shows_its_progress_and_duckdb_agrees_on_the_frontier(sweep: tuple[Path, str]) -> None:
     root, printed = sweep
     assert "4 of 4" in printed
-    for name in ("trials.parquet", "evaluations.parquet", "frontier.png", "report.html", "best.yaml"):
+    for name in ("trials.parquet", "evaluations.parquet", "frontier.png", "frontier.svg", "report.html", "best.yaml"):
         assert str(root / name) in printed
         assert (root / name).stat().st_size > 0
     assert {"sweep.yaml", "split.json", "study.journal", "reference", "trials"} <= {p.name for p in root.iterdir()}
@@ -156,7 +156,7 @@ def test_sample_and_evaluate_a_checkpoint(sweep: tuple[Path, str], tmp_path: Pat
 def test_report_makes_everything_anew_and_resume_of_a_finished_sweep_trains_nothing(sweep: tuple[Path, str]) -> None:
     root, _ = sweep
     before = pd.read_parquet(root / "evaluations.parquet")
-    for name in ("trials.parquet", "evaluations.parquet", "frontier.png", "report.html"):
+    for name in ("trials.parquet", "evaluations.parquet", "frontier.png", "frontier.svg", "report.html"):
         (root / name).unlink()
     for command in ("report", "resume"):
         assert json.loads(good(command, root, "--json"))["trials"] == {"completed": 4}

@@ -34,6 +34,11 @@ def candidates(table: pa.Table) -> pa.Table:
     return table.filter(pa.array(candidate_mask(table)))
 
 
+def stated_candidates(table: pa.Table) -> pa.Table:
+    """The candidates, each by the row that states its values. Raises as `candidate_mask`."""
+    return table.take(pa.array(stated(table, np.flatnonzero(candidate_mask(table)))))
+
+
 def frontier(table: pa.Table) -> pa.Table:
     """The rows of a complete table that are on its frontier, by rising memorization; each model once."""
     return by_memorization(table.filter(table[schema.ON_FRONT]))

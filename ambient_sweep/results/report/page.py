@@ -1,61 +1,66 @@
-"""The sweep's report: one HTML file that needs no server and no network; its numbers come from the tables alone."""
+"""The sweep's report: one HTML file that needs no server and no network; its numbers come from the tables alone.
 
-import base64
+Text from the sweep reaches the page escaped by Jinja2, or as JSON that the script writes as text; never as markup.
+"""
+
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
-from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.results.frontier.select import Choice
+from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, document, provenance
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables
 from ambient_sweep.storage import write_atomic
 
-FRONTIER_COLUMNS = (
-    schema.TRIAL_ID, schema.ROLE, schema.IMAGES, schema.ENDPOINT, schema.SIGMA, schema.OBJECTIVE,
-    *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
-    schema.RUNS, *schema.MEANS, *schema.ERRORS,
-)  # fmt: skip
-TRIAL_COLUMNS = (
-    schema.TRIAL_ID, schema.ROLE, schema.STATUS, "reason", schema.SIGMA, schema.OBJECTIVE, "images_done",
-    "images_asked", schema.IMAGES_EXECUTED, schema.IMAGES_FORKED, "rung", schema.DEVICE_SECONDS, schema.FIDELITY,
-    schema.MEMORIZATION,
-)  # fmt: skip
-PROVENANCE = (
-    schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, "evaluation.distances", schema.SAMPLES_ASKED, "data.source",
-    "data.train_size", "data_fingerprint", schema.REFERENCE_KEY, "device", "code_revision", schema.VERSIONS,
-)  # fmt: skip
+HERE = Path(__file__).parent
+SCRIPTS = ("base.js", "frontier.js", "panels.js")
 
 
-def write_report(path: Path, tables: Tables, choice: Choice, picture: bytes, best_file: Path) -> None:
-    """Writes the page to `path`, atomically. picture: the frontier as PNG; best_file: the config that was chosen."""
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    templates.filters["cell"] = _cell
-    trials = tables.trials.to_pylist()
+def write_report(
+    path: Path,
+    tables: Tables,
+    choice: Choice | None,
+    best_file: Path,
+    *,
+    sentence: str,
+    searched: Sequence[str] = (),
+    importance: Importance = NO_IMPORTANCE,
+) -> None:
+    """Writes the page to `path`, in the sweep's folder, atomically.
+
+    choice: None where nothing was measured; best_file: its config; sentence: what the page opens with; searched: the keys
+    of the search space.
+    """
+    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    templates.filters["number"] = number
+    root, trials = path.resolve().parent, tables.trials.to_pylist()
     page = templates.get_template("page.html").render(
-        name=path.resolve().parent.name,
-        counts=", ".join(f"{n} {status}" for status, n in Counter(row[schema.STATUS] for row in trials).items()),
-        hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
-        reason=choice.reason,
-        chosen=[row for row in (choice.row, choice.runner_up) if row],
-        best_file=shlex.quote(str(best_file)),
-        picture=base64.b64encode(picture).decode(),
-        front=frontier(tables.evaluations).to_pylist(),
+        style=(HERE / "page.css").read_text(),
+        scripts=[get_plotlyjs(), *((HERE / name).read_text() for name in SCRIPTS)],
+        name=root.name,
+        sentence=sentence[:1].upper() + sentence[1:],
         trials=trials,
-        frontier_columns=FRONTIER_COLUMNS,
-        trial_columns=TRIAL_COLUMNS,
-        provenance={name: sorted({str(row[name]) for row in trials}) for name in PROVENANCE},
+        statuses=Counter(row[schema.STATUS] for row in trials),
+        hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
+        chosen=choice.row if choice else None,
+        runner_up=choice.runner_up if choice else None,
+        command=f"ambient-sweep train {shlex.quote(str(best_file))}",
+        provenance=provenance(tables.trials),
+        data=document(root, tables, choice.row if choice else None, searched, importance),
     )
     write_atomic(path, page.encode())
 
 
-def _cell(value: Any) -> str:
-    """A table's value as text; numbers with four digits, three decimals below 1."""
-    if isinstance(value, float):
-        return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1 else f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "" if value is None else str(value)
+def number(value: Any) -> str:
+    """A count, or a measured value with three decimals below 10, else four digits; `base.js` has the same."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    size = abs(value)
+    decimals = 0 if isinstance(value, int) or size >= 1000 else 3 if size < 10 else 2 if size < 100 else 1
+    return f"{value:,.{decimals}f}".replace("-", "−")  # noqa: RUF001
