@@ -43,7 +43,8 @@ def prepare(
         if out is not None:
             raise UserError("--verify: only reads STORE; omit OUT")
         info = verify_store(verify)
-        tell({"store": str(verify), **info.model_dump()}, [f"{verify}: whole", *summary(verify, info)], as_json)
+        lines = [f"{verify}: whole", *summary(verify, info)]
+        tell({"store": str(verify), **info.model_dump(), "notes": lines}, lines, as_json)
         return
     if out is None or "=" in str(out):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
@@ -68,7 +69,8 @@ def prepare(
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
     lines = [*summary(out, info), resolved(held), f"a first sweep on it: `ambient-sweep init {out}`"]
-    tell({"store": str(out), **info.model_dump()}, lines if sigma is None else lines[:-2], as_json)
+    lines = lines if info.observed is None else lines[:-2]
+    tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 
 
 def level_or_column(text: str) -> tuple[float | None, str | None]:

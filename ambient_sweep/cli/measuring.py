@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ambient_sweep.evaluation.report import Report, Row
 
 KEYS = (
-    "evaluation.", "data.image_column", "data.range", "data.split", "data.group_", "data.train_size", "data.heldout_size",
+    "evaluation.", "data.source", "data.image_column", "data.range", "data.split", "data.group_",
+    "data.train_size", "data.heldout_size",
 )  # fmt: skip
 without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 
@@ -148,6 +149,8 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
 
     changes = parse_overrides(overrides, KEYS)
     base: dict[str, Any] = {"model.kind": "mlp", "evaluation.distances": ["fd_lite0@64"]}
+    if "data.source" in changes:
+        base["data.path"] = "--train"  # in place of which come those of the options
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
     if isinstance(distances, list) and distances:
         base["evaluation.fidelity"] = distances[0]

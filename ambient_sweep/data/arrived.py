@@ -1,7 +1,5 @@
 """Observations made elsewhere: images that arrive with their noise, which has to be as it was."""
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +10,7 @@ from ambient_sweep.errors import UserError
 
 COMPARED = 64  # observations, with their clean images
 COARSE = 0.003  # on [-1, 1]: steps of 10 bits are finer, steps of 8 bits coarser
+VALUES, SAME = 256, 1e-6  # compared in a channel of an image; a gap below which two are equal
 
 
 def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, float | None]:
@@ -21,19 +20,12 @@ def open_observations(config: DataConfig, sigma: float | None) -> tuple[Source, 
     """
     where = f"--observations: {config.path}"
     if config.range is None:
-        raise UserError(
-            f"{where}: set data.range to the values for black and white in the images before the noise, as in "
-            "data.range=[-1,1]"
-        )
-    source = open_source(config)
-    window = None if source.window is None else dataclasses.replace(source.window, clip=False)
-    source, own = dataclasses.replace(source, window=window), source.sigma
-    if own is None:
+        raise UserError(f"{where}: set data.range to the values for black and white before the noise, as [-1,1]")
+    source = open_source(config, clip=False)
+    if (own := source.sigma) is None:
         return source, sigma
-    if np.isnan(own).any():
-        raise UserError(f"{where}: {source.names[int(np.isnan(own).argmax())]} has no noise level")
-    if not own.any():
-        raise UserError(f"{where}: all noise levels are 0; prepare clean images without --observations")
+    if np.isnan(own).any() or not own.any():
+        raise UserError(f"{where}: {config.sigma_column} must give every image its noise level, not 0 for all")
     return source, float(str(own[own > 0].min()))  # 0.1 as people write it, not as float64 has float32's
 
 
@@ -50,28 +42,34 @@ def check_distance(observed: Pixels, clean: Pixels, levels: NDArray[np.float32] 
 
 
 class NoiseCheck:
-    """Gathers what tells rounded and clipped observations from those whose noise is as it was."""
+    """Gathers what tells rounded and clipped observations from those whose noise is as it was, by channels of an image."""
 
     def __init__(self, sigma: float) -> None:
         self.coarse = min(COARSE, sigma / 4)
         self.images = self.rounded = self.values = self.ties = 0
 
     def add(self, pixels: NDArray[np.float32]) -> None:
-        """Noisy images [n, C, H, W] on [-1, 1]."""
-        values = np.sort(pixels.reshape(len(pixels), int(np.prod(pixels.shape[1:]))), axis=1)
-        gaps = np.diff(values, axis=1)
-        step = np.where(gaps > 1e-6, gaps, np.inf).min(axis=1, keepdims=True)
-        # 0 where all differences are multiples of one step
-        off_grid = np.abs(gaps / step - np.rint(gaps / step)).max(axis=1)
-        ends = (values == values[:, :1]) | (values == values[:, -1:])
-        self.images, self.values = self.images + len(values), self.values + values.size
-        self.rounded += int(((off_grid < 0.02) & (step[:, 0] > self.coarse)).sum())
+        """Noisy images [n, C, H, W] on [-1, 1].
+
+        Of n values in a step of rounding, on average, a share of 1 - (1 - exp(-n)) / n equals the next value.
+        """
+        values = pixels.reshape(-1, int(np.prod(pixels.shape[2:])))  # a channel of an image per row
+        gaps = np.diff(np.sort(values[:, :: -(-values.shape[1] // VALUES)], axis=1), axis=1)
+        amid = gaps[:, gaps.shape[1] // 4 : -(gaps.shape[1] // 4)]
+        span, widest = amid.sum(axis=1), amid.max(axis=1)
+        span -= np.where(widest > span / 2, widest, 0)  # the gap between dark and bright parts
+        held = self.coarse / np.maximum(span / amid.shape[1], SAME)
+        share = 1 - (1 - np.exp(-held)) / held
+        rounded = (amid < SAME).mean(axis=1) > share + 2 * np.sqrt(share * (1 - share) / amid.shape[1])
+        ends = (values == values.min(axis=1, keepdims=True)) | (values == values.max(axis=1, keepdims=True))
+        self.images, self.values = self.images + len(pixels), self.values + values.size
+        self.rounded += int(rounded.reshape(pixels.shape[:2]).any(axis=1).sum())
         self.ties += int(ends.sum()) - 2 * len(values)
 
     def refuse_altered(self, where: str) -> None:
         """Raises UserError where more than single images were rounded or clipped."""
         cure = "export them as floats, before anything is rounded or clipped"
-        if self.rounded > 0.01 * self.images:
+        if self.rounded > 2 + 0.01 * self.images:
             raise UserError(f"{where}: {self.rounded:,} of {self.images:,} observations look rounded; {cure}")
         if self.ties > max(self.images, 0.001 * self.values):
             share = f"{self.ties / self.values:.1%} of the values lie exactly at their image's lowest or highest"

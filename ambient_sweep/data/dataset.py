@@ -139,10 +139,8 @@ def fingerprint_of(content_sha256: str, shape: tuple[int, int, int], train: Rows
 def _from_source(config: DataConfig, source: Source) -> ImageData:
     needed = len(source) * int(np.prod(source.shape)) * source.dtype.itemsize
     if needed > MOST_IN_MEMORY:
-        raise UserError(
-            f"data.path: {config.path} holds {len(source):,} images, {needed / 2**30:.1f} GiB at this size; run "
-            "`ambient-sweep prepare` once and train with data.source=store"
-        )
+        held = f"{len(source):,} images, {needed / 2**30:.1f} GiB at this size"
+        raise UserError(f"data.path: {config.path} holds {held}; run `ambient-sweep prepare` and use data.source=store")
     images, corrupt = source.read()
     check_corrupt(config, source, corrupt)
     readable = np.delete(images, [row for row, _ in corrupt], axis=0) if corrupt else images
@@ -199,12 +197,9 @@ def _check_keys(config: DataConfig, store: Store) -> None:
     own |= {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
     made, asked = DataConfig(**own).model_dump(), config.model_dump()
     other = " ".join(f"data.{key}={json.dumps(value)}" for key, value in made.items() if value != asked[key])
-    other = other.replace('"', "")
-    if other:
-        raise UserError(
-            f"{config.path}: a store keeps the size, the seed of the split, the labels and the levels it was prepared with; "
-            f"set {other}, or prepare it anew"
-        )
+    if other := other.replace('"', ""):
+        kept = "the size, the seed of the split, the labels and the levels it was prepared with"
+        raise UserError(f"{config.path}: a store keeps {kept}; set {other}, or prepare it anew")
 
 
 def stored_source(data: ImageData) -> tuple[Source, tuple[Rows, Rows]]:

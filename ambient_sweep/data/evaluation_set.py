@@ -18,11 +18,10 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.dataset import load_data, stored_source
 from ambient_sweep.data.pixels import Pixels, digests, to_uint8
 from ambient_sweep.data.sources import Source, open_source, source_kind
-from ambient_sweep.data.sources.annotations import AUTOMATIC
 from ambient_sweep.data.sources.arrays import IMAGES, Arrays
 from ambient_sweep.data.sources.decode import CorruptImage, Header, read_header
 from ambient_sweep.data.sources.source import corrupt_line
-from ambient_sweep.data.split import Rows, split_index
+from ambient_sweep.data.split import split_index
 from ambient_sweep.data.store import read_info
 from ambient_sweep.errors import UserError
 
@@ -115,31 +114,26 @@ def unseen(images: ImageSet, seen: ImageSet) -> NDArray[np.int64]:
 def check_alike(one: ImageSet, other: ImageSet) -> None:
     """Raises UserError where the sets differ in size or channels."""
     if other.shape != one.shape:
-        raise UserError(
-            f"{other.where}: images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}; give --size and "
-            "--channels to make all alike"
-        )
-
-
-# -- reading --------------------------------------------------------------------------------------------------------
+        forms = f"images are {_form(other.shape)}, those of {one.where} {_form(one.shape)}"
+        raise UserError(f"{other.where}: {forms}; give --size and --channels to make all alike")
 
 
 def _opened(option: str, path: Path, data: DataConfig, size: int, channels: int, shared: bool) -> Source:
     """The source at a place; of one that is shared, the part of the option."""
-    kind, real = source_kind(path), option in PARTS
-    keys: dict[str, Any] = {"source": kind, "path": str(path), "label_column": AUTOMATIC}
-    split: tuple[Rows, Rows] | None = None
+    real = option in PARTS
+    kind = data.source if real and "source" in data.model_fields_set else source_kind(path)
+    keys: dict[str, Any] = {"source": kind, "path": str(path)}
     data = data if real else DataConfig(image_column=data.image_column)
-    if kind == "store":
-        info = read_info(path)
-        keys |= {"image_size": info.shape[1], "channels": info.shape[0], "split_seed": info.split.seed}
-        source, split = stored_source(load_data(data.model_copy(update=keys)))
-    else:
-        if kind == "array" and data.image_column not in Arrays(path).names:  # it is a column of another set
-            keys["image_column"] = IMAGES
+    if kind != "store":
+        if kind == "array" and path.is_file() and data.image_column not in Arrays(path).names:
+            keys["image_column"] = IMAGES  # the one given is that of another set
         config = data.model_copy(update=keys | {"label_column": None, "image_size": size, "channels": channels})
         source = open_source(config)
         split = split_index(config, source) if shared else None
+    else:
+        info = read_info(path)
+        keys |= {"image_size": info.shape[1], "channels": info.shape[0], "split_seed": info.split.seed}
+        source, split = stored_source(load_data(data.model_copy(update=keys)))
     if not real or split is None:
         return source
     return source.only(np.isin(np.arange(len(source)), split[PARTS.index(option)]))
@@ -155,7 +149,7 @@ def _as_it_is(where: str, source: Source, size: int | None, channels: int | None
         raise UserError(f"{where}: images of {_examples(sides)}; give --size to take central squares, resized by area")
     if channels is None and (len(kinds) > 1 or "transparent" in kinds):
         raise UserError(
-            f"{where}: images that are {_examples(kinds)}; give --channels 1 or 3 to make them alike, on white"
+            f"{where}: images that are {_examples(kinds)}; give --channels 1 or 3, which lays them on white"
         )
     depth8 = source.depth8 and not any(header.deep for header in headers.values())
     channels = channels or (1 if "grey" in kinds else 3)

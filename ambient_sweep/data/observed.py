@@ -116,9 +116,7 @@ def _check_observed(data: ImageData, config: ObservedConfig, keep_clean: bool) -
     if made is None:
         return
     if config.base_sigma != made.sigma:
-        raise UserError(
-            f"observed.base_sigma={config.base_sigma}: {where} was made with another; set observed.base_sigma={made.sigma}"
-        )
+        raise UserError(f"observed.base_sigma: {where} was made with another; set observed.base_sigma={made.sigma}")
     if config.clean_fraction > 0:
         raise UserError(f"observed.clean_fraction: {where} holds no clean image; set it to 0")
     if keep_clean:

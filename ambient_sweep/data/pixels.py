@@ -59,9 +59,8 @@ class Pixels:
     def __getitem__(self, index: Index) -> torch.Tensor:
         """The images at `index`, as a tensor would take it, float32 [n, C, H, W] in [-1, 1]."""
         places = index.numpy() if isinstance(index, torch.Tensor) else index
-        return torch.from_numpy(
-            decoded(self._array[places if self._rows is None else self._rows[places]], self._encoding)
-        )
+        rows = places if self._rows is None else self._rows[places]
+        return torch.from_numpy(decoded(self._array[rows], self._encoding))
 
     def blocks(self, size: int) -> Iterator[torch.Tensor]:
         """All images in order, `size` at a time."""
@@ -90,7 +89,7 @@ def pixel_lines(pixels: Pixels, sigma_data: float, noisy: bool) -> list[str]:
     if (high - low) / 2 < LEAST_USED:
         lines.append(
             f"warning: the images use {(high - low) / 2:.1%} of the range from black to white; set data.range=[low,high] to "
-            "theirs, in the units of the files"
+            "theirs where the files are read, in their units"
         )
     if std < sigma_data / SIGMA_FACTOR or (not noisy and std > sigma_data * SIGMA_FACTOR):
         lines.append(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.config import DataConfig, ModelConfig
+from ambient_sweep.data import store
 from ambient_sweep.data.arrived import NoiseCheck, open_observations
 from ambient_sweep.data.dataset import check_corrupt, fingerprint_of, load_data, stored_source
 from ambient_sweep.data.duplicates import NEAR, Thumbnails, find_duplicates
@@ -21,22 +22,6 @@ from ambient_sweep.data.sources import open_source
 from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
-from ambient_sweep.data.store import (
-    DUPLICATES_FILE,
-    IMAGES_FILE,
-    INFO_FILE,
-    NAMES_FILE,
-    TEXT_FILE,
-    ObservedInfo,
-    SplitInfo,
-    Store,
-    StoreInfo,
-    files_of,
-    new_store,
-    open_store,
-    store_keys,
-    verify_store,
-)
 from ambient_sweep.errors import UserError
 
 FIRST_NAMED = 100
@@ -45,13 +30,13 @@ FIRST_NAMED = 100
 def prepare(
     out: Path, config: DataConfig, echo: Callable[[str], None], *,
     observed_sigma: float | None = None, arrived_noisy: bool = False, drop_duplicates: bool = False, near: float = NEAR,
-) -> StoreInfo:  # fmt: skip
+) -> store.StoreInfo:  # fmt: skip
     """Writes the store `out` of the images that `config` names, or nothing. Raises UserError.
 
     observed_sigma: writes the observations at this level, and nothing else. arrived_noisy: the images are observations
     already, at observed_sigma or at the levels of data.sigma_column. near: see `find_duplicates`.
     """
-    with new_store(out) as folder:
+    with store.new_store(out) as folder:
         preparation = _Preparation(folder, config, echo, observed_sigma, arrived_noisy, drop_duplicates, near)
         return preparation.clean() if preparation.sigma is None else preparation.observations(preparation.sigma)
 
@@ -68,44 +53,44 @@ class _Preparation:
 
     def __post_init__(self) -> None:
         self.split: tuple[Rows, Rows] | None = None  # rows that train and rows held out, where that is settled already
-        self.stored: Store | None = None  # from which the images come
+        self.stored: store.Store | None = None  # from which the images come
         if self.config.source == "store":
             data = load_data(self.config)
             self.stored, (self.source, self.split) = data.store, stored_source(data)
-            verify_store(Path(str(self.config.path)))
+            store.verify_store(Path(str(self.config.path)))
         elif self.arrived_noisy:
             self.source, self.sigma = open_observations(self.config, self.sigma)
         else:
             self.source = open_source(self.config)
-        index = None if self.stored is None else self.stored.index
-        self.place = np.arange(len(self.source)) if index is None else index  # [N], in the first source
+        # [N], in the first source
+        self.place = np.arange(len(self.source)) if self.stored is None else self.stored.index
         for line in self.source.lines():
             self.echo(line)
         self.thumbnails = Thumbnails(len(self.source), self.source.shape)
         self.corrupt: list[tuple[int, str]] = []
 
-    def clean(self) -> StoreInfo:
+    def clean(self) -> store.StoreInfo:
         """A store of all images that train or are held out; where corrupt ones are skipped, of all that can be read."""
         keep = np.ones(len(self.source), dtype=bool)
         if self.split is not None or self.config.on_corrupt == "refuse":
             keep = np.isin(np.arange(len(keep)), np.concatenate(self._split()))
-        with (self.folder / IMAGES_FILE).open("wb") as file:
+        with (self.folder / store.IMAGES_FILE).open("wb") as file:
             content = self._read(lambda rows, images: file.write(images[keep[rows]].data))
         self._settle()
         keep[[row for row, _ in self.corrupt]] = False
         rows = np.flatnonzero(keep)
-        (self.folder / NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
+        (self.folder / store.NAMES_FILE).write_text(json.dumps([self.source.names[row] for row in rows.tolist()]))
         if TEXT in self.source.columns:
             try:
                 text = self.source.columns.read(TEXT)[rows].tolist()
                 if not all(isinstance(each, str | None) for each in text):
                     raise UserError(f"{self.source.columns.where}: {TEXT}: does not hold strings")
-                (self.folder / TEXT_FILE).write_text(json.dumps([each or None for each in text]))
+                (self.folder / store.TEXT_FILE).write_text(json.dumps([each or None for each in text]))
             except UserError as error:
                 self.echo(f"captions are left out: {error}")
         return self._finish(rows, content)
 
-    def observations(self, sigma: float) -> StoreInfo:
+    def observations(self, sigma: float) -> store.StoreInfo:
         """A store of y_b of the training images; a first reading finds which these are, and no clean image is written.
 
         The noise is drawn from the operating system: whoever knows the seed of a keyed draw can subtract it. Images that
@@ -121,7 +106,7 @@ class _Preparation:
         check.refuse_altered(f"--observations: {self.config.path}")
         self._settle()
         chosen = np.isin(np.arange(len(self.source)), self.train)
-        with (self.folder / IMAGES_FILE).open("wb") as file:
+        with (self.folder / store.IMAGES_FILE).open("wb") as file:
 
             def write(rows: Rows, images: Array) -> None:
                 pixels = decoded(images[chosen[rows]], self.source.encoding)
@@ -170,20 +155,18 @@ class _Preparation:
         if self.sigma is None:
             named = [{"index": place, "name": self.source.names[row]} for place, row in zip(named, rows, strict=True)]
         document = json.dumps({**self.duplicates, "copies": found.copies(named)}, indent=1)
-        (self.folder / DUPLICATES_FILE).write_text(document + "\n")
+        (self.folder / store.DUPLICATES_FILE).write_text(document + "\n")
         if self.drop_duplicates:
             self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
             if min(len(self.train), len(self.heldout)) < 2:
-                raise UserError(
-                    f"--drop-duplicates: leaves {len(self.train)} training and {len(self.heldout)} held-out images; "
-                    "at least 2 of each are needed"
-                )
+                left = f"{len(self.train)} training and {len(self.heldout)} held-out images"
+                raise UserError(f"--drop-duplicates: leaves {left}; at least 2 of each are needed")
         related = find_related(self.thumbnails, self.train, self.heldout)
         self.duplicates["related"] = related.line if related.is_many else None
         for line in split_notes(self.config, self.source, self.train, self.heldout):
             self.echo(line)
 
-    def _finish(self, rows: Rows, content: str) -> StoreInfo:
+    def _finish(self, rows: Rows, content: str) -> store.StoreInfo:
         """Writes the small arrays of the images at `rows`, and store.json; content: sha256 of all images read."""
         source, place = self.source, self.place
         train_index, heldout_index = place[self.train], place[self.heldout]
@@ -192,32 +175,30 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        made, files, config = None, files_of(self.folder), self.config
-        description: dict[str, Any] = config.model_dump(include={"source", "image_size", "channels"})
+        made, files, config = None, store.files_of(self.folder), self.config
+        used = {"source", "image_size", "channels", "range"}
+        description: dict[str, Any] = config.model_dump(include=used, exclude_none=True)
         if config.path is not None:
             description["name"] = Path(config.path).name  # but not the path to it
-        if config.range is not None:
-            description["range"] = config.range
         if self.stored is not None:
             content, description = self.stored.info.content_sha256, self.stored.info.source
         if self.sigma is not None:
-            fingerprint = files[IMAGES_FILE].sha256[:16]
-            made = ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
+            fingerprint = files[store.IMAGES_FILE].sha256[:16]
+            made = store.ObservedInfo(sigma=self.sigma, elsewhere=self.arrived_noisy, fingerprint=fingerprint)
         corrupt: dict[str, Any] = {"count": len(self.corrupt)}
         passed: dict[str, Any] = {"count": len(source.passed)}
         if made is None:
             corrupt["first"] = [{"name": source.names[r], "reason": why} for r, why in self.corrupt[:FIRST_NAMED]]
-            passed["kinds"] = Counter(source.passed.values())
-            first = [*source.passed.items()][:FIRST_NAMED]
-            passed["first"] = [{"name": printable(name), "kind": kind} for name, kind in first]
-        info = StoreInfo(
+            named = [{"name": printable(name), "kind": kind} for name, kind in source.passed.items()]
+            passed |= {"kinds": Counter(source.passed.values()), "first": named[:FIRST_NAMED]}
+        info = store.StoreInfo(
             version=__version__,
             kind="clean" if made is None else "observed",
             count=len(rows),
             shape=source.shape,
             encoding=source.encoding if made is None else "signed",
             classes=source.classes,
-            split=SplitInfo(seed=self.config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
+            split=store.SplitInfo(seed=config.split_seed, train_size=len(train_index), heldout_size=len(heldout_index)),
             content_sha256=content,
             fingerprint=fingerprint_of(content, source.shape, train_index, heldout_index),
             observed=made,
@@ -227,18 +208,18 @@ class _Preparation:
             duplicates=self.duplicates,
             files=files,
         )
-        (self.folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (self.folder / store.INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return info
 
 
-def summary(out: Path, info: StoreInfo) -> list[str]:
+def summary(out: Path, info: store.StoreInfo) -> list[str]:
     """What the store at `out` holds and how to train with it, for people."""
     channels, side, _ = info.shape
     split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    keys = " ".join(f"{key}={value}" for key, value in store_keys(out, info).items())
+    keys = " ".join(f"{key}={value}" for key, value in store.store_keys(out, info).items())
     what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
-    notes = pixel_lines(open_store(out).pixels, ModelConfig().sigma_data, noisy=made is not None)
+    notes = pixel_lines(store.open_store(out).pixels, ModelConfig().sigma_data, noisy=made is not None)
     if made is not None:
         lowest = " and above" if made.elsewhere and "sigma.npy" in info.files else ""
         what = f"noisy observations at sigma {made.sigma:g}{lowest} of {split.train_size:,} training images, no clean image"
@@ -251,7 +232,7 @@ def summary(out: Path, info: StoreInfo) -> list[str]:
     notes.append(
         f"duplicates {'dropped' if copies['dropped'] else 'found'}: {copies['train_exact']:,} exact and "
         f"{copies['train_near']:,} near copies in the training set, {copies['heldout_exact']:,} exact and "
-        f"{copies['heldout_near']:,} near copies of it among the held-out images ({DUPLICATES_FILE})"
+        f"{copies['heldout_near']:,} near copies of it among the held-out images ({store.DUPLICATES_FILE})"
     )
     held = copies["heldout_exact"] + copies["heldout_near"]
     if held and not copies["dropped"]:

@@ -185,9 +185,6 @@ def _check(file: Path, wanted: FileInfo, content: bool) -> None:
         raise _damaged(file, f"its sha256 is not the one in {INFO_FILE}")
 
 
-# -- writing --------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def new_store(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` at the end. Raises UserError where `out` exists or cannot be written."""

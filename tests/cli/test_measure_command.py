@@ -123,12 +123,13 @@ def test_several_sets(measure: Measure, sets: Path) -> None:
         ([PIXELS], "Missing option '--generated'"),
         (
             ["--generated", "{sets}/generated", "training.images=3"],
-            "training.images: keys must begin with evaluation. or data.im",
+            "training.images: keys must begin with evaluation. or data.so",
         ),
         (
             ["--generated", "{sets}/generated", "data.split.train=a", "data.split.heldout=b"],
             "data.split: splits one place",
         ),
+        (["--generated", "{sets}/generated", "data.source=parquet"], "train holds no rows of Parquet files"),
         (["--generated", "{sets}/generated", "--without", "fid"], "--without: fid is not measured"),
         (["--generated", "{sets}/generated", "evaluation.quantile=0.001"], "needs at least 999 held-out images"),
         (["--generated", "{sets}/generated", "--size", "3"], "'--size'"),

@@ -64,6 +64,8 @@ def test_each_image_may_have_its_own_level(tmp_path):
     values = (CLEAN + LEVELS[:, None, None] * NOISE).astype(np.float32)
     keys = store(tmp_path / "noisy", values, "data.range=[-1,1]", "--observations", "level", level=LEVELS)
     assert float(keys["observed.base_sigma"]) == 0.1
+    printed = prepared(tmp_path / "again", values, "data.range=[-1,1]", "--observations", "level", level=LEVELS)[0]
+    assert printed.splitlines()[-1].startswith("train with ")  # no first sweep, which needs clean images
     data = load_data(build_config(keys).data)
     own = LEVELS[data.train_index.numpy()]
     y, sigma, _, _ = observe(data, ObservedConfig(sigma=0.3, base_sigma=0.1)).read(np.arange(len(own)))
@@ -91,13 +93,18 @@ def test_evaluation_takes_the_clean_images_behind_the_observations_and_no_others
 
 
 EIGHT_BITS = np.rint((NOISY + 1) * 127.5).clip(0, 255).astype(np.uint8)
-PARTLY = np.where(np.arange(200)[:, None, None] < 9, np.rint(NOISY * 99) / 99, NOISY)
+PARTLY = np.where(np.arange(200)[:, None, None] < 12, np.rint(NOISY * 99) / 99, NOISY)
+COLOUR = CLEAN[..., None] + 0.2 * GENERATOR.standard_normal((*CLEAN.shape, 3))
+BYTES = np.rint((COLOUR / 2 + 1) * 127.5) / 255
 ALTERED = {
-    "8 bits": (EIGHT_BITS, "[0,255]", "200 of 200 observations look rounded"),
+    "8 bits, each channel scaled": ((BYTES - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], "[-1,1]", "look rounded"),
+    "8 bits of another gamma": (BYTES**2.2, "[0,1]", "of 200 observations look rounded"),
+    "a channel clipped": (COLOUR.clip([-9, -9, -0.9], 9), "[-1,1]", "look clipped"),
+    "8 bits": (EIGHT_BITS, "[0,255]", "of 200 observations look rounded"),
     "multiples of 1/255": (np.rint((NOISY + 1) / 2 * 255) / 255, "[0,1]", "look rounded; export them as floats"),
     "few values": (np.rint(NOISY * 8) / 8, "[-1,1]", "look rounded"),
-    "a part rounded": (PARTLY, "[-1,1]", "9 of 200 observations look rounded"),
-    "constant": (np.zeros((200, 8, 8)), "[-1,1]", "look rounded"),
+    "a part rounded": (PARTLY, "[-1,1]", " of 200 observations look rounded"),
+    "constant": (np.zeros((200, 8, 8)), "[-1,1]", "look clipped"),
     "clipped": (NOISY.clip(-1, 1), "[-1,1]", "look clipped"),
     "clipped below": (NOISY.clip(-1.05, None), "[-1,1]", "look clipped"),
     "filled": (np.where(np.arange(8) < 2, 1.7, NOISY), "[-1,1]", "look clipped"),
@@ -108,7 +115,8 @@ ALTERED = {
 @pytest.mark.parametrize("kind", ALTERED)
 def test_observations_whose_noise_was_altered_are_refused(tmp_path, kind):
     values, limits, message = ALTERED[kind]
-    _, code, error = prepared(tmp_path / "noisy", values, f"data.range={limits}", "--observations", 0.2)
+    channels = f"data.channels={3 if values.ndim == 4 else 1}"
+    _, code, error = prepared(tmp_path / "noisy", values, f"data.range={limits}", channels, "--observations", 0.2)
     assert code == 1
     assert message in error
     assert "\n" not in error
@@ -119,17 +127,17 @@ def test_what_would_change_the_noise_or_says_too_little_is_refused(tmp_path):
     wanted, sigma = "data.range=[-1,1]", ("--observations", 0.2)
     level = {"level": np.where(np.arange(200) == 3, np.nan, 0.2), "none": np.zeros(200)}
     for words, message in (
-        ([*sigma], "noisy.npz: set data.range to the values for black and white in the images before the noise"),
+        ([*sigma], "noisy.npz: set data.range to the values for black and white before the noise"),
         ([wanted, *sigma, "data.channels=3"], "8x8x1: to resize or convert noisy observations changes their noise"),
         ([wanted, *sigma, "data.image_size=4"], "8x8x1: to resize or convert"),
         ([wanted, "--observations", 0], "--observations: 0 must be above 0 and at most 100, or the name of a column"),
         ([wanted, "--observations", "nan"], "nan must be above 0"),
         ([wanted, "--observations", "sigma"], "has no column sigma; it has image, level, none"),
-        ([wanted, "--observations", "level"], "noisy.npz#3 has no noise level"),
-        ([wanted, "--observations", "none"], "all noise levels are 0"),
+        ([wanted, "--observations", "level"], "noisy.npz: level must give every image its noise level"),
+        ([wanted, "--observations", "none"], "none must give every image its noise level, not 0 for all"),
         ([wanted, *sigma, "data.sigma_column=level"], "--observations: does not go with"),
         ([wanted, *sigma, "--observed-only", 0.3], "--observations: does not go with --observed-only"),
-        ([], "images that were exported with noise on them: prepare --observations"),
+        ([], "for images that were exported with noise: prepare --observations"),
     ):
         _, code, error = prepared(tmp_path / "noisy", NOISY, *words, **level)
         assert (code, message in error) == (1, True), error

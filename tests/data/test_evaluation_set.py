@@ -188,7 +188,11 @@ def test_a_place_of_no_kind_is_refused(tmp_path: Path) -> None:
     table(save(tmp_path / "both", scenes(2)) / "more.parquet", scenes(3))
     assert (source_kind(tmp_path / "both"), len(read_set("--train", tmp_path / "both"))) == ("parquet", 3)
     table(save(tmp_path / "named", scenes(2)) / "metadata.parquet", scenes(2))
+    pq.write_table(pa.table({"embedding": [[0.5]] * 3}), tmp_path / "named" / "embeddings.parquet")
     assert source_kind(tmp_path / "named") == "folder"
+    assert source_kind(table(tmp_path / "x.pq", scenes(3))) == "parquet"
+    stated = read_sets([("--train", tmp_path / "both")], DataConfig(source="folder"))
+    assert len(stated[0]) == 2
     (tmp_path / "empty").touch()
     for name, message in (
         ("both/000.png", "not a set of images; give a folder of images, a zip"),

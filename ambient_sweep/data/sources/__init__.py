@@ -7,25 +7,27 @@ from typing import Literal
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import annotated
 from ambient_sweep.data.sources.arrays import open_array, open_cifar10, open_digits
+from ambient_sweep.data.sources.decode import Window
 from ambient_sweep.data.sources.files import open_tree, walk
 from ambient_sweep.data.sources.parts import joined, parts, published
-from ambient_sweep.data.sources.source import Source, Window, source_path
+from ambient_sweep.data.sources.source import Source, refuse_pointer, source_path
 from ambient_sweep.data.store import INFO_FILE
 from ambient_sweep.errors import UserError
 
 __all__ = ["Source", "open_source", "source_kind"]
 
 Kind = Literal["folder", "zip", "parquet", "array", "cifar10", "store"]
-FILES: dict[str, Kind] = {".zip": "zip", ".parquet": "parquet", ".npy": "array", ".npz": "array"}
+FILES: dict[str, Kind] = {".zip": "zip", ".parquet": "parquet", ".pq": "parquet", ".npy": "array", ".npz": "array"}
 
 
 def source_kind(path: Path) -> Kind:
-    """The `data.source` that reads `path`; with Parquet files besides metadata, that is "parquet" even beside images.
+    """The `data.source` that reads `path`; with Parquet files of images, that is "parquet" even beside other images.
 
     Raises UserError, which begins with the path.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    refuse_pointer(path)
     if path.is_file():
         kind = FILES.get(path.suffix.lower())
         if kind is None:
@@ -36,16 +38,18 @@ def source_kind(path: Path) -> Kind:
         return "store"
     if any(path.glob("data_batch_*")) or any(path.glob("cifar-10-batches-*")):
         return "cifar10"
-    tables = (name for name in walk(path, str(path), {}) if name.endswith(".parquet"))
-    return "parquet" if any(Path(name).stem != "metadata" for name in tables) else "folder"
+    from ambient_sweep.data.sources.parquet import holds_images  # imports pyarrow
+
+    tables = (path / name for name in walk(path, str(path), {}) if name.endswith(".parquet"))
+    return "parquet" if any(table.stem != "metadata" and holds_images(table) for table in tables) else "folder"
 
 
-def open_source(config: DataConfig) -> Source:
-    """The source that `config` names, not decoded yet. Raises UserError where it is bad as a whole."""
+def open_source(config: DataConfig, clip: bool = True) -> Source:
+    """The source that `config` names, not decoded yet; clip: what lies outside data.range. Raises UserError."""
     source = annotated(published(_opened(config), config), config)
     if config.range is None:
         return source
-    return dataclasses.replace(source, depth8=False, window=Window(*config.range, depth8=source.depth8))
+    return dataclasses.replace(source, depth8=False, window=Window(*config.range, source.depth8, clip))
 
 
 def _opened(config: DataConfig) -> Source:

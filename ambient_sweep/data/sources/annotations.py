@@ -39,7 +39,10 @@ def annotated(source: Source, config: DataConfig) -> Source:
     if level is not None:
         changes["sigma"] = _noise_levels(columns.read(level), f"{columns.where}: {level}", source.names)
     if pattern is not None or config.group_column is not None:
-        values = _matches(pattern, source.names) if pattern else columns.read(str(config.group_column)).tolist()
+        found = [re.search(pattern, name) for name in source.names] if pattern else []
+        if pattern and not any(found):
+            raise UserError(f"data.group_pattern: {pattern} matches no name, such as {source.names[0]}")
+        values = [match and match[1] for match in found] or columns.read(str(config.group_column)).tolist()
         names = [value_name(value) or row for row, value in enumerate(values)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         changes["groups"] = np.array([numbers[name] for name in names])
@@ -100,11 +103,3 @@ def _noise_levels(values: Values, where: str, names: Sequence[str]) -> NDArray[n
         wanted = f"it must be 0, or from {LOWEST_LEVEL:g} to {HIGHEST_LEVEL:g}"
         raise UserError(f"{where}: the noise level of {names[bad]} is {levels[bad]}; {wanted}")
     return levels.astype(np.float32)
-
-
-def _matches(pattern: str, names: Sequence[str]) -> list[str | None]:
-    """What the first group of the pattern finds in each name. Raises UserError where no name matches."""
-    found = [re.search(pattern, name) for name in names]
-    if not any(found):
-        raise UserError(f"data.group_pattern: {pattern} matches no name, such as {names[0]}")
-    return [match and match[1] for match in found]

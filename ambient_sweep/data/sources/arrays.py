@@ -1,6 +1,7 @@
 """Images from arrays: .npy and .npz files, scikit-learn's digits, CIFAR-10's binary version as its authors publish it."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,16 @@ from numpy.typing import NDArray
 
 from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.annotations import LABEL
-from ambient_sweep.data.sources.decode import DAMAGED, CorruptImage, PixelArray, one_line
+from ambient_sweep.data.sources.decode import DAMAGED, TOLERANCE, one_line, scaled
 from ambient_sweep.data.sources.parts import SPLIT, joined, parts
-from ambient_sweep.data.sources.source import Source, source_path, suggested
+from ambient_sweep.data.sources.source import Source, refuse_pointer, source_path, suggested
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.errors import UserError
 
-TOLERANCE = 1e-3  # by which floats may lie outside their range, a quarter of a grey level; they are clipped
 MIN_SIDE = 4
 IMAGES = DataConfig.model_fields["image_column"].default
 CIFAR10 = "cifar-10-batches-bin"
+BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = np.dtype([("label", "u1"), ("image", "u1", (3, 32, 32))])
 
@@ -47,17 +48,9 @@ class Arrays:
         except DAMAGED as error:
             raise self._unreadable(f"the array {name}", error) from None
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of one array; None where it cannot be read, as pickled objects."""
-        with contextlib.suppress(UserError):
-            return self.read(name).shape
-        return None
-
     def _unreadable(self, what: str, error: BaseException) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be read as {what} ({one_line(error)}); pickled objects are never loaded: save a plain "
-            "array by np.save(path, np.stack(images))"
-        )
+        cure = "pickled objects are never loaded: save a plain array by np.save(path, np.stack(images))"
+        return UserError(f"{self.path}: cannot be read as {what} ({one_line(error)}); {cure}")
 
 
 def open_array(config: DataConfig) -> Source:
@@ -84,7 +77,10 @@ def _source(file: Arrays, names: Mapping[str, str], config: DataConfig) -> Sourc
     """The images and columns among the arrays of a file, by the names of columns."""
     where, name = str(file.path), names.get(config.image_column, config.image_column)
     if config.image_column == IMAGES and IMAGES not in names:
-        shapes = {each: shape for each in names.values() if (shape := file.shape(each)) is not None}
+        shapes = dict[str, tuple[int, ...]]()
+        for each in names.values():
+            with contextlib.suppress(UserError):  # of pickled objects
+                shapes[each] = file.read(each).shape
         several = [each for each, shape in shapes.items() if len(shape) in (3, 4)]
         if len(several) != 1:
             has = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()) or "nothing"
@@ -110,16 +106,20 @@ def open_cifar10(config: DataConfig) -> Source:
     """data_batch_1.bin to 5, then test_batch.bin, in the folder `data.path` or one below it. Raises UserError."""
     root = source_path(config)
     folder = root / CIFAR10 if (root / CIFAR10).is_dir() else root
-    train = [_records(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+    there = [file for file in BATCHES if (folder / file).exists()]
+    train = [_records(folder / file) for file in there]
     test = _records(folder / "test_batch.bin")
     records = np.concatenate([*train, test])
     names = [f"train-{i:05d}" for i in range(len(records) - len(test))] + [f"test-{i:05d}" for i in range(len(test))]
     columns = Table(str(folder), len(records), [LABEL], lambda _: np.array(CLASSES)[records["label"]])
-    return array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
+    missing = tuple(f"CIFAR-10 is not complete: {file} is missing" for file in BATCHES if file not in there)
+    source = array_source(records["image"].transpose(0, 2, 3, 1), names, config, columns)
+    return dataclasses.replace(source, notes=missing)
 
 
 def _records(file: Path) -> NDArray[Any]:
     """RECORD [n]. Raises UserError."""
+    refuse_pointer(file)
     try:
         records = np.frombuffer(file.read_bytes(), RECORD)
         if records["label"].max() < len(CLASSES):
@@ -129,9 +129,7 @@ def _records(file: Path) -> NDArray[Any]:
         why = str(error.strerror)
     except ValueError:  # of frombuffer, and of max where there is no record
         why = "it is cut off"
-    raise UserError(
-        f"data.path: {file} cannot be read ({why}); give the folder of the .bin files of CIFAR-10's binary version"
-    )
+    raise UserError(f"data.path: {file} cannot be read ({why}); give the folder of CIFAR-10's .bin files")
 
 
 def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig, columns: Table) -> Source:
@@ -143,7 +141,8 @@ def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig,
     if depth8 or config.range is not None:
         load: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray
     elif images.dtype.kind == "f":
-        load = partial(_scaled, signed=_is_signed(images, columns.where))
+        lowest = -1 if _is_signed(images, columns.where) else 0
+        load = lambda image: scaled(image.astype(np.float32), lowest, 1)  # noqa: E731
     else:
         low, high = int(images.min()), int(images.max())
         held = f"is {images.dtype} with values from {low} to {high}"
@@ -152,32 +151,16 @@ def array_source(images: NDArray[Any], names: Sequence[str], config: DataConfig,
     return Source(names, loaders, config.image_size, config.channels, depth8, columns=columns)
 
 
-def _scaled(image: NDArray[Any], signed: bool) -> PixelArray:
-    """A float image in [0, 1]. Raises CorruptImage."""
-    values = image.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise CorruptImage("holds NaN or infinity")
-    low = -1 if signed else 0
-    if values.min() < low - TOLERANCE or values.max() > 1 + TOLERANCE:
-        raise CorruptImage(f"values from {values.min():g} to {values.max():g}, outside [{low}, 1]")
-    return np.asarray(np.clip((values + 1) / 2 if signed else values, 0, 1), dtype=np.float32)
-
-
 def channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
     """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, H, W, C]. Raises UserError, with `where`, for anything else."""
     if array.dtype.kind not in "biuf":
         raise UserError(f"{where}: is {array.dtype}; images must be uint8, other whole numbers or floats")
-    candidates = []
-    if array.ndim == 3:
-        candidates = [array[..., None]]
-    elif array.ndim == 4:
-        candidates = [each for each in (array, array.transpose(0, 2, 3, 1)) if each.shape[3] in (1, 3)]
-    fitting = [each for each in candidates if min(each.shape[1:3]) >= MIN_SIDE]
+    images = array[..., None] if array.ndim == 3 else array
+    orders = [images, images.transpose(0, 2, 3, 1)] if images.ndim == 4 else []
+    fitting = [each for each in orders if each.shape[3] in (1, 3) and min(each.shape[1:3]) >= MIN_SIDE]
     if len(fitting) != 1 or len(array) == 0:
-        raise UserError(
-            f"{where}: has the shape {list(array.shape)}; images are [N,H,W], [N,H,W,C] or [N,C,H,W], at least one, with "
-            f"1 or 3 channels and sides of at least {MIN_SIDE}"
-        )
+        form = f"[N,H,W], [N,H,W,C] or [N,C,H,W] with 1 or 3 channels and sides of at least {MIN_SIDE}"
+        raise UserError(f"{where}: has the shape {list(array.shape)}; images are {form}, at least one")
     return fitting[0]
 
 
@@ -189,10 +172,11 @@ def _is_signed(images: NDArray[Any], where: str) -> bool:
     low, high = (reduce(images, axis=(1, 2, 3)).astype(np.float64) for reduce in (np.min, np.max))  # NaN where one is
     usable = (low >= -1 - TOLERANCE) & (high <= 1 + TOLERANCE)
     if not usable.any():
-        lowest, highest = np.fmin.reduce(low), np.fmax.reduce(high)
-        raise UserError(
-            f"{where}: holds values from {lowest:g} to {highest:g}; float images must lie in [0, 1] or [-1, 1], unless "
-            f"data.range says what is black and white, as in {suggested(lowest, highest)}; images that were exported with "
-            "noise on them: prepare --observations"
-        )
+        finite = np.isfinite(low) & np.isfinite(high)
+        if not finite.any():
+            raise UserError(f"{where}: holds NaN or infinity in all images")
+        lowest, highest = low[finite].min(), high[finite].max()
+        cure = f"as in {suggested(lowest, highest)}; for images that were exported with noise: prepare --observations"
+        form = f"float images must lie in [0, 1] or [-1, 1], unless data.range says what is black and white, {cure}"
+        raise UserError(f"{where}: holds values from {lowest:g} to {highest:g}; {form}")
     return bool(np.mean(low[usable] < -TOLERANCE) > 0.5)

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import IO, Any, Literal, cast
 
@@ -27,6 +27,7 @@ Native = NDArray[Any]  # [H, W, C], in the units of the file: uint8, or deeper
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**30 // 4 // 3  # of an image, Pillow's own bound for a warning; in RGB a quarter of 1 GiB
 MAX_BYTES = 2**30  # of an image file
+TOLERANCE = 1e-3  # share of their range by which floats may lie outside it, a quarter of a grey level; they are clipped
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes deeper than 8 bits
 # Of 16-bit colour, Pillow keeps the upper bytes; read in the other byte order, it keeps the lower ones
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -45,7 +46,7 @@ DAMAGED = (
 )  # fmt: skip
 
 POINTERS = {
-    rb"version https://git-lfs\.github\.com/": "a Git LFS pointer; `git lfs pull` fetches the file",
+    rb"version https://(git-lfs|hawser)\.github\.com/": "a Git LFS pointer; `git lfs pull` fetches the file",
     rb"\S*/annex/objects/": "an annexed file that is not here; `git annex get` fetches it",
 }
 
@@ -64,26 +65,61 @@ def pointer(head: bytes) -> str | None:
     return next((reason for start, reason in POINTERS.items() if re.match(start, head)), None)
 
 
-def decode(data: bytes, size: int, channels: int) -> PixelArray:
-    """An image file, [size, size, channels]: uint8, or float32 in [0, 1] where the file is deeper (16 bits, float).
+@dataclass
+class Window:
+    """data.range: scales values of the files linearly, `low` to 0 and `high` to 1, and clips the others; safe in threads."""
+
+    low: float
+    high: float
+    depth8: bool  # whether the files hold 8 bits; deeper ones count in other units
+    clip: bool = True  # False for noisy observations, which would no longer be the image plus noise
+    clipped: list[float] = field(default_factory=list)  # the share of values outside, per image read so far
+
+    def note(self) -> str:
+        """For people, after the images were read."""
+        share = np.mean(self.clipped or [0.0])
+        outside = f"; {share:.2%} of the values lay outside and are clipped" if self.clip else ", and not clipped"
+        return f"scaled from [{self.low:g}, {self.high:g}]{outside}"
+
+
+def decode(image: bytes | Native, size: int, channels: int, window: Window | None = None) -> PixelArray:
+    """An image file or its pixels, [size, size, channels]: uint8, or float32 in [0, 1] where it is deeper or has a window.
 
     Turned upright (EXIF), cropped to its central square, transparent parts laid on white, resized by area; of a file of
     several pictures the first. Raises CorruptImage.
     """
-    native = native_pixels(data, channels)
-    if native.dtype == np.uint8:
-        return fit(native, size, channels)
-    top = 1 if native.dtype == np.float32 else 65535
-    low, high = native.min(), native.max()
-    if not (low >= 0 and high <= top):
-        raise CorruptImage(f"values from {low:g} to {high:g}, outside [0, {top}]; data.range=[low,high] scales them")
-    return fit(native.astype(np.float32) / np.float32(top), size, channels)
+    native = _native(image, channels, None if window is None else window.high) if isinstance(image, bytes) else image
+    height, width, bands = native.shape
+    if window is None:
+        top = 1 if native.dtype == np.float32 else 65535
+        return fit(native if native.dtype == np.uint8 else scaled(native, 0, top), size, channels)
+    if (native.dtype == np.uint8) != window.depth8:
+        raise CorruptImage("of 8 bits among deeper images, or the other way around: data.range cannot mean both")
+    if not window.clip and (min(height, width), bands) != (size, channels):
+        raise CorruptImage(f"{width}x{height}x{bands}: to resize or convert noisy observations changes their noise")
+    return fit(scaled(native, window.low, window.high, window), size, channels)
 
 
-def native_pixels(data: bytes, channels: int) -> Native:
-    """An image file in its own units, upright, on white: uint8 of `channels`, or [H, W, 1 or 3] as float64 or float32.
+def scaled(values: Native, low: float, high: float, window: Window | None = None) -> NDArray[np.float32]:
+    """Values on [0, 1], `low` as 0 and `high` as 1; without a window, those outside are refused. Raises CorruptImage."""
+    found = (values.astype(np.float64) - low) / (high - low)
+    lowest, highest = found.min(), found.max()
+    if not np.isfinite([lowest, highest]).all():
+        raise CorruptImage("holds NaN or infinity")
+    slack = TOLERANCE if values.dtype == np.float32 else 0
+    if window is None and (lowest < -slack or highest > 1 + slack):
+        span = f"values from {values.min():g} to {values.max():g}, outside [{low:g}, {high:g}]"
+        raise CorruptImage(f"{span}; data.range=[low,high] scales them")
+    if window is not None and window.clip:
+        window.clipped.append(float(np.mean((found < 0) | (found > 1))))
+    return (found.clip(0, 1) if window is None or window.clip else found).astype(np.float32)
 
-    Whole numbers deeper than 8 bits become float64, floats stay float32. Raises CorruptImage.
+
+def _native(data: bytes, channels: int, white: float | None) -> Native:
+    """An image file in its own units, upright: uint8 of `channels`, or [H, W, 1 or 3] as float64 or float32.
+
+    Whole numbers deeper than 8 bits become float64, floats stay float32. Transparent parts are laid on `white`, by default
+    the highest value of the file's format. Raises CorruptImage.
     """
     if not data:
         raise CorruptImage("the file is empty")
@@ -91,14 +127,16 @@ def native_pixels(data: bytes, channels: int) -> Native:
         if not 1 <= image.width * image.height <= MAX_PIXELS:
             raise CorruptImage(f"declares {image.width}x{image.height} pixels; it must be 1 to {MAX_PIXELS} in all")
         tags = getattr(image, "tag_v2", {})
-        bits, form, white = tags.get(BITS_PER_SAMPLE, (8,))[0], tags.get(SAMPLE_FORMAT, (1,))[0], tags.get(PHOTOMETRIC)
-        if (bits, form) in ((8, 2), (32, 1)) or (bits > 8 and form < 3 and white == 0):
+        bits, form, kind = tags.get(BITS_PER_SAMPLE, (8,))[0], tags.get(SAMPLE_FORMAT, (1,))[0], tags.get(PHOTOMETRIC)
+        if (bits, form) in ((8, 2), (32, 1)) or (bits > 8 and kind == 0):
             raise CorruptImage(
-                "a TIFF of int8, of uint32, or of 16 bits with white as 0, which would be misread; convert it"
+                "a TIFF of int8, of uint32, or of more than 8 bits with white as 0, which would be misread; convert it"
             )
         if image.mode == "F":
             return np.asarray(_loaded(image))[..., None]
-        return _deep(image, data) if _is_deep(image) else _flat(_loaded(image), channels)
+        if _is_deep(image):
+            return _deep(image, data, 65535 if white is None else white)
+        return _flat(_loaded(image), channels, 255 if white is None else round(min(max(white, 0), 255)))
 
 
 def _loaded(image: ImageFile.ImageFile, raw: str | None = None) -> Image.Image:
@@ -153,8 +191,6 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
-    except CorruptImage:
-        raise
     except UnidentifiedImageError:
         file.seek(0)
         raise CorruptImage(pointer(file.read(512)) or f"not an image that can be read ({', '.join(FORMATS)})") from None
@@ -192,8 +228,8 @@ def _resized(pixels: PixelArray, size: int) -> PixelArray:
     return np.rint(area).astype(np.uint8) if pixels.dtype == np.uint8 else np.clip(area, 0, 1)
 
 
-def _deep(image: ImageFile.ImageFile, data: bytes) -> NDArray[np.float64]:
-    """The whole numbers of an opened file of more than 8 bits, [H, W, 1 or 3], on white. Raises CorruptImage."""
+def _deep(image: ImageFile.ImageFile, data: bytes, white: float) -> NDArray[np.float64]:
+    """The whole numbers of an opened file of more than 8 bits, [H, W, 1 or 3], on `white`. Raises CorruptImage."""
     raw, key = _raw_mode(image), image.info.get("transparency")
     planar = getattr(image, "tag_v2", {}).get(PLANES) == 2
     if image.mode in DEEP:
@@ -208,18 +244,18 @@ def _deep(image: ImageFile.ImageFile, data: bytes) -> NDArray[np.float64]:
     else:
         raise CorruptImage(f"{image.mode} of more than 8 bits would be rounded; convert it to 16-bit grey or RGB")
     if key is not None:  # the one colour that is transparent
-        values[(values == np.array(key)).all(axis=2)] = 65535
+        values[(values == np.array(key)).all(axis=2)] = white
     bands = values.shape[2]
     if bands in (2, 4):
         alpha = values[..., -1:] / 65535
-        values = values[..., :-1] * alpha + 65535 * (1 - alpha)
+        values = values[..., :-1] * alpha + white * (1 - alpha)
     return values
 
 
-def _flat(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """uint8 [H, W, channels], transparent parts laid on white."""
+def _flat(image: Image.Image, channels: int, white: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, channels], transparent parts laid on `white`."""
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (white, white, white, 255)), layer)
     flat = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return flat.reshape(*flat.shape[:2], channels)

@@ -15,7 +15,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.decode import DAMAGED, FORMATS, MAX_BYTES, CorruptImage, any_deep, one_line, pointer
 from ambient_sweep.data.sources.metadata import LABELS_FILE, METADATA_FILES, read_metadata
 from ambient_sweep.data.sources.parts import part_note
-from ambient_sweep.data.sources.source import Loader, Source, passed_line, source_path
+from ambient_sweep.data.sources.source import Source, passed_line, source_path
 from ambient_sweep.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -24,10 +24,12 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 RAW = (".dng", ".nef", ".cr2", ".arw", ".pef", ".srw", ".3fr", ".iiq", ".thm", ".svs", ".ndpi", ".scn")
 # What NAS and operating systems write, thumbnails and deleted images among it; hidden names are passed over anyway
 SYSTEM = {
-    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "trashbox",
-    "lost+found", "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items",
-    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+    "@eadir", "@tmp", "@__thumb", "@synoresource", "@recycle", "@recently-snapshot", "@sharesnap", "@sharebin",
+    "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycled", "recycler", "trashbox", "lost+found",
+    "lost.dir", "found.000", "system volume information", "network trash folder", "temporary items", "__macosx",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
+ABOUT = (LABELS_FILE, *METADATA_FILES)  # say something of the images; where they lie is the root
 SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|BM.{4}\0{4}"
 EIGHT_BITS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")  # formats that cannot be deeper
 
@@ -76,10 +78,8 @@ class Zip:
             self.entries[name] = info
         names = _images(self, self.entries, where)
         first = names[0].split("/", 1)[0] + "/"
-        about = (LABELS_FILE, *METADATA_FILES)  # where these lie is the root
-        self.top = (
-            first if all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(about) else ""
-        )
+        rooted = all(name.startswith(first) for name in names) and self.entries.keys().isdisjoint(ABOUT)
+        self.top = first if rooted else ""
         self.images = [name.removeprefix(self.top) for name in names]
 
     def __contains__(self, name: str) -> bool:
@@ -107,11 +107,6 @@ def read_file(tree: Tree, name: str) -> bytes:
         raise CorruptImage(f"cannot be read ({one_line(error)})") from None
 
 
-def loaders(tree: Tree) -> Iterator[Loader]:
-    """A loader for each of the images."""
-    return (partial(read_file, tree, name) for name in tree.images)
-
-
 def open_tree(config: DataConfig) -> Source:
     """The images of `data.path`, a folder or a zip file; one deep PNG or TIFF file makes it float32. Raises UserError."""
     path, where = source_path(config), f"data.path: {config.path}"
@@ -132,7 +127,8 @@ def open_tree(config: DataConfig) -> Source:
     if (note := part_note(tree.images)) and config.split.train is None:
         notes.insert(0, note)
     return Source(
-        tree.images, partial(loaders, tree), config.image_size, config.channels, depth8=not deep,
+        tree.images, lambda: (partial(read_file, tree, name) for name in tree.images),
+        config.image_size, config.channels, depth8=not deep,
         notes=tuple(notes), passed=tree.passed, columns=columns,
     )  # fmt: skip
 
@@ -161,7 +157,7 @@ def kind_of(name: str, opened: Callable[[], IO[bytes]]) -> str | None:
     lower, kind = name.lower(), place_kind(name)
     if kind is not None or lower.endswith(SUFFIXES):
         return kind
-    if not lower.endswith((*ARCHIVES, *RAW)):
+    if not lower.endswith((*ARCHIVES, *RAW)) and posixpath.basename(name) not in ABOUT:
         try:
             with opened() as file:
                 head = file.read(512)

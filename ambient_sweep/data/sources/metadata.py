@@ -1,19 +1,18 @@
 """Files beside a folder's images: metadata as in the Hugging Face image folder, labels as in EDM's dataset tool."""
 
-import codecs
 import csv
 import io
 import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
 
 from ambient_sweep.config import DataConfig
-from ambient_sweep.data.sources.annotations import AUTOMATIC, LABEL, MAX_CLASSES
+from ambient_sweep.data.sources.annotations import AUTOMATIC, LABEL
 from ambient_sweep.data.sources.decode import one_line
 from ambient_sweep.data.sources.source import first
 from ambient_sweep.data.sources.table import Table, Values
@@ -23,10 +22,6 @@ METADATA_FILES, FILE_NAME = ("metadata.csv", "metadata.jsonl", "metadata.parquet
 LABELS_FILE = "dataset.json"
 ReadFile = Callable[[str], bytes | None]  # a file beside the images, by name; None: there is none
 Row = dict[str, Any]
-
-
-class _LabelsFile(BaseModel):
-    labels: list[tuple[str, Annotated[int, Field(strict=True, ge=0, lt=MAX_CLASSES)]]] | None = None
 
 
 def read_metadata(names: Sequence[str], read: ReadFile, config: DataConfig) -> tuple[Table, list[str]]:
@@ -51,19 +46,20 @@ def read_metadata(names: Sequence[str], read: ReadFile, config: DataConfig) -> t
             if some:
                 notes.append(f"{len(some):,} {what} {said} ({first(some)})")
     columns = sorted({name for row in rows.values() for name in row} - {FILE_NAME})
-    listed = labels is not None and LABEL not in columns
+    listed = [] if labels is None or LABEL in columns else [LABELS_FILE]
 
     def column(name: str) -> Values:
+        named = rows
         if labels is not None and listed and name == LABEL:
-            return _listed(labels, names, f"{config.path}/{LABELS_FILE}")
-        values: list[Any] = [rows.get(image, {}).get(name) for image in names]
+            named = {row[FILE_NAME]: row for row in _parsed(labels, f"{config.path}/{LABELS_FILE}")}
+        values: list[Any] = [named.get(image, {}).get(name) for image in names]
         numbers = all(re.fullmatch("-?(0|[1-9][0-9]*)", str(value)) for value in values)
         if numbers and name in (LABEL, config.label_column):
             return np.array([int(value) for value in values])
         return np.fromiter(values, dtype=object, count=len(values))
 
-    where = f"{config.path}/{files[0] if files else METADATA_FILES[0]}"
-    return Table(where, len(names), [*columns, LABEL] if listed else columns, column), notes
+    where = " and ".join([*files[:1], *listed] or METADATA_FILES[:1])
+    return Table(f"{config.path}/{where}", len(names), [*columns, LABEL] if listed else columns, column), notes
 
 
 def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read: ReadFile, root: str) -> list[str]:
@@ -92,12 +88,9 @@ def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read
 
 def _folders(names: Sequence[str]) -> list[str]:
     """The folders that hold images at any depth: "", "a/", "a/b/" and the like."""
-    found = {""}
-    for folder in {posixpath.dirname(name) for name in names}:
-        while folder and f"{folder}/" not in found:
-            found.add(f"{folder}/")
-            folder = posixpath.dirname(folder)
-    return sorted(found)
+    folders = {posixpath.dirname(name) for name in names}
+    above = {str(each) for folder in folders for each in PurePosixPath(folder, "image").parents}
+    return sorted("" if each == "." else f"{each}/" for each in above)
 
 
 def _parsed(data: bytes, where: str) -> list[Row]:
@@ -108,36 +101,22 @@ def _parsed(data: bytes, where: str) -> list[Row]:
     try:
         if where.endswith(".parquet"):
             table = pq.ParquetFile(pa.BufferReader(data)).read()
-            _check_header(table.column_names)
+            if len(set(table.column_names)) < table.num_columns:
+                raise ValueError("two columns of one name")
             return list(table.to_pylist())
         text = data.decode("utf-8-sig")
+        if where.endswith(LABELS_FILE):
+            entries = dict(json.loads(text)).get("labels") or []
+            return [{FILE_NAME: posixpath.normpath(name), LABEL: label} for name, label in entries]
         if where.endswith(".jsonl"):
             return [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
-        header, *lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line] or [[]]
-        _check_header(header := [name.strip() for name in header])
-        if any(len(line) != len(header) for line in lines):
+        reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), strict=True, skipinitialspace=True)
+        header, rows = [name.strip() for name in reader.fieldnames or ()], list(reader)
+        if len(set(header)) < len(header):
+            raise ValueError("two columns of one name")
+        if any(None in row or None in row.values() for row in rows):
             raise ValueError("rows of different lengths")
-        return [dict(zip(header, (cell or None for cell in line), strict=True)) for line in lines]
+        return [{name.strip(): cell or None for name, cell in row.items()} for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
-        raise UserError(f"{where}: cannot be read ({one_line(error)}); mend it, or move it away") from None
-
-
-def _check_header(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise ValueError("two columns of one name")
-
-
-def _listed(data: bytes, names: Sequence[str], where: str) -> Values:
-    """The class numbers of images in a `dataset.json`, the format of EDM and StyleGAN. Raises UserError."""
-    try:
-        entries = _LabelsFile.model_validate_json(data.removeprefix(codecs.BOM_UTF8)).labels
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        form = '{"labels": [[name, class number], ...]}'
-        raise UserError(f"{where}: must be {form}; {at + ': ' if at else ''}{first['msg']}") from None
-    numbers = dict(entries or [])
-    missing = next((name for name in names if name not in numbers), None)
-    if missing is not None:
-        raise UserError(f"{where}: has no label for {missing}")
-    return np.array([numbers[name] for name in names])
+        form = ' as {"labels": [[name, class number], ...]}' if where.endswith(LABELS_FILE) else ""
+        raise UserError(f"{where}: cannot be read{form} ({one_line(error)}); mend it, or move it away") from None

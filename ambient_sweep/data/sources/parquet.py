@@ -37,10 +37,7 @@ class Shard:
     def images(self, column: str) -> Iterator[bytes]:
         """The encoded images, in order; b"" for null. Raises UserError where the column holds something else."""
         kind, count = self._type(column), 0
-        inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
-        if pa.types.is_dictionary(inner):
-            inner = inner.value_type
-        if inner not in (pa.binary(), pa.large_binary(), pa.binary_view()) and not pa.types.is_fixed_size_binary(inner):
+        if not _is_encoded(kind):
             found = f"column {column} is {kind}"
             raise UserError(f"{self.file}: {found}; data.image_column must hold encoded images (binary)")
         with _opened(self.file) as opened:
@@ -63,6 +60,17 @@ class Shard:
             has = f"has {'several columns' if times else 'no column'} {column}"
             raise UserError(f"{self.file}: {has}; it has {', '.join(self.schema.names)}")
         return self.schema.field(column).type
+
+
+def holds_images(file: Path) -> bool:
+    """Whether a Parquet file has a column that may hold encoded images. Raises UserError where it is damaged."""
+    return any(map(_is_encoded, Shard(file, file).schema.types))
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    inner = kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
+    inner = inner.value_type if pa.types.is_dictionary(inner) else inner
+    return inner in (pa.binary(), pa.large_binary(), pa.binary_view()) or pa.types.is_fixed_size_binary(inner)
 
 
 def open_parquet(config: DataConfig) -> Source:

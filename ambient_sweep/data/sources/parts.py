@@ -68,15 +68,12 @@ def published(source: Source, config: DataConfig) -> Source:
         train, heldout = (_named(part, files) for part in wanted)
         for part, rows in zip(wanted, (train, heldout), strict=True):
             if not rows.any():
-                there = " or ".join(
-                    first(each) for each in (sorted({file.split("/")[0] for file in files}), given) if each
-                )
+                top = sorted({file.split("/")[0] for file in files})
+                there = " or ".join(first(each) for each in (top, given) if each)
                 raise UserError(f"data.split: {part} names no image of {place}; name {there}")
     if (train & heldout).any():
         both = first(list(compress(source.names, train & heldout)))
-        raise UserError(
-            f"data.split: {wanted[0]} and {wanted[1]} share images of {place} ({both}); name parts that do not"
-        )
+        raise UserError(f"data.split: {' and '.join(wanted)} share images of {place} ({both}); name parts that do not")
     used = train | heldout
     notes = [f"publisher's split by {how}: {train.sum():,} images in {wanted[0]}, {heldout.sum():,} in {wanted[1]}"]
     if not used.all():

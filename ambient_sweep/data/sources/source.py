@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ambient_sweep.config import DataConfig
 from ambient_sweep.config.files import expanded
 from ambient_sweep.data.pixels import Encoding
-from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, decode, fit, native_pixels, pointer
+from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, Window, decode, one_line, pointer
 from ambient_sweep.data.sources.table import NO_COLUMNS, Table
 from ambient_sweep.errors import UserError
 
@@ -27,35 +27,6 @@ _RUN = 32  # images that a thread takes at a time, at most
 # Reads one image: the bytes of its file, or its pixels [H, W, C], uint8 or float32 in [0, 1], with a window as the file
 # has them; raises CorruptImage
 Loader = Callable[[], bytes | NDArray[Any]]
-
-
-@dataclass
-class Window:
-    """data.range: scales values of the files linearly, `low` to 0 and `high` to 1, and clips the others; safe in threads."""
-
-    low: float
-    high: float
-    depth8: bool  # whether the files hold 8 bits; deeper ones count in other units
-    clip: bool = True  # False for noisy observations, which would no longer be the image plus noise
-    clipped: list[float] = field(default_factory=list)  # the share of values outside, per image read so far
-
-    def scaled(self, native: NDArray[Any]) -> NDArray[np.float32]:
-        """float32 in [0, 1] of an image in the units of its file, [H, W, C]. Raises CorruptImage."""
-        if (native.dtype == np.uint8) != self.depth8:
-            raise CorruptImage("of 8 bits among deeper images, or the other way around: data.range cannot mean both")
-        values = (native.astype(np.float64) - self.low) / (self.high - self.low)
-        if not np.isfinite(values).all():
-            raise CorruptImage("holds NaN or infinity")
-        if self.clip:
-            self.clipped.append(float(np.mean((values < 0) | (values > 1))))
-            values = values.clip(0, 1)
-        return values.astype(np.float32)
-
-    def note(self) -> str:
-        """For people, after the images were read."""
-        share = np.mean(self.clipped or [0.0])
-        outside = f"; {share:.2%} of the values lay outside and are clipped" if self.clip else ", and not clipped"
-        return f"scaled from [{self.low:g}, {self.high:g}]{outside}"
 
 
 @dataclass(frozen=True)
@@ -150,25 +121,13 @@ class Source:
         return images, corrupt
 
     def _decoded(self, loader: Loader) -> PixelArray | CorruptImage:
-        size, channels = self.size, self.channels
         try:
-            content = loader()
-            if self.window is not None:
-                native = native_pixels(content, channels) if isinstance(content, bytes) else content
-                image = self._windowed(self.window, native)
-            else:
-                image = decode(content, size, channels) if isinstance(content, bytes) else fit(content, size, channels)
+            image = decode(loader(), self.size, self.channels, self.window)
         except CorruptImage as error:
             return error
         if self.depth8 and image.dtype != np.uint8:
             return CorruptImage("deeper than 8 bits, unlike the images that the source was judged by; convert it")
         return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 and not self.depth8 else image
-
-    def _windowed(self, window: Window, native: NDArray[Any]) -> PixelArray:
-        height, width, bands = native.shape
-        if not window.clip and (min(height, width), bands) != (self.size, self.channels):
-            raise CorruptImage(f"{width}x{height}x{bands}: to resize or convert noisy observations changes their noise")
-        return fit(window.scaled(native), self.size, self.channels)
 
 
 def corrupt_line(names: Sequence[str], corrupt: Sequence[tuple[int, str]], named: int = 3) -> str:
@@ -198,8 +157,7 @@ def source_path(config: DataConfig) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"data.path: {config.path} cannot be opened ({why})") from None
+        raise UserError(f"data.path: {config.path} cannot be opened ({one_line(error)})") from None
     refuse_pointer(path)
     return path
 
@@ -218,8 +176,6 @@ def first(names: Sequence[str]) -> str:
 
 def suggested(low: float, high: float) -> str:
     """A data.range for images that hold values from `low` to `high`; without negative ones, up to a full number of bits."""
-    if not np.isfinite([low, high]).all():
-        return "data.range=[0,1]"
     if low < 0:
         return f"data.range=[{low:.6g},{high:.6g}]"
     return f"data.range=[0,{2 ** max(1, int(np.ceil(high)).bit_length()) - 1}]"

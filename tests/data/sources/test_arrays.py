@@ -50,6 +50,8 @@ def test_floats_lie_in_either_range(tmp_path, kind, signed):
     images, corrupt = read_all(found)
     assert (found.depth8, corrupt) == (False, {})
     np.testing.assert_allclose(images, PIXELS / 255, atol=1e-3 if kind == "<f2" else 1e-6)
+    single = values.astype(kind).astype(np.float32)
+    np.testing.assert_array_equal(images, (single + 1) / 2 if signed else single)  # to the bit, as older versions
 
 
 def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
@@ -87,7 +89,8 @@ def test_one_bad_image_does_not_change_what_the_others_mean(tmp_path):
         (np.zeros((2, 3, 8, 3), np.uint8), "sides of at least 4"),
         (np.zeros((0, 8, 8), np.uint8), "has the shape [0, 8, 8]"),
         (PIXELS.astype(np.float32), "values from 0 to 255"),
-        (np.full((2, 8, 8), np.nan), "float images must lie in"),
+        (np.full((2, 8, 8), np.nan), "holds NaN or infinity in all images"),
+        (np.where(np.arange(10) == 3, np.inf, GREY[..., 0].T).T, "values from 0 to 255; float images must lie in"),
     ],
 )
 def test_other_types_shapes_and_ranges_are_refused(tmp_path, array, message):

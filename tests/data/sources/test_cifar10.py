@@ -25,6 +25,7 @@ def test_the_batches_are_one_source(folder):
         assert found.labels.tolist() == LABELS
         assert (len(found.classes), found.classes[3], found.depth8, found.sigma) == (10, "cat", True, None)
         np.testing.assert_array_equal(read_all(found, 5)[0], PIXELS)
+        assert found.notes == tuple(f"CIFAR-10 is not complete: data_batch_{n}.bin is missing" for n in (3, 4, 5))
 
 
 def test_its_own_split_may_be_used(folder):
@@ -37,7 +38,7 @@ def test_bad_files_are_refused(folder):
     file = folder / "data_batch_2.bin"
     whole = file.read_bytes()
     for data, message in (
-        (b"", "cannot be read (it is cut off); give the folder of the .bin files of CIFAR-10's binary version"),
+        (b"", "cannot be read (it is cut off); give the folder of CIFAR-10's .bin files"),
         (whole[:-1], "cannot be read (it is cut off)"),
         (b"\x0a" + whole[1:], "cannot be read (a label is out of range)"),
     ):

@@ -6,7 +6,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from pictures import opened, read_all
+from pictures import encoded, opened, read_all
+from PIL import Image
 
 from ambient_sweep.data.sources.decode import CorruptImage, decode, read_header
 
@@ -82,6 +83,19 @@ def test_a_transparent_colour_of_16_bits_is_white(kind):
     check(png(pixels, kind, tRNS=key), expected)
 
 
+@pytest.mark.parametrize("kind", [4, 6])
+def test_half_transparent_parts_are_laid_on_the_white_of_the_range(tmp_path, kind):
+    deep, alpha = samples(KINDS[kind]) // 16, 32768
+    deep[..., -1] = alpha
+    (tmp_path / "1.png").write_bytes(png(deep, kind))
+    shares = np.array([alpha / 65535, 1 - alpha / 65535])
+    found = read_all(opened("folder", tmp_path, range=(0, 4095), channels=KINDS[kind] - 1))[0]
+    np.testing.assert_allclose(found[0], deep[..., :-1] / 4095 * shares[0] + shares[1], atol=1e-6)
+    (tmp_path / "1.png").write_bytes(encoded(Image.new("RGBA", (8, 8), (100, 60, 0, 51))))
+    found = read_all(opened("folder", tmp_path, range=(0, 200)))[0]
+    np.testing.assert_allclose(found[0, 0, 0] * 200, [180, 172, 160], atol=1)
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("deflate", [False, True])
 def test_16_bit_colour_tiff_is_read_in_full(order, deflate):
@@ -89,6 +103,8 @@ def test_16_bit_colour_tiff_is_read_in_full(order, deflate):
     check(tiff(samples(4), order, deflate=deflate, t338=2), on_white(samples(4)))
     check(tiff(samples(4), order, deflate=deflate, t338=0), samples(4)[..., :3] / 65535)
     check(tiff(samples(1), order, 1, deflate), samples(1) / 65535)
+    exact = samples(3).astype(np.float32) / np.float32(65535)
+    np.testing.assert_array_equal(decode(tiff(samples(3), order, deflate=deflate), 8, 3), exact)
 
 
 UNREADABLE = {
@@ -122,7 +138,10 @@ def test_a_folder_with_16_bit_colour_is_float(tmp_path):
     np.testing.assert_allclose(images, [samples(3) / 65535, on_white(samples(4))], atol=1e-7)
 
 
-@pytest.mark.parametrize("tags", [{"photometric": 0}, {"t258": 8, "t339": 2}, {"t258": 32, "t339": 1}])
+@pytest.mark.parametrize(
+    "tags",
+    [{"photometric": 0}, {"photometric": 0, "t258": 32, "t339": 3}, {"t258": 8, "t339": 2}, {"t258": 32, "t339": 1}],
+)
 def test_numbers_that_would_be_misread_are_refused(tags):
     """White as 0, int8 and uint32: negative, or wrapped, as Pillow reads them."""
     data = tiff(samples(1), **({"photometric": 1} | tags))

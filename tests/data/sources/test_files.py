@@ -131,7 +131,7 @@ def test_images_that_cannot_be_read_are_listed_with_their_reason(classes, monkey
 
 
 def test_labels_of_edms_dataset_tool_come_first(classes):
-    entries = [[name, label] for name, label in zip(NAMES, (2, 0, 5, 0), strict=True)]
+    entries = [[name, label] for name, label in zip(["./" + NAMES[0], *NAMES[1:]], (2, 0, 5, 0), strict=True)]
     text = json.dumps({"labels": [*entries, ["elsewhere.png", 9]]})
     (classes / "dataset.json").write_text("\ufeff" + text, encoding="utf-8")
     found = opened("folder", classes)
@@ -144,14 +144,16 @@ def test_labels_of_edms_dataset_tool_come_first(classes):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("dataset.json", "{", "Invalid JSON"),
-        pytest.param("dataset.json", "[" * 100_000, "Invalid JSON", id="deep"),
-        ("dataset.json", '{"labels": {}}', "labels: Input should be a valid array"),
-        ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "has no label for b/1.png"),
-        ("dataset.json", '{"labels": [["a/deep/1.png", 0], ["b/1.png", -1]]}', "labels.1.1: Input should be greater"),
+        ("dataset.json", "{", "cannot be read"),
+        pytest.param("dataset.json", "[" * 100_000, "cannot be read as {\"labels\"", id="deep"),
+        ("dataset.json", '[{"name": "b/1.png"}]', "cannot be read"),
+        ("dataset.json", '{"labels": {}}', "label: is object; labels must be whole numbers or strings, none missing"),
+        ("dataset.json", '{"labels": [["a/deep/1.png", 0]]}', "labels must be whole numbers or strings, none missing"),
+        *(("dataset.json", json.dumps({"labels": [[name, bad] for name in NAMES]}), message) for bad, message in
+          ((0.5, "is object"), (None, "none missing"), (True, "is object"), ([0.1, 1], "holds lists"), (-1, "-1 is out"))),
         ("dataset.json", "\xff\xfe", "dataset.json"),
     ],
-)
+)  # fmt: skip
 def test_bad_labels_are_refused_where_a_key_asks_for_them_and_else_left_out(classes, name, content, message):
     (classes / name).write_bytes(content.encode("latin-1"))
     line = complaint(opened, "folder", classes, label_column="label")
@@ -244,6 +246,6 @@ def test_zip_files_that_cannot_be_read_are_refused(tmp_path, path):
         assert "cannot be read as a zip file" in complaint(opened, "zip", path)
     assert "holds no image" in complaint(opened, "zip", pack(path, {"x.txt": "x"}))
     pack(path, FILES | {"dataset.json": "{"})
-    assert "x.zip/dataset.json: must be" in complaint(opened, "zip", path, label_column="label")
+    assert "x.zip/dataset.json: cannot be read" in complaint(opened, "zip", path, label_column="label")
     patched(path, "dataset.json", 8, "<H", 1)
     assert "dataset.json: cannot be read" in complaint(opened, "zip", path, label_column="label")

@@ -92,6 +92,13 @@ def test_labels_of_folders_remain_where_it_has_none_and_what_is_not_used_is_said
     assert (found.classes, found.notes) == (("a", "b"), ("metadata.csv is not used: it has no column file_name",))
 
 
+def test_blanks_after_commas_do_not_count(photos):
+    (photos / "metadata.csv").write_text(
+        "\nfile_name, label\n" + "".join(f"{name}, {row}\n" for row, name in enumerate(NAMES))
+    )
+    assert opened("folder", photos).classes == ("0", "1", "2", "3")
+
+
 def test_names_of_groups_are_told_apart_as_they_are_written(photos):
     (photos / "metadata.csv").write_text("file_name,group\na/1.png,7\na/2.png,07\nb/1.png,7.0\nb/10.png,7\n")
     assert opened("folder", photos, group_column="group").groups.tolist() == [0, 1, 2, 0]

@@ -89,7 +89,8 @@ def test_other_files_are_passed_over_by_kind(tmp_path):
     "name",
     ["@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/1.png", "$RECYCLE.BIN/1.png", "@Recycle/1.png", "lost+found/1.png",
      "System Volume Information/1.png", "__MACOSX/1.png", "a/Thumbs.db", "desktop.ini", ".Trashes/1.png", ".DS_Store",
-     ".thumbnails/1.png", ".Trash-1000/files/1.png", ".@__thumb/1.png", "LOST.DIR/1", "FOUND.000/1.png"],
+     ".thumbnails/1.png", ".Trash-1000/files/1.png", ".@__thumb/1.png", "LOST.DIR/1", "FOUND.000/1.png", "~snapshot/1.png",
+     "@sharesnap/1.png", "@__thumb/1.png", "Recycled/1.png"],
 )  # fmt: skip
 def test_thumbnails_and_trash_of_systems_are_passed_over(tmp_path, name):
     content = {"a/1.png": PNG, "b/1.png": PNG, name: JPEG}
@@ -158,6 +159,7 @@ def test_files_beside_parquet_files_are_passed_over(tmp_path):
         ("b/9.png", LFS, "a Git LFS pointer; `git lfs pull`"),
         ("b/9.jfif", LFS, "a Git LFS pointer; `git lfs pull`"),
         ("b/9", ANNEXED, "an annexed file that is not here; `git annex get`"),
+        ("b/9.png", LFS.replace(b"git-lfs", b"hawser"), "a Git LFS pointer; `git lfs pull`"),
     ],
 )
 def test_what_stands_for_a_file_that_is_not_here_is_corrupt(tmp_path, name, data, reason):
@@ -169,11 +171,25 @@ def test_what_stands_for_a_file_that_is_not_here_is_corrupt(tmp_path, name, data
         assert reason in read_all(opened("zip", pack(tmp_path / "x.zip", {"b/1.png": PNG, name: data})))[1][name[2:]]
 
 
-@pytest.mark.parametrize("source", ["zip", "parquet", "array"])
-def test_a_source_that_is_a_pointer_says_so(tmp_path, source):
-    (tmp_path / "x").write_bytes(LFS)
-    line = complaint(opened, source, tmp_path / "x")
-    assert line == f"data.path: {tmp_path / 'x'} is a Git LFS pointer; `git lfs pull` fetches the file"
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [("zip", ""), ("parquet", ""), ("array", ""), ("zip", "test"), ("array", "test"), ("parquet", "1.parquet"),
+     ("cifar10", "test_batch.bin"), ("cifar10", "data_batch_3.bin")],
+)  # fmt: skip
+def test_a_source_that_is_a_pointer_says_so(tmp_path, source, file):
+    tree(tmp_path / "x" if file else tmp_path, {file or "x": LFS})
+    keys = {"split": {"train": "test", "heldout": "train"}} if file == "test" else {}
+    line = complaint(opened, source, tmp_path / "x", **keys)
+    assert line == f"data.path: {tmp_path / 'x' / file} is a Git LFS pointer; `git lfs pull` fetches the file"
+
+
+@pytest.mark.parametrize("file", ["metadata.csv", "a/metadata.jsonl", "metadata.parquet", "dataset.json"])
+def test_a_pointer_beside_the_images_is_none_of_them(tmp_path, file):
+    found = opened("folder", tree(tmp_path / "x", {"a/1.png": PNG, file: LFS}))
+    assert (found.names, found.passed) == (["a/1.png"], {})
+    assert found.lines() == (
+        f"metadata is left out: {tmp_path / 'x' / file}: a Git LFS pointer; `git lfs pull` fetches the file",
+    )
 
 
 def test_links_that_lead_back_end_nowhere(tmp_path):

@@ -96,7 +96,7 @@ def test_suggestions():
     assert suggested(0, 3913) == "data.range=[0,4095]"
     assert suggested(0, 1.5) == "data.range=[0,3]"
     assert suggested(-1024, 3071) == "data.range=[-1024,3071]"
-    assert suggested(0, 0) == suggested(np.nan, np.nan) == "data.range=[0,1]"
+    assert suggested(0, 0) == "data.range=[0,1]"
 
 
 def test_scans_of_12_bits_in_16_bit_files_are_warned_of_and_cured(tmp_path):
@@ -110,6 +110,10 @@ def test_scans_of_12_bits_in_16_bit_files_are_warned_of_and_cured(tmp_path):
         "warning: the images use 6.2% of the range from black to white; set data.range=[low,high] to theirs" in printed
     )
     assert "warning: their standard deviation, 0.0361, is far from model.sigma_data=0.5" in printed
+    notes = json.loads(CliRunner().invoke(commands, ["prepare", str(tmp_path / "json"), *words, "--json"]).stdout)[
+        "notes"
+    ]
+    assert {line for line in printed.splitlines() if line.startswith(("pixels", "warning"))} <= set(notes)
     printed, code, _ = command(tmp_path / "store", *words, "data.range=[0,4095]")
     assert "from -1 to 1, mean" in printed
     assert "use" not in printed.split("pixels on")[1].splitlines()[0]
