@@ -98,17 +98,21 @@ def evaluate(
     """Measure CHECKPOINT by its config's evaluation and more: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial
     (its longest training) or a run (what `best` picks).
 
-    KEY=VALUE may change evaluation.*, sampling.*, resources.* and data.path. Beside each value stands what real images
-    get. The denoising gap needs no samples: by how much the model denoises training images better than held-out ones.
+    As many samples are drawn as by the sweep's confirmation. KEY=VALUE may change evaluation.*, sampling.*, resources.*
+    and data.path. Beside each value stands what real images get. The denoising gap needs no samples: by how much the
+    model denoises training images better than held-out ones.
     """
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
+    from ambient_sweep.trial.remeasure import confirmed_samples
 
     changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
     checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
     model, config, meta = load_model(checkpoint)
-    config = build_config(dump(config), changes, where=str(checkpoint))
+    samples = confirmed_samples(checkpoint)
+    values = dump(config) | ({"evaluation.samples": samples} if samples else {})
+    config = build_config(values, changes, where=str(checkpoint))
     found = evaluate_checkpoint(
         model, config, meta["data_fingerprint"],
         without=without, attack_folder=attack, attack_images=attack_images, echo=echo_to(as_json),

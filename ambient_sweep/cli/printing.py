@@ -83,10 +83,15 @@ def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | No
 
 
 def point(row: dict[str, Any]) -> str:
+    """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
+    values = (
+        f"{row[f'{name}_measure']} {row[name]:.4g}"
+        + (f" [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]" if row[f"{name}_low"] is not None else "")
+        for name in ("fidelity", "memorization")
+    )
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
-        f"{row['images']:,} images, sampled to {row['endpoint']}: {row['fidelity_measure']} {row['fidelity']:.4g}, "
-        f"{row['memorization_measure']} {row['memorization']:.4g}"
+        f"{row['images']:,} images, sampled to {row['endpoint']}: {', '.join(values)}"
     )
 
 
@@ -95,10 +100,12 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
     lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
+    lines += [summary.noise] if summary.noise else []
     lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
     lines.append(f"{'TensorBoard':<20} tensorboard --logdir {summary.root / 'trials'}")
     result = {
         "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
-        "reason": summary.best_reason, "files": {name: str(path) for name, path in summary.files.items()},
+        "reason": summary.best_reason, "noise": summary.noise,
+        "files": {name: str(path) for name, path in summary.files.items()},
     }  # fmt: skip
     tell(result, lines, as_json)

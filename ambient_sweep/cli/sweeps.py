@@ -23,6 +23,7 @@ from ambient_sweep.sweep.space import file as sweep_file
 from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.text import counted
 
+OTHERS = 5  # of the frontier, that `best` says why it did not pick
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
 
 
@@ -101,13 +102,15 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.argument("source", type=PATH)
 @click.option(
     "--rule", default="knee",
-    help="knee; max-memorization=C: best fidelity at memorization C or less; chebyshev=W: weight W on fidelity.",
+    help="knee; max-memorization=C: best fidelity at memorization C or less; max-fidelity=F: least memorization at F or "
+    "less; chebyshev=W1,W2: weights of fidelity and memorization.",
 )  # fmt: skip
 @new_file_option("New file for the config, which `ambient-sweep train` reads.")
 @as_json
 def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
+    from ambient_sweep.results.frontier.rival import what_noise_buys
     from ambient_sweep.results.frontier.select import best_config, select
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
 
@@ -121,26 +124,36 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]
-    recipe = "trained once: how other seeds do is not known before `confirm` trains them"
+    recipe = "its recipe was trained once: how other seeds do is known after `resume` with confirm.seeds=3"
     if row["runs"] > 1:
         means = (f"{row[f'{name}_mean']:.4g} +- {row[f'{name}_error']:.2g}" for name in ("fidelity", "memorization"))
-        recipe = f"mean of {row['runs']} training runs, with its standard error: {' and '.join(means)}"
+        recipe = f"its recipe over {row['runs']} training runs, mean and standard error: {' and '.join(means)}"
     missing = "not kept (search.keep=frontier); train it again from the config that --out writes"
     lines = [
         f"{rule}: {choice.reason}",
         f"best       {point(row)}",
-        *([f"runner-up  {point(choice.runner_up)}"] if choice.runner_up else []),
+        f"           measured on {row['samples']:,} samples, which did not take part in the choice"
+        if row["evaluation_seed"] > row["evaluation.seed"] + 1
+        else f"           measured on {row['samples']:,} samples, by which it was chosen: luck makes it look better",
         recipe,
+        *(
+            f"not trial {other['trial_id']} after {other['images']:,} images: {why}"
+            for other, why in choice.others[:OTHERS]
+        ),
+        what_noise_buys(table, choice),
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
     ]
+    if choice.warning:
+        lines.insert(0, f"warning: {choice.warning}")
     if checkpoint.exists():
         lines.append(f"samples like these: `ambient-sweep sample {checkpoint} --endpoint {row['endpoint']}`")
     if out is not None:
-        write_config(config, out, f"{rule}: {choice.reason}\n{point(row)}")
+        write_config(config, out, f"{root.name}, {rule}: {choice.reason}\n{point(row)}")
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
     result = {
-        "rule": rule, "reason": choice.reason, "best": row, "runner_up": choice.runner_up,
+        "rule": rule, "reason": choice.reason, "warning": choice.warning, "best": row,
+        "runner_up": choice.runner_up, "others": [{"row": other, "why": why} for other, why in choice.others],
         "images": row["images"], "config": dump(config), "out": None if out is None else str(out),
     }  # fmt: skip
     tell(result, lines, as_json)

@@ -234,6 +234,14 @@ def lasting_path(key: str, path: Path) -> Path:
 
 
 def write_config(config: Config, path: Path, header: str = "") -> None:
-    """All values as YAML that `load_config` reads back to an equal config; atomically. Raises OSError that names `path`."""
+    """All values as YAML that `load_config` reads back to an equal config; atomically. Raises OSError that names `path`.
+
+    What differs from the defaults comes first.
+    """
+    values, defaults = dump(config), dump(Config())
+    own = {key: value for key, value in values.items() if value != defaults[key]}
+    same = {key: value for key, value in values.items() if key not in own}
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    write_atomic(path, (comment + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)).encode())
+    kept = "\n# The defaults of this version, kept so that those of later ones change nothing:\n"
+    parts = (yaml.safe_dump(part, sort_keys=False) if part else "" for part in (nested(own, str(path)), same))
+    write_atomic(path, (comment + kept.join(parts)).encode())

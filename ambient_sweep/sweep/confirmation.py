@@ -1,11 +1,16 @@
-"""What is done after the search, so that the frontier is more than luck: which candidates are measured and trained again.
+"""What is done after the search, so that the frontier is more than luck: checkpoints measured and trained again.
 
-Pure planning, from the evaluations table: no Ray, no files. A plan depends on what the search found alone, not on what
-was confirmed since: planned anew after an interruption it is the same, ids of trials included.
+Every checkpoint that could be on the frontier is measured on several times as many fresh samples; these measurements alone
+compete. Those on the frontier are then measured once more, on as many fresh samples: the best of many measurements are
+lucky ones, the second are not, and these are the values that are stated (results/frontier/candidates.py). The same holds for
+clean training, the rival of noise. With `confirm.seeds`, the best are trained again as well.
+
+Pure planning, from the evaluations table: no Ray, no files. A plan depends on what is in the table alone: planned anew
+after an interruption it goes on, with the same ids of trials.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +18,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from ambient_sweep import pareto
+from ambient_sweep import pareto, rng
 from ambient_sweep.config import Config, build_config, dump, knobs
 from ambient_sweep.config.positions import evaluated_lengths
-from ambient_sweep.results.frontier.candidates import Row, candidates, groups
-from ambient_sweep.results.frontier.recipes import Recipes
+from ambient_sweep.results.frontier.candidates import (
+    PLACE,
+    Floats,
+    Ints,
+    Mask,
+    Row,
+    candidates,
+    clean_mask,
+    distinct,
+    errors,
+    is_value,
+    keys,
+    objectives,
+    own_mask,
+)
 from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
 from ambient_sweep.text import counted
@@ -26,66 +45,73 @@ from ambient_sweep.text import counted
 REPLICATE: Role = "replicate"
 
 MARGIN = 0.1  # of a front's extent, from its worst values to the reference point of contributions
+DRAWS = 500  # Monte Carlo error of a probability: 0.013 at LEAST
+LEAST = 0.1  # probability of being on the true frontier from which a candidate is measured again
 
 
 @dataclass(frozen=True)
 class Remeasurement:
-    """A checkpoint to be measured once more, at all its endpoints, on samples of a fresh seed."""
+    """A checkpoint to be measured once more, at all its endpoints, on fresh samples."""
 
     trial_id: str
     images: int
     checkpoint: str  # relative to the sweep's folder
     seed: int  # of the samples: evaluation.seed
+    samples: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a confirmation is to do, best candidates first."""
+    """The next step of a confirmation: checkpoints to be measured, or trials to be trained, the best first."""
 
-    candidates: int = 0
-    on_front: int = 0  # of these
+    line: str = ""  # for people, before it begins
     remeasurements: tuple[Remeasurement, ...] = ()
     replicates: tuple[SweepTrial, ...] = ()  # with their values that differ from the sweep's base
-    images: int = 0  # to train, for all replicates
-
-    def line(self) -> str:
-        """For people, before it begins."""
-        return (
-            f"confirming {counted(self.candidates, 'candidate')}, {self.on_front} of them on the frontier: "
-            f"{counted(len(self.remeasurements), 'measurement')} on fresh samples, "
-            f"{counted(len(self.replicates), 'training')} with fresh seeds, {self.images:,} images to train"
-        )
 
 
-def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any]) -> Plan:
-    """The confirmation of what a search found, in the table of a sweep whose base is `base`.
+def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any], ended: Iterable[str] = ()) -> Plan:
+    """What is to be done next, in the table of a sweep whose base is `base`; empty at the end.
 
-    Candidates are the first `settings.top` different (config, length), by nondominated rank, then by contribution to the
-    hypervolume within their rank; a recipe with several seeds is taken at its mean. Each is measured on
-    `settings.samples` fresh samples, in sets of evaluation.samples (only sets of one size compare), and trained with
-    `settings.seeds` fresh seeds, the same for all, so that what they share is trained once; seed by seed, best candidates
-    first. A config wanted at several lengths is trained once, to the longest.
-
-    Raises UserError where the table mixes measures.
+    ended: trials that are not to be trained again. Raises UserError where the table mixes measures.
     """
-    searched = evaluations.filter(pc.not_equal(evaluations[schema.ROLE], REPLICATE))
-    found = candidates(searched)
+    replicate = is_value(evaluations, schema.ROLE, REPLICATE)
+    own = evaluations.filter(pa.array(own_mask(evaluations) & ~replicate))
+    found = candidates(own)
     if found.num_rows == 0:
         return Plan()
-    rows, on_front = _chosen(found, settings.top)
-    configs = [build_config({key: row[key] for key in knobs()}, where=row[schema.TRIAL_ID]) for row in rows]
-    used = set(searched["seed"].to_pylist())
-    seeds = [seed for seed in range(len(used) + settings.seeds) if seed not in used][: settings.seeds]
-    replicates = []
-    trainings = _trainings(rows, configs)
-    for seed in seeds:
-        for trial_id, config in trainings:
-            fresh = dump(config.model_copy(update={"seed": seed}))
-            values = {key: value for key, value in fresh.items() if key not in base or base[key] != value}
-            replicates.append(SweepTrial(REPLICATE, values, trial_id, f"{trial_id}.{config.length}.seed-{seed}"))
-    images = len(seeds) * sum(config.length for _, config in trainings)
-    again = [each for row, config in zip(rows, configs, strict=True) for each in _remeasurements(row, config, settings)]
-    return Plan(len(rows), on_front, tuple(again), tuple(replicates), images)
+    if settings.factor:
+        could = found.take(
+            pa.array(_rows(found, lambda rows: front_probability(objectives(rows), errors(rows)) >= LEAST))
+        )
+        again = _remeasurements(evaluations, could, settings, 1)
+        if again:
+            return Plan(f"measuring what could be on the frontier again, {_of(again)}", again)
+        found = candidates(evaluations)
+        front = found.take(pa.array(_rows(found, lambda rows: pareto.pareto_mask(objectives(rows)))))
+        again = _remeasurements(evaluations, front, settings, 2)
+        if again:
+            return Plan(f"measuring the frontier once more, for the values to state, {_of(again)}", again)
+    best = _best(found, settings.top if settings.seeds else 0)
+    done = set(ended)
+    left = tuple(trial for trial in _replicates(best, own, settings.seeds, base) if trial.trial_id not in done)
+    if left:
+        return Plan(f"training the best again with fresh seeds, {counted(len(left), 'training')}", replicates=left)
+    lengths = pa.array([row[schema.IMAGES] for row in best], pa.int64())
+    trained = evaluations.filter(pa.array(replicate & own_mask(evaluations)))
+    again = _remeasurements(evaluations, trained.filter(pc.is_in(trained[schema.IMAGES], lengths)), settings, 1)
+    return Plan(f"measuring what was trained again, {_of(again)}", again) if again else Plan()
+
+
+def front_probability(points: Floats, errors: Floats) -> Floats:
+    """The share of DRAWS in which each point is on the front, with normal noise drawn around all of them.
+
+    points [N, 2]: measured values, both minimised; errors [N, 2]: their standard errors, from 0.
+    """
+    hits = np.zeros(len(points))
+    for draw in range(DRAWS):
+        normal = ndtri(rng.uniform("front", 0, draw, 1, points.size)).reshape(points.shape)
+        hits += pareto.pareto_mask(points + errors * normal)
+    return hits / DRAWS
 
 
 def order_candidates(points: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -101,18 +127,6 @@ def order_candidates(points: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
         extent = np.where(high > low, high - low, 1.0)
         worth[ranks == rank] = pareto.contributions((front - low) / extent, (high - low) / extent + MARGIN)
     return np.lexsort((*points.T, -worth.round(12), ranks)), ranks
-
-
-def _chosen(found: pa.Table, top: int) -> tuple[list[Row], int]:
-    """A row of a trial that holds each candidate, and how many are on the front; endpoints of one checkpoint are one."""
-    recipes, ids, images = Recipes.of(found), found[schema.TRIAL_ID].to_pylist(), found[schema.IMAGES].to_pylist()
-    holders = [min(group, key=lambda i: ids[i]) for group in groups(recipes.labels.tolist())]
-    order, ranks = order_candidates(recipes.mean[recipes.labels[holders]])
-    chosen: dict[tuple[str, int], int] = {}
-    for index in order:
-        chosen.setdefault((ids[holders[index]], images[holders[index]]), int(index))
-    kept = list(chosen.values())[:top]
-    return [found.slice(int(holders[i]), 1).to_pylist()[0] for i in kept], sum(int(ranks[i]) == 0 for i in kept)
 
 
 def _trainings(rows: Sequence[Row], configs: Sequence[Config]) -> list[tuple[str, Config]]:
@@ -133,9 +147,45 @@ def _with_stop(config: Config, fraction: float) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"stop": fraction})})
 
 
-def _remeasurements(row: Row, config: Config, settings: Confirm) -> list[Remeasurement]:
-    """Sets of fresh samples of a candidate's checkpoint."""
-    size, first = config.evaluation.samples, row[schema.SAMPLES_SEED] + 1
-    sets = 1 if settings.samples is None else max(1, -(-settings.samples // size))
-    place = (row[schema.TRIAL_ID], row[schema.IMAGES], row[schema.CHECKPOINT])
-    return [Remeasurement(*place, seed) for seed in range(first, first + sets)]
+def _of(again: Sequence[Remeasurement]) -> str:
+    return f"{counted(len(again), 'checkpoint')} on {again[0].samples:,} samples each" if again else ""
+
+
+def _rows(found: pa.Table, kept: Callable[[pa.Table], Mask]) -> Ints:
+    """Row numbers of the different models that `kept` marks, among all candidates or among those of clean training."""
+    rows = distinct(found)
+    clean = rows[clean_mask(found)[rows]]
+    return np.unique([i for some in (rows, clean) if len(some) for i in some[kept(found.take(pa.array(some)))]])
+
+
+def _remeasurements(table: pa.Table, rows: pa.Table, settings: Confirm, offset: int) -> tuple[Remeasurement, ...]:
+    """The checkpoints of `rows` that are not yet measured on samples of the seed that follows theirs by `offset`."""
+    names = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT, schema.EVALUATION_SEED, schema.SAMPLES)
+    measured, again = set(keys(table, names)), dict[Remeasurement, None]()
+    for row in rows.to_pylist() if settings.factor else []:
+        seed, samples = row[schema.SAMPLES_SEED] + offset, row[schema.SAMPLES_ASKED] * settings.factor
+        if (*(row[name] for name in PLACE), seed, samples) not in measured:
+            again[Remeasurement(row[schema.TRIAL_ID], row[schema.IMAGES], row[schema.CHECKPOINT], seed, samples)] = None
+    return tuple(again)
+
+
+def _best(found: pa.Table, top: int) -> list[Row]:
+    """The first `top` different checkpoints, the most worth training again first."""
+    found = found.take(pa.array(distinct(found)))
+    order, _ = order_candidates(objectives(found))
+    rows = found.take(pa.array(order)).to_pylist()
+    return list({(row[schema.TRIAL_ID], row[schema.IMAGES]): row for row in reversed(rows)}.values())[::-1][:top]
+
+
+def _replicates(best: Sequence[Row], own: pa.Table, seeds: int, base: Mapping[str, Any]) -> list[SweepTrial]:
+    """The best, each with the same fresh seeds, so that what they share is trained once; seed by seed."""
+    configs = [build_config({key: row[key] for key in knobs()}, where=row[schema.TRIAL_ID]) for row in best]
+    used = set(own[schema.SEED].to_pylist())
+    fresh = [seed for seed in range(len(used) + seeds) if seed not in used][:seeds]
+    replicates = []
+    for seed in fresh:
+        for trial_id, config in _trainings(best, configs):
+            whole = dump(config.model_copy(update={"seed": seed}))
+            values = {key: value for key, value in whole.items() if key not in base or base[key] != value}
+            replicates.append(SweepTrial(REPLICATE, values, trial_id, f"{trial_id}.{config.length}.seed-{seed}"))
+    return replicates

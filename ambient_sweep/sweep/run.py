@@ -19,11 +19,13 @@ from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
+from ambient_sweep.results.frontier.rival import what_noise_buys
 from ambient_sweep.results.frontier.select import best_config, select
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
 from ambient_sweep.sweep.importance import importance
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
@@ -48,6 +50,7 @@ class SweepSummary:
     frontier: list[dict[str, Any]]  # by rising memorization
     best: dict[str, Any] | None  # the knee; None where nothing was measured
     best_reason: str
+    noise: str  # what it buys over clean training, in a sentence
     files: dict[str, Path]  # what was written, by name
 
 
@@ -161,10 +164,7 @@ def _is_finished(sweep: Sweep, root: Path) -> bool:
     """Whether nothing is left to search or to confirm, by the records."""
     from ambient_sweep.sweep.running.session import confirmation, open_search
 
-    if open_search(sweep, root).left:
-        return False
-    left = confirmation(sweep, root)
-    return not (left.replicates or left.remeasurements)
+    return not open_search(sweep, root).left and confirmation(sweep, root) == Plan()
 
 
 def summarize(root: Path) -> SweepSummary:
@@ -202,14 +202,17 @@ def _summarize(root: Path) -> SweepSummary:
             report(choice=None, sentence=reason)
             raise AmbientSweepError(f"{root}: {reason}")
         report(choice=None, sentence=reason)
-        return SweepSummary(root, dict(counts), [], None, reason, files | {REPORT_FILE: root / REPORT_FILE})
+        return SweepSummary(root, dict(counts), [], None, reason, "", files | {REPORT_FILE: root / REPORT_FILE})
     choice = select(tables.evaluations, "knee")
-    header = f"{choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
+    noise = what_noise_buys(tables.evaluations, choice)
+    header = (
+        f"{root.name}, {choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
+    )
     write_config(best_config(choice), root / BEST_FILE, header)
     pictures = {f"frontier.{suffix}": data for suffix, data in frontier_pictures(tables.evaluations).items()}
     for name, data in pictures.items():
         write_atomic(root / name, data)
-    report(choice=choice, sentence=choice.reason)
+    report(choice=choice, sentence=noise)
     files |= {name: root / name for name in (*pictures, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
-    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, files)
+    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, noise, files)

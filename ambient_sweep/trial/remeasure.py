@@ -4,14 +4,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ambient_sweep.config import Config, build_config
+from ambient_sweep.config import build_config
 from ambient_sweep.storage import locked, remove_whole
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
 from ambient_sweep.trial.records import (
     EvaluationRecord,
+    read_evaluation,
     read_trial,
-    remeasurement_path,
     trial_folder,
     write_remeasurement,
     write_trial,
@@ -22,21 +22,17 @@ from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
 
 
-def is_remeasured(root: Path, trial_id: str, images: int, seed: int) -> bool:
-    """Whether a checkpoint was measured on samples of `seed` at all its endpoints."""
-    endpoints = _config(root, trial_id).endpoints()
-    return all(remeasurement_path(root, trial_id, images, endpoint, seed).exists() for endpoint in endpoints)
-
-
-def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: int) -> list[EvaluationRecord]:
-    """Measures a trial's checkpoint on evaluation.samples fresh samples and writes a record for each endpoint.
+def remeasure(
+    root: Path, trial_id: str, images: int, checkpoint: Path, seed: int, samples: int
+) -> list[EvaluationRecord]:
+    """Measures a trial's checkpoint on so many fresh samples and writes a record for each endpoint.
 
     A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
     damaged, and where the images are others than the sweep's.
     """
     if not checkpoint.exists():
         _train_again(root, trial_id, checkpoint)
-    config = _config(root, trial_id)
+    config = build_config(read_trial(root, trial_id).config, {"evaluation.samples": samples}, where=trial_id)
     use_threads(config)
     denoiser, _, notes = load_model(checkpoint, device_of(config))
     counts, reference = class_counts(config, cached_data(config.data)), shared_reference(config, root)
@@ -47,6 +43,12 @@ def remeasure(root: Path, trial_id: str, images: int, checkpoint: Path, seed: in
         write_remeasurement(root, record)
         records.append(record)
     return records
+
+
+def confirmed_samples(checkpoint: Path) -> int:
+    """On how many samples a sweep measured this checkpoint again; 0: it did not. Raises UserError for a damaged record."""
+    records = checkpoint.absolute().parents[1].glob(f"remeasured/{checkpoint.name}-*.json")
+    return max((read_evaluation(record).samples for record in records), default=0)
 
 
 def _train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
@@ -70,7 +72,3 @@ def _train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
         spent = replace(before, images_executed=after.images_executed, device_seconds=after.device_seconds)
         write_trial(root, spent)
         remove_whole(trial_folder(root, trial_id) / STATE)
-
-
-def _config(root: Path, trial_id: str) -> Config:
-    return build_config(read_trial(root, trial_id).config, where=trial_id)

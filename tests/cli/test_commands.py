@@ -88,15 +88,20 @@ def test_run_shows_its_progress_and_duckdb_agrees_on_the_frontier(sweep: tuple[P
     evaluations = pd.read_parquet(root / "evaluations.parquet")
     assert sorted(trials["role"]) == ["baseline", "control", "search", "search"]
     assert set(trials["status"]) == {"completed"}
-    # clean training has one endpoint, the others two, at two lengths each
-    assert len(evaluations) == 3 * 4 + 2
+    # clean training has one endpoint, the others two, at two lengths each, clean training at twice as many
+    own = evaluations[evaluations["samples"] == 64]
+    assert len(own) == 3 * 4 + 4
+    # of the checkpoints measured again, those on the frontier are measured once more
     query = f"""
-        select trial_id, images, endpoint from '{root}/evaluations.parquet' a
-        where not exists (select 1 from '{root}/evaluations.parquet' b
+        with first as (from '{root}/evaluations.parquet' where samples = 4 * 64 and evaluation_seed = 1)
+        select trial_id, images, endpoint from first a where not exists (select 1 from first b
             where b.fidelity <= a.fidelity and b.memorization <= a.memorization
             and (b.fidelity < a.fidelity or b.memorization < a.memorization))"""
-    mine = evaluations[evaluations["on_front"]][["trial_id", "images", "endpoint"]]
-    assert set(duckdb.sql(query).fetchall()) == set(mine.itertuples(index=False, name=None))
+    front = evaluations[evaluations["on_front"]]
+    found = front[["trial_id", "images", "endpoint"]]
+    assert set(duckdb.sql(query).fetchall()) == set(found.itertuples(index=False, name=None))
+    assert set(front["evaluation_seed"]) == {2}
+    assert "confirming: measuring what could be on the frontier again" in printed
     search = trials[trials["role"] == "search"]
     assert ((search["observed.sigma"] == 0.3) & (search["consistency.weight"] == 1.0)).any()  # the point came first
     assert np.isfinite(evaluations[["fd_classifier", "fd_pixels", "mem_excess", "mem_ratio"]]).all().all()
@@ -113,6 +118,12 @@ def test_the_best_config_trains_again_to_the_numbers_of_the_table(sweep: tuple[P
     for name in ("fd_pixels", "fd_classifier", "mem_excess", "mem_ratio"):
         assert last["measures"][name]["value"] == row[name]
     assert "already exists" in bad("best", root, "--out", tmp_path / "best.yaml")
+
+    fresh = json.loads(good("evaluate", root / row["checkpoint"], "evaluation.seed=7", "--json"))
+    found = fresh["measures"][row["endpoint"]][row["fidelity_measure"]]
+    assert found["n"] == row["samples"] == 256
+    low, high = row["fidelity_low"], row["fidelity_high"]
+    assert low - (high - low) / 2 < found["value"] < high + (high - low) / 2  # both are noisy: sqrt(2) of it
 
 
 def test_best_says_whether_its_checkpoint_is_still_there(sweep: tuple[Path, str], tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def test_candidates_front_and_rules_equal_brute_force(tmp_path: Path) -> None:
         allowed = [row for row in distinct(everything) if row["memorization"] <= 0.2]
         if allowed:
             choice = select(table, "max-memorization=0.2")
-            found = [(r["fidelity"], r["memorization"], r["images"]) for r in (choice.row, choice.runner_up) if r]
-            assert found == sorted((r["fidelity"], r["memorization"], r["images"]) for r in allowed)[:2]
+            best = (choice.row["fidelity"], choice.row["memorization"], choice.row["images"])
+            assert best == min((r["fidelity"], r["memorization"], r["images"]) for r in allowed)
         if front:
             assert names([select(table, "knee").row])[0] in names(front)
 
@@ -90,23 +90,43 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     expected = {
         "knee": ("t1", "t2"),  # distances: (1 - 0.25 - 0.25), (1 - 0.125 - 0.75), 0 at the ends
         "max-memorization=0.3": ("t2", "t1"),
-        "max-memorization=0": ("t0", None),
+        "max-memorization=0": ("t0", "t1"),
         "max-memorization=1": ("t3", "t2"),
-        "chebyshev=0.5": ("t1", "t2"),  # 0.125, 0.375; the ends 0.5
-        "chebyshev=0.9": ("t3", "t2"),  # 0.1, 0.1125, 0.225
-        "chebyshev=0.001": ("t0", "t1"),
+        "chebyshev=0.5,0.5": ("t1", "t2"),  # 0.125, 0.375; the ends 0.5
+        "chebyshev=9,1": ("t3", "t2"),  # 1, 1.125, 2.25
+        "chebyshev=0.001,0.999": ("t0", "t1"),
+        "max-fidelity=35": ("t2", "t3"),
+        "max-fidelity=200": ("t0", "t1"),
+        "max-fidelity=20": ("t3", "t2"),
     }
     for rule, (first, second) in expected.items():
         choice = select(table, rule)
         assert (choice.row["trial_id"], choice.runner_up and choice.runner_up["trial_id"]) == (first, second)
         assert choice.reason
-    assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in select(table, "max-memorization=0.3").reason
+    choice = select(table, "max-memorization=0.3")
+    assert "the 3 candidates, out of 5, with mem_excess <= 0.3" in choice.reason
+    others = [
+        ("t1", "fd_classifier 40, against 30"),
+        ("t0", "fd_classifier 100, against 30"),
+        ("t3", "mem_excess 0.4 > 0.3"),
+    ]
+    assert [(row["trial_id"], score) for row, score in choice.others] == others, "those on the frontier, and why not"
+    assert select(table, "knee").others[0][1] == "0.09 below the line, against 0.35"
+
+
+def test_where_no_candidate_meets_a_bound_the_nearest_is_taken_with_a_warning(tmp_path: Path) -> None:
+    table = sweep_of(tmp_path, (10.0, 0.3), (20.0, 0.125))
+    choice = select(table, "max-memorization=0.05")
+    assert (choice.row["trial_id"], choice.reason) == ("t1", "the nearest to mem_excess <= 0.05 of 2 candidates")
+    assert choice.warning == "no candidate has mem_excess <= 0.05; the nearest has 0.125"
+    assert select(table, "max-fidelity=9").warning == "no candidate has fd_classifier <= 9; the nearest has 10"
+    assert select(table, "max-fidelity=10").warning is None
 
 
 def test_single_points_are_called_what_they_are(tmp_path: Path) -> None:
     alone = sweep_of(tmp_path / "alone", (100.0, 0.0))
     best = sweep_of(tmp_path / "best", (100.0, 0.0), (120.0, 0.1))
-    for rule in ("knee", "chebyshev=0.5"):
+    for rule in ("knee", "chebyshev=0.5,0.5"):
         assert select(alone, rule).reason == "the only candidate: there is nothing to compare it with"
         assert select(best, rule).reason.startswith(
             "the only point of the frontier: none of the 2 candidates is better"
@@ -120,7 +140,7 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
     add(tmp_path, "a", {}, points[:1])
     add(tmp_path, "b", {}, points[1:])
     table = build_tables(tmp_path).evaluations
-    for rule in ("knee", "max-memorization=0.5", "chebyshev=0.5"):
+    for rule in ("knee", "max-memorization=0.5", "chebyshev=0.5,0.5"):
         choice = select(table, rule)
         assert (choice.row["memorization"], choice.row["fraction"]) == (0.1, 0.5)
         assert choice.runner_up is not None
@@ -131,11 +151,15 @@ def test_ties_go_to_less_memorization_then_less_training(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("elbow", "knee, max-memorization=C or chebyshev=W"),
+        ("elbow", "knee, max-memorization=C, max-fidelity=F or chebyshev=W1,W2"),
+        ("knee=3", "unknown rule"),
+        ("max-fidelity", "unknown rule"),
         ("max-memorization=much", "expected a number after"),
         ("max-memorization=nan", "expected a number after"),
-        ("chebyshev=2", "expected a number from 0 to 1"),
-        ("max-memorization=0.05", r"the lowest is 0.125 \(trial t1 after 200000 images\)"),
+        ("max-memorization=1,2", "expected a number after"),
+        ("chebyshev=2", "two weights after '=', as in 0.5,0.5"),
+        ("chebyshev=-1,2", "two weights"),
+        ("chebyshev=0,0", "two weights"),
     ],
 )
 def test_a_rule_that_cannot_be_followed_is_refused(tmp_path: Path, rule: str, words: str) -> None:

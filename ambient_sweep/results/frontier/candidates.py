@@ -1,17 +1,23 @@
-"""Which rows of the evaluations table compete, and which of them are the same model.
+"""Which rows of the evaluations table compete, which values state what they are, and which rows are the same model.
 
 Every evaluated checkpoint is a candidate, so training length and sampling endpoint are chosen with the config. Values
-of different measures, references or numbers of samples are never ranked together.
+of different measures, references or numbers of samples are never ranked together: once a sweep was confirmed on more
+samples, the checkpoints measured on these compete alone.
+
+A checkpoint that was chosen for its value has a lucky value (the winner's curse). So a confirmed checkpoint is measured on
+two sets of fresh samples: the first decides whether it is on the frontier, the second states its values.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.measure import Z95
 from ambient_sweep.results.tables import schema
 
 Row = dict[str, Any]
@@ -20,11 +26,17 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFERENCE_KEY)
+PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
 
 
 def candidates(table: pa.Table) -> pa.Table:
-    """The rows that may be ranked, whatever their role and however their trial ended. Raises as `candidate_mask`."""
+    """The rows that may be ranked, one for each checkpoint and endpoint. Raises as `candidate_mask`."""
     return table.filter(pa.array(candidate_mask(table)))
+
+
+def stated_candidates(table: pa.Table) -> pa.Table:
+    """The candidates, each by the row that states its values. Raises as `candidate_mask`."""
+    return table.take(pa.array(stated(table, np.flatnonzero(candidate_mask(table)))))
 
 
 def frontier(table: pa.Table) -> pa.Table:
@@ -33,7 +45,7 @@ def frontier(table: pa.Table) -> pa.Table:
 
 
 def candidate_mask(table: pa.Table) -> Mask:
-    """Rows measured in full (`measured_mask`) that are no second measurement of a checkpoint, on fresh samples.
+    """The first full measurement (`measured_mask`) of each checkpoint that is no replicate.
 
     Raises UserError for a table that mixes measures or references.
     """
@@ -43,20 +55,57 @@ def candidate_mask(table: pa.Table) -> Mask:
             raise UserError(
                 f"{name}: the table mixes {' and '.join(values)}, which do not compare; keep the rows of one"
             )
-    return measured_mask(table) & ~remeasured_mask(table)
+    competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate")
+    result = np.zeros(table.num_rows, dtype=np.bool_)
+    result[_extreme_seeds(table, competing, min)] = True
+    return result
 
 
 def measured_mask(table: pa.Table) -> Mask:
-    """Rows with finite objectives, on all the samples asked for and as many as any such row."""
+    """Rows with finite objectives, on all the samples asked for and as many as any such row that is no replicate."""
     finite = np.isfinite(objectives(table)).all(axis=1)
     samples = table[schema.SAMPLES].to_numpy()
     full = finite & (samples >= table[schema.SAMPLES_ASKED].to_numpy())
-    return np.asarray(full & (samples == samples[full].max(initial=0)))
+    most = samples[full & ~is_value(table, schema.ROLE, "replicate")].max(initial=0)
+    return np.asarray(full & (samples == most))
 
 
-def remeasured_mask(table: pa.Table) -> Mask:
-    """Rows that measure a checkpoint again, on samples of another seed than its config's."""
-    return np.asarray(table[schema.EVALUATION_SEED].to_numpy() != table[schema.SAMPLES_SEED].to_numpy())
+def stated(table: pa.Table, rows: Ints) -> Ints:
+    """For each of these candidates' row numbers, that of its last measurement, whose values stand for the checkpoint."""
+    places = keys(table, PLACE)
+    last = {places[i]: i for i in _extreme_seeds(table, measured_mask(table), max)}
+    return np.array([last[places[i]] for i in rows], dtype=np.int64)
+
+
+def _extreme_seeds(table: pa.Table, mask: Mask, extreme: Callable[..., int]) -> list[int]:
+    """The row of each checkpoint and endpoint with the least or largest seed of its samples, among the rows of `mask`."""
+    rows, seeds = np.flatnonzero(mask), table[schema.EVALUATION_SEED].to_pylist()
+    places = keys(table.take(pa.array(rows)), PLACE)
+    return [extreme(rows[group].tolist(), key=seeds.__getitem__) for group in groups(places)]
+
+
+def own_mask(table: pa.Table) -> Mask:
+    """Rows that a trial measured itself, on samples of its config's seed."""
+    return np.asarray(table[schema.EVALUATION_SEED].to_numpy() == table[schema.SAMPLES_SEED].to_numpy())
+
+
+def clean_mask(table: pa.Table) -> Mask:
+    """Rows of ordinary training on clean images, which is what noise has to beat."""
+    return np.asarray((table[schema.SIGMA].to_numpy() == 0) & is_value(table, schema.OBJECTIVE, "denoising"))
+
+
+def is_value(table: pa.Table, column: str, value: str) -> Mask:
+    return np.asarray(pc.equal(table[column], value).to_numpy(zero_copy_only=False))
+
+
+def errors(rows: pa.Table) -> Floats:
+    """Standard errors of sampling [N, 2], by the 95 % intervals; 0 where there is none."""
+    columns = []
+    for name in (schema.FIDELITY, schema.MEMORIZATION):
+        low, high = (rows[end(name)].to_numpy().astype(np.float64) for end in (schema.low, schema.high))
+        half = np.abs(high / 2 - low / 2) / Z95
+        columns.append(np.where(np.isfinite(half), half, 0.0))
+    return np.stack(columns, axis=1)
 
 
 def models(rows: pa.Table) -> list[Hashable]:

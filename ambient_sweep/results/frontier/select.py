@@ -1,4 +1,8 @@
-"""From the evaluations table to one config: named rules over the candidates."""
+"""From the evaluations table to one config: named rules over the candidates.
+
+Rules compare candidates by their first full measurement. The rows that they return are the candidates' last, whose values
+were not chosen for being good (see candidates.py).
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +13,17 @@ import pyarrow as pa
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.candidates import Ints, Row, by_memorization, candidates, distinct, objectives
+from ambient_sweep.results.frontier.candidates import (
+    Floats,
+    Ints,
+    Mask,
+    Row,
+    by_memorization,
+    candidate_mask,
+    distinct,
+    objectives,
+    stated,
+)
 from ambient_sweep.results.frontier.recipes import recipe_labels
 from ambient_sweep.results.tables import schema
 from ambient_sweep.text import counted
@@ -17,102 +31,159 @@ from ambient_sweep.text import counted
 
 @dataclass(frozen=True)
 class Choice:
-    """The row that a rule picked from the evaluations table, and the best row of another recipe."""
+    """The row that a rule picked from the evaluations table, and why it and not another."""
 
     row: Row
-    runner_up: Row | None  # None where every candidate has the same recipe
     reason: str
+    others: tuple[tuple[Row, str], ...]  # on the frontier, the next best first, and how each does by the rule
+    runner_up: Row | None  # the next best of another recipe; None where every candidate has the same
+    warning: str | None = None  # where no candidate meets the rule's bound
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates by a rule, the best first, and how each does by it."""
+
+    order: Ints  # positions
+    scores: dict[int, str]  # of positions
+    reason: str
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The different candidates of a table, at least one, by rising memorization: what competes, and what is stated."""
+
+    rows: pa.Table  # their last measurements
+    compared: Floats  # [N, 2], of their first measurement
+
+    @classmethod
+    def of(cls, table: pa.Table, kept: Mask | None = None) -> "Candidates":
+        """Those of the table, or of its rows in `kept`. Raises UserError where there is none or measures are mixed."""
+        mask = candidate_mask(table)
+        rows = np.flatnonzero(mask if kept is None else mask & kept)
+        if len(rows) == 0:
+            raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
+        rows = rows[distinct(table.take(pa.array(rows)))]
+        first = table.take(pa.array(rows)).append_column("row", pa.array(rows))
+        rows = by_memorization(first)["row"].to_numpy()
+        return cls(table.take(pa.array(stated(table, rows))), objectives(table.take(pa.array(rows))))
+
+    @property
+    def front(self) -> Ints:
+        """Positions of the candidates on the frontier."""
+        return np.flatnonzero(pareto.pareto_mask(self.compared))
+
+    def row(self, position: int) -> Row:
+        found: Row = self.rows.slice(int(position), 1).to_pylist()[0]
+        return found
 
 
 def select(table: pa.Table, rule: str) -> Choice:
-    """The row of the evaluations table that `rule` picks, with a runner-up of another recipe.
+    """The row of the evaluations table that `rule` picks.
 
     `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
-    memorization <= C; `chebyshev=W`: least max(W * fidelity, (1 - W) * memorization), scaled over the frontier. Ties go
-    to the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown rule, a number
-    out of range, and where no row qualifies.
+    memorization <= C; `max-fidelity=F`: the least memorization with fidelity <= F; where no candidate meets a bound, the one
+    that misses it least, with a warning; `chebyshev=W1,W2`: least max(W1 * fidelity, W2 * memorization), scaled over the
+    frontier. Ties go to the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown
+    rule, a number out of range, and where nothing was measured.
     """
-    rows = candidates(table)
-    rows = by_memorization(rows.take(pa.array(distinct(rows))))
-    if rows.num_rows == 0:
-        raise UserError(f"--rule {rule}: nothing to pick from; no evaluation has finite values of both objectives yet")
-    front = rows.filter(pa.array(pareto.pareto_mask(objectives(rows))))
-    only = "the only candidate: there is nothing to compare it with"
-    if rows.num_rows > 1:
-        only = f"the only point of the frontier: none of the {rows.num_rows} candidates is better in either objective"
-    name, _, text = rule.partition("=")
-    if rule == "knee":
-        return _knee(front, only)
-    if name == "max-memorization":
-        return _max_memorization(rows, rule, _number(rule, text, -math.inf, math.inf))
-    if name == "chebyshev":
-        return _chebyshev(front, _number(rule, text, 0, 1), only)
-    raise UserError(f"--rule: unknown rule {rule!r}; use knee, max-memorization=C or chebyshev=W")
+    name, equals, text = rule.partition("=")
+    if name not in ("knee", "max-memorization", "max-fidelity", "chebyshev") or bool(equals) == (name == "knee"):
+        known = "knee, max-memorization=C, max-fidelity=F or chebyshev=W1,W2"
+        raise UserError(f"--rule: unknown rule {rule!r}; use {known}")
+    bounds = _numbers(rule, text, 2 if name == "chebyshev" else 1) if equals else []
+    found = Candidates.of(table)
+    if name == "knee":
+        ranking = _knee(found)
+    elif name == "chebyshev":
+        ranking = _chebyshev(found, bounds)
+    else:
+        ranking = _bounded(found, int(name == "max-memorization"), bounds[0])
+    best, front = int(ranking.order[0]), set(found.front.tolist())
+    recipes = recipe_labels(found.rows)
+    other = next((int(i) for i in ranking.order if recipes[i] != recipes[best]), None)
+    others = [(found.row(i), ranking.scores[i]) for i in ranking.order[1:].tolist() if i in front]
+    runner_up = None if other is None else found.row(other)
+    return Choice(found.row(best), ranking.reason, tuple(others), runner_up, ranking.warning)
 
 
 def best_config(choice: Choice) -> Config:
-    """The config that trains the chosen model again: the row's own, stopped at its length, with its endpoint alone.
+    """The config that trains and measures the chosen model again, to the values that the table states.
 
-    The schedules keep their horizon, so that training ends at the chosen checkpoint.
+    It is the row's own, stopped at its length, with its endpoint alone, on the row's samples. The schedules keep their
+    horizon, so that training ends at the chosen checkpoint.
     """
-    values = {key: choice.row[key] for key in knobs()}
-    values["training.stop"] = choice.row[schema.FRACTION]
-    values["evaluation.endpoints"] = [choice.row[schema.ENDPOINT]]
-    return build_config(values, where=f"trial {choice.row[schema.TRIAL_ID]}")
+    row = choice.row
+    values = {key: row[key] for key in knobs()}
+    values["training.stop"] = row[schema.FRACTION]
+    values["evaluation.endpoints"] = [row[schema.ENDPOINT]]
+    values[schema.SAMPLES_ASKED], values[schema.SAMPLES_SEED] = row[schema.SAMPLES], row[schema.EVALUATION_SEED]
+    return build_config(values, where=f"trial {row[schema.TRIAL_ID]}")
 
 
-# -- rules: ties keep the order of the rows -------------------------------------------------------------------------
+# -- rules: ties keep the order of the candidates ------------------------------------------------------------------------
 
 
-def _knee(front: pa.Table, only: str) -> Choice:
-    distance = pareto.knee_distance(objectives(front)).round(12)
-    reason = f"the knee of the frontier: of its {front.num_rows} points, the farthest below the line between its ends"
-    return _choice(front, np.argsort(-distance, kind="stable"), reason if front.num_rows > 1 else only)
+def _knee(found: Candidates) -> Ranking:
+    front = found.front
+    distance = pareto.knee_distance(found.compared[front]).round(12)
+    reason = f"the knee of the frontier: of its {len(front)} points, the farthest below the line between its ends"
+    order = np.argsort(-distance, kind="stable")
+    scores = {int(front[i]): f"{distance[i]:.2f} below the line, against {distance.max():.2f}" for i in order}
+    return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))
 
 
-def _max_memorization(rows: pa.Table, rule: str, bound: float) -> Choice:
-    first = _row(rows, 0)
-    fidelity, memorization = first[schema.FIDELITY_MEASURE], first[schema.MEMORIZATION_MEASURE]
-    allowed = rows.filter(pa.array(objectives(rows)[:, 1] <= bound))
-    if allowed.num_rows == 0:
-        raise UserError(
-            f"--rule {rule}: no candidate has {memorization} that low; the lowest is {first[schema.MEMORIZATION]:.4g} "
-            f"(trial {first[schema.TRIAL_ID]} after {first[schema.IMAGES]} images); use a higher bound"
-        )
-    reason = f"the lowest {fidelity} of the {allowed.num_rows} candidates, out of {rows.num_rows},"
-    if allowed.num_rows == 1:
-        reason = f"the only one of {counted(rows.num_rows, 'candidate')}"
-    reason += f" with {memorization} <= {bound:g}"
-    return _choice(allowed, np.argsort(objectives(allowed)[:, 0], kind="stable"), reason)
-
-
-def _chebyshev(front: pa.Table, weight: float, only: str) -> Choice:
-    terms = pareto.scale(objectives(front)) * [weight, 1 - weight]
+def _chebyshev(found: Candidates, weights: list[float]) -> Ranking:
+    front = found.front
+    terms = pareto.scale(found.compared[front]) * weights
+    largest = terms.max(axis=1).round(12)
+    order = np.lexsort((terms.sum(axis=1).round(12), largest))
     reason = (
-        f"the least max({weight:g} * fidelity, {1 - weight:g} * memorization), "
-        f"both scaled to 0..1 over the {front.num_rows} points of the frontier"
+        f"the least max({weights[0]:g} * fidelity, {weights[1]:g} * memorization), both scaled to 0..1 over the "
+        f"{len(front)} points of the frontier"
     )
-    order = np.lexsort((terms.sum(axis=1).round(12), terms.max(axis=1).round(12)))
-    return _choice(front, order, reason if front.num_rows > 1 else only)
+    scores = {int(front[i]): f"{largest[i]:.2f}, against {largest.min():.2f}" for i in order}
+    return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))
 
 
-def _number(rule: str, text: str, low: float, high: float) -> float:
+def _bounded(found: Candidates, bounded: int, bound: float) -> Ranking:
+    """The best in one objective with the other at most `bound`, in both measurements; else what misses the bound least."""
+    names = [found.rows[name][0].as_py() for name in (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE)]
+    values = np.maximum(found.compared, objectives(found.rows))[:, bounded]
+    missed = (values - bound).clip(min=0.0)
+    order = np.lexsort((found.compared[:, 1 - bounded], missed))
+    met, wanted = int((missed == 0).sum()), f"{names[bounded]} <= {bound:g}"
+    best = found.compared[order[0], 1 - bounded]
+    scores = {
+        i: f"{names[bounded]} {values[i]:.4g} > {bound:g}"
+        if missed[i]
+        else f"{names[1 - bounded]} {found.compared[i, 1 - bounded]:.4g}, against {best:.4g}"
+        for i in order.tolist()
+    }
+    if met == 0:
+        reason = f"the nearest to {wanted} of {counted(len(values), 'candidate')}"
+        return Ranking(order, scores, reason, f"no candidate has {wanted}; the nearest has {values[order[0]]:.4g}")
+    reason = f"the lowest {names[1 - bounded]} of the {met} candidates, out of {len(values)}, with {wanted}"
+    if met == 1:
+        reason = f"the only one of {counted(len(values), 'candidate')} with {wanted}"
+    return Ranking(order, scores, reason)
+
+
+def _alone(found: Candidates) -> str:
+    if len(found.compared) == 1:
+        return "the only candidate: there is nothing to compare it with"
+    return f"the only point of the frontier: none of the {len(found.compared)} candidates is better in either objective"
+
+
+def _numbers(rule: str, text: str, count: int) -> list[float]:
+    """The numbers after '='; two of them are weights, from 0, not both 0."""
     try:
-        value = float(text)
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        value = math.nan
-    if not (low <= value <= high and math.isfinite(value)):
-        within = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
-        raise UserError(f"--rule {rule}: expected a number{within} after '='")
-    return value
-
-
-def _choice(rows: pa.Table, order: Ints, reason: str) -> Choice:
-    recipe = recipe_labels(rows)
-    other = [int(index) for index in order if recipe[index] != recipe[order[0]]]
-    return Choice(_row(rows, int(order[0])), _row(rows, other[0]) if other else None, reason)
-
-
-def _row(rows: pa.Table, index: int) -> Row:
-    row: Row = rows.slice(index, 1).to_pylist()[0]
-    return row
+        values = []
+    weights = count == 1 or (min(values, default=-1) >= 0 and sum(values) > 0)
+    if len(values) != count or not all(map(math.isfinite, values)) or not weights:
+        expected = "a number after '='" if count == 1 else "two weights after '=', as in 0.5,0.5"
+        raise UserError(f"--rule {rule}: expected {expected}")
+    return values

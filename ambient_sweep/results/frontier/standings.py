@@ -1,39 +1,46 @@
-"""The columns that compare rows with each other: on the frontier or not, and the means of the row's recipe.
-
-A recipe has an expected fidelity and memorization over training and sampling seeds, which its few runs estimate
-(recipes.py).
-"""
+"""The columns that compare rows with each other: on the frontier or not, and what their recipe gives over its runs."""
 
 import numpy as np
 import pyarrow as pa
 
 from ambient_sweep.pareto import pareto_mask
-from ambient_sweep.results.frontier.candidates import candidate_mask, distinct, measured_mask, objectives
+from ambient_sweep.results.frontier.candidates import (
+    PLACE,
+    candidate_mask,
+    distinct,
+    keys,
+    measured_mask,
+    objectives,
+    stated,
+)
 from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
 
 
 def with_standings(table: pa.Table) -> pa.Table:
-    """The evaluations table with the columns on the frontier and on recipes filled; null for rows not measured in full.
+    """The evaluations table with the columns on the frontier and on recipes filled.
 
-    Raises UserError for a table that mixes measures or references.
+    Candidates are compared by their first full measurement; `on_front` marks the last of those on the frontier. Recipes are
+    null for rows not measured in full. Raises UserError for a table that mixes measures or references.
     """
     n = table.num_rows
-    on_front, runs = np.zeros(n, dtype=bool), np.zeros(n, dtype=np.int64)
+    on_front, runs = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.int64)
     mean, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     rows = np.flatnonzero(candidate_mask(table))
     rows = rows[distinct(table.take(pa.array(rows)))]
-    on_front[rows] = pareto_mask(objectives(table)[rows])
-    rows = np.flatnonzero(measured_mask(table))
-    if len(rows):
-        found = Recipes.of(table.take(pa.array(rows)))
-        runs[rows], mean[rows], error[rows] = (each[found.labels] for each in (found.runs, found.mean, found.error))
-    unknown = runs == 0
+    on_front[stated(table, rows[pareto_mask(objectives(table)[rows])])] = True
+    measured = np.flatnonzero(measured_mask(table))
+    if len(measured):
+        last = np.unique(stated(table, measured))
+        found, places = Recipes.of(table.take(pa.array(last))), keys(table, PLACE)
+        label_of = {places[row]: label for row, label in zip(last, found.labels, strict=True)}
+        labels = [label_of[places[row]] for row in measured]
+        runs[measured], mean[measured], error[measured] = found.runs[labels], found.mean[labels], found.error[labels]
     columns = {
         schema.ON_FRONT: pa.array(on_front),
-        schema.RUNS: pa.array(runs, mask=unknown),
-        **{name: pa.array(mean[:, i], mask=unknown) for i, name in enumerate(schema.MEANS)},
-        **{name: pa.array(error[:, i], mask=unknown) for i, name in enumerate(schema.ERRORS)},
+        schema.RUNS: pa.array(runs, mask=runs == 0),
+        **{name: pa.array(mean[:, i], mask=runs == 0) for i, name in enumerate(schema.MEANS)},
+        **{name: pa.array(error[:, i], mask=runs <= 1) for i, name in enumerate(schema.ERRORS)},
     }
     for name, column in columns.items():
         position = table.schema.get_field_index(name)

@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ambient_sweep.pareto import hypervolume, pareto_mask
-from ambient_sweep.results.frontier.candidates import Floats, Row, candidates, frontier, objectives, remeasured_mask
+from ambient_sweep.results.frontier.candidates import (
+    PLACE,
+    Floats,
+    Row,
+    frontier,
+    objectives,
+    own_mask,
+    stated_candidates,
+)
 from ambient_sweep.results.report.pictures import inline_pictures
 from ambient_sweep.results.report.window import LINEAR_BELOW, TICKS, clean_line, window
 from ambient_sweep.results.tables import schema
@@ -23,7 +31,6 @@ MOST_STEPS = 500  # of the hypervolume
 LONGEST = 300  # characters of a text
 SHARES = {"mem_excess": "evaluation.quantile", "sim_excess": "evaluation.quantile"}  # measure -> share by chance
 
-PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
 POINTS = (
     *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
@@ -57,7 +64,7 @@ def document(
 
     root: the sweep's folder, for sample pictures; searched: config keys that the sweep searched.
     """
-    rows, front = candidates(tables.evaluations), frontier(tables.evaluations)
+    rows, front = stated_candidates(tables.evaluations), frontier(tables.evaluations)
     trials = tables.trials.sort_by([(schema.STARTED, "ascending"), (schema.TRIAL_ID, "ascending")])
     own = first_measurements(tables.evaluations)
     found = {
@@ -102,7 +109,7 @@ def _words(value: Any) -> str:
 def first_measurements(table: pa.Table) -> pa.Table:
     """The rows that the search itself went by: measured in full on each trial's own samples, with finite objectives."""
     full = table[schema.SAMPLES].to_numpy() >= table[schema.SAMPLES_ASKED].to_numpy()
-    return table.filter(pa.array(full & np.isfinite(objectives(table)).all(axis=1) & ~remeasured_mask(table)))
+    return table.filter(pa.array(full & np.isfinite(objectives(table)).all(axis=1) & own_mask(table)))
 
 
 def _thinned(rows: pa.Table, chosen: Row | None) -> pa.Table:

@@ -11,7 +11,14 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from ambient_sweep.results.frontier.candidates import Floats, Mask, candidates, frontier, objectives
+from ambient_sweep.results.frontier.candidates import (
+    Floats,
+    clean_mask,
+    frontier,
+    is_value,
+    objectives,
+    stated_candidates,
+)
 from ambient_sweep.results.report.window import LINEAR_BELOW, TICKS, Window, clean_line, window
 from ambient_sweep.results.tables import schema
 from ambient_sweep.text import counted
@@ -41,7 +48,7 @@ def frontier_pictures(table: pa.Table) -> dict[str, bytes]:
 
 def frontier_figure(table: pa.Table) -> Figure:
     """The figure of `frontier_pictures`; candidates beyond its axes are drawn on the edge and counted."""
-    rows, front = candidates(table), frontier(table)
+    rows, front = stated_candidates(table), frontier(table)
     shown = window(rows, front if front.num_rows else rows)
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
@@ -73,7 +80,7 @@ def frontier_figure(table: pa.Table) -> Figure:
 
 def _points(axes: Axes, rows: pa.Table, shown: Window) -> int:
     """Candidates with intervals (of many, the frontier's alone), coloured by noise level. Returns how many are beyond."""
-    values, sigma, clean = objectives(rows), rows[schema.SIGMA].to_numpy(), _is(rows, schema.ROLE, "baseline")
+    values, sigma, clean = objectives(rows), rows[schema.SIGMA].to_numpy(), clean_mask(rows)
     low, high = np.array(shown).T
     y, x = values.clip(low, high).T
     beyond = (values.clip(low, high) != values).any(axis=1)
@@ -86,7 +93,7 @@ def _points(axes: Axes, rows: pa.Table, shown: Window) -> int:
     across, along = bars
     axes.errorbar(x[barred], y[barred], along, across, fmt="none", ecolor="0.85", elinewidth=0.7, zorder=1)
     for endpoint, (marker, label) in ENDPOINTS.items():
-        at = _is(rows, schema.ENDPOINT, endpoint) & ~clean & ~beyond
+        at = is_value(rows, schema.ENDPOINT, endpoint) & ~clean & ~beyond
         points = axes.scatter(
             x[at], y[at], c=sigma[at], vmin=0, vmax=sigma.max() or 1, marker=marker, s=36, edgecolors="white",
             linewidths=0.6, zorder=3,
@@ -125,7 +132,3 @@ def _number(axes: Axes, front: Floats) -> None:
                 taken.append(box)
                 break
             Annotation.remove(label)
-
-
-def _is(rows: pa.Table, column: str, value: str) -> Mask:
-    return np.array([each == value for each in rows[column].to_pylist()], dtype=np.bool_)

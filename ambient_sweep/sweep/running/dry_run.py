@@ -62,8 +62,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     except UserError as error:
         raise UserError(f"{error}; if a cluster is to run it, set RAY_ADDRESS") from None
     expected = min(Forecast.of(sweep, plan.trials, plan.searched).images_left(()), plan.images)
-    if sweep.confirm is not None:
-        expected += sweep.confirm.top * sweep.confirm.seeds * config.length
+    expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, clean)
     return [images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
 

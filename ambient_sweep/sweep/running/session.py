@@ -1,7 +1,6 @@
 """What a sweep does while Ray runs: the search, and the confirmation of what it found."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
@@ -27,7 +26,7 @@ from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_evaluations, read_trials
-from ambient_sweep.trial.remeasure import is_remeasured, remeasure
+from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
 Echo = Callable[[str], None]
@@ -88,37 +87,26 @@ def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concur
 
 
 def confirmation(sweep: Sweep, root: Path) -> Confirmation:
-    """What is left of the confirmation of a finished search; empty where none is asked for."""
-    if sweep.confirm is None:
-        return Confirmation()
-    whole = plan_confirmation(build_tables(root).evaluations, sweep.confirm, sweep.base)
-    ended = {trial.trial_id for trial in read_trials(root) if trial.ended}
-    replicates = tuple(trial for trial in whole.replicates if trial.trial_id not in ended)
-    wanted = tuple(e for e in whole.remeasurements if not is_remeasured(root, e.trial_id, e.images, e.seed))
-    images = sum(sweep.config_for(trial.values).length for trial in replicates)
-    return replace(whole, remeasurements=wanted, replicates=replicates, images=images)
+    """The next step of the confirmation of a finished search, by the records; empty at its end."""
+    ended = [trial.trial_id for trial in read_trials(root) if trial.ended]
+    return plan_confirmation(build_tables(root).evaluations, sweep.confirm, sweep.base, ended)
 
 
 def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
-    """Measures the best candidates again on fresh samples, and trains them again with fresh seeds: `confirm` in the file.
-
-    Raises Stopped.
-    """
-    left = confirmation(sweep, root)
-    if not left.replicates and not left.remeasurements:
-        return
-    echo(left.line())
+    """Measures again what could be on the frontier, and trains the best again: `confirm` in the file. Raises Stopped."""
     resources = sweep.some_config().resources
-    wait_for_room(resources, echo, stop)
-    measurements = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed) for e in left.remeasurements]
-    on_cluster(resources, remeasure, measurements, stop)
-    stop.check()
-    if not left.replicates:
-        return
-    progress.confirm({trial.trial_id: sweep.config_for(trial.values).length for trial in left.replicates})
-    search.give(left.replicates)
-    concurrent = concurrent_trials(ray_nodes(), resources, sweep.search.max_concurrent)
-    _train(sweep, root, search, concurrent, progress, stop)
+    while (step := confirmation(sweep, root)) != Confirmation():
+        echo(f"confirming: {step.line}")
+        wait_for_room(resources, echo, stop)
+        if step.remeasurements:
+            again = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples) for e in step.remeasurements]
+            on_cluster(resources, remeasure, again, stop)
+            stop.check()
+            continue
+        progress.confirm({trial.trial_id: sweep.config_for(trial.values).length for trial in step.replicates})
+        search.give(step.replicates)
+        concurrent = concurrent_trials(ray_nodes(), resources, sweep.search.max_concurrent)
+        _train(sweep, root, search, concurrent, progress, stop)
 
 
 def _train(

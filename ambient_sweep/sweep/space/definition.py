@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from ambient_sweep.config import Config, build_config
 from ambient_sweep.config.sections import Section
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
+from ambient_sweep.sweep.space.baseline import baseline_values
 from ambient_sweep.sweep.space.distributions import Distribution
 
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds"]
@@ -58,12 +60,26 @@ class Stopping(Section):
     eta: int = Field(2, ge=2, description="rungs: one trial in this many goes on from a rung to the next")
 
 
-class Confirm(Section):
-    """How the best candidates are confirmed after the search; without this section they are not. See docs/search.md."""
+def _read_multiple(value: Any) -> str:
+    if not re.fullmatch(r"0|([2-9]|[1-9]\d+)x", str(value)):
+        raise ValueError("write a multiple of evaluation.samples, from 2x on, or 0 for no confirmation")
+    return str(value)
 
-    seeds: int = Field(3, ge=0, description="fresh training seeds for each candidate")
-    top: int = Field(8, ge=1, description="candidates on and near the front")
-    samples: int | None = Field(None, ge=8, description="fresh samples for each; evaluation.samples by default")
+
+class Confirm(Section):
+    """How the frontier is confirmed after the search. See docs/search.md."""
+
+    samples: Annotated[str, BeforeValidator(_read_multiple)] = Field(
+        "4x",
+        description="fresh samples, as a multiple of evaluation.samples, for what could be on the frontier; 0: off",
+    )
+    seeds: int = Field(0, ge=0, description="fresh training seeds for each of the best")
+    top: int = Field(8, ge=1, description="how many of the best are trained with fresh seeds")
+
+    @property
+    def factor(self) -> int:
+        """By how much more samples are measured; 0: none."""
+        return int(self.samples.removesuffix("x"))
 
 
 class Search(Section):
@@ -127,7 +143,7 @@ class Sweep:
     controls: tuple[Control, ...] = ()
     baseline: Baseline | None = None
     search: Search = Search()  # noqa: RUF009 (frozen)
-    confirm: Confirm | None = None
+    confirm: Confirm = Confirm()  # noqa: RUF009 (frozen)
     where: str = field(default="sweep", compare=False)  # its file, for messages
 
     def config_for(self, values: Mapping[str, Any]) -> Config:
@@ -167,8 +183,7 @@ class Sweep:
         """The baseline's and the controls' trials, in the order in which they start."""
         trials = []
         for seed in self.baseline.seeds if self.baseline else ():
-            clean = {"objective.kind": "denoising", "observed.sigma": 0.0, "seed": seed}
-            trials.append(SweepTrial("baseline", clean, "baseline"))
+            trials += [SweepTrial("baseline", values, "baseline") for values in baseline_values(self, seed)]
         for index, control in enumerate(self.controls):
             label = control.label or values_text(control.set) or f"control {index + 1}"
             seeds = [{}] if control.seeds is None else [{"seed": seed} for seed in control.seeds]

@@ -52,6 +52,17 @@ class Distribution:
             raise ValueError(f"{self.kind} {list(self.values)} has no step, so its values cannot be listed")
         return tuple(self._rung(index) for index in range(int(self.size)))
 
+    def at(self, quantile: float) -> Any:
+        """The value below which the share `quantile`, in [0, 1), of the distribution lies."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "loguniform":
+            return low * (high / low) ** quantile
+        if self.kind == "logint":
+            return max(low, round((low - 0.5) * ((high + 0.5) / (low - 0.5)) ** quantile))
+        if math.isinf(self.size):
+            return low + (high - low) * quantile
+        return self.grid()[int(quantile * self.size)]
+
     def snap(self, value: Any) -> Any:
         """`value`, drawn from this distribution, as the sweep file would write it: 0.15 for 0.15000000000000002."""
         if self.step is None or self.kind == "choice":

@@ -10,7 +10,7 @@ points: [{observed.sigma: 0.2}]            # tried first; keys left out are samp
 controls: [{label: no consistency, seeds: [0, 1], set: {objective.kind: ambient}}]
 baseline: {seeds: [0]}                     # ordinary training on clean images
 search: {trials: 24, sampler: tpe, seed: 0}
-confirm: {seeds: 3, top: 8}                # the best again, with fresh samples and seeds; off without it
+confirm: {samples: 4x, seeds: 0}           # the frontier again, on more samples and fresh seeds
 x-anything: &shared {...}                  # read where *shared or <<: *shared stands
 """
 
@@ -60,7 +60,7 @@ class SweepFile(Section):
     controls: tuple[Control, ...] = ()
     baseline: Baseline | None = None
     search: Search = Search()
-    confirm: Confirm | None = None
+    confirm: Confirm = Confirm()
 
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
@@ -122,7 +122,7 @@ def _check(sweep: Sweep) -> None:
     if len(sweep.points) > most:
         raise UserError(f"{where}: points: {len(sweep.points)} of them, but search.trials={most}; raise search.trials")
     trials = sweep.fixed_trials()
-    values = [_acting(overlay(base, trial.values)) for trial in trials]
+    values = [_acting(overlay(base, trial.values)) | {"evaluation.lengths": ()} for trial in trials]
     for index, trial in enumerate(trials):
         if (first := values.index(values[index])) < index:
             raise UserError(f"{where}: {trial.name}: the same training as {trials[first].name}; remove one")

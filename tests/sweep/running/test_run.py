@@ -311,7 +311,7 @@ space:
   consistency.start: {choice: [0.5, 0.75]}
 baseline: {seeds: [0]}
 search: {trials: 8, seed: 1}
-confirm: {seeds: 1, top: 2}
+confirm: {samples: 2x, seeds: 1, top: 2}
 """
 )
 

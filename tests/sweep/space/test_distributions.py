@@ -49,6 +49,19 @@ def test_values_are_drawn_evenly_on_their_scale() -> None:
     assert np.allclose(np.diff(logs), np.diff(logs)[0])
 
 
+@pytest.mark.parametrize("distribution", ALL, ids=lambda d: f"{d.kind}-{d.step}")
+def test_quantiles_are_those_of_the_samplers(distribution: Distribution) -> None:
+    shares = (np.arange(500) + 0.5) / 500
+    drawn = [distribution.at(float(share)) for share in shares]
+    assert all(distribution.read(value) == value for value in (*drawn, distribution.at(0.0)))
+    other = [draw(distribution, float(share)) for share in shares]
+    if distribution.kind == "choice":
+        assert sorted(map(str, drawn)) == sorted(map(str, other))
+    else:
+        assert np.allclose(drawn, other, atol=0 if math.isinf(distribution.size) else distribution.step or 1)
+        assert np.mean([a == pytest.approx(b) for a, b in zip(drawn, other, strict=True)]) > 0.9
+
+
 def test_a_ladder_has_the_values_that_a_person_would_write() -> None:
     ladder = Distribution("uniform", (0.05, 0.5), 0.05)
     assert list(ladder.grid()) == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]

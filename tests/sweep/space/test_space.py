@@ -40,7 +40,7 @@ space:
   objective.kind: {choice: [ambient, ambient_consistency]}
   observed.sigma: {uniform: [0.05, 0.5], step: 0.05}
   consistency.chain_steps: {int: [2, 8], step: 3, when: {objective.kind: [ambient_consistency], observed.sigma: [0.1, 0.3]}}
-confirm: {samples: 64}
+confirm: {samples: 2x}
 search: {trials: 5}
 """
 MINIMAL = "space: {observed.sigma: {uniform: [0.1, 0.5]}}\n"
@@ -61,10 +61,10 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
     assert sweep.space["consistency.weight"].values == (0.1, 10.0)  # YAML reads 1e-1 as a word
     assert sweep.points == ({"observed.sigma": 0.2, "consistency.ramp": "linear"}, {"consistency.weight": 3.0})
     assert [(t.role, t.label) for t in sweep.fixed_trials()] == [
-        ("baseline", "baseline"), ("baseline", "baseline"), ("baseline", "baseline"),
+        *[("baseline", "baseline")] * 9,  # for each seed the base's own, and two for 8 searched configs
         ("control", "plain"), ("control", "plain"), ("control", "observed.sigma=0.3, consistency.weight=0"),
     ]  # fmt: skip
-    assert sweep.config_for(sweep.fixed_trials()[4].values).seed == 1
+    assert sweep.config_for(sweep.fixed_trials()[10].values).seed == 1
     config = sweep.config_for({"observed.sigma": 0.25, "consistency.ramp": "linear"})
     assert (config.observed.sigma, config.consistency.ramp, config.optimizer.lr) == (0.25, "linear", 0.01)
 
@@ -155,12 +155,13 @@ def test_sections_of_the_search_are_overridden_key_by_key(tmp_path: Path) -> Non
     write_sweep(sweep, tmp_path / "sweep.yaml")
     assert load_sweep(tmp_path / "sweep.yaml") == sweep
     plain = load_sweep(write(tmp_path, MINIMAL))
-    assert (plain.confirm, plain.search.stopping, plain.search.stages) == (None, Stopping(), True)
+    assert (plain.confirm, plain.search.stopping, plain.search.stages) == (Confirm(), Stopping(), True)
+    assert (plain.confirm.factor, plain.confirm.seeds) == (4, 0)
 
 
 @pytest.mark.parametrize(
     ("lengths", "rule", "levels"),
-    [([1.0, 0.25, 0.5], "rungs", (0.25, 0.5)), ([1.0], "rungs", ()), ([0.25, 1.0], "none", ())],
+    [([0.25, 0.5, 1.0], "rungs", (0.25, 0.5)), ([1.0], "rungs", ()), ([0.25, 1.0], "none", ())],
 )
 def test_rungs_lie_at_all_evaluated_lengths_but_the_last(
     tmp_path: Path, lengths: list[float], rule: str, levels: tuple[float, ...]
@@ -230,6 +231,7 @@ BAD = {
     "unknown key of stopping": (
         MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
     ),
+    "confirm's samples": (MINIMAL + "confirm: {samples: 64}", "confirm.samples: write a multiple of evaluation.samples"),
     "confirm's own key": (MINIMAL + "confirm: {seed: 3}", "confirm: unknown key 'seed'; did you mean 'seeds'?"),
     "step beside": ("space: {observed.sigma: {uniform: [0, 1], steps: 1}}", "unknown key 'steps'; did you mean 'step'?"),
     "step that misses": ("space: {observed.sigma: {uniform: [0.1, 0.5], step: 0.3}}", "0.5 is not reached from 0.1 in"),
@@ -304,8 +306,8 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, overrides: dict[s
 
 
 def test_all_corners_points_and_fixed_trials_are_built(tmp_path: Path) -> None:
-    """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 6 fixed trials."""
-    assert len(check_space(load_sweep(write(tmp_path, GOOD)))) == 2**3 * 8 * 18 + 2 + 6
+    """Ends of two real keys, two choices, 8 whole numbers, 2 ends and 16 between them; 2 points, 12 fixed trials."""
+    assert len(check_space(load_sweep(write(tmp_path, GOOD)))) == 2**3 * 8 * 18 + 2 + 12
 
 
 def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
