@@ -9,12 +9,12 @@ import sys
 
 import click
 
-from ambient_sweep.cli import images, init, measuring, models, sweeps
+from ambient_sweep.cli import export, images, init, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.running.signals import WARNINGS
 
-__all__ = ["commands", "images", "init", "main", "measuring", "models", "sweeps"]
+__all__ = ["commands", "export", "images", "init", "main", "measuring", "models", "sweeps"]
 
 
 def main() -> None:

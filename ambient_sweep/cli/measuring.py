@@ -104,7 +104,7 @@ def evaluate(
     """
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
-    from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
+    from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint, show_attack
     from ambient_sweep.trial.remeasure import confirmed_samples
 
     changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
@@ -130,6 +130,8 @@ def evaluate(
         "histograms": found.histograms, "warnings": found.warnings,
     }  # fmt: skip
     tell(document, lines, as_json, out)
+    if attack is not None:
+        show_attack(checkpoint, meta["images"], found, attack)
 
 
 # -- options --------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
     lines += [summary.noise] if summary.noise else []
     lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
-    lines.append(f"{'TensorBoard':<20} tensorboard --logdir {summary.root / 'trials'}")
+    lines.append(f"{'TensorBoard':<20} ambient-sweep tensorboard {summary.root}")
     result = {
         "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
         "reason": summary.best_reason, "noise": summary.noise,

@@ -1,5 +1,7 @@
-"""Sweeps: validate, run, resume, best, report."""
+"""Sweeps: validate, run, resume, best, report, tensorboard."""
 
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -38,6 +40,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from ambient_sweep.sweep.running.dry_run import check_single, check_sweep
     from ambient_sweep.sweep.search.samplers import try_sampler
+    from ambient_sweep.sweep.tracking import check_tracker
 
     if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
         config = load_config(file, parse_overrides(overrides))
@@ -48,6 +51,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     sweep = sweep_file.load_sweep(file, parse_overrides(overrides))
     configs = check_space(sweep)
+    check_tracker(sweep)
     with errors_of(file):
         try_sampler(sweep.space, sweep.search)
         notes = check_sweep(sweep, configs)
@@ -168,3 +172,28 @@ def report(folder: Path, as_json: bool) -> None:
     from ambient_sweep.sweep.run import summarize
 
     tell_summary(summarize(find_place(folder)[0]), as_json)
+
+
+@commands.command()
+@click.argument("folder", type=PATH)
+@click.option("--port", type=click.IntRange(0, 65535), help="By default 6006 or the next free one; 0: any free one.")
+def tensorboard(folder: Path, port: int | None) -> None:
+    """Show FOLDER, a run or one of its trials, in TensorBoard, on this machine only, until Ctrl-C.
+
+    HPARAMS lists every trial with both objectives, searched keys first; IMAGES shows samples above their nearest training
+    images, denoised observations, attacks and the frontier.
+    """
+    from tensorboard import program
+
+    from ambient_sweep.cli.places import find_place
+
+    shown = folder if (folder / sweep_file.SWEEP_FILE).is_file() else find_place(folder)[1]
+    server = program.TensorBoard()
+    server.configure(logdir=str(shown), host="127.0.0.1", port=port)
+    try:
+        url = server.launch()
+    except program.TensorBoardServerException as error:
+        raise UserError(f"--port: {error.msg}; give another") from None
+    click.echo(f"TensorBoard on {shown}: {url} (Ctrl-C ends it)")
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()

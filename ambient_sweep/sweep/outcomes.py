@@ -14,9 +14,11 @@ from ambient_sweep.trial.records import (
     read_evaluations,
     read_trial,
     read_trials,
+    trial_folder,
     trial_path,
     write_trial,
 )
+from ambient_sweep.trial.tensorboard import TrialBoard
 
 STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
 
@@ -48,7 +50,7 @@ def note_rung(root: Path, trial_id: str, rung: int) -> None:
 
 
 def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str) -> None:
-    """Writes into a trial's record how it ended; makes the record if the trial ended before it wrote one.
+    """Writes into a trial's record and events how it ended; makes them if the trial ended before it wrote any.
 
     A record that says completed or failed keeps what it says.
     """
@@ -80,3 +82,5 @@ def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str
             replicate_of=trial.replicate_of,
         )
     write_trial(root, record)
+    if record.ended:
+        TrialBoard(trial_folder(root, trial.trial_id), config, trial.role).end(status)

@@ -25,6 +25,7 @@ from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
 from ambient_sweep.sweep.importance import importance
@@ -33,6 +34,7 @@ from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
+from ambient_sweep.sweep.tracking import check_tracker
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
@@ -122,6 +124,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo)
+        check_tracker(sweep)
         check_address()
         config = sweep.some_config()
         if not config.resources.gpus:
@@ -212,6 +215,7 @@ def _summarize(root: Path) -> SweepSummary:
     pictures = {f"frontier.{suffix}": data for suffix, data in frontier_pictures(tables.evaluations).items()}
     for name, data in pictures.items():
         write_atomic(root / name, data)
+    show_frontier(root, sum(trial.images_executed for trial in trials), pictures["frontier.png"])
     report(choice=choice, sentence=noise)
     files |= {name: root / name for name in (*pictures, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()

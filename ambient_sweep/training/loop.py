@@ -14,7 +14,7 @@ from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.loader import batches, weight_at
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.step import CONSISTENCY, MAIN, NORM, Stepper
+from ambient_sweep.training.step import BELOW, CONSISTENCY, MAIN, NORM, SHARE, Stepper
 
 AGREE_SECONDS = 2.0  # between the workers' agreements on whether to stop
 
@@ -25,6 +25,8 @@ class Record:
 
     images: int
     loss: float
+    loss_above: float | None  # at levels from the image's observed level on; None: no image was trained there
+    loss_below: float | None
     consistency: float  # an unbiased estimate that may be negative; 0 while it is not trained
     consistency_weight: float
     gradient_norm: float
@@ -70,7 +72,10 @@ def train(
             if regular:
                 state.sums.zero_()
             pace = counted / max(time.perf_counter() - began, 1e-9)
-            yield Record(state.images, mean[MAIN], mean[CONSISTENCY], weight, mean[NORM], lr, pace)
+            loss, below, share = mean[MAIN], mean[BELOW], mean[SHARE]
+            above = (loss - below) / (1 - share) if share < 1 else None
+            parts = above, below / share if share > 0 else None
+            yield Record(state.images, loss, *parts, mean[CONSISTENCY], weight, mean[NORM], lr, pace)
             began, counted = time.perf_counter(), 0
             if stopping:
                 return

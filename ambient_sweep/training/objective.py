@@ -82,6 +82,7 @@ class Draws(_OnDevice):
     y: torch.Tensor  # [N,C,H,W], observed or, where known is 0, taken for clean
     known: torch.Tensor  # noise level in y, [N]
     sigma: torch.Tensor  # noise level trained at, [N]
+    below: torch.Tensor  # whether that is below the image's observed level, bool [N]
     noise: torch.Tensor  # [N,C,H,W]
     weight: torch.Tensor  # [N]
     labels: torch.Tensor | None  # [N]
@@ -115,7 +116,7 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
         hidden = rng.uniform("train.label", config.seed, batch.start, count)[:, 0] < config.model.label_dropout
         labels = batch.labels.masked_fill(torch.from_numpy(hidden), batch.classes)  # which stands for "no label"
     chains = _consistency_draws(config, batch, labels) if consistency else None
-    return Draws(y, known, sigma, noise, weight, labels, chains)
+    return Draws(y, known, sigma, sigma < batch.sigma_n, noise, weight, labels, chains)
 
 
 def main_loss(denoiser: Callable[..., torch.Tensor], draws: Draws) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ambient_sweep.training.files import read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
 
 Tensors = dict[str, torch.Tensor]
+SUMS = 5  # numbers that a record is made from, see step.py
 
 
 @dataclass
@@ -48,7 +49,7 @@ class TrainState:
             denoiser.parameters(), lr=o.lr, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=True
         )
         averages = Averages.create(config.ema, denoiser)
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        sums = torch.zeros(SUMS, dtype=torch.float64, device=device)
         return cls(config, shape, classes, group, denoiser, averages, optimizer, sums)
 
     @property
@@ -104,7 +105,9 @@ class TrainState:
                 for key, value in slots.items()
                 if value is not None
             }
-        self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
+        self.sums.zero_()
+        if self.group.rank == 0:
+            self.sums[: len(tensors["sums"])] = tensors["sums"]  # states of 0.6 hold three
         self.images = meta["images"]
 
 

@@ -10,11 +10,13 @@ from ambient_sweep.training.compute import WrappedDenoiser, try_compiled
 from ambient_sweep.training.loader import Pieces
 from ambient_sweep.training.objective import takes_part
 from ambient_sweep.training.schedules import learning_rate
-from ambient_sweep.training.state import TrainState
+from ambient_sweep.training.state import SUMS, TrainState
 
-MAIN, CONSISTENCY, NORM = range(3)  # places in TrainState.sums
+# places in TrainState.sums; BELOW: the part of MAIN that images trained below their observed level make, SHARE: their share
+MAIN, CONSISTENCY, NORM, BELOW, SHARE = range(SUMS)
 
 Losses = Callable[[], torch.Tensor]
+Task = tuple[int, Losses, int, torch.Tensor | None]
 
 
 class Stepper:
@@ -41,12 +43,16 @@ class Stepper:
         batch_size = config.training.batch_size
         state.optimizer.zero_grad()
         tasks = self._tasks(step, pieces, weight)
-        for number, (place, losses, count) in enumerate(tasks):
+        for number, (place, losses, count, below) in enumerate(tasks):
             with self.wrapped.reducing(last=number == len(tasks) - 1):
-                total = losses().sum()
+                values = losses()
+                total = values.sum()
                 share = weight if place == CONSISTENCY else 1.0
                 (total * (share * self.group.size / count)).backward()  # type: ignore[no-untyped-call]
             state.sums[place] += total.detach() / count
+            if below is not None:
+                state.sums[BELOW] += (values.detach() * below).sum() / count
+                state.sums[SHARE] += below.sum() / count
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.optimizer.clip_norm)
         if self.group.rank == 0:
             state.sums[NORM] += norm
@@ -58,17 +64,17 @@ class Stepper:
         state.averages.update(self.parameters, step * batch_size, state.images)
         return lr
 
-    def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[tuple[int, Losses, int]]:
-        """The losses of this step, each with its place and the count in the whole batch that its mean is over.
+    def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[Task]:
+        """The losses of this step, each with its place, the count in the whole batch that its mean is over, and `below`.
 
         Each gets its own backward pass: a graph is freed before the next is built.
         """
         batch_size, c, denoiser = self.config.training.batch_size, self.config.consistency, self.wrapped.denoiser
         sharing = max(int(takes_part(step * batch_size, batch_size, c.batch_share).sum()), 1)
-        tasks: list[tuple[int, Losses, int]] = []
+        tasks: list[Task] = []
         for draws in pieces:
-            tasks.append((MAIN, partial(objective.main_loss, denoiser, draws), batch_size))
+            tasks.append((MAIN, partial(objective.main_loss, denoiser, draws), batch_size, draws.below))
             if weight > 0 and draws.consistency is not None:
                 losses = partial(objective.consistency_term, self.config, denoiser, draws.consistency)
-                tasks.append((CONSISTENCY, losses, sharing))
+                tasks.append((CONSISTENCY, losses, sharing, None))
         return tasks

@@ -22,8 +22,10 @@ from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.report import Row
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
+from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, device_of, use_threads
+from ambient_sweep.trial.tensorboard import Board
 
 GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap is measured
 
@@ -122,3 +124,14 @@ def _attacked(
                 f"{result.name}: void, restoring is no better than chance: too much noise, or too poor a model"
             )
     return rows, [*lines, f"worst cases in {folder}"]
+
+
+def show_attack(checkpoint: Path, images: int, found: CheckpointReport, folder: Path) -> None:
+    """Adds the attack's measures, and its pictures in `folder`, to TensorBoard beside the checkpoint's trial, if any."""
+    if not is_of_trial(checkpoint):
+        return
+    board = Board(checkpoint.parents[1] / "attack")  # a run of its own: the trial may still write to its
+    board.scalars(images, {row.name: row.measure.value for row in found.model if row.name.startswith("attack_")})
+    for path in sorted(folder.glob("attack_*.png")):
+        board.picture(images, path.stem, path.read_bytes())
+    board.close()

@@ -13,10 +13,11 @@ import torch
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
+from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.data.pixels import to_uint8
-from ambient_sweep.diffusion.denoiser import Denoiser
+from ambient_sweep.diffusion.denoiser import Denoiser, given
 from ambient_sweep.evaluation.evaluator import evaluate
-from ambient_sweep.evaluation.grids import image_grid
+from ambient_sweep.evaluation.grids import denoising_grid, image_grid
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
 from ambient_sweep.training.group import SINGLE, Group
@@ -34,6 +35,7 @@ from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import device_of
 
 GRID_SAMPLES, GRID_COLUMNS = 32, 16
+DENOISED = 8  # observations in the picture of denoising
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Evaluator:
     recorder: TrialRecorder
     reference: Reference
     clean: ImageData
+    observed: ObservedImages
     counts: tuple[int, ...]  # of training images, per class, for a conditional model
 
     def __call__(self, state: TrainState, before_batch: Callable[[], None]) -> tuple[list[EvaluationRecord], bool]:
@@ -69,6 +72,7 @@ class Evaluator:
         ):  # fmt: skip
             if not records:
                 save(denoiser.state_dict())
+                self._show_denoising(denoiser, images, state.device)
             shown = samples[:GRID_SAMPLES]
             nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
             neighbours = self.clean.train[nearest.astype(np.int64)]
@@ -76,6 +80,11 @@ class Evaluator:
             write_evaluation(root, record)
             records.append(record)
         return records, True
+
+    def _show_denoising(self, denoiser: Denoiser, images: int, device: torch.device) -> None:
+        y, sigma_n, _, labels = self.observed.read(np.arange(min(DENOISED, len(self.observed))))
+        bound = given(denoiser, labels.to(device) if self.counts and labels is not None else None)
+        self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device)))
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""

@@ -1,17 +1,13 @@
 """Records a trial while it runs: its trial.json, its log and its TensorBoard events, and reports to its caller."""
 
 import dataclasses
-import io
-import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ambient_sweep.config import dump, write_config
 from ambient_sweep.models import count_parameters
@@ -24,12 +20,11 @@ from ambient_sweep.trial.records import (
     TrialRecord,
     evaluation_path,
     read_trial,
-    read_trial_evaluations,
     trial_folder,
     trial_path,
     write_trial,
 )
-from ambient_sweep.trial.tensorboard import TrialBoard
+from ambient_sweep.trial.tensorboard import FIDELITY_TAG, MEMORIZATION_TAG, TrialBoard
 
 LOG = "log.txt"
 
@@ -91,12 +86,11 @@ class TrialRecorder:
                 self.record, taken=taken, **{name: getattr(before, name) for name in kept}
             )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
-        self._has_objectives = bool(read_trial_evaluations(root, trial_id))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_config(config, self.folder / "config.yaml")
             write_trial(root, self.record)
-            self._board = TrialBoard(self.folder, config, resume_at=state.images + 1 if before else None)
+            self._board = TrialBoard(self.folder, config, role, resume_at=state.images + 1 if before else None)
 
     def note(self, line: str) -> None:
         """One line for the user, and for the trial's log."""
@@ -132,11 +126,10 @@ class TrialRecorder:
         if not self.writes:
             return
         values = {f"{evaluation.endpoint}/{name}": m.value for name, m in evaluation.measures.items()}
-        self._board.scalars(evaluation.images, values)
         if evaluation.main_endpoint:
-            names = (evaluation.fidelity, evaluation.memorization)
-            self._board.hparams(evaluation.images, *(evaluation.measures[name].value for name in names))
-            self._has_objectives = True
+            values[FIDELITY_TAG] = evaluation.measures[evaluation.fidelity].value
+            values[MEMORIZATION_TAG] = evaluation.measures[evaluation.memorization].value
+        self._board.scalars(evaluation.images, values)
         if evaluation.images > self.record.discarded:
             measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
             self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
@@ -145,14 +138,17 @@ class TrialRecorder:
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
         """The picture of an evaluation, as `image_grid` makes it."""
         write_atomic(evaluation_path(self.root, self.trial_id, images, endpoint, ".png"), png)
-        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        self._board.grid(images, f"samples above nearest training images/{endpoint}", pixels)
+        self._board.picture(images, f"samples above nearest training images/{endpoint}", png)
+
+    def denoised(self, images: int, png: bytes) -> None:
+        """Observations at rising noise levels above what the model makes of them, as `denoising_grid` shows them."""
+        self._board.picture(images, "noised above denoised observations", png)
 
     def end(self, status: str, reason: str | None) -> TrialRecord:
         self._update(status=status, reason=reason, finished=_now())
-        if self.writes:
-            if status == "failed" and not self._has_objectives:  # else the HPARAMS tab would not show the trial
-                self._board.hparams(self.record.images_done, math.nan, math.nan)
+        if self.writes and self.record.ended:
+            self._board.end(status)
+        elif self.writes:
             self._board.close()
         return self.record
 

@@ -81,6 +81,11 @@ def check_kept(path: Path) -> None:
     )
 
 
+def is_of_trial(checkpoint: Path) -> bool:
+    """Whether the folder of a checkpoint is that of a trial of a run; `average` writes others."""
+    return checkpoint.parent.name == CHECKPOINTS and (checkpoint.parents[1] / "trial.json").is_file()
+
+
 def checkpoints(root: Path) -> list[Path]:
     """The folders of the checkpoints that a sweep has."""
     return sorted(file.parent for file in root.glob(f"trials/*/{CHECKPOINTS}/images-*/checkpoint.json"))

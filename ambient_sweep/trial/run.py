@@ -71,7 +71,7 @@ def run_trial(
         )
         for line in lines:
             recorder.note(line)
-    evaluator = Evaluator(recorder, reference, clean, class_counts(config, data))
+    evaluator = Evaluator(recorder, reference, clean, observed, class_counts(config, data))
     client = None if stages is None else StageClient(stages, state, recorder, evaluator)
     try:
         with naming(folder, unnamed=True):

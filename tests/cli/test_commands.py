@@ -55,7 +55,19 @@ def test_the_module_runs_as_a_process() -> None:
 
 def test_help_names_every_command() -> None:
     text = good("--help")
-    for verb in ("validate", "run", "resume", "train", "sample", "evaluate", "best", "report", "knobs"):
+    for verb in (
+        "validate",
+        "run",
+        "resume",
+        "train",
+        "sample",
+        "evaluate",
+        "best",
+        "report",
+        "export",
+        "tensorboard",
+        "knobs",
+    ):
         assert verb in text
         assert "--help" in good(verb, "--help")
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ambient_sweep.evaluation.grids import image_grid
+from ambient_sweep.evaluation.grids import denoising_grid, image_grid
 
 
 def test_small_images_are_enlarged_and_stand_row_by_row() -> None:
@@ -26,3 +26,24 @@ def test_colours_are_clipped_and_large_images_keep_their_size() -> None:
     assert grid.shape == (64 * 2 + 12, 64 + 8, 3)
     assert (grid[4:68, 4:68] == 255).all()
     assert (grid[72:136, 4:68] == [0, 128, 255]).all()
+
+
+def test_observations_are_noised_to_multiples_of_their_own_level_and_denoised() -> None:
+    """A denoiser that knows the images: its rows show them, whatever the level; clean images are shown too."""
+    asked: list[torch.Tensor] = []
+    x0 = torch.linspace(-0.9, 0.9, 8)[:, None, None, None].expand(-1, 1, 64, 64)
+    sigma_n = torch.tensor([0.0, 0.3] * 4)
+    y = x0 + sigma_n[:, None, None, None] * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        asked.append(sigma)
+        spread = (x - y).flatten(1).std(1)
+        assert torch.allclose(spread.square() + sigma_n.square(), sigma.square(), rtol=0.1, atol=1e-6)
+        return x0
+
+    grid = np.array(Image.open(io.BytesIO(denoising_grid(denoiser, y, sigma_n))))
+    assert torch.allclose(torch.stack(asked), torch.tensor([[k * 0.1, k * 0.3] * 4 for k in (1, 2, 4, 8)]))
+    assert grid.shape == (8 * 68 + 4, 8 * 68 + 4, 3)
+    for row in (1, 3, 5, 7):
+        shown = grid[4 + row * 68 : 68 + row * 68, 4:-4, 0].mean(0).reshape(-1)[::68]
+        assert np.array_equal(shown, np.round((x0[:, 0, 0, 0].numpy() + 1) * 127.5))

@@ -47,7 +47,7 @@ def test_batches_made_ahead_are_those_made_when_asked_for(prefetch):
     inline = made(**{"compute.prefetch": 0})
     assert_equal(inline, made(**{"compute.prefetch": prefetch}))
     assert len(inline) == 40
-    assert (len(inline[0][0]), len(inline[39][0])) == (5, 9)  # the draws for consistency come after its start alone
+    assert (len(inline[0][0]), len(inline[39][0])) == (6, 10)  # the draws for consistency come after its start alone
     assert not loader_threads()
 
 

@@ -59,6 +59,25 @@ def test_a_record_is_the_mean_since_the_last_regular_one():
     assert tens[-1].consistency == pytest.approx(sum(r.consistency for r in single[-4:]) / 4, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["ambient", "ambient_high_clean_low", "denoising"])
+def test_losses_are_told_apart_above_and_below_each_images_own_level(kind):
+    """Against the losses of one batch, in which every fourth image is clean; nothing is below the level of a clean one."""
+    config = build_config(BASE, {"training.images": 16, "objective.kind": kind, "compute.accumulate": 2})
+    observed = observations(clean=True)
+    observed.sigma[::4] = 0
+    draws = objective.draw(config, Stream(observed, config.seed, config.data.flip).batch(0, 16), False)
+    sigma_n = Stream(observed, config.seed, config.data.flip).batch(0, 16).sigma_n
+    losses = objective.main_loss(new_state(config, observed).denoiser, draws).detach()
+    below = draws.sigma < sigma_n
+    _, (record,) = run(config, observed)
+    assert record.loss_above == pytest.approx(losses[~below].mean().item(), rel=1e-5)
+    if kind == "ambient":
+        assert not below.any()
+        assert record.loss_below is None
+    else:
+        assert record.loss_below == pytest.approx(losses[below].mean().item(), rel=1e-5)
+
+
 def one_step(config, observed, state):
     """A step written out: sums over the batch by their counts, clipped, AdamW."""
     batch = Stream(observed, config.seed, config.data.flip).batch(0, config.training.batch_size)

@@ -8,6 +8,7 @@ from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
+from ambient_sweep.sweep.board import begin_board
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
@@ -24,6 +25,7 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
+from ambient_sweep.sweep.tracking import trackers
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import remeasure
@@ -62,6 +64,7 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     progress = Progress(root, plan.trials, names, echo, forecast, points=points, room=lambda: room(config.resources))
     write_sweep(sweep, root / SWEEP_FILE)
+    begin_board(sweep, root)
     _train(sweep, root, search, plan.concurrent, progress, stop)
     if gave_up := search.proposals.gave_up:
         if not search.searched:
@@ -116,7 +119,7 @@ def _train(
     callback = SweepCallback(sweep, root, search, progress, stop)
     progress.note(f"starting workers, for up to {counted(concurrent, 'trial')} at once")
     try:
-        run_tune(sweep, root, search, concurrent, [callback])
+        run_tune(sweep, root, search, concurrent, [callback, *trackers(sweep, root)])
         if not search.finished:  # Tune took a SIGUSR1 before its first step
             raise Stopped("interrupted")
     finally:

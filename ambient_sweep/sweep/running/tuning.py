@@ -47,7 +47,7 @@ class WithoutState:
 
 
 class TuneSearcher(WithoutState, Searcher):
-    """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`."""
+    """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`, with plain values for trackers."""
 
     def __init__(self, search: SweepSearch) -> None:
         super().__init__()  # both objectives are read from the reports
@@ -60,7 +60,7 @@ class TuneSearcher(WithoutState, Searcher):
         if trial is None:
             return Searcher.FINISHED if self._search.finished else None
         self._ids[trial_id] = trial.trial_id
-        return {"trial": trial}
+        return {"trial": trial, "trial_id": trial.trial_id, "role": trial.role, **trial.values}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A stretch ended; a trial that paused goes on later."""
@@ -130,7 +130,8 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
     def tell(evaluation: EvaluationRecord | None, ending: Literal["completed"] | None = None) -> None:
         if evaluation is not None and evaluation.main_endpoint:
             report = Report.of(evaluation, read_trial(root, trial.trial_id))
-            tune.report({"report": replace(report, ending=ending)})
+            plain = {"images": report.images, "fidelity": report.fidelity, "memorization": report.memorization}
+            tune.report({"report": replace(report, ending=ending), "timesteps_total": report.images, **plain})
 
     try:
         resolved = sweep.config_for(trial.values)

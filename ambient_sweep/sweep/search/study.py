@@ -69,9 +69,12 @@ def open_study(name: str, sampler: BaseSampler, path: Path | None = None) -> opt
         try:
             _cut_torn_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
-            return optuna.create_study(
+            study = optuna.create_study(
                 storage=storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
+            if not study.metric_names:  # which optuna-dashboard shows
+                study.set_metric_names(["fidelity", "memorization"])
+            return study
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from None
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:

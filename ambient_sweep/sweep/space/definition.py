@@ -99,6 +99,7 @@ class Search(Section):
     stages: bool = Field(True, description="train once what trials have in common")
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
     keep: Literal["frontier", "all"] = Field("frontier", description="all: also stages and training states")
+    tracker: Literal["mlflow", "wandb"] | None = Field(None, description="also log every trial there, if installed")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import ray
 import torch
+from hparams_tab import tab
 from optuna.trial import TrialState
 from processes import session_of, wait_until
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -71,6 +72,11 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert load_config(root / "best.yaml").observed.sigma == summary.best["observed.sigma"]
     front = table[table["on_front"]]
     assert sorted(row["fidelity"] for row in summary.frontier) == sorted(front["fidelity"])
+
+    columns, rows = tab(root)
+    assert [info.name for info in columns.hparam_infos][:2] == ["consistency.start", "observed.sigma"]
+    assert rows.keys() == {f"trials/{name}" for name in trials}
+    assert {name for name, row in rows.items() if len(row.metric_values) != 2} == {f"trials/{failed.trial_id}"}
 
     study = study_of(root)
     assert [t.state for t in searched_trials(study)] == [TrialState.COMPLETE] * 2

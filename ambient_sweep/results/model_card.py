@@ -1,0 +1,49 @@
+"""A trained model for others: weights, config, and a model card that says what was measured."""
+
+import shutil
+from pathlib import Path
+
+from jinja2 import StrictUndefined, Template
+
+from ambient_sweep import __version__
+from ambient_sweep.config import write_config
+from ambient_sweep.models import count_parameters
+from ambient_sweep.storage import new_folder
+from ambient_sweep.training.state import load_model
+from ambient_sweep.trial.records import EvaluationRecord, read_remeasurements, read_trial_evaluations
+from ambient_sweep.trial.retention import is_of_trial
+
+
+def export_model(checkpoint: Path, folder: Path) -> None:
+    """Writes a checkpoint, its config as config.yaml and a model card, README.md, to the new `folder`, all or nothing.
+
+    The card's values are those in the records of the checkpoint's trial; for one that `average` wrote there are none.
+    Raises UserError for a checkpoint that is missing or damaged.
+    """
+    model, config, notes = load_model(checkpoint)
+    evaluations = measured(checkpoint.absolute(), notes["images"])
+    template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    card = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(
+        name=folder.name,
+        config=config,
+        notes=notes,
+        parameters=count_parameters(model),
+        version=__version__,
+        evaluations=evaluations,
+        fresh=any(each.seed != config.evaluation.seed for each in evaluations),
+    )
+    with new_folder(folder) as aside:
+        for name in ("model.safetensors", "checkpoint.json"):  # what `sample` and `evaluate` need
+            shutil.copyfile(checkpoint / name, aside / name)
+        write_config(config, aside / "config.yaml")
+        (aside / "README.md").write_text(card, encoding="utf-8")
+
+
+def measured(checkpoint: Path, images: int) -> list[EvaluationRecord]:
+    """The evaluations of the checkpoint of a trial; none for any other folder."""
+    if not is_of_trial(checkpoint):
+        return []
+    trial = checkpoint.parents[1]
+    root = trial.parents[1]
+    again = [each for each in read_remeasurements(root) if each.trial_id == trial.name]
+    return [each for each in (*read_trial_evaluations(root, trial.name), *again) if each.images == images]
