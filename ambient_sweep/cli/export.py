@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, echo_to, new_folder_option, tell
+from ambient_sweep.cli.printing import PATH, as_json, new_folder_option, tell, terminal
 from ambient_sweep.errors import UserError
 
 
@@ -24,7 +24,7 @@ def export(checkpoint: Path, to: Path, as_json: bool) -> None:
 
     if not (checkpoint / "checkpoint.json").is_file() and len(set(find_place(checkpoint))) == 1:
         raise UserError(f"{checkpoint}: is a run; give one of its trials or checkpoints, such as `best` names")
-    found, _ = find_checkpoint(checkpoint, echo_to(as_json))
+    found, _ = find_checkpoint(checkpoint, terminal(as_json).line)
     export_model(found, to.absolute())
     lines = [f"{to}: model.safetensors, checkpoint.json, config.yaml, README.md; add a license to README.md"]
     tell({"checkpoint": str(found), "to": str(to)}, lines, as_json)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, echo_to, overrides_argument, tell
+from ambient_sweep.cli.printing import PATH, as_json, overrides_argument, tell, terminal
 from ambient_sweep.config import build_config, knobs, parse_overrides
 from ambient_sweep.errors import AmbientSweepError, UserError
 
@@ -60,11 +60,11 @@ def prepare(
     keys = store_keys(origin, read_info(origin)) if origin else {}
     config = build_config({"model.kind": "mlp"}, keys, values, where="prepare").data
     try:
-        echo = echo_to(as_json)
-        info = write(
-            out, config, echo,
-            observed_sigma=sigma, arrived_noisy=arrived_noisy, drop_duplicates=drop_duplicates, near=near,
-        )  # fmt: skip
+        with terminal(as_json) as screen:
+            info = write(
+                out, config, screen.line,
+                observed_sigma=sigma, arrived_noisy=arrived_noisy, drop_duplicates=drop_duplicates, near=near,
+            )  # fmt: skip
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, echo_to, new_folder_option, out_option, overrides_argument, tell
+from ambient_sweep.cli.printing import PATH, as_json, new_folder_option, out_option, overrides_argument, tell, terminal
 from ambient_sweep.config import build_config, dump, parse_overrides
 
 if TYPE_CHECKING:
@@ -58,11 +58,14 @@ def measure(
     (config, data), device = _configs(overrides), "cuda" if torch.cuda.is_available() else "cpu"
     names = all_measures(config, without)
     places = [*(("--generated", path) for path in generated), ("--train", train), ("--heldout", heldout)]
-    *sets, trained, unseen = read_sets(places, data, size=size, channels=None if channels is None else int(channels))
-    real = RealImages.of(trained, unseen)
+    with terminal(as_json):
+        *sets, trained, unseen = read_sets(
+            places, data, size=size, channels=None if channels is None else int(channels)
+        )
+        real = RealImages.of(trained, unseen)
+        full = FullEvaluation(real, config, names, device)
+        reports = [full.report(each) for each in sets]
     dropped = len(unseen) - len(real.heldout)
-    full = FullEvaluation(real, config, names, device)
-    reports = [full.report(each) for each in sets]
     lines: list[str] = [f"{each.where}: {len(each)} images" for each in (*sets, trained, real.heldout)]
     notes = [f"{each.where}: {note}" for each in (*sets, trained, unseen) for note in each.notes]
     lines += notes
@@ -108,15 +111,16 @@ def evaluate(
     from ambient_sweep.trial.remeasure import confirmed_samples
 
     changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
-    checkpoint, _ = find_checkpoint(checkpoint, echo_to(as_json))
+    checkpoint, _ = find_checkpoint(checkpoint, terminal(as_json).line)
     model, config, meta = load_model(checkpoint)
     samples = confirmed_samples(checkpoint)
     values = dump(config) | ({"evaluation.samples": samples} if samples else {})
     config = build_config(values, changes, where=str(checkpoint))
-    found = evaluate_checkpoint(
-        model, config, meta["data_fingerprint"],
-        without=without, attack_folder=attack, attack_images=attack_images, echo=echo_to(as_json),
-    )  # fmt: skip
+    with terminal(as_json):
+        found = evaluate_checkpoint(
+            model, config, meta["data_fingerprint"],
+            without=without, attack_folder=attack, attack_images=attack_images,
+        )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     for endpoint, rows in found.rows.items():
         lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(rows)]

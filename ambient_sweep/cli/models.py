@@ -9,12 +9,12 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     PATH,
     as_json,
-    echo_to,
     name_option,
     new_folder_option,
     overrides_argument,
     storage_option,
     tell,
+    terminal,
 )
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.config.files import lasting_path
@@ -33,7 +33,8 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 
     config = load_config(file, parse_overrides(overrides))
     root = lasting_path("--storage", storage) / (name or file.stem)
-    record, evaluations = train_single(config, root, echo=echo_to(as_json))
+    with terminal(as_json) as screen:
+        record, evaluations = train_single(config, root, echo=screen.line)
     result = {
         "folder": str(root), "status": record.status, "images": record.images_done,
         "evaluations": [asdict(evaluation) for evaluation in evaluations],
@@ -58,7 +59,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     from ambient_sweep.trial.samples import generate, write_images
     from ambient_sweep.trial.setup import device_of, use_threads
 
-    checkpoint, picked = find_checkpoint(checkpoint, echo_to(as_json))
+    checkpoint, picked = find_checkpoint(checkpoint, terminal(as_json).line)
     model, config, meta = load_model(checkpoint)
     chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
@@ -66,7 +67,8 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     use_threads(config)
     device = device_of(config)
     shape, counts = tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
-    images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
+    with terminal(as_json):
+        images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
     write_images(images, out)
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
     tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)

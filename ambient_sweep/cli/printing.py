@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import TypeAdapter
@@ -13,6 +13,9 @@ from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.file import check_name
+
+if TYPE_CHECKING:
+    from ambient_sweep.terminal import Screen
 
 
 class _Path(click.Path):
@@ -68,10 +71,11 @@ name_option = click.option("--name", callback=_refused(check_name), help="Name o
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
-def echo_to(as_json: bool) -> Callable[[str], None]:
-    """Prints progress lines to standard output, or to standard error where standard output is for JSON."""
+def terminal(as_json: bool) -> "Screen":
+    """Prints progress to standard output, live in a terminal; or to standard error where standard output is for JSON."""
+    from ambient_sweep.terminal import Screen
 
-    return partial(click.echo, err=as_json)
+    return Screen(partial(click.echo, err=as_json), live=not as_json)
 
 
 def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | None = None) -> None:

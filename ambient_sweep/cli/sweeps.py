@@ -1,7 +1,9 @@
-"""Sweeps: validate, run, resume, best, report, tensorboard."""
+"""Sweeps: validate, run, resume, status, best, report, tensorboard."""
 
+import shutil
 import threading
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,7 +12,6 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     PATH,
     as_json,
-    echo_to,
     name_option,
     new_file_option,
     overrides_argument,
@@ -18,6 +19,7 @@ from ambient_sweep.cli.printing import (
     storage_option,
     tell,
     tell_summary,
+    terminal,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
 from ambient_sweep.errors import UserError, errors_of
@@ -85,7 +87,9 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
     from ambient_sweep.sweep.run import run_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
-    tell_summary(run_sweep(sweep_file.load_sweep(file, changes), storage, echo=echo_to(as_json)), as_json)
+    with terminal(as_json) as screen:
+        summary = run_sweep(sweep_file.load_sweep(file, changes), storage, echo=screen.line)
+    tell_summary(summary, as_json)
 
 
 @commands.command()
@@ -99,7 +103,23 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from ambient_sweep.sweep.run import resume_sweep
 
-    tell_summary(resume_sweep(folder, parse_overrides(overrides), echo=echo_to(as_json)), as_json)
+    with terminal(as_json) as screen:
+        summary = resume_sweep(folder, parse_overrides(overrides), echo=screen.line)
+    tell_summary(summary, as_json)
+
+
+@commands.command()
+@click.argument("folder", type=PATH)
+@as_json
+def status(folder: Path, as_json: bool) -> None:
+    """Show how the sweep in FOLDER (<storage>/<name>) stands, by its files: while it runs, on any machine, and later."""
+    from ambient_sweep.sweep.folder import sweep_folder
+    from ambient_sweep.sweep.standing import read_standing
+
+    root = sweep_folder(folder)
+    standing, state, said = read_standing(root)
+    lines = [f"{root}: {said}", *standing.lines(shutil.get_terminal_size().columns)]
+    tell({"folder": str(root), "state": state, **asdict(standing)}, lines, as_json)
 
 
 @commands.command()

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ambient_sweep.data.pixels import Array, Encoding, decoded, digests
+from ambient_sweep.terminal import advance
 
 NEAR = 0.1  # largest distance of near duplicates; see docs/data.md
 SIDE, COLOUR_SIDE = 16, 4
@@ -141,6 +142,7 @@ def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) ->
         if hue.shape[1]:
             alike &= np.sqrt(np.square(hue).mean(axis=1)) <= COLOUR
         pairs.append(np.stack([start + mine[alike], other[alike]], axis=1))
+        advance("looking for near duplicates", start + len(block), len(rows))
     return np.concatenate(pairs)
 
 

@@ -23,6 +23,7 @@ from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.errors import UserError
+from ambient_sweep.terminal import advance
 
 FIRST_NAMED = 100
 
@@ -131,8 +132,7 @@ class _Preparation:
                 self.thumbnails.put(block.start, block.images, self.source.encoding)
                 self.corrupt += block.corrupt
             take(block.start + np.flatnonzero(good), block.images[good])
-            if 10 * block.start // count < 10 * end // count:
-                self.echo(f"read {end:,} of {count:,} images{' again' if again else ''}")
+            advance("reading images again" if again else "reading images", end, count)
         check_corrupt(self.config, self.source, self.corrupt)
         if self.source.window is not None and not again:
             self.echo(self.source.window.note())

@@ -37,14 +37,14 @@ class Encoded:
 
     @classmethod
     def of(
-        cls, blocks: Callable[[], Iterable[Tensor]], names: Sequence[str], reference: Reference, device: str
+        cls, blocks: Callable[[], Iterable[Tensor]], count: int, names: Sequence[str], reference: Reference, device: str
     ) -> "Encoded":
-        """Of images uint8 [n, C, H, W] in blocks, for the measures `names`; all on `device`."""
+        """Of `count` images uint8 [n, C, H, W] in blocks, for the measures `names`; all on `device`."""
         config = reference.config
         distances = [d for d in config.distances if d in names or d == config.fidelity]
         if config.similarity is not None:
             distances.append(config.similarity)
-        features = {d: reference.encoders.encode(d, blocks(), device) for d in dict.fromkeys(distances)}
+        features = {d: reference.encoders.encode(d, blocks(), count, device) for d in dict.fromkeys(distances)}
         small = torch.cat([thumbnails(block) for block in blocks()])
         similar = None if config.similarity is None else features[config.similarity]
         return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
@@ -56,7 +56,7 @@ def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> d
     Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
     names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples)
-    found = Encoded.of(lambda: [images], names, reference, device)
+    found = Encoded.of(lambda: [images], len(images), names, reference, device)
     measures = fidelity(found.features, names, reference, device)
     return measures | {name: own for name, (own, _) in _memorization(found, names, reference, device).items()}
 
@@ -83,7 +83,7 @@ class FullEvaluation:
         reference = self.reference
         check_alike(generated, self.train)
         check_counts(self.names, reference.config, {"generated": len(generated)})
-        found = Encoded.of(generated.blocks, self.names, reference, self.device)
+        found = Encoded.of(generated.blocks, len(generated), self.names, reference, self.device)
         floors = self._floor(min(len(generated), len(self.train)))
         measures = fidelity(found.features, self.names, reference, self.device)
         rows = [Row(name, "fidelity", measure, floors[name]) for name, measure in measures.items()]
@@ -108,7 +108,7 @@ class FullEvaluation:
                     features[distance] = reference.train_features[distance][torch.from_numpy(rows)].to(self.device)
                 else:
                     blocks = (self.train.rows(rows[start : start + BLOCK]) for start in range(0, n, BLOCK))
-                    features[distance] = reference.encoders.encode(distance, blocks, self.device)
+                    features[distance] = reference.encoders.encode(distance, blocks, n, self.device)
             self._floors[n] = fidelity(features, self.names, reference, self.device)
         return self._floors[n]
 

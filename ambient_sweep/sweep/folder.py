@@ -11,6 +11,7 @@ from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE
 
 BEGUN_FILE = ".begun.json"
+DRIVER_LOCK = ".driver.lock"
 RAY_FOLDER = "ray"  # of Tune and Train
 
 
@@ -25,6 +26,14 @@ def claim(root: Path, hint: str) -> Path:
         raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name") from None
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+    return root
+
+
+def sweep_folder(path: Path) -> Path:
+    """The folder of a sweep, given as such or by its sweep.yaml. Raises UserError where it is none."""
+    root = path.parent if path.name == SWEEP_FILE and path.is_file() else path
+    if not (root / SWEEP_FILE).is_file():
+        raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
     return root
 
 

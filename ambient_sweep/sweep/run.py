@@ -27,14 +27,16 @@ from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
-from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun
+from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun, sweep_folder
 from ambient_sweep.sweep.importance import importance
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
+from ambient_sweep.sweep.standing import SESSION_FILE
 from ambient_sweep.sweep.tracking import check_tracker
+from ambient_sweep.terminal import current_screen
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
@@ -57,7 +59,7 @@ class SweepSummary:
 
 
 def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummary:
-    """Runs a new sweep in `<storage>/<name>`.
+    """Runs a new sweep in `<storage>/<name>`; in the block of a live `Screen`, with a display.
 
     The folder must be seen under the same path by every node of the cluster, since trials write there; it is made
     absolute, as the workers' working directory is another. Raises UserError, before any training, for a config that fails
@@ -99,11 +101,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
-    root = lasting_path("FOLDER", root)
-    if root.name == SWEEP_FILE and root.is_file():
-        root = root.parent
-    if not (root / SWEEP_FILE).is_file():
-        raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
+    root = sweep_folder(lasting_path("FOLDER", root))
     for key in changes or {}:
         if not key.startswith(("search.", "confirm.")):
             raise UserError(f"{key}: a sweep that has begun takes changes of search.* and confirm.* only")
@@ -135,13 +133,13 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         quiet_tune()
         address = os.environ.get("RAY_ADDRESS")
         echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
-        stopped = False
+        stopped, screen = False, current_screen(echo)
         with (
-            ray_output_to(root / RAY_FOLDER / "output.log", echo) as say,
+            ray_output_to(root / RAY_FOLDER / "output.log"),
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                run_session(sweep, root, say, stop)
+                run_session(sweep, root, screen, stop)
             except Stopped:
                 stopped = True
         if not stopped or _is_finished(sweep, root):
@@ -153,6 +151,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
 def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
     summary = summarize(root)
+    (root / SESSION_FILE).unlink(missing_ok=True)
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ambient_sweep.sweep.folder import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import SWEEP_FILE, check_name
+from ambient_sweep.terminal import advance
 from ambient_sweep.training.state import trained_config
 from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import (
@@ -28,7 +28,6 @@ from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import image_lines, prepare, preparing
 
 TRIAL = "train"
-STATUS_SECONDS = 30.0
 
 
 def train_single(
@@ -88,27 +87,11 @@ def _claim(config: Config, root: Path) -> bool:
 
 
 def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
-    tell = _standing(root, echo)
     with stop_signals() as stop:
-        run_trial(config, root, TRIAL, role="control", on_report=tell, echo=echo, interrupted=stop.asked)
-
-
-def _standing(root: Path, echo: Callable[[str], None]) -> Callable[..., None]:
-    """What says now and then how far the training is, when called again and again."""
-    last, images = time.monotonic(), 0
-
-    def tell(*_: object) -> None:
-        nonlocal last, images
-        now = time.monotonic()
-        if now - last >= STATUS_SECONDS and trial_path(root, TRIAL).exists():
-            record = read_trial(root, TRIAL)
-            pace = max(0, record.images_done - images) / (now - last) if images else 0.0
-            echo(
-                f"{record.images_done:,} of {record.images_asked:,} images{f', {pace:.3g} per second' if pace else ''}"
-            )
-            last, images = now, record.images_done
-
-    return tell
+        run_trial(
+            config, root, TRIAL, role="control", echo=echo, interrupted=stop.asked,
+            on_report=lambda images, _: advance("images trained", images, config.length),
+        )  # fmt: skip
 
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
@@ -120,7 +103,6 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
     stop_here.unlink(missing_ok=True)
     log.touch()
-    tell = _standing(root, echo)
     with ray_session(dashboard=True), stop_signals() as stop, log.open(encoding="utf-8") as lines:
         lines.seek(0, os.SEEK_END)
         concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
@@ -128,6 +110,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
                 stop_here.touch()
-            tell()
+            if trial_path(root, TRIAL).exists():
+                advance("images trained", read_trial(root, TRIAL).images_done, config.length)
             for line in lines:
                 echo(line.rstrip("\n").partition(" ")[2])  # without its time

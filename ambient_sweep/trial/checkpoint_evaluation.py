@@ -1,6 +1,6 @@
 """A trained model measured in full: its samples, how it denoises, and what an attack extracts from it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ def evaluate_checkpoint(
     without: Sequence[str] = (),
     attack_folder: Path | None = None,
     attack_images: int = 200,
-    echo: Callable[[str], None] = lambda line: None,
 ) -> CheckpointReport:
     """Everything about a trained model, against the images of `config`.
 
@@ -71,7 +70,6 @@ def evaluate_checkpoint(
         raise UserError(f"--attack: needs at least {LEAST} held-out images, there are {len(real.kept)}")
     full = FullEvaluation(real, evaluation, names, device)
     count, seed = config.evaluation.samples, config.evaluation.seed
-    echo(f"sampling {count} images, seed {seed}")
     made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=class_counts(config, clean))
     reports = {
         endpoint: full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples).numpy()))
@@ -82,7 +80,6 @@ def evaluate_checkpoint(
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     lines: list[str] = []
     if attack_folder is not None:
-        echo(f"attacking {min(attack_images, len(clean.train))} training images")
         subjects = _subjects(config, clean, real.kept, attack_images)
         attacked, lines = _attacked(denoiser, config, subjects, attack_folder, device)
         model += attacked

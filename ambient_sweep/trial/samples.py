@@ -16,6 +16,7 @@ from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import sample, sampling_levels
 from ambient_sweep.models import Shape
+from ambient_sweep.terminal import advance
 from ambient_sweep.training.compute import WrappedDenoiser, exact_float32
 from ambient_sweep.training.group import SINGLE, Group
 
@@ -72,6 +73,7 @@ def generate(
             before_batch()
             for endpoint, images in zip(pieces, batch(index * size, size), strict=True):
                 pieces[endpoint].append(images)
+            advance("sampling", min(count, (index + 1) * size), count)
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
         own = torch.stack([torch.zeros(size, *shape, device=device), *pieces[endpoint]])[1:]

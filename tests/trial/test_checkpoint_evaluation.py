@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from ambient_sweep import terminal
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config
 from ambient_sweep.data.dataset import load_data
@@ -15,6 +16,7 @@ from ambient_sweep.evaluation.attack.extraction import LEAST
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import build_model
+from ambient_sweep.terminal import Screen
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 from ambient_sweep.trial.samples import generate
 
@@ -47,21 +49,25 @@ def test_rows_are_what_a_sweep_measures_and_more(trained):
     assert found.attack == ()
 
 
-def test_an_attack_leaves_a_picture_of_each_of_its_ways(trained, tmp_path):
+def test_an_attack_leaves_a_picture_of_each_of_its_ways(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "LOG_SECONDS", 0.0)
     model, config, fingerprint = trained
-    found = evaluate_checkpoint(model, config, fingerprint, attack_folder=tmp_path / "attack", attack_images=120)
+    said = []
+    with Screen(said.append):
+        found = evaluate_checkpoint(model, config, fingerprint, attack_folder=tmp_path / "attack", attack_images=120)
+    assert {"sampling: 32 of 60", "encoding by fd_pixels: 60 of 60", "denoising images: 64 of 120"} <= set(said)
     names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
     assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})
 
 
-def test_an_attack_that_needs_more_held_out_images_is_refused_before_sampling(trained, tmp_path):
+def test_an_attack_that_needs_more_held_out_images_is_refused_before_sampling(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "LOG_SECONDS", 0.0)
     few = build_config(SMALL, {"data.heldout_size": 98, "evaluation.quantile": 0.05})
     said = []
-    with pytest.raises(UserError, match=r"^--attack: needs at least 99 held-out images, there are 98$"):
-        evaluate_checkpoint(
-            trained[0], few, load_data(few.data).fingerprint, attack_folder=tmp_path / "attack", echo=said.append
-        )
-    assert said == []
+    refused = pytest.raises(UserError, match=r"^--attack: needs at least 99 held-out images, there are 98$")
+    with Screen(said.append), refused:
+        evaluate_checkpoint(trained[0], few, load_data(few.data).fingerprint, attack_folder=tmp_path / "attack")
+    assert {line.partition(":")[0] for line in said} == {"reading images"}
     (option,) = (each for each in commands.commands["evaluate"].params if each.name == "attack_images")
     assert option.type.min == LEAST
 

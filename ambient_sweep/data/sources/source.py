@@ -19,6 +19,7 @@ from ambient_sweep.data.pixels import Encoding
 from ambient_sweep.data.sources.decode import CorruptImage, PixelArray, Window, decode, one_line, pointer
 from ambient_sweep.data.sources.table import NO_COLUMNS, Table
 from ambient_sweep.errors import UserError
+from ambient_sweep.terminal import advance
 
 THREADS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter's lock while they decode
 BLOCK_BYTES = 2**24  # of decoded images, read at once
@@ -118,6 +119,7 @@ class Source:
         for block in self.blocks():
             images[block.start : block.start + len(block.images)] = block.images
             corrupt += block.corrupt
+            advance("reading images", block.start + len(block.images), len(self))
         return images, corrupt
 
     def _decoded(self, loader: Loader) -> PixelArray | CorruptImage:

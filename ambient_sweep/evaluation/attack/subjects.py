@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.diffusion.loss import DenoiserFn
+from ambient_sweep.terminal import advance
 
 BATCH = 64
 
@@ -27,6 +28,7 @@ class Subjects:
             rows = slice(start, start + BATCH)
             labels = None if self.labels is None else self.labels[rows].to(device)
             yield start, self.images[rows].to(device), given(denoiser, labels)
+            advance("denoising images", min(start + BATCH, len(self)), len(self))
 
 
 def sigmas_of(images: Tensor, sigma: float) -> Tensor:

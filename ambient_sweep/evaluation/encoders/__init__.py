@@ -1,5 +1,6 @@
 """What turns images uint8 [N, C, H, W] into features float32 [N, D], one module per encoder, with its own resize."""
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -20,6 +21,7 @@ from ambient_sweep.evaluation.encoders.dinov2 import dinov2_encoder
 from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
 from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
+from ambient_sweep.terminal import advance
 
 __all__ = [
     "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",
@@ -63,14 +65,20 @@ class Encoders:
             self._built[key] = build_encoder(distance, self.config, device=device, classifier=self.classifier)
         return self._built[key]
 
-    def encode(self, distance: Distance, blocks: Iterable[Tensor], device: str) -> Tensor:
-        """Features float32 [N, D] on `device` of images uint8 [n, C, H, W]. Raises AmbientSweepError unless finite."""
-        encoder = self.get(distance, device)
-        features = torch.cat([encode(encoder, block, self.config.batch_size, device) for block in blocks])
+    def encode(self, distance: Distance, blocks: Iterable[Tensor], count: int, device: str, to: str = "") -> Tensor:
+        """Features float32 [N, D] on `to`, or `device`, of `count` images uint8 [n, C, H, W]. Raises AmbientSweepError
+        unless finite."""
+        encoder, found, done = self.get(distance, device), list[Tensor](), 0
+        size = min(self.config.batch_size, encoder.batch)
+        for batch in itertools.chain.from_iterable(torch.split(block, size) for block in blocks):
+            found.append(encode(encoder, batch, size, device).to(to or device))
+            done += len(batch)
+            advance(f"encoding by {distance}", done, count)
+        features = torch.cat(found)
         if not features.isfinite().all():
             raise AmbientSweepError(f"{distance}: the encoder {encoder.name} gives features that are not finite")
         return features
 
     def real(self, distance: Distance, images: ImageSet, device: str) -> Tensor:
         """Features of real images, on the CPU."""
-        return torch.cat([self.encode(distance, [block], device).cpu() for block in images.blocks()])
+        return self.encode(distance, images.blocks(), len(images), device, to="cpu")

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.storage import locked
+from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.running.machine import cores, ray_files
 from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
+from ambient_sweep.terminal import advance
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
@@ -52,6 +53,7 @@ def on_cluster(
             stop.check()
             ended, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
             ray.get(ended)
+            advance(f"{function.__name__} on the cluster", len(tasks) - len(waiting), len(tasks))
     except RayTaskError as error:
         raise error.cause from None
     finally:
@@ -151,20 +153,14 @@ def _connect(address: str | None, dashboard: bool) -> None:
 
 
 @contextlib.contextmanager
-def ray_output_to(path: Path, echo: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+def ray_output_to(path: Path) -> Iterator[None]:
     """Keeps out of standard output what Ray prints there unasked (a page when a worker dies), and appends it to `path`.
 
-    Yields `echo` as it was before. Only Python's own stdout is turned aside, not the file descriptor.
+    Only Python's own stdout is turned aside, not the file descriptor; a `Screen` made before prints as it did.
     """
-    stdout = sys.stdout
-
-    def to_stdout(text: str) -> None:
-        with contextlib.redirect_stdout(stdout):
-            echo(text)
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        yield to_stdout
+        yield
 
 
 def quiet_tune() -> None:
@@ -178,7 +174,7 @@ def only_driver(root: Path) -> Iterator[None]:
     """Holds the sweep's folder for this process. Raises UserError if another one has it, or it cannot be written."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(root / ".driver.lock", wait=False))
+            stack.enter_context(locked(root / DRIVER_LOCK, wait=False))
         except BlockingIOError:
             raise UserError(f"{root}: another process runs this sweep now; wait for it, or end it first") from None
         except OSError as error:

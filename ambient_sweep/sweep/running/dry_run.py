@@ -14,8 +14,8 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.observed import observe
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.preflight import concurrent_trials, preflight, this_machine
-from ambient_sweep.sweep.running.progress import Forecast
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.text import duration
 from ambient_sweep.training.loop import train
@@ -61,7 +61,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
         plan = preflight(sweep, this_machine(), Path.cwd())
     except UserError as error:
         raise UserError(f"{error}; if a cluster is to run it, set RAY_ADDRESS") from None
-    expected = min(Forecast.of(sweep, plan.trials, plan.searched).images_left(()), plan.images)
+    expected = min(Forecast.of(sweep).images_left(()), plan.images)
     expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, clean)
     return [images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]

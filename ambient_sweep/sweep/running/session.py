@@ -11,12 +11,13 @@ from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.board import begin_board
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
+from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import on_cluster, room, wait_for_room
 from ambient_sweep.sweep.running.preflight import concurrent_trials, largest, parameters, preflight, ray_nodes
-from ambient_sweep.sweep.running.progress import Forecast, Progress
+from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
@@ -26,6 +27,7 @@ from ambient_sweep.sweep.search.study import StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.sweep.tracking import trackers
+from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import remeasure
@@ -35,12 +37,13 @@ Echo = Callable[[str], None]
 JOURNAL = "study.journal"
 
 
-def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None:
+def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> None:
     """Runs what is left of the search and, once nothing can be refused any more, writes sweep.yaml; then confirms the best.
 
     Raises Stopped.
     """
     stop.check()  # signals wait while Ray starts
+    echo = screen.line
     plan = preflight(sweep, ray_nodes(), root)
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
@@ -60,9 +63,8 @@ def run_session(sweep: Sweep, root: Path, echo: Echo, stop: StopRequest) -> None
     stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, stored=Stages(root).states())
     search = open_search(sweep, root, stored if sweep.search.stages else None, plan.concurrent)
     names = (config.evaluation.fidelity, config.evaluation.memorization)
-    forecast = Forecast.of(sweep, plan.trials, plan.searched)
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
-    progress = Progress(root, plan.trials, names, echo, forecast, points=points, room=lambda: room(config.resources))
+    progress = Progress(root, names, screen, Forecast.of(sweep), points=points, room=lambda: room(config.resources))
     write_sweep(sweep, root / SWEEP_FILE)
     begin_board(sweep, root)
     _train(sweep, root, search, plan.concurrent, progress, stop)

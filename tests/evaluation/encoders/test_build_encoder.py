@@ -80,4 +80,4 @@ def test_bilinear_is_pillows() -> None:
 def test_features_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ambient_sweep.evaluation.encoders.encode", lambda *_: torch.tensor([[1.0, float("nan")]]))
     with pytest.raises(AmbientSweepError, match="fd_pixels: the encoder pixels gives features that are not finite"):
-        Encoders(EvaluationConfig()).encode("fd_pixels", [torch.zeros(1, 1, 8, 8)], "cpu")
+        Encoders(EvaluationConfig()).encode("fd_pixels", [torch.zeros(1, 1, 8, 8)], 1, "cpu")

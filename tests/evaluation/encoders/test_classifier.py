@@ -14,7 +14,7 @@ def test_classifier_knows_digits_that_it_has_not_seen(digits: ImageData, referen
     classifier = reference.encoders.classifier
     logits = classifier(classifier_pixels(to_uint8(digits.train[:])))
     assert (logits.argmax(1) == digits.train_labels).float().mean() > 0.96
-    features = reference.encoders.encode("fd_classifier", [to_uint8(digits.train[:])], "cpu")
+    features = reference.encoders.encode("fd_classifier", [to_uint8(digits.train[:])], len(digits.train), "cpu")
     assert features.shape == (500, 64)
 
 

@@ -15,6 +15,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.running import cluster
 from ambient_sweep.sweep.running.cluster import check_address, only_driver, only_trainer, ray_output_to
 from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals
+from ambient_sweep.terminal import Screen
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -97,9 +98,9 @@ def test_a_warning_that_was_ignored_at_the_start_stays_ignored(number: signal.Si
 
 
 def test_what_others_print_does_not_reach_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with ray_output_to(tmp_path / "ray" / "output.log", print) as echo:
+    with Screen(print) as screen, ray_output_to(tmp_path / "ray" / "output.log"):
         print("a page about a dead worker")
-        echo("a line of ours")
+        screen.line("a line of ours")
     assert capsys.readouterr().out == "a line of ours\n"
     assert (tmp_path / "ray" / "output.log").read_text() == "a page about a dead worker\n"
 

@@ -8,8 +8,8 @@ from made_up_sweeps import CLASSIFIER, make_trial
 from searches import IMAGES, Driver, sweep_of
 
 from ambient_sweep.config import build_config
+from ambient_sweep.sweep.forecast import SURPLUS, Forecast, executed_images
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.progress import SURPLUS, Forecast, executed_images
 from ambient_sweep.sweep.stopping.rungs import Decision
 from ambient_sweep.trial.records import TrialRecord
 

@@ -8,11 +8,13 @@ import pytest
 from made_up_sweeps import CLASSIFIER, make_trial
 
 from ambient_sweep.config import build_config
+from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.callback import describe_error
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer
-from ambient_sweep.sweep.running.progress import Forecast, Progress
+from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.terminal import Screen
 from ambient_sweep.trial.records import trial_folder, write_trial
 
 CONFIG = build_config(CLASSIFIER)
@@ -35,8 +37,8 @@ def make(
     root: Path, total: int = 4, forecast: Forecast | None = None, **more: Any
 ) -> tuple[Progress, list[str], Clock]:
     lines: list[str] = []
-    clock, forecast = Clock(), forecast or Forecast(0, 0, 0)
-    return Progress(root, total, ("fd", "mem"), lines.append, forecast, clock=clock, **more), lines, clock
+    clock, forecast = Clock(), forecast or Forecast(0, 0, total)
+    return Progress(root, ("fd", "mem"), Screen(lines.append), forecast, clock=clock, **more), lines, clock
 
 
 def stands(root: Path, name: str, done: int, asked: int = 1000, status: str = "running", **more: Any) -> None:
@@ -67,7 +69,9 @@ def test_the_status_comes_regularly_and_counts(root: Path) -> None:
     progress, lines, clock = make(root)
     for name in ("a", "b", "c"):
         progress.trial_started(trial(name))
+    stands(root, "a", 0, status="completed")
     progress.trial_ended(trial("a"), None)
+    stands(root, "b", 0, status="failed", reason="the loss is not finite")
     progress.trial_ended(trial("b", 0.3), "the loss is not finite")
     progress.status({"c"}, 2)
     assert lines == ["[0:00] b sigma=0.3: FAILED: the loss is not finite"]
@@ -83,12 +87,12 @@ def test_the_time_left_is_the_pace_of_this_session_times_what_remains(root: Path
         stands(root, name, 1000, status="completed")
     progress, lines, clock = make(root, total=10, forecast=Forecast(1000, fixed=0, searched=10))
     clock.now += 7
-    assert progress.seconds_left() is None
+    assert progress.standing().seconds_left is None
     progress.trial_started(trial("c"))
     stands(root, "c", 500)
     clock.now += 13  # half a trial in 20 seconds; seven and a half remain
     progress.status({"c"}, 0, force=True)
-    assert progress.seconds_left() == 7.5 * 40
+    assert progress.standing().seconds_left == 7.5 * 40
     assert lines[-1].startswith("[0:20] 2 of 10 trials done, 1 running")
     assert lines[-1].endswith("; about 5:00 left")
 
@@ -97,16 +101,13 @@ def test_the_frontier_holds_what_no_other_point_beats(root: Path) -> None:
     progress, _, _ = make(root, points=[(10.0, 0.5), (20.0, 0.1)])
     for values in ((15.0, 0.6), (15.0, 0.3), (float("nan"), 0.0)):  # the first is beaten by one that is known
         progress.reported(trial("a"), report(*values))
-    assert progress.frontier() == [(20.0, 0.1), (15.0, 0.3), (10.0, 0.5)]
-    assert "frontier so far at main endpoints (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.status_line([])
+    assert progress.standing().frontier == ((20.0, 0.1), (15.0, 0.3), (10.0, 0.5))
+    assert "frontier so far at main endpoints (fd/mem): 20/0.1, 15/0.3, 10/0.5" in progress.standing().line()
 
 
 def test_a_long_frontier_is_shown_by_five_points_with_its_ends(root: Path) -> None:
-    points = [(float(100 - i), i / 100) for i in range(50)]
-    progress, _, _ = make(root, points=points)
-    shown = progress.frontier()
-    assert len(shown) == 5
-    assert (shown[0], shown[-1]) == (points[0], points[-1])
+    progress, _, _ = make(root, points=[(float(100 - i), i / 100) for i in range(50)])
+    assert progress.standing().line().endswith("(fd/mem): 100/0, 88/0.12, 76/0.24, 63/0.37, 51/0.49")
 
 
 def test_ray_s_error_texts_become_one_line() -> None:
@@ -127,15 +128,15 @@ def test_with_a_budget_its_images_say_how_much_is_left(root: Path) -> None:
     stands(root, "before", 200_000, status="completed")
     stands(root, "baseline", 100_000, status="completed", role="baseline")
     progress, _, clock = make(root, total=512, forecast=Forecast(100_000, 1, 512, budget=1_000_000))
-    assert progress.seconds_left() is None
+    assert progress.standing().seconds_left is None
     clock.now += 60
-    stands(root, "a", 200_000, 200_000)
+    stands(root, "a", 200_000, 200_000, status="stopped")
     progress.trial_ended(trial("a"), None)
-    line = progress.status_line([])
+    line = progress.standing().line()
     assert line == "400,000 of 1,000,000 images trained, 3 trials done, 0 running, 0 failed; about 3:00 left"
-    stands(root, "b", 600_000, 600_000)
+    stands(root, "b", 600_000, 600_000, status="stopped")
     progress.trial_ended(trial("b"), None)
-    assert progress.seconds_left() is None
+    assert progress.standing().seconds_left is None
 
 
 def test_trials_that_wait_for_their_worker_are_pending_and_a_line_says_what_they_wait_for(root: Path) -> None:
@@ -158,7 +159,9 @@ def test_trials_that_wait_for_their_worker_are_pending_and_a_line_says_what_they
     assert "2 running (a at 500 of 1,000 images, b at 100" in lines[-1]
     progress.trial_paused(trial("a"))
     progress.status({"a", "b"}, 0, force=True)
-    assert "1 running (b at 100 of 1,000 images), 1 pending" in lines[-1], "it is to go on, and has no worker yet"
+    assert "1 running (b at 100 of 1,000 images; 6 images per second), 1 pending" in lines[-1], (
+        "it is to go on, and has no worker yet"
+    )
 
 
 def test_a_short_start_of_workers_is_not_told(root: Path) -> None:
@@ -186,7 +189,7 @@ def test_a_lost_trial_is_not_expected_to_train_on(root: Path) -> None:
     clock.now += 60
     stands(root, "a", 500, status="failed", reason="worker failed, after 3 attempts: killed")
     progress.trial_ended(trial("a"), "worker failed")
-    assert progress.seconds_left() is None
+    assert progress.standing().seconds_left is None
 
 
 def test_running_trials_say_how_far_they_are_and_the_time_left_learns_from_them(root: Path) -> None:
@@ -198,5 +201,5 @@ def test_running_trials_say_how_far_they_are_and_the_time_left_learns_from_them(
         progress.status({"a"}, 0)
     assert lines == [
         "[0:30] 0 of 1 trials done, 1 running (a at 200 of 1,000 images; 6.67 images per second), 0 failed; about 2:00 left",
-        "[1:00] 0 of 1 trials done, 1 running (a at 500 of 1,000 images; 10 images per second), 0 failed; about 1:00 left",
+        "[1:00] 0 of 1 trials done, 1 running (a at 500 of 1,000 images; 8.33 images per second), 0 failed; about 1:00 left",
     ]

@@ -10,11 +10,13 @@ import yaml
 from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
+from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.progress import Forecast, Progress
+from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import load_sweep
+from ambient_sweep.terminal import Screen
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
@@ -44,7 +46,7 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
         for name, lr in rates.items()
     }
     search: Any = SimpleNamespace(trials={"live": trials["live"]}, planner=planner)
-    progress = Progress(root, 3, ("fd", "mem"), lines.append, Forecast(0, 0, 0))
+    progress = Progress(root, ("fd", "mem"), Screen(lines.append), Forecast(0, 0, 3))
     callback = SweepCallback(sweep, root, search, progress, StopRequest())
     for name, trial in trials.items():
         planner.started(name, trial.values)
