@@ -161,7 +161,15 @@ def test_sample_and_evaluate_a_checkpoint(sweep: tuple[Path, str], tmp_path: Pat
     assert len(files) == 5
     assert Image.open(files[0]).size == (8, 8)
     assert "not an empty folder" in bad("sample", checkpoint, "--out", tmp_path / "images")
-    measured = json.loads(good("evaluate", checkpoint, "--json"))
+    measured = json.loads(
+        good(
+            "evaluate",
+            checkpoint,
+            f"evaluation.samples={row['samples']}",
+            f"evaluation.seed={row['evaluation_seed']}",
+            "--json",
+        )
+    )
     assert measured["measures"]["observed"]["fd_classifier"]["value"] == row["fd_classifier"]
     assert "training.images" in bad("evaluate", checkpoint, "training.images=5")
 

@@ -37,8 +37,7 @@ def searched_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def small_sweep(folder: Path, extra: str = "", **overrides: Any) -> Sweep:
     """The sweep with these lines and values; without confirmation where they do not name it."""
-    if "confirm" not in extra:
-        extra += "\nconfirm: {samples: 0}\n"
     path = folder / "small.yaml"
-    path.write_text(SMALL + textwrap.dedent(extra))
+    confirm = "" if "confirm" in extra else "\nconfirm: {samples: 0}\n"
+    path.write_text(SMALL + textwrap.dedent(extra) + confirm)
     return load_sweep(path, {key.replace("__", "."): value for key, value in overrides.items()})

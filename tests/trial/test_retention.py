@@ -120,9 +120,9 @@ def test_a_stopped_trial_that_goes_on_ends_with_the_same_bits_and_reports_only_w
 def test_a_removed_checkpoint_is_trained_again_to_be_measured_again(root):
     checkpoint = root / "trials/a/checkpoints/images-000000640"
     model, before = (checkpoint / "model.safetensors").read_bytes(), read_trial(root, "a")
-    measured = remeasure(root, "a", 640, checkpoint, 7)
+    measured = remeasure(root, "a", 640, checkpoint, 7, 64)
     discard(root, [KEPT])
-    again = remeasure(root, "a", 640, checkpoint, 7)
+    again = remeasure(root, "a", 640, checkpoint, 7, 64)
     assert [each.measures for each in again] == [each.measures for each in measured]
     assert (checkpoint / "model.safetensors").read_bytes() == model
     record = read_trial(root, "a")

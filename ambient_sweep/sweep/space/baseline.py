@@ -32,7 +32,8 @@ def baseline_values(sweep: "Sweep", seed: int) -> list[dict[str, Any]]:
 
 def _draws(sweep: "Sweep") -> list[dict[str, Any]]:
     """Different values of the searched keys that act on clean training, none of them the base's; for one seed of it."""
-    space = {key: d for key, d in sweep.space.items() if not key.startswith(OTHERS)}
+    others = (*OTHERS, "model.") if "parameters" in sweep.search.constraints else OTHERS  # no network beyond the bound
+    space = {key: d for key, d in sweep.space.items() if not key.startswith(others)}
     fixed = {key: value for key, value in (("objective.kind", "denoising"),) if key in sweep.space}
     found = [{key: sweep.base[key] for key in space}]
     if not space:

@@ -108,7 +108,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     assert {t.user_attrs["trial_id"] for t in searched_trials(study)} == {
         i for i, t in trials.items() if t.role == "search"
     }
-    assert len(read_evaluations(root)) == 4 * 2 * 2 + 2
+    assert len(read_evaluations(root)) == 4 * 2 * 2 + 4  # clean training at twice as many lengths
 
 
 def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) -> None:

@@ -112,7 +112,8 @@ def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
     small, large = (trial_bytes(build_config(sweep.base, {"model.width": width})) for width in (32, 64))
     clean = trial_bytes(sweep.config_for(sweep.fixed_trials()[0].values))  # one endpoint less, so fewer pictures
     shared = [4 * 4 * (4 + 2) * parameters(build_config(sweep.base, {"model.width": width})) for width in (32, 64)]
-    assert plan.disk_bytes == clean + small + 3 * large + 2 * shared[0] + 3 * shared[1]
+    shared.append(shared[0] * (8 + 2) // (4 + 2))  # clean training is evaluated at twice as many lengths
+    assert plan.disk_bytes == clean + small + 3 * large + shared[0] + 3 * shared[1] + shared[2]
     bounded = dataclasses.replace(sweep, search=sweep.search.model_copy(update={"stages_gib": 0.0}))
     assert preflight(bounded, [Node(2, 0)], tmp_path).disk_bytes == clean + small + 3 * large
     assert any("5 (3 searched, 2 fixed), 2 at once" in line for line in plan.lines())
@@ -122,7 +123,10 @@ def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
 def test_a_plan_trains_no_more_than_the_search_may(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SWEEP.replace("{trials: 3}", "{images: 9000}"))
     plan = preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
-    assert (plan.searched, plan.images) == (32, 6400 + 640 + 9000)  # 16 for each of two trainings that are begun
+    assert (plan.searched, plan.images) == (
+        32,
+        2 * 6400 + 640 + 9000,
+    )  # 16 for each of two trainings that are begun, and clean training with the other width
 
 
 def test_parameters_are_those_of_the_model() -> None:
