@@ -234,10 +234,13 @@ run_trial(build_config({config!r}), root, {name!r}, stages=Stages(root))
 """
 
 
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def killed(root, name, config, place):
     code = KILLED.format(place=place, config=dump(config), name=name)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code, str(root)], check=False, env=environment, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code, str(root)], check=False, env=environment(), capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -300,22 +303,19 @@ def test_a_trial_killed_while_forking_goes_on(root, alone, when):
 
 TRIAL = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-import torch.distributed as dist
+from gloo import gloo_group
 from ambient_sweep.config import build_config
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.training.group import SINGLE
 from ambient_sweep.trial.run import run_trial
-root, rank, group, lines = Path(sys.argv[1]), sys.argv[2], SINGLE, []
-if rank:
-    dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=int(rank), world_size=2)
-    group = Group.distributed()
-for word in sys.argv[3:]:
-    name, weight, shared = word.split(":")
-    config = build_config(CONFIG, {"consistency.weight": float(weight)})
-    run_trial(config, root, name, group=group, stages=Stages(root) if shared else None, echo=lines.append)
-if rank:
-    dist.destroy_process_group()
+root, rank, lines = Path(sys.argv[1]), sys.argv[2], []
+with gloo_group(root, int(rank)) if rank else nullcontext(SINGLE) as group:
+    for word in sys.argv[3:]:
+        name, weight, shared = word.split(":")
+        config = build_config(CONFIG, {"consistency.weight": float(weight)})
+        run_trial(config, root, name, group=group, stages=Stages(root) if shared else None, echo=lines.append)
 assert not [line for line in lines if "damaged" in line], lines
 """
 
@@ -323,7 +323,8 @@ assert not [line for line in lines if "damaged" in line], lines
 def together(root, config, *commands):
     code = f"CONFIG = {dump(config)!r}\n{TRIAL}"
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(root), *words], stderr=subprocess.PIPE) for words in commands
+        subprocess.Popen([sys.executable, "-c", code, str(root), *words], env=environment(), stderr=subprocess.PIPE)
+        for words in commands
     ]
     for process in processes:
         _, errors = process.communicate(timeout=600)

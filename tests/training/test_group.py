@@ -3,13 +3,12 @@
 Two processes go through all scenarios one after another, each on one thread; this process trains the same alone.
 """
 
-import os
 from contextlib import closing
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from gloo import gloo_group
 from safetensors.torch import load_file, save_file
 from small_runs import BASE, CONDITIONAL, UNET, new_state, observations, pictures, run
 
@@ -40,16 +39,13 @@ def scenario(name, workers=1):
 
 def worker(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
-    group = Group.distributed()
-    assert group == Group(rank, WORKERS)
-    for name in SCENARIOS:
-        trained_together(name, group, folder)
-    going_on(group, folder)
-    reductions(group)
-    told_to_stop(group, folder)
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads abort a process that ends in the ordinary way now and then
+    with gloo_group(folder, rank) as group:
+        assert group == Group(rank, WORKERS)
+        for name in SCENARIOS:
+            trained_together(name, group, folder)
+        going_on(group, folder)
+        reductions(group)
+        told_to_stop(group, folder)
 
 
 def trained_together(name, group, folder):

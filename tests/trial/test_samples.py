@@ -5,14 +5,14 @@ Two processes over gloo make all scenarios together, each on one thread; this pr
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from gloo import gloo_group
 from safetensors.torch import load_file, save_file
 
 from ambient_sweep.config import build_config
 from ambient_sweep.models import build_model
 from ambient_sweep.training import compute
-from ambient_sweep.training.group import SINGLE, Group
+from ambient_sweep.training.group import SINGLE
 from ambient_sweep.trial.samples import generate, sampled_labels
 
 WORKERS, COUNT, SEED, COUNTS = 2, 70, 3, (5, 0, 3)
@@ -58,13 +58,11 @@ def assert_near(found, expected):
 
 def worker(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
-    group = Group.distributed()
-    for name in NETWORKS:
-        save_file(made(name, group=group), folder / f"{name} {rank}")
-    save_file(made("mlp", 5, group), folder / f"few {rank}")
-    save_file(made("mlp", group=group, **FAST), folder / f"fast {rank}")
-    dist.destroy_process_group()
+    with gloo_group(folder, rank) as group:
+        for name in NETWORKS:
+            save_file(made(name, group=group), folder / f"{name} {rank}")
+        save_file(made("mlp", 5, group), folder / f"few {rank}")
+        save_file(made("mlp", group=group, **FAST), folder / f"fast {rank}")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-import torch.distributed as dist
+from gloo import gloo_group
 
 from ambient_sweep.config import build_config
 from ambient_sweep.evaluation.measure import Measure
@@ -76,14 +76,11 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
     stop_file(tmp_path, "t").touch()
     task = {"job": Job(config, tmp_path, TRIAL)}
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
+    with gloo_group(tmp_path, 0, size=1):
         with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
             train_worker(task)
         stop_file(tmp_path, "t").unlink()
         train_worker(task)
-    finally:
-        dist.destroy_process_group()
     assert read_trial(tmp_path, "t").status == "completed"
 
 
