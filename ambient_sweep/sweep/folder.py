@@ -44,7 +44,12 @@ def note_begun(sweep: Sweep, root: Path) -> None:
 
 def check_unchanged(sweep: Sweep, root: Path) -> None:
     """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
-    begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
+    try:
+        begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{root / BEGUN_FILE}: missing or damaged; restore it, or `run` {SWEEP_FILE} under another --name"
+        ) from None
     for key in begun | now:
         if begun.get(key) != now.get(key):
             raise UserError(

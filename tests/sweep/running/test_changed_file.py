@@ -71,3 +71,9 @@ def test_search_and_confirm_may_change_and_so_may_how_the_file_is_written(begun:
     (begun / "sweep.yaml").write_text("# a comment\n" + json.dumps(yaml.safe_load((begun / "sweep.yaml").read_text())))
     assert bad("resume", begun, "confirm.top=2", code=1) == "error: interrupted"
     assert bad("resume", begun / "sweep.yaml", code=1) == "error: interrupted", "the file stands for its folder"
+
+
+def test_without_what_the_sweep_began_with_it_is_not_continued(begun: Path) -> None:
+    for damage in ("{", None):
+        (begun / ".begun.json").write_text(damage) if damage else (begun / ".begun.json").unlink()
+        assert ".begun.json: missing or damaged; restore it, or `run` sweep.yaml" in bad("resume", begun)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.running import progress, session
 from ambient_sweep.sweep.running.callback import SweepCallback
@@ -30,6 +31,7 @@ from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.space.file import load_sweep
 from ambient_sweep.sweep.stopping.rungs import Decision
+from ambient_sweep.terminal import Screen
 from ambient_sweep.trial.records import read_evaluations, read_trial, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
@@ -66,7 +68,7 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert "finite" in str(failed.reason)
 
     table = pd.read_parquet(root / "evaluations.parquet")
-    assert len(table) == 3 * 2 * 2 + 2 + 0  # noisy: two lengths, two endpoints; clean: one endpoint; failed: none
+    assert len(table) == 3 * 2 * 2 + 4 + 0  # noisy: two lengths, two endpoints; clean: four and one; failed: none
     assert set(pd.read_parquet(root / "trials.parquet")["status"]) == {"completed", "failed"}
     for name in ("frontier.png", "report.html", "best.yaml", "sweep.yaml", "split.json"):
         assert (root / name).stat().st_size > 0
@@ -204,7 +206,7 @@ def test_a_stopped_trial_of_two_workers_gives_its_slots_back(tmp_path: Path) -> 
     search.evaluated = lambda trial_id, report: Decision.STOP  # type: ignore[method-assign]
     wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     quiet_tune()
-    told = progress.Progress(tmp_path, 1, ("fd", "mem"), print, progress.Forecast(0, 0, 0))
+    told = progress.Progress(tmp_path, ("fd", "mem"), Screen(print), Forecast(0, 0, 1))
     run_tune(sweep, tmp_path, search, 1, [SweepCallback(sweep, tmp_path, search, told, StopRequest())])
     (trial,) = read_trials(tmp_path)
     assert 0 < trial.images_done < trial.images_asked
@@ -383,7 +385,9 @@ def test_trials_share_stages_stop_at_rungs_and_are_confirmed(tmp_path: Path) -> 
     assert len(again) > 0
     assert set(again["samples"]) == {128}
     assert set(table.loc[table["on_front"], "evaluation_seed"]) == {2}, "stated by the second set"
-    assert (table["runs"] == 2).any()
+    trained = table[(table["role"] == "replicate") & (table["samples"] == 128)]
+    assert (trained["runs"] == 1).all(), "a recipe's replicates count without the run that was chosen"
+    assert (trained["fidelity_mean"] == trained["fidelity"]).all()
 
     before = {path: path.read_bytes() for path in root.glob("trials/*/*.json")}
     lines.clear()

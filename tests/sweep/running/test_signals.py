@@ -13,6 +13,7 @@ from processes import end_session, wait_until
 from runs import small_sweep
 
 from ambient_sweep.results import read_table
+from ambient_sweep.sweep.folder import note_begun
 from ambient_sweep.sweep.running.session import confirmation, open_search
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import write_sweep
@@ -62,6 +63,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def search_here(sweep: Sweep, root: Path, trials: int) -> None:
     """The whole search of a sweep of `trials`, in this process."""
     write_sweep(sweep, root / "sweep.yaml")
+    note_begun(sweep, root)
     prepare(sweep.some_config(), root)
     search = open_search(sweep, root)
     for number in range(trials):
