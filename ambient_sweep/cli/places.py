@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.select import select
+from ambient_sweep.results.frontier.select import complete, read_candidates, select
 from ambient_sweep.results.tables import schema
-from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
+from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 from ambient_sweep.trial.records import checkpoint_folder, read_trial
 from ambient_sweep.trial.retention import check_kept, checkpoints, listed
 
@@ -71,7 +71,8 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
 def _best(root: Path) -> tuple[Path | None, str | None]:
     """The checkpoint and the endpoint that `best` picks of a run, if it can."""
     try:
-        row = select(read_table(root / EVALUATIONS_FILE), "knee").row
+        file = root / EVALUATIONS_FILE
+        row = complete(select(read_candidates(file), "knee"), file).row
     except UserError:
         return None, None
     return root / row[schema.CHECKPOINT], row[schema.ENDPOINT]

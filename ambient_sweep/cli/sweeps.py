@@ -135,16 +135,13 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.rival import what_noise_buys
-    from ambient_sweep.results.frontier.select import best_config, select
-    from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, read_table
+    from ambient_sweep.results.frontier.select import best_config, complete, read_candidates, select
+    from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 
     root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)
-    table = read_table(source if source.suffix == ".parquet" else root / EVALUATIONS_FILE)
-    if "on_front" not in table.column_names:
-        raise UserError(f"{source}: not a table of evaluations; give evaluations.parquet or the folder of a run")
-    within = [(root / name / "checkpoint.json").is_relative_to(meant) for name in table["checkpoint"].to_pylist()]
-    table = table.filter(within)
-    choice = select(table, rule)
+    file = source if source.suffix == ".parquet" else root / EVALUATIONS_FILE
+    table = read_candidates(file, "" if meant == root else meant.relative_to(root).as_posix())
+    choice = complete(select(table, rule), file)
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]

@@ -32,7 +32,17 @@ def nondominated_rank(values: ArrayLike) -> Ints:
 
 def pareto_mask(values: ArrayLike) -> Mask:
     """Which points [N, 2] are on the front: finite and dominated by no other. Raises ValueError for other shapes."""
-    return np.asarray(nondominated_rank(values) == 0)
+    matrix, finite = as_matrix(values)
+    rows = np.flatnonzero(finite)
+    rows = rows[np.lexsort((matrix[rows, 1], matrix[rows, 0]))]
+    points = matrix[rows]
+    # In lexicographic order, a point is dominated only by earlier ones, and equal points follow each other.
+    new = np.append(True, (points[1:] != points[:-1]).any(axis=1))[: len(rows)]
+    lowest = np.append(np.inf, np.minimum.accumulate(points[:, 1]))[: len(rows)]
+    best = (new & (points[:, 1] < lowest))[np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))]
+    result = np.zeros(len(matrix), dtype=np.bool_)
+    result[rows[best]] = True
+    return result
 
 
 def as_matrix(values: ArrayLike) -> tuple[Floats, Mask]:

@@ -8,7 +8,7 @@ A checkpoint that was chosen for its value has a lucky value (the winner's curse
 two sets of fresh samples: the first decides whether it is on the frontier, the second states its values.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def candidate_mask(table: pa.Table) -> Mask:
             )
     competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate")
     result = np.zeros(table.num_rows, dtype=np.bool_)
-    result[_extreme_seeds(table, competing, min)] = True
+    result[_by_seed(table, competing, 1)] = True
     return result
 
 
@@ -72,16 +72,17 @@ def measured_mask(table: pa.Table) -> Mask:
 
 def stated(table: pa.Table, rows: Ints) -> Ints:
     """For each of these candidates' row numbers, that of its last measurement, whose values stand for the checkpoint."""
-    places = keys(table, PLACE)
-    last = {places[i]: i for i in _extreme_seeds(table, measured_mask(table), max)}
-    return np.array([last[places[i]] for i in rows], dtype=np.int64)
+    places, last = labels(table, PLACE), np.zeros(table.num_rows, dtype=np.int64)
+    found = _by_seed(table, measured_mask(table), -1)
+    last[places[found]] = found
+    return np.asarray(last[places[rows]])
 
 
-def _extreme_seeds(table: pa.Table, mask: Mask, extreme: Callable[..., int]) -> list[int]:
-    """The row of each checkpoint and endpoint with the least or largest seed of its samples, among the rows of `mask`."""
-    rows, seeds = np.flatnonzero(mask), table[schema.EVALUATION_SEED].to_pylist()
-    places = keys(table.take(pa.array(rows)), PLACE)
-    return [extreme(rows[group].tolist(), key=seeds.__getitem__) for group in groups(places)]
+def _by_seed(table: pa.Table, mask: Mask, sign: int) -> Ints:
+    """The row of each checkpoint and endpoint with the least (sign 1) or largest (-1) seed, among the rows of `mask`."""
+    rows = np.flatnonzero(mask)
+    rows = rows[np.argsort(sign * table[schema.EVALUATION_SEED].to_numpy()[rows], kind="stable")]
+    return np.asarray(rows[firsts(labels(table, PLACE)[rows])])
 
 
 def own_mask(table: pa.Table) -> Mask:
@@ -108,28 +109,46 @@ def errors(rows: pa.Table) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def models(rows: pa.Table) -> list[Hashable]:
-    """A key for each row, equal where rows are one measurement of one model: a checkpoint that several trials share.
+def models(rows: pa.Table) -> Ints:
+    """A number for each row, equal where rows are one measurement of one model: a checkpoint that several trials share.
 
     Trials whose training is the same up to some length share its checkpoints and evaluations. Such rows agree in length,
     endpoint, seeds and every single measure, and other rows do not: all digits of all measures never agree by chance.
     """
     places = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED)
-    return keys(rows, (*places, *schema.MEASURES))
+    return labels(rows, (*places, *(name for name in schema.MEASURES if name in rows.column_names)))
 
 
 def distinct(rows: pa.Table) -> Ints:
     """Row numbers, rising, one for each model: that of the least trial id."""
-    ids = rows[schema.TRIAL_ID].to_pylist()
-    return np.array(sorted(min(group, key=lambda i: (ids[i], i)) for group in groups(models(rows))), dtype=np.int64)
+    same = models(rows)
+    shared = np.flatnonzero(np.bincount(same)[same] > 1)
+    by_id = shared[pc.sort_indices(rows[schema.TRIAL_ID].take(pa.array(shared))).to_numpy()]
+    left_out = np.setdiff1d(by_id, by_id[firsts(same[by_id])])
+    return np.delete(np.arange(rows.num_rows), left_out)
 
 
-def groups(keys: Sequence[Hashable]) -> list[Ints]:
-    """Positions of equal keys, a group for each key, by first appearance."""
-    found: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        found.setdefault(key, []).append(index)
-    return [np.array(group, dtype=np.int64) for group in found.values()]
+def labels(rows: pa.Table, names: Sequence[str]) -> Ints:
+    """A number for each row, from 0 by first appearance, equal where rows agree in all columns `names`."""
+    result = np.zeros(rows.num_rows, dtype=np.int64)
+    for name in names:
+        column = rows[name].combine_chunks()
+        found = _numbered(pa.array(map(str, column.to_pylist())) if pa.types.is_list(column.type) else column)
+        if found.any():
+            result = _numbered(pa.array(result * (found.max() + 1) + found))
+    return result
+
+
+def _numbered(column: pa.Array) -> Ints:
+    """The values of a column, numbered from 0 by first appearance; null is a value."""
+    return np.asarray(column.dictionary_encode("encode").indices.to_numpy(), dtype=np.int64)
+
+
+def firsts(labels: Ints) -> Ints:
+    """The first position of each label that occurs, by label."""
+    first = np.full(labels.max(initial=-1) + 1, -1, dtype=np.int64)
+    first[labels[::-1]] = np.arange(len(labels))[::-1]
+    return np.asarray(first[first >= 0])
 
 
 def keys(rows: pa.Table, names: Sequence[str]) -> list[Hashable]:

@@ -12,12 +12,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ambient_sweep.config import knobs
-from ambient_sweep.results.frontier.candidates import Floats, Ints, groups, is_value, models, objectives
+from ambient_sweep.results.frontier.candidates import Floats, Ints, firsts, is_value, labels, models, objectives
 from ambient_sweep.results.tables import schema
 
 # Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
 NOT_RECIPE = (schema.SEED, "training.stop", "training.checkpoints", "training.records")
 NOT_RECIPE_SECTIONS = ("evaluation.", "resources.")
+RECIPE = (
+    *(key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)),
+    schema.IMAGES,
+    schema.ENDPOINT,
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,15 @@ class Recipes:
 
         The run of a recipe that a sweep chose is a lucky one; so where it has replicates, they count alone.
         """
-        labels, values, same = recipe_labels(rows), objectives(rows), models(rows)
-        fresh = is_value(rows, schema.ROLE, "replicate")
-        runs, mean, error = [], [], []
-        for members in groups(labels.tolist()):
-            chosen = members[fresh[members]] if fresh[members].any() else members
-            chosen = chosen[[group[0] for group in groups([same[i] for i in chosen])]]  # a shared model counts once
-            n = len(chosen)
-            runs.append(n)
-            mean.append(values[chosen].mean(axis=0))
-            error.append(values[chosen].std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(2, np.nan))
-        return cls(labels, np.array(runs, dtype=np.int64), np.array(mean), np.array(error))
+        recipes, fresh = recipe_labels(rows), is_value(rows, schema.ROLE, "replicate")
+        replicated = np.isin(recipes, recipes[fresh])
+        counted = np.flatnonzero(fresh | ~replicated)
+        counted = counted[firsts(models(rows)[counted])]  # a shared model counts once
+        own, values = recipes[counted], objectives(rows)[counted]
+        runs = np.bincount(own)[:, None]
+        mean = _sums(own, values) / runs
+        variance = _sums(own, (values - mean[own]) ** 2) / np.where(runs > 1, runs - 1, np.nan)
+        return cls(recipes, runs[:, 0], mean, np.sqrt(variance / runs))
 
 
 def recipe_labels(rows: pa.Table) -> Ints:
@@ -53,10 +56,12 @@ def recipe_labels(rows: pa.Table) -> Ints:
 
     Recipes that share a model are one: at that length, the settings in which they differ have not acted yet.
     """
-    own = [key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)]
-    columns = [rows[name].to_pylist() for name in (*own, schema.IMAGES, schema.ENDPOINT)]
-    recipes = [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in zip(*columns, strict=True)]
-    equal = [(group[0], row) for same in (recipes, models(rows)) for group in groups(same) for row in group]
-    first, second = np.array(equal, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(rows.num_rows, rows.num_rows))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    recipes, same = labels(rows, RECIPE), models(rows)
+    nodes = recipes.max(initial=-1) + 1  # a node for each recipe, then one for each model
+    graph = coo_array((np.ones(len(same)), (recipes, nodes + same)), shape=(2 * rows.num_rows, 2 * rows.num_rows))
+    return np.asarray(connected_components(graph, directed=False)[1][recipes], dtype=np.int64)
+
+
+def _sums(labels: Ints, values: Floats) -> Floats:
+    """The sums of values [N, 2] with the same label, [R, 2]."""
+    return np.stack([np.bincount(labels, weights=column) for column in values.T], axis=1)

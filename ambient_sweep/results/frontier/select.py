@@ -2,18 +2,25 @@
 
 Rules compare candidates by their first full measurement. The rows that they return are the candidates' last, whose values
 were not chosen for being good (see candidates.py).
+
+Of a file, only the columns that rules need are read (`read_candidates`), then the rows that they pick (`complete`).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
+    COMPARABLE,
+    PLACE,
     Floats,
     Ints,
     Mask,
@@ -21,12 +28,22 @@ from ambient_sweep.results.frontier.candidates import (
     by_memorization,
     candidate_mask,
     distinct,
+    keys,
     objectives,
     stated,
 )
-from ambient_sweep.results.frontier.recipes import recipe_labels
+from ambient_sweep.results.frontier.recipes import RECIPE
 from ambient_sweep.results.tables import schema
+from ambient_sweep.results.tables.parquet import read_rows, read_table, varying_columns
 from ambient_sweep.text import counted
+
+NEEDED = (
+    *COMPARABLE, *PLACE, schema.ROLE, schema.SAMPLES, schema.EVALUATION_SEED, schema.SAMPLES_ASKED, schema.SAMPLES_SEED,
+    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.CHECKPOINT, schema.ON_FRONT,
+    *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
+)  # fmt: skip
+ROW = "row"  # the column of a row's number in its file
+SOME = 256  # rows whose recipes are compared at once
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Ranking:
     """Candidates by a rule, the best first, and how each does by it."""
 
     order: Ints  # positions
-    scores: dict[int, str]  # of positions
+    scores: dict[int, str]  # of the positions on the frontier
     reason: str
     warning: str | None = None
 
@@ -69,7 +86,7 @@ class Candidates:
         rows = by_memorization(first)["row"].to_numpy()
         return cls(table.take(pa.array(stated(table, rows))), objectives(table.take(pa.array(rows))))
 
-    @property
+    @cached_property
     def front(self) -> Ints:
         """Positions of the candidates on the frontier."""
         return np.flatnonzero(pareto.pareto_mask(self.compared))
@@ -100,12 +117,50 @@ def select(table: pa.Table, rule: str) -> Choice:
         ranking = _chebyshev(found, bounds)
     else:
         ranking = _bounded(found, int(name == "max-memorization"), bounds[0])
-    best, front = int(ranking.order[0]), set(found.front.tolist())
-    recipes = recipe_labels(found.rows)
-    other = next((int(i) for i in ranking.order if recipes[i] != recipes[best]), None)
-    others = [(found.row(i), ranking.scores[i]) for i in ranking.order[1:].tolist() if i in front]
-    runner_up = None if other is None else found.row(other)
-    return Choice(found.row(best), ranking.reason, tuple(others), runner_up, ranking.warning)
+    others = ranking.order[1:]
+    listed = [(found.row(i), ranking.scores[i]) for i in others[np.isin(others, found.front)].tolist()]
+    return Choice(
+        found.row(ranking.order[0]),
+        ranking.reason,
+        tuple(listed),
+        _of_another_recipe(found, ranking.order),
+        ranking.warning,
+    )
+
+
+def _of_another_recipe(found: Candidates, order: Ints) -> Row | None:
+    """The first row, in this order, whose recipe is not that of the very first."""
+    names = [name for name in RECIPE if name in found.rows.column_names]
+    rows = found.rows.select(names)
+    (own,) = keys(rows.slice(order[0], 1), names)
+    for begin in range(1, len(order), SOME):
+        part = order[begin : begin + SOME]
+        recipes = keys(rows.take(pa.array(part)), names)
+        other = next((position for position, recipe in zip(part, recipes, strict=True) if recipe != own), None)
+        if other is not None:
+            return found.row(other)
+    return None
+
+
+def read_candidates(path: Path, within: str = "") -> pa.Table:
+    """Of an evaluations table, the columns that `select` needs, and ROW. Raises UserError as `read_table`.
+
+    within: a folder; the rows of checkpoints in it are kept.
+    """
+    table = read_table(path, {*NEEDED, *varying_columns(path, (*RECIPE, *schema.MEASURES))})
+    if schema.ON_FRONT not in table.column_names:
+        raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
+    table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
+    folders = pc.binary_join_element_wise(table[schema.CHECKPOINT], "", "/")
+    return table.filter(pc.starts_with(folders, f"{within}/")) if within else table
+
+
+def complete(choice: Choice, path: Path) -> Choice:
+    """A choice from `read_candidates(path)`, its rows with all columns."""
+    rows = [choice.row, *(row for row, _ in choice.others), *([choice.runner_up] if choice.runner_up else [])]
+    whole = read_rows(path, [row[ROW] for row in rows]).to_pylist()
+    others = tuple(zip(whole[1:], (why for _, why in choice.others), strict=False))
+    return replace(choice, row=whole[0], others=others, runner_up=whole[-1] if choice.runner_up else None)
 
 
 def best_config(choice: Choice) -> Config:
@@ -159,7 +214,7 @@ def _bounded(found: Candidates, bounded: int, bound: float) -> Ranking:
         i: f"{names[bounded]} {values[i]:.4g} > {bound:g}"
         if missed[i]
         else f"{names[1 - bounded]} {found.compared[i, 1 - bounded]:.4g}, against {best:.4g}"
-        for i in order.tolist()
+        for i in found.front.tolist()
     }
     if met == 0:
         reason = f"the nearest to {wanted} of {counted(len(values), 'candidate')}"

@@ -8,7 +8,7 @@ from ambient_sweep.results.frontier.candidates import (
     PLACE,
     candidate_mask,
     distinct,
-    keys,
+    labels,
     measured_mask,
     objectives,
     stated,
@@ -32,10 +32,11 @@ def with_standings(table: pa.Table) -> pa.Table:
     measured = np.flatnonzero(measured_mask(table))
     if len(measured):
         last = np.unique(stated(table, measured))
-        found, places = Recipes.of(table.take(pa.array(last))), keys(table, PLACE)
-        label_of = {places[row]: label for row, label in zip(last, found.labels, strict=True)}
-        labels = [label_of[places[row]] for row in measured]
-        runs[measured], mean[measured], error[measured] = found.runs[labels], found.mean[labels], found.error[labels]
+        found, places = Recipes.of(table.take(pa.array(last))), labels(table, PLACE)
+        recipe_of = np.zeros(n, dtype=np.int64)
+        recipe_of[places[last]] = found.labels
+        own = recipe_of[places[measured]]
+        runs[measured], mean[measured], error[measured] = found.runs[own], found.mean[own], found.error[own]
     columns = {
         schema.ON_FRONT: pa.array(on_front),
         schema.RUNS: pa.array(runs, mask=runs == 0),

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ambient_sweep.results.frontier.candidates import Floats, groups, keys, objectives
+from ambient_sweep.results.frontier.candidates import Floats, objectives
 from ambient_sweep.results.tables import schema
 
 LINEAR_BELOW = 0.02  # memorization is drawn as asinh(value / LINEAR_BELOW): linear around 0, logarithmic far from it
@@ -53,5 +53,6 @@ def _range(rows: pa.Table, front: pa.Table, name: str, width: float | None) -> t
 def clean_line(rows: pa.Table) -> Floats:
     """Clean training among the candidates: mean fidelity and memorization over seeds at rising lengths, [L, 2]."""
     rows = rows.filter(pc.field(schema.ROLE) == "baseline").sort_by(schema.IMAGES)
-    means = [objectives(rows)[group].mean(axis=0) for group in groups(keys(rows, (schema.IMAGES,)))]
+    lengths, values = rows[schema.IMAGES].to_numpy(), objectives(rows)
+    means = [values[lengths == images].mean(axis=0) for images in np.unique(lengths)]
     return np.array(means, dtype=np.float64).reshape(-1, 2)

@@ -1,8 +1,10 @@
 """Both tables as Parquet files, with the schema checked when they are read."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,6 +14,7 @@ from ambient_sweep.storage import new_file
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
+ROWS = 16384  # of a row group: few enough that single rows are read fast
 
 
 class Tables(NamedTuple):
@@ -25,11 +28,11 @@ def write_tables(root: Path, tables: Tables) -> None:
     """Writes trials.parquet and evaluations.parquet under `root`, each atomically."""
     for name, table in ((TRIALS_FILE, tables.trials), (EVALUATIONS_FILE, tables.evaluations)):
         with new_file(root / name) as temporary, temporary.open("wb") as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, row_group_size=ROWS)
 
 
-def read_table(path: Path | str) -> pa.Table:
-    """A trials or evaluations table, for `select` or `.to_pandas()`.
+def read_table(path: Path | str, columns: Collection[str] | None = None) -> pa.Table:
+    """A trials or evaluations table, for `select` or `.to_pandas()`; of `columns`, by default all, those that it has.
 
     Raises UserError for a file that is missing, not a table of this package, or of another schema version.
     """
@@ -37,18 +40,60 @@ def read_table(path: Path | str) -> pa.Table:
     try:
         # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            table = file.read(use_threads=False)
+            check_schema(path, file.schema_arrow)
+            return file.read(columns, use_threads=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-    metadata = table.schema.metadata or {}
+
+
+def check_schema(path: Path, found: pa.Schema) -> str:
+    """`trials` or `evaluations`. Raises UserError where `found` is neither's schema of this version."""
+    metadata = found.metadata or {}
     known = {each.metadata[schema.TABLE_KEY]: each for each in (schema.TRIALS, schema.EVALUATIONS)}
     expected = known.get(metadata.get(schema.TABLE_KEY))
     if expected is None:
         raise UserError(f"{path}: not a table of ambient-sweep; give a {TRIALS_FILE} or {EVALUATIONS_FILE}")
-    if metadata.get(schema.VERSION_KEY) != expected.metadata[schema.VERSION_KEY] or not table.schema.equals(expected):
+    if metadata.get(schema.VERSION_KEY) != expected.metadata[schema.VERSION_KEY] or not found.equals(expected):
         raise UserError(
             f"{path}: was written by another version of ambient-sweep; `ambient-sweep report` writes the tables again"
         )
-    return table
+    return metadata[schema.TABLE_KEY].decode()
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
+    """The rows of these numbers, in this order, of a file that `read_table` reads; of the rest, little is read."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        needed, part = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
+        found = file.read_row_groups(needed.tolist(), use_threads=False)
+        offsets = ends[needed] - np.cumsum(np.take(sizes, needed))  # rows of the file that were not read, before each
+        return found.take(pa.array(np.asarray(rows) - offsets[part]))
+
+
+def varying_columns(path: Path, names: Collection[str]) -> list[str]:
+    """Of the columns `names`, those that may hold several values, by the file's statistics."""
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        paths = [column.path for column in file.schema]
+        return [name for name in names if name not in paths or not _constant(groups, paths.index(name))]
+
+
+def _constant(groups: list[pq.RowGroupMetaData], column: int) -> bool:
+    """Whether a column that is no list holds one value alone, null being one."""
+    seen = set()
+    for group in groups:
+        statistics = group.column(column).statistics
+        if statistics is None or not statistics.has_null_count:
+            return False
+        if statistics.null_count:
+            seen.add(None)
+        if statistics.null_count < group.num_rows:
+            if not statistics.has_min_max:
+                return False
+            seen |= {statistics.min, statistics.max}
+        if len(seen) > 1:
+            return False
+    return True
