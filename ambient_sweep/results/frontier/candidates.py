@@ -27,6 +27,7 @@ Mask = NDArray[np.bool_]
 
 COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFERENCE_KEY)
 PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
+BY_MEMORIZATION = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
 
 
 def candidates(table: pa.Table) -> pa.Table:
@@ -57,7 +58,7 @@ def candidate_mask(table: pa.Table) -> Mask:
             )
     competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate")
     result = np.zeros(table.num_rows, dtype=np.bool_)
-    result[_by_seed(table, competing, 1)] = True
+    result[_by_seed(table, competing, labels(table, PLACE), 1)] = True
     return result
 
 
@@ -73,16 +74,16 @@ def measured_mask(table: pa.Table) -> Mask:
 def stated(table: pa.Table, rows: Ints) -> Ints:
     """For each of these candidates' row numbers, that of its last measurement, whose values stand for the checkpoint."""
     places, last = labels(table, PLACE), np.zeros(table.num_rows, dtype=np.int64)
-    found = _by_seed(table, measured_mask(table), -1)
+    found = _by_seed(table, measured_mask(table), places, -1)
     last[places[found]] = found
     return np.asarray(last[places[rows]])
 
 
-def _by_seed(table: pa.Table, mask: Mask, sign: int) -> Ints:
-    """The row of each checkpoint and endpoint with the least (sign 1) or largest (-1) seed, among the rows of `mask`."""
+def _by_seed(table: pa.Table, mask: Mask, places: Ints, sign: int) -> Ints:
+    """The row of each place with the least (sign 1) or largest (-1) seed of its samples, among the rows of `mask`."""
     rows = np.flatnonzero(mask)
     rows = rows[np.argsort(sign * table[schema.EVALUATION_SEED].to_numpy()[rows], kind="stable")]
-    return np.asarray(rows[firsts(labels(table, PLACE)[rows])])
+    return np.asarray(rows[firsts(places[rows])])
 
 
 def own_mask(table: pa.Table) -> Mask:
@@ -121,11 +122,11 @@ def models(rows: pa.Table) -> Ints:
 
 def distinct(rows: pa.Table) -> Ints:
     """Row numbers, rising, one for each model: that of the least trial id."""
-    same = models(rows)
-    shared = np.flatnonzero(np.bincount(same)[same] > 1)
-    by_id = shared[pc.sort_indices(rows[schema.TRIAL_ID].take(pa.array(shared))).to_numpy()]
-    left_out = np.setdiff1d(by_id, by_id[firsts(same[by_id])])
-    return np.delete(np.arange(rows.num_rows), left_out)
+    alike = labels(rows, (schema.FIDELITY,))  # most models differ in it, which is told fast
+    shared = pa.array(np.flatnonzero(np.bincount(alike)[alike] > 1))
+    shared = shared.take(pc.sort_indices(rows[schema.TRIAL_ID].take(shared)))
+    kept = firsts(models(rows.take(shared)))
+    return np.delete(np.arange(rows.num_rows), np.delete(shared.to_numpy(), kept))
 
 
 def labels(rows: pa.Table, names: Sequence[str]) -> Ints:
@@ -164,5 +165,9 @@ def objectives(rows: pa.Table) -> Floats:
 
 def by_memorization(rows: pa.Table) -> pa.Table:
     """The rows by memorization, then by fidelity, length, trial and endpoint."""
-    columns = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
-    return rows.sort_by([(name, "ascending") for name in columns])
+    return rows.take(order_by_memorization(rows))
+
+
+def order_by_memorization(rows: pa.Table) -> pa.Array:
+    """The row numbers of `by_memorization`."""
+    return pc.sort_indices(rows, [(name, "ascending") for name in BY_MEMORIZATION])

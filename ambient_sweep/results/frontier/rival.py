@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from ambient_sweep.evaluation.measure import Z95
-from ambient_sweep.results.frontier.candidates import clean_mask, errors
+from ambient_sweep.results.frontier.candidates import clean_mask, errors, measured_mask
 from ambient_sweep.results.frontier.select import Candidates, Choice
 from ambient_sweep.results.tables import schema
 
@@ -21,7 +21,7 @@ def what_noise_buys(table: pa.Table, choice: Choice) -> str:
         return "What noise buys is unknown: this sweep has no clean training to compare it with (baseline)."
     if row[schema.SIGMA] == 0 and row[schema.OBJECTIVE] == "denoising":
         return f"Noise buys {NOTHING}: the choice is clean training, stopped after {row[schema.IMAGES]:,} images."
-    rivals = Candidates.of(table, clean)
+    rivals = Candidates.of(table.filter(pa.array(clean & measured_mask(table))))
     name, memorization = row[schema.MEMORIZATION_MEASURE], row[schema.MEMORIZATION]
     quiet = np.flatnonzero(rivals.compared[:, 1] <= memorization)
     if len(quiet) == 0:
@@ -32,8 +32,7 @@ def what_noise_buys(table: pa.Table, choice: Choice) -> str:
         )
     rival = int(quiet[rivals.compared[quiet, 0].argmin()])
     gain = rivals.row(rival)[schema.FIDELITY] - row[schema.FIDELITY]
-    own = errors(pa.Table.from_pylist([row], table.schema))[0, 0]
-    half = Z95 * math.hypot(own, errors(rivals.rows.slice(rival, 1))[0, 0])
+    half = Z95 * math.hypot(*errors(pa.Table.from_pylist([row, rivals.row(rival)], table.schema))[:, 0])
     bought = (
         f"{row[schema.FIDELITY_MEASURE]} lower by {gain:.3g} (95 % interval {gain - half:.3g} to {gain + half:.3g})"
     )

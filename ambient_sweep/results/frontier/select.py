@@ -19,17 +19,17 @@ from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
+    BY_MEMORIZATION,
     COMPARABLE,
     PLACE,
     Floats,
     Ints,
-    Mask,
     Row,
-    by_memorization,
     candidate_mask,
     distinct,
     keys,
     objectives,
+    order_by_memorization,
     stated,
 )
 from ambient_sweep.results.frontier.recipes import RECIPE
@@ -39,7 +39,7 @@ from ambient_sweep.text import counted
 
 NEEDED = (
     *COMPARABLE, *PLACE, schema.ROLE, schema.SAMPLES, schema.EVALUATION_SEED, schema.SAMPLES_ASKED, schema.SAMPLES_SEED,
-    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.CHECKPOINT, schema.ON_FRONT,
+    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.ON_FRONT,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
 )  # fmt: skip
 ROW = "row"  # the column of a row's number in its file
@@ -71,20 +71,19 @@ class Ranking:
 class Candidates:
     """The different candidates of a table, at least one, by rising memorization: what competes, and what is stated."""
 
-    rows: pa.Table  # their last measurements
+    table: pa.Table
+    stated: Ints  # row numbers of their last measurements, [N]
     compared: Floats  # [N, 2], of their first measurement
 
     @classmethod
-    def of(cls, table: pa.Table, kept: Mask | None = None) -> "Candidates":
-        """Those of the table, or of its rows in `kept`. Raises UserError where there is none or measures are mixed."""
+    def of(cls, table: pa.Table) -> "Candidates":
+        """Raises UserError where there is none or measures are mixed."""
         mask = candidate_mask(table)
-        rows = np.flatnonzero(mask if kept is None else mask & kept)
-        if len(rows) == 0:
+        if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        rows = rows[distinct(table.take(pa.array(rows)))]
-        first = table.take(pa.array(rows)).append_column("row", pa.array(rows))
-        rows = by_memorization(first)["row"].to_numpy()
-        return cls(table.take(pa.array(stated(table, rows))), objectives(table.take(pa.array(rows))))
+        rows = np.flatnonzero(mask)[distinct(table.filter(pa.array(mask)))]
+        rows = rows[order_by_memorization(table.select(BY_MEMORIZATION).take(pa.array(rows)))]
+        return cls(table, stated(table, rows), objectives(table)[rows])
 
     @cached_property
     def front(self) -> Ints:
@@ -92,7 +91,7 @@ class Candidates:
         return np.flatnonzero(pareto.pareto_mask(self.compared))
 
     def row(self, position: int) -> Row:
-        found: Row = self.rows.slice(int(position), 1).to_pylist()[0]
+        found: Row = self.table.slice(self.stated[position], 1).to_pylist()[0]
         return found
 
 
@@ -130,12 +129,12 @@ def select(table: pa.Table, rule: str) -> Choice:
 
 def _of_another_recipe(found: Candidates, order: Ints) -> Row | None:
     """The first row, in this order, whose recipe is not that of the very first."""
-    names = [name for name in RECIPE if name in found.rows.column_names]
-    rows = found.rows.select(names)
-    (own,) = keys(rows.slice(order[0], 1), names)
+    names = [name for name in RECIPE if name in found.table.column_names]
+    rows = found.table.select(names)
+    (own,) = keys(rows.slice(found.stated[order[0]], 1), names)
     for begin in range(1, len(order), SOME):
         part = order[begin : begin + SOME]
-        recipes = keys(rows.take(pa.array(part)), names)
+        recipes = keys(rows.take(pa.array(found.stated[part])), names)
         other = next((position for position, recipe in zip(part, recipes, strict=True) if recipe != own), None)
         if other is not None:
             return found.row(other)
@@ -147,12 +146,14 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
 
     within: a folder; the rows of checkpoints in it are kept.
     """
-    table = read_table(path, {*NEEDED, *varying_columns(path, (*RECIPE, *schema.MEASURES))})
+    folder = {schema.CHECKPOINT} if within else {}
+    table = read_table(path, {*NEEDED, *folder, *varying_columns(path, (*RECIPE, *schema.MEASURES))})
     if schema.ON_FRONT not in table.column_names:
         raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
-    folders = pc.binary_join_element_wise(table[schema.CHECKPOINT], "", "/")
-    return table.filter(pc.starts_with(folders, f"{within}/")) if within else table
+    if not within:
+        return table
+    return table.filter(pc.starts_with(pc.binary_join_element_wise(table[schema.CHECKPOINT], "", "/"), f"{within}/"))
 
 
 def complete(choice: Choice, path: Path) -> Choice:
@@ -204,8 +205,8 @@ def _chebyshev(found: Candidates, weights: list[float]) -> Ranking:
 
 def _bounded(found: Candidates, bounded: int, bound: float) -> Ranking:
     """The best in one objective with the other at most `bound`, in both measurements; else what misses the bound least."""
-    names = [found.rows[name][0].as_py() for name in (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE)]
-    values = np.maximum(found.compared, objectives(found.rows))[:, bounded]
+    names = [found.table[name][0].as_py() for name in (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE)]
+    values = np.maximum(found.compared, objectives(found.table)[found.stated])[:, bounded]
     missed = (values - bound).clip(min=0.0)
     order = np.lexsort((found.compared[:, 1 - bounded], missed))
     met, wanted = int((missed == 0).sum()), f"{names[bounded]} <= {bound:g}"
