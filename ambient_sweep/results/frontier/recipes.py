@@ -48,7 +48,7 @@ class Recipes:
         runs = np.bincount(own)[:, None]
         mean = _sums(own, values) / runs
         variance = _sums(own, (values - mean[own]) ** 2) / np.where(runs > 1, runs - 1, np.nan)
-        return cls(recipes, runs[:, 0], mean, np.sqrt(variance / runs))
+        return cls(recipes, runs[:, 0], mean, np.sqrt(variance) / np.sqrt(runs))
 
 
 def recipe_labels(rows: pa.Table) -> Ints:
