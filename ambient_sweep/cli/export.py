@@ -5,26 +5,40 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, new_folder_option, tell, terminal
+from ambient_sweep.cli.printing import PATH, as_json, check_new, tell, terminal
 from ambient_sweep.errors import UserError
 
 
 @commands.command()
-@click.argument("checkpoint", type=PATH)
-@new_folder_option("--to", required=True, help="New or empty folder.")
+@click.argument("source", type=PATH, nargs=-1, required=True)
+@click.option("--to", required=True, help="New or empty folder of a model; folder or URL (s3://, gs://) of tables.")
 @as_json
-def export(checkpoint: Path, to: Path, as_json: bool) -> None:
-    """Write the model in CHECKPOINT (a checkpoint, or a trial's longest training) for others to use.
+def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
+    """Write the model in SOURCE (a checkpoint, or a trial's longest training) for others to use, or the tables of runs.
 
-    The folder holds model.safetensors, config.yaml and a model card with what was measured; `sample` and `evaluate` take
-    it as it is. The license is left to you, and the config names the path of your images.
+    The folder of a model holds model.safetensors, config.yaml and a model card with what was measured; `sample` and
+    `evaluate` take it as it is. The license is left to you, and the config names the path of your images. The tables of
+    runs become, or are added to, a data set partitioned by run.
     """
     from ambient_sweep.cli.places import find_checkpoint, find_place
     from ambient_sweep.results.model_card import export_model
 
-    if not (checkpoint / "checkpoint.json").is_file() and len(set(find_place(checkpoint))) == 1:
-        raise UserError(f"{checkpoint}: is a run; give one of its trials or checkpoints, such as `best` names")
-    found, _ = find_checkpoint(checkpoint, terminal(as_json).line)
-    export_model(found, to.absolute())
+    places = [find_place(path) for path in source if not (path / "checkpoint.json").is_file()]
+    runs = [root for root, meant in places if meant == root]
+    folder = PATH.convert(to, None, None)
+    if len(runs) == len(source):
+        return _export_tables(runs, to if "://" in to else str(folder.absolute()), as_json)
+    if len(source) > 1:
+        raise UserError("give a single trial or checkpoint, or runs alone")
+    check_new("--to", folder, folder=True)
+    found, _ = find_checkpoint(source[0], terminal(as_json).line)
+    export_model(found, folder.absolute())
     lines = [f"{to}: model.safetensors, checkpoint.json, config.yaml, README.md; add a license to README.md"]
-    tell({"checkpoint": str(found), "to": str(to)}, lines, as_json)
+    tell({"checkpoint": str(found), "to": str(folder)}, lines, as_json)
+
+
+def _export_tables(runs: list[Path], to: str, as_json: bool) -> None:
+    from ambient_sweep.results.tables.dataset import export_sweeps
+
+    files = export_sweeps(runs, to)
+    tell({"runs": [str(run) for run in runs], "to": to, "files": files}, files, as_json)

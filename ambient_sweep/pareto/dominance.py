@@ -36,13 +36,11 @@ def pareto_mask(values: ArrayLike) -> Mask:
     rows = np.flatnonzero(finite)
     rows = rows[np.lexsort((matrix[rows, 1], matrix[rows, 0]))]
     points = matrix[rows]
-    # In lexicographic order, a point is dominated only by earlier ones, and equal points follow each other.
-    new = np.append(True, (points[1:] != points[:-1]).any(axis=1))[: len(rows)]
-    lowest = np.append(np.inf, np.minimum.accumulate(points[:, 1]))[: len(rows)]
-    best = (new & (points[:, 1] < lowest))[np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))]
-    result = np.zeros(len(matrix), dtype=np.bool_)
-    result[rows[best]] = True
-    return result
+    # In lexicographic order, the last point so far that lowered the second objective dominates what does not equal it.
+    lowers = points[:, 1] < np.append(np.inf, np.minimum.accumulate(points[:, 1]))[:-1]
+    last = np.maximum.accumulate(np.where(lowers, np.arange(len(points)), 0))
+    finite[rows] = (points == points[last]).all(axis=1)
+    return finite
 
 
 def as_matrix(values: ArrayLike) -> tuple[Floats, Mask]:

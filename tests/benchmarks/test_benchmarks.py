@@ -19,6 +19,7 @@ RUNS = [
     ),
     ("search/record.py", "--help"),  # it trains 560 configs
     ("search/scale.py", "--trials", "20"),
+    ("tables.py", "--rows", "40"),
 ]
 
 

@@ -76,7 +76,7 @@ def test_what_is_exported_is_sampled_and_measured_like_any_checkpoint(run: Path,
     good("export", tmp_path / "m", "--to", tmp_path / "again")
     assert "There is no record of an evaluation" in (tmp_path / "again" / "README.md").read_text()
     assert bad("export", first, "--to", tmp_path / "m").startswith("error: --to: ")
-    assert "is a run; give one of its trials" in bad("export", run, "--to", tmp_path / "n")
+    assert "give a single trial or checkpoint, or runs alone" in bad("export", run, first, "--to", tmp_path / "n")
     assert "no such file or folder" in bad("export", tmp_path / "none", "--to", tmp_path / "n")
 
 

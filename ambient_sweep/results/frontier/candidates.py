@@ -27,7 +27,8 @@ Mask = NDArray[np.bool_]
 
 COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFERENCE_KEY)
 PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
-BY_MEMORIZATION = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
+ORDER = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
+BY_MEMORIZATION = [(name, "ascending") for name in ORDER]
 
 
 def candidates(table: pa.Table) -> pa.Table:
@@ -165,9 +166,4 @@ def objectives(rows: pa.Table) -> Floats:
 
 def by_memorization(rows: pa.Table) -> pa.Table:
     """The rows by memorization, then by fidelity, length, trial and endpoint."""
-    return rows.take(order_by_memorization(rows))
-
-
-def order_by_memorization(rows: pa.Table) -> pa.Array:
-    """The row numbers of `by_memorization`."""
-    return pc.sort_indices(rows, [(name, "ascending") for name in BY_MEMORIZATION])
+    return rows.sort_by(BY_MEMORIZATION)

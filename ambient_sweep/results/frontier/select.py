@@ -21,20 +21,19 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
     BY_MEMORIZATION,
     COMPARABLE,
+    ORDER,
     PLACE,
     Floats,
     Ints,
     Row,
     candidate_mask,
     distinct,
-    keys,
     objectives,
-    order_by_memorization,
     stated,
 )
 from ambient_sweep.results.frontier.recipes import RECIPE
 from ambient_sweep.results.tables import schema
-from ambient_sweep.results.tables.parquet import read_rows, read_table, varying_columns
+from ambient_sweep.results.tables.parquet import read_rows, read_table
 from ambient_sweep.text import counted
 
 NEEDED = (
@@ -43,7 +42,6 @@ NEEDED = (
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
 )  # fmt: skip
 ROW = "row"  # the column of a row's number in its file
-SOME = 256  # rows whose recipes are compared at once
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Candidates:
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
         rows = np.flatnonzero(mask)[distinct(table.filter(pa.array(mask)))]
-        rows = rows[order_by_memorization(table.select(BY_MEMORIZATION).take(pa.array(rows)))]
+        rows = rows[pc.sort_indices(table.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         return cls(table, stated(table, rows), objectives(table)[rows])
 
     @cached_property
@@ -116,29 +114,18 @@ def select(table: pa.Table, rule: str) -> Choice:
         ranking = _chebyshev(found, bounds)
     else:
         ranking = _bounded(found, int(name == "max-memorization"), bounds[0])
-    others = ranking.order[1:]
-    listed = [(found.row(i), ranking.scores[i]) for i in others[np.isin(others, found.front)].tolist()]
-    return Choice(
-        found.row(ranking.order[0]),
-        ranking.reason,
-        tuple(listed),
-        _of_another_recipe(found, ranking.order),
-        ranking.warning,
-    )
+    left = ranking.order[1:]
+    others = tuple((found.row(i), ranking.scores[i]) for i in left[np.isin(left, found.front)].tolist())
+    runner_up = _of_another_recipe(found, ranking.order)
+    return Choice(found.row(ranking.order[0]), ranking.reason, others, runner_up, ranking.warning)
 
 
 def _of_another_recipe(found: Candidates, order: Ints) -> Row | None:
     """The first row, in this order, whose recipe is not that of the very first."""
-    names = [name for name in RECIPE if name in found.table.column_names]
-    rows = found.table.select(names)
-    (own,) = keys(rows.slice(found.stated[order[0]], 1), names)
-    for begin in range(1, len(order), SOME):
-        part = order[begin : begin + SOME]
-        recipes = keys(rows.take(pa.array(found.stated[part])), names)
-        other = next((position for position, recipe in zip(part, recipes, strict=True) if recipe != own), None)
-        if other is not None:
-            return found.row(other)
-    return None
+    rows = found.table.select([name for name in RECIPE if name in found.table.column_names])
+    recipes = (rows.slice(row, 1) for row in found.stated[order])
+    own = next(recipes)
+    return next((found.row(position) for position, other in zip(order[1:], recipes, strict=True) if other != own), None)
 
 
 def read_candidates(path: Path, within: str = "") -> pa.Table:
@@ -146,8 +133,8 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
 
     within: a folder; the rows of checkpoints in it are kept.
     """
-    folder = {schema.CHECKPOINT} if within else {}
-    table = read_table(path, {*NEEDED, *folder, *varying_columns(path, (*RECIPE, *schema.MEASURES))})
+    folder = (schema.CHECKPOINT,) if within else ()
+    table = read_table(path, (*NEEDED, *folder), varying=(*RECIPE, *schema.MEASURES))
     if schema.ON_FRONT not in table.column_names:
         raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))

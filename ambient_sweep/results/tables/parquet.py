@@ -1,6 +1,6 @@
 """Both tables as Parquet files, with the schema checked when they are read."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,25 +31,22 @@ def write_tables(root: Path, tables: Tables) -> None:
             pq.write_table(table, file, row_group_size=ROWS)
 
 
-def read_table(path: Path | str, columns: Collection[str] | None = None) -> pa.Table:
-    """A trials or evaluations table, for `select` or `.to_pandas()`; of `columns`, by default all, those that it has.
+def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: Iterable[str] = ()) -> pa.Table:
+    """A trials or evaluations table, for `select` or `.to_pandas()`.
 
-    Raises UserError for a file that is missing, not a table of this package, or of another schema version.
+    columns: those to read, by default all; varying: those to read as well unless they hold the same in every row. Raises
+    UserError for a file that is missing, not a table of this package, or of another schema version.
     """
     path = Path(path)
     try:
         # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            check_schema(path, file.schema_arrow)
-            return file.read(columns, use_threads=False)
+            names = None if columns is None else {*columns, *_varying(file, varying)}
+            found, table = file.schema_arrow, file.read(names, use_threads=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-
-
-def check_schema(path: Path, found: pa.Schema) -> str:
-    """`trials` or `evaluations`. Raises UserError where `found` is neither's schema of this version."""
     metadata = found.metadata or {}
     known = {each.metadata[schema.TABLE_KEY]: each for each in (schema.TRIALS, schema.EVALUATIONS)}
     expected = known.get(metadata.get(schema.TABLE_KEY))
@@ -59,7 +56,7 @@ def check_schema(path: Path, found: pa.Schema) -> str:
         raise UserError(
             f"{path}: was written by another version of ambient-sweep; `ambient-sweep report` writes the tables again"
         )
-    return metadata[schema.TABLE_KEY].decode()
+    return table
 
 
 def read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
@@ -73,27 +70,15 @@ def read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
         return found.take(pa.array(np.asarray(rows) - offsets[part]))
 
 
-def varying_columns(path: Path, names: Collection[str]) -> list[str]:
-    """Of the columns `names`, those that may hold several values, by the file's statistics."""
-    with pq.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        paths = [column.path for column in file.schema]
-        return [name for name in names if name not in paths or not _constant(groups, paths.index(name))]
+def _varying(file: pq.ParquetFile, names: Iterable[str]) -> list[str]:
+    """Of the columns `names`, those that may hold several values by the file's statistics, which tell nothing of lists."""
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    places = {column.path: place for place, column in enumerate(file.schema)}
+    return [name for name in names if name not in places or _varies([group.column(places[name]) for group in groups])]
 
 
-def _constant(groups: list[pq.RowGroupMetaData], column: int) -> bool:
-    """Whether a column that is no list holds one value alone, null being one."""
-    seen = set()
-    for group in groups:
-        statistics = group.column(column).statistics
-        if statistics is None or not statistics.has_null_count:
-            return False
-        if statistics.null_count:
-            seen.add(None)
-        if statistics.null_count < group.num_rows:
-            if not statistics.has_min_max:
-                return False
-            seen |= {statistics.min, statistics.max}
-        if len(seen) > 1:
-            return False
-    return True
+def _varies(chunks: list[pq.ColumnChunkMetaData]) -> bool:
+    found = [chunk.statistics for chunk in chunks]
+    if any(each is None or (each.num_values and not each.has_min_max) for each in found):
+        return True
+    return len({end for each in found for end in (each.min, each.max, *([None] if each.null_count else []))}) > 1

@@ -16,22 +16,22 @@ VERSION = 6  # raise it when a column is added, removed or renamed, or its type 
 
 # -- in both tables
 TRIAL_ID = "trial_id"
-ROLE = "role"  # search | baseline | control | replicate
-REFERENCE_KEY = "reference_key"  # of the images that measures compare with
-FIDELITY = "fidelity"  # the first objective, lower is better
-MEMORIZATION = "memorization"  # the second objective, lower is better
+ROLE = "role"
+REFERENCE_KEY = "reference_key"
+FIDELITY = "fidelity"
+MEMORIZATION = "memorization"
 FIDELITY_MEASURE = "fidelity_measure"
 MEMORIZATION_MEASURE = "memorization_measure"
-IMAGES_EXECUTED = "images_executed"  # trained by this trial itself, repeats after restarts included
+IMAGES_EXECUTED = "images_executed"
 
 # -- trials
-STATUS = "status"  # running | completed | stopped | failed
-IMAGES_FORKED = "images_forked"  # position of the last stage that it forked from; 0: none
+STATUS = "status"
+IMAGES_FORKED = "images_forked"
 DEVICE_SECONDS = "device_seconds"
 STARTED = "started_utc"
 FINISHED = "finished_utc"
-VERSIONS = "versions"  # JSON object: package -> version
-FOLDER = "folder"  # relative to the sweep's folder
+VERSIONS = "versions"
+FOLDER = "folder"
 
 # -- evaluations
 TRIAL_STATUS = "trial_status"
@@ -39,12 +39,12 @@ IMAGES = "images"
 FRACTION = "fraction"
 ENDPOINT = "endpoint"
 SAMPLES = "samples"
-EVALUATION_SEED = "evaluation_seed"  # another than SAMPLES_SEED: a checkpoint measured again on fresh samples
-CHECKPOINT = "checkpoint"  # relative to the sweep's folder
-ON_FRONT = "on_front"  # states the values of a checkpoint on the frontier
-RUNS = "runs"  # training runs of the row's recipe at its length
-MEANS = ("fidelity_mean", "memorization_mean")  # over these runs
-ERRORS = ("fidelity_error", "memorization_error")  # standard errors of the means
+EVALUATION_SEED = "evaluation_seed"
+CHECKPOINT = "checkpoint"
+ON_FRONT = "on_front"
+RUNS = "runs"
+MEANS = ("fidelity_mean", "memorization_mean")
+ERRORS = ("fidelity_error", "memorization_error")
 
 # -- config columns that code reads by name
 SEED = "seed"
@@ -53,10 +53,15 @@ SAMPLES_SEED = "evaluation.seed"
 SIGMA = "observed.sigma"
 OBJECTIVE = "objective.kind"
 
-MEASURES: tuple[str, ...] = (*get_args(Distance), *get_args(Extra), *get_args(Memorization))
+MEASURES = {
+    **dict.fromkeys(get_args(Distance), "Frechet distance to held-out images"),
+    **dict.fromkeys(get_args(Extra), "compared with held-out images, in the features of evaluation.fidelity"),
+    **dict.fromkeys(get_args(Memorization), "how closely samples resemble training images"),
+}
 
 TABLE_KEY = b"ambient_sweep.table"
 VERSION_KEY = b"ambient_sweep.schema_version"
+DESCRIPTION = b"description"  # of a field
 
 
 def low(name: str) -> str:
@@ -94,73 +99,82 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
 
 
 def config_fields() -> list[pa.Field]:
-    fields = []
-    for key, knob in knobs().items():
-        kind, nullable = arrow_type(knob.annotation)
-        fields.append(pa.field(key, kind, nullable, metadata={"description": knob.description or ""}))
-    return fields
+    return [_field(key, *arrow_type(knob.annotation), knob.description or "") for key, knob in knobs().items()]
 
 
-def _fields(kind: pa.DataType, *names: str, nullable: bool = False) -> list[pa.Field]:
-    return [pa.field(name, kind, nullable) for name in names]
+def _field(name: str, kind: pa.DataType, nullable: bool, meaning: str) -> pa.Field:
+    return pa.field(name, kind, nullable, metadata={DESCRIPTION: meaning})
 
 
-def _interval(name: str) -> list[pa.Field]:
-    return _fields(pa.float64(), name, low(name), high(name), nullable=True)
+def _interval(name: str, meaning: str) -> list[pa.Field]:
+    ends = {name: meaning, low(name): f"lower end of the 95 % interval of {name}", high(name): "its upper end"}
+    return [_field(each, REAL, True, text) for each, text in ends.items()]
 
 
-def _measure(name: str) -> list[pa.Field]:
-    return [*_interval(name), *_fields(pa.int64(), count(name), nullable=True)]
+def _measure(name: str, meaning: str) -> list[pa.Field]:
+    return [*_interval(name, meaning), _field(count(name), WHOLE, True, f"number of samples of {name}")]
 
 
-def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
-    return pa.schema(fields, metadata={TABLE_KEY: table.encode(), VERSION_KEY: str(VERSION).encode()})
+def _schema(table: str, *names: str | list[pa.Field]) -> pa.Schema:
+    """Of columns, and of groups of fields, before those of the config."""
+    parts = [[_field(part, *COLUMNS[part])] if isinstance(part, str) else part for part in (*names, config_fields())]
+    metadata = {TABLE_KEY: table.encode(), VERSION_KEY: str(VERSION).encode()}
+    return pa.schema([field for part in parts for field in part], metadata)
 
 
-TEXT, WHOLE, REAL, TIME = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us")
+TEXT, WHOLE, REAL, TRUTH, TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us")
+COLUMNS = {  # name -> type, nullable, meaning; of those that are no measures and not of the config
+    TRIAL_ID: (TEXT, False, "the trial"),
+    ROLE: (TEXT, False, "search, baseline (ordinary training on clean images), control or replicate"),
+    STATUS: (TEXT, False, "running, completed, stopped or failed"),
+    TRIAL_STATUS: (TEXT, False, "the trial's status: running, completed, stopped or failed"),
+    "replicate_of": (TEXT, True, "the trial that a replicate trains again with another seed"),
+    "reason": (TEXT, True, "why the trial failed or was stopped"),
+    FIDELITY_MEASURE: (TEXT, False, "the measure used as fidelity"),
+    MEMORIZATION_MEASURE: (TEXT, False, "the measure used as memorization"),
+    "images_asked": (WHOLE, False, "full length of the trial"),
+    "images_done": (WHOLE, False, "training position that the trial reached"),
+    IMAGES_EXECUTED: (WHOLE, False, "images that the trial trained itself, without its stages, with repeats"),
+    IMAGES_FORKED: (WHOLE, False, "position of the last stage that the trial forked from; 0 without one"),
+    DEVICE_SECONDS: (REAL, False, "seconds of training and evaluation, times workers"),
+    "parameters": (WHOLE, False, "number of the network's parameters"),
+    "device": (TEXT, False, "the device that the trial ran on"),
+    STARTED: (TIME, False, "start, in UTC without a zone"),
+    FINISHED: (TIME, True, "end, in UTC without a zone"),
+    "data_fingerprint": (TEXT, False, "hash of the training images"),
+    REFERENCE_KEY: (TEXT, False, "hash of the images that measures compare with"),
+    VERSIONS: (TEXT, False, "versions of packages, a JSON object"),
+    "code_revision": (TEXT, True, "Git revision of the code, where known"),
+    FOLDER: (TEXT, False, "the trial's folder, relative to the run's"),
+    "rung": (WHOLE, True, "last rung at which the trial was compared with others, from 0"),
+    "stage": (TEXT, True, "key of the last stage that the trial forked from"),
+    IMAGES: (WHOLE, False, "training length of the checkpoint"),
+    FRACTION: (REAL, False, "training length as a fraction of the horizon"),
+    ENDPOINT: (TEXT, False, "noise level at which sampling ends: zero or observed"),
+    "main_endpoint": (TRUTH, False, "whether the objective was designed for this endpoint"),
+    ON_FRONT: (TRUTH, False, "whether the row states the values of a checkpoint on the frontier"),
+    RUNS: (WHOLE, True, "training runs of the row's recipe at this length; replicates alone where there are any"),
+    **dict.fromkeys(MEANS, (REAL, True, "mean over these runs")),
+    **dict.fromkeys(ERRORS, (REAL, True, "standard error of the mean; null for a single run")),
+    SAMPLES: (WHOLE, False, "number of samples"),
+    EVALUATION_SEED: (WHOLE, False, "seed of the samples; not evaluation.seed where a checkpoint was measured again"),
+    "seconds": (REAL, False, "duration of the evaluation"),
+    CHECKPOINT: (TEXT, False, "the checkpoint's folder, relative to the run's"),
+}
+OBJECTIVES = [
+    *_interval(FIDELITY, "the first objective, lower is better"),
+    *_interval(MEMORIZATION, "the second objective, lower is better"),
+]
 
 TRIALS: pa.Schema = _schema(
-    "trials",
-    [
-        *_fields(TEXT, TRIAL_ID, ROLE, STATUS),
-        *_fields(TEXT, "replicate_of", "reason", nullable=True),
-        *_interval(FIDELITY),
-        *_interval(MEMORIZATION),
-        *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
-        *_fields(WHOLE, "images_asked", "images_done", IMAGES_EXECUTED, IMAGES_FORKED),
-        *_fields(REAL, DEVICE_SECONDS),
-        *_fields(WHOLE, "parameters"),
-        *_fields(TEXT, "device"),
-        *_fields(TIME, STARTED),
-        *_fields(TIME, FINISHED, nullable=True),
-        *_fields(TEXT, "data_fingerprint", REFERENCE_KEY, VERSIONS),
-        *_fields(TEXT, "code_revision", nullable=True),
-        *_fields(TEXT, FOLDER),
-        *_fields(WHOLE, "rung", nullable=True),
-        *_fields(TEXT, "stage", nullable=True),
-        *config_fields(),
-    ],
-)
+    "trials", TRIAL_ID, ROLE, STATUS, "replicate_of", "reason", OBJECTIVES, FIDELITY_MEASURE, MEMORIZATION_MEASURE,
+    "images_asked", "images_done", IMAGES_EXECUTED, IMAGES_FORKED, DEVICE_SECONDS, "parameters", "device", STARTED, FINISHED,
+    "data_fingerprint", REFERENCE_KEY, VERSIONS, "code_revision", FOLDER, "rung", "stage",
+)  # fmt: skip
 
 EVALUATIONS: pa.Schema = _schema(
-    "evaluations",
-    [
-        *_fields(TEXT, TRIAL_ID, ROLE, TRIAL_STATUS),
-        *_fields(TEXT, "replicate_of", nullable=True),
-        *_fields(WHOLE, IMAGES, IMAGES_EXECUTED),
-        *_fields(REAL, FRACTION),
-        *_fields(WHOLE, "images_asked"),
-        *_fields(TEXT, ENDPOINT),
-        *_fields(pa.bool_(), "main_endpoint", ON_FRONT),
-        *_fields(WHOLE, RUNS, nullable=True),
-        *_fields(REAL, *MEANS, *ERRORS, nullable=True),
-        *_interval(FIDELITY),
-        *_interval(MEMORIZATION),
-        *_fields(TEXT, FIDELITY_MEASURE, MEMORIZATION_MEASURE),
-        *_fields(WHOLE, SAMPLES, EVALUATION_SEED),
-        *_fields(REAL, "seconds"),
-        *_fields(TEXT, CHECKPOINT, "data_fingerprint", REFERENCE_KEY),
-        *(field for name in MEASURES for field in _measure(name)),
-        *config_fields(),
-    ],
-)
+    "evaluations", TRIAL_ID, ROLE, TRIAL_STATUS, "replicate_of", IMAGES, IMAGES_EXECUTED, FRACTION, "images_asked", ENDPOINT,
+    "main_endpoint", ON_FRONT, RUNS, *MEANS, *ERRORS, OBJECTIVES, FIDELITY_MEASURE, MEMORIZATION_MEASURE, SAMPLES,
+    EVALUATION_SEED, "seconds", CHECKPOINT, "data_fingerprint", REFERENCE_KEY,
+    *(_measure(name, meaning) for name, meaning in MEASURES.items()),
+)  # fmt: skip
