@@ -34,7 +34,6 @@ from ambient_sweep.results.frontier.candidates import (
     distinct,
     errors,
     is_value,
-    keys,
     objectives,
     own_mask,
 )
@@ -161,7 +160,8 @@ def _rows(found: pa.Table, kept: Callable[[pa.Table], Mask]) -> Ints:
 def _remeasurements(table: pa.Table, rows: pa.Table, settings: Confirm, offset: int) -> tuple[Remeasurement, ...]:
     """The checkpoints of `rows` that are not yet measured on samples of the seed that follows theirs by `offset`."""
     names = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT, schema.EVALUATION_SEED, schema.SAMPLES)
-    measured, again = set(keys(table, names)), dict[Remeasurement, None]()
+    measured = set(zip(*(table[name].to_pylist() for name in names), strict=True))
+    again = dict[Remeasurement, None]()
     for row in rows.to_pylist() if settings.factor else []:
         seed, samples = row[schema.SAMPLES_SEED] + offset, row[schema.SAMPLES_ASKED] * settings.factor
         if (*(row[name] for name in PLACE), seed, samples) not in measured:

@@ -8,7 +8,7 @@ A checkpoint that was chosen for its value has a lucky value (the winner's curse
 two sets of fresh samples: the first decides whether it is on the frontier, the second states its values.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -151,11 +151,6 @@ def firsts(labels: Ints) -> Ints:
     first = np.full(labels.max(initial=-1) + 1, -1, dtype=np.int64)
     first[labels[::-1]] = np.arange(len(labels))[::-1]
     return np.asarray(first[first >= 0])
-
-
-def keys(rows: pa.Table, names: Sequence[str]) -> list[Hashable]:
-    """The values of each row in the columns `names`, as a tuple."""
-    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
 def objectives(rows: pa.Table) -> Floats:

@@ -35,7 +35,7 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
         read_table(root / EVALUATIONS_FILE, [schema.TRIAL_ID])
     try:
         system, base = fs.FileSystem.from_uri(url)
-        files = {}
+        files: dict[str, Path] = {}
         for name, root in sources.items():
             places = [
                 f"{base}/{table}/sweep={quote(name, safe='')}/part-0.parquet" for table in ("evaluations", "trials")
