@@ -28,6 +28,7 @@ Mask = NDArray[np.bool_]
 COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFERENCE_KEY)
 PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
 ORDER = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
+MODEL = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED, *schema.MEASURES)
 BY_MEMORIZATION = [(name, "ascending") for name in ORDER]
 
 
@@ -117,8 +118,7 @@ def models(rows: pa.Table) -> Ints:
     Trials whose training is the same up to some length share its checkpoints and evaluations. Such rows agree in length,
     endpoint, seeds and every single measure, and other rows do not: all digits of all measures never agree by chance.
     """
-    places = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED)
-    return labels(rows, (*places, *(name for name in schema.MEASURES if name in rows.column_names)))
+    return labels(rows, [name for name in MODEL if name in rows.column_names])
 
 
 def distinct(rows: pa.Table) -> Ints:

@@ -21,6 +21,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
     BY_MEMORIZATION,
     COMPARABLE,
+    MODEL,
     ORDER,
     PLACE,
     Floats,
@@ -79,8 +80,9 @@ class Candidates:
         mask = candidate_mask(table)
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        rows = np.flatnonzero(mask)[distinct(table.filter(pa.array(mask)))]
-        rows = rows[pc.sort_indices(table.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
+        few = table.select([name for name in {*ORDER, *MODEL} if name in table.column_names])
+        rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
+        rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         return cls(table, stated(table, rows), objectives(table)[rows])
 
     @cached_property
