@@ -41,8 +41,7 @@ class Recipes:
         The run of a recipe that a sweep chose is a lucky one; so where it has replicates, they count alone.
         """
         recipes, fresh = recipe_labels(rows), is_value(rows, schema.ROLE, "replicate")
-        replicated = np.isin(recipes, recipes[fresh])
-        counted = np.flatnonzero(fresh | ~replicated)
+        counted = np.flatnonzero(fresh | ~np.isin(recipes, recipes[fresh]))
         counted = counted[firsts(models(rows)[counted])]  # a shared model counts once
         own, values = recipes[counted], objectives(rows)[counted]
         runs = np.bincount(own)[:, None]
