@@ -72,6 +72,11 @@ def test_a_sweep_is_replaced_by_itself_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="several runs are named digits"):
         export_sweeps([run, other], str(target))
     assert contents(target) == before
+    foreign = tmp_path / "foreign" / "trials" / "sweep=digits"
+    foreign.mkdir(parents=True)
+    pd.DataFrame({"trial_id": ["x"]}).to_parquet(foreign / "part-0.parquet")
+    with pytest.raises(UserError, match="holds another sweep named digits"):
+        export_sweeps([run], str(tmp_path / "foreign"))
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

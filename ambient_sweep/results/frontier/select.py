@@ -80,7 +80,7 @@ class Candidates:
         mask = candidate_mask(table)
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        few = table.select([name for name in {*ORDER, *MODEL} if name in table.column_names])
+        few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL)) if name in table.column_names])
         rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
         rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         return cls(table, stated(table, rows), objectives(table)[rows])

@@ -53,7 +53,7 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
 
 
 def _identities(trials: pa.Table) -> set[tuple[object, ...]]:
-    return {tuple(row.values()) for row in trials.to_pylist()}
+    return {tuple(map(row.get, IDENTITY)) for row in trials.to_pylist()}
 
 
 def _copy(files: Mapping[str, Path], system: fs.FileSystem) -> None:
@@ -62,7 +62,7 @@ def _copy(files: Mapping[str, Path], system: fs.FileSystem) -> None:
     try:
         for path, source in files.items():
             system.create_dir(path.rpartition("/")[0])
-            fs.copy_files(str(source), aside[path], fs.LocalFileSystem(), system)
+            fs.copy_files(str(source), aside[path], fs.LocalFileSystem(), system, use_threads=False)
         for path, temporary in aside.items():
             system.move(temporary, path)
     finally:

@@ -41,7 +41,7 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
     try:
         # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            names = None if columns is None else {*columns, *_varying(file, varying)}
+            names = None if columns is None else list(dict.fromkeys((*columns, *_varying(file, varying))))
             found, table = file.schema_arrow, file.read(names, use_threads=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
