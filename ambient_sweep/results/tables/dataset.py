@@ -42,7 +42,7 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
             ]
             if system.get_file_info(places[1]).type != fs.FileType.NotFound:
                 with system.open_input_file(places[1]) as file:
-                    held = _identities(pq.read_table(file, columns=list(IDENTITY), use_threads=False))
+                    held = _identities(pq.ParquetFile(file).read(IDENTITY, use_threads=False))
                 if not held <= trials[name]:
                     raise UserError(f"--to: {url} holds another sweep named {name}; rename the run's folder")
             files |= dict(zip(places, (root / EVALUATIONS_FILE, root / TRIALS_FILE), strict=True))
