@@ -5,13 +5,12 @@ nothing, are never on the front, rank last and enclose no volume.
 """
 
 from ambient_sweep.pareto.dominance import nondominated_rank, pareto_mask
-from ambient_sweep.pareto.front_shape import contributions, crowding_distance, hypervolume, knee_distance, scale
+from ambient_sweep.pareto.front_shape import contributions, crowding_distance, hypervolume, scale
 
 __all__ = [
     "contributions",
     "crowding_distance",
     "hypervolume",
-    "knee_distance",
     "nondominated_rank",
     "pareto_mask",
     "scale",

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ambient_sweep.pareto.dominance import Floats, as_matrix, nondominated_rank, pareto_mask
+from ambient_sweep.pareto.dominance import Floats, as_matrix, nondominated_rank
 
 
 def crowding_distance(values: ArrayLike) -> Floats:
@@ -26,23 +26,6 @@ def crowding_distance(values: ArrayLike) -> Floats:
     distance[order[inner]] = gaps[:, 0] + gaps[:, 1]
     result = np.zeros(len(matrix))
     result[finite] = distance[inverse]
-    return result
-
-
-def knee_distance(values: ArrayLike) -> Floats:
-    """Distance of each point of the front to the line between its ends, after min-max scaling over the front.
-
-    values [N, 2] -> [N]. Positive towards the ideal point, negative on the far side of the line, 0 at the ends (and on a
-    front of one point or two), -inf off the front. Raises ValueError if `values` is not [N, 2].
-    """
-    matrix, _ = as_matrix(values)
-    mask = pareto_mask(matrix)
-    result = np.full(len(matrix), -np.inf)
-    front = matrix[mask]
-    if (front == front[:1]).all():
-        result[mask] = 0.0
-    else:
-        result[mask] = (1.0 - scale(front).sum(axis=1)) / np.sqrt(2.0)
     return result
 
 

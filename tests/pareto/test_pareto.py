@@ -60,7 +60,7 @@ def test_empty_and_misshapen() -> None:
     assert pareto.hypervolume(empty, [1.0, 1.0]) == 0.0
     assert pareto.contributions(empty, [1.0, 1.0]).shape == (0,)
     for values in ([1.0, 2.0], [[0.0, 0.0, 0.0]]):
-        for call in (pareto.nondominated_rank, pareto.knee_distance):
+        for call in (pareto.nondominated_rank, pareto.crowding_distance):
             with pytest.raises(ValueError, match="values"):
                 call(values)
     for reference in ([1.0], [1.0, np.nan]):
@@ -129,26 +129,6 @@ def test_crowding_distance_equals_the_definition_on_every_front() -> None:
     both = [[0, 4], [1, 2], [1, 2], [4, 0], [10, 14], [13, 11], [14, 10]]
     assert pareto.crowding_distance(both).tolist() == [INF, 2.0, 2.0, INF, INF, 2.0, INF]
     assert pareto.crowding_distance([[1, 1], [1, 1]]).tolist() == [INF, INF]
-
-
-def test_knee_distance_is_the_height_of_a_triangle() -> None:
-    """Twice the signed area of (first end, last end, point) over the base, with both axes scaled to the front."""
-    rng = np.random.default_rng(6)
-    for _ in range(200):
-        values = rng.normal(size=(int(rng.integers(1, 20)), 2))
-        on = pareto.pareto_mask(values)
-        front = values[on]
-        first, last = front[front[:, 0].argmin()], front[front[:, 0].argmax()]
-        span = np.where(last == first, 1.0, np.abs(last - first))
-        along = (last - first) / span
-        offset = (front - first) / span
-        height = (offset[:, 0] * along[1] - offset[:, 1] * along[0]) / max(np.hypot(*along), 1e-300)
-        found = pareto.knee_distance(values)
-        assert found[on] == pytest.approx(height, abs=1e-12)
-        assert (found[~on] == -INF).all()
-        assert pareto.knee_distance(values * [1000.0, 0.25] + [5.0, -3.0])[on] == pytest.approx(height, abs=1e-9)
-    assert pareto.knee_distance([[0.0, 1.0], [0.9, 0.9], [1.0, 0.0]])[1] < 0, "a point beyond the line is no knee"
-    assert pareto.knee_distance([[np.nan, 0.0], [1.0, 1.0], [1.0, 1.0]]).tolist() == [-INF, 0.0, 0.0]
 
 
 def test_scale_runs_from_0_to_1() -> None:

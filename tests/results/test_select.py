@@ -137,6 +137,19 @@ def test_rules_on_a_front_known_by_hand(tmp_path: Path) -> None:
     assert select(table, "knee").others[0][1] == "0.09 below the line, against 0.35"
 
 
+def test_a_frontier_of_equal_memorization_is_not_stretched(tmp_path: Path) -> None:
+    """Beside clean training, which trades 0.5 of memorization, 0.01 of it is worth little."""
+    clean = {"observed.sigma": 0.0, "objective.kind": "denoising"}
+    add(tmp_path, "noisy", {"observed.sigma": 0.5}, [(14.0, -0.01)])
+    add(tmp_path, "between", {"observed.sigma": 0.3}, [(13.0, 0.0)])
+    add(tmp_path, "good", {"observed.sigma": 0.2}, [(8.0, 0.005)])
+    assert select(build_tables(tmp_path).evaluations, "knee").row["trial_id"] in ("noisy", "good")
+    add(tmp_path, "clean", clean, [(25.0, -0.01, 0.25), (12.0, 0.1, 0.5), (8.5, 0.5, 1.0)], role="baseline")
+    choice = select(build_tables(tmp_path).evaluations, "knee")
+    assert choice.row["trial_id"] == "good"
+    assert select(build_tables(tmp_path).evaluations, "chebyshev=1,1").row["trial_id"] == "good"
+
+
 def test_where_no_candidate_meets_a_bound_the_nearest_is_taken_with_a_warning(tmp_path: Path) -> None:
     table = sweep_of(tmp_path, (10.0, 0.3), (20.0, 0.125))
     choice = select(table, "max-memorization=0.05")

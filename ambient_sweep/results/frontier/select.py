@@ -28,6 +28,7 @@ from ambient_sweep.results.frontier.candidates import (
     Ints,
     Row,
     candidate_mask,
+    clean_mask,
     distinct,
     objectives,
     stated,
@@ -90,6 +91,17 @@ class Candidates:
         """Positions of the candidates on the frontier."""
         return np.flatnonzero(pareto.pareto_mask(self.compared))
 
+    @cached_property
+    def scaled(self) -> Floats:
+        """Objectives of the frontier's candidates [F, 2], from 0 to 1 over it and the frontier of clean training together.
+
+        So differences count by what they are worth: a frontier of near-equal memorization is not stretched.
+        """
+        clean = self.compared[clean_mask(self.table)[self.stated]]
+        return pareto.scale(np.concatenate([self.compared[self.front], clean[pareto.pareto_mask(clean)]]))[
+            : len(self.front)
+        ]
+
     def row(self, position: int) -> Row:
         found: Row = self.table.slice(self.stated[position], 1).to_pylist()[0]
         return found
@@ -98,11 +110,12 @@ class Candidates:
 def select(table: pa.Table, rule: str) -> Choice:
     """The row of the evaluations table that `rule` picks.
 
-    `knee`: farthest below the line between the frontier's ends; `max-memorization=C`: the best fidelity with
-    memorization <= C; `max-fidelity=F`: the least memorization with fidelity <= F; where no candidate meets a bound, the one
-    that misses it least, with a warning; `chebyshev=W1,W2`: least max(W1 * fidelity, W2 * memorization), scaled over the
-    frontier. Ties go to the lower memorization, the better fidelity, the shorter training. Raises UserError for an unknown
-    rule, a number out of range, and where nothing was measured.
+    `knee`: farthest below the line between the ends of the frontier and of clean training's frontier together;
+    `max-memorization=C`: the best fidelity with memorization <= C; `max-fidelity=F`: the least memorization with fidelity
+    <= F; where no candidate meets a bound, the one that misses it least, with a warning; `chebyshev=W1,W2`: least
+    max(W1 * fidelity, W2 * memorization), scaled over the same frontiers. Ties go to the lower memorization, the better
+    fidelity, the shorter training. Raises UserError for an unknown rule, a number out of range, and where nothing was
+    measured.
     """
     name, equals, text = rule.partition("=")
     if name not in ("knee", "max-memorization", "max-fidelity", "chebyshev") or bool(equals) == (name == "knee"):
@@ -172,8 +185,11 @@ def best_config(choice: Choice) -> Config:
 
 def _knee(found: Candidates) -> Ranking:
     front = found.front
-    distance = pareto.knee_distance(found.compared[front]).round(12)
-    reason = f"the knee of the frontier: of its {len(front)} points, the farthest below the line between its ends"
+    distance = ((1 - found.scaled.sum(axis=1)) / math.sqrt(2)).round(12)
+    reason = (
+        f"the knee of the frontier: of its {len(front)} points, the farthest below the line between the ends of it and of "
+        "clean training"
+    )
     order = np.argsort(-distance, kind="stable")
     scores = {int(front[i]): f"{distance[i]:.2f} below the line, against {distance.max():.2f}" for i in order}
     return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))
@@ -181,12 +197,12 @@ def _knee(found: Candidates) -> Ranking:
 
 def _chebyshev(found: Candidates, weights: list[float]) -> Ranking:
     front = found.front
-    terms = pareto.scale(found.compared[front]) * weights
+    terms = found.scaled * weights
     largest = terms.max(axis=1).round(12)
     order = np.lexsort((terms.sum(axis=1).round(12), largest))
     reason = (
         f"the least max({weights[0]:g} * fidelity, {weights[1]:g} * memorization), both scaled to 0..1 over the "
-        f"{len(front)} points of the frontier"
+        f"frontier ({len(front)} points) and clean training"
     )
     scores = {int(front[i]): f"{largest[i]:.2f}, against {largest.min():.2f}" for i in order}
     return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))

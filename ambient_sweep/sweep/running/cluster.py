@@ -53,7 +53,8 @@ def on_cluster(
             stop.check()
             ended, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
             ray.get(ended)
-            advance(f"{function.__name__} on the cluster", len(tasks) - len(waiting), len(tasks))
+            if len(tasks) > 1:
+                advance("measured again", len(tasks) - len(waiting), len(tasks))
     except RayTaskError as error:
         raise error.cause from None
     finally:
