@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ambient_sweep.results.frontier.candidates import Floats, objectives
+from ambient_sweep.pareto import pareto_mask
+from ambient_sweep.results.frontier.candidates import Floats, clean_mask, objectives
 from ambient_sweep.results.tables import schema
 
 LINEAR_BELOW = 0.02  # memorization is drawn as asinh(value / LINEAR_BELOW): linear around 0, logarithmic far from it
@@ -25,16 +26,18 @@ def window(rows: pa.Table, front: pa.Table) -> Window:
     """The window on candidates and their frontier, each of one row at least.
 
     It reaches above the frontier, with its intervals, by the frontier's own extent, so that a few useless models do not
-    squeeze the rest; and it holds half of the candidates in each objective.
+    squeeze the rest; and it holds the frontier of clean training and half of the candidates in each objective.
     """
+    clean = rows.filter(pa.array(clean_mask(rows)))
+    clean = clean.filter(pa.array(pareto_mask(objectives(clean))))
     ranges = (
-        _range(rows, front, name, width)
+        _range(rows, front, clean, name, width)
         for name, width in ((schema.FIDELITY, None), (schema.MEMORIZATION, LINEAR_BELOW))
     )
     return Window(*ranges)
 
 
-def _range(rows: pa.Table, front: pa.Table, name: str, width: float | None) -> tuple[float, float]:
+def _range(rows: pa.Table, front: pa.Table, clean: pa.Table, name: str, width: float | None) -> tuple[float, float]:
     """width: of the linear part of an axis that is drawn as asinh."""
     values = rows[name].to_numpy()
     ends = np.concatenate(
@@ -42,7 +45,9 @@ def _range(rows: pa.Table, front: pa.Table, name: str, width: float | None) -> t
     )
     ends = ends[np.isfinite(ends)]
     low, high = float(ends.min()), float(ends.max())
-    high = min(max(high + (high - low), float(np.median(values))), max(high, float(values.max())))
+    rivals = clean[name].to_numpy()
+    reach = max(high + (high - low), float(np.median(values)), rivals.max(initial=high))
+    low, high = rivals.min(initial=low), min(reach, max(high, float(values.max())))
     if width is not None:
         low, high = np.arcsinh(low / width), np.arcsinh(high / width)
     margin = MARGIN * (high - low) or abs(low) / 2 or 1.0
