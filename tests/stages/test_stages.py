@@ -275,7 +275,7 @@ FORKING = {
     "before the state": 'nth(run._Run, "_save", 1)',
     "while reporting": 'nth(recorder.TrialRecorder, "evaluated", 2, before=False)',
     "before the picture": 'nth(recorder.TrialRecorder, "picture", 3)',
-    "before the record": 'nth(recorder.TrialRecorder, "forked", 1)',
+    "before the record": 'nth(recorder.TrialRecorder, "stands", 1)',
     "before the report": 'nth(recorder.TrialRecorder, "evaluated", 1)',
     "after the state": 'nth(run._Run, "_save", 1, before=False)',
 }

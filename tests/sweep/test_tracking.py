@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from runs import small_sweep
+from small_sweeps import small_sweep
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.tracking import check_tracker, trackers

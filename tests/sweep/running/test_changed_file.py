@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import bad
-from runs import small_sweep
+from small_sweeps import small_sweep
 
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.sweep import run

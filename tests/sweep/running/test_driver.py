@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 from processes import end_session, wait_until
-from runs import searched_trials, small_sweep, study_of
+from small_sweeps import searched_trials, small_sweep, study_of
 
 from ambient_sweep.results import read_table
 from ambient_sweep.sweep.space.file import write_sweep

@@ -16,8 +16,8 @@ from hparams_tab import tab
 from optuna.trial import TrialState
 from processes import session_of, wait_until
 from ray.util.placement_group import placement_group, remove_placement_group
-from runs import searched_trials, small_sweep, study_of
 from safetensors.torch import load_file
+from small_sweeps import searched_trials, small_sweep, study_of
 
 from ambient_sweep.config import build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import end_session, wait_until
-from runs import small_sweep
+from small_sweeps import small_sweep
 
 from ambient_sweep.results import read_table
 from ambient_sweep.sweep.folder import note_begun
