@@ -1,5 +1,6 @@
 """The sentence on what noise buys over clean training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from made_up_sweeps import add
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.rival import what_noise_buys
 from ambient_sweep.results.frontier.select import select
+from ambient_sweep.trial.records import read_evaluations, write_remeasurement
 
 CLEAN = {"observed.sigma": 0.0, "objective.kind": "denoising"}
 
@@ -40,8 +42,17 @@ def test_a_gain_within_its_interval_is_none(tmp_path: Path, fidelity: float, wor
         )
 
 
+def test_a_confirmation_that_has_not_come_to_clean_training_is_said(tmp_path: Path) -> None:
+    """Interrupted after its first measurement, of a noisy model."""
+    sentence(tmp_path, [(40.0, 0.05, 0.5)], (20.0, 0.05))
+    (record,) = [each for each in read_evaluations(tmp_path) if each.trial_id == "noisy"]
+    write_remeasurement(tmp_path, replace(record, seed=1, samples=2000))
+    table = build_tables(tmp_path).evaluations
+    assert "was measured on as many samples" in what_noise_buys(table, select(table, "knee"))
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    assert "no clean training to compare it with" in sentence(tmp_path / "none", [], (20.0, 0.0))
+    assert "no clean training (baseline) was measured" in sentence(tmp_path / "none", [], (20.0, 0.0))
     found = sentence(tmp_path / "loud", [(15.0, 0.5, 1.0), (40.0, 0.2, 0.5)], (50.0, 0.0), "max-memorization=0.1")
     assert found == (
         "No clean training memorizes as little: its least mem_excess is 0.2, after 99,968 images, against 0 with noise."

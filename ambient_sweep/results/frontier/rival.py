@@ -15,13 +15,13 @@ NOTHING = "nothing that these data show"
 
 def what_noise_buys(table: pa.Table, choice: Choice) -> str:
     """Compares the choice with clean training that memorizes no more: by fidelity, or says why that cannot be done."""
-    clean = clean_mask(table)
+    clean = clean_mask(table) & measured_mask(table)
     row = choice.row
     if not clean.any():
-        return "What noise buys is unknown: this sweep has no clean training to compare it with (baseline)."
+        return "What noise buys is unknown: no clean training (baseline) was measured on as many samples."
     if row[schema.SIGMA] == 0 and row[schema.OBJECTIVE] == "denoising":
         return f"Noise buys {NOTHING}: the choice is clean training, stopped after {row[schema.IMAGES]:,} images."
-    rivals = Candidates.of(table.filter(pa.array(clean & measured_mask(table))))
+    rivals = Candidates.of(table.filter(pa.array(clean)))
     name, memorization = row[schema.MEMORIZATION_MEASURE], row[schema.MEMORIZATION]
     quiet = np.flatnonzero(rivals.compared[:, 1] <= memorization)
     if len(quiet) == 0:
