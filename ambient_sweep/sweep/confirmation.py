@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from ambient_sweep import pareto, rng
 from ambient_sweep.config import Config, build_config, dump, knobs
 from ambient_sweep.config.positions import evaluated_lengths
+from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
     PLACE,
     Floats,
@@ -71,7 +71,8 @@ class Plan:
 def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any], ended: Iterable[str] = ()) -> Plan:
     """What is to be done next, in the table of a sweep whose base is `base`; empty at the end.
 
-    ended: trials that are not to be trained again. Raises UserError where the table mixes measures.
+    ended: trials that are not to be trained again. Raises UserError where the table mixes measures, and where more samples
+    were measured already than `settings` asks for, which would compete alone.
     """
     replicate = is_value(evaluations, schema.ROLE, REPLICATE)
     own = evaluations.filter(pa.array(own_mask(evaluations) & ~replicate))
@@ -79,6 +80,9 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any], ende
     if found.num_rows == 0:
         return Plan()
     if settings.factor:
+        most = pc.max(pc.divide(evaluations[schema.SAMPLES], evaluations[schema.SAMPLES_ASKED])).as_py()
+        if most > settings.factor:
+            raise UserError(f"confirm.samples={settings.samples}: {most}x were measured already; give that or more")
         could = found.take(
             pa.array(_rows(found, lambda rows: front_probability(objectives(rows), errors(rows)) >= LEAST))
         )
@@ -113,8 +117,8 @@ def front_probability(points: Floats, errors: Floats) -> Floats:
     return hits / DRAWS
 
 
-def order_candidates(points: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Order of points [N, 2], the most worth confirming first, and their nondominated ranks.
+def order_candidates(points: Floats) -> Ints:
+    """Order of points [N, 2], the most worth training again first: by nondominated rank.
 
     Within a rank by exclusive hypervolume, against the rank's worst values and a tenth of its extent beyond.
     """
@@ -125,7 +129,7 @@ def order_candidates(points: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
         low, high = front.min(axis=0), front.max(axis=0)
         extent = np.where(high > low, high - low, 1.0)
         worth[ranks == rank] = pareto.contributions((front - low) / extent, (high - low) / extent + MARGIN)
-    return np.lexsort((*points.T, -worth.round(12), ranks)), ranks
+    return np.asarray(np.lexsort((*points.T, -worth.round(12), ranks)))
 
 
 def _trainings(rows: Sequence[Row], configs: Sequence[Config]) -> list[tuple[str, Config]]:
@@ -172,9 +176,11 @@ def _remeasurements(table: pa.Table, rows: pa.Table, settings: Confirm, offset: 
 def _best(found: pa.Table, top: int) -> list[Row]:
     """The first `top` different checkpoints, the most worth training again first."""
     found = found.take(pa.array(distinct(found)))
-    order, _ = order_candidates(objectives(found))
-    rows = found.take(pa.array(order)).to_pylist()
-    return list({(row[schema.TRIAL_ID], row[schema.IMAGES]): row for row in reversed(rows)}.values())[::-1][:top]
+    order = order_candidates(objectives(found))
+    chosen: dict[tuple[str, int], Row] = {}
+    for row in found.take(pa.array(order)).to_pylist():
+        chosen.setdefault((row[schema.TRIAL_ID], row[schema.IMAGES]), row)  # by the better of its endpoints
+    return list(chosen.values())[:top]
 
 
 def _replicates(best: Sequence[Row], own: pa.Table, seeds: int, base: Mapping[str, Any]) -> list[SweepTrial]:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from made_up_sweeps import add, fill
 
 from ambient_sweep import pareto
 from ambient_sweep.config import Config, build_config, dump
+from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.sweep.confirmation import Plan, Remeasurement, front_probability, order_candidates, plan
 from ambient_sweep.sweep.space.definition import Confirm, SweepTrial
@@ -41,8 +43,7 @@ def test_the_order_is_that_of_rank_then_of_what_each_adds_alone() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         points = rng.integers(0, 12, (int(rng.integers(1, 25)), 2)).astype(float)
-        order, ranks = order_candidates(points)
-        assert np.array_equal(ranks, pareto.nondominated_rank(points))
+        order, ranks = order_candidates(points), pareto.nondominated_rank(points)
         assert sorted(order.tolist()) == list(range(len(points)))
         assert (np.diff(ranks[order]) >= 0).all()
         for rank in set(ranks.tolist()):
@@ -96,6 +97,8 @@ def test_what_was_measured_already_is_not_measured_again(tmp_path: Path) -> None
     measure(tmp_path, rest)
     more = plan(export_tables(tmp_path).evaluations, Confirm(samples="8x"), {})
     assert [(each.seed, each.samples) for each in more.remeasurements] == [(1, 4000)] * 4
+    with pytest.raises(UserError, match=r"confirm\.samples=2x: 4x were measured already; give that or more"):
+        plan(export_tables(tmp_path).evaluations, Confirm(samples="2x"), {})
 
 
 def test_the_frontier_of_clean_training_is_measured_too(tmp_path: Path) -> None:
@@ -162,6 +165,13 @@ def test_seeds_alone(tmp_path: Path) -> None:
     trained(tmp_path, Plan(replicates=found.replicates[:2]))
     rest = plan(export_tables(tmp_path).evaluations, settings, {}, ended=[r.trial_id for r in found.replicates[:2]])
     assert rest.replicates == found.replicates[2:]
+
+
+def test_a_checkpoint_counts_by_the_better_of_its_endpoints(tmp_path: Path) -> None:
+    add(tmp_path, "a", {"observed.sigma": 0.1}, [(20.0, 0.1, 1.0, "zero"), (90.0, 0.9, 1.0, "observed")])
+    add(tmp_path, "b", {"observed.sigma": 0.2}, [(50.0, 0.5, 1.0, "zero")])
+    (first,) = plan(export_tables(tmp_path).evaluations, Confirm(samples="0", seeds=1, top=1), {}).replicates
+    assert first.replicate_of == "a"
 
 
 def test_values_leave_out_what_the_base_says(tmp_path: Path) -> None:
