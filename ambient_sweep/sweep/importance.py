@@ -1,8 +1,8 @@
 """How much each searched key matters for each objective: PED-ANOVA, by Optuna.
 
-The evaluations that the search went by are told to a study in memory, all lengths together, with the length as one more
-key. PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255) asks how differently a key is distributed among the best fifth for
-an objective and among all.
+A study in memory holds the evaluations that the search went by, all lengths together, with the length as one more key.
+PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255) asks how differently a key is distributed among the best fifth for an
+objective and among all.
 """
 
 import warnings

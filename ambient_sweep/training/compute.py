@@ -5,6 +5,7 @@ the state keeps the bare network and its names. docs/training.md says how far ea
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -35,9 +36,16 @@ def prepare_network(denoiser: Denoiser, config: ComputeConfig) -> None:
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     with _compile_errors():
         return torch.compile(function, backend=BACKEND)
+
+
+def check_compiler() -> None:
+    """Compiles a small function. Raises UserError where torch.compile does not work on this machine."""
+    with _compile_errors():
+        _compiled(torch.sin)(torch.ones(8))
 
 
 @contextlib.contextmanager

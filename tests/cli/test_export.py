@@ -74,7 +74,7 @@ def test_what_is_exported_is_sampled_and_measured_like_any_checkpoint(run: Path,
     images = [[path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in "ab"]
     assert images[0] == images[1]
     good("export", tmp_path / "m", "--to", tmp_path / "again")
-    assert "There is no record of an evaluation" in (tmp_path / "again" / "README.md").read_text()
+    assert "These weights have not been evaluated" in (tmp_path / "again" / "README.md").read_text()
     assert bad("export", first, "--to", tmp_path / "m").startswith("error: --to: ")
     assert "give a single trial or checkpoint, or runs alone" in bad("export", run, first, "--to", tmp_path / "n")
     assert "no such file or folder" in bad("export", tmp_path / "none", "--to", tmp_path / "n")

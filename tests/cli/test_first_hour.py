@@ -1,7 +1,10 @@
 """A new user's first hour: the four commands of README's second section, and what is said on the way."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +169,19 @@ def test_validate_refuses_what_run_refuses(tmp_path: Path, changes: list[str], m
     assert message in bad("validate", tmp_path / "s.yaml", *changes)
     assert message in bad("run", tmp_path / "s.yaml", "--storage", tmp_path / "runs", *changes)
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_validate_tries_the_compiler_that_the_config_asks_for(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("{model: {kind: mlp, width: 32, blocks: 1}, training: {images: 640}, compute.compile: true}")
+    command = [sys.executable, "-m", "ambient_sweep", "validate", str(file)]
+    done = subprocess.run(
+        command, env={**os.environ, "CXX": "/bin/false"}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: .*one.yaml: compute.compile: torch.compile failed .*; use compute.compile=false\n", done.stderr
+    )
 
 
 def test_labels_that_a_network_asks_for_are_missed_before_anything_starts(tmp_path: Path) -> None:

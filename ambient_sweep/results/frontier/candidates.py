@@ -123,7 +123,7 @@ def models(rows: pa.Table) -> Ints:
 
 def distinct(rows: pa.Table) -> Ints:
     """Row numbers, rising, one for each model: that of the least trial id."""
-    alike = labels(rows, (schema.FIDELITY,))  # most models differ in it, which is told fast
+    alike = labels(rows, (schema.FIDELITY,))  # most models differ in it, and one column is compared fast
     shared = pa.array(np.flatnonzero(np.bincount(alike)[alike] > 1))
     shared = shared.take(pc.sort_indices(rows[schema.TRIAL_ID].take(shared)))
     kept = firsts(models(rows.take(shared)))

@@ -18,6 +18,7 @@ from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.preflight import concurrent_trials, preflight, this_machine
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.text import duration
+from ambient_sweep.training.compute import check_compiler
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
@@ -78,6 +79,8 @@ def check_single(config: Config) -> list[str]:
 
 def _check_images(configs: Sequence[Config]) -> tuple[ImageData, str]:
     """The clean images and a line on them. Raises UserError where training or evaluation cannot use them."""
+    if any(config.compute.compile or config.sampling.compile for config in configs):
+        check_compiler()
     clean = check_trials(configs)
     check_evaluation(clean, configs[0].evaluation)
     shape = "x".join(map(str, clean.shape))

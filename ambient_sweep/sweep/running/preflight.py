@@ -98,11 +98,17 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
 def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     """The plan of a sweep on a cluster of `nodes` that writes to `storage`.
 
-    Raises UserError, with the numbers, for a trial that cannot fit and for a disk that is too small.
+    Raises UserError, with the numbers, for a trial that cannot fit, a disk that is too small, and a network that is not
+    searched and has more parameters than the search may train.
     """
     searched = int(min(sweep.trials, sweep.size()))
     fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
     sizes = largest(sweep)
+    bound, weights = sweep.search.constraints.get("parameters", math.inf), parameters(sizes[0])
+    if weights > bound and not any(key.startswith("model.") for key in sweep.space):
+        raise UserError(
+            f"search.constraints.parameters={bound:g}: every network of the sweep has {weights:,}; raise it"
+        )
     concurrent = concurrent_trials(nodes, sizes[0].resources, sweep.search.max_concurrent)
     trials = searched + len(fixed)
     images = sum(c.length for c in fixed) + min(

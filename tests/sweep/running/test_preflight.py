@@ -129,6 +129,19 @@ def test_a_plan_trains_no_more_than_the_search_may(tmp_path: Path) -> None:
     )  # 16 for each of two trainings that are begun, and clean training with the other width
 
 
+def test_a_network_beyond_the_bound_is_refused_where_it_is_the_only_one(tmp_path: Path) -> None:
+    bound = "{trials: 3, constraints: {parameters: 10}}"
+    (tmp_path / "s.yaml").write_text(SWEEP.replace("{trials: 3}", bound))
+    assert preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path).searched == 3, "others may be smaller"
+    (tmp_path / "s.yaml").write_text(
+        SWEEP.replace("{trials: 3}", bound).replace(", model.width: {choice: [32, 64]}", "")
+    )
+    with pytest.raises(
+        UserError, match=r"search\.constraints\.parameters=10: every network of the sweep has [\d,]+; raise"
+    ):
+        preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path)
+
+
 def test_parameters_are_those_of_the_model() -> None:
     config = build_config({"model": {"kind": "unet", "width": 16, "blocks": 1}})
     model = build_model(config.model, (1, 8, 8), 0)
