@@ -105,9 +105,7 @@ class TrainState:
                 for key, value in slots.items()
                 if value is not None
             }
-        self.sums.zero_()
-        if self.group.rank == 0:
-            self.sums[: len(tensors["sums"])] = tensors["sums"]  # states of 0.6 hold three
+        self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
         self.images = meta["images"]
 
 

@@ -66,7 +66,7 @@ class Board:
 
         data = plugin_data_pb2.HParamsPluginData(**{kind: content})
         value = Summary.Value(tag=f"_hparams_/{kind}", metadata=metadata.create_summary_metadata(data))
-        self._writer._get_file_writer().add_summary(Summary(value=[value]))  # type: ignore[no-untyped-call]
+        self._writer.file_writer.add_summary(Summary(value=[value]))  # type: ignore[attr-defined]
         self._writer.flush()
 
     def close(self) -> None:
