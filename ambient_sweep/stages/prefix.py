@@ -8,7 +8,7 @@ stopping and `ema.length` of power averages never act on the state.
 
 import functools
 import json
-import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +92,9 @@ def phase_starts(config: Config) -> list[int]:
 def _consistency(config: Config) -> Late | None:
     """From the first step in which the consistency loss has a weight."""
     c, steps = config.consistency, config.steps
-    if config.objective.kind != "ambient_consistency" or c.weight == 0:
+    if config.objective.kind != "ambient_consistency":
         return None
-    step = _first(c.start, steps, strictly=False)
-    while step < steps and consistency_weight(c, step / steps) == 0:  # a ramp begins at 0, and a cosine stays there
-        step += 1
-    if step >= steps:
-        return None
+    step = bisect_right(range(steps), 0.0, key=lambda step: consistency_weight(c, step / steps))
     settings = c.model_dump(mode="json", exclude={"start", "ramp", "ramp_fraction"})
     sudden = c.ramp == "step" or c.ramp_fraction == 0
     settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction]
@@ -108,20 +104,12 @@ def _consistency(config: Config) -> Late | None:
 def _schedule(config: Config) -> Late | None:
     """From the first step whose learning rate is not that of warm-up and peak. Step s is trained at (s + 1) / steps."""
     o, steps = config.optimizer, config.steps
-    begin = decay_start(o)
-    if o.schedule == "constant" or begin >= 1:
+    step = bisect_right(range(steps), decay_start(o), key=lambda step: (step + 1) / steps)
+    return _late(config, step, SCHEDULE, [o.schedule, o.decay if o.schedule == "wsd" else 0])
+
+
+def _late(config: Config, step: int, what: str, settings: Any) -> Late | None:
+    """None for a step that training does not have."""
+    if step == config.steps:
         return None
-    step = _first(begin, steps, strictly=True) - 1
-    return _late(config, max(step, 0), SCHEDULE, [o.schedule, o.decay if o.schedule == "wsd" else 0])
-
-
-def _first(fraction: float, steps: int, strictly: bool) -> int:
-    """The least n >= 0 with n / steps >= fraction, or above it, as floats compare."""
-    step = max(0, math.floor(fraction * steps) - 1)
-    while step / steps < fraction or (strictly and step / steps == fraction):
-        step += 1
-    return step
-
-
-def _late(config: Config, step: int, what: str, settings: Any) -> Late:
     return Late(step * config.training.batch_size, what, json.dumps(settings, sort_keys=True))
