@@ -174,7 +174,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
         lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
     result = {
         "rule": rule, "reason": choice.reason, "warning": choice.warning, "best": row,
-        "runner_up": choice.runner_up, "others": [{"row": other, "why": why} for other, why in choice.others],
+        "others": [{"row": other, "why": why} for other, why in choice.others],
         "images": row["images"], "config": dump(config), "out": None if out is None else str(out),
     }  # fmt: skip
     tell(result, lines, as_json)

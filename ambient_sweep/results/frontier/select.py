@@ -33,7 +33,6 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     stated,
 )
-from ambient_sweep.results.frontier.recipes import RECIPE
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import read_rows, read_table
 from ambient_sweep.text import counted
@@ -53,7 +52,6 @@ class Choice:
     row: Row
     reason: str
     others: tuple[tuple[Row, str], ...]  # on the frontier, the next best first, and how each does by the rule
-    runner_up: Row | None  # the next best of another recipe; None where every candidate has the same
     warning: str | None = None  # where no candidate meets the rule's bound
 
 
@@ -131,16 +129,7 @@ def select(table: pa.Table, rule: str) -> Choice:
         ranking = _bounded(found, int(name == "max-memorization"), bounds[0])
     left = ranking.order[1:]
     others = tuple((found.row(i), ranking.scores[i]) for i in left[np.isin(left, found.front)].tolist())
-    runner_up = _of_another_recipe(found, ranking.order)
-    return Choice(found.row(ranking.order[0]), ranking.reason, others, runner_up, ranking.warning)
-
-
-def _of_another_recipe(found: Candidates, order: Ints) -> Row | None:
-    """The first row, in this order, whose recipe is not that of the very first."""
-    rows = found.table.select([name for name in RECIPE if name in found.table.column_names])
-    recipes = (rows.slice(row, 1) for row in found.stated[order])
-    own = next(recipes)
-    return next((found.row(position) for position, other in zip(order[1:], recipes, strict=True) if other != own), None)
+    return Choice(found.row(ranking.order[0]), ranking.reason, others, ranking.warning)
 
 
 def read_candidates(path: Path, within: str = "") -> pa.Table:
@@ -149,7 +138,7 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
     within: a folder; the rows of checkpoints in it are kept.
     """
     folder = (schema.CHECKPOINT,) if within else ()
-    table = read_table(path, (*NEEDED, *folder), varying=(*RECIPE, *schema.MEASURES))
+    table = read_table(path, (*NEEDED, *folder), varying=schema.MEASURES)
     if schema.ON_FRONT not in table.column_names:
         raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
@@ -160,10 +149,9 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
 
 def complete(choice: Choice, path: Path) -> Choice:
     """A choice from `read_candidates(path)`, its rows with all columns."""
-    rows = [choice.row, *(row for row, _ in choice.others), *([choice.runner_up] if choice.runner_up else [])]
-    whole = read_rows(path, [row[ROW] for row in rows]).to_pylist()
-    others = tuple(zip(whole[1:], (why for _, why in choice.others), strict=False))
-    return replace(choice, row=whole[0], others=others, runner_up=whole[-1] if choice.runner_up else None)
+    rows = [choice.row, *(row for row, _ in choice.others)]
+    best, *others = read_rows(path, [row[ROW] for row in rows]).to_pylist()
+    return replace(choice, row=best, others=tuple(zip(others, (why for _, why in choice.others), strict=True)))
 
 
 def best_config(choice: Choice) -> Config:

@@ -49,7 +49,7 @@ def write_report(
         statuses=Counter(row[schema.STATUS] for row in trials),
         hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
         chosen=choice.row if choice else None,
-        runner_up=choice.runner_up if choice else None,
+        next_best=choice.others[0] if choice and choice.others else None,
         command=f"ambient-sweep train {shlex.quote(str(best_file))}",
         provenance=provenance(tables.trials),
         data=document(root, tables, choice.row if choice else None, searched, importance),
