@@ -1,20 +1,39 @@
-"""The columns that compare rows with each other: on the frontier or not, and what their recipe gives over its runs."""
+"""The columns that compare rows with each other: on the frontier or not, and what their recipe gives over its runs.
+
+A recipe is a config but for its seed, at one length and endpoint. It was trained by one run or, with replicates, by a
+few; the values of a run scatter around the recipe's means.
+"""
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from ambient_sweep.config import knobs
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.results.frontier.candidates import (
-    PLACE,
+    Floats,
+    Ints,
     candidate_mask,
     distinct,
+    firsts,
+    is_value,
     labels,
     measured_mask,
+    models,
     objectives,
     stated,
 )
-from ambient_sweep.results.frontier.recipes import Recipes
 from ambient_sweep.results.tables import schema
+
+# Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
+NOT_RECIPE = (schema.SEED, "training.stop", "training.checkpoints", "training.records")
+NOT_RECIPE_SECTIONS = ("evaluation.", "resources.")
+RECIPE = (
+    *(key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)),
+    schema.IMAGES,
+    schema.ENDPOINT,
+)
 
 
 def with_standings(table: pa.Table) -> pa.Table:
@@ -31,12 +50,9 @@ def with_standings(table: pa.Table) -> pa.Table:
     on_front[stated(table, rows[pareto_mask(objectives(table)[rows])])] = True
     measured = np.flatnonzero(measured_mask(table))
     if len(measured):
-        last = np.unique(stated(table, measured))
-        found, places = Recipes.of(table.take(pa.array(last))), labels(table, PLACE)
-        recipe_of = np.zeros(n, dtype=np.int64)
-        recipe_of[places[last]] = found.labels
-        own = recipe_of[places[measured]]
-        runs[measured], mean[measured], error[measured] = found.runs[own], found.mean[own], found.error[own]
+        last, same = np.unique(stated(table, measured), return_inverse=True)
+        over_runs = _over_runs(table.take(pa.array(last)))
+        runs[measured], mean[measured], error[measured] = (values[same] for values in over_runs)
     columns = {
         schema.ON_FRONT: pa.array(on_front),
         schema.RUNS: pa.array(runs, mask=runs == 0),
@@ -47,3 +63,35 @@ def with_standings(table: pa.Table) -> pa.Table:
         position = table.schema.get_field_index(name)
         table = table.set_column(position, table.schema.field(position), column)
     return table
+
+
+def _over_runs(rows: pa.Table) -> tuple[Ints, Floats, Floats]:
+    """For each row, the runs of its recipe [N], the means over them [N, 2] and their standard errors; NaN for a single run.
+
+    Of rows with finite objectives, one for each checkpoint and endpoint. The run of a recipe that a sweep chose is a lucky
+    one; so where it has replicates, they count alone.
+    """
+    recipes, fresh = _recipes(rows), is_value(rows, schema.ROLE, "replicate")
+    counted = np.flatnonzero(fresh | ~np.isin(recipes, recipes[fresh]))
+    counted = counted[firsts(models(rows)[counted])]  # a shared model counts once
+    own, values = recipes[counted], objectives(rows)[counted]
+    runs = np.bincount(own)[:, None]
+    mean = _sums(own, values) / runs
+    variance = _sums(own, (values - mean[own]) ** 2) / np.where(runs > 1, runs - 1, np.nan)
+    return runs[recipes, 0], mean[recipes], (np.sqrt(variance) / np.sqrt(runs))[recipes]
+
+
+def _recipes(rows: pa.Table) -> Ints:
+    """The recipe of each row, numbered from 0 by first appearance.
+
+    Recipes that share a model are one: at that length, the settings in which they differ have not acted yet.
+    """
+    recipes, same = labels(rows, RECIPE), models(rows)
+    nodes = recipes.max(initial=-1) + 1  # a node for each recipe, then one for each model
+    graph = coo_array((np.ones(len(same)), (recipes, nodes + same)), shape=(2 * rows.num_rows, 2 * rows.num_rows))
+    return np.asarray(connected_components(graph, directed=False)[1][recipes], dtype=np.int64)
+
+
+def _sums(labels: Ints, values: Floats) -> Floats:
+    """The sums of values [N, 2] with the same label, [R, 2]."""
+    return np.stack([np.bincount(labels, weights=column) for column in values.T], axis=1)
