@@ -11,8 +11,7 @@ from typing import Any
 
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths
-from ambient_sweep.stages.keys import evaluation_part, images_of, stage_keys
-from ambient_sweep.stages.prefix import Prefix, prefix_of
+from ambient_sweep.stages.keys import Prefix, evaluation_part, fork_points, images_of, prefix_of
 
 Values = Mapping[str, Any]
 KNOWN = 16384  # configs whose prefixes are remembered
@@ -104,5 +103,5 @@ class Planner:
             (images, f"{prefix.key(images, self.data)}/{evaluation_part(config, images, '')}")
             for images in sorted(evaluated_lengths(config))
         )
-        states = tuple(sorted(stage_keys(config, self.data, self.every_length).items()))
+        states = tuple((images, prefix.key(images, self.data)) for images in fork_points(config, self.every_length))
         return Run(prefix, states, evaluations)

@@ -1,6 +1,6 @@
 """The stages of a sweep: states of training that several trials have in common, and the evaluations made of them.
 
-A state is stored under the key of all that determines it (stages/prefix.py); beside it lie the snapshot that
+A state is stored under the key of all that determines it (stages/keys.py); beside it lie the snapshot that
 ema.kind=power makes there, and full evaluations, each by what it depends on:
 
 <root>/stages/<images>-<hash>/state/              state.safetensors, state.json
@@ -23,8 +23,7 @@ from typing import Any
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.keys import FOLDER, data_key, images_of
-from ambient_sweep.stages.prefix import prefix_of
+from ambient_sweep.stages.keys import FOLDER, data_key, images_of, prefix_of
 from ambient_sweep.storage import new_folder, remove, remove_whole, sha256
 from ambient_sweep.training.files import DamagedFile, read_notes, write_notes
 

@@ -13,8 +13,7 @@ import torch
 
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.errors import UserError
-from ambient_sweep.stages.keys import data_key, evaluation_part, fork_points, images_of
-from ambient_sweep.stages.prefix import prefix_of
+from ambient_sweep.stages.keys import data_key, evaluation_part, fork_points, images_of, prefix_of
 from ambient_sweep.stages.stages import STATE, Gone, Stages
 from ambient_sweep.training.files import read_tensors
 from ambient_sweep.training.posthoc_ema import SNAPSHOT, save_snapshot, snapshot_folder
@@ -104,17 +103,16 @@ class StageClient:
     def _found(self, after: int, images: int) -> tuple[Tensors, dict[str, Any]] | None:
         """The state after `images`, once the trial has taken all before it; None, on every worker, where one cannot."""
         group = self.state.group
-        if not group.broadcast(group.rank != 0 or self._take_snapshots(after, images)):
-            return None
         found = self._reading(images, STATE, read_state)
         failed = torch.tensor([float(found is None)], device=self.state.device)
         if group.max(failed).item() > 0:  # for one of the workers, and so for all
             self._passed_over.add((self.key(images), STATE))
             return None
-        return found if group.broadcast(group.rank != 0 or self._take_evaluations(after, images)) else None
+        taken = not self.first or (self._take_snapshots(after, images) and self._take_evaluations(after, images))
+        return found if group.broadcast(taken) else None
 
     def _take_snapshots(self, after: int, images: int) -> bool:
-        """What the trial would have made on its way comes before the state, each whole; so it may be cut off anywhere."""
+        """What the trial would have made on its way is there before it saves the state; so it may be cut off anywhere."""
         for n in self.snapshots:
             if after < n < images and not self._kept(n):
                 tensors = self._reading(n, SNAPSHOT, lambda folder: read_tensors(folder, SNAPSHOT, "cpu")[0])

@@ -8,7 +8,7 @@ import torch
 from small_runs import new_state, pictures
 
 from ambient_sweep.config import build_config, dump, knobs
-from ambient_sweep.stages.prefix import phase_starts, prefix_of
+from ambient_sweep.stages.keys import fork_points, prefix_of
 from ambient_sweep.training.loader import weight_at
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.schedules import learning_rate
@@ -99,11 +99,11 @@ def test_two_runs_are_the_same_exactly_as_far_as_training_is_given_the_same():
     assert len(found) > 8
 
 
-def test_phases_are_those_of_consistency_and_of_a_tail():
+def test_states_are_stored_where_consistency_and_a_tail_begin_and_at_the_end():
     tail = {"consistency.start": 0.5, "optimizer.schedule": "wsd", "optimizer.decay": 0.25}
-    assert phase_starts(small(tail)) == [160, 240]
-    assert phase_starts(small({"consistency.start": 0.5, "training.stop": 0.5})) == []
-    assert phase_starts(small({"objective.kind": "ambient"})) == []
+    assert fork_points(small(tail)) == (160, 240, 320)
+    assert fork_points(small({"consistency.start": 0.5, "training.stop": 0.5})) == (160,)
+    assert fork_points(small({"objective.kind": "ambient"})) == (320,)
 
 
 # -- every knob -------------------------------------------------------------------------------------------------------

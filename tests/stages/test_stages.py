@@ -11,8 +11,7 @@ from small_trials import POWER, assert_same, files, small
 from ambient_sweep.config import dump
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages import stages as stages_module
-from ambient_sweep.stages.keys import data_key, fork_points, stage_keys
-from ambient_sweep.stages.prefix import prefix_of
+from ambient_sweep.stages.keys import data_key, fork_points, prefix_of
 from ambient_sweep.stages.stages import STATE, Stages
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import stage_client
@@ -21,6 +20,10 @@ from ambient_sweep.trial.run import Interrupted, run_trial
 
 LENGTHS = [320, 640, 1120, 1600]
 SECOND = {"consistency.weight": 3.0}  # what most tests train second: another run from 960 images on
+
+
+def stage_keys(config, data):
+    return {images: prefix_of(config).key(images, data) for images in fork_points(config)}
 
 
 def leftovers(root):

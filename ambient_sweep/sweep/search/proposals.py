@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.stages.keys import prefix_of
 from ambient_sweep.stages.planner import Planner
-from ambient_sweep.stages.prefix import prefix_of
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.samplers import GRID
 from ambient_sweep.sweep.search.study import TRIED, StudyRecord, violations
