@@ -22,12 +22,16 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
     """
     from ambient_sweep.cli.places import find_checkpoint, find_place
     from ambient_sweep.results.model_card import export_model
+    from ambient_sweep.results.tables.dataset import export_sweeps
 
     places = [find_place(path) for path in source if not (path / "checkpoint.json").is_file()]
     runs = [root for root, meant in places if meant == root]
     folder = PATH.convert(to, None, None)
     if len(runs) == len(source):
-        return _export_tables(runs, to if "://" in to else str(folder.absolute()), as_json)
+        url = to if "://" in to else str(folder.absolute())
+        files = export_sweeps(runs, url)
+        tell({"runs": [str(run) for run in runs], "to": url, "files": files}, files, as_json)
+        return
     if len(source) > 1:
         raise UserError("give a single trial or checkpoint, or runs alone")
     check_new("--to", folder, folder=True)
@@ -35,10 +39,3 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
     export_model(found, folder.absolute())
     lines = [f"{to}: model.safetensors, checkpoint.json, config.yaml, README.md; add a license to README.md"]
     tell({"checkpoint": str(found), "to": str(folder)}, lines, as_json)
-
-
-def _export_tables(runs: list[Path], to: str, as_json: bool) -> None:
-    from ambient_sweep.results.tables.dataset import export_sweeps
-
-    files = export_sweeps(runs, to)
-    tell({"runs": [str(run) for run in runs], "to": to, "files": files}, files, as_json)

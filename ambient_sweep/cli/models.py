@@ -57,16 +57,14 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.samples import generate, write_images
-    from ambient_sweep.trial.setup import device_of, use_threads
+    from ambient_sweep.trial.setup import use_device
 
     checkpoint, picked = find_checkpoint(checkpoint, terminal(as_json).line)
     model, config, meta = load_model(checkpoint)
     chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
-    use_threads(config)
-    device = device_of(config)
-    shape, counts = tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
+    device, shape, counts = use_device(config), tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     with terminal(as_json):
         images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
     write_images(images, out)

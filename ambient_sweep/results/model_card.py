@@ -44,6 +44,5 @@ def measured(checkpoint: Path, images: int) -> list[EvaluationRecord]:
     if not is_of_trial(checkpoint):
         return []
     trial = checkpoint.parents[1]
-    root = trial.parents[1]
-    again = [each for each in read_remeasurements(root) if each.trial_id == trial.name]
-    return [each for each in (*read_trial_evaluations(root, trial.name), *again) if each.images == images]
+    place = trial.parents[1], trial.name
+    return [each for each in (*read_trial_evaluations(*place), *read_remeasurements(*place)) if each.images == images]

@@ -24,7 +24,7 @@ from ambient_sweep.evaluation.report import Row
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate
-from ambient_sweep.trial.setup import cached_data, device_of, use_threads
+from ambient_sweep.trial.setup import cached_data, use_device
 from ambient_sweep.trial.tensorboard import Board
 
 GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap is measured
@@ -56,8 +56,7 @@ def evaluate_checkpoint(
     pictures of it go there. Raises UserError where the images are too few or not those of its training
     (`data_fingerprint`), and AmbientSweepError where samples are not finite.
     """
-    use_threads(config)
-    device, clean = device_of(config), load_clean(config, cached_data)
+    device, clean = use_device(config), load_clean(config, cached_data)
     if clean.fingerprint != data_fingerprint:
         source = config.evaluation.path or config.data.path or config.data.source
         raise UserError(f"{source}: not the images this model was trained with")

@@ -32,7 +32,7 @@ from ambient_sweep.trial.records import (
     write_evaluation,
 )
 from ambient_sweep.trial.samples import generate
-from ambient_sweep.trial.setup import device_of
+from ambient_sweep.trial.setup import use_device
 
 GRID_SAMPLES, GRID_COLUMNS = 32, 16
 DENOISED = 8  # observations in the picture of denoising
@@ -128,7 +128,7 @@ def measured(
     before_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
     """Samples of a trial's model after `images` at each endpoint, and their record, on rank 0; every worker calls it."""
-    device, count, begun = device_of(config), config.evaluation.samples, time.perf_counter()
+    device, count, begun = use_device(config), config.evaluation.samples, time.perf_counter()
     made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
     sampling = (time.perf_counter() - begun) / len(made)
     for endpoint, samples in made.items():

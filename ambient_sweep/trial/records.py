@@ -114,11 +114,6 @@ def evaluation_path(root: Path, trial_id: str, images: int, endpoint: str, suffi
     return trial_folder(root, trial_id) / "evaluations" / f"images-{images:09d}-{endpoint}{suffix}"
 
 
-def remeasurement_path(root: Path, trial_id: str, images: int, endpoint: str, seed: int) -> Path:
-    """The file of the record of a checkpoint measured again, on samples of another seed."""
-    return trial_folder(root, trial_id) / "remeasured" / f"images-{images:09d}-{endpoint}-seed-{seed}.json"
-
-
 def checkpoint_folder(root: Path, trial_id: str, images: int) -> Path:
     return trial_folder(root, trial_id) / "checkpoints" / f"images-{images:09d}"
 
@@ -135,7 +130,9 @@ def write_evaluation(root: Path, record: EvaluationRecord) -> None:
 
 
 def write_remeasurement(root: Path, record: EvaluationRecord) -> None:
-    write_json(remeasurement_path(root, record.trial_id, record.images, record.endpoint, record.seed), record)
+    """Writes the record of a checkpoint measured again, on samples of another seed."""
+    name = f"images-{record.images:09d}-{record.endpoint}-seed-{record.seed}.json"
+    write_json(trial_folder(root, record.trial_id) / "remeasured" / name, record)
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -169,9 +166,9 @@ def read_evaluations(root: Path) -> list[EvaluationRecord]:
     return _evaluations(root, "*/evaluations")
 
 
-def read_remeasurements(root: Path) -> list[EvaluationRecord]:
-    """All evaluations of checkpoints measured again, ordered as `read_evaluations`."""
-    return _evaluations(root, "*/remeasured")
+def read_remeasurements(root: Path, trial_id: str = "*") -> list[EvaluationRecord]:
+    """All evaluations of checkpoints measured again, or one trial's, ordered as `read_evaluations`."""
+    return _evaluations(root, f"{trial_id}/remeasured")
 
 
 def _evaluations(root: Path, folders: str) -> list[EvaluationRecord]:

@@ -19,7 +19,7 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.retention import STATE, check_kept
 from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.samples import class_counts
-from ambient_sweep.trial.setup import cached_data, device_of, shared_reference, use_threads
+from ambient_sweep.trial.setup import cached_data, shared_reference, use_device
 
 
 def remeasure(
@@ -33,8 +33,7 @@ def remeasure(
     if not checkpoint.exists():
         _train_again(root, trial_id, checkpoint)
     config = build_config(read_trial(root, trial_id).config, {"evaluation.samples": samples}, where=trial_id)
-    use_threads(config)
-    denoiser, _, notes = load_model(checkpoint, device_of(config))
+    denoiser, _, notes = load_model(checkpoint, use_device(config))
     counts, reference = class_counts(config, cached_data(config.data)), shared_reference(config, root)
     records = []
     for _, record in measured(

@@ -23,7 +23,7 @@ from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder
 from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
-from ambient_sweep.trial.setup import cached_data, device_of, keeps_clean, shared_reference, use_threads
+from ambient_sweep.trial.setup import cached_data, keeps_clean, shared_reference, use_device
 from ambient_sweep.trial.stage_client import StageClient
 
 
@@ -53,8 +53,7 @@ def run_trial(
     Raises Interrupted at the end of the step after which `interrupted` returns True, and OSError that names what cannot be
     written.
     """
-    use_threads(config)
-    device = device_of(config)
+    device = use_device(config)
     data, clean = cached_data(config.data), load_clean(config, cached_data)
     reference = shared_reference(config, root)
     folder = trial_folder(root, trial_id)

@@ -22,18 +22,18 @@ REFERENCE, SPLIT = "reference", "split.json"
 cached_data = functools.lru_cache(maxsize=2)(load_data)  # the images trained on, and those compared with
 
 
-def device_of(config: Config) -> str:
-    """The torch device of a worker. Raises UserError where GPUs are asked for and torch sees none."""
+def use_device(config: Config) -> str:
+    """The torch device of a worker, after giving torch as many threads as the worker has cores.
+
+    Sums depend on the threads, so a config gives the same bits everywhere. Raises UserError where GPUs are asked for and
+    torch sees none.
+    """
+    torch.set_num_threads(max(1, int(config.resources.cpus)))
     if config.resources.gpus == 0:
         return "cpu"
     if not torch.cuda.is_available():
         raise UserError(f"resources.gpus: {config.resources.gpus} asked for, but torch finds no GPU; use 0")
     return "cuda"
-
-
-def use_threads(config: Config) -> None:
-    """As many torch threads as a worker has cores: sums depend on it, so a config gives the same bits everywhere."""
-    torch.set_num_threads(max(1, int(config.resources.cpus)))
 
 
 def image_lines(config: Config) -> list[str]:
@@ -83,10 +83,9 @@ def prepare(config: Config, root: Path) -> Reference:
 
     Raises UserError for bad images, or where `root` began with other data or other evaluation settings.
     """
-    use_threads(config)
-    clean = load_clean(config, cached_data)
+    device, clean = use_device(config), load_clean(config, cached_data)
     if not (root / REFERENCE).exists():
-        reference = Reference.build(clean, config.evaluation, device=device_of(config))
+        reference = Reference.build(clean, config.evaluation, device=device)
         write_json(root / TRAINED_ON, cached_data(config.data).trained_on())
         save_reference(reference, root / REFERENCE)
     reference = shared_reference(config, root)

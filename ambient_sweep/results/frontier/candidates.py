@@ -43,8 +43,8 @@ def stated_candidates(table: pa.Table) -> pa.Table:
 
 
 def frontier(table: pa.Table) -> pa.Table:
-    """The rows of a complete table that are on its frontier, by rising memorization; each model once."""
-    return by_memorization(table.filter(table[schema.ON_FRONT]))
+    """The rows of a complete table that are on its frontier, each model once: by memorization, then as ORDER says."""
+    return table.filter(table[schema.ON_FRONT]).sort_by(BY_MEMORIZATION)
 
 
 def candidate_mask(table: pa.Table) -> Mask:
@@ -157,8 +157,3 @@ def objectives(rows: pa.Table) -> Floats:
     """Fidelity and memorization, [N, 2]; both are minimised; a missing value is NaN."""
     columns = [rows[name].to_numpy() for name in (schema.FIDELITY, schema.MEMORIZATION)]
     return np.stack(columns, axis=1).astype(np.float64)
-
-
-def by_memorization(rows: pa.Table) -> pa.Table:
-    """The rows by memorization, then by fidelity, length, trial and endpoint."""
-    return rows.sort_by(BY_MEMORIZATION)

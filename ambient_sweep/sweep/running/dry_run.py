@@ -22,7 +22,7 @@ from ambient_sweep.training.compute import check_compiler
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.trial.setup import check_evaluation, check_trials, device_of, keeps_clean, use_threads
+from ambient_sweep.trial.setup import check_evaluation, check_trials, keeps_clean, use_device
 
 MEASURED_SECONDS, MEASURED_STEPS = 0.5, 100_000  # of training, for each size of batch: until either is reached
 OVERNIGHT = 10 * 3600  # seconds; what a CPU needs beyond is worth a warning
@@ -71,7 +71,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
 def check_single(config: Config) -> list[str]:
     """The same of a single training run. Raises UserError for what `train_single` refuses."""
     clean, images = _check_images([config])
-    device_of(config)
+    use_device(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
     return [images, _time(config, measure_pace(config, clean), config.length)]
@@ -89,8 +89,7 @@ def _check_images(configs: Sequence[Config]) -> tuple[ImageData, str]:
 
 def measure_pace(config: Config, data: ImageData) -> Pace:
     """Trains a few steps of growing batches, for a few seconds, and puts a batch through the network."""
-    use_threads(config)
-    device, classes = device_of(config), data.classes if config.model.conditional else 0
+    device, classes = use_device(config), data.classes if config.model.conditional else 0
     observed = observe(data, config.observed, keeps_clean(config))
     state = TrainState.create(config, data.shape, device, classes)
     compute = config.compute.model_copy(update={"compile": False, "accumulate": 1})
