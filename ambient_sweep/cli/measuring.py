@@ -106,16 +106,15 @@ def evaluate(
     model denoises training images better than held-out ones.
     """
     from ambient_sweep.cli.places import find_checkpoint
+    from ambient_sweep.results.model_card import measured
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint, show_attack
-    from ambient_sweep.trial.remeasure import confirmed_samples
 
     changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
     checkpoint, _ = find_checkpoint(checkpoint, terminal(as_json).line)
     model, config, meta = load_model(checkpoint)
-    samples = confirmed_samples(checkpoint)
-    values = dump(config) | ({"evaluation.samples": samples} if samples else {})
-    config = build_config(values, changes, where=str(checkpoint))
+    samples = max([config.evaluation.samples, *(each.samples for each in measured(checkpoint, meta["images"]))])
+    config = build_config(dump(config), {"evaluation.samples": samples}, changes, where=str(checkpoint))
     with terminal(as_json):
         found = evaluate_checkpoint(
             model, config, meta["data_fingerprint"],

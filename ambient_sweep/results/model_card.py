@@ -21,7 +21,7 @@ def export_model(checkpoint: Path, folder: Path) -> None:
     Raises UserError for a checkpoint that is missing or damaged.
     """
     model, config, notes = load_model(checkpoint)
-    evaluations = measured(checkpoint.absolute(), notes["images"])
+    evaluations = measured(checkpoint, notes["images"])
     template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     card = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(
         name=folder.name,
@@ -40,7 +40,8 @@ def export_model(checkpoint: Path, folder: Path) -> None:
 
 
 def measured(checkpoint: Path, images: int) -> list[EvaluationRecord]:
-    """The evaluations of the checkpoint of a trial; none for any other folder."""
+    """The evaluations of the checkpoint of a trial; none for any other folder. Raises UserError for a damaged record."""
+    checkpoint = checkpoint.absolute()
     if not is_of_trial(checkpoint):
         return []
     trial = checkpoint.parents[1]

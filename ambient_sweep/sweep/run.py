@@ -115,7 +115,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import check_address, only_driver, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.session import run_session
-    from ambient_sweep.trial.setup import image_lines, prepare, preparing
+    from ambient_sweep.trial.setup import prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
@@ -127,8 +127,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         config = sweep.some_config()
         if not config.resources.gpus:
             echo(preparing(config))
-            prepare(config, root)  # before Ray starts: bad images are reported immediately
-            for line in image_lines(config):
+            for line in prepare(config, root):  # before Ray starts: bad images are reported immediately
                 echo(line)
         quiet_tune()
         address = os.environ.get("RAY_ADDRESS")

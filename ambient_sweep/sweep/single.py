@@ -25,7 +25,7 @@ from ambient_sweep.trial.records import (
     trial_path,
 )
 from ambient_sweep.trial.run import run_trial
-from ambient_sweep.trial.setup import image_lines, prepare, preparing
+from ambient_sweep.trial.setup import prepare, preparing
 
 TRIAL = "train"
 
@@ -45,8 +45,7 @@ def train_single(
     new = _claim(config, root)
     try:
         echo(preparing(config))
-        prepare(config, root)
-        for line in image_lines(config):
+        for line in prepare(config, root):
             echo(line)
     except AmbientSweepError:
         if new:  # nothing was trained: leave nothing behind

@@ -10,7 +10,6 @@ from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
 from ambient_sweep.trial.records import (
     EvaluationRecord,
-    read_evaluation,
     read_trial,
     trial_folder,
     write_remeasurement,
@@ -42,12 +41,6 @@ def remeasure(
         write_remeasurement(root, record)
         records.append(record)
     return records
-
-
-def confirmed_samples(checkpoint: Path) -> int:
-    """On how many samples a sweep measured this checkpoint again; 0: it did not. Raises UserError for a damaged record."""
-    records = checkpoint.absolute().parents[1].glob(f"remeasured/{checkpoint.name}-*.json")
-    return max((read_evaluation(record).samples for record in records), default=0)
 
 
 def _train_again(root: Path, trial_id: str, checkpoint: Path) -> None:

@@ -78,19 +78,20 @@ def _check_labels(config: Config, data: ImageData) -> None:
         raise UserError(f"model.conditional: {reason}")
 
 
-def prepare(config: Config, root: Path) -> Reference:
+def prepare(config: Config, root: Path) -> list[str]:
     """Writes what all trials under `root` share, unless it is there: split.json, data.json and reference/.
 
-    Raises UserError for bad images, or where `root` began with other data or other evaluation settings.
+    Returns what the images that train are like (`image_lines`). Raises UserError for bad images, or where `root` began with
+    other data or other evaluation settings.
     """
     device, clean = use_device(config), load_clean(config, cached_data)
     if not (root / REFERENCE).exists():
         reference = Reference.build(clean, config.evaluation, device=device)
         write_json(root / TRAINED_ON, cached_data(config.data).trained_on())
         save_reference(reference, root / REFERENCE)
-    reference = shared_reference(config, root)
+    shared_reference(config, root)
     write_json(root / SPLIT, clean.split())
-    return reference
+    return image_lines(config)
 
 
 def shared_reference(config: Config, root: Path) -> Reference:

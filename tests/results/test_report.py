@@ -17,6 +17,7 @@ from ambient_sweep.results.report.document import NO_IMPORTANCE, document, first
 from ambient_sweep.results.report.frontier_plot import frontier_figure, frontier_pictures
 from ambient_sweep.results.report.window import clean_line, window
 from ambient_sweep.sweep.run import summarize
+from ambient_sweep.trial.records import evaluation_path
 
 
 def test_the_window_holds_the_frontier_half_of_the_candidates_and_no_useless_model() -> None:
@@ -57,14 +58,14 @@ def test_pictures_are_shrunk_and_end_where_their_bytes_are_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"trial_id": "t", "images": i, "endpoint": "zero"} for i in range(4)]
-    places = [pictures.picture_path(tmp_path, row) for row in rows]
+    places = [evaluation_path(tmp_path, *row.values(), ".png") for row in rows]
     places[0].parent.mkdir(parents=True)
     noise = Image.effect_noise((2000, 500), 50)
     for place in (places[0], places[2], places[3]):
         noise.save(place)
     first = pictures.inline_pictures(tmp_path, rows[:1])[0]
     assert first is not None
-    monkeypatch.setattr(pictures, "TOTAL", 2 * len(first) + 10)
+    monkeypatch.setattr(pictures, "TOTAL", 2 * len(first))
     places[1].write_bytes(b"no picture")
     urls = pictures.inline_pictures(tmp_path, rows)
     assert [url is None for url in urls] == [False, True, False, True]

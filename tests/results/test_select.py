@@ -228,7 +228,9 @@ def test_a_shared_checkpoint_counts_once(tmp_path: Path) -> None:
     assert table["fidelity_mean"].to_pylist() == [30.5, 25.0, 30.5, 26.0, 30.5, 40.0]
     choice = select(table, "max-memorization=0.2")
     assert choice.row["trial_id"] == "a"
-    assert [other["trial_id"] for other, _ in choice.others] == ["d", "a"], "b is the same model as a at half its length"
+    assert [other["trial_id"] for other, _ in choice.others] == ["d", "a"], (
+        "b is the same model as a at half its length"
+    )
     assert "the 3 candidates, out of 5," in choice.reason
 
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables
 
 MOST_POINTS = 2000  # drawn; the frontier is among them
-MOST_STEPS = 500  # of the hypervolume
 LONGEST = 300  # characters of a text
 SHARES = {"mem_excess": "evaluation.quantile", "sim_excess": "evaluation.quantile"}  # measure -> share by chance
 
@@ -176,7 +174,7 @@ def _hypervolume(trials: pa.Table, rows: pa.Table) -> Columns:
         found.append(np.array([found[-1][0] + images, found[-1][1] + hours, hypervolume(front, corner)]))
     share = np.array(found) / [1, 1, found[-1][2] or 1]
     kept = np.flatnonzero(np.diff(share[:, 2], prepend=-1, append=-1)[:-1])
-    kept = np.unique([*kept[:: max(1, math.ceil(len(kept) / MOST_STEPS))], len(share) - 1])
+    kept = np.union1d(kept, len(share) - 1)
     return dict(zip(steps, share[kept].T.tolist(), strict=True)) if share[-1, 2] > 0 else steps
 
 
@@ -198,8 +196,8 @@ def _failures(trials: pa.Table) -> list[dict[str, Any]]:
     ids: dict[str, list[str]] = {}
     for reason, trial_id in zip(failed["reason"].to_pylist(), failed[schema.TRIAL_ID].to_pylist(), strict=True):
         ids.setdefault(re.sub(r"\d[\d.,]*", "N", reason or "no reason recorded"), []).append(trial_id)
-    classes = Counter({reason: len(found) for reason, found in ids.items()})
-    return [{"reason": reason, "count": count, "trials": ids[reason][:5]} for reason, count in classes.most_common(50)]
+    classes = sorted(ids.items(), key=lambda each: len(each[1]), reverse=True)[:50]
+    return [{"reason": reason, "count": len(found), "trials": found[:5]} for reason, found in classes]
 
 
 def _plain(value: Any) -> Any:

@@ -6,27 +6,23 @@ from pathlib import Path
 
 from PIL import Image
 
-from ambient_sweep.results.frontier.candidates import Row
-from ambient_sweep.results.tables import schema
+from ambient_sweep.results.frontier.candidates import PLACE, Row
 from ambient_sweep.trial.records import evaluation_path
 
 WIDTH = 800  # pixels
 TOTAL = 2 << 20  # bytes of all pictures of a page, as base64
 
 
-def picture_path(root: Path, row: Row) -> Path:
-    """The picture of an evaluation: samples, each above the training image nearest to it."""
-    return evaluation_path(root, row[schema.TRIAL_ID], row[schema.IMAGES], row[schema.ENDPOINT], ".png")
-
-
 def inline_pictures(root: Path, rows: list[Row]) -> list[str | None]:
-    """A data URL for each row's picture; None for one that is missing or unreadable, and once TOTAL is spent."""
+    """A data URL for each row's picture, samples above the training images nearest to them.
+
+    None for one that is missing or unreadable, and once TOTAL is spent.
+    """
     urls: list[str | None] = []
-    left = TOTAL
     for row in rows:
-        url = _data_url(picture_path(root, row)) if left > 0 else None
-        left -= len(url or "")
-        urls.append(url if left >= 0 else None)
+        spent = sum(len(url) for url in urls if url) >= TOTAL
+        trial_id, images, endpoint = (row[name] for name in PLACE)
+        urls.append(None if spent else _data_url(evaluation_path(root, trial_id, images, endpoint, ".png")))
     return urls
 
 

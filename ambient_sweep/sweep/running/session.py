@@ -31,7 +31,7 @@ from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.remeasure import remeasure
-from ambient_sweep.trial.setup import image_lines, prepare, preparing
+from ambient_sweep.trial.setup import prepare, preparing
 
 Echo = Callable[[str], None]
 JOURNAL = "study.journal"
@@ -56,8 +56,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     wait_for_room(config.resources, echo, stop)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         echo(preparing(config))
-        on_cluster(config.resources, prepare, [(config, root)], stop)
-        for line in on_cluster(config.resources, image_lines, [(config,)], stop)[0]:
+        for line in on_cluster(config.resources, prepare, [(config, root)], stop)[0]:
             echo(line)
     stop.check()
     stored = Planner(sweep.config_for, data_key(root), sweep.has_siblings, stored=Stages(root).states())
