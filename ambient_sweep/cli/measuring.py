@@ -121,16 +121,16 @@ def evaluate(
             without=without, attack_folder=attack, attack_images=attack_images,
         )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
-    for endpoint, rows in found.rows.items():
-        lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(rows)]
+    for endpoint, report in found.samples.items():
+        lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(report.rows)]
     lines += ["of the model itself:", *_table(found.model)]
     lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]
     document = {
         "checkpoint": str(checkpoint), "images": meta["images"], "seed": config.evaluation.seed,
-        "measures": {endpoint: {row.name: row.dump() for row in rows} for endpoint, rows in found.rows.items()},
+        "measures": {at: {row.name: row.dump() for row in report.rows} for at, report in found.samples.items()},
         "model": {row.name: row.dump() for row in found.model}, "attack": found.attack,
-        "histograms": found.histograms, "warnings": found.warnings,
+        "histograms": {at: report.histograms for at, report in found.samples.items()}, "warnings": found.warnings,
     }  # fmt: skip
     tell(document, lines, as_json, out)
     if attack is not None:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
@@ -52,9 +53,12 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
     root, meant = find_place(given)
     found, endpoint = [folder for folder in checkpoints(root) if meant in folder.parents], None
     if meant == root and len(trials_of(root)) > 1:
-        chosen, endpoint = _best(root)
-        if chosen not in found:
-            chosen, endpoint = found[0] if len(found) == 1 else None, None
+        chosen = found[0] if len(found) == 1 else None
+        with suppress(UserError):  # there is nothing to pick from
+            file = root / EVALUATIONS_FILE
+            row = complete(select(read_candidates(file), "knee"), file).row
+            if root / row[schema.CHECKPOINT] in found:
+                chosen, endpoint = root / row[schema.CHECKPOINT], row[schema.ENDPOINT]
     else:
         chosen = found[-1] if found else None
         if chosen is None:
@@ -66,13 +70,3 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
         raise UserError(f"{path}: {problem}; {listed(root, checkpoints(root))}")
     echo(f"checkpoint: {chosen}{' (the choice of `best`)' if endpoint else ''}")
     return chosen, endpoint
-
-
-def _best(root: Path) -> tuple[Path | None, str | None]:
-    """The checkpoint and the endpoint that `best` picks of a run, if it can."""
-    try:
-        file = root / EVALUATIONS_FILE
-        row = complete(select(read_candidates(file), "knee"), file).row
-    except UserError:
-        return None, None
-    return root / row[schema.CHECKPOINT], row[schema.ENDPOINT]

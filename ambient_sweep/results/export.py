@@ -5,7 +5,7 @@ wrong.
 """
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,8 +80,8 @@ def _trial_row(root: Path, trial: TrialRecord, measured: list[EvaluationRecord],
         schema.FIDELITY_MEASURE: config["evaluation.fidelity"],
         schema.MEMORIZATION_MEASURE: config["evaluation.memorization"],
         schema.IMAGES_FORKED: trial.forked_at,
-        schema.STARTED: _utc(trial.started),
-        schema.FINISHED: None if trial.finished is None else _utc(trial.finished),
+        schema.STARTED: datetime.fromisoformat(trial.started),  # Arrow turns any zone into UTC
+        schema.FINISHED: None if trial.finished is None else datetime.fromisoformat(trial.finished),
         schema.VERSIONS: json.dumps(trial.versions, sort_keys=True),
         schema.FOLDER: trial_folder(root, trial.trial_id).relative_to(root).as_posix(),
         **(_objectives(full[-1]) if full else {}),
@@ -120,7 +120,3 @@ def _objectives(evaluation: EvaluationRecord) -> Row:
 
 def _interval(name: str, measure: Measure) -> Row:
     return {name: measure.value, schema.low(name): measure.low, schema.high(name): measure.high}
-
-
-def _utc(time: str) -> datetime:
-    return datetime.fromisoformat(time).astimezone(UTC).replace(tzinfo=None)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_
 from ambient_sweep.evaluation.attack.extraction import LEAST
 from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
-from ambient_sweep.evaluation.report import Row
+from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate
@@ -32,13 +31,12 @@ GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """Rows per endpoint of sampling, and of the model itself; lines on the attack; histograms as plain JSON types."""
+    """Its samples at each endpoint, rows of the model itself, and lines on the attack."""
 
-    rows: Mapping[str, tuple[Row, ...]]
+    samples: Mapping[str, Report]
     model: tuple[Row, ...]
     attack: tuple[str, ...]
-    histograms: Mapping[str, Any]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # of all
 
 
 def evaluate_checkpoint(
@@ -84,10 +82,9 @@ def evaluate_checkpoint(
         model += attacked
     warnings += [line for report in reports.values() for line in report.warnings]
     return CheckpointReport(
-        rows={endpoint: report.rows for endpoint, report in reports.items()},
+        samples=reports,
         model=tuple(model),
         attack=tuple(lines),
-        histograms={endpoint: report.histograms for endpoint, report in reports.items()},
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

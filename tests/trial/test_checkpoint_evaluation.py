@@ -37,11 +37,11 @@ def trained():
 def test_rows_are_what_a_sweep_measures_and_more(trained):
     model, config, fingerprint = trained
     found = evaluate_checkpoint(model, config, fingerprint)
-    assert list(found.rows) == ["zero", "observed"]
+    assert list(found.samples) == ["zero", "observed"]
     samples = generate(config, model, (1, 8, 8), 60, 0)
     reference = Reference.build(load_data(config.data), config.evaluation)
-    for endpoint, rows in found.rows.items():
-        values = {row.name: row.measure.value for row in rows}
+    for endpoint, report in found.samples.items():
+        values = {row.name: row.measure.value for row in report.rows}
         for name, measure in evaluate(samples[endpoint], reference).items():
             assert values[name] == measure.value, name
         assert "sim_excess" in values
