@@ -18,7 +18,7 @@ def nondominated_rank(values: ArrayLike) -> Ints:
     """Rank of each point by repeated peeling of the front (Goldberg's nondominated sorting); 0 is the front.
 
     values [N, 2] -> [N], in N log N. Equal points share a rank. Points that are not finite share one rank, one past the
-    worst finite point's and at least 1. Raises ValueError if `values` is not [N, 2].
+    worst finite point's and at least 1.
     """
     matrix, finite = _as_matrix(values)
     points, inverse = np.unique(matrix[finite], axis=0, return_inverse=True)
@@ -35,7 +35,7 @@ def nondominated_rank(values: ArrayLike) -> Ints:
 
 
 def pareto_mask(values: ArrayLike) -> Mask:
-    """Which points [N, 2] are on the front: finite and dominated by no other. Raises ValueError for other shapes."""
+    """Which points [N, 2] are on the front: finite and dominated by no other."""
     matrix, finite = _as_matrix(values)
     rows = np.flatnonzero(finite)
     rows = rows[np.lexsort((matrix[rows, 1], matrix[rows, 0]))]
@@ -80,13 +80,10 @@ def scale(values: ArrayLike) -> Floats:
 def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
     """The area that is dominated by some point and dominates `reference`; exact, larger is better.
 
-    values [N, 2], reference [2] -> float. Points that are not below `reference` in both objectives add nothing. Raises
-    ValueError for other shapes.
+    values [N, 2], reference [2] -> float. Points that are not below `reference` in both objectives add nothing.
     """
     matrix, finite = _as_matrix(values)
     corner = np.asarray(reference, dtype=np.float64)
-    if corner.shape != (2,) or not np.isfinite(corner).all():
-        raise ValueError(f"reference: expected two finite values, one per objective, not {reference!r}")
     points = matrix[finite & (matrix < corner).all(axis=1)]
     points = points[np.argsort(points[:, 1], kind="stable")]
     heights = np.diff(points[:, 1], append=corner[1])
@@ -107,8 +104,6 @@ def contributions(front: ArrayLike, reference: ArrayLike) -> Floats:
 
 
 def _as_matrix(values: ArrayLike) -> tuple[Floats, Mask]:
-    """`values` as float64 [N, 2], and which rows are finite. Raises ValueError otherwise."""
+    """`values` as float64 [N, 2], and which rows are finite."""
     matrix = np.asarray(values, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[1] != 2:
-        raise ValueError(f"values: expected [N, 2], a row per point, not {matrix.shape}")
     return matrix, np.asarray(np.isfinite(matrix).all(axis=1))

@@ -9,7 +9,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.stages.keys import FOLDER
 from ambient_sweep.storage import remove, remove_leftovers, remove_whole
 from ambient_sweep.trial.records import (
-    TrialRecord,
     read_trial,
     read_trial_evaluations,
     read_trials,
@@ -34,14 +33,17 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
     removed = []
     ended = [trial for trial in read_trials(root) if trial.ended]
     for trial in ended:
-        folders = _folders(root, trial, keep_checkpoints)
-        reported = max((e.images for e in read_trial_evaluations(root, trial.trial_id)), default=0)
-        if folders and trial.discarded != reported:
-            write_trial(root, replace(trial, discarded=reported))
-        for folder in folders:
-            remove_whole(folder)
-        removed += folders
         folder = trial_folder(root, trial.trial_id)
+        found = sorted((folder / CHECKPOINTS).glob("images-*"))
+        kept = [place for place in found if place.relative_to(root).as_posix() in keep_checkpoints]
+        others = [folder / STATE, *([] if kept else [folder / SNAPSHOTS])]
+        gone = [*(place for place in others if place.exists()), *(place for place in found if place not in kept)]
+        reported = max((e.images for e in read_trial_evaluations(root, trial.trial_id)), default=0)
+        if gone and trial.discarded != reported:
+            write_trial(root, replace(trial, discarded=reported))
+        for place in gone:
+            remove_whole(place)
+        removed += gone
         for place in (folder, folder / CHECKPOINTS):
             remove_leftovers(place)
     if remove_whole(root / FOLDER):
@@ -49,15 +51,6 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
     for aside in root.glob(f".{FOLDER}.*.tmp"):
         remove(aside)
     return removed
-
-
-def _folders(root: Path, trial: TrialRecord, keep: Collection[str]) -> list[Path]:
-    """The folders of an ended trial that go."""
-    folder = trial_folder(root, trial.trial_id)
-    checkpoints = sorted((folder / CHECKPOINTS).glob("images-*"))
-    kept = [place for place in checkpoints if place.relative_to(root).as_posix() in keep]
-    wanted = [folder / STATE, *([] if kept else [folder / SNAPSHOTS])]
-    return [*(place for place in wanted if place.exists()), *(place for place in checkpoints if place not in kept)]
 
 
 def check_kept(path: Path) -> None:

@@ -98,10 +98,6 @@ def arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
     raise TypeError(f"no column type for the annotation {annotation!r}")
 
 
-def config_fields() -> list[pa.Field]:
-    return [_field(key, *arrow_type(knob.annotation), knob.description or "") for key, knob in knobs().items()]
-
-
 def _field(name: str, kind: pa.DataType, nullable: bool, meaning: str) -> pa.Field:
     return pa.field(name, kind, nullable, metadata={DESCRIPTION: meaning})
 
@@ -117,7 +113,8 @@ def _measure(name: str, meaning: str) -> list[pa.Field]:
 
 def _schema(table: str, *names: str | list[pa.Field]) -> pa.Schema:
     """Of columns, and of groups of fields, before those of the config."""
-    parts = [[_field(part, *COLUMNS[part])] if isinstance(part, str) else part for part in (*names, config_fields())]
+    config = [_field(key, *arrow_type(knob.annotation), knob.description or "") for key, knob in knobs().items()]
+    parts = [[_field(part, *COLUMNS[part])] if isinstance(part, str) else part for part in (*names, config)]
     metadata = {TABLE_KEY: table.encode(), VERSION_KEY: str(VERSION).encode()}
     return pa.schema([field for part in parts for field in part], metadata)
 
