@@ -6,9 +6,11 @@ memorization measure what held-out images get, which nobody can have copied.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep import rng
@@ -21,11 +23,40 @@ from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization import Nearness, histograms, mem_ratio, memorization, thumbnails
 from ambient_sweep.evaluation.memorization.similarity import Histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
-from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
 BLOCK = 1024  # training images encoded at once for a floor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of a generated set."""
+
+    name: str
+    kind: Literal["fidelity", "memorization"]
+    measure: Measure
+    null: Measure | None = None
+
+    def seeded(self, seed: int) -> "Row":
+        """With the seed of the samples, of floors and of subsets, in both values."""
+        null = None if self.null is None else replace(self.null, seed=seed, encoder=self.measure.encoder)
+        return replace(self, measure=replace(self.measure, seed=seed), null=null)
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        null = None if self.null is None else vars(self.null)
+        return {"name": self.name, "kind": self.kind, **vars(self.measure), "null": null}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measures of one generated set."""
+
+    rows: tuple[Row, ...]
+    histograms: Mapping[str, Histograms]  # of similarities to the nearest training image, by encoder
+    warnings: tuple[str, ...]
+    nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
 
 
 @dataclass(frozen=True)
