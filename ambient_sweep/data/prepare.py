@@ -157,7 +157,7 @@ class _Preparation:
         document = json.dumps({**self.duplicates, "copies": found.copies(named)}, indent=1)
         (self.folder / store.DUPLICATES_FILE).write_text(document + "\n")
         if self.drop_duplicates:
-            self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
+            self.train, self.heldout = self.train[~found.copy[: found.train]], self.heldout[~found.copy[found.train :]]
             if min(len(self.train), len(self.heldout)) < 2:
                 left = f"{len(self.train)} training and {len(self.heldout)} held-out images"
                 raise UserError(f"--drop-duplicates: leaves {left}; at least 2 of each are needed")
