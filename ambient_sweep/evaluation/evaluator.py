@@ -18,10 +18,13 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures
+from ambient_sweep.evaluation.fidelity.frechet import frechet
+from ambient_sweep.evaluation.fidelity.kernel import kid
+from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import Nearness, histograms, mem_ratio, memorization, thumbnails
-from ambient_sweep.evaluation.memorization.similarity import Histograms
+from ambient_sweep.evaluation.memorization.copies import mem_ratio, thumbnails
+from ambient_sweep.evaluation.memorization.measures import Nearness, memorization
+from ambient_sweep.evaluation.memorization.similarity import Histograms, histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 

@@ -18,8 +18,10 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Classifier, Encoders, classes_of, empty_classifier, train_classifier
-from ambient_sweep.evaluation.fidelity import Statistics, statistics
-from ambient_sweep.evaluation.memorization import Nearness, memorization, nearest_similarity, normalised, thumbnails
+from ambient_sweep.evaluation.fidelity.frechet import Statistics, statistics
+from ambient_sweep.evaluation.memorization.copies import thumbnails
+from ambient_sweep.evaluation.memorization.measures import Nearness, memorization
+from ambient_sweep.evaluation.memorization.similarity import nearest_similarity, normalised
 from ambient_sweep.evaluation.neighbours import nearest
 from ambient_sweep.evaluation.required_images import check_counts
 from ambient_sweep.storage import digest
