@@ -62,26 +62,21 @@ class Report:
     nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Generated images as the measures take them: features float32 [N, D] by distance, nearness to training images."""
+def _encoded(
+    blocks: Callable[[], Iterable[Tensor]], count: int, names: Sequence[str], reference: Reference, device: str
+) -> tuple[dict[Distance, Tensor], Nearness]:
+    """Generated images as the measures `names` take them, all on `device`: features float32 [N, D] by distance, nearness.
 
-    features: Mapping[Distance, Tensor]
-    nearness: Nearness
-
-    @classmethod
-    def of(
-        cls, blocks: Callable[[], Iterable[Tensor]], count: int, names: Sequence[str], reference: Reference, device: str
-    ) -> "Encoded":
-        """Of `count` images uint8 [n, C, H, W] in blocks, for the measures `names`; all on `device`."""
-        config = reference.config
-        distances = [d for d in config.distances if d in names or d == config.fidelity]
-        if config.similarity is not None:
-            distances.append(config.similarity)
-        features = {d: reference.encoders.encode(d, blocks(), count, device) for d in dict.fromkeys(distances)}
-        small = torch.cat([thumbnails(block) for block in blocks()])
-        similar = None if config.similarity is None else features[config.similarity]
-        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
+    Of `count` images uint8 [n, C, H, W] in blocks.
+    """
+    config = reference.config
+    distances = [d for d in config.distances if d in names or d == config.fidelity]
+    if config.similarity is not None:
+        distances.append(config.similarity)
+    features = {d: reference.encoders.encode(d, blocks(), count, device) for d in dict.fromkeys(distances)}
+    small = torch.cat([thumbnails(block) for block in blocks()])
+    similar = None if config.similarity is None else features[config.similarity]
+    return features, Nearness.of(small, reference.train, similar, reference.similar, device=device)
 
 
 def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> dict[str, Measure]:
@@ -90,9 +85,9 @@ def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> d
     Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
     names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples)
-    found = Encoded.of(lambda: [images], len(images), names, reference, device)
-    measures = fidelity(found.features, names, reference, device)
-    return measures | {name: own for name, (own, _) in _memorization(found, names, reference, device).items()}
+    features, nearness = _encoded(lambda: [images], len(images), names, reference, device)
+    copied = _memorization(nearness, names, reference, device)
+    return fidelity(features, names, reference, device) | {name: own for name, (own, _) in copied.items()}
 
 
 def eight_bits(samples: Tensor) -> Tensor:
@@ -117,19 +112,19 @@ class FullEvaluation:
         reference = self.reference
         check_alike(generated, self.train)
         check_counts(self.names, reference.config, {"generated": len(generated)})
-        found = Encoded.of(generated.blocks, len(generated), self.names, reference, self.device)
+        features, found = _encoded(generated.blocks, len(generated), self.names, reference, self.device)
         floors = self._floor(min(len(generated), len(self.train)))
-        measures = fidelity(found.features, self.names, reference, self.device)
+        measures = fidelity(features, self.names, reference, self.device)
         rows = [Row(name, "fidelity", measure, floors[name]) for name, measure in measures.items()]
         copied = _memorization(found, self.names, reference, self.device)
         rows += [Row(name, "memorization", *pair) for name, pair in copied.items()]
         shown = {row.name: row.seeded(reference.config.seed) for row in rows}
-        nearest = found.nearness.distances[:, 0].sort(stable=True).indices
+        nearest = found.distances[:, 0].sort(stable=True).indices
         return Report(
             tuple(shown[name] for name in self.names),
-            self._histograms(found.nearness),
-            tuple(self._warnings(found)),
-            (nearest.cpu().numpy(), found.nearness.indices[nearest, 0].cpu().numpy()),
+            self._histograms(found),
+            tuple(self._warnings(features, len(generated))),
+            (nearest.cpu().numpy(), found.indices[nearest, 0].cpu().numpy()),
         )
 
     def _floor(self, n: int) -> dict[str, Measure]:
@@ -152,8 +147,8 @@ class FullEvaluation:
             return {}
         return {self.reference.encoders.get(similarity, self.device).name: histograms(found.similarities, theirs)}
 
-    def _warnings(self, found: Encoded) -> Iterator[str]:
-        reference, n = self.reference, len(found.nearness.distances)
+    def _warnings(self, features: Mapping[Distance, Tensor], n: int) -> Iterator[str]:
+        reference = self.reference
         lookalikes = mem_ratio(reference.heldout.distances).value
         if lookalikes > SUSPICIOUS:
             yield (
@@ -162,10 +157,10 @@ class FullEvaluation:
             )
         for distance in self.names:
             fewest = min(n, reference.settings.heldout)
-            if distance in reference.statistics and fewest <= 2 * found.features[distance].shape[1]:
+            if distance in reference.statistics and fewest <= 2 * (size := features[distance].shape[1]):
                 yield (
-                    f"{distance}: {fewest} images are few for {found.features[distance].shape[1]} features: the distance is "
-                    "biased upwards; compare it with what real images get, and only with values at the same number"
+                    f"{distance}: {fewest} images are few for {size} features: the distance is biased upwards; compare it "
+                    "with what real images get, and only with values at the same number"
                 )
 
 
@@ -190,11 +185,11 @@ def fidelity(
 
 
 def _memorization(
-    found: Encoded, names: Sequence[str], reference: Reference, device: str
+    nearness: Nearness, names: Sequence[str], reference: Reference, device: str
 ) -> dict[str, tuple[Measure, Measure | None]]:
     """As `memorization`, with the name of the encoder in what is measured in its features."""
     config = reference.config
-    measures = memorization(names, found.nearness, reference.heldout, config.quantile)
+    measures = memorization(names, nearness, reference.heldout, config.quantile)
     if "sim_excess" in measures and config.similarity is not None:
         encoder = reference.encoders.get(config.similarity, device).name
         measures["sim_excess"] = replace(measures["sim_excess"][0], encoder=encoder), None
