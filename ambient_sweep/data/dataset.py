@@ -37,7 +37,7 @@ class ImageData:
     heldout_labels: torch.Tensor | None
     name: Callable[[int], str]  # what to call the image at a place in the source
     fingerprint: str  # of pixels and split; the same in a source, its store and its noisy observations
-    class_names: tuple[str, ...] = ()
+    classes: int = 0  # 0 without labels
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
@@ -53,11 +53,6 @@ class ImageData:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.train.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 without labels."""
-        return len(self.class_names)
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
@@ -151,7 +146,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         Pixels(images, source.encoding), index, index, source.labels, source.sigma,
         name=source.names.__getitem__,
         fingerprint=fingerprint_of(content, source.shape, *index),
-        class_names=source.classes,
+        classes=len(source.classes),
         notes=(*source.lines(read=True), *skipped, *split_notes(config, source, *index)),
         unlabelled=source.unlabelled,
     )  # fmt: skip
@@ -170,7 +165,7 @@ def _from_store(config: DataConfig) -> ImageData:
         store.pixels, (train, heldout), (store.rows(train), heldout_rows), store.labels, store.sigma,
         name=store.name,
         fingerprint=fingerprint_of(info.content_sha256, info.shape, train, heldout),
-        class_names=info.classes,
+        classes=len(info.classes),
         observed=info.observed,
         store=store,
     )  # fmt: skip
