@@ -76,7 +76,10 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     total: Tensors = {}
     for position, weights in zip(positions, mix.reshape(-1, len(tracked)), strict=True):
         if weights.any():
-            tensors = _read(trial_folder, position, meta["config"])
+            snapshot = snapshot_folder(trial_folder, position)
+            tensors, own = read_tensors(snapshot, SNAPSHOT, "cpu")
+            if own["images"] != position or trained_config(own["config"]) != trained_config(meta["config"]):
+                raise UserError(f"{snapshot}: belongs to another training run; remove it")
             for name, weight in zip(map(average_name, tracked), weights.tolist(), strict=True):
                 for key, value in part(tensors, name).items():
                     total.setdefault(key, torch.zeros_like(value, dtype=torch.float64)).add_(value, alpha=weight)
@@ -88,12 +91,3 @@ def save_reconstruction(folder: Path, tensors: Tensors, source: Reconstruction) 
     """Writes the reconstructed weights as a checkpoint whose notes hold the length and the residual."""
     extra = source.notes | {"ema_length": source.config.ema.length, "ema_residual": source.residual}
     save_model(folder, tensors, source.config, source.images, source.notes["shape"], extra)
-
-
-def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:
-    """The tensors of one snapshot. Raises UserError if it is damaged or belongs to another config."""
-    folder = snapshot_folder(trial_folder, images)
-    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu")
-    if meta["images"] != images or trained_config(meta["config"]) != trained_config(config):
-        raise UserError(f"{folder}: belongs to another training run; remove it")
-    return tensors
