@@ -16,8 +16,7 @@ from ambient_sweep.config import build_config
 from ambient_sweep.training import loop
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.state import read_state
-from ambient_sweep.training.state_files import restore_newest, save_newest
+from ambient_sweep.training.state import read_state, restore_newest, save_newest
 
 WORKERS = 2
 IMAGES, HALF = 960, 480  # 60 steps
