@@ -126,10 +126,15 @@ def state_name(images: int) -> str:
     return f"images-{images:09d}"
 
 
+def positions_in(place: Path) -> list[int]:
+    """The image counts of the states, or of the snapshots, in `place`, rising."""
+    digits = [path.name.removeprefix("images-") for path in place.glob("images-*")]
+    return sorted(int(each) for each in digits if each.isdigit())
+
+
 def saved_states(place: Path) -> list[Path]:
     """The folders of states in `place`, the newest first."""
-    found = {path: path.name.removeprefix("images-") for path in place.glob("images-*")}
-    return sorted((path for path in found if found[path].isdigit()), key=lambda path: int(found[path]), reverse=True)
+    return [place / state_name(images) for images in reversed(positions_in(place))]
 
 
 def save_newest(place: Path, state: TrainState) -> None:
