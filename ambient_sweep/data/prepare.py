@@ -23,6 +23,7 @@ from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
 
 FIRST_NAMED = 100
@@ -175,7 +176,8 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        made, files, config = None, store.files_of(self.folder), self.config
+        made, config, written = None, self.config, sorted(self.folder.iterdir())
+        files = {file.name: store.FileInfo(bytes=file.stat().st_size, sha256=sha256(file)) for file in written}
         used = {"source", "image_size", "channels", "range"}
         description: dict[str, Any] = config.model_dump(include=used, exclude_none=True)
         if config.path is not None:
