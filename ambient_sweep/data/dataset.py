@@ -18,7 +18,7 @@ from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.annotations import LABEL, TEXT
 from ambient_sweep.data.sources.source import corrupt_line, source_path
 from ambient_sweep.data.sources.table import Table
-from ambient_sweep.data.split import Rows, part_size, split_index, split_notes
+from ambient_sweep.data.split import Rows, shortened, split_index, split_notes
 from ambient_sweep.data.store import TEXT_FILE, ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -157,9 +157,7 @@ def _from_store(config: DataConfig) -> ImageData:
     info = store.info
     _check_keys(config, store)
     where = f"{store.path}; lower it or prepare a larger store"
-    train = store.train_index[: part_size(config.train_size, "train", len(store.train_index), where)]
-    held = part_size(config.heldout_size, "heldout", len(store.heldout_index), where)
-    heldout = store.heldout_index[len(store.heldout_index) - held :]
+    train, heldout = shortened(config, store.train_index, store.heldout_index, where)
     heldout_rows = store.rows(heldout) if info.observed is None else np.empty(0, dtype=np.int64)
     return _image_data(
         store.pixels, (train, heldout), (store.rows(train), heldout_rows), store.labels, store.sigma,
