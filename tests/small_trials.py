@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ambient_sweep.config import build_config
-from ambient_sweep.training.state_files import saved_states
+from ambient_sweep.training.state import saved_states
 from ambient_sweep.trial.records import read_trial_evaluations
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare

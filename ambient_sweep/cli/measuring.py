@@ -12,7 +12,7 @@ from ambient_sweep.config import build_config, dump, parse_overrides
 if TYPE_CHECKING:
     from ambient_sweep.config import DataConfig, EvaluationConfig
     from ambient_sweep.data.evaluation_set import ImageSet
-    from ambient_sweep.evaluation.report import Report, Row
+    from ambient_sweep.evaluation.evaluator import Report, Row
 
 KEYS = (
     "evaluation.", "data.source", "data.image_column", "data.range", "data.split", "data.group_",

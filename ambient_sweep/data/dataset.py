@@ -18,7 +18,7 @@ from ambient_sweep.data.sources import Source, open_source
 from ambient_sweep.data.sources.annotations import LABEL, TEXT
 from ambient_sweep.data.sources.source import corrupt_line, source_path
 from ambient_sweep.data.sources.table import Table
-from ambient_sweep.data.split import Rows, part_size, split_index, split_notes
+from ambient_sweep.data.split import Rows, shortened, split_index, split_notes
 from ambient_sweep.data.store import TEXT_FILE, ObservedInfo, Store, open_store
 from ambient_sweep.errors import UserError
 
@@ -37,7 +37,7 @@ class ImageData:
     heldout_labels: torch.Tensor | None
     name: Callable[[int], str]  # what to call the image at a place in the source
     fingerprint: str  # of pixels and split; the same in a source, its store and its noisy observations
-    class_names: tuple[str, ...] = ()
+    classes: int = 0  # 0 without labels
     train_sigma: NDArray[np.float32] | None = None  # own noise level per training image, [N]; NaN: none
     observed: ObservedInfo | None = None  # where `train` holds noisy observations, and no image is held out
     store: Store | None = None
@@ -53,11 +53,6 @@ class ImageData:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.train.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 without labels."""
-        return len(self.class_names)
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
@@ -151,7 +146,7 @@ def _from_source(config: DataConfig, source: Source) -> ImageData:
         Pixels(images, source.encoding), index, index, source.labels, source.sigma,
         name=source.names.__getitem__,
         fingerprint=fingerprint_of(content, source.shape, *index),
-        class_names=source.classes,
+        classes=len(source.classes),
         notes=(*source.lines(read=True), *skipped, *split_notes(config, source, *index)),
         unlabelled=source.unlabelled,
     )  # fmt: skip
@@ -162,15 +157,13 @@ def _from_store(config: DataConfig) -> ImageData:
     info = store.info
     _check_keys(config, store)
     where = f"{store.path}; lower it or prepare a larger store"
-    train = store.train_index[: part_size(config.train_size, "train", len(store.train_index), where)]
-    held = part_size(config.heldout_size, "heldout", len(store.heldout_index), where)
-    heldout = store.heldout_index[len(store.heldout_index) - held :]
+    train, heldout = shortened(config, store.train_index, store.heldout_index, where)
     heldout_rows = store.rows(heldout) if info.observed is None else np.empty(0, dtype=np.int64)
     return _image_data(
         store.pixels, (train, heldout), (store.rows(train), heldout_rows), store.labels, store.sigma,
         name=store.name,
         fingerprint=fingerprint_of(info.content_sha256, info.shape, train, heldout),
-        class_names=info.classes,
+        classes=len(info.classes),
         observed=info.observed,
         store=store,
     )  # fmt: skip

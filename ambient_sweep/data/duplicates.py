@@ -70,29 +70,18 @@ class Duplicates:
 
     train: int  # number of training images
     first: NDArray[np.int64]  # per position, the first of its group; itself, where it has no copy before it
-    exact: NDArray[np.bool_]  # per position, whether the same pixels come before it
+    copy: NDArray[np.bool_]  # per position, whether it is a copy of a training image before it
+    exact: NDArray[np.bool_]  # per position, whether one of these has the same pixels
     flat: int  # images without enough contrast for the search for near duplicates
-
-    @property
-    def in_train(self) -> NDArray[np.bool_]:
-        """Per training image, whether it is a copy of an earlier one."""
-        return self.first[: self.train] < np.arange(self.train)
-
-    @property
-    def in_heldout(self) -> NDArray[np.bool_]:
-        """Per held-out image, whether it is a copy of a training image."""
-        return self.first[self.train :] < self.train
 
     def counts(self) -> dict[str, int]:
         """How many copies there are, exact and near."""
-        exact_train, exact_heldout = self.exact[: self.train], self.exact[self.train :]
-        return {
-            "train_exact": int((self.in_train & exact_train).sum()),
-            "train_near": int((self.in_train & ~exact_train).sum()),
-            "heldout_exact": int((self.in_heldout & exact_heldout).sum()),
-            "heldout_near": int((self.in_heldout & ~exact_heldout).sum()),
-            "flat": self.flat,
+        parts = {"train": slice(self.train), "heldout": slice(self.train, None)}
+        kinds = {"exact": self.exact, "near": self.copy & ~self.exact}
+        found = {
+            f"{part}_{kind}": int(each[rows].sum()) for part, rows in parts.items() for kind, each in kinds.items()
         }
+        return found | {"flat": self.flat}
 
     def copies(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         """The first copies and what they are copies of, as `images` names them by position."""
@@ -118,8 +107,9 @@ def find_duplicates(
     group = connected_components(graph, directed=False)[1]
     first = np.full(group.max(initial=-1) + 1, len(rows))
     np.minimum.at(first, group, position)
-    earlier = np.where(position < len(train), original < position, original < len(train))
-    return Duplicates(len(train), first[group], earlier, int(thumbnails.flat[rows].sum()))
+    before = np.minimum(position, len(train))
+    first = first[group]
+    return Duplicates(len(train), first, first < before, original < before, int(thumbnails.flat[rows].sum()))
 
 
 def _near_pairs(thumbnails: Thumbnails, rows: NDArray[np.int64], near: float) -> NDArray[np.int64]:

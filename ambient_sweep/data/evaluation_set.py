@@ -35,7 +35,6 @@ class ImageSet:
     """Images in the order of their names, rounded to 8 bits when they are read, with hashes that tell them apart."""
 
     where: str  # what messages call it, as in "--train photos"
-    names: Sequence[str]
     pixels: Pixels
     digests: Sequence[bytes]  # per image, equal where all pixels are
     fingerprint: str  # a hash, 16 hex digits, of all pixels in their order
@@ -59,17 +58,16 @@ class ImageSet:
 
     def subset(self, index: NDArray[np.int64]) -> "ImageSet":
         """The images at `index` as a set of their own."""
-        return ImageSet.of(self.where, self.pixels.subset(index), [self.names[row] for row in index.tolist()])
+        return ImageSet.of(self.where, self.pixels.subset(index))
 
     @classmethod
-    def of(cls, where: str, images: Pixels | NDArray[np.uint8], names: Sequence[str] | None = None) -> "ImageSet":
-        """A set of images, as an array uint8 [N, C, H, W]; their names are "image 0", "image 1", ... unless given."""
+    def of(cls, where: str, images: Pixels | NDArray[np.uint8]) -> "ImageSet":
+        """A set of images, as an array uint8 [N, C, H, W]."""
         pixels = images if isinstance(images, Pixels) else Pixels(images, "uint8")
-        names = [f"image {i}" for i in range(len(pixels))] if names is None else names
         blocks = (to_uint8(block).numpy() for block in pixels.blocks(BLOCK))
         hashes = [each for block in blocks for each in digests(block)]
         form = repr((len(pixels), *pixels.shape)).encode()
-        return cls(where, names, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
+        return cls(where, pixels, hashes, hashlib.sha256(b"".join([form, *hashes])).hexdigest()[:16])
 
 
 def read_sets(
@@ -100,7 +98,7 @@ def read_sets(
         if corrupt:
             problems.append(f"{where}: {corrupt_line(source.names, corrupt, CORRUPT_NAMED)}")
         pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
-        sets.append(dataclasses.replace(ImageSet.of(where, pixels, source.names), notes=source.lines(read=True)))
+        sets.append(dataclasses.replace(ImageSet.of(where, pixels), notes=source.lines(read=True)))
     if problems:
         raise UserError(f"{'; '.join(problems)}; remove or replace them")
     return sets

@@ -23,6 +23,7 @@ from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import printable
 from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
 
 FIRST_NAMED = 100
@@ -157,7 +158,7 @@ class _Preparation:
         document = json.dumps({**self.duplicates, "copies": found.copies(named)}, indent=1)
         (self.folder / store.DUPLICATES_FILE).write_text(document + "\n")
         if self.drop_duplicates:
-            self.train, self.heldout = self.train[~found.in_train], self.heldout[~found.in_heldout]
+            self.train, self.heldout = self.train[~found.copy[: found.train]], self.heldout[~found.copy[found.train :]]
             if min(len(self.train), len(self.heldout)) < 2:
                 left = f"{len(self.train)} training and {len(self.heldout)} held-out images"
                 raise UserError(f"--drop-duplicates: leaves {left}; at least 2 of each are needed")
@@ -175,7 +176,8 @@ class _Preparation:
         for name, values in (("labels", source.labels), ("sigma", source.sigma)):
             if values is not None:
                 np.save(self.folder / f"{name}.npy", values[rows])
-        made, files, config = None, store.files_of(self.folder), self.config
+        made, config, written = None, self.config, sorted(self.folder.iterdir())
+        files = {file.name: store.FileInfo(bytes=file.stat().st_size, sha256=sha256(file)) for file in written}
         used = {"source", "image_size", "channels", "range"}
         description: dict[str, Any] = config.model_dump(include=used, exclude_none=True)
         if config.path is not None:

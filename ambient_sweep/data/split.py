@@ -27,12 +27,10 @@ def split_index(config: DataConfig, source: Source, corrupt: Sequence[tuple[int,
     order = order[~np.isin(order, [row for row, _ in corrupt])]
     if source.published is not None:
         train, heldout = order[source.published[order]], order[~source.published[order]]
-        held = part_size(config.heldout_size, "heldout", len(heldout), "data.split; lower it")
-        if len(train) == 0 or held < MIN_HELDOUT:
-            found = f"{len(train)} training and {held} held-out images"
+        if len(train) == 0 or len(heldout) < MIN_HELDOUT:
+            found = f"{len(train)} training and {len(heldout)} held-out images"
             raise UserError(f"data.split: has {found} that can be read; name more")
-        size = part_size(config.train_size, "train", len(train), "data.split; lower it")
-        return train[:size], heldout[len(heldout) - held :]
+        return shortened(config, train, heldout, "data.split; lower it")
     good = len(order)
     train_size = config.train_size or good - (config.heldout_size or default_heldout(good))
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
@@ -99,8 +97,12 @@ def default_heldout(count: int) -> int:
     return tenth if tenth >= ENOUGH_HELDOUT else min(ENOUGH_HELDOUT + SPARE_HELDOUT, count // 2)
 
 
-def part_size(asked: int | None, part: str, there: int, where: str) -> int:
-    """The size asked for, or all there are. Raises UserError, which ends with `where` and the cure, where it is larger."""
-    if asked is not None and asked > there:
-        raise UserError(f"data.{part}_size: {asked} is more than the {there} in {where}")
-    return there if asked is None else asked
+def shortened(config: DataConfig, train: Rows, heldout: Rows, where: str) -> tuple[Rows, Rows]:
+    """The first training and the last held-out images, as many as the config asks for.
+
+    Raises UserError, which ends with `where` and the cure, where there are fewer.
+    """
+    for part, asked, rows in (("train", config.train_size, train), ("heldout", config.heldout_size, heldout)):
+        if asked is not None and asked > len(rows):
+            raise UserError(f"data.{part}_size: {asked} is more than the {len(rows)} in {where}")
+    return train[: config.train_size], heldout[len(heldout) - (config.heldout_size or len(heldout)) :]

@@ -195,8 +195,3 @@ def new_store(out: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}; nothing is left of it") from None
-
-
-def files_of(folder: Path) -> dict[str, FileInfo]:
-    """Size and sha256 of every file in a folder."""
-    return {file.name: FileInfo(bytes=file.stat().st_size, sha256=sha256(file)) for file in sorted(folder.iterdir())}

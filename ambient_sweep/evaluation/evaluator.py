@@ -6,9 +6,11 @@ memorization measure what held-out images get, which nobody can have copied.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ambient_sweep import rng
@@ -16,12 +18,14 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.fidelity import frechet, kid, manifold_measures
+from ambient_sweep.evaluation.fidelity.frechet import frechet
+from ambient_sweep.evaluation.fidelity.kernel import kid
+from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.evaluation.memorization import Nearness, histograms, mem_ratio, memorization, thumbnails
-from ambient_sweep.evaluation.memorization.similarity import Histograms
+from ambient_sweep.evaluation.memorization.copies import mem_ratio, thumbnails
+from ambient_sweep.evaluation.memorization.measures import Nearness, memorization
+from ambient_sweep.evaluation.memorization.similarity import Histograms, histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
-from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
@@ -29,25 +33,50 @@ BLOCK = 1024  # training images encoded at once for a floor
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Generated images as the measures take them: features float32 [N, D] by distance, nearness to training images."""
+class Row:
+    """One measure of a generated set."""
 
-    features: Mapping[Distance, Tensor]
-    nearness: Nearness
+    name: str
+    kind: Literal["fidelity", "memorization"]
+    measure: Measure
+    null: Measure | None = None
 
-    @classmethod
-    def of(
-        cls, blocks: Callable[[], Iterable[Tensor]], count: int, names: Sequence[str], reference: Reference, device: str
-    ) -> "Encoded":
-        """Of `count` images uint8 [n, C, H, W] in blocks, for the measures `names`; all on `device`."""
-        config = reference.config
-        distances = [d for d in config.distances if d in names or d == config.fidelity]
-        if config.similarity is not None:
-            distances.append(config.similarity)
-        features = {d: reference.encoders.encode(d, blocks(), count, device) for d in dict.fromkeys(distances)}
-        small = torch.cat([thumbnails(block) for block in blocks()])
-        similar = None if config.similarity is None else features[config.similarity]
-        return cls(features, Nearness.of(small, reference.train, similar, reference.similar, device=device))
+    def seeded(self, seed: int) -> "Row":
+        """With the seed of the samples, of floors and of subsets, in both values."""
+        null = None if self.null is None else replace(self.null, seed=seed, encoder=self.measure.encoder)
+        return replace(self, measure=replace(self.measure, seed=seed), null=null)
+
+    def dump(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        null = None if self.null is None else vars(self.null)
+        return {"name": self.name, "kind": self.kind, **vars(self.measure), "null": null}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measures of one generated set."""
+
+    rows: tuple[Row, ...]
+    histograms: Mapping[str, Histograms]  # of similarities to the nearest training image, by encoder
+    warnings: tuple[str, ...]
+    nearest: tuple[NDArray[np.int64], NDArray[np.int64]]  # generated images, nearest first; their training images
+
+
+def _encoded(
+    blocks: Callable[[], Iterable[Tensor]], count: int, names: Sequence[str], reference: Reference, device: str
+) -> tuple[dict[Distance, Tensor], Nearness]:
+    """Generated images as the measures `names` take them, all on `device`: features float32 [N, D] by distance, nearness.
+
+    Of `count` images uint8 [n, C, H, W] in blocks.
+    """
+    config = reference.config
+    distances = [d for d in config.distances if d in names or d == config.fidelity]
+    if config.similarity is not None:
+        distances.append(config.similarity)
+    features = {d: reference.encoders.encode(d, blocks(), count, device) for d in dict.fromkeys(distances)}
+    small = torch.cat([thumbnails(block) for block in blocks()])
+    similar = None if config.similarity is None else features[config.similarity]
+    return features, Nearness.of(small, reference.train, similar, reference.similar, device=device)
 
 
 def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> dict[str, Measure]:
@@ -56,9 +85,9 @@ def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> d
     Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
     names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples)
-    found = Encoded.of(lambda: [images], len(images), names, reference, device)
-    measures = fidelity(found.features, names, reference, device)
-    return measures | {name: own for name, (own, _) in _memorization(found, names, reference, device).items()}
+    features, nearness = _encoded(lambda: [images], len(images), names, reference, device)
+    copied = _memorization(nearness, names, reference, device)
+    return fidelity(features, names, reference, device) | {name: own for name, (own, _) in copied.items()}
 
 
 def eight_bits(samples: Tensor) -> Tensor:
@@ -83,19 +112,19 @@ class FullEvaluation:
         reference = self.reference
         check_alike(generated, self.train)
         check_counts(self.names, reference.config, {"generated": len(generated)})
-        found = Encoded.of(generated.blocks, len(generated), self.names, reference, self.device)
+        features, found = _encoded(generated.blocks, len(generated), self.names, reference, self.device)
         floors = self._floor(min(len(generated), len(self.train)))
-        measures = fidelity(found.features, self.names, reference, self.device)
+        measures = fidelity(features, self.names, reference, self.device)
         rows = [Row(name, "fidelity", measure, floors[name]) for name, measure in measures.items()]
         copied = _memorization(found, self.names, reference, self.device)
         rows += [Row(name, "memorization", *pair) for name, pair in copied.items()]
         shown = {row.name: row.seeded(reference.config.seed) for row in rows}
-        nearest = found.nearness.distances[:, 0].sort(stable=True).indices
+        nearest = found.distances[:, 0].sort(stable=True).indices
         return Report(
             tuple(shown[name] for name in self.names),
-            self._histograms(found.nearness),
-            tuple(self._warnings(found)),
-            (nearest.cpu().numpy(), found.nearness.indices[nearest, 0].cpu().numpy()),
+            self._histograms(found),
+            tuple(self._warnings(features, len(generated))),
+            (nearest.cpu().numpy(), found.indices[nearest, 0].cpu().numpy()),
         )
 
     def _floor(self, n: int) -> dict[str, Measure]:
@@ -118,8 +147,8 @@ class FullEvaluation:
             return {}
         return {self.reference.encoders.get(similarity, self.device).name: histograms(found.similarities, theirs)}
 
-    def _warnings(self, found: Encoded) -> Iterator[str]:
-        reference, n = self.reference, len(found.nearness.distances)
+    def _warnings(self, features: Mapping[Distance, Tensor], n: int) -> Iterator[str]:
+        reference = self.reference
         lookalikes = mem_ratio(reference.heldout.distances).value
         if lookalikes > SUSPICIOUS:
             yield (
@@ -128,10 +157,10 @@ class FullEvaluation:
             )
         for distance in self.names:
             fewest = min(n, reference.settings.heldout)
-            if distance in reference.statistics and fewest <= 2 * found.features[distance].shape[1]:
+            if distance in reference.statistics and fewest <= 2 * (size := features[distance].shape[1]):
                 yield (
-                    f"{distance}: {fewest} images are few for {found.features[distance].shape[1]} features: the distance is "
-                    "biased upwards; compare it with what real images get, and only with values at the same number"
+                    f"{distance}: {fewest} images are few for {size} features: the distance is biased upwards; compare it "
+                    "with what real images get, and only with values at the same number"
                 )
 
 
@@ -156,11 +185,11 @@ def fidelity(
 
 
 def _memorization(
-    found: Encoded, names: Sequence[str], reference: Reference, device: str
+    nearness: Nearness, names: Sequence[str], reference: Reference, device: str
 ) -> dict[str, tuple[Measure, Measure | None]]:
     """As `memorization`, with the name of the encoder in what is measured in its features."""
     config = reference.config
-    measures = memorization(names, found.nearness, reference.heldout, config.quantile)
+    measures = memorization(names, nearness, reference.heldout, config.quantile)
     if "sim_excess" in measures and config.similarity is not None:
         encoder = reference.encoders.get(config.similarity, device).name
         measures["sim_excess"] = replace(measures["sim_excess"][0], encoder=encoder), None

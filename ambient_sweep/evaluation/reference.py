@@ -1,13 +1,15 @@
-"""What an evaluation needs of the real images: computed once, used for every generated set."""
+"""What an evaluation needs of the real images: computed once, used for every generated set, in a folder for all trials."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ambient_sweep import rng
@@ -15,16 +17,20 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike, unseen
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import Encoders, classes_of, train_classifier
-from ambient_sweep.evaluation.fidelity import Statistics, statistics
-from ambient_sweep.evaluation.memorization import Nearness, memorization, nearest_similarity, normalised, thumbnails
+from ambient_sweep.evaluation.encoders import Classifier, Encoders, classes_of, empty_classifier, train_classifier
+from ambient_sweep.evaluation.fidelity.frechet import Statistics, statistics
+from ambient_sweep.evaluation.memorization.copies import thumbnails
+from ambient_sweep.evaluation.memorization.measures import Nearness, memorization
+from ambient_sweep.evaluation.memorization.similarity import nearest_similarity, normalised
 from ambient_sweep.evaluation.neighbours import nearest
 from ambient_sweep.evaluation.required_images import check_counts
 from ambient_sweep.storage import digest
+from ambient_sweep.training.files import read_tensors, write_tensors
 
 FORMAT: Final = 4  # raised whenever the files or the values of an encoder or a measure change
 MOST_FEATURES = 10_000  # of held-out images, that kid, precision and their like are taken against
 BLOCK = 1024  # rows of features that statistics take at once
+NAME = "reference"  # of both files
 
 
 @dataclass(frozen=True)
@@ -158,3 +164,56 @@ def reference_key(data: ImageData, config: EvaluationConfig) -> str:
     if "fd_file" in (*config.distances, config.similarity):
         encoders.append([config.encoder_sha256, config.encoder_size])
     return digest([FORMAT, data.fingerprint, labels, encoders, config.quantile])[:16]
+
+
+def save_reference(reference: Reference, folder: Path) -> None:
+    """Writes `folder`, whole or not at all; an existing one is replaced. Raises UserError where it cannot be written."""
+    tensors = {"features": reference.features, "train": reference.train}
+    if reference.similar is not None:
+        tensors["similar"] = reference.similar
+    tensors |= {f"heldout/{name}": each for name, each in vars(reference.heldout).items() if each is not None}
+    for distance, each in reference.statistics.items():
+        tensors[f"{distance}/mean"], tensors[f"{distance}/root"] = each.mean, each.root
+    if reference.encoders.classifier is not None:
+        weights = reference.encoders.classifier.state_dict()
+        tensors |= {f"classifier/{name}": value for name, value in weights.items()}
+    notes = {"settings": TypeAdapter(Settings).dump_python(reference.settings, mode="json")}
+    try:
+        write_tensors(folder, NAME, tensors, notes)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def load_reference(folder: Path) -> Reference:
+    """What `save_reference` wrote, mapped from the file. Raises UserError where a file is missing or damaged."""
+    advice = "remove the folder and it will be made again"
+    try:
+        tensors, notes = read_tensors(folder, NAME, "cpu")
+        settings = TypeAdapter(Settings).validate_python(notes["settings"])
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    except (ValidationError, KeyError):
+        raise UserError(f"{folder}: of another version; {advice}") from None
+    nearness = (tensors.get(f"heldout/{name}") for name in ("distances", "indices", "flips", "similarities"))
+    return Reference(
+        settings,
+        Encoders(settings.evaluation, _classifier(tensors)),
+        {
+            name: Statistics(tensors[f"{name}/mean"], tensors[f"{name}/root"], settings.heldout)
+            for name in settings.evaluation.distances
+        },
+        tensors["features"],
+        tensors["train"],
+        Nearness(*nearness),  # type: ignore[arg-type]
+        tensors.get("similar"),
+    )
+
+
+def _classifier(tensors: dict[str, Tensor]) -> Classifier | None:
+    prefix = "classifier/"
+    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    if not weights:
+        return None
+    classifier = empty_classifier(weights["convolutions.0.weight"].shape[1], len(weights["output.bias"]))
+    classifier.load_state_dict(weights)
+    return classifier.eval().requires_grad_(False)

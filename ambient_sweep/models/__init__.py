@@ -1,7 +1,6 @@
 """Networks, the denoiser that a config asks for, and its size."""
 
-from ambient_sweep.models.build import Shape, build_model
+from ambient_sweep.models.build import Shape, build_model, count_parameters, describe, parameters
 from ambient_sweep.models.network import checkpoint_activations
-from ambient_sweep.models.size import count_parameters, describe, parameters
 
 __all__ = ["Shape", "build_model", "checkpoint_activations", "count_parameters", "describe", "parameters"]

@@ -6,8 +6,7 @@ from timm.layers.mlp import Mlp
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import nn
 
-from ambient_sweep.models.embedding import NoiseEmbedding
-from ambient_sweep.models.network import Network, unit_, zero_
+from ambient_sweep.models.network import Network, NoiseEmbedding, unit_, zero_
 
 
 def _norm(width: int) -> nn.LayerNorm:

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import nn
 
-from ambient_sweep.models.embedding import NoiseEmbedding
-from ambient_sweep.models.network import Network, zero_
+from ambient_sweep.models.network import Network, NoiseEmbedding, zero_
 
 
 class _Block(nn.Module):

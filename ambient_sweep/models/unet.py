@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ambient_sweep.models.embedding import NoiseEmbedding
-from ambient_sweep.models.network import Network, unit_, zero_
+from ambient_sweep.models.network import Network, NoiseEmbedding, unit_, zero_
 
 Resample = Literal["none", "down", "up"]
 

@@ -36,16 +36,12 @@ class Group:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
-    def gather(self, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """The workers' parts (made for `share(count)`, along the first axis) joined in order, on every worker."""
-        if self.size == 1:
-            return rows
-        longest = -(-count // self.size)
-        padded = rows.new_zeros((longest, *rows.shape[1:]))
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[: len(Group(rank, self.size).share(count))] for rank, part in enumerate(parts)])
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The workers' parts, of any lengths along the first axis, joined in order, on every worker's CPU."""
+        parts = [rows.cpu()] * self.size
+        if self.size > 1:
+            dist.all_gather_object(parts, parts[self.rank])
+        return torch.cat(parts)
 
     def broadcast(self, value: T) -> T:
         if self.size == 1:

@@ -17,7 +17,7 @@ from ambient_sweep.diffusion.ema import coefficients
 from ambient_sweep.errors import UserError
 from ambient_sweep.training.averages import average_name, part
 from ambient_sweep.training.files import read_notes, read_tensors, write_tensors
-from ambient_sweep.training.state import Tensors, save_model, trained_config
+from ambient_sweep.training.state import Tensors, positions_in, save_model, state_name, trained_config
 
 SNAPSHOTS, SNAPSHOT = "snapshots", "snapshot"
 POOR = 0.1  # residual above which a length is poorly represented: docs/averages.md
@@ -35,7 +35,7 @@ class Reconstruction:
 
 
 def snapshot_folder(trial_folder: Path, images: int) -> Path:
-    return trial_folder / SNAPSHOTS / f"images-{images:09d}"
+    return trial_folder / SNAPSHOTS / state_name(images)
 
 
 def save_snapshot(
@@ -49,19 +49,14 @@ def save_snapshot(
     write_tensors(snapshot_folder(trial_folder, images), SNAPSHOT, dict(tensors), meta)
 
 
-def snapshots_at(trial_folder: Path) -> list[int]:
-    """The image counts of the snapshots in a trial's folder, rising."""
-    digits = [folder.name.removeprefix("images-") for folder in (trial_folder / SNAPSHOTS).glob("images-*")]
-    return sorted(int(each) for each in digits if each.isdigit())
-
-
 def reconstruct(trial_folder: Path, length: float, images: int | None = None) -> tuple[Tensors, Reconstruction]:
     """The weights averaged with `length` over the first `images` of training (by default all), by parameter, on the CPU.
 
     Memory: the result in float64 and one snapshot. Raises UserError for a length out of range, images without a snapshot,
     and a snapshot that is damaged or belongs to another training run.
     """
-    place, stored = trial_folder / SNAPSHOTS, snapshots_at(trial_folder)
+    place = trial_folder / SNAPSHOTS
+    stored = positions_in(place)
     if not stored:
         raise UserError(f"{place}: no snapshots; training writes them with ema.kind=power")
     at = stored[-1] if images is None else images
@@ -76,7 +71,10 @@ def reconstruct(trial_folder: Path, length: float, images: int | None = None) ->
     total: Tensors = {}
     for position, weights in zip(positions, mix.reshape(-1, len(tracked)), strict=True):
         if weights.any():
-            tensors = _read(trial_folder, position, meta["config"])
+            snapshot = snapshot_folder(trial_folder, position)
+            tensors, own = read_tensors(snapshot, SNAPSHOT, "cpu")
+            if own["images"] != position or trained_config(own["config"]) != trained_config(meta["config"]):
+                raise UserError(f"{snapshot}: belongs to another training run; remove it")
             for name, weight in zip(map(average_name, tracked), weights.tolist(), strict=True):
                 for key, value in part(tensors, name).items():
                     total.setdefault(key, torch.zeros_like(value, dtype=torch.float64)).add_(value, alpha=weight)
@@ -88,12 +86,3 @@ def save_reconstruction(folder: Path, tensors: Tensors, source: Reconstruction) 
     """Writes the reconstructed weights as a checkpoint whose notes hold the length and the residual."""
     extra = source.notes | {"ema_length": source.config.ema.length, "ema_residual": source.residual}
     save_model(folder, tensors, source.config, source.images, source.notes["shape"], extra)
-
-
-def _read(trial_folder: Path, images: int, config: dict[str, Any]) -> Tensors:
-    """The tensors of one snapshot. Raises UserError if it is damaged or belongs to another config."""
-    folder = snapshot_folder(trial_folder, images)
-    tensors, meta = read_tensors(folder, SNAPSHOT, "cpu")
-    if meta["images"] != images or trained_config(meta["config"]) != trained_config(config):
-        raise UserError(f"{folder}: belongs to another training run; remove it")
-    return tensors

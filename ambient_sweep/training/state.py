@@ -1,6 +1,6 @@
-"""The state that resuming needs, and checkpoints of models for sampling."""
+"""The state that resuming needs, the states of a run on disk, and checkpoints of models for sampling."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
 from ambient_sweep.models import Shape, build_model
+from ambient_sweep.storage import remove, remove_leftovers
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.compute import prepare_network
-from ambient_sweep.training.files import read_tensors, write_tensors
+from ambient_sweep.training.files import DamagedFile, read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
 
 Tensors = dict[str, torch.Tensor]
 SUMS = 5  # numbers that a record is made from, see step.py
+KEPT = 2  # states of a run: if the newest is damaged, the one before it is used
+BEGIN_AGAIN = "and the run begins again"
 
 
 @dataclass
@@ -117,6 +120,72 @@ def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
     """The sections of a config that decide what is trained; how and where it is computed may change within a run."""
     return {section: values for section, values in config.items() if section not in ("compute", "resources")}
+
+
+def state_name(images: int) -> str:
+    return f"images-{images:09d}"
+
+
+def positions_in(place: Path) -> list[int]:
+    """The image counts of the states, or of the snapshots, in `place`, rising."""
+    digits = [path.name.removeprefix("images-") for path in place.glob("images-*")]
+    return sorted(int(each) for each in digits if each.isdigit())
+
+
+def saved_states(place: Path) -> list[Path]:
+    """The folders of states in `place`, the newest first."""
+    return [place / state_name(images) for images in reversed(positions_in(place))]
+
+
+def save_newest(place: Path, state: TrainState) -> None:
+    """Saves the state in `place` and keeps it and the newest one before it; every worker calls it, rank 0 writes.
+
+    Removes later ones, which are damaged. Raises OSError that names what cannot be written.
+    """
+    mine = place / state_name(state.images)
+    state.save(mine)
+    if state.group.rank == 0:
+        states = saved_states(place)
+        kept = states[states.index(mine) :][:KEPT]
+        for old in states:
+            if old not in kept:
+                remove(old)
+
+
+def restore_newest(place: Path, state: TrainState, echo: Callable[[str], None]) -> str | None:
+    """Restores `state` from the newest sound state in `place`, the same on every worker; returns its name, or None.
+
+    Echoes one line for a damaged state and uses the one before it. Raises UserError if all are damaged, or if one belongs
+    to another config or format.
+    """
+    choice = state.group.broadcast(_choose(place, echo) if state.group.rank == 0 else None)
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        raise UserError(choice)
+    state.restore(choice, *read_state(choice))
+    return choice.name
+
+
+def _choose(place: Path, echo: Callable[[str], None]) -> Path | str | None:
+    """The newest sound state, None if there is no state, or the reason why none can be used."""
+    remove_leftovers(place)
+    states, damages = saved_states(place), []
+    for folder in states:
+        try:
+            read_state(folder)
+        except DamagedFile as error:
+            without_path = str(error).removeprefix(str(folder)).partition(": ")[2]
+            damages.append(f"state {folder.name}: {without_path}")
+            continue
+        except UserError as error:
+            return f"{error}; remove {place} {BEGIN_AGAIN}"
+        for damage in damages:
+            echo(f"{damage}; going on from {folder.name}")
+        return folder
+    if damages:
+        return f"{place}: no state can be read ({'; '.join(damages)}); restore one, or remove {place} {BEGIN_AGAIN}"
+    return None
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

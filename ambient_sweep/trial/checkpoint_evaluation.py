@@ -15,11 +15,11 @@ from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.data.pixels import Pixels
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.attack import Attack, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.attack.extraction import LEAST
-from ambient_sweep.evaluation.evaluator import FullEvaluation, eight_bits
+from ambient_sweep.evaluation.attack.denoising import denoising_gap
+from ambient_sweep.evaluation.attack.extraction import LEAST, Attack, attack, worst_cases
+from ambient_sweep.evaluation.attack.subjects import Subjects
+from ambient_sweep.evaluation.evaluator import FullEvaluation, Report, Row, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
-from ambient_sweep.evaluation.report import Report, Row
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate

@@ -17,8 +17,7 @@ from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.posthoc_ema import SNAPSHOTS, save_snapshot
-from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.state_files import restore_newest, save_newest
+from ambient_sweep.training.state import TrainState, restore_newest, save_newest
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import Report, TrialRecorder
 from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder

@@ -77,7 +77,7 @@ def generate(
     found: dict[str, torch.Tensor] = {}
     for endpoint in config.endpoints():
         own = torch.stack([torch.zeros(size, *shape, device=device), *pieces[endpoint]])[1:]
-        found[endpoint] = group.gather(own, batches).flatten(0, 1)[:count].cpu()
+        found[endpoint] = group.gather(own).flatten(0, 1)[:count]
     return found
 
 

@@ -12,8 +12,14 @@ from ambient_sweep.data.observed import levels
 from ambient_sweep.data.pixels import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders
-from ambient_sweep.evaluation.reference import RealImages, Reference, compared, reference_key
-from ambient_sweep.evaluation.reference_files import load_reference, save_reference
+from ambient_sweep.evaluation.reference import (
+    RealImages,
+    Reference,
+    compared,
+    load_reference,
+    reference_key,
+    save_reference,
+)
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
 

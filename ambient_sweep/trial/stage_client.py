@@ -17,8 +17,7 @@ from ambient_sweep.stages.keys import data_key, evaluation_part, fork_points, im
 from ambient_sweep.stages.stages import STATE, Gone, Stages
 from ambient_sweep.training.files import read_tensors
 from ambient_sweep.training.posthoc_ema import SNAPSHOT, save_snapshot, snapshot_folder
-from ambient_sweep.training.state import Tensors, TrainState, read_state, save_model
-from ambient_sweep.training.state_files import state_name
+from ambient_sweep.training.state import Tensors, TrainState, read_state, save_model, state_name
 from ambient_sweep.trial.evaluations import Evaluator
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (

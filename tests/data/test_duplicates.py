@@ -125,10 +125,10 @@ def test_groups_and_counts_of_planted_copies():
     assert copies == {7: 2, 11: 2, 25: 2, 26: 5, 28: 27}
     counts = {"train_exact": 1, "train_near": 1, "heldout_exact": 1, "heldout_near": 1, "flat": 0}
     assert found.counts() == counts
-    assert np.flatnonzero(found.in_train).tolist() == [7, 11]
-    assert np.flatnonzero(found.in_heldout).tolist() == [5, 6]
+    assert np.flatnonzero(found.copy[: found.train]).tolist() == [7, 11]
+    assert np.flatnonzero(found.copy[found.train :]).tolist() == [5, 6]
     turned = find_duplicates(thumbnails_of(images), np.array([7, 1, 2, 3]), np.array([0, 9]))
-    assert np.flatnonzero(turned.in_train).tolist() == [2]  # the order of training says which is the copy
+    assert np.flatnonzero(turned.copy[: turned.train]).tolist() == [2]  # the order of training says which is the copy
 
 
 @pytest.mark.parametrize("near", [0.1, 0.6])
@@ -164,7 +164,7 @@ def test_a_crowd_of_near_copies_is_one_group():
     one = noise_pictures(1).astype(float)
     crowd = clipped(one * 0.8 + 20 + np.random.default_rng(0).normal(size=(500, 16, 16, 1)))
     found = found_among(np.concatenate([noise_pictures(5, seed=3), crowd]))
-    assert np.flatnonzero(found.in_train).tolist() == list(range(6, 505))
+    assert np.flatnonzero(found.copy[: found.train]).tolist() == list(range(6, 505))
     assert set(found.first[6:].tolist()) == {5}
 
 

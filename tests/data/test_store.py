@@ -37,7 +37,7 @@ def assert_same(one, other):
         assert torch.equal(getattr(one, f"{name}_index"), getattr(other, f"{name}_index"))
         assert torch.equal(getattr(one, f"{name}_labels"), getattr(other, f"{name}_labels"))
     np.testing.assert_array_equal(one.train_sigma, other.train_sigma)
-    assert (one.fingerprint, one.shape, one.class_names) == (other.fingerprint, other.shape, other.class_names)
+    assert (one.fingerprint, one.shape, one.classes) == (other.fingerprint, other.shape, other.classes)
     assert [*map(one.name, one.train_index.tolist())] == [*map(other.name, one.train_index.tolist())]
 
 

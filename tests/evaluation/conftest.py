@@ -6,8 +6,7 @@ import torch
 
 from ambient_sweep.config import DataConfig, EvaluationConfig
 from ambient_sweep.data.dataset import ImageData, load_data
-from ambient_sweep.evaluation.reference import Reference
-from ambient_sweep.evaluation.reference_files import save_reference
+from ambient_sweep.evaluation.reference import Reference, save_reference
 
 
 @pytest.fixture(scope="package", autouse=True)

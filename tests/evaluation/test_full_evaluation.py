@@ -9,10 +9,9 @@ import pytest
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.evaluator import FullEvaluation
+from ambient_sweep.evaluation.evaluator import FullEvaluation, Report
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.reference import RealImages
-from ambient_sweep.evaluation.report import Report
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 
 PIXELS, DIGITS, PATCHES = (

@@ -9,8 +9,7 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import Pixels, to_uint8
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.evaluation.evaluator import evaluate
-from ambient_sweep.evaluation.reference import Reference, reference_key
-from ambient_sweep.evaluation.reference_files import load_reference, save_reference
+from ambient_sweep.evaluation.reference import Reference, load_reference, reference_key, save_reference
 from ambient_sweep.evaluation.required_images import COPIES
 from ambient_sweep.training.files import write_tensors
 

@@ -16,8 +16,8 @@ from ambient_sweep.models import build_model
 from ambient_sweep.training import posthoc_ema as module
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.files import read_tensors, write_tensors
-from ambient_sweep.training.posthoc_ema import reconstruct, save_snapshot, snapshot_folder, snapshots_at
-from ambient_sweep.training.state import load_model
+from ambient_sweep.training.posthoc_ema import SNAPSHOTS, reconstruct, save_snapshot, snapshot_folder
+from ambient_sweep.training.state import load_model, positions_in
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
@@ -110,7 +110,7 @@ def test_known_mistakes_are_ten_times_worse(training, length, monkeypatch):
     share = (0.1 - length) / 0.05
     for wrong in (share * short + (1 - share) * long, short, long):  # interpolation, and the nearer of the two
         assert training.error(length, wrong) > 10 * right
-    positions = snapshots_at(training.folder)
+    positions = positions_in(training.folder / SNAPSHOTS)
     stored = np.array([training.brute(0.05, position) for position in positions])
     weights, _ = module.coefficients(length, positions[-1], [0.05] * 16, positions)  # one tracked length alone
     assert training.error(length, weights @ stored) > 10 * right
@@ -122,7 +122,7 @@ def test_known_mistakes_are_ten_times_worse(training, length, monkeypatch):
 @pytest.fixture
 def trial(training, tmp_path):
     """A copy of three of its snapshots, to be damaged."""
-    for images in snapshots_at(training.folder)[:3]:
+    for images in positions_in(training.folder / SNAPSHOTS)[:3]:
         for name in ("snapshot.safetensors", "snapshot.json"):
             copy = snapshot_folder(tmp_path, images) / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def trial(training, tmp_path):
 
 
 def test_what_cannot_be_reconstructed_is_refused_with_what_can(trial, tmp_path_factory):
-    first, _, last = snapshots_at(trial)
+    first, _, last = positions_in(trial / SNAPSHOTS)
     for length in (0.004, 0.29, float("nan")):
         with pytest.raises(UserError, match=r"ema\.length"):
             reconstruct(trial, length)
@@ -187,7 +187,7 @@ def flip(file):
 @pytest.mark.parametrize("harm", UNUSABLE)
 def test_unusable_snapshots_are_refused_by_name(trial, harm):
     spoil, words = UNUSABLE[harm]
-    spoil(snapshot_folder(trial, snapshots_at(trial)[1]))
+    spoil(snapshot_folder(trial, positions_in(trial / SNAPSHOTS)[1]))
     with pytest.raises(UserError, match=words):
         reconstruct(trial, 0.15)
 
@@ -218,7 +218,7 @@ def test_a_trial_evaluates_what_the_command_reconstructs_later(tmp_path):
     prepare(config, tmp_path)
     run_trial(config, tmp_path, "t")
     folder = tmp_path / "trials" / "t"
-    assert snapshots_at(folder) == list(snapshot_images(config))
+    assert positions_in(folder / SNAPSHOTS) == list(snapshot_images(config))
     for images in (config.images_at(f) for f in config.evaluation.lengths):
         out = tmp_path / f"average-{images}"
         assert average(folder, "--length", 0.15, "--images", images, "--out", out).exit_code == 0
@@ -227,4 +227,4 @@ def test_a_trial_evaluates_what_the_command_reconstructs_later(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), later.parameters(), strict=True))
     shutil.rmtree(snapshot_folder(folder, 1600))  # as after a kill between the state and its snapshot
     run_trial(config, tmp_path, "t")
-    assert snapshots_at(folder) == list(snapshot_images(config))
+    assert positions_in(folder / SNAPSHOTS) == list(snapshot_images(config))

@@ -10,8 +10,14 @@ from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training.files import FORMAT, write_tensors
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.state_files import BEGIN_AGAIN, restore_newest, save_newest, saved_states, state_name
+from ambient_sweep.training.state import (
+    BEGIN_AGAIN,
+    TrainState,
+    restore_newest,
+    save_newest,
+    saved_states,
+    state_name,
+)
 
 CONFIG = build_config(BASE)
 SAVES = frozenset({128, 256, 384})

@@ -10,7 +10,7 @@ from made_up_sweeps import make_evaluation, make_trial
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.training import state_files
+from ambient_sweep.training.state import BEGIN_AGAIN
 from ambient_sweep.trial.records import (
     UNREADABLE_STATE,
     evaluation_path,
@@ -94,11 +94,11 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
         ("completed", None, True),
         ("failed", "the loss is not finite", True),
         ("failed", "worker failed, after 3 attempts: killed", False),
-        ("failed", f"no state can be read; remove them {state_files.BEGIN_AGAIN}", False),
+        ("failed", f"no state can be read; remove them {BEGIN_AGAIN}", False),
         ("stopped", "stopped by search.stopping after 640 images", True),
         ("stopped", "interrupted at 640 images; state saved", False),
     ],
 )
 def test_which_trials_resume_goes_on_with(status: str, reason: str | None, ended: bool) -> None:
     assert replace(TRIAL, status=status, reason=reason).ended is ended
-    assert UNREADABLE_STATE == state_files.BEGIN_AGAIN
+    assert UNREADABLE_STATE == BEGIN_AGAIN

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ambient_sweep import rng
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -37,10 +36,7 @@ def denoising_gap(
 def _errors(denoiser: Callable[..., Tensor], subjects: Subjects, sigma: float, seed: int, device: str) -> Tensor:
     """Mean square error per image, float64 [N]."""
     parts = []
-    for start, images, bound in subjects.batches(denoiser, device):
-        noise = rng.normal(f"denoising_gap/{sigma:g}", seed, range(start, start + len(images)), images.shape[1:]).to(
-            device
-        )
+    for images, noise, bound in subjects.batches(denoiser, device, f"denoising_gap/{sigma:g}", seed):
         restored = bound(images + sigma * noise, sigmas_of(images, sigma))
         parts.append((restored - images).double().square().flatten(1).mean(1).cpu())
     return torch.cat(parts)

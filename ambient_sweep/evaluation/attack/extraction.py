@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ambient_sweep import rng
 from ambient_sweep.config import SamplingConfig
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
@@ -56,7 +55,7 @@ class Attack:
 class Result:
     """One way of damaging and restoring: errors, measures and pictures of both sets.
 
-    name: as in a table, attack_mean_2. errors, errors_heldout: root mean square over the damaged pixels, [N] and [M].
+    name: as in a table, attack_mean_2. errors: of the training images, root mean square over the damaged pixels, [N].
     measures, each with what held-out images get: `_auc`, the probability that a training image comes back better than a
     held-out one; `_tpr`, the share of training images restored better than all but 1 % of held-out ones; `_near`, the share
     restored nearly perfectly.
@@ -64,7 +63,6 @@ class Result:
 
     name: str
     errors: Tensor
-    errors_heldout: Tensor
     measures: dict[str, tuple[Measure, Measure | None]]
     void: bool  # images of neither set come back better than if others were taken: nothing follows
     train: Pictures  # of the best restored
@@ -97,7 +95,6 @@ def _result(restore: Restore, sigma: float, train: _Restored, heldout: _Restored
     return Result(
         name,
         errors,
-        others,
         {
             f"{name}_auc": (auc(errors, others), None),
             f"{name}_tpr": (Measure.share(errors < least), None),
@@ -137,10 +134,7 @@ def _restored(
     denoiser: Callable[..., Tensor], subjects: Subjects, how: Attack, restore: Restore, level: float, device: str
 ) -> _Restored:
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start, images, bound in subjects.batches(denoiser, device):
-        noise = rng.normal(f"attack/{level:g}", how.seed, range(start, start + len(images)), images.shape[1:]).to(
-            images
-        )
+    for images, noise, bound in subjects.batches(denoiser, device, f"attack/{level:g}", how.seed):
         damaged, hidden = images + level * noise, None
         if restore == "masked":
             hidden = _hidden(images.shape[-2:]).to(device)

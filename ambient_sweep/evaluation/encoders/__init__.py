@@ -9,7 +9,7 @@ from torch import Tensor
 from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.evaluation.encoders.base import Encoder, PixelEncoder, encode
+from ambient_sweep.evaluation.encoders.base import Encoder, PixelEncoder
 from ambient_sweep.evaluation.encoders.classifier import (
     Classifier,
     ClassifierEncoder,
@@ -22,33 +22,9 @@ from ambient_sweep.evaluation.encoders.inception import InceptionEncoder
 from ambient_sweep.evaluation.encoders.lite0 import lite0_encoder
 from ambient_sweep.evaluation.encoders.torchscript import sscd_encoder, user_encoder
 from ambient_sweep.terminal import advance
+from ambient_sweep.training.compute import exact_float32
 
-__all__ = [
-    "Classifier", "Encoder", "Encoders", "build_encoder", "classes_of", "empty_classifier", "encode", "train_classifier",
-]  # fmt: skip
-
-
-def build_encoder(
-    distance: Distance, settings: EvaluationConfig, *, device: str = "cpu", classifier: Classifier | None = None
-) -> Encoder:
-    """The encoder of a distance. Raises UserError where its weights are missing: never another encoder in its place."""
-    folder, (kind, _, size) = settings.weights_folder, distance.partition("@")
-    match kind:
-        case "fd_pixels":
-            return PixelEncoder()
-        case "fd_classifier" if classifier is not None:
-            return ClassifierEncoder(classifier, device)
-        case "fd_lite0":
-            return lite0_encoder(int(size), device)
-        case "fid":
-            return InceptionEncoder(folder, device)
-        case "fd_sscd":
-            return sscd_encoder(folder, device)
-        case "fd_file":
-            return user_encoder(settings, device)
-        case "fd_dinov2_small" | "fd_dinov2_base" | "fd_dinov2_large":
-            return dinov2_encoder(kind.removeprefix("fd_dinov2_"), folder, device)
-    raise ValueError(f"{distance}: no such encoder, or no classifier given")
+__all__ = ["Classifier", "Encoder", "Encoders", "classes_of", "empty_classifier", "train_classifier"]
 
 
 class Encoders:
@@ -59,21 +35,43 @@ class Encoders:
         self._built: dict[tuple[Distance, str], Encoder] = {}
 
     def get(self, distance: Distance, device: str) -> Encoder:
-        """The encoder of `distance` on `device`. Raises UserError where its weights are missing."""
+        """The encoder of `distance` on `device`. Raises UserError where its weights are missing: never another one."""
         key = distance, device
         if key not in self._built:
-            self._built[key] = build_encoder(distance, self.config, device=device, classifier=self.classifier)
+            self._built[key] = self._build(distance, device)
         return self._built[key]
 
+    def _build(self, distance: Distance, device: str) -> Encoder:
+        folder, (kind, _, size) = self.config.weights_folder, distance.partition("@")
+        match kind:
+            case "fd_pixels":
+                return PixelEncoder()
+            case "fd_classifier" if self.classifier is not None:
+                return ClassifierEncoder(self.classifier, device)
+            case "fd_lite0":
+                return lite0_encoder(int(size), device)
+            case "fid":
+                return InceptionEncoder(folder, device)
+            case "fd_sscd":
+                return sscd_encoder(folder, device)
+            case "fd_file":
+                return user_encoder(self.config, device)
+            case "fd_dinov2_small" | "fd_dinov2_base" | "fd_dinov2_large":
+                return dinov2_encoder(kind.removeprefix("fd_dinov2_"), folder, device)
+        raise ValueError(f"{distance}: no such encoder, or no classifier given")
+
     def encode(self, distance: Distance, blocks: Iterable[Tensor], count: int, device: str, to: str = "") -> Tensor:
-        """Features float32 [N, D] on `to`, or `device`, of `count` images uint8 [n, C, H, W]. Raises AmbientSweepError
-        unless finite."""
+        """Features float32 [N, D] on `to`, or `device`, of `count` images uint8 [n, C, H, W] in blocks.
+
+        The same on every call. Raises AmbientSweepError unless finite.
+        """
         encoder, found, done = self.get(distance, device), list[Tensor](), 0
         size = min(self.config.batch_size, encoder.batch)
-        for batch in itertools.chain.from_iterable(torch.split(block, size) for block in blocks):
-            found.append(encode(encoder, batch, size, device).to(to or device))
-            done += len(batch)
-            advance(f"encoding by {distance}", done, count)
+        with torch.inference_mode(), exact_float32():
+            for batch in itertools.chain.from_iterable(torch.split(block, size) for block in blocks):
+                found.append(encoder(batch.to(device)).to(to or device))
+                done += len(batch)
+                advance(f"encoding by {distance}", done, count)
         features = torch.cat(found)
         if not features.isfinite().all():
             raise AmbientSweepError(f"{distance}: the encoder {encoder.name} gives features that are not finite")

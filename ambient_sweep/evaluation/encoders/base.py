@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.training.compute import exact_float32
 
 PIXELS_LIMIT = 3 * 64 * 64
 
@@ -62,13 +61,6 @@ class PixelEncoder:
                 f"{images[0].numel()}; use fd_lite0@64 or fd_lite0@224"
             )
         return images.flatten(1).float() / 127.5 - 1
-
-
-def encode(encoder: Encoder, images: Tensor, batch_size: int, device: str = "cpu") -> Tensor:
-    """Features float32 [N, D] on `device` of images uint8 [N, C, H, W], in batches; the same on every call."""
-    batches = torch.split(images, min(batch_size, encoder.batch))
-    with torch.inference_mode(), exact_float32():
-        return torch.cat([encoder(batch.to(device)) for batch in batches])
 
 
 def resized(images: Tensor, size: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:

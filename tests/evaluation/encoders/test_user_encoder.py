@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_images import built, noise, sha256_of
+from encoder_images import built, encode, noise, sha256_of
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.evaluation.encoders import encode, torchscript
+from ambient_sweep.evaluation.encoders import torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 

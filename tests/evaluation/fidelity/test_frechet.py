@@ -4,7 +4,7 @@ import torch
 from cleanfid.fid import frechet_distance
 from numpy.typing import NDArray
 
-from ambient_sweep.evaluation.fidelity import frechet, statistics
+from ambient_sweep.evaluation.fidelity.frechet import frechet, statistics
 from ambient_sweep.evaluation.measure import Z95, Measure
 
 Array = NDArray[np.float64]

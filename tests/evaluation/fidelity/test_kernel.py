@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.fidelity import kernel, kid
+from ambient_sweep.evaluation.fidelity import kernel
+from ambient_sweep.evaluation.fidelity.kernel import kid
 from ambient_sweep.evaluation.measure import Z95
 
 

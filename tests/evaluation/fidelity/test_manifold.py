@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ambient_sweep.evaluation.fidelity import manifold, manifold_measures
+from ambient_sweep.evaluation.fidelity import manifold
+from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 from ambient_sweep.evaluation.measure import wilson
 
 

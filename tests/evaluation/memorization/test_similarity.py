@@ -10,9 +10,14 @@ from torch import Tensor
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import wilson
-from ambient_sweep.evaluation.memorization import histograms, nearest_similarity, normalised
 from ambient_sweep.evaluation.memorization.copies import mem_excess
-from ambient_sweep.evaluation.memorization.similarity import histogram_picture, sim_excess
+from ambient_sweep.evaluation.memorization.similarity import (
+    histogram_picture,
+    histograms,
+    nearest_similarity,
+    normalised,
+    sim_excess,
+)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
