@@ -159,11 +159,10 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
 
 
 def complete(choice: Choice, path: Path) -> Choice:
-    """A choice from `read_candidates(path)`, its rows with all columns."""
-    rows = [choice.row, *(row for row, _ in choice.others), *([choice.runner_up] if choice.runner_up else [])]
-    whole = read_rows(path, [row[ROW] for row in rows]).to_pylist()
-    others = tuple(zip(whole[1:], (why for _, why in choice.others), strict=False))
-    return replace(choice, row=whole[0], others=others, runner_up=whole[-1] if choice.runner_up else None)
+    """A choice from `read_candidates(path)`, its row and its runner-up with all columns."""
+    rows = [choice.row, choice.runner_up] if choice.runner_up else [choice.row]
+    row, *next_best = read_rows(path, [each[ROW] for each in rows]).to_pylist()
+    return replace(choice, row=row, runner_up=next_best[0] if next_best else None)
 
 
 def best_config(choice: Choice) -> Config:

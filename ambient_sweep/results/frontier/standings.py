@@ -5,12 +5,11 @@ import pyarrow as pa
 
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.results.frontier.candidates import (
-    PLACE,
     candidate_mask,
     distinct,
-    labels,
     measured_mask,
     objectives,
+    places,
     stated,
 )
 from ambient_sweep.results.frontier.recipes import Recipes
@@ -32,10 +31,10 @@ def with_standings(table: pa.Table) -> pa.Table:
     measured = np.flatnonzero(measured_mask(table))
     if len(measured):
         last = np.unique(stated(table, measured))
-        found, places = Recipes.of(table.take(pa.array(last))), labels(table, PLACE)
+        found, of = Recipes.of(table.take(pa.array(last))), places(table)
         recipe_of = np.zeros(n, dtype=np.int64)
-        recipe_of[places[last]] = found.labels
-        own = recipe_of[places[measured]]
+        recipe_of[of[last]] = found.labels
+        own = recipe_of[of[measured]]
         runs[measured], mean[measured], error[measured] = found.runs[own], found.mean[own], found.error[own]
     columns = {
         schema.ON_FRONT: pa.array(on_front),
