@@ -78,14 +78,10 @@ def unfold(page: Page) -> None:
 def place(page: Page, index: int) -> tuple[float, float]:
     """Where a point of the frontier is on the screen, by its number along it."""
     page.locator("#plane").scroll_into_view_if_needed()
-    x, y = page.evaluate(
-        """(i) => {
-            const { xaxis, yaxis } = plane._fullLayout, box = plane.getBoundingClientRect(), p = front[i];
-            return [box.x + xaxis._offset + xaxis.d2p(p.x), box.y + yaxis._offset + yaxis.d2p(p.y)];
-        }""",
-        index,
-    )
-    return x, y
+    front, _ring = page.locator("#plane .trace.scatter").all()[-2:]
+    box = front.locator(".point").nth(index).bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def test_the_top_states_sentence_choice_and_command(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -122,12 +118,12 @@ def test_hovering_joins_the_checkpoints_of_a_trial(sweep: tuple[Path, Tables], o
     trial = page.evaluate("front.find((p) => points.filter((q) => q.trial_id === p.trial_id).length > 2).trial_id")
     index = page.evaluate("(id) => front.findIndex((p) => p.trial_id === id)", trial)
     page.mouse.move(*place(page, index), steps=3)
-    page.wait_for_function("document.querySelector('#trail polyline').points.length > 1")
+    page.wait_for_function("plane.layout.shapes?.length")
     assert trial in (page.locator(".hoverlayer").text_content() or "")
     count = sum(name == trial for name in sweep[1].evaluations["trial_id"].to_pylist())
-    assert page.evaluate("document.querySelector('#trail polyline').points.length") == count
+    assert page.locator("#plane .shapelayer path").get_attribute("d").count("L") == count - 1
     page.mouse.move(5, 5)
-    page.wait_for_function("document.querySelector('#trail polyline').points.length === 0")
+    page.wait_for_function("!plane.layout.shapes.length")
 
 
 def test_the_switch_leaves_full_lengths_or_one_point_per_trial(sweep: tuple[Path, Tables], open_page: Open) -> None:

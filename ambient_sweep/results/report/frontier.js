@@ -120,11 +120,9 @@ function caption(rows, beyond, few) {
 /** Joins the checkpoints of a point's trial and endpoint by length; without a point, none. */
 function trail(p) {
   const own = p ? points.filter((each) => each.trial_id === p.trial_id && each.endpoint === p.endpoint) : [];
-  const { xaxis, yaxis } = plane._fullLayout; // a trace would take the label under the pointer away
-  const within = (axis, value) => axis._offset + Math.min(Math.max(axis.d2p(value), 0), axis._length);
-  const corner = (each) => `${within(xaxis, each.x)},${within(yaxis, each.y)}`;
   own.sort((a, b) => a.images - b.images);
-  document.querySelector("#trail polyline").setAttribute("points", own.map(corner).join(" "));
+  const path = `M${own.map(({ x, y }) => `${x},${y}`).join("L")}`; // a trace would take the label under the pointer away
+  Plotly.relayout(plane, { shapes: own.length > 1 ? [{ path, line: { color: colours().accent, width: 2 } }] : [] });
 }
 
 function ring() {
