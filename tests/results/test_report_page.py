@@ -119,7 +119,9 @@ def test_hovering_joins_the_checkpoints_of_a_trial(sweep: tuple[Path, Tables], o
     index = page.evaluate("(id) => front.findIndex((p) => p.trial_id === id)", trial)
     page.mouse.move(*place(page, index), steps=3)
     page.wait_for_function("plane.layout.shapes?.length")
-    assert trial in (page.locator(".hoverlayer").text_content() or "")
+    text = page.locator(".hoverlayer").text_content() or ""
+    assert trial in text
+    assert "on 500 samples" in text
     count = sum(name == trial for name in sweep[1].evaluations["trial_id"].to_pylist())
     assert page.locator("#plane .shapelayer path").get_attribute("d").count("L") == count - 1
     page.mouse.move(5, 5)

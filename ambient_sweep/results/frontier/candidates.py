@@ -98,6 +98,12 @@ def own_mask(table: pa.Table) -> Mask:
     return np.asarray(table[schema.EVALUATION_SEED].to_numpy() == table[schema.SAMPLES_SEED].to_numpy())
 
 
+def choosing_mask(table: pa.Table) -> Mask:
+    """Rows whose values chose the frontier, lucky ones among them, beside rows that state values on samples after those."""
+    after = table[schema.EVALUATION_SEED].to_numpy() > table[schema.SAMPLES_SEED].to_numpy() + 1
+    return np.asarray(~after & after.any())
+
+
 def clean_mask(table: pa.Table) -> Mask:
     """Rows of ordinary training on clean images, which is what noise has to beat."""
     return np.asarray((table[schema.SIGMA].to_numpy() == 0) & is_value(table, schema.OBJECTIVE, "denoising"))

@@ -16,6 +16,7 @@ from ambient_sweep.results.frontier.candidates import (
     PLACE,
     Floats,
     Row,
+    choosing_mask,
     frontier,
     objectives,
     own_mask,
@@ -31,8 +32,9 @@ MOST_STEPS = 500  # of the hypervolume
 LONGEST = 300  # characters of a text
 SHARES = {"mem_excess": "evaluation.quantile", "sim_excess": "evaluation.quantile"}  # measure -> share by chance
 
+CHOOSING = "choosing"  # the column of choosing_mask
 POINTS = (
-    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES,
+    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES, CHOOSING,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
     schema.RUNS, *schema.MEANS, *schema.ERRORS, schema.ON_FRONT,
 )  # fmt: skip
@@ -65,6 +67,7 @@ def document(
     root: the sweep's folder, for sample pictures; searched: config keys that the sweep searched.
     """
     rows, front = stated_candidates(tables.evaluations), frontier(tables.evaluations)
+    rows = rows.append_column(CHOOSING, pa.array(choosing_mask(rows)))
     trials = tables.trials.sort_by([(schema.STARTED, "ascending"), (schema.TRIAL_ID, "ascending")])
     own = first_measurements(tables.evaluations)
     found = {
