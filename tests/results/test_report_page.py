@@ -206,6 +206,9 @@ def test_dark_mode_and_print_change_page_and_charts(sweep: tuple[Path, Tables], 
     assert page.locator("details:not([open])").count() == 0
     assert not page.locator(".switch").is_visible()
     assert page.evaluate("document.querySelector('#plane .main-svg').clientWidth") <= 700
+    page.set_viewport_size({"width": 688, "height": 900})  # between the margins of A4
+    cut = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert page.evaluate(cut) == 0
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 

@@ -141,7 +141,7 @@ function pagedTable(node, rows, columns) {
   const [before, after] = ["Previous", "Next"].map((name) => element("button", { type: "button", textContent: name }));
   const head = element("tr"), body = element("tbody");
   columns.forEach((column, i) => {
-    const button = element("button", { type: "button", textContent: column.name, title: "Sort" });
+    const button = element("button", { type: "button", title: "Sort" }, column.name.replaceAll(".", ".\u200b"));
     button.onclick = () => { order = { i, down: order?.i === i && !order.down }; page = 0; show(); };
     head.append(element("th", { className: numeric[i] ? "n" : "" }, button));
   });
