@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +73,8 @@ def secret_normal(shape: Sequence[int]) -> NDArray[np.float64]:
 
     In double precision, so that the last bits of a sum do not reveal the other summand.
     """
+    from scipy.special import ndtri  # slow to import, and few commands need it
+
     count = int(np.prod(shape))
     raw = np.frombuffer(secrets.token_bytes(8 * count), dtype="<u8")
     values: NDArray[np.float64] = ndtri(_unit(raw))

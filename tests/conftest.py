@@ -8,6 +8,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # closed_forms and the like
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    run = "a finished run of search_spaces/digits.yaml, from which the README's pictures are made"
+    parser.addoption("--write-images", type=Path, metavar="RUN", help=run)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features that commands keep go to a folder of these tests; Ray's workers run at the priority of other processes."""

@@ -2,7 +2,7 @@
 
 Prints the seconds and the peak memory of each way to use a table of evaluations, in a process of its own; imports are not
 timed, except of the command. A million rows are to be exported in 10 s, their frontier read in 1 s and `best` found in
-2 s, each below 2 GB. Writing the tables holds them in memory: 3 GB. No row was measured again, so that all compete.
+2 s, each below 2 GB. No row was measured again, so that all compete.
 """
 
 import argparse

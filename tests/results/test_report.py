@@ -16,6 +16,7 @@ from ambient_sweep.results.report import pictures
 from ambient_sweep.results.report.document import NO_IMPORTANCE, document, first_measurements
 from ambient_sweep.results.report.frontier_plot import frontier_figure, frontier_pictures
 from ambient_sweep.results.report.window import clean_line, window
+from ambient_sweep.results.tables.parquet import Tables
 from ambient_sweep.sweep.run import summarize
 from ambient_sweep.trial.records import evaluation_path
 
@@ -119,6 +120,22 @@ def test_numbers_of_the_frontier_do_not_overlap(trials: int) -> None:
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     beyond = objectives(candidates(table))[:, 0] > figure.axes[0].get_ylim()[1]
     assert f"{beyond.sum()} beyond the axes" in figure.axes[0].get_title()
+
+
+def test_values_that_chose_the_frontier_are_pale_and_its_line_never_rises() -> None:
+    table = made_up_tables(34).evaluations
+    on_front, fidelity = (table[name].to_numpy(zero_copy_only=False).copy() for name in ("on_front", "fidelity"))
+    fidelity[np.flatnonzero(on_front)[::2]] *= 1.3  # measured anew, they are worse than some that they beat
+    for name, values in {"evaluation_seed": np.where(on_front, 2, 1), "fidelity": fidelity}.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values))
+    axes = frontier_figure(table).axes[0]
+    (line,) = (line for line in axes.lines if line.get_label() == "frontier (numbered)")
+    assert np.all(np.diff(line.get_ydata()) <= 0)
+    alphas = [points.get_alpha() for points in axes.collections if isinstance(points.get_alpha(), np.ndarray)]
+    assert 0 < (np.concatenate(alphas) == 1).sum() <= on_front.sum() < (np.concatenate(alphas) < 1).sum()
+    found = document(Path(), Tables(made_up_tables(34).trials, table), None, (), NO_IMPORTANCE)
+    assert found["points"]["choosing"] == (~on_front).tolist()
 
 
 def test_the_vector_picture_holds_text_and_is_the_same_each_time() -> None:

@@ -1,6 +1,8 @@
 """The report in a real browser: opened from disk, without a network."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import pytest
 from made_up_tables import SEARCHED, made_up_tables, write_pictures
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ambient_sweep.results import select
+from ambient_sweep.results import read_table, select
+from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.results.report.document import Importance
-from ambient_sweep.results.report.page import write_report
+from ambient_sweep.results.report.page import number, write_report
 from ambient_sweep.results.tables.parquet import Tables
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--headless=new", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"]
+ROOT = Path(__file__).parents[2]
 SIZE = {"width": 1200, "height": 900}
 IMPORTANCE = Importance(dict.fromkeys(SEARCHED, (0.25, 0.25)), "PED-ANOVA on 100 evaluations")
 Open = Callable[..., Page]
@@ -78,14 +82,10 @@ def unfold(page: Page) -> None:
 def place(page: Page, index: int) -> tuple[float, float]:
     """Where a point of the frontier is on the screen, by its number along it."""
     page.locator("#plane").scroll_into_view_if_needed()
-    x, y = page.evaluate(
-        """(i) => {
-            const { xaxis, yaxis } = plane._fullLayout, box = plane.getBoundingClientRect(), p = front[i];
-            return [box.x + xaxis._offset + xaxis.d2p(p.x), box.y + yaxis._offset + yaxis.d2p(p.y)];
-        }""",
-        index,
-    )
-    return x, y
+    front, _ring = page.locator("#plane .trace.scatter").all()[-2:]
+    box = front.locator(".point").nth(index).bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def test_the_top_states_sentence_choice_and_command(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -122,12 +122,14 @@ def test_hovering_joins_the_checkpoints_of_a_trial(sweep: tuple[Path, Tables], o
     trial = page.evaluate("front.find((p) => points.filter((q) => q.trial_id === p.trial_id).length > 2).trial_id")
     index = page.evaluate("(id) => front.findIndex((p) => p.trial_id === id)", trial)
     page.mouse.move(*place(page, index), steps=3)
-    page.wait_for_function("document.querySelector('#trail polyline').points.length > 1")
-    assert trial in (page.locator(".hoverlayer").text_content() or "")
+    page.wait_for_function("plane.layout.shapes?.length")
+    text = page.locator(".hoverlayer").text_content() or ""
+    assert trial in text
+    assert "on 500 samples" in text
     count = sum(name == trial for name in sweep[1].evaluations["trial_id"].to_pylist())
-    assert page.evaluate("document.querySelector('#trail polyline').points.length") == count
+    assert page.locator("#plane .shapelayer path").get_attribute("d").count("L") == count - 1
     page.mouse.move(5, 5)
-    page.wait_for_function("document.querySelector('#trail polyline').points.length === 0")
+    page.wait_for_function("!plane.layout.shapes.length")
 
 
 def test_the_switch_leaves_full_lengths_or_one_point_per_trial(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -193,6 +195,8 @@ def test_folded_sections_state_what_the_tables_hold(sweep: tuple[Path, Tables], 
     )
     assert "fidelity (fd_classifier), lower is better" in texts
     assert not re.search("undefined|NaN|null", texts)
+    for value in (0.0055, -0.0095, 12.345, 1234.5678):
+        assert page.evaluate("(value) => measured(value)", value) == number(value)
 
 
 def test_dark_mode_and_print_change_page_and_charts(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -208,6 +212,9 @@ def test_dark_mode_and_print_change_page_and_charts(sweep: tuple[Path, Tables], 
     assert page.locator("details:not([open])").count() == 0
     assert not page.locator(".switch").is_visible()
     assert page.evaluate("document.querySelector('#plane .main-svg').clientWidth") <= 700
+    page.set_viewport_size({"width": 688, "height": 900})  # between the margins of A4
+    cut = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert page.evaluate(cut) == 0
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
@@ -228,6 +235,29 @@ def test_one_trial_and_thousands(trials: int, points: int, tmp_path: Path, open_
     assert min(points, 1000) <= shown <= points
     assert page.evaluate("front.length") == sum(tables.evaluations["on_front"].to_pylist())
     assert page.locator("#trials tbody tr").count() == min(20, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_the_real_digits_sweep(request: pytest.FixtureRequest, tmp_path: Path, open_page: Open) -> None:
+    """With `--write-images RUN`, of a finished `make demo`, the README's pictures are made from it."""
+    given = request.config.getoption("--write-images")
+    root = given or tmp_path / "digits"
+    if not given:
+        words = ("run", ROOT / "search_spaces/digits.yaml", "--storage", tmp_path, "--name", "digits")
+        subprocess.run([sys.executable, "-m", "ambient_sweep", *words], check=True)
+    page = open_page(root / "report.html", viewport={"width": 1000, "height": 1230})
+    front = frontier(read_table(root / "evaluations.parquet"))
+    assert "Noise buys fd_classifier lower by" in page.locator(".lead").inner_text()
+    assert page.evaluate("front.map((p) => p.fidelity)") == pytest.approx(front["fidelity"].to_pylist(), rel=1e-9)
+    assert page.locator("#detail img").evaluate("(image) => image.naturalWidth") > 100
+    assert "34 trials" in page.locator("header").inner_text()
+    page.evaluate("document.querySelector('.command code').textContent = 'ambient-sweep train runs/digits/best.yaml'")
+    picture, plot = page.screenshot(), (root / "frontier.png").read_bytes()
+    assert 20_000 < len(picture) < 200_000
+    if given:
+        for name, data in {"digits-report.png": picture, "digits-frontier.png": plot}.items():
+            (ROOT / "docs/images" / name).write_bytes(data)
 
 
 EVIL = (

@@ -16,7 +16,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import read_table
 from ambient_sweep.results.export import build_tables, export_tables
-from ambient_sweep.results.tables import schema
+from ambient_sweep.results.tables import parquet, schema
 from ambient_sweep.trial.records import read_evaluations, read_trials, trial_path, write_evaluation, write_trial
 
 
@@ -104,6 +104,17 @@ def test_pandas_polars_and_duckdb_read_both_tables(tmp_path: Path) -> None:
         assert [list(value) for value in frame["evaluation.endpoints"]] == [["zero", "observed"]] * len(frame)
     started, finished = pd.read_parquet(sweep / "trials.parquet").loc[0, ["started_utc", "finished_utc"]]
     assert (started, finished) == (datetime(2026, 1, 31, 12), datetime(2026, 1, 31, 12, 0, 31, 250000))
+
+
+def test_a_column_that_repeats_is_held_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = export_tables(fill(tmp_path, trials=4)).evaluations
+    monkeypatch.setattr(parquet, "BATCH", 12)
+    table = read_table(tmp_path / "evaluations.parquet")
+    assert table.equals(expected)
+    names = ("optimizer.lr", "data.path", "evaluation.endpoints", "fidelity")
+    buffers = [[[each and each.address for each in c.buffers()] for c in table[name].chunks] for name in names]
+    assert [len(chunks) for chunks in buffers] == [3] * 4
+    assert [chunks[0] == chunks[1] == chunks[2] for chunks in buffers] == [True, True, True, False]
 
 
 def test_an_empty_sweep_and_a_running_one_can_be_read(tmp_path: Path) -> None:

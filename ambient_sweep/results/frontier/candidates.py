@@ -60,7 +60,7 @@ def candidate_mask(table: pa.Table) -> Mask:
             )
     competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate")
     result = np.zeros(table.num_rows, dtype=np.bool_)
-    result[_by_seed(table, competing, labels(table, PLACE), 1)] = True
+    result[_by_seed(table, competing, places(table), 1)] = True
     return result
 
 
@@ -75,22 +75,33 @@ def measured_mask(table: pa.Table) -> Mask:
 
 def stated(table: pa.Table, rows: Ints) -> Ints:
     """For each of these candidates' row numbers, that of its last measurement, whose values stand for the checkpoint."""
-    places, last = labels(table, PLACE), np.zeros(table.num_rows, dtype=np.int64)
-    found = _by_seed(table, measured_mask(table), places, -1)
-    last[places[found]] = found
-    return np.asarray(last[places[rows]])
+    of, last = places(table), np.zeros(table.num_rows, dtype=np.int64)
+    found = _by_seed(table, measured_mask(table), of, -1)
+    last[of[found]] = found
+    return np.asarray(last[of[rows]])
 
 
-def _by_seed(table: pa.Table, mask: Mask, places: Ints, sign: int) -> Ints:
+def _by_seed(table: pa.Table, mask: Mask, of: Ints, sign: int) -> Ints:
     """The row of each place with the least (sign 1) or largest (-1) seed of its samples, among the rows of `mask`."""
     rows = np.flatnonzero(mask)
     rows = rows[np.argsort(sign * table[schema.EVALUATION_SEED].to_numpy()[rows], kind="stable")]
-    return np.asarray(rows[firsts(places[rows])])
+    return np.asarray(rows[firsts(of[rows])])
+
+
+def places(table: pa.Table) -> Ints:
+    """A number for each row, equal where rows measure one checkpoint at one endpoint: where some was measured again."""
+    return np.arange(table.num_rows) if own_mask(table).all() else labels(table, PLACE)
 
 
 def own_mask(table: pa.Table) -> Mask:
     """Rows that a trial measured itself, on samples of its config's seed."""
     return np.asarray(table[schema.EVALUATION_SEED].to_numpy() == table[schema.SAMPLES_SEED].to_numpy())
+
+
+def choosing_mask(table: pa.Table) -> Mask:
+    """Rows whose values chose the frontier, lucky ones among them, beside rows that state values on samples after those."""
+    after = table[schema.EVALUATION_SEED].to_numpy() > table[schema.SAMPLES_SEED].to_numpy() + 1
+    return np.asarray(~after & after.any())
 
 
 def clean_mask(table: pa.Table) -> Mask:

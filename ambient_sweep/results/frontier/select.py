@@ -148,10 +148,8 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
 
 
 def complete(choice: Choice, path: Path) -> Choice:
-    """A choice from `read_candidates(path)`, its rows with all columns."""
-    rows = [choice.row, *(row for row, _ in choice.others)]
-    best, *others = read_rows(path, [row[ROW] for row in rows]).to_pylist()
-    return replace(choice, row=best, others=tuple(zip(others, (why for _, why in choice.others), strict=True)))
+    """A choice from `read_candidates(path)`, its row with all columns."""
+    return replace(choice, row=read_rows(path, [choice.row[ROW]]).to_pylist()[0])
 
 
 def best_config(choice: Choice) -> Config:

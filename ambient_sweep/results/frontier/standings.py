@@ -6,8 +6,6 @@ few; the values of a run scatter around the recipe's means.
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ambient_sweep.config import knobs
 from ambient_sweep.pareto import pareto_mask
@@ -86,6 +84,9 @@ def _recipes(rows: pa.Table) -> Ints:
 
     Recipes that share a model are one: at that length, the settings in which they differ have not acted yet.
     """
+    from scipy.sparse import coo_array  # slow to import, and `select` does without
+    from scipy.sparse.csgraph import connected_components
+
     recipes, same = labels(rows, RECIPE), models(rows)
     nodes = recipes.max(initial=-1) + 1  # a node for each recipe, then one for each model
     graph = coo_array((np.ones(len(same)), (recipes, nodes + same)), shape=(2 * rows.num_rows, 2 * rows.num_rows))

@@ -45,7 +45,7 @@ function measured(value) {
   const size = Math.abs(value);
   const decimals = size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
   const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
-  return value.toLocaleString("en", digits).replace("-", "−");
+  return Number(value.toFixed(decimals)).toLocaleString("en", digits).replace("-", "−"); // 0.0055 as Python rounds it
 }
 
 const percent = (share) => `${number(Math.round(1000 * share) / 10)}\u00a0%`;
@@ -141,7 +141,7 @@ function pagedTable(node, rows, columns) {
   const [before, after] = ["Previous", "Next"].map((name) => element("button", { type: "button", textContent: name }));
   const head = element("tr"), body = element("tbody");
   columns.forEach((column, i) => {
-    const button = element("button", { type: "button", textContent: column.name, title: "Sort" });
+    const button = element("button", { type: "button", title: "Sort" }, column.name.replaceAll(".", ".\u200b"));
     button.onclick = () => { order = { i, down: order?.i === i && !order.down }; page = 0; show(); };
     head.append(element("th", { className: numeric[i] ? "n" : "" }, button));
   });

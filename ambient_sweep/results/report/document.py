@@ -15,6 +15,7 @@ from ambient_sweep.results.frontier.candidates import (
     PLACE,
     Floats,
     Row,
+    choosing_mask,
     frontier,
     objectives,
     own_mask,
@@ -29,8 +30,9 @@ MOST_POINTS = 2000  # drawn; the frontier is among them
 LONGEST = 300  # characters of a text
 SHARES = {"mem_excess": "evaluation.quantile", "sim_excess": "evaluation.quantile"}  # measure -> share by chance
 
+CHOOSING = "choosing"  # the column of choosing_mask
 POINTS = (
-    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES,
+    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES, CHOOSING,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
     schema.RUNS, *schema.MEANS, *schema.ERRORS, schema.ON_FRONT,
 )  # fmt: skip
@@ -63,6 +65,7 @@ def document(
     root: the sweep's folder, for sample pictures; searched: config keys that the sweep searched.
     """
     rows, front = stated_candidates(tables.evaluations), frontier(tables.evaluations)
+    rows = rows.append_column(CHOOSING, pa.array(choosing_mask(rows)))
     trials = tables.trials.sort_by([(schema.STARTED, "ascending"), (schema.TRIAL_ID, "ascending")])
     own = first_measurements(tables.evaluations)
     found = {

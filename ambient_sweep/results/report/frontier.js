@@ -2,6 +2,7 @@
 // The plane of both objectives: the frontier, clean training as the line to beat, and one checkpoint in detail.
 
 const INTERVALS = 60; // checkpoints up to which all have their intervals; else the frontier alone
+const PALE = 0.35; // opacity of points by whose values the frontier was chosen
 const RING = 0; // the trace around the selected point
 const plane = document.getElementById("plane");
 const names = data.measures ?? { fidelity: "fidelity", memorization: "memorization" };
@@ -24,6 +25,7 @@ function hoverText(p) {
     `<b>${plain(short(p.trial_id))}</b> ${plain(p.role)}, ${plain(p["objective.kind"])}`,
     `noise level ${number(p["observed.sigma"])}, ${endpointText(p.endpoint)}`,
     `${number(p.images)} images (${percent(p.fraction)})`, value("fidelity"), value("memorization"),
+    `on ${number(p.samples)} samples${p.choosing ? ", by which the frontier was chosen" : ""}`,
   ].join("<br>");
 }
 
@@ -62,7 +64,8 @@ function scatter(rows, { marker, bars, ...more }) {
     array: rows.map((p) => p.high[i]), arrayminus: rows.map((p) => p.low[i]) });
   return {
     mode: "markers", x: of("x"), y: of("y"), text: of("text"), customdata: of("index"), showlegend: false,
-    hovertemplate: "%{text}<extra></extra>", marker: { symbol: of("symbol"), ...marker },
+    hovertemplate: "%{text}<extra></extra>",
+    marker: { symbol: of("symbol"), opacity: rows.map((p) => (p.choosing ? PALE : 1)), ...marker },
     error_x: error(0), error_y: error(1), ...more,
   };
 }
@@ -79,14 +82,16 @@ function drawPlane(node, c) {
   const clean = within.filter((p) => p.role === "baseline"), others = within.filter((p) => p.role !== "baseline");
   const edge = beyond.map((p) => ({ ...p, symbol: p.y > top ? "triangle-up-open" : "triangle-right-open",
     x: Math.min(Math.max(p.x, left), right), y: Math.min(Math.max(p.y, bottom), top) }));
-  const stairs = front.length ? [[front[0].x, top], ...front.map((p) => [p.x, p.y]), [right, front.at(-1).y]] : [];
+  let best = top; // of the values that are stated, which did not choose the frontier
+  const steps = front.map((p) => [p.x, best = Math.min(best, p.y)]);
+  const stairs = front.length ? [[front[0].x, top], ...steps, [right, best]] : [];
   const bar = narrow ? { orientation: "h", y: -0.22, yanchor: "top" } : {};
   const title = { text: "noise level (observed.sigma)", side: narrow ? "bottom" : "right", font: titleFont(c) };
   const traces = [
     line([], [], { mode: "markers", zorder: 4,
       marker: { size: 24, symbol: "circle-open", color: c.accent, line: { width: 2.5 } } }),
     scatter(others, { bars: few && c.line,
-      marker: { ...colour(others), size: 9, opacity: 0.85, line: { color: c.paper, width: 1 } } }),
+      marker: { ...colour(others), size: 9, line: { color: c.paper, width: 1 } } }),
     scatter(edge, { marker: { ...colour(edge), size: 8 }, cliponaxis: false }),
     line(data.clean.map(([, memorization]) => across(memorization)), data.clean.map(([fidelity]) => fidelity),
       { name: "clean training, mean over seeds", line: { color: c.bad, width: 2, dash: "dash" } }),
@@ -113,6 +118,9 @@ function caption(rows, beyond, few) {
     + ` with 95\u00a0% intervals${few ? "" : " on the frontier"}.`];
   if (points.length < data.candidates) said.push(`Thinned from ${number(data.candidates)}, but for the frontier.`);
   if (points.some((p) => p.symbol === "triangle-up")) said.push("Triangles: sampling stopped at the noise level.");
+  if (points.some((p) => p.choosing)) {
+    said.push("Pale: values by which the frontier was chosen, lucky ones among them; the frontier was then measured anew.");
+  }
   if (beyond) said.push(`${number(beyond)} beyond the axes, drawn hollow on the edge.`);
   return [...said, "Hover to see a trial's other checkpoints; click for its config and samples."].join(" ");
 }
@@ -120,11 +128,9 @@ function caption(rows, beyond, few) {
 /** Joins the checkpoints of a point's trial and endpoint by length; without a point, none. */
 function trail(p) {
   const own = p ? points.filter((each) => each.trial_id === p.trial_id && each.endpoint === p.endpoint) : [];
-  const { xaxis, yaxis } = plane._fullLayout; // a trace would take the label under the pointer away
-  const within = (axis, value) => axis._offset + Math.min(Math.max(axis.d2p(value), 0), axis._length);
-  const corner = (each) => `${within(xaxis, each.x)},${within(yaxis, each.y)}`;
   own.sort((a, b) => a.images - b.images);
-  document.querySelector("#trail polyline").setAttribute("points", own.map(corner).join(" "));
+  const path = `M${own.map(({ x, y }) => `${x},${y}`).join("L")}`; // a trace would take the label under the pointer away
+  Plotly.relayout(plane, { shapes: own.length > 1 ? [{ path, line: { color: colours().accent, width: 2 } }] : [] });
 }
 
 function ring() {

@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 from ambient_sweep.results.frontier.candidates import (
     Floats,
+    choosing_mask,
     clean_mask,
     frontier,
     is_value,
@@ -25,6 +26,7 @@ from ambient_sweep.text import counted
 
 ENDPOINTS = {"zero": ("o", "sampled down to 0"), "observed": ("^", "stopped at the observed level")}
 BASELINE = "#c2410c"
+PALE = 0.35  # opacity of points by whose values the frontier was chosen
 MANY = 1000  # points beyond which an SVG holds them as pixels
 OFFSETS = ((0, -13), (-11, -11), (-14, 0), (11, -11), (-11, 11), (0, 13), (14, 0), (11, 11))  # of labels, in points
 
@@ -73,7 +75,7 @@ def frontier_figure(table: pa.Table) -> Figure:
     notes += [f"{beyond:,} beyond the axes, drawn on the edge"] if beyond else []
     axes.set_title("; ".join(notes), fontsize=9, color="0.3")
     _staircase(axes, front)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     _number(axes, objectives(front))
     return figure
 
@@ -81,6 +83,7 @@ def frontier_figure(table: pa.Table) -> Figure:
 def _points(axes: Axes, rows: pa.Table, shown: Window) -> int:
     """Candidates with intervals (of many, the frontier's alone), coloured by noise level. Returns how many are beyond."""
     values, sigma, clean = objectives(rows), rows[schema.SIGMA].to_numpy(), clean_mask(rows)
+    alpha = np.where(choosing_mask(rows), PALE, 1.0)
     low, high = np.array(shown).T
     y, x = values.clip(low, high).T
     beyond = (values.clip(low, high) != values).any(axis=1)
@@ -96,12 +99,14 @@ def _points(axes: Axes, rows: pa.Table, shown: Window) -> int:
         at = is_value(rows, schema.ENDPOINT, endpoint) & ~clean & ~beyond
         points = axes.scatter(
             x[at], y[at], c=sigma[at], vmin=0, vmax=sigma.max() or 1, marker=marker, s=36, edgecolors="white",
-            linewidths=0.6, zorder=3,
+            linewidths=0.6, zorder=3, alpha=alpha[at] if at.any() else None,
         )  # fmt: skip
         if at.any():
             axes.scatter([], [], color="0.45", marker=marker, label=label)
     at = clean & ~beyond
-    axes.scatter(x[at], y[at], s=18, marker="D", color=BASELINE, zorder=3)
+    axes.scatter(x[at], y[at], s=18, marker="D", color=BASELINE, zorder=3, alpha=alpha[at] if at.any() else None)
+    if alpha.min() < 1:
+        axes.scatter([], [], color="0.45", alpha=PALE, label="pale: values by which the frontier was chosen")
     axes.scatter(x[beyond], y[beyond], s=20, facecolors="white", edgecolors="0.45", zorder=3, clip_on=False)
     axes.figure.colorbar(points, ax=axes, label="noise level (observed.sigma)")
     return int(beyond.sum())
@@ -112,7 +117,8 @@ def _staircase(axes: Axes, front: pa.Table) -> None:
         return
     y, x = objectives(front).T
     (_, right), (_, top) = axes.get_xlim(), axes.get_ylim()
-    axes.step([x[0], *x, right], [top, *y, y[-1]], "black", where="post", zorder=4, label="frontier (numbered)")
+    best = np.minimum.accumulate(y)  # of the values that are stated, which did not choose the frontier
+    axes.step([x[0], *x, right], [top, *best, best[-1]], "black", where="post", zorder=4, label="frontier (numbered)")
     axes.scatter(x, y, s=70, facecolors="none", edgecolors="black", linewidths=1.3, zorder=5)
 
 

@@ -1,6 +1,6 @@
 """Both tables as Parquet files, with the schema checked when they are read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from ambient_sweep.storage import new_file
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
 ROWS = 16384  # of a row group: few enough that single rows are read fast
+BATCH = 4 * ROWS  # that are read at once
 
 
 class Tables(NamedTuple):
@@ -41,8 +42,11 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
     try:
         # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            names = None if columns is None else list(dict.fromkeys((*columns, *_varying(file, varying))))
-            found, table = file.schema_arrow, file.read(names, use_threads=False)
+            found = file.schema_arrow
+            names = found.names if columns is None else {*columns, *_varying(file, varying)}
+            fields = pa.schema([field for field in found if field.name in names], found.metadata)
+            batches = file.iter_batches(BATCH, columns=fields.names, use_threads=False)
+            table = pa.Table.from_batches(_sharing(batches), fields)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
     except (OSError, pa.ArrowException) as error:
@@ -57,6 +61,15 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
             f"{path}: was written by another version of ambient-sweep; `ambient-sweep report` writes the tables again"
         )
     return table
+
+
+def _sharing(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, with columns that repeat from one to the next, as most of the config do, held in memory once."""
+    last: list[pa.Array] = []
+    for batch in batches:
+        columns = zip(batch.columns, last or batch.columns, strict=True)
+        last = [old if new.equals(old) else new for new, old in columns]
+        yield pa.RecordBatch.from_arrays(last, schema=batch.schema)
 
 
 def read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
