@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.jobs import address_option, run_of_job
 from ambient_sweep.cli.printing import (
     PATH,
     as_json,
@@ -109,14 +110,18 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=PATH)
+@click.argument("which", metavar="FOLDER|JOB", type=PATH)
+@address_option
 @as_json
-def status(folder: Path, as_json: bool) -> None:
-    """Show how the sweep in FOLDER (<storage>/<name>) stands, by its files: while it runs, on any machine, and later."""
+def status(which: Path, address: str, as_json: bool) -> None:
+    """Show how the sweep in FOLDER (<storage>/<name>) stands, by its files: while it runs, on any machine, and later.
+
+    JOB, the id that `submit` printed, stands for the folder that it writes.
+    """
     from ambient_sweep.sweep.folder import sweep_folder
     from ambient_sweep.sweep.standing import read_standing
 
-    root = sweep_folder(folder)
+    root = sweep_folder(which if which.exists() else run_of_job(str(which), address))
     standing, state, said = read_standing(root)
     lines = [f"{root}: {said}", *standing.lines(shutil.get_terminal_size().columns)]
     tell({"folder": str(root), "state": state, **asdict(standing)}, lines, as_json)
