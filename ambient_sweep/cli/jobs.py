@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,14 @@ import click
 
 import ambient_sweep
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import name_option, overrides_argument
+from ambient_sweep.cli.printing import PATH, as_json, name_option, overrides_argument, storage_option, tell
 from ambient_sweep.config import parse_overrides, read_yaml
-from ambient_sweep.config.files import PATH_KEYS, flatten
+from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.provenance import REVISION, code_revision
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
+from ambient_sweep.text import counted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -138,6 +140,35 @@ def _on_cluster(key: str, place: str) -> str:
             f"{key}: {place} is relative, but a job runs elsewhere; give an absolute path that every node sees"
         )
     return place
+
+
+@commands.command()
+@click.argument("file", type=PATH, required=False)
+@overrides_argument
+@storage_option
+@click.option(
+    "--address", envvar="RAY_ADDRESS", help="HOST:PORT of a Ray head; without it, Ray starts on this machine."
+)
+@as_json
+def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address: str | None, as_json: bool) -> None:
+    """Examine a Ray cluster, for the sweep in FILE if given: a line per finding, with its cure; exit code 1 for problems.
+
+    Looks at the token; at every node's versions, clock, disk, GPUs and second Ray instances; whether each node sees and
+    locks files in --storage; and, with FILE, at images, encoder weights and room for its trials.
+    """
+    from ambient_sweep.sweep.running.cluster import ray_session
+    from ambient_sweep.sweep.running.doctor import examine
+
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    sweep = load_sweep(file, parse_overrides(overrides)) if file else None
+    with ray_session(dashboard=False):
+        findings = examine(sweep, lasting_path("--storage", storage))
+    problems = [finding.text for finding in findings if not finding.well]
+    lines = [f"{'ok      ' if finding.well else 'problem '}{finding.text}" for finding in findings]
+    tell({"findings": [asdict(finding) for finding in findings]}, lines, as_json)
+    if problems:
+        raise AmbientSweepError(f"{counted(len(problems), 'problem')}; see above")
 
 
 @contextmanager
