@@ -11,6 +11,7 @@ from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.board import begin_board
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
+from ambient_sweep.sweep.folder import note_begun
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
@@ -65,6 +66,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     names = (config.evaluation.fidelity, config.evaluation.memorization)
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     progress = Progress(root, names, screen, Forecast.of(sweep), points=points, room=lambda: room(config.resources))
+    note_begun(sweep, root)  # its ranges may be wider now
     write_sweep(sweep, root / SWEEP_FILE)
     begin_board(sweep, root)
     _train(sweep, root, search, plan.concurrent, progress, stop)
