@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("ambient-sweep", "torch", "ray", "optuna", "timm", "clean-fid", "numpy", "scipy", "pyarrow", "scikit-learn")
+REVISION = "AMBIENT_SWEEP_REVISION"  # in the environment of a submitted job, whose copy of the package has no git
 
 
 @functools.cache
@@ -22,7 +24,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_revision() -> str | None:
-    """The git commit of this package, with "+changes" where its files differ from it; None outside a checkout of it."""
+    """The git commit of this package, with "+changes" where its files differ from it; None outside a checkout of it, unless
+    REVISION in the environment names it."""
     here = Path(__file__)
     asked = ["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"], ["status", "--porcelain", "."]
     try:
@@ -31,6 +34,6 @@ def code_revision() -> str | None:
             for words in asked
         ]
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git on this machine, or no checkout
-        return None
+        return os.environ.get(REVISION) or None
     _, commit, changes = (answer.stdout.strip() for answer in answers)
     return f"{commit}+changes" if changes else commit

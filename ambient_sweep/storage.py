@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 
+def keep_private() -> None:
+    """What this process makes from now on is its owner's alone, whatever the umask: folders 0700, files 0600."""
+    os.umask(0o077)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, whose folder is made if missing. On OSError the previous content stays."""
     with new_file(path) as temporary:

@@ -9,15 +9,17 @@ import sys
 
 import click
 
-from ambient_sweep.cli import export, images, init, measuring, models, sweeps
+from ambient_sweep.cli import export, images, init, jobs, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.running.signals import WARNINGS
 
-__all__ = ["commands", "export", "images", "init", "main", "measuring", "models", "sweeps"]
+__all__ = ["commands", "export", "images", "init", "jobs", "main", "measuring", "models", "sweeps"]
 
 
 def main() -> None:
+    keep_private()  # images, models and pictures of them
     for number in (signal.SIGTERM, *WARNINGS):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C

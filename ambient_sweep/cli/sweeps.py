@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.jobs import address_option, run_of_job
 from ambient_sweep.cli.printing import (
     PATH,
     as_json,
@@ -77,18 +78,31 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @overrides_argument
 @storage_option
 @name_option
+@click.option(
+    "--from", "earlier", type=PATH, help="A run whose frontier is tried first, as far as it lies in the space."
+)
 @as_json
-def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
+def run(
+    file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, earlier: Path | None, as_json: bool
+) -> None:
     """Run the sweep in FILE and write tables, frontier, report, checkpoints and TensorBoard events to <storage>/<name>.
 
     KEY=VALUE changes the sweep's base or its search, as in training.images=50000 or search.trials=8. Runs on the cluster
     in RAY_ADDRESS, which `ray job submit` sets, or else on this machine.
     """
+    from ambient_sweep.cli.places import find_place
+    from ambient_sweep.results.frontier.candidates import frontier
+    from ambient_sweep.results.frontier.select import read_candidates
+    from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
     from ambient_sweep.sweep.run import run_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
+    sweep = sweep_file.load_sweep(file, changes)
+    if earlier is not None:
+        table = read_candidates(earlier if earlier.suffix == ".parquet" else find_place(earlier)[0] / EVALUATIONS_FILE)
+        sweep = sweep_file.with_points(sweep, frontier(table).to_pylist())
     with terminal(as_json) as screen:
-        summary = run_sweep(sweep_file.load_sweep(file, changes), storage, echo=screen.line)
+        summary = run_sweep(sweep, storage, echo=screen.line)
     tell_summary(summary, as_json)
 
 
@@ -99,7 +113,8 @@ def run(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None,
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept.
 
-    KEY=VALUE changes keys of search.* and confirm.*: search.trials=40 extends a finished sweep.
+    KEY=VALUE changes keys of search.* and confirm.*: search.trials=40 extends a finished sweep. Ranges can be widened:
+    'space.observed.sigma={uniform: [0.1, 0.8]}'.
     """
     from ambient_sweep.sweep.run import resume_sweep
 
@@ -109,14 +124,18 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=PATH)
+@click.argument("which", metavar="FOLDER|JOB", type=PATH)
+@address_option
 @as_json
-def status(folder: Path, as_json: bool) -> None:
-    """Show how the sweep in FOLDER (<storage>/<name>) stands, by its files: while it runs, on any machine, and later."""
+def status(which: Path, address: str, as_json: bool) -> None:
+    """Show how the sweep in FOLDER (<storage>/<name>) stands, by its files: while it runs, on any machine, and later.
+
+    JOB, the id that `submit` printed, stands for the folder that it writes.
+    """
     from ambient_sweep.sweep.folder import sweep_folder
     from ambient_sweep.sweep.standing import read_standing
 
-    root = sweep_folder(folder)
+    root = sweep_folder(which if which.exists() else run_of_job(str(which), address))
     standing, state, said = read_standing(root)
     lines = [f"{root}: {said}", *standing.lines(shutil.get_terminal_size().columns)]
     tell({"folder": str(root), "state": state, **asdict(standing)}, lines, as_json)

@@ -7,6 +7,7 @@ from typing import Any
 from ambient_sweep.config.files import flatten
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.sweep.space.baseline import OTHERS
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE
 
@@ -43,7 +44,10 @@ def note_begun(sweep: Sweep, root: Path) -> None:
 
 
 def check_unchanged(sweep: Sweep, root: Path) -> None:
-    """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began."""
+    """Raises UserError for the first key of `root`'s sweep.yaml that is not what it was when the sweep began.
+
+    Ranges may be wider, where clean training does not draw from them: what was measured stays within.
+    """
     try:
         begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
     except (OSError, ValueError):
@@ -51,11 +55,18 @@ def check_unchanged(sweep: Sweep, root: Path) -> None:
             f"{root / BEGUN_FILE}: missing or damaged; restore it, or `run` {SWEEP_FILE} under another --name"
         ) from None
     for key in begun | now:
-        if begun.get(key) != now.get(key):
+        if begun.get(key) != now.get(key) and not _wider(key, begun.get(key), now.get(key)):
             raise UserError(
                 f"{root / SWEEP_FILE}: {key}: is {now.get(key)} now, but was {begun.get(key)} when this sweep began; put it "
                 "back, or `run` the file under another --name"
             )
+
+
+def _wider(key: str, was: Any, now: Any) -> bool:
+    """Whether the ends of a range without step lie further apart than they did."""
+    section, _, kind = key.rpartition(".")
+    is_range = section.startswith("space.") and kind in ("uniform", "loguniform", "int", "logint") and was and now
+    return bool(is_range and section.removeprefix("space.").startswith(OTHERS) and now[0] <= was[0] <= was[1] <= now[1])
 
 
 def _fixed(sweep: Sweep) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ambient_sweep.trial.records import (
 )
 from ambient_sweep.trial.tensorboard import TrialBoard
 
-STOPPED, SPENT = "stopped by search.stopping", "stopped by search.images"
+STOPPED = "stopped by search.stopping"
 
 
 def read_histories(root: Path) -> dict[str, History]:

@@ -96,15 +96,17 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
 
 
 def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: Echo = print) -> SweepSummary:
-    """Continues the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*`.
+    """Continues the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*` and wider ranges.
 
     Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     root = sweep_folder(lasting_path("FOLDER", root))
     for key in changes or {}:
-        if not key.startswith(("search.", "confirm.")):
-            raise UserError(f"{key}: a sweep that has begun takes changes of search.* and confirm.* only")
+        if not key.startswith(("search.", "confirm.", "space.")):
+            raise UserError(
+                f"{key}: a sweep that has begun takes changes of search.*, confirm.* and wider space.* only"
+            )
     sweep = load_sweep(root / SWEEP_FILE, changes)
     check_unchanged(sweep, root)
     if changes:
@@ -119,6 +121,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
 
     with only_driver(root), stop_signals() as stop:
         if _is_finished(sweep, root):
+            note_begun(sweep, root)
             write_sweep(sweep, root / SWEEP_FILE)
             echo(f"{root}: this sweep is finished; writing its tables and report again")
             return _finish(sweep, root, echo)

@@ -1,5 +1,6 @@
 """How a sweep stands, by its trials' records: the one source of the live display, the lines in a log and `status`."""
 
+import math
 import platform
 import time
 from collections import Counter
@@ -66,10 +67,12 @@ class Standing:
     def of(
         cls, trials: Collection[TrialRecord], points: Iterable[Point], forecast: Forecast, names: tuple[str, str], *,
         running: Collection[str] = (), pending: int = 0, paused: int = 0, seconds: float = 0.0, before: int = 0,
+        most_seconds: float = math.inf,
     ) -> "Standing":  # fmt: skip
         """Of a sweep with these records and these values at main endpoints.
 
-        running: ids of trials. before: images trained before the session, which has lasted `seconds`.
+        running: ids of trials. before: images trained before the session, which has lasted `seconds` and may last
+        `most_seconds` more.
         """
         status = Counter(trial.status for trial in trials if trial.ended or trial.status == "failed")
         search = [trial for trial in trials if trial.role == "search"]
@@ -82,7 +85,8 @@ class Standing:
             training=tuple(sorted((t.trial_id, t.images_done, t.images_asked) for t in trials if t.trial_id in running)),
             executed=executed, left=round(left), searched=executed_images(search), budget=forecast.budget,
             rungs=tuple((level, sum(t.images_done >= images for t in search)) for level, images in rungs.items()),
-            frontier=frontier_of(points), seconds=seconds, pace=pace, seconds_left=left / pace if pace and left else None,
+            frontier=frontier_of(points), seconds=seconds, pace=pace,
+            seconds_left=min(left / pace, max(0.0, most_seconds)) if pace and left else None,
         )  # fmt: skip
 
     def line(self) -> str:

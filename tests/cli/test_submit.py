@@ -1,4 +1,4 @@
-"""`ray job submit` of a sweep to a head node with token auth, as the README describes it."""
+"""A sweep as a job of a head node with token auth, by `ray job submit` and by `ambient-sweep submit`."""
 
 import os
 import shutil
@@ -127,23 +127,75 @@ def submit(words, environment):
         time.sleep(1)
 
 
+SMALL = [
+    "training.images=3200", "model.width=16", "evaluation.samples=32", "sampling.steps=4", "search.trials=1",
+    "evaluation.distances=[fd_classifier]", "baseline.seeds=[0]", "evaluation.lengths=[0.5,1.0]",
+    "search.stopping.rule=none",
+]  # fmt: skip
+
+
+def command(*words, environment, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "ambient_sweep", *map(str, words)],
+        env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
+    environment, _, _ = head
+    file, storage = tmp_path / "sweep.yaml", tmp_path / "storage"
+    shutil.copy(ROOT / "search_spaces" / "digits.yaml", file)
+
+    def run(*words):
+        return command(*words, environment=environment, cwd=tmp_path)
+
+    relative = run("submit", file, "--storage", "runs")
+    assert relative.returncode == 2
+    assert relative.stderr == (
+        "error: --storage: runs is relative, but a job runs elsewhere; give an absolute path that every node sees\n"
+    )
+    wrong = command(
+        "submit", file, "--storage", storage, environment={**environment, "RAY_AUTH_TOKEN": "wrong"}, cwd=tmp_path
+    )
+    assert wrong.returncode == 2
+    assert "refuses this token" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
+
+    sent = run(
+        "submit", file, *SMALL[1:], "training.images=1_000_000", "--storage", storage, "--name", "one", "--detach"
+    )
+    assert sent.returncode == 0, sent.stderr
+    job = sent.stdout.split()[1]
+    assert sent.stdout.startswith(f"job {job} writes {storage}/one\n")
+    deadline = time.monotonic() + 120
+    while not list(storage.glob("one/trials/*/trial.json")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert run("status", job).stdout.startswith(f"{storage}/one: ")
+    stopped = run("stop", storage / "one")
+    assert stopped.stdout == f"job {job}: stopped; `ambient-sweep submit {storage}/one` resumes it\n", stopped.stderr
+    log = run("logs", job)
+    assert log.returncode == 1
+    assert f"`ambient-sweep resume {storage}/one` continues from here" in log.stdout
+    again = run("stop", job)
+    assert (again.returncode, again.stderr) == (2, f"error: {job}: has ended already (stopped)\n")
+    private = [path for path in storage.rglob("*") if "ray" not in path.parts and path.stat().st_mode & 0o077]
+    assert not private
+
+    resumed = run("submit", storage / "one", "--detach").stdout.split()[1]
+    assert resumed != job
+    assert f"job {resumed}: stopped" in run("stop", storage / "one").stdout  # the latest job of the run
+
+
 def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     environment, url, _ = head
     assert (tmp_path / "token").stat().st_mode & 0o077 == 0
     assert status(url, None) in (401, 403)  # no token, no entry
     assert status(url, "wrong") in (401, 403)
     storage = tmp_path / "storage"
-    changes = ["training.images=3200", "model.width=16", "evaluation.samples=32", "sampling.steps=4", "search.trials=1"]
-    changes += [
-        "evaluation.distances=[fd_classifier]",
-        "baseline.seeds=[0]",
-        "evaluation.lengths=[0.5,1.0]",
-        "search.stopping.rule=none",
-    ]
     lost = submit(["ambient-sweep", "run", "search_spaces/digits.yaml"], environment)
     assert lost.returncode != 0
     assert "error: --storage: runs is in this Ray job's temporary folder" in lost.stdout
-    words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *changes]
+    words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *SMALL]
     done = submit(words, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout

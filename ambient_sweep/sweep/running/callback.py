@@ -11,7 +11,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.sweep.outcomes import SPENT, STOPPED, mark, note_rung
+from ambient_sweep.sweep.outcomes import mark, note_rung
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
@@ -78,8 +78,9 @@ class SweepCallback(WithoutState, tune.Callback):
         """Writes into a trial's record that it was stopped."""
         known = trial_path(self._root, trial.trial_id).exists()
         images = read_trial(self._root, trial.trial_id).images_done if known else 0
-        why = SPENT if self._search.budget.spent else STOPPED
-        mark(self._root, trial, self._sweep.config_for(trial.values), "stopped", f"{why} after {images:,} images")
+        why = self._search.budget.spent_by or "search.stopping"
+        reason = f"stopped by {why} after {images:,} images"
+        mark(self._root, trial, self._sweep.config_for(trial.values), "stopped", reason)
 
     def mark_unfinished(self) -> None:
         """Writes how the trials stand that have not ended: stopped where the search is over, else interrupted."""

@@ -17,7 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.storage import locked
+from ambient_sweep.storage import keep_private, locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.running.machine import cores, ray_files
 from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
@@ -45,7 +45,12 @@ def on_cluster(
 
     Raises what one of them raised, or Stopped; those that have not ended are cancelled.
     """
-    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(function)
+
+    def in_private(*arguments: Any) -> Any:
+        keep_private()
+        return function(*arguments)
+
+    task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus)(in_private)
     tasks = [task.remote(*arguments) for arguments in calls]
     waiting = tasks
     try:

@@ -1,5 +1,6 @@
 """Follows a sweep for its driver: a line per evaluation, and how the whole stands, in a display or now and then a line."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -22,6 +23,7 @@ class Progress:
     """Tells on `screen` how a sweep goes, whose trials stand as their records in `root` say.
 
     names: of the two objectives. points: known values of both. room: says what a trial needs and what is free.
+    most_seconds: that are left by search.hours.
     """
 
     def __init__(
@@ -33,10 +35,11 @@ class Progress:
         *,
         points: Iterable[Point] = (),
         room: Callable[[], str] = lambda: "",
+        most_seconds: Callable[[], float] = lambda: math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root, self._names, self._screen, self._forecast = root, names, screen, forecast
-        self._room, self._clock = room, clock
+        self._room, self._most_seconds, self._clock = room, most_seconds, clock
         self._every = CHECK_SECONDS if screen.live else STATUS_SECONDS
         self._points = frontier_of(points)
         self._records = {record.trial_id: record for record in read_trials(root)}
@@ -109,6 +112,7 @@ class Progress:
             self._records.values(), self._points, self._forecast, self._names,
             running=training, pending=len(self._pending), paused=paused,
             seconds=self._clock() - self._start, before=self._session.executed,
+            most_seconds=math.inf if self._session.given is not None else self._most_seconds(),
         )  # fmt: skip
 
     def _entered(self, trial_id: str) -> int:

@@ -1,5 +1,7 @@
 """What a sweep does while Ray runs: the search, and the confirmation of what it found."""
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.board import begin_board
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
+from ambient_sweep.sweep.folder import note_begun
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
@@ -23,7 +26,7 @@ from ambient_sweep.sweep.running.tuning import run_tune
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
-from ambient_sweep.sweep.search.study import StudyRecord, open_study
+from ambient_sweep.sweep.search.study import SECONDS, StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
 from ambient_sweep.sweep.tracking import trackers
@@ -63,10 +66,18 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     search = open_search(sweep, root, stored if sweep.search.stages else None, plan.concurrent)
     names = (config.evaluation.fidelity, config.evaluation.memorization)
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
-    progress = Progress(root, names, screen, Forecast.of(sweep), points=points, room=lambda: room(config.resources))
+    progress = Progress(
+        root, names, screen, Forecast.of(sweep), points=points, room=lambda: room(config.resources),
+        most_seconds=lambda: search.budget.seconds_left,
+    )  # fmt: skip
+    note_begun(sweep, root)  # its ranges may be wider now
     write_sweep(sweep, root / SWEEP_FILE)
     begin_board(sweep, root)
-    _train(sweep, root, search, plan.concurrent, progress, stop)
+    began = time.monotonic()
+    try:
+        _train(sweep, root, search, plan.concurrent, progress, stop)
+    finally:
+        search.took(time.monotonic() - began)
     if gave_up := search.proposals.gave_up:
         if not search.searched:
             export_tables(root)  # of the trials outside the search
@@ -78,13 +89,14 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
 def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concurrent: int = 1) -> SweepSearch:
     """The search as far as it has come, by the study and the records. Raises UserError naming what is damaged."""
     study = open_study(sweep.name, build_sampler(sweep.search), root / JOURNAL)
+    seconds = 3600 * (sweep.search.hours or math.inf) - study.user_attrs.get(SECONDS, 0.0)
     study.sampler = build_sampler(sweep.search, len(study.get_trials(deepcopy=False)))
     return SweepSearch(
         sweep,
         StudyRecord(study, sweep.space),
         planner=planner or Planner(sweep.config_for, shares=False),
         parameters=lambda values: parameters(sweep.config_for(values)),
-        budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels),
+        budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels, seconds=seconds),
         histories=read_histories(root),
         concurrent=concurrent,
     )

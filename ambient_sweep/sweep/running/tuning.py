@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.stages.stages import Stages
+from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
@@ -124,6 +125,7 @@ def trial_bundles(resources: ResourcesConfig) -> tune.PlacementGroupFactory:
 
 def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
     """Trains the trial `config["trial"]`; reports each evaluation at its main endpoint to Tune, then how it ended."""
+    keep_private()
     trial: SweepTrial = config["trial"]
     resolved = sweep.config_for({})  # stands in for the trial's own in the record, should that one be refused
 

@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup
 from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import write_atomic
+from ambient_sweep.storage import keep_private, write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -124,6 +124,7 @@ def fit_with_workers(job: Job) -> None:
 
 def train_worker(task: dict[str, Job]) -> None:
     """One of a trial's workers; the process group stands when Ray Train calls it."""
+    keep_private()
     job, group = task["job"], Group.distributed()
     folder = trial_folder(job.root, job.trial.trial_id)
     with only_trainer(folder) if group.rank == 0 else contextlib.nullcontext():

@@ -16,7 +16,7 @@ from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.proposals import Proposals
-from ambient_sweep.sweep.search.study import FIXED, POINT, Earlier, StudyRecord, violations
+from ambient_sweep.sweep.search.study import FIXED, POINT, SECONDS, Earlier, StudyRecord, violations
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision, Entry, Rungs
 
@@ -228,6 +228,15 @@ class SweepSearch:
             self._record.complete(trial, report, self._violations(report))
         else:
             self._record.fail(trial, f"objectives missing or not finite: {report.objectives}")
+
+    @property
+    def seconds(self) -> float:
+        """That the search has taken in earlier sessions."""
+        return float(self._record.study.user_attrs.get(SECONDS, 0.0))
+
+    def took(self, seconds: float) -> None:
+        """The search went on for so long in this session."""
+        self._record.study.set_user_attr(SECONDS, self.seconds + seconds)
 
     def end_paused(self) -> list[SweepTrial]:
         """The trials that paused and will not go on, since the search is over; they count as stopped from now on."""

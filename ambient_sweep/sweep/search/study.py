@@ -38,6 +38,7 @@ TRIAL_ID, OBSERVATION_OF, LENGTH, IMAGES, WHY, POINT = (
 )  # fmt: skip
 TRIED = "tried before"  # why a proposal was refused: another has its values
 FIXED = "fixed trials"  # attribute of the study: their ids, in their order
+SECONDS = "seconds"  # attribute of the study: how long its sessions searched
 # What samplers raise themselves: for objectives or spaces that are not theirs, and arguments that they look at late.
 SAMPLER_ERRORS = (
     ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError,

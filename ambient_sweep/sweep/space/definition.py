@@ -87,6 +87,7 @@ class Search(Section):
 
     trials: int | None = Field(None, ge=1, description="searched configs, points included; see `Sweep.trials`")
     images: int | None = Field(None, ge=1, description="caps the images trained; paused trials get what is left")
+    hours: float | None = Field(None, gt=0, description="of all sessions; then nothing begins or is promoted")
     sampler: str = Field("tpe", description="tpe, random, sobol, grid, nsga2, gp, or a class of optuna.samplers")
     sampler_args: Annotated[dict[str, Argument], NONE_IS_EMPTY] = Field(
         default_factory=dict, description="arguments of its constructor"

@@ -14,9 +14,11 @@ confirm: {samples: 4x, seeds: 0}           # the frontier again, on more samples
 x-anything: &shared {...}                  # read where *shared or <<: *shared stands
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ class SweepFile(Section):
 
 def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """The sweep in a YAML file, with `overrides` on config keys of its base and on its `search.*`, `confirm.*`,
-    `baseline.seeds`, `name`.
+    `baseline.seeds`, `name`, and on distributions: `space.observed.sigma` is {"uniform": [0.1, 0.6]}.
 
     Raises UserError, one line that names the file and the key.
     """
@@ -74,11 +76,12 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     if tree.keys() & {*SECTIONS, *knobs()} and "space" not in tree:
         raise UserError(f"{where}: is the config of one run, not a sweep; use `ambient-sweep train`")
     tree = {name: empty.get(name, {}) if section is None else section for name, section in tree.items()}
-    changes = flatten(overrides or {})
+    given_space = {key: value for key, value in (overrides or {}).items() if key.startswith("space.")}
+    changes = flatten({key: value for key, value in (overrides or {}).items() if key not in given_space})
     own = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] in ("name", *OWN)}
     tree |= nested(flatten({name: tree[name] for name in ("name", *OWN) if name in tree}) | own, where)
     file = validated(SweepFile, tree, where)
-    space = _read_space(file.space, where)
+    space = _read_space(file.space, given_space, where)
     for key, value in changes.items():
         if key in space:
             raise UserError(f"{key}: this sweep searches it (space in {where}), so {key}={value} would change nothing")
@@ -96,6 +99,27 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     sweep = Sweep(file.name, base, space, points, controls, baseline, file.search, file.confirm, where)
     _check(sweep)
     return sweep
+
+
+def with_points(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> Sweep:
+    """The sweep with more points: what each row of an evaluations table has for searched keys, as far as it can be drawn.
+
+    Raises UserError where no row has any, and for more points than trials.
+    """
+    points = list(sweep.points)
+    for row in rows:
+        point = {}
+        for key, distribution in sweep.space.items():
+            with contextlib.suppress(ValueError):  # outside the space; the sampler draws this key
+                point[key] = distribution.read(row.get(key))
+        point = conditions.active(sweep.space, point)
+        if point and point not in points:
+            points.append(point)
+    if len(points) == len(sweep.points):
+        raise UserError(f"--from: its frontier has no new values for {', '.join(sweep.space)} within this space")
+    larger = replace(sweep, points=tuple(points))
+    _check(larger)
+    return larger
 
 
 def write_sweep(sweep: Sweep, path: Path) -> None:
@@ -134,8 +158,13 @@ def _acting(values: Values) -> Values:
     return {key: value for key, value in values.items() if not key.startswith(idle)}
 
 
-def _read_space(tree: Values, where: str) -> dict[str, Distribution]:
+def _read_space(tree: Values, changes: Values, where: str) -> dict[str, Distribution]:
     tree = flatten(tree, within=SECTIONS)
+    for key, spec in changes.items():
+        if not isinstance(spec, dict):
+            raise UserError(f"{key}: write a distribution, as in '{key}={{uniform: [0.1, 0.5]}}', not {spec!r}")
+        name = key.removeprefix("space.")
+        tree[name] = {**tree.get(name, {}), **spec}
     if not tree:
         raise UserError(f"{where}: space: missing; give a key, as in observed.sigma: {{uniform: [0.1, 0.5]}}")
     check_keys(tree, f"{where}: space")

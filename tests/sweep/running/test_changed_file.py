@@ -77,3 +77,15 @@ def test_without_what_the_sweep_began_with_it_is_not_continued(begun: Path) -> N
     for damage in ("{", None):
         (begun / ".begun.json").write_text(damage) if damage else (begun / ".begun.json").unlink()
         assert ".begun.json: missing or damaged; restore it, or `run` sweep.yaml" in bad("resume", begun)
+
+
+def test_ranges_may_be_wider_where_clean_training_does_not_draw_from_them(begun: Path) -> None:
+    assert bad("resume", begun, "space.observed.sigma={uniform: [0.05, 0.8]}", code=1) == "error: interrupted"
+    for key, spec, now in (
+        ("observed.sigma", "{uniform: [0.2, 0.8]}", "uniform: is [0.2, 0.8] now, but was [0.1, 0.5]"),
+        ("observed.sigma", "{uniform: [0.1, 0.5], step: 0.1}", "step: is 0.1 now, but was None"),
+        ("consistency.start", "{choice: [0.5, 0.75, 1.0]}", "choice: is [0.5, 0.75, 1.0] now, but was [0.5, 0.75]"),
+    ):
+        assert f"space.{key}.{now} when this sweep began" in bad("resume", begun, f"space.{key}={spec}")
+    assert "write a distribution" in bad("resume", begun, "space.observed.sigma=0.3")
+    assert "training.images: a sweep that has begun" in bad("resume", begun, "training.images=1")

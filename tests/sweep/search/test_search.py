@@ -360,6 +360,26 @@ def test_once_the_budget_is_spent_all_end_at_their_next_evaluation(tmp_path: Pat
     assert [t.trial_id for t in search.end_paused()] == ["s0"]
 
 
+def test_once_the_hours_are_over_all_end_and_more_hours_go_on(tmp_path: Path) -> None:
+    sweep, now = sweep_of(tmp_path, RUNGS), [0.0]
+    search = search_of(sweep, tmp_path / "j", budget=Budget(seconds=3600, clock=lambda: now[0]))
+    begin(search, "b", "s0", "s1")
+    now[0] = 3600.0
+    assert search.budget.spent_by == "search.hours"
+    assert quality(search, "s0", 0.25, 5.0) == Decision.PAUSE
+    assert quality(search, "s1", 0.25, 0.0) == Decision.STOP
+    search.ended("s1", at(0.25, 0.0))
+    finish(search, "b")
+    assert begin(search, "x") == []
+    assert search.finished
+    search.took(3600)
+    search.end_paused()
+    ended = {"b": ENDED, "s0": ENDED, "s1": ENDED}
+    again = search_of(sweep, tmp_path / "j", budget=Budget(seconds=0), histories=ended)
+    assert (again.seconds, again.left) == (3600, False)
+    assert search_of(sweep, tmp_path / "j", budget=Budget(seconds=60), histories=ended).left
+
+
 def test_what_is_left_of_the_budget_goes_to_paused_trials(tmp_path: Path) -> None:
     """As many at once as may train, the nearest first; and at its full length a trial is not stopped."""
     sweep = sweep_of(tmp_path, RUNGS, search__trials=3, search__stopping__eta=9)

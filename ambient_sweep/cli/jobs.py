@@ -1,0 +1,235 @@
+"""Sweeps as jobs of a Ray cluster: submit, logs, stop. A job is named by its id or by the folder of its run."""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import ambient_sweep
+from ambient_sweep.cli.group import commands
+from ambient_sweep.cli.printing import PATH, as_json, name_option, overrides_argument, storage_option, tell
+from ambient_sweep.config import parse_overrides, read_yaml
+from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
+from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.provenance import REVISION, code_revision
+from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
+from ambient_sweep.sweep.space.validation import check_space
+from ambient_sweep.text import counted
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+ADDRESS = "http://127.0.0.1:8265"
+TOKEN_FILE = Path("~/.ambient-sweep/ray-token")  # as cluster/head.sh makes it
+RUN = "ambient-sweep.run"  # in a job's metadata: the folder of its run
+STARTING = "No available agent"  # a head in its first seconds
+STARTING_SECONDS, STOP_SECONDS = 60, 60  # until a head must take jobs; that a stopped sweep has to save its trials
+
+JOB = re.compile(r"[^/]+-[0-9a-f]{6}")
+
+address_option = click.option(
+    "--address", envvar="RAY_API_SERVER_ADDRESS", default=ADDRESS, help="URL of the cluster's dashboard."
+)
+
+
+@commands.command()
+@click.argument("what", metavar="FILE|RUN")
+@overrides_argument
+@click.option("--storage", help="Folder of all runs: an absolute path that every node reads and writes. FILE needs it.")
+@name_option
+@address_option
+@click.option("--detach", is_flag=True, help="Return at once instead of following the log.")
+def submit(
+    what: str, overrides: tuple[str, ...], storage: str | None, name: str | None, address: str, detach: bool
+) -> None:
+    """Run the sweep in FILE, or resume RUN, as a job on a Ray cluster, and follow its log.
+
+    Sends the sweep file and this version of the package; the cluster's Python needs the packages that it depends on.
+    Takes the token from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ambient-sweep/ray-token.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if what.endswith((".yaml", ".yml")):
+            words, root = _new(Path(what), overrides, storage, name, Path(folder))
+        else:
+            words, root = ["resume", _on_cluster("RUN", what), *overrides], what
+        with _client(address) as client:
+            job = f"{Path(root).name}-{secrets.token_hex(3)}"
+            environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), REVISION: code_revision() or ""}
+            runtime = {
+                "working_dir": folder,
+                "py_modules": [str(Path(ambient_sweep.__file__).parent)],
+                "env_vars": environment,
+            }
+            command = shlex.join(["python", "-m", "ambient_sweep", *words])
+            deadline = time.monotonic() + STARTING_SECONDS
+            while True:
+                try:
+                    client.submit_job(entrypoint=command, submission_id=job, runtime_env=runtime, metadata={RUN: root})
+                    break
+                except RuntimeError as error:
+                    if STARTING not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(1)
+    click.echo(f"job {job} writes {root}\n`ambient-sweep logs {job}` follows it, `ambient-sweep stop {job}` stops it")
+    if not detach:
+        _follow(address, job)
+
+
+@commands.command()
+@click.argument("which", metavar="JOB|RUN")
+@address_option
+def logs(which: str, address: str) -> None:
+    """Follow the log of a submitted job, given by its id or the folder of its run, until the job ends."""
+    with _client(address) as client:
+        job = _find(client, which).submission_id
+    _follow(address, str(job))
+
+
+@commands.command()
+@click.argument("which", metavar="JOB|RUN")
+@address_option
+def stop(which: str, address: str) -> None:
+    """Stop a submitted job, given by its id or the folder of its run. Its trials save; `submit RUN` resumes it."""
+    with _client(address) as client:
+        job = _find(client, which)
+        identifier, run = str(job.submission_id), (job.metadata or {})[RUN]
+        if not client.stop_job(identifier):
+            raise UserError(f"{identifier}: has ended already ({job.status.lower()})")
+        deadline = time.monotonic() + 2 * STOP_SECONDS
+        while not client.get_job_status(identifier).is_terminal():
+            if time.monotonic() > deadline:
+                raise AmbientSweepError(
+                    f"{identifier}: still stopping; `ambient-sweep logs {identifier}` shows its log"
+                )
+            time.sleep(0.5)
+    click.echo(f"job {identifier}: stopped; `ambient-sweep submit {run}` resumes it")
+
+
+def _new(
+    file: Path, overrides: tuple[str, ...], storage: str | None, name: str | None, folder: Path
+) -> tuple[list[str], str]:
+    """Writes the sweep to `folder`, checked; the command for it, and the folder of its run."""
+    changes = parse_overrides(overrides)
+    for key, value in (flatten(read_yaml(file).get("base") or {}) | changes).items():
+        if key in PATH_KEYS and value:
+            _on_cluster(key, str(value))
+    if storage is None:
+        raise UserError("--storage: missing; give the folder of all runs, an absolute path that every node sees")
+    _on_cluster("--storage", storage)
+    sweep = load_sweep(file, changes | ({"name": name} if name else {}))
+    check_space(sweep)
+    write_sweep(sweep, folder / SWEEP_FILE)
+    return ["run", SWEEP_FILE, "--storage", storage], f"{storage.rstrip('/')}/{sweep.name}"
+
+
+def _on_cluster(key: str, place: str) -> str:
+    """Raises UserError, naming `key`, for a path that is relative: a job runs in a folder of its own."""
+    if "://" not in place and not Path(place).is_absolute():
+        raise UserError(
+            f"{key}: {place} is relative, but a job runs elsewhere; give an absolute path that every node sees"
+        )
+    return place
+
+
+@commands.command()
+@click.argument("file", type=PATH, required=False)
+@overrides_argument
+@storage_option
+@click.option(
+    "--address", envvar="RAY_ADDRESS", help="HOST:PORT of a Ray head; without it, Ray starts on this machine."
+)
+@as_json
+def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address: str | None, as_json: bool) -> None:
+    """Examine a Ray cluster, for the sweep in FILE if given: a line per finding, with its cure; exit code 1 for problems.
+
+    Looks at the token; at every node's versions, clock, disk, GPUs and second Ray instances; whether each node sees and
+    locks files in --storage; and, with FILE, at images, encoder weights and room for its trials.
+    """
+    from ambient_sweep.sweep.running.cluster import ray_session
+    from ambient_sweep.sweep.running.doctor import examine
+
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    sweep = load_sweep(file, parse_overrides(overrides)) if file else None
+    with ray_session(dashboard=False):
+        findings = examine(sweep, lasting_path("--storage", storage))
+    problems = [finding.text for finding in findings if not finding.well]
+    lines = [f"{'ok      ' if finding.well else 'problem '}{finding.text}" for finding in findings]
+    tell({"findings": [asdict(finding) for finding in findings]}, lines, as_json)
+    if problems:
+        raise AmbientSweepError(f"{counted(len(problems), 'problem')}; see above")
+
+
+@contextmanager
+def _client(address: str) -> "Iterator[JobSubmissionClient]":
+    """A client of the cluster's job server. Its errors become one line each."""
+    if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} and TOKEN_FILE.expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FILE.expanduser())
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.exceptions import AuthenticationError  # Ray reads the environment when it is imported
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if not address.startswith(("http://", "https://")):  # Ray imports what other schemes name
+        raise UserError(f"--address: {address}: expected the URL of a Ray dashboard, such as {ADDRESS}")
+    try:
+        yield JobSubmissionClient(address)
+    except AuthenticationError:
+        raise UserError(
+            f"--address: {address} refuses this token; set RAY_AUTH_TOKEN_PATH to the file of the token that the head was "
+            "started with"
+        ) from None
+    except ConnectionError:
+        raise UserError(
+            f"--address: no Ray dashboard answers at {address}; start a head (cluster/head.sh) or open a tunnel to it"
+        ) from None
+    except (RuntimeError, ValueError) as error:
+        raise AmbientSweepError(f"--address: {address}: {error}") from None
+
+
+def run_of_job(job: str, address: str) -> Path:
+    """The folder that a submitted job writes; `job` itself where it is not an id. Raises UserError for an unknown one."""
+    if not JOB.fullmatch(job):
+        return Path(job)
+    with _client(address) as client:
+        return Path((_find(client, job).metadata or {})[RUN])
+
+
+def _find(client: "JobSubmissionClient", which: str) -> "JobDetails":
+    """The job of this id, or the latest that writes this folder. Raises UserError where there is none."""
+    jobs = [job for job in client.list_jobs() if RUN in (job.metadata or {})]
+    run = which.rstrip("/") if "://" in which else str(Path(which).absolute())
+    found = [job for job in jobs if which == job.submission_id or (job.metadata or {})[RUN] == run]
+    if not found:
+        known = ", ".join(str(job.submission_id) for job in jobs) or "none"
+        raise UserError(f"{which}: not a submitted sweep on this cluster; its sweeps: {known}")
+    return max(found, key=lambda job: job.start_time or 0)
+
+
+def _follow(address: str, job: str) -> None:
+    """Prints the job's log until it ends. Raises AmbientSweepError where it did not succeed."""
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            click.echo(text, nl=False)
+
+    with _client(address) as client:
+        try:
+            asyncio.run(tail())
+        except KeyboardInterrupt:
+            raise AmbientSweepError(f"job {job} goes on; `ambient-sweep stop {job}` stops it") from None
+        status, message = client.get_job_status(job), client.get_job_info(job).message
+    if status != "SUCCEEDED":
+        raise AmbientSweepError(f"job {job}: {status.lower()}: {message}")

@@ -1,0 +1,51 @@
+"""The doctor's findings: on a real node, on planted answers, and on storage that it cannot use."""
+
+from dataclasses import replace
+
+import pytest
+from small_sweeps import small_sweep
+
+from ambient_sweep.sweep.running.doctor import Answer, _node, answer, examine
+
+WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
+FINDINGS = {
+    "torch missing instead of 2.14; install": {"versions": {"python": "3.11.1"}},
+    "its clock is 30 s off": {"clock": 140.0},
+    "--storage: not mounted; mount it": {"storage": "not mounted"},
+    "--storage: 1.0 MiB free": {"free": 2**20},
+    "no such images": {"images": "no such images"},
+    "Ray offers 2 GPUs, but its torch is without CUDA": {"cuda": None},
+    "2 Ray instances": {"instances": 2},
+}
+
+
+@pytest.mark.parametrize(("text", "change"), FINDINGS.items())
+def test_each_problem_of_a_node_is_one_finding_with_its_cure(text, change):
+    (found,) = _node("node 1", replace(WELL, **change), WELL, (90.0, 110.0), 2)
+    assert not found.well
+    assert text in found.text
+    (well,) = _node("node 1", WELL, WELL, (90.0, 110.0), 2)
+    assert well.well
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_sound_node_and_the_room_for_a_sweep(ray_head, tmp_path):
+    storage = tmp_path / "runs"
+    findings = examine(small_sweep(tmp_path), storage)
+    texts = [finding.text for finding in findings if finding.well]
+    assert any(text.startswith("trials: ") for text in texts)
+    assert not storage.exists()  # nothing stays
+    problems = [finding.text for finding in findings if not finding.well]
+    assert all("Ray instances" in text for text in problems)  # others may run beside the tests
+
+
+def test_storage_that_another_node_does_not_see(tmp_path):
+    found = answer(tmp_path / "marker", [])
+    assert found.storage == "another folder than the driver's, or not mounted"
+
+
+@pytest.mark.xdist_group("ray")
+def test_storage_that_cannot_be_written(ray_head, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (_, problem) = examine(None, tmp_path / "file" / "runs")
+    assert problem.text.startswith(f"--storage: {tmp_path}/file")
