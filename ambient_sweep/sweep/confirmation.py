@@ -1,9 +1,10 @@
 """What is done after the search, so that the frontier is more than luck: checkpoints measured and trained again.
 
-Every checkpoint that could be on the frontier is measured on several times as many fresh samples; these measurements alone
-compete. Those on the frontier are then measured once more, on as many fresh samples: the best of many measurements are
-lucky ones, the second are not, and these are the values that are stated (results/frontier/candidates.py). The same holds for
-clean training, the rival of noise. With `confirm.seeds`, the best are trained again as well.
+Every checkpoint that could be on the frontier is measured on several times as many fresh samples, and so are the other
+runs of its recipe, whose mean would else be that of the lucky ones; these measurements alone compete. Those on the frontier
+are then measured once more, on as many fresh samples: the best of many measurements are lucky ones, the second are not, and
+these are the values that are stated (results/frontier/candidates.py). The same holds for clean training, the rival of noise.
+With `confirm.seeds`, the best are trained again as well.
 
 Pure planning, from the evaluations table: no Ray, no files. A plan depends on what is in the table alone: planned anew
 after an interruption it goes on, with the same ids of trials.
@@ -37,6 +38,7 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     own_mask,
 )
+from ambient_sweep.results.frontier.standings import recipe_labels
 from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.space.definition import Confirm, Role, SweepTrial
 from ambient_sweep.text import counted
@@ -155,10 +157,13 @@ def _of(again: Sequence[Remeasurement]) -> str:
 
 
 def _rows(found: pa.Table, kept: Callable[[pa.Table], Mask]) -> Ints:
-    """Row numbers of the different models that `kept` marks, among all candidates or among those of clean training."""
+    """Row numbers of the different models that `kept` marks, among all candidates or among those of clean training, and of
+    the other runs of their recipes."""
     rows = distinct(found)
     clean = rows[clean_mask(found)[rows]]
-    return np.unique([i for some in (rows, clean) if len(some) for i in some[kept(found.take(pa.array(some)))]])
+    marked = [i for some in (rows, clean) if len(some) for i in some[kept(found.take(pa.array(some)))]]
+    recipes = recipe_labels(found)
+    return rows[np.isin(recipes[rows], recipes[marked])]
 
 
 def _remeasurements(table: pa.Table, rows: pa.Table, settings: Confirm, offset: int) -> tuple[Remeasurement, ...]:

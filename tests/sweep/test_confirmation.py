@@ -63,6 +63,16 @@ def places(found: Plan) -> list[tuple[str, int]]:
     return [(each.trial_id, each.images) for each in found.remeasurements]
 
 
+def test_the_other_runs_of_a_recipe_are_measured_too_so_that_its_mean_is_not_of_the_lucky_ones(tmp_path: Path) -> None:
+    for seed, fidelity in enumerate((20.0, 90.0, 60.0)):
+        add(tmp_path, f"s{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.1)])
+    add(tmp_path, "worse", {"observed.sigma": 0.3}, [(95.0, 0.5)])
+    step = plan(export_tables(tmp_path).evaluations, Confirm(), {})
+    assert sorted(places(step)) == [(f"s{seed}", FULL) for seed in range(3)]
+    table = measure(tmp_path, step)
+    assert {row["runs"] for row in table.to_pylist() if row["samples"] == 2000} == {3}
+
+
 def measure(root: Path, found: Plan, **fidelities: float) -> Any:
     """Carries out remeasurements: values as before, or these of `fidelities` by trial; the table that comes of it."""
     records = read_evaluations(root)

@@ -69,7 +69,7 @@ def _over_runs(rows: pa.Table) -> tuple[Ints, Floats, Floats]:
     Of rows with finite objectives, one for each checkpoint and endpoint. The run of a recipe that a sweep chose is a lucky
     one; so where it has replicates, they count alone.
     """
-    recipes, fresh = _recipes(rows), is_value(rows, schema.ROLE, "replicate")
+    recipes, fresh = recipe_labels(rows), is_value(rows, schema.ROLE, "replicate")
     counted = np.flatnonzero(fresh | ~np.isin(recipes, recipes[fresh]))
     counted = counted[firsts(models(rows)[counted])]  # a shared model counts once
     own, values = recipes[counted], objectives(rows)[counted]
@@ -79,7 +79,7 @@ def _over_runs(rows: pa.Table) -> tuple[Ints, Floats, Floats]:
     return runs[recipes, 0], mean[recipes], (np.sqrt(variance) / np.sqrt(runs))[recipes]
 
 
-def _recipes(rows: pa.Table) -> Ints:
+def recipe_labels(rows: pa.Table) -> Ints:
     """The recipe of each row, numbered from 0 by first appearance.
 
     Recipes that share a model are one: at that length, the settings in which they differ have not acted yet.

@@ -1,0 +1,301 @@
+"""Kills what a sweep consists of, at random and for real, and compares what is left with an undisturbed sweep.
+
+    python tests/sweep/running/chaos.py --kills 100 --stops 5    (`make chaos`)
+
+Two sweeps, one of trials with one worker and one with two, run beside each other on a cluster of two nodes on this machine.
+Kills with -9: drivers, trials' processes, their workers, controllers and cleaners, the second node, the cluster's GCS. Stops
+with SIGTERM. Whatever was lost is started again: a driver by `resume`, a node, the cluster.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pyarrow.parquet as pq
+from processes import end_session, session_of
+
+FILE = """
+base:
+  data: {{train_size: 150}}
+  model: {{kind: mlp, width: 32, blocks: 1}}
+  training: {{images: {images}, batch_size: 64, checkpoints: 40, records: 5}}
+  evaluation: {{lengths: [0.25, 0.5, 0.75, 1.0], samples: 64}}
+  sampling.steps: 5
+  resources.workers: {workers}
+space:
+  observed.sigma: {{uniform: [0.2, 0.4], step: 0.2}}
+  consistency.start: {{choice: [0.5, 0.75]}}
+  seed: {{int: [0, 1]}}
+search: {{sampler: grid, trials: 8, stopping: {{rule: none}}, keep: all}}
+baseline: {{seeds: [0]}}
+confirm: {{samples: 2x}}
+"""
+TRIALS = 8 + 1  # searched, and clean training
+PROCESSES = {
+    "trial": "ray::ImplicitFunc", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController",
+    "cleaner": "ray::PlacementGroupCleaner",
+}  # fmt: skip
+KINDS = (*PROCESSES, *PROCESSES, "driver", "driver", "node", "gcs")
+ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
+CONNECTING = """
+import json, ray
+ray.init(log_to_driver=False, logging_level="error")
+groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+print(json.dumps({"free": ray.available_resources().get("CPU", 0), "all": ray.cluster_resources()["CPU"], "groups": groups}))
+"""
+
+
+class Cluster:
+    """A head and a second node, two CPUs each, as processes of this machine."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="chaos-", dir="/tmp")  # a short path
+        self.environment = {
+            **os.environ, "RAY_TMPDIR": self.folder, "TMPDIR": self.folder, "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16), "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
+            self.environment.pop(name, None)
+        self.head: subprocess.Popen[str]
+        self.node: subprocess.Popen[str]
+        self.start()
+
+    def start(self) -> None:
+        """Starts both nodes; under a new address, since nothing of an earlier head is left."""
+        port = free_port()
+        self.environment["RAY_ADDRESS"] = self.address = f"127.0.0.1:{port}"
+        ports = ["--port", str(port), "--dashboard-port", str(free_port()), "--node-ip-address", "127.0.0.1"]
+        self.head = self._ray("--head", *ports, "--dashboard-agent-listen-port", str(free_port()))
+        self.wait(2)
+        self.start_node()
+
+    def start_node(self) -> None:
+        """Starts the second node."""
+        self.node = self._ray("--address", self.address, "--dashboard-agent-listen-port", str(free_port()))
+        self.wait(4)
+
+    def wait(self, cpus: int) -> None:
+        """Returns once the cluster has so many CPUs."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while (self.state() or {"all": 0})["all"] < cpus:
+            if time.monotonic() > end:
+                raise AssertionError(f"the cluster does not get {cpus} CPUs")
+            time.sleep(0.5)
+
+    def state(self) -> dict[str, Any] | None:
+        """CPUs and placement groups; None where nothing answers."""
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECTING], env=self.environment, capture_output=True, text=True, check=False
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def pids(self, title: str) -> list[int]:
+        """The cluster's processes whose command begins so, or names this program."""
+        found = []
+        for pid in (pid for leader in (self.head, self.node) for pid in session_of(leader.pid)):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+                if command.startswith(title) or Path(command.split("\0")[0]).name == title:
+                    found.append(pid)
+        return found
+
+    def end(self) -> None:
+        end_session(self.node)
+        end_session(self.head)
+
+    def _ray(self, *options: str) -> "subprocess.Popen[str]":
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus", "2"]
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        return started([*command, "--disable-usage-stats", *options], environment, Path(self.folder, "ray.log"))
+
+
+class Driver:
+    """The command that runs a sweep, begun anew as often as it is lost."""
+
+    def __init__(self, cluster: Cluster, file: Path, storage: Path, name: str) -> None:
+        self.cluster, self.root, self.ended = cluster, storage / name, False
+        self.log = storage / f"{name}.log"
+        self._start("run", str(file), "--storage", str(storage), "--name", name)
+
+    def _start(self, *words: str) -> None:
+        self.process = started([sys.executable, "-m", "ambient_sweep", *words], self.cluster.environment, self.log)
+        self._words = words
+
+    def tend(self) -> None:
+        """Notes that the sweep is finished, or begins its driver again."""
+        code = self.process.poll()
+        if code is None or self.ended:
+            return
+        text = self.log.read_text()
+        assert "Traceback" not in text, text[-3000:]
+        if code == 0:
+            self.ended = True
+        else:
+            assert code in (1, -signal.SIGKILL), f"exit code {code}: {text[-3000:]}"
+            begun = (self.root / "sweep.yaml").exists()
+            self._start(*(("resume", str(self.root)) if begun else self._words))
+
+    def stop(self) -> None:
+        """Asks for an orderly stop, which must leave a sweep that `resume` continues."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(120) in (0, 1), self.log.read_text()[-3000:]
+
+
+def started(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
+    """A process in a session of its own that writes to a log."""
+    with log.open("a") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def disturb(kind: str, cluster: Cluster, drivers: list[Driver], draw: random.Random) -> bool:
+    """One kill of this kind; False where there is nothing of it."""
+    if kind in PROCESSES:
+        pids = cluster.pids(PROCESSES[kind])
+        if pids:
+            os.kill(draw.choice(pids), signal.SIGKILL)
+        return bool(pids)
+    if kind == "driver":
+        running = [driver for driver in drivers if not driver.ended and driver.process.poll() is None]
+        if running:
+            end_session(draw.choice(running).process)
+        return bool(running)
+    if kind == "node":
+        end_session(cluster.node)
+        time.sleep(draw.uniform(0, 5))
+        cluster.start_node()
+        return True
+    for pid in cluster.pids("gcs_server"):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(draw.uniform(0, 5))
+    cluster.end()
+    cluster.start()
+    return True
+
+
+def run(
+    cluster: Cluster, folder: Path, name: str, images: int, disturbances: Iterator[str], draw: random.Random
+) -> None:
+    """Both sweeps from their start to their end, disturbed now and then."""
+    drivers = []
+    for workers in (1, 2):
+        file = folder / f"{name}-{workers}.yaml"
+        file.write_text(FILE.format(images=images, workers=workers))
+        drivers.append(Driver(cluster, file, folder, f"{name}-{workers}"))
+    end, due = time.monotonic() + SWEEP_SECONDS, time.monotonic() + 15
+    while not all(driver.ended for driver in drivers):
+        assert time.monotonic() < end, "the sweeps do not end:\n" + "\n".join(
+            d.log.read_text()[-2000:] for d in drivers
+        )
+        for driver in drivers:
+            driver.tend()
+        if time.monotonic() >= due and (kind := next(disturbances, None)) is not None:
+            if kind == "stop":
+                for driver in drivers:
+                    if not driver.ended:
+                        driver.stop()
+            elif not disturb(kind, cluster, drivers, draw):
+                disturb("driver", cluster, drivers, draw)
+            due = time.monotonic() + draw.uniform(2, 12)
+        time.sleep(0.5)
+    cluster.wait(4)
+
+
+def check_released(cluster: Cluster) -> None:
+    """All CPUs are free, and no placement group is left."""
+    end = time.monotonic() + RELEASE_SECONDS
+    while True:
+        state = cluster.state()
+        if state and state["free"] == state["all"] and not state["groups"]:
+            break
+        assert time.monotonic() < end, f"leaked: {state}"
+        time.sleep(1)
+    for title in PROCESSES.values():
+        assert not cluster.pids(title), title
+
+
+def check_study(root: Path) -> None:
+    """No trial of the study is left running."""
+    from small_sweeps import study_of
+
+    running = [trial for trial in study_of(root, root.name).trials if trial.state.name in ("RUNNING", "WAITING")]
+    assert not running, running
+
+
+def numbers(root: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What was measured, by what was asked for. Reads every table, record and state."""
+    trials = pq.read_table(root / "trials.parquet").to_pylist()
+    assert Counter(row["status"] for row in trials) == {"completed": TRIALS}
+    rows = pq.read_table(root / "evaluations.parquet").to_pylist()
+    asked = ("role", "observed.sigma", "consistency.start", "seed", "images", "endpoint", "evaluation_seed", "samples")
+    skipped = ("trial_id", "checkpoint", "seconds", "_utc", "stage", "device", "executed", "forked", "revision", "rung")
+    found = {}
+    for row in rows:
+        key = tuple(row[name] for name in asked)
+        assert key not in found, f"measured twice: {key}"
+        found[key] = {name: value for name, value in row.items() if not any(part in name for part in skipped)}
+    for file in root.rglob("*.json"):
+        if "ray" not in file.parts:
+            json.loads(file.read_bytes())
+    assert not [path for path in root.rglob(".*.tmp") if "ray" not in path.parts]
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--kills", type=int, default=100)
+    options.add_argument("--stops", type=int, default=5)
+    options.add_argument("--images", type=int, default=64 * 1500, help="of a training")
+    options.add_argument("--seed", type=int, default=0)
+    given = options.parse_args()
+    draw = random.Random(given.seed)
+    kinds = [KINDS[index % len(KINDS)] for index in range(given.kills)] + ["stop"] * given.stops
+    draw.shuffle(kinds)
+    disturbances, count = iter(kinds), Counter(kinds)
+    cluster, folder, began = Cluster(), Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
+    try:
+        run(cluster, folder, "quiet", given.images, iter(()), draw)
+        print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+        expected = {workers: numbers(folder / f"quiet-{workers}") for workers in (1, 2)}
+        rounds = 0
+        while disturbances.__length_hint__():
+            rounds += 1
+            run(cluster, folder, f"round{rounds}", given.images, disturbances, draw)
+            check_released(cluster)
+            for workers in (1, 2):
+                root = folder / f"round{rounds}-{workers}"
+                assert numbers(root) == expected[workers], root
+                check_study(root)
+            print(f"round {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
+        print(
+            f"{dict(count)} in {rounds} rounds of {2 * TRIALS} trials, {time.monotonic() - began:.0f} s: nothing lost"
+        )
+        shutil.rmtree(folder)
+    finally:
+        cluster.end()
+        shutil.rmtree(cluster.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
