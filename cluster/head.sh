@@ -6,7 +6,7 @@
 # The dashboard, which takes jobs, listens on 127.0.0.1 alone; Ray's other ports listen on the machine's address, so that
 # workers can join. Whoever reaches an open Ray port can run code, so every request needs the token in
 # $RAY_AUTH_TOKEN_PATH (made at the first start, readable by you alone). A token is not encryption: keep the ports
-# behind a firewall, and reach the dashboard from elsewhere by an SSH tunnel.
+# behind a firewall, and reach the dashboard from elsewhere by an SSH tunnel. docs/cluster.md lists the ports.
 set -euo pipefail
 
 export RAY_AUTH_MODE=token
@@ -15,4 +15,6 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"
     (umask 077 && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 fi
+# Metrics for Prometheus ask for no token and would listen on all addresses; -1 is no port, so Ray opens none.
+export RAY_enable_metrics_collection=0 DASHBOARD_METRIC_PORT=-1 AUTOSCALER_METRIC_PORT=-1
 exec ray start --head --block --dashboard-host 127.0.0.1 --disable-usage-stats "$@"
