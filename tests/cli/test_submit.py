@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
@@ -112,6 +113,37 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
         for process in (sweep, other):
             process.kill()
             process.wait()
+
+
+def listening(folder):
+    """The addresses and TCP ports on which processes listen whose Ray has its files in `folder`."""
+    inodes = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RAY_TMPDIR={folder}\0".encode() in (process / "environ").read_bytes():
+                inodes |= {os.readlink(each) for each in (process / "fd").iterdir()}
+        except OSError:  # it has ended, or is another user's
+            continue
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in inodes:
+                address, port = local.split(":")
+                found.add(
+                    (socket.inet_ntoa(bytes.fromhex(address[-8:])[::-1]), int(port, 16))
+                )  # 0.0.0.0 is this machine
+    return found
+
+
+def test_no_port_of_a_head_gives_metrics_away(head):
+    environment, url, _ = head
+    places = listening(environment["RAY_TMPDIR"])
+    assert ("127.0.0.1", urlsplit(url).port) in places
+    for place in places:
+        with socket.create_connection(place, timeout=10) as server:
+            server.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b" 200 " not in server.recv(16), place
 
 
 def submit(words, environment):
