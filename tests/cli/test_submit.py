@@ -236,6 +236,10 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     trials = pd.read_parquet(storage / "digits" / "trials.parquet")
     assert len(trials) == 1 + 1 + 7  # searched, baseline, controls
     assert set(trials["status"]) == {"completed"}
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    assert set(trials["code_revision"]) == ({head} if head else {None})
     places = listening(environment["RAY_TMPDIR"])
     assert ("127.0.0.1", urlsplit(url).port) in places
     assert metrics(places) == []
