@@ -1,4 +1,6 @@
-"""Numbers in the words of messages."""
+"""Numbers and commands in the words of messages."""
+
+import shlex
 
 
 def counted(count: int, noun: str) -> str:
@@ -13,3 +15,8 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return counted(round(seconds / 60), "minute")
     return f"{seconds / 3600:.1f} hours" if seconds < 36_000 else f"{seconds / 3600:,.0f} hours"
+
+
+def command(*words: object) -> str:
+    """A command of this package as a shell takes it, words quoted where they must be."""
+    return shlex.join(["ambient-sweep", *map(str, words)])

@@ -1,5 +1,6 @@
 """Images: prepare; and the list of knobs."""
 
+import re
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import PATH, as_json, overrides_argument, tell, terminal
 from ambient_sweep.config import build_config, knobs, parse_overrides
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.text import command
 
 
 @commands.command()
@@ -46,7 +48,7 @@ def prepare(
         lines = [f"{verify}: whole", *summary(verify, info)]
         tell({"store": str(verify), **info.model_dump(), "notes": lines}, lines, as_json)
         return
-    if out is None or "=" in str(out):
+    if out is None or re.match(r"[\w.]+=", str(out)):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
     values = parse_overrides(overrides, ("data.train_size", "data.heldout_size") if origin else ("data.",))
     if origin is None and values.get("data.source") == "store":
@@ -68,7 +70,7 @@ def prepare(
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
-    lines = [*summary(out, info), resolved(held), f"a first sweep on it: `ambient-sweep init {out}`"]
+    lines = [*summary(out, info), resolved(held), f"a first sweep on it: `{command('init', out)}`"]
     lines = lines if info.observed is None else lines[:-2]
     tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 

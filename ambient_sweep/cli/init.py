@@ -12,7 +12,7 @@ from ambient_sweep.cli.printing import PATH, as_json, check_new, new_file_option
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
-from ambient_sweep.text import counted, duration
+from ambient_sweep.text import command, counted, duration
 
 NIGHT = 8 * 3600  # seconds that the sweep may take
 TRAININGS = 10  # whole ones that it pays for, the baseline among them
@@ -68,14 +68,15 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
     sigma_data = max(0.05, round(float(next(data.train.blocks(1000)).std()), 2))
     template = Path(__file__).with_name("first_sweep.yaml").read_text(encoding="utf-8")
     text = Template(template, undefined=StrictUndefined).render(
-        out=str(out), name=name, keys=keys, data=data, config=config, sigma_data=sigma_data, images=length,
+        command="\n# ".join(command("run", out).splitlines()),
+        name=name, keys=keys, data=data, config=config, sigma_data=sigma_data, images=length,
         budget=(TRAININGS - 1) * length, searched=int(min(TRIALS, max(TRAININGS, room))),
         time=duration(seconds), device=device, pace=pace, trials=counted(trials, "trial"),
     )  # fmt: skip
     write_atomic(out, f"{text}\n".encode())
     lines = [
         f"{out}: {config.model.preset} for {counted(len(data.train), 'training image')}; it takes about {duration(seconds)}",
-        f"read it, then start it with `ambient-sweep run {out}`",
+        f"read it, then start it with `{command('run', out)}`",
     ]
     tell({"out": str(out), "expected_seconds": seconds, "preset": config.model.preset}, lines, as_json)
 

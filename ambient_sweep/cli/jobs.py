@@ -25,7 +25,7 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.provenance import REVISION, code_revision
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
-from ambient_sweep.text import counted
+from ambient_sweep.text import command, counted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -71,17 +71,17 @@ def submit(
                 "py_modules": [str(Path(ambient_sweep.__file__).parent)],
                 "env_vars": environment,
             }
-            command = shlex.join(["python", "-m", "ambient_sweep", *words])
+            start = shlex.join(["python", "-m", "ambient_sweep", *words])
             deadline = time.monotonic() + STARTING_SECONDS
             while True:
                 try:
-                    client.submit_job(entrypoint=command, submission_id=job, runtime_env=runtime, metadata={RUN: root})
+                    client.submit_job(entrypoint=start, submission_id=job, runtime_env=runtime, metadata={RUN: root})
                     break
                 except RuntimeError as error:
                     if STARTING not in str(error) or time.monotonic() > deadline:
                         raise
                     time.sleep(1)
-    click.echo(f"job {job} writes {root}\n`ambient-sweep logs {job}` follows it, `ambient-sweep stop {job}` stops it")
+    click.echo(f"job {job} writes {root}\n`{command('logs', job)}` follows it, `{command('stop', job)}` stops it")
     if not detach:
         _follow(address, job)
 
@@ -109,11 +109,9 @@ def stop(which: str, address: str) -> None:
         deadline = time.monotonic() + 2 * STOP_SECONDS
         while not client.get_job_status(identifier).is_terminal():
             if time.monotonic() > deadline:
-                raise AmbientSweepError(
-                    f"{identifier}: still stopping; `ambient-sweep logs {identifier}` shows its log"
-                )
+                raise AmbientSweepError(f"{identifier}: still stopping; `{command('logs', identifier)}` shows its log")
             time.sleep(0.5)
-    click.echo(f"job {identifier}: stopped; `ambient-sweep submit {run}` resumes it")
+    click.echo(f"job {identifier}: stopped; `{command('submit', run)}` resumes it")
 
 
 def _new(
@@ -229,7 +227,7 @@ def _follow(address: str, job: str) -> None:
         try:
             asyncio.run(tail())
         except KeyboardInterrupt:
-            raise AmbientSweepError(f"job {job} goes on; `ambient-sweep stop {job}` stops it") from None
+            raise AmbientSweepError(f"job {job} goes on; `{command('stop', job)}` stops it") from None
         status, message = client.get_job_status(job), client.get_job_info(job).message
     if status != "SUCCEEDED":
         raise AmbientSweepError(f"job {job}: {status.lower()}: {message}")

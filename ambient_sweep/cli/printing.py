@@ -13,6 +13,7 @@ from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.file import check_name
+from ambient_sweep.text import command
 
 if TYPE_CHECKING:
     from ambient_sweep.terminal import Screen
@@ -106,7 +107,7 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
     lines += [summary.noise] if summary.noise else []
     lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
-    lines.append(f"{'TensorBoard':<20} ambient-sweep tensorboard {summary.root}")
+    lines.append(f"{'TensorBoard':<20} {command('tensorboard', summary.root)}")
     result = {
         "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
         "reason": summary.best_reason, "noise": summary.noise,

@@ -26,7 +26,7 @@ from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, 
 from ambient_sweep.errors import UserError, errors_of
 from ambient_sweep.sweep.space import file as sweep_file
 from ambient_sweep.sweep.space.validation import check_space
-from ambient_sweep.text import counted
+from ambient_sweep.text import command, counted
 
 OTHERS = 5  # of the frontier, that `best` says why it did not pick
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
@@ -187,10 +187,10 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     if choice.warning:
         lines.insert(0, f"warning: {choice.warning}")
     if checkpoint.exists():
-        lines.append(f"samples like these: `ambient-sweep sample {checkpoint} --endpoint {row['endpoint']}`")
+        lines.append(f"samples like these: `{command('sample', checkpoint, '--endpoint', row['endpoint'])}`")
     if out is not None:
         write_config(config, out, f"{root.name}, {rule}: {choice.reason}\n{point(row)}")
-        lines.append(f"config: {out}; train it again with `ambient-sweep train {out}`")
+        lines.append(f"config: {out}; train it again with `{command('train', out)}`")
     result = {
         "rule": rule, "reason": choice.reason, "warning": choice.warning, "best": row,
         "others": [{"row": other, "why": why} for other, why in choice.others],

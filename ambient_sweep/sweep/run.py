@@ -37,7 +37,7 @@ from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.sweep.standing import SESSION_FILE
 from ambient_sweep.sweep.tracking import check_tracker
 from ambient_sweep.terminal import current_screen
-from ambient_sweep.text import counted
+from ambient_sweep.text import command, counted
 from ambient_sweep.trial.records import read_trials
 from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
@@ -73,9 +73,8 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     with errors_of(sweep.where):
         try_sampler(sweep.space, sweep.search)
     check_address()
-    root = claim(
-        lasting_path("--storage", storage) / sweep.name, f"`ambient-sweep resume {storage / sweep.name}` continues it"
-    )
+    again = command("resume", storage / sweep.name)
+    root = claim(lasting_path("--storage", storage) / sweep.name, f"`{again}` continues it")
     trials = root / "trials"
     try:
         write_sweep(sweep, root / SWEEP_FILE)
@@ -147,7 +146,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         if not stopped or _is_finished(sweep, root):
             return _finish(sweep, root, echo)
         summarize(root)
-        raise Stopped(f"interrupted; `ambient-sweep resume {root}` continues from here")
+        raise Stopped(f"interrupted; `{command('resume', root)}` continues from here")
 
 
 def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
@@ -182,7 +181,7 @@ def summarize(root: Path) -> SweepSummary:
     except OSError as error:
         raise UserError(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); "
-            f"`ambient-sweep report {root}` makes tables and report once it can"
+            f"`{command('report', root)}` makes tables and report once it can"
         ) from None
 
 

@@ -18,7 +18,7 @@ from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.forecast import SLACK, Forecast, executed_images
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep
-from ambient_sweep.text import counted, duration
+from ambient_sweep.text import command, counted, duration
 from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials, trial_path
 
 SESSION_FILE = ".session.json"
@@ -166,7 +166,7 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
     session = TypeAdapter(Session).validate_json(file.read_bytes()) if file.exists() else Session(now, 0)
     newest = max((trial_path(root, trial.trial_id).stat().st_mtime for trial in trials), default=session.started)
     waiting = sum(not trial.ended and trial.status != "failed" for trial in trials)
-    state, said = "interrupted", f"not running; `ambient-sweep resume {root}` continues it"
+    state, said = "interrupted", f"not running; `{command('resume', root)}` continues it"
     if is_locked(root / DRIVER_LOCK):
         state, said = "running", f"running on {session.host}"
     elif not file.exists() and all(trial.ended for trial in trials):

@@ -8,6 +8,7 @@ from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.keys import FOLDER
 from ambient_sweep.storage import remove, remove_leftovers, remove_whole
+from ambient_sweep.text import command
 from ambient_sweep.trial.records import (
     read_trial,
     read_trial_evaluations,
@@ -69,8 +70,9 @@ def check_kept(path: Path) -> None:
     if not trial.discarded or (folder == path and config.ema.kind != "power"):
         return
     raise UserError(
-        f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run `ambient-sweep train "
-        f"{folder / 'config.yaml'}`; search.keep=all keeps all of a sweep; {listed(root, checkpoints(root))}"
+        f"{removed}: was removed when the sweep ended (search.keep=frontier); to have it again, run "
+        f"`{command('train', folder / 'config.yaml')}`; search.keep=all keeps all of a sweep; "
+        f"{listed(root, checkpoints(root))}"
     )
 
 

@@ -3,7 +3,6 @@
 Text from the sweep reaches the page escaped by Jinja2, or as JSON that the script writes as text; never as markup.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, doc
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.text import command
 
 HERE = Path(__file__).parent
 SCRIPTS = ("base.js", "frontier.js", "panels.js")
@@ -50,7 +50,7 @@ def write_report(
         hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
-        command=f"ambient-sweep train {shlex.quote(str(best_file))}",
+        command=command("train", best_file),
         provenance=provenance(tables.trials),
         data=document(root, tables, choice.row if choice else None, searched, importance),
     )
