@@ -87,21 +87,10 @@ def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | No
         write_atomic(out, document + b"\n")
 
 
-def point(row: dict[str, Any]) -> str:
-    """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
-    values = (
-        f"{row[f'{name}_measure']} {row[name]:.4g}"
-        + (f" [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]" if row[f"{name}_low"] is not None else "")
-        for name in ("fidelity", "memorization")
-    )
-    return (
-        f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
-        f"{row['images']:,} images, sampled to {row['endpoint']}: {', '.join(values)}"
-    )
-
-
 def tell_summary(summary: Any, as_json: bool) -> None:
     """Prints a sweep's results: counts, frontier, best config and files."""
+    from ambient_sweep.results.frontier.chosen import point
+
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
     lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]

@@ -16,13 +16,12 @@ from ambient_sweep.cli.printing import (
     name_option,
     new_file_option,
     overrides_argument,
-    point,
     storage_option,
     tell,
     tell_summary,
     terminal,
 )
-from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml, write_config
+from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml
 from ambient_sweep.errors import UserError, errors_of
 from ambient_sweep.sweep.space import file as sweep_file
 from ambient_sweep.sweep.space.validation import check_space
@@ -153,6 +152,7 @@ def status(which: Path, address: str, as_json: bool) -> None:
 def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
+    from ambient_sweep.results.frontier.chosen import point, write_best
     from ambient_sweep.results.frontier.rival import what_noise_buys
     from ambient_sweep.results.frontier.select import best_config, complete, read_candidates, select
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
@@ -177,7 +177,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
         else f"           measured on {row['samples']:,} samples, by which it was chosen: luck makes it look better",
         recipe,
         *(
-            f"not trial {other['trial_id']} after {other['images']:,} images: {why}"
+            f"not trial {other['trial_id']} after {other['images']:,} images, sampled to {other['endpoint']}: {why}"
             for other, why in choice.others[:OTHERS]
         ),
         what_noise_buys(table, choice),
@@ -189,7 +189,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     if checkpoint.exists():
         lines.append(f"samples like these: `{command('sample', checkpoint, '--endpoint', row['endpoint'])}`")
     if out is not None:
-        write_config(config, out, f"{root.name}, {rule}: {choice.reason}\n{point(row)}")
+        write_best(choice, rule, root.name, out)
         lines.append(f"config: {out}; train it again with `{command('train', out)}`")
     result = {
         "rule": rule, "reason": choice.reason, "warning": choice.warning, "best": row,

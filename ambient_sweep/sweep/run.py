@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ambient_sweep.config import write_config
 from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
+from ambient_sweep.results.frontier.chosen import write_best
 from ambient_sweep.results.frontier.rival import what_noise_buys
-from ambient_sweep.results.frontier.select import best_config, select
+from ambient_sweep.results.frontier.select import select
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
@@ -208,10 +208,7 @@ def _summarize(root: Path) -> SweepSummary:
         return SweepSummary(root, dict(counts), [], None, reason, "", files | {REPORT_FILE: root / REPORT_FILE})
     choice = select(tables.evaluations, "knee")
     noise = what_noise_buys(tables.evaluations, choice)
-    header = (
-        f"{root.name}, {choice.reason}\ntrial {choice.row[schema.TRIAL_ID]} after {choice.row[schema.IMAGES]} images"
-    )
-    write_config(best_config(choice), root / BEST_FILE, header)
+    write_best(choice, "knee", root.name, root / BEST_FILE)
     pictures = {f"frontier.{suffix}": data for suffix, data in frontier_pictures(tables.evaluations).items()}
     for name, data in pictures.items():
         write_atomic(root / name, data)

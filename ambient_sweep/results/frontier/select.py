@@ -100,6 +100,16 @@ class Candidates:
             : len(self.front)
         ]
 
+    @cached_property
+    def stated_values(self) -> Floats:
+        """Of their last measurement, [N, 2]."""
+        return objectives(self.table)[self.stated]
+
+    @cached_property
+    def by(self) -> str:
+        """What follows a compared value in a text, where others are stated."""
+        return "" if np.array_equal(self.compared, self.stated_values) else ", by the samples that made the choice"
+
     def row(self, position: int) -> Row:
         found: Row = self.table.slice(self.stated[position], 1).to_pylist()[0]
         return found
@@ -177,7 +187,7 @@ def _knee(found: Candidates) -> Ranking:
         "clean training"
     )
     order = np.argsort(-distance, kind="stable")
-    scores = {int(front[i]): f"{distance[i]:.2f} below the line, against {distance.max():.2f}" for i in order}
+    scores = {int(front[i]): f"{distance[i]:.2f} below the line, against {distance.max():.2f}{found.by}" for i in order}
     return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))
 
 
@@ -190,27 +200,29 @@ def _chebyshev(found: Candidates, weights: list[float]) -> Ranking:
         f"the least max({weights[0]:g} * fidelity, {weights[1]:g} * memorization), both scaled to 0..1 over the "
         f"frontier ({len(front)} points) and clean training"
     )
-    scores = {int(front[i]): f"{largest[i]:.2f}, against {largest.min():.2f}" for i in order}
+    scores = {int(front[i]): f"{largest[i]:.2f}, against {largest.min():.2f}{found.by}" for i in order}
     return Ranking(front[order], scores, reason if len(front) > 1 else _alone(found))
 
 
 def _bounded(found: Candidates, bounded: int, bound: float) -> Ranking:
     """The best in one objective with the other at most `bound`, in both measurements; else what misses the bound least."""
     names = [found.table[name][0].as_py() for name in (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE)]
-    values = np.maximum(found.compared, objectives(found.table)[found.stated])[:, bounded]
+    values = np.maximum(found.compared, found.stated_values)[:, bounded]
+    by = np.where(values > found.stated_values[:, bounded], found.by, "")
     missed = (values - bound).clip(min=0.0)
     order = np.lexsort((found.compared[:, 1 - bounded], missed))
     met, wanted = int((missed == 0).sum()), f"{names[bounded]} <= {bound:g}"
     best = found.compared[order[0], 1 - bounded]
     scores = {
-        i: f"{names[bounded]} {values[i]:.4g} > {bound:g}"
+        i: f"{names[bounded]} {values[i]:.4g} > {bound:g}{by[i]}"
         if missed[i]
-        else f"{names[1 - bounded]} {found.compared[i, 1 - bounded]:.4g}, against {best:.4g}"
+        else f"{names[1 - bounded]} {found.compared[i, 1 - bounded]:.4g}, against {best:.4g}{found.by}"
         for i in found.front.tolist()
     }
     if met == 0:
         reason = f"the nearest to {wanted} of {counted(len(values), 'candidate')}"
-        return Ranking(order, scores, reason, f"no candidate has {wanted}; the nearest has {values[order[0]]:.4g}")
+        nearest = f"{values[order[0]]:.4g}{by[order[0]]}"
+        return Ranking(order, scores, reason, f"no candidate has {wanted}; the nearest has {nearest}")
     reason = f"the lowest {names[1 - bounded]} of the {met} candidates, out of {len(values)}, with {wanted}"
     if met == 1:
         reason = f"the only one of {counted(len(values), 'candidate')} with {wanted}"
