@@ -2,6 +2,7 @@
 
 import math
 import platform
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -25,20 +26,37 @@ SESSION_FILE = ".session.json"
 FRONTIER_POINTS = 5  # in a line
 SHOWN = 4  # running trials
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 60, 7, 11  # characters: of all, its rows, left of its columns
+NAME_WIDTH = 10  # characters before the text of a row
 Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the confirmation: what it does, the trainings that it is given, by id and with their images, or how many of
+    its measurements are done, and after how many seconds."""
+
+    what: str
+    given: Mapping[str, int] = field(default_factory=dict)
+    measurements: int = 0
+    done: int = 0
+    seconds: float = 0.0
+
+    def seconds_left(self) -> float | None:
+        """By the pace of the measurements so far; None before the first and after the last."""
+        return self.seconds / self.done * (self.measurements - self.done) if 0 < self.done < self.measurements else None
 
 
 @dataclass(frozen=True)
 class Session:
     """What the driver notes beside the records, in SESSION_FILE, until the sweep is finished.
 
-    started: seconds since 1970. executed: images trained before. given: trainings of the confirmation, as in `Forecast`.
+    started: seconds since 1970. executed: images trained before. step: None until the search is over.
     """
 
     started: float
     executed: int
     host: str = field(default_factory=platform.node)
-    given: Mapping[str, int] | None = None
+    step: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -61,23 +79,30 @@ class Standing:
     frontier: tuple[Point, ...]  # by rising memorization
     seconds: float  # since the session's start, 0 where none runs
     pace: float  # images per second since then
-    seconds_left: float | None  # None before anything was trained, and where nothing is left
+    seconds_left: (
+        float | None
+    )  # of the search, or of the step; None before anything is known, and where nothing is left
+    step: Step | None = None  # of the confirmation
 
     @classmethod
     def of(
         cls, trials: Collection[TrialRecord], points: Iterable[Point], forecast: Forecast, names: tuple[str, str], *,
         running: Collection[str] = (), pending: int = 0, paused: int = 0, seconds: float = 0.0, before: int = 0,
-        most_seconds: float = math.inf,
+        most_seconds: float = math.inf, step: Step | None = None,
     ) -> "Standing":  # fmt: skip
         """Of a sweep with these records and these values at main endpoints.
 
         running: ids of trials. before: images trained before the session, which has lasted `seconds` and may last
         `most_seconds` more.
         """
+        forecast = forecast if step is None else forecast.confirming(step.given)
         status = Counter(trial.status for trial in trials if trial.ended or trial.status == "failed")
         search = [trial for trial in trials if trial.role == "search"]
         executed, left = executed_images(trials), forecast.images_left(trials)
         pace = (executed - before) / seconds if seconds else 0.0
+        seconds_left = min(left / pace, max(0.0, most_seconds)) if pace and left else None
+        if step is not None and step.measurements:  # nothing is trained
+            pace, seconds_left = 0.0, step.seconds_left()
         rungs = {level: (level - SLACK) * forecast.images for level in (*forecast.levels, 1.0)}
         return cls(
             names, forecast.trials(trials), status["completed"] + status["stopped"], status["failed"],
@@ -86,27 +111,37 @@ class Standing:
             executed=executed, left=round(left), searched=executed_images(search), budget=forecast.budget,
             rungs=tuple((level, sum(t.images_done >= images for t in search)) for level, images in rungs.items()),
             frontier=frontier_of(points), seconds=seconds, pace=pace,
-            seconds_left=min(left / pace, max(0.0, most_seconds)) if pace and left else None,
+            seconds_left=seconds_left, step=step,
         )  # fmt: skip
 
     def line(self) -> str:
         """All of it in one line."""
         detail = "; ".join([self._at(), *self._pace()])
         parts = [self._trials(f" ({detail})" if self.training else "")]
+        parts += [f"confirming: {self._step()}"] if self.step else []
         parts += [f"frontier {self._front()}"] if self.frontier else []
         return "; ".join(parts + self._time_left())
 
     def lines(self, width: int) -> list[str]:
         """The same with more room, and a plot of the frontier, in lines of `width` characters at best."""
+        left = [f"about {self.left:,} left"] if self.left else []
         rows = {
             "trials": self._trials(),
+            "confirm": self._step(),
             "running": self._at(),
             "reached": ", ".join(f"{level:.0%} by {count}" for level, count in self.rungs),
-            "images": ", ".join([f"{self.executed:,} trained, about {self.left:,} left", *self._pace()]),
+            "images": ", ".join([f"{self.executed:,} trained", *left, *self._pace()]),
             "time": ", ".join([f"{clock_text(self.seconds)} so far", *self._time_left()]) if self.seconds else "",
             "frontier": self._front() if self.frontier else "",
         }
-        return [f"{name:<9} {text}" for name, text in rows.items() if text] + self._plot(min(width, PLOT_WIDTH))
+        fold = textwrap.TextWrapper(
+            max(width, 2 * NAME_WIDTH),
+            subsequent_indent=" " * NAME_WIDTH,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        folded = [line for name, text in rows.items() if text for line in fold.wrap(f"{name:<{NAME_WIDTH}}{text}")]
+        return folded + self._plot(min(width, PLOT_WIDTH))
 
     def _trials(self, detail: str = "") -> str:
         if self.budget is None:
@@ -117,6 +152,11 @@ class Standing:
         for count, what in ((self.pending, "pending"), (self.paused, "paused")):
             text += f", {count} {what}" if count else ""
         return f"{text}, {self.failed} failed"
+
+    def _step(self) -> str:
+        if self.step is None or not self.step.measurements:
+            return self.step.what if self.step else ""
+        return f"{self.step.what}; {self.step.done} of {self.step.measurements} done"
 
     def _at(self) -> str:
         return ", ".join(f"{trial} at {done:,} of {asked:,} images" for trial, done, asked in self.training[:SHOWN])
@@ -132,7 +172,8 @@ class Standing:
         return f"so far at main endpoints ({'/'.join(self.names)}): {', '.join(shown)}"
 
     def _time_left(self) -> list[str]:
-        return [] if self.seconds_left is None else [f"about {clock_text(self.seconds_left)} left"]
+        of = " of this step" if self.step else ""
+        return [] if self.seconds_left is None else [f"about {clock_text(self.seconds_left)} left{of}"]
 
     def _plot(self, width: int) -> list[str]:
         """Fidelity over memorization in characters."""
@@ -164,7 +205,8 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
     sweep, trials, evaluations = load_sweep(root / SWEEP_FILE), read_trials(root), read_evaluations(root)
     file, now, forecast = root / SESSION_FILE, time.time(), Forecast.of(sweep)
     session = TypeAdapter(Session).validate_json(file.read_bytes()) if file.exists() else Session(now, 0)
-    newest = max((trial_path(root, trial.trial_id).stat().st_mtime for trial in trials), default=session.started)
+    written = [trial_path(root, trial.trial_id) for trial in trials] + [file] * file.exists()
+    newest = max((path.stat().st_mtime for path in written), default=session.started)
     waiting = sum(not trial.ended and trial.status != "failed" for trial in trials)
     state, said = "interrupted", f"not running; `{command('resume', root)}` continues it"
     if is_locked(root / DRIVER_LOCK):
@@ -178,12 +220,13 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         seconds = (now if state == "running" else newest) - session.started
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
         running = [t.trial_id for t in trials if t.status == "running" and (t.trial_id, t.images_done) not in measured]
-    if session.given is not None or state == "finished":
-        forecast = forecast.confirming(session.given or {})
+    if state == "finished":
+        forecast = forecast.confirming({})
     standing = Standing.of(
         trials, [objectives(each) for each in evaluations if each.main_endpoint], forecast,
         (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"]),
         running=running, paused=waiting - len(running), seconds=seconds, before=session.executed,
+        step=session.step,
     )  # fmt: skip
     return standing, state, said
 

@@ -17,7 +17,7 @@ from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.cluster import only_driver
 from ambient_sweep.sweep.space.file import load_sweep, write_sweep
-from ambient_sweep.sweep.standing import SESSION_FILE, Session, Standing, frontier_of
+from ambient_sweep.sweep.standing import SESSION_FILE, Session, Standing, Step, frontier_of
 from ambient_sweep.trial.records import TrialRecord, trial_path, write_json
 
 CONFIG = build_config(CLASSIFIER)
@@ -72,7 +72,7 @@ def test_the_line_and_the_display_tell_the_same() -> None:
 
 @pytest.mark.parametrize("width", [30, 80, 200])
 def test_the_plot_holds_every_point_of_the_frontier_and_its_ends(width: int) -> None:
-    *rows, axis, labels = STANDING.lines(width)[6:]
+    *rows, axis, labels = STANDING.lines(width)[-9:]
     assert max(map(len, [*rows, axis, labels])) <= min(width, 60)
     first, last = rows[0], rows[-1]
     assert first.startswith("       20 |*")
@@ -82,8 +82,17 @@ def test_the_plot_holds_every_point_of_the_frontier_and_its_ends(width: int) -> 
     assert labels.split() == ["0.1", "0.5"]
 
 
+@pytest.mark.parametrize("width", [40, 100])
+def test_rows_are_folded_to_the_terminal_and_lose_nothing(width: int) -> None:
+    points = [(10.123 - i / 7, -0.00912 + i / 70) for i in range(60)]
+    long = Standing.of(TRIALS, points, FORECAST, ("fd_classifier", "mem_excess"), running={"d"}, paused=1)
+    assert max(map(len, long.lines(width))) <= width
+    rows = [" ".join(" ".join(long.lines(each)[:-9]).split()) for each in (width, 1000)]  # without the plot
+    assert rows[0] == rows[1]
+
+
 def test_a_narrow_terminal_and_fewer_than_two_points_get_no_plot() -> None:
-    assert len(STANDING.lines(15)) == 6
+    assert not any(" |" in line for line in STANDING.lines(15))
     nothing = Standing.of([], [(float("nan"), 0.0)], FORECAST, NAMES)
     assert nothing.lines(80)[0] == "trials    0 of 9 trials done, 0 running, 0 failed"
     assert len(nothing.lines(80)) == 3
@@ -166,6 +175,7 @@ def test_status_from_another_machine_tells_the_age_of_the_newest_record(root: Pa
     begun(root, host="node-7")
     for path in root.glob("trials/*/trial.json"):
         os.utime(path, (time.time() - 900, time.time() - 900))
+    os.utime(root / SESSION_FILE, (time.time() - 900, time.time() - 900))
     os.utime(trial_path(root, "trains"), (time.time() - 180, time.time() - 180))
     told = json.loads(good("status", root, "--json"))
     assert (told["state"], told["running"]) == ("unknown", 1)
@@ -174,11 +184,34 @@ def test_status_from_another_machine_tells_the_age_of_the_newest_record(root: Pa
 
 
 def test_status_of_a_confirmation_counts_the_trainings_that_are_left(root: Path) -> None:
-    begun(root, given={"again-1": 6400, "again-2": 6400})
+    begun(root, step=Step("training the best again", {"again-1": 6400, "again-2": 6400}))
     with only_driver(root):
         told = json.loads(good("status", root, "--json"))
+        assert good("status", root).splitlines()[2] == "confirm   training the best again"
     assert (told["total"], told["budget"]) == (4 + 2, None)
     assert told["left"] >= 12_800
+
+
+def test_status_of_a_confirmation_counts_its_measurements_also_from_elsewhere_and_when_it_was_killed(
+    root: Path,
+) -> None:
+    for name in ("trains", "waits"):
+        add(root, name, {}, [], status="stopped", reason="stopped by search.stopping")
+    step = Step("measuring what could be on the frontier again", measurements=45, done=15, seconds=60.0)
+    begun(root, step=step)
+    with only_driver(root):
+        lines = good("status", root).splitlines()
+        told = json.loads(good("status", root, "--json"))
+    assert lines[1:3] == ["trials    4 of 4 trials done, 0 running, 0 failed", f"confirm   {step.what}; 15 of 45 done"]
+    assert "time      10:00 so far, about 2:00 left of this step" in lines
+    assert (told["step"]["done"], told["step"]["measurements"], told["seconds_left"]) == (15, 45, 120)
+    killed = good("status", root).splitlines()
+    assert killed[0].endswith("` continues it")
+    assert killed[2] == lines[2]
+    begun(root, ago=3600, host="node-7", step=step)
+    elsewhere = good("status", root).splitlines()
+    assert elsewhere[0].endswith("begun on node-7; its newest record is 1 second old"), "a measurement is one"
+    assert elsewhere[2] == lines[2]
 
 
 def test_status_of_a_finished_sweep(root: Path) -> None:
@@ -186,7 +219,7 @@ def test_status_of_a_finished_sweep(root: Path) -> None:
         add(root, name, {}, [], status="stopped", reason="stopped by search.stopping")
     lines = good("status", root).splitlines()
     assert lines[:2] == [f"{root}: finished", "trials    4 of 4 trials done, 0 running, 0 failed"]
-    assert lines[3].endswith(" trained, about 0 left")
+    assert lines[3].endswith(" trained")
 
 
 def test_status_of_something_else_is_refused(tmp_path: Path) -> None:

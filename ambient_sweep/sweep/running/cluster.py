@@ -21,7 +21,6 @@ from ambient_sweep.storage import keep_private, locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.running.machine import cores, ray_files
 from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
-from ambient_sweep.terminal import advance
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
@@ -39,11 +38,16 @@ FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a b
 
 
 def on_cluster(
-    need: ResourcesConfig, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], stop: StopRequest
+    need: ResourcesConfig,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    stop: StopRequest,
+    ended: Callable[[int], object] = lambda count: None,
 ) -> list[Any]:
     """What `function` returns for each of these arguments, in processes with the resources of a worker.
 
-    Raises what one of them raised, or Stopped; those that have not ended are cancelled.
+    `ended` is told now and then how many calls have ended. Raises what one of them raised, or Stopped; those that have not
+    ended are cancelled.
     """
 
     def in_private(*arguments: Any) -> Any:
@@ -56,10 +60,9 @@ def on_cluster(
     try:
         while waiting:
             stop.check()
-            ended, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
-            ray.get(ended)
-            if len(tasks) > 1:
-                advance("measured again", len(tasks) - len(waiting), len(tasks))
+            done, waiting = ray.wait(waiting, timeout=CHECK_SECONDS)
+            ray.get(done)
+            ended(len(tasks) - len(waiting))
     except RayTaskError as error:
         raise error.cause from None
     finally:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ambient_sweep.sweep.forecast import Forecast, executed_images
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.sweep.standing import SESSION_FILE, Point, Session, Standing, clock_text, frontier_of
+from ambient_sweep.sweep.standing import SESSION_FILE, Point, Session, Standing, Step, clock_text, frontier_of
 from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import read_trial, read_trials, trial_folder, trial_path, write_json
@@ -45,7 +45,7 @@ class Progress:
         self._records = {record.trial_id: record for record in read_trials(root)}
         self._begun: dict[str, int] = {}  # trials that Ray has placed, and when a process entered their folders before
         self._pending: dict[str, float] = {}  # trials that no process trains yet, and since when
-        self._start = self._last = clock()
+        self._start = self._last = self._step_start = clock()
         self._checked, self._warned = self._start - CHECK_SECONDS, self._start - REPEAT_SECONDS
         self._session = Session(time.time(), executed_images(self._records.values()))
         write_json(root / SESSION_FILE, self._session)
@@ -71,11 +71,25 @@ class Progress:
         if reason is not None:
             self.note(f"{trial.trial_id} {trial.name}: FAILED: {reason}")
 
-    def confirm(self, replicates: Mapping[str, int]) -> None:
-        """The search is over; these trials are left, with their lengths in images."""
-        self._forecast = self._forecast.confirming(replicates)
-        self._session = replace(self._session, given=dict(replicates))
+    def confirm(self, step: Step) -> None:
+        """The search is over, and this step of the confirmation begins."""
+        self._step_start = self._clock()
+        self._stands(step)
+
+    def measured(self, done: int) -> None:
+        """So many measurements of the step are done."""
+        step = self._session.step
+        if step is None:
+            return
+        self._screen.advance("measured again", done, step.measurements)
+        if done > step.done:
+            self._stands(replace(step, done=done, seconds=self._clock() - self._step_start))
+
+    def _stands(self, step: Step) -> None:
+        self._session = replace(self._session, step=step)
         write_json(self._root / SESSION_FILE, self._session)
+        if self._screen.live:
+            self._screen.show(self.standing().lines)
 
     def note(self, text: str) -> None:
         """Prints a line, after the time since the start."""
@@ -112,7 +126,7 @@ class Progress:
             self._records.values(), self._points, self._forecast, self._names,
             running=training, pending=len(self._pending), paused=paused,
             seconds=self._clock() - self._start, before=self._session.executed,
-            most_seconds=math.inf if self._session.given is not None else self._most_seconds(),
+            most_seconds=math.inf if self._session.step else self._most_seconds(), step=self._session.step,
         )  # fmt: skip
 
     def _entered(self, trial_id: str) -> int:

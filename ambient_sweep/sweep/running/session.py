@@ -29,6 +29,7 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import SECONDS, StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
+from ambient_sweep.sweep.standing import Step
 from ambient_sweep.sweep.tracking import trackers
 from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
@@ -50,7 +51,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     plan = preflight(sweep, ray_nodes(), root)
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
-    if sweep.confirm is not None:
+    if sweep.confirm.seeds:
         most = sweep.confirm.top * sweep.confirm.seeds * max(config.length for config in largest(sweep))
         echo(f"confirmation will train on up to {most:,} images more")
     if sweep.baseline is None:
@@ -113,13 +114,14 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
     resources = sweep.some_config().resources
     while (step := confirmation(sweep, root)) != Confirmation():
         echo(f"confirming: {step.line}")
+        given = {trial.trial_id: sweep.config_for(trial.values).length for trial in step.replicates}
+        progress.confirm(Step(step.line, given, len(step.remeasurements)))
         wait_for_room(resources, echo, stop)
         if step.remeasurements:
             again = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples) for e in step.remeasurements]
-            on_cluster(resources, remeasure, again, stop)
+            on_cluster(resources, remeasure, again, stop, progress.measured)
             stop.check()
             continue
-        progress.confirm({trial.trial_id: sweep.config_for(trial.values).length for trial in step.replicates})
         search.give(step.replicates)
         concurrent = concurrent_trials(ray_nodes(), resources, sweep.search.max_concurrent)
         _train(sweep, root, search, concurrent, progress, stop)

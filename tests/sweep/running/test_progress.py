@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from made_up_sweeps import CLASSIFIER, make_trial
+from pydantic import TypeAdapter
 
 from ambient_sweep.config import build_config
 from ambient_sweep.sweep.forecast import Forecast
@@ -14,6 +15,7 @@ from ambient_sweep.sweep.running.callback import describe_error
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.space.definition import SweepTrial
+from ambient_sweep.sweep.standing import SESSION_FILE, Session, Step
 from ambient_sweep.terminal import Screen
 from ambient_sweep.trial.records import trial_folder, write_trial
 
@@ -179,9 +181,31 @@ def test_the_confirmation_goes_on_with_the_clock_and_the_pace_of_the_search(root
     stands(root, "a", 1000, status="completed")
     progress.trial_ended(trial("a"), None)
     clock.now += 60
-    progress.confirm({"a.1000.seed-1": 1000, "a.1000.seed-2": 500})
+    progress.confirm(Step("training", {"a.1000.seed-1": 1000, "a.1000.seed-2": 500}))
     progress.status((), 0)
-    assert lines == ["[1:00] 2 of 4 trials done, 0 running, 0 failed; about 1:30 left"]
+    said = "2 of 4 trials done, 0 running, 0 failed; confirming: training; about 1:30 left of this step"
+    assert lines == [f"[1:00] {said}"]
+
+
+def test_measurements_are_counted_in_the_file_and_give_the_time_that_is_left(root: Path) -> None:
+    progress, lines, clock = make(root, forecast=Forecast(1000, fixed=0, searched=8), points=[(9.0, 0.1)])
+    stands(root, "a", 1000, status="completed")
+    progress.trial_ended(trial("a"), None)
+    clock.now += 600
+    progress.confirm(Step("measuring 4 checkpoints", measurements=4))
+    assert progress.standing().seconds_left is None
+    for seconds, done in ((30, 1), (30, 1), (30, 2)):
+        clock.now += seconds
+        progress.measured(done)
+    session = TypeAdapter(Session).validate_json((root / SESSION_FILE).read_bytes())
+    assert session.step == Step("measuring 4 checkpoints", measurements=4, done=2, seconds=90.0)
+    progress.status((), 0, force=True)
+    said = "1 of 1 trials done, 0 running, 0 failed; confirming: measuring 4 checkpoints; 2 of 4 done; frontier so far"
+    assert lines[-1].startswith(f"[11:30] {said}")
+    assert lines[-1].endswith("; about 1:30 left of this step")
+    assert "images per second" not in lines[-1], "nothing is trained"
+    progress.measured(4)
+    assert progress.standing().seconds_left is None
 
 
 def test_a_lost_trial_is_not_expected_to_train_on(root: Path) -> None:
