@@ -34,6 +34,8 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
         return
     if len(source) > 1:
         raise UserError("give a single trial or checkpoint, or runs alone")
+    if "://" in to:
+        raise UserError(f"--to: {to}: a model is written to a folder of this machine; give its path")
     check_new("--to", folder, folder=True)
     found, _ = find_checkpoint(source[0], terminal(as_json).line)
     export_model(found, folder.absolute())

@@ -78,6 +78,7 @@ def test_what_is_exported_is_sampled_and_measured_like_any_checkpoint(run: Path,
     assert bad("export", first, "--to", tmp_path / "m").startswith("error: --to: ")
     assert "give a single trial or checkpoint, or runs alone" in bad("export", run, first, "--to", tmp_path / "n")
     assert "no such file or folder" in bad("export", tmp_path / "none", "--to", tmp_path / "n")
+    assert "a model is written to a folder of this machine" in bad("export", first, "--to", "s3://bucket/m")
 
 
 def test_an_attack_is_shown_in_tensorboard_which_starts_by_one_command(run: Path, tmp_path: Path) -> None:

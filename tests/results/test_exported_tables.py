@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from command_line import bad
+from command_line import bad, good
 from made_up_sweeps import add, fill
 
 from ambient_sweep.errors import UserError
@@ -77,6 +77,17 @@ def test_a_sweep_is_replaced_by_itself_alone(tmp_path: Path) -> None:
     pd.DataFrame({"trial_id": ["x"]}).to_parquet(foreign / "part-0.parquet")
     with pytest.raises(UserError, match="holds another sweep named digits"):
         export_sweeps([run], str(tmp_path / "foreign"))
+
+
+@pytest.mark.parametrize("name", ["my folder", "ü", "50%&a", "a#b", "a?b", "<i>'q'\"", "a b%20c"])
+def test_urls_of_any_folder_are_taken_encoded_or_not(tmp_path: Path, name: str) -> None:
+    run = sweep(tmp_path / "digits", "x")
+    good("export", run, "--to", (tmp_path / "encoded" / name).as_uri())
+    good("export", run, "--to", f"file://{tmp_path}/plain/{name}")
+    places = [next((tmp_path / kind).iterdir()).name for kind in ("encoded", "plain")]
+    assert places == [name, name.replace("%20", " ")]
+    good("export", run, "--to", tmp_path / "path" / name)
+    assert contents(tmp_path / "path" / name) == contents(tmp_path / "encoded" / name)
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     begin_board(sweep, root)
     began = time.monotonic()
     try:
-        _train(sweep, root, search, plan.concurrent, progress, stop)
+        if search.left:
+            _train(sweep, root, search, plan.concurrent, progress, stop)
     finally:
         search.took(time.monotonic() - began)
     if gave_up := search.proposals.gave_up:

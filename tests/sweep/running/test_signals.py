@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import good
 from processes import end_session, wait_until
 from small_sweeps import small_sweep
 
@@ -83,6 +84,11 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     driver.send_signal(signal.SIGINT)
     assert driver.wait(60) == 1
     assert (tmp_path / "err").read_text() == f"error: interrupted; `ambient-sweep resume {root}` continues from here\n"
+    assert "starting workers" not in (tmp_path / "out").read_text(), "nothing is left to train"
+    said = good("status", root).splitlines()
+    assert said[0] == f"{root}: not running; `ambient-sweep resume {root}` continues it"
+    again = f"confirm   measuring what could be on the frontier again, {len(planned)} checkpoints on 3,200"
+    assert said[2].startswith(again)
 
     left = confirmation(sweep, root).remeasurements
     assert set(left) <= set(planned)
