@@ -30,7 +30,7 @@ def export_model(checkpoint: Path, folder: Path) -> None:
         parameters=count_parameters(model),
         version=__version__,
         evaluations=evaluations,
-        fresh=any(each.seed != config.evaluation.seed for each in evaluations),
+        last=max((each.seed for each in evaluations), default=0),
     )
     with new_folder(folder) as aside:
         for name in ("model.safetensors", "checkpoint.json"):  # what `sample` and `evaluate` need

@@ -24,10 +24,11 @@ from ambient_sweep.trial.run import run_trial
 
 @pytest.fixture(scope="module")
 def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one trial, whose last checkpoint was measured again."""
+    """A run of one trial, whose last checkpoint was confirmed; the one before was not on the frontier."""
     root = shutil.copytree(prepared, tmp_path_factory.mktemp("export") / "runs" / "one")
     run_trial(small(), root, "a")
-    remeasure(root, "a", 1600, root / "trials/a/checkpoints/images-000001600", 7, 32)
+    for images, seed in ((1600, 1), (1600, 2), (1120, 1)):
+        remeasure(root, "a", images, root / f"trials/a/checkpoints/images-{images:09d}", seed, 32)
     return root
 
 
@@ -51,7 +52,7 @@ def test_a_trial_becomes_weights_config_and_a_card_with_what_was_measured(run: P
     measured = [(row[0], row[1], row[2], row[5]) for row in rows]
     assert measured == [
         (f"seed {seed}", endpoint, name, n)
-        for seed, n in ((0, "16"), (7, "32"))
+        for seed, n in ((0, "16"), (1, "32"), (2, "32"))
         for endpoint in ("observed", "zero")
         for name in ("fd_pixels (fidelity)", "mem_excess (memorization)")
     ]
@@ -60,7 +61,12 @@ def test_a_trial_becomes_weights_config_and_a_card_with_what_was_measured(run: P
             m = record.measures[name]
             assert row[3] == f"{m.value:.4g}"
             assert row[4] == ("not known" if m.low is None else f"{m.low:.4g} to {m.high:.4g}")
-    assert "other seeds are fresh samples" in body
+    assert (
+        "seed 0 chose the model first, those of seed 1 put it on the sweep's frontier, and both may flatter\nit."
+        in body
+    )
+    assert "Those of seed 2 took no part in the choice and state its values.\n" in body
+    assert "evaluate` measures fresh" not in body
     assert not re.search(r"\n{3,}|[{}]|None", body)
 
 
@@ -69,6 +75,13 @@ def test_what_is_exported_is_sampled_and_measured_like_any_checkpoint(run: Path,
     good("export", first, "--to", tmp_path / "m")
     text = (tmp_path / "m" / "README.md").read_text()
     assert "they flatter it" in text
+    assert "frontier" not in text
+    good("export", first.with_name("images-000001120"), "--to", tmp_path / "second")
+    text = (tmp_path / "second" / "README.md").read_text()
+    assert (
+        "those of seed 1 decided whether it is on the sweep's frontier.\nIf the model was chosen by these values"
+        in text
+    )
     for place, name in ((first, "a"), (tmp_path / "m", "b")):
         good("sample", place, "--count", 3, "--out", tmp_path / name)
     images = [[path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in "ab"]
