@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     "evaluation.", "data.source", "data.image_column", "data.range", "data.split", "data.group_",
-    "data.train_size", "data.heldout_size",
+    "data.train_size", "data.heldout_size", "data.on_corrupt",
 )  # fmt: skip
 without_option = click.option("--without", multiple=True, metavar="MEASURE", help="Leave a measure out; repeatable.")
 

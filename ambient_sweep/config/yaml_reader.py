@@ -55,6 +55,11 @@ class _Loader(yaml.SafeLoader):
         given: set[str] = set()
         for name_node, value_node in node.value:
             if isinstance(name_node, yaml.ScalarNode):
+                if name_node.value.isdigit() and value_node.value == "":
+                    problem = (
+                        f"{name_node.value!r} follows a comma, which ends a value in braces; write 20,000 as 20000"
+                    )
+                    raise yaml.MarkedYAMLError(None, None, problem, name_node.start_mark)
                 names = {name_node.value}
                 if name_node.tag != MERGE:
                     name_node.tag = STR

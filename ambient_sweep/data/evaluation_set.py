@@ -79,7 +79,7 @@ def read_sets(
     they share it. size: side to which the central square of every image is resized, by area; None: they must be square and
     of one size. channels: 1 or 3, to which images are converted, transparent parts laid on white; None: they must be all
     grey or all colour. Images deeper than 8 bits are rounded. Raises UserError, which begins with the option; for all
-    images that cannot be read at once.
+    images that cannot be read at once, unless data.on_corrupt=skip, by which a split would be another than training's.
     """
     real = {path for option, path in places if option in PARTS}
     splits = [key for key in data.model_fields_set if key.startswith(("split", "group_", "train_", "heldout_"))]
@@ -95,12 +95,17 @@ def read_sets(
             raise UserError(f"{option} {str(error).removeprefix('data.path: ')}") from None
         source = _as_it_is(where, source, size, channels)
         pixels, corrupt = source.read()
-        if corrupt:
+        notes = source.lines(read=True)
+        if corrupt and data.on_corrupt == "skip" and not (shared and option in PARTS):
+            pixels = np.delete(pixels, [row for row, _ in corrupt], axis=0)
+            notes += (f"skipped: {corrupt_line(source.names, corrupt)}",)
+        elif corrupt:
             problems.append(f"{where}: {corrupt_line(source.names, corrupt, CORRUPT_NAMED)}")
         pixels = pixels if source.depth8 else np.rint(pixels * 255).astype(np.uint8)
-        sets.append(dataclasses.replace(ImageSet.of(where, pixels), notes=source.lines(read=True)))
+        sets.append(dataclasses.replace(ImageSet.of(where, pixels), notes=notes))
     if problems:
-        raise UserError(f"{'; '.join(problems)}; remove or replace them")
+        skip = "give the store that `prepare` makes with" if shared else "set"
+        raise UserError(f"{'; '.join(problems)}; remove or replace them, or {skip} data.on_corrupt=skip")
     return sets
 
 

@@ -105,6 +105,27 @@ def test_a_store_is_measured_by_its_split_and_out_holds_the_json(
     assert "measures.json already exists" in bad("measure", *words)
 
 
+def test_corrupt_images_are_skipped_where_that_changes_no_split(sets: Path, tmp_path: Path) -> None:
+    for name in ("train", "heldout", "generated"):
+        shutil.copytree(sets / name, tmp_path / name)
+        (tmp_path / name / "0007.png").write_bytes(b"")
+    apart = (
+        "--generated",
+        tmp_path / "generated",
+        "--train",
+        tmp_path / "train",
+        "--heldout",
+        tmp_path / "heldout",
+        PIXELS,
+    )
+    assert "; remove or replace them, or set data.on_corrupt=skip" in bad("measure", *apart)
+    printed = good("measure", *apart, "data.on_corrupt=skip")
+    assert f"--train {tmp_path / 'train'}: 399 images" in printed
+    assert f"{tmp_path / 'heldout'}: skipped: 1 of 300 images cannot be read (0007.png: the file is empty)" in printed
+    shared = (*apart[:4], "--heldout", tmp_path / "train", PIXELS, "data.on_corrupt=skip")
+    assert "or give the store that `prepare` makes with data.on_corrupt=skip" in bad("measure", *shared)
+
+
 def test_several_sets(measure: Measure, sets: Path) -> None:
     words = ("--generated", sets / "generated", "--generated", sets / "honest", PIXELS)
     document = json.loads(measure(*words, "--json").stdout)

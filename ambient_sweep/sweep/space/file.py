@@ -80,6 +80,8 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     changes = flatten({key: value for key, value in (overrides or {}).items() if key not in given_space})
     own = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] in ("name", *OWN)}
     tree |= nested(flatten({name: tree[name] for name in ("name", *OWN) if name in tree}) | own, where)
+    if tree.get("baseline") == {}:
+        raise UserError(f"{where}: baseline: is empty; give seeds: [0], or remove it for one run with the base's seed")
     file = validated(SweepFile, tree, where)
     space = _read_space(file.space, given_space, where)
     for key, value in changes.items():

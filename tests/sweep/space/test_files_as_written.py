@@ -90,6 +90,8 @@ def test_an_own_section_replaces_a_merged_one_as_in_yaml(tmp_path: Path) -> None
             "line 2, column 6: an anchor of this name was given before; give it another",
         ),
         ("seed: 1\n---\n", "line 2, column 1: a second document begins here; keep one in a file"),
+        ("base: {seed: 20,000}\n", "line 1, column 17: '000' follows a comma, which ends a value in braces"),
+        ("search: {images: 1,000,000}\n", "line 1, column 20: '000' follows a comma"),
         ("[" * 5000, "not YAML: nested too deeply"),
         ('name: "\\U00110000"\n', "not YAML: "),
     ],

@@ -266,7 +266,7 @@ BAD = {
     ),
     "unknown search key": (MINIMAL + "search: {trial: 3}", "search: unknown key 'trial'; did you mean 'trials'?"),
     "baseline without seeds": (MINIMAL + "baseline: {seeds: []}", "baseline.seeds: expected at least 1"),
-    "baseline off": (MINIMAL + "baseline: null", "baseline.seeds: field required"),
+    "baseline off": (MINIMAL + "baseline: null", "baseline: is empty; give seeds: [0], or remove it"),
     "unsafe name": (MINIMAL + "name: ../up", "name: '../up' cannot name a folder"),
     "no mapping": ("- 1", "expected a mapping"),
     "not YAML": ("space: {", "line"),
