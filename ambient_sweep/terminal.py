@@ -54,7 +54,7 @@ class Screen(contextlib.AbstractContextManager["Screen"]):
 
     def show(self, lines: Callable[[int], Sequence[str]]) -> None:
         """Draws what `lines` gives for the terminal's width, in place of what it gave before; on a live screen only."""
-        self._lines = Text("\n".join(lines(self._console.width)), no_wrap=True, overflow="crop")
+        self._lines = Text("\n".join(lines(self._console.width)))
         self._draw()
 
     def advance(self, what: str, done: int, total: int) -> None:

@@ -174,6 +174,9 @@ def test_in_a_terminal_the_lines_stay_and_the_display_goes(tmp_path: Path, colum
         assert "reached   50% by 1, 100% by 0" in before
         assert sum(line.count("*") for line in before if "|" in line) == 5
         assert any(line.startswith("measuring") and "500/600" in line for line in before)
+    if (columns, rows) == (40, 24):
+        words = "".join(before).replace(" ", "")
+        assert "frontiersofaratmainendpoints(fd/mem):45/0.1,40/0.2,35/0.3,30/0.4,25/0.5" in words, "folded, not cut"
     assert "a page of Ray's" not in output
 
 

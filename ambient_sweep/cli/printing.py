@@ -89,7 +89,7 @@ def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | No
 
 def tell_summary(summary: Any, as_json: bool) -> None:
     """Prints a sweep's results: counts, frontier, best config and files."""
-    from ambient_sweep.results.frontier.chosen import point
+    from ambient_sweep.results.frontier.select import point
 
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
     lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]

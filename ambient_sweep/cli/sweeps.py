@@ -152,9 +152,8 @@ def status(which: Path, address: str, as_json: bool) -> None:
 def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
-    from ambient_sweep.results.frontier.chosen import point, write_best
     from ambient_sweep.results.frontier.rival import what_noise_buys
-    from ambient_sweep.results.frontier.select import best_config, complete, read_candidates, select
+    from ambient_sweep.results.frontier.select import best_config, complete, point, read_candidates, select, write_best
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 
     root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)

@@ -20,8 +20,6 @@ from ambient_sweep.trial.records import (
 )
 from ambient_sweep.trial.tensorboard import TrialBoard
 
-STOPPED = "stopped by search.stopping"
-
 
 def read_histories(root: Path) -> dict[str, History]:
     """Every trial of the search with a record, and its reports. Raises UserError naming a damaged record."""

@@ -18,9 +18,8 @@ from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
-from ambient_sweep.results.frontier.chosen import write_best
 from ambient_sweep.results.frontier.rival import what_noise_buys
-from ambient_sweep.results.frontier.select import select
+from ambient_sweep.results.frontier.select import select, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema

@@ -2,7 +2,6 @@
 
 import math
 import platform
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -26,7 +25,6 @@ SESSION_FILE = ".session.json"
 FRONTIER_POINTS = 5  # in a line
 SHOWN = 4  # running trials
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 60, 7, 11  # characters: of all, its rows, left of its columns
-NAME_WIDTH = 10  # characters before the text of a row
 Point = tuple[float, float]
 
 
@@ -41,9 +39,8 @@ class Step:
     done: int = 0
     seconds: float = 0.0
 
-    def seconds_left(self) -> float | None:
-        """By the pace of the measurements so far; None before the first and after the last."""
-        return self.seconds / self.done * (self.measurements - self.done) if 0 < self.done < self.measurements else None
+    def __str__(self) -> str:
+        return f"{self.what}; {self.done} of {self.measurements} done" if self.measurements else self.what
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,7 @@ class Standing:
     frontier: tuple[Point, ...]  # by rising memorization
     seconds: float  # since the session's start, 0 where none runs
     pace: float  # images per second since then
-    seconds_left: (
-        float | None
-    )  # of the search, or of the step; None before anything is known, and where nothing is left
+    seconds_left: float | None  # of the step, if any; None before the first is done, and where nothing is left
     step: Step | None = None  # of the confirmation
 
     @classmethod
@@ -102,7 +97,7 @@ class Standing:
         pace = (executed - before) / seconds if seconds else 0.0
         seconds_left = min(left / pace, max(0.0, most_seconds)) if pace and left else None
         if step is not None and step.measurements:  # nothing is trained
-            pace, seconds_left = 0.0, step.seconds_left()
+            pace, seconds_left = 0.0, step.seconds / step.done * (step.measurements - step.done) if step.done else None
         rungs = {level: (level - SLACK) * forecast.images for level in (*forecast.levels, 1.0)}
         return cls(
             names, forecast.trials(trials), status["completed"] + status["stopped"], status["failed"],
@@ -118,30 +113,23 @@ class Standing:
         """All of it in one line."""
         detail = "; ".join([self._at(), *self._pace()])
         parts = [self._trials(f" ({detail})" if self.training else "")]
-        parts += [f"confirming: {self._step()}"] if self.step else []
+        parts += [f"confirming: {self.step}"] if self.step else []
         parts += [f"frontier {self._front()}"] if self.frontier else []
         return "; ".join(parts + self._time_left())
 
     def lines(self, width: int) -> list[str]:
-        """The same with more room, and a plot of the frontier, in lines of `width` characters at best."""
+        """The same with more room, and a plot of the frontier, `width` characters wide at best."""
         left = [f"about {self.left:,} left"] if self.left else []
         rows = {
             "trials": self._trials(),
-            "confirm": self._step(),
+            "confirm": str(self.step or ""),
             "running": self._at(),
             "reached": ", ".join(f"{level:.0%} by {count}" for level, count in self.rungs),
             "images": ", ".join([f"{self.executed:,} trained", *left, *self._pace()]),
             "time": ", ".join([f"{clock_text(self.seconds)} so far", *self._time_left()]) if self.seconds else "",
             "frontier": self._front() if self.frontier else "",
         }
-        fold = textwrap.TextWrapper(
-            max(width, 2 * NAME_WIDTH),
-            subsequent_indent=" " * NAME_WIDTH,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        folded = [line for name, text in rows.items() if text for line in fold.wrap(f"{name:<{NAME_WIDTH}}{text}")]
-        return folded + self._plot(min(width, PLOT_WIDTH))
+        return [f"{name:<9} {text}" for name, text in rows.items() if text] + self._plot(min(width, PLOT_WIDTH))
 
     def _trials(self, detail: str = "") -> str:
         if self.budget is None:
@@ -152,11 +140,6 @@ class Standing:
         for count, what in ((self.pending, "pending"), (self.paused, "paused")):
             text += f", {count} {what}" if count else ""
         return f"{text}, {self.failed} failed"
-
-    def _step(self) -> str:
-        if self.step is None or not self.step.measurements:
-            return self.step.what if self.step else ""
-        return f"{self.step.what}; {self.step.done} of {self.step.measurements} done"
 
     def _at(self) -> str:
         return ", ".join(f"{trial} at {done:,} of {asked:,} images" for trial, done, asked in self.training[:SHOWN])
@@ -220,13 +203,11 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         seconds = (now if state == "running" else newest) - session.started
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
         running = [t.trial_id for t in trials if t.status == "running" and (t.trial_id, t.images_done) not in measured]
-    if state == "finished":
-        forecast = forecast.confirming({})
     standing = Standing.of(
         trials, [objectives(each) for each in evaluations if each.main_endpoint], forecast,
         (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"]),
         running=running, paused=waiting - len(running), seconds=seconds, before=session.executed,
-        step=session.step,
+        step=Step("") if state == "finished" else session.step,
     )  # fmt: skip
     return standing, state, said
 

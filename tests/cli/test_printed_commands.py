@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_of_best(run: Path) -> None:
 
 
 def test_of_a_checkpoint_that_was_removed(prepared: Path, tmp_path: Path) -> None:
-    root = prepared.rename(tmp_path / HOSTILE)
+    root = shutil.copytree(prepared, tmp_path / HOSTILE)
     run_trial(small(), root, "a")
     discard(root, [])
     ((_, _, config),) = commands(bad("sample", root / "trials" / "a", "--out", tmp_path / "out"))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ambient_sweep import pareto
-from ambient_sweep.config import Config, build_config, knobs
+from ambient_sweep.config import Config, build_config, knobs, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
     BY_MEMORIZATION,
@@ -72,6 +72,7 @@ class Candidates:
     table: pa.Table
     stated: Ints  # row numbers of their last measurements, [N]
     compared: Floats  # [N, 2], of their first measurement
+    values: Floats  # [N, 2], of their last
 
     @classmethod
     def of(cls, table: pa.Table) -> "Candidates":
@@ -82,7 +83,8 @@ class Candidates:
         few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL)) if name in table.column_names])
         rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
         rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
-        return cls(table, stated(table, rows), objectives(table)[rows])
+        last, values = stated(table, rows), objectives(table)
+        return cls(table, last, values[rows], values[last])
 
     @cached_property
     def front(self) -> Ints:
@@ -101,14 +103,9 @@ class Candidates:
         ]
 
     @cached_property
-    def stated_values(self) -> Floats:
-        """Of their last measurement, [N, 2]."""
-        return objectives(self.table)[self.stated]
-
-    @cached_property
     def by(self) -> str:
         """What follows a compared value in a text, where others are stated."""
-        return "" if np.array_equal(self.compared, self.stated_values) else ", by the samples that made the choice"
+        return "" if np.array_equal(self.compared, self.values) else ", by the samples that made the choice"
 
     def row(self, position: int) -> Row:
         found: Row = self.table.slice(self.stated[position], 1).to_pylist()[0]
@@ -176,6 +173,24 @@ def best_config(choice: Choice) -> Config:
     return build_config(values, where=f"trial {row[schema.TRIAL_ID]}")
 
 
+def point(row: Row) -> str:
+    """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
+    values = (
+        f"{row[f'{name}_measure']} {row[name]:.4g}"
+        + (f" [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]" if row[f"{name}_low"] is not None else "")
+        for name in ("fidelity", "memorization")
+    )
+    return (
+        f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
+        f"{row['images']:,} images, sampled to {row['endpoint']}: {', '.join(values)}"
+    )
+
+
+def write_best(choice: Choice, rule: str, run: str, path: Path) -> None:
+    """Writes the config of a complete choice from the run of that name, with what it is and why above it."""
+    write_config(best_config(choice), path, f"{run}, {rule}: {choice.reason}\n{point(choice.row)}")
+
+
 # -- rules: ties keep the order of the candidates ------------------------------------------------------------------------
 
 
@@ -207,8 +222,8 @@ def _chebyshev(found: Candidates, weights: list[float]) -> Ranking:
 def _bounded(found: Candidates, bounded: int, bound: float) -> Ranking:
     """The best in one objective with the other at most `bound`, in both measurements; else what misses the bound least."""
     names = [found.table[name][0].as_py() for name in (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE)]
-    values = np.maximum(found.compared, found.stated_values)[:, bounded]
-    by = np.where(values > found.stated_values[:, bounded], found.by, "")
+    values = np.maximum(found.compared, found.values)[:, bounded]
+    by = np.where(values > found.values[:, bounded], found.by, "")
     missed = (values - bound).clip(min=0.0)
     order = np.lexsort((found.compared[:, 1 - bounded], missed))
     met, wanted = int((missed == 0).sum()), f"{names[bounded]} <= {bound:g}"

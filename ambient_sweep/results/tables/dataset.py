@@ -6,10 +6,9 @@
 The files are those of the sweeps, byte by byte; `sweep=` is a column to readers that know hive partitions.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +24,7 @@ IDENTITY = (schema.TRIAL_ID, schema.STARTED)  # of a trial: it keeps both for li
 def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     """Adds the tables of these runs to the data set at `url` and returns the paths of its new files.
 
-    url: an absolute path, or what `pyarrow.fs.FileSystem.from_uri` takes (s3://, gs://, file://), also with characters that
-    a URL must encode. A sweep that the data set
+    url: an absolute path, or what `pyarrow.fs.FileSystem.from_uri` takes (s3://, gs://, file://). A sweep that the data set
     holds is replaced. Raises UserError, and changes nothing, where it holds another of that name or cannot be written.
     """
     sources = {root.name: root for root in roots}
@@ -36,7 +34,9 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     for root in roots:
         read_table(root / EVALUATIONS_FILE, [schema.TRIAL_ID])
     try:
-        system, base = fs.FileSystem.from_uri(_encoded(url) if "://" in url else url)
+        system, base = fs.FileSystem.from_uri(
+            unquote(url.removeprefix("file://")) if url.startswith("file:///") else url
+        )
         files: dict[str, Path] = {}
         for name, root in sources.items():
             places = [
@@ -52,12 +52,6 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--to: {url} cannot be written: {str(error).splitlines()[0]}") from None
     return list(files)
-
-
-def _encoded(url: str) -> str:
-    """The URL with percent codes for what the names of files hold and URLs do not; what is encoded stays."""
-    options = "" if url.startswith("file:") else "?=&@"
-    return quote(re.sub("%(?![0-9A-Fa-f]{2})", "%25", url), safe=f"/:%{options}")
 
 
 def _identities(trials: pa.Table) -> set[tuple[object, ...]]:

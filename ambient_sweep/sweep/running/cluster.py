@@ -38,12 +38,9 @@ FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a b
 
 
 def on_cluster(
-    need: ResourcesConfig,
-    function: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
-    stop: StopRequest,
+    need: ResourcesConfig, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], stop: StopRequest,
     ended: Callable[[int], object] = lambda count: None,
-) -> list[Any]:
+) -> list[Any]:  # fmt: skip
     """What `function` returns for each of these arguments, in processes with the resources of a worker.
 
     `ended` is told now and then how many calls have ended. Raises what one of them raised, or Stopped; those that have not

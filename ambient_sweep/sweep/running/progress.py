@@ -45,7 +45,7 @@ class Progress:
         self._records = {record.trial_id: record for record in read_trials(root)}
         self._begun: dict[str, int] = {}  # trials that Ray has placed, and when a process entered their folders before
         self._pending: dict[str, float] = {}  # trials that no process trains yet, and since when
-        self._start = self._last = self._step_start = clock()
+        self._start = self._step_start = self._last = clock()
         self._checked, self._warned = self._start - CHECK_SECONDS, self._start - REPEAT_SECONDS
         self._session = Session(time.time(), executed_images(self._records.values()))
         write_json(root / SESSION_FILE, self._session)
@@ -71,25 +71,17 @@ class Progress:
         if reason is not None:
             self.note(f"{trial.trial_id} {trial.name}: FAILED: {reason}")
 
-    def confirm(self, step: Step) -> None:
-        """The search is over, and this step of the confirmation begins."""
-        self._step_start = self._clock()
-        self._stands(step)
-
-    def measured(self, done: int) -> None:
-        """So many measurements of the step are done."""
-        step = self._session.step
-        if step is None:
-            return
-        self._screen.advance("measured again", done, step.measurements)
-        if done > step.done:
-            self._stands(replace(step, done=done, seconds=self._clock() - self._step_start))
-
-    def _stands(self, step: Step) -> None:
-        self._session = replace(self._session, step=step)
-        write_json(self._root / SESSION_FILE, self._session)
-        if self._screen.live:
-            self._screen.show(self.standing().lines)
+    def confirm(self, step: Step, done: int = 0) -> None:
+        """The search is over; so many measurements of this step of the confirmation are done."""
+        before = self._session.step
+        if before is None or before.what != step.what:
+            before, self._step_start = None, self._clock()
+        if before is None or before.done != done:
+            step = replace(step, done=done, seconds=self._clock() - self._step_start)
+            self._session = replace(self._session, step=step)
+            write_json(self._root / SESSION_FILE, self._session)
+        if step.measurements:
+            self._screen.advance("measured again", done, step.measurements)
 
     def note(self, text: str) -> None:
         """Prints a line, after the time since the start."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
@@ -116,11 +117,12 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
     while (step := confirmation(sweep, root)) != Confirmation():
         echo(f"confirming: {step.line}")
         given = {trial.trial_id: sweep.config_for(trial.values).length for trial in step.replicates}
-        progress.confirm(Step(step.line, given, len(step.remeasurements)))
+        now = Step(step.line, given, len(step.remeasurements))
+        progress.confirm(now)
         wait_for_room(resources, echo, stop)
         if step.remeasurements:
             again = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples) for e in step.remeasurements]
-            on_cluster(resources, remeasure, again, stop, progress.measured)
+            on_cluster(resources, remeasure, again, stop, partial(progress.confirm, now))
             stop.check()
             continue
         search.give(step.replicates)

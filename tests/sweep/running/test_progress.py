@@ -192,11 +192,12 @@ def test_measurements_are_counted_in_the_file_and_give_the_time_that_is_left(roo
     stands(root, "a", 1000, status="completed")
     progress.trial_ended(trial("a"), None)
     clock.now += 600
-    progress.confirm(Step("measuring 4 checkpoints", measurements=4))
+    begins = Step("measuring 4 checkpoints", measurements=4)
+    progress.confirm(begins)
     assert progress.standing().seconds_left is None
-    for seconds, done in ((30, 1), (30, 1), (30, 2)):
-        clock.now += seconds
-        progress.measured(done)
+    for done in (1, 1, 2):
+        clock.now += 30
+        progress.confirm(begins, done)
     session = TypeAdapter(Session).validate_json((root / SESSION_FILE).read_bytes())
     assert session.step == Step("measuring 4 checkpoints", measurements=4, done=2, seconds=90.0)
     progress.status((), 0, force=True)
@@ -204,8 +205,8 @@ def test_measurements_are_counted_in_the_file_and_give_the_time_that_is_left(roo
     assert lines[-1].startswith(f"[11:30] {said}")
     assert lines[-1].endswith("; about 1:30 left of this step")
     assert "images per second" not in lines[-1], "nothing is trained"
-    progress.measured(4)
-    assert progress.standing().seconds_left is None
+    progress.confirm(begins, 4)
+    assert progress.standing().seconds_left == 0
 
 
 def test_a_lost_trial_is_not_expected_to_train_on(root: Path) -> None:
