@@ -2,8 +2,11 @@
 
 import io
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch.nn.functional import pad
 
 from ambient_sweep import rng
 from ambient_sweep.data.pixels import to_uint8
@@ -11,18 +14,54 @@ from ambient_sweep.diffusion.loss import DenoiserFn
 
 TILE = 48  # pixels that an image is wide at least; smaller ones are enlarged by a whole factor
 GAP = 4  # pixels between images
+LABEL = 12  # pixels of a line of text
+PAIRS = "Each sample above the training image nearest to it"
 LEAST, FACTORS = 0.1, (1, 2, 4, 8)  # noise levels of `denoising_grid`
 
 
 def image_grid(images: torch.Tensor, columns: int) -> bytes:
     """A PNG file with images [N, C, H, W] in [-1, 1] (C = 1 or 3), clipped, row by row on white."""
+    return _png(_grid(images, columns))
+
+
+def pair_grid(
+    samples: torch.Tensor, nearest: torch.Tensor, distances: torch.Tensor, heldout: torch.Tensor, quantile: float,
+    columns: int,
+) -> bytes:  # fmt: skip
+    """A PNG file with samples above the training images nearest to them, each [N, C, H, W], and the distances [N].
+
+    Those below the `quantile` of held-out images' distances [M] are red; the text `Description` says so, with its value.
+    """
+    near, median = np.quantile(heldout.cpu().numpy(), (quantile, 0.5), method="weibull")
+    picture = _grid(torch.cat([samples, nearest], dim=2), columns, below=LABEL)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(LABEL)
+    across = (picture.width - GAP) // min(columns, len(samples))
+    down = (picture.height - GAP) // -(-len(samples) // columns)
+    for i, distance in enumerate(distances.tolist()):
+        place = (i % columns * across + (GAP + across) / 2, (i // columns + 1) * down)
+        draw.text(place, f"{distance:.2f}", "red" if distance < near else "black", font, anchor="ms")
+    return _png(
+        picture,
+        f"{PAIRS}, and its distance (L2 of 16x16 thumbnails). Of held-out images {quantile:.3g} are nearer than {near:.2f} "
+        f"(red here), half nearer than {median:.2f}.",
+    )
+
+
+def _grid(images: torch.Tensor, columns: int, below: int = 0) -> Image.Image:
+    """below: white pixels under each image."""
     from torchvision.utils import make_grid
 
     factor = max(1, -(-TILE // images.shape[3]))
     large = to_uint8(images.double()).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    grid = make_grid(large, columns, padding=GAP, pad_value=255)
-    buffer = io.BytesIO()
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    grid = make_grid(pad(large, (0, 0, 0, below), value=255), columns, padding=GAP, pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def _png(picture: Image.Image, description: str = "") -> bytes:
+    buffer, info = io.BytesIO(), PngInfo()
+    if description:
+        info.add_text("Description", description)
+    picture.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
 
 

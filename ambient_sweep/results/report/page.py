@@ -6,12 +6,15 @@ Text from the sweep reaches the page escaped by Jinja2, or as JSON that the scri
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from ambient_sweep.results.frontier.candidates import own_mask
 from ambient_sweep.results.frontier.select import Choice
 from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, document, provenance
 from ambient_sweep.results.tables import schema
@@ -40,6 +43,8 @@ def write_report(
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     templates.filters["number"] = number
     root, trials = path.resolve().parent, tables.trials.to_pylist()
+    again = tables.evaluations.filter(pa.array(~own_mask(tables.evaluations)))
+    data = document(root, tables, choice.row if choice else None, searched, importance)
     page = templates.get_template("page.html").render(
         style=(HERE / "page.css").read_text(),
         scripts=[get_plotlyjs(), *((HERE / name).read_text() for name in SCRIPTS)],
@@ -47,12 +52,12 @@ def write_report(
         sentence=sentence[:1].upper() + sentence[1:],
         trials=trials,
         statuses=Counter(row[schema.STATUS] for row in trials),
-        hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
+        hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + sum(again["seconds"].to_pylist())) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
         command=f"ambient-sweep train {shlex.quote(str(best_file))}",
         provenance=provenance(tables.trials),
-        data=document(root, tables, choice.row if choice else None, searched, importance),
+        data=data,
     )
     write_atomic(path, page.encode())
 
@@ -63,4 +68,5 @@ def number(value: Any) -> str:
         return "–"  # noqa: RUF001
     size = abs(value)
     decimals = 0 if isinstance(value, int) or size >= 1000 else 3 if size < 10 else 2 if size < 100 else 1
-    return f"{value:,.{decimals}f}".replace("-", "−")  # noqa: RUF001
+    rounded = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    return f"{rounded:,}".replace("-", "−")  # noqa: RUF001
