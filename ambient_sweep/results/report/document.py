@@ -100,7 +100,8 @@ def document(
             "front": [{"place": [row[name] for name in PLACE], "measures": _measures(row)} for row in of_front],
         }
     plain: dict[str, Any] = _plain(found)
-    return plain | {"root": str(root), "pictures": [p and p._asdict() for p in inline_pictures(root, front.to_pylist())]}  # as long as they are
+    pictures = [picture and picture._asdict() for picture in inline_pictures(root, front.to_pylist())]
+    return plain | {"root": str(root), "pictures": pictures}  # as long as they are
 
 
 def provenance(trials: pa.Table) -> dict[str, list[str]]:
@@ -124,9 +125,10 @@ def on_fewer_samples(own: pa.Table, candidates: pa.Table) -> pa.Table:
     """What the search measured on fewer samples than candidates have, with all their columns; never compared with these."""
     fewer = (pc.field(schema.SAMPLES) < candidates[schema.SAMPLES][0]) & (pc.field(schema.ROLE) != "replicate")
     rows = own.filter(fewer)
-    again, places = (set(zip(*(table[name].to_pylist() for name in PLACE), strict=True)) for table in (candidates, rows))
+    again = set(zip(*(candidates[name].to_pylist() for name in PLACE), strict=True))
+    once = [place not in again for place in zip(*(rows[name].to_pylist() for name in PLACE), strict=True)]
     rows = rows.append_column(CHOOSING, pa.repeat(False, rows.num_rows))
-    return rows.append_column(ONCE, pa.array([place not in again for place in places], pa.bool_()))
+    return rows.append_column(ONCE, pa.array(once, pa.bool_()))
 
 
 def _thinned(rows: pa.Table, chosen: Row | None) -> pa.Table:

@@ -155,11 +155,11 @@ function nearest({ clientX, clientY }) {
   const box = plane.querySelector(".nsewdrag").getBoundingClientRect(), { xaxis, yaxis } = plane.layout;
   const share = (value, [low, high]) => (value - low) / (high - low);
   let found, least = REACH;
-  plane.data.forEach(({ customdata = [], x, y, visible }, curveNumber) => customdata.forEach((_, pointNumber) => {
+  plane.data.forEach(({ customdata = [], x, y, visible }, curveNumber) => customdata.forEach((index, pointNumber) => {
     const across = box.left + box.width * share(x[pointNumber], xaxis.range) - clientX;
     const distance = Math.hypot(across, box.bottom - box.height * share(y[pointNumber], yaxis.range) - clientY);
     const behind = distance - (curveNumber === plane.data.length - 1 ? LEAD : 0);
-    if (visible !== "legendonly" && behind <= least) [found, least] = [{ curveNumber, pointNumber }, behind];
+    if (visible !== "legendonly" && behind <= least) [found, least] = [{ curveNumber, pointNumber, index }, behind];
   }));
   return found;
 }
@@ -216,16 +216,17 @@ function select(p) {
 
 if (points.length) {
   drawn(plane, drawPlane);
-  const pointOf = (event) => points[event.points[0].customdata];
+  let hovered;
   plane.on("plotly_beforehover", (event) => { // Plotly itself takes a small point for nearer than the large one in it
     const found = nearest(event);
+    if (found?.index === hovered) return false;
+    trail(points[hovered = found?.index]);
     if (found) Plotly.Fx.hover(plane, [found]);
     else Plotly.Fx.unhover(plane);
     return false;
   });
-  plane.on("plotly_hover", (event) => trail(pointOf(event)));
-  plane.on("plotly_unhover", () => trail(undefined));
-  plane.on("plotly_click", (event) => select(pointOf(event)));
+  plane.on("plotly_unhover", () => trail(points[hovered = undefined]));
+  plane.on("plotly_click", (event) => select(points[event.points[0].customdata]));
   document.querySelector("#once + span").textContent = `${counted(data.once, "checkpoint")} ${onceName}`;
   document.querySelector(".switch").addEventListener("change", () => drawPlane(plane, colours()));
   if (selected) select(selected);

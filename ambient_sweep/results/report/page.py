@@ -6,7 +6,7 @@ Text from the sweep reaches the page escaped by Jinja2, or as JSON that the scri
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def write_report(
     of the search space.
     """
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    templates.filters["number"] = number
+    templates.filters |= {"number": number, "setting": setting}
     root, trials = path.resolve().parent, tables.trials.to_pylist()
     again = tables.evaluations.filter(pa.array(~own_mask(tables.evaluations)))
     data = document(root, tables, choice.row if choice else None, searched, importance)
@@ -63,10 +63,15 @@ def write_report(
 
 
 def number(value: Any) -> str:
-    """A count, or a measured value with three decimals below 10, else four digits; `base.js` has the same."""
+    """A count, or a measured value with three decimals below 10, else four digits; `measured` of `base.js` has the same."""
     if value is None:
         return "–"  # noqa: RUF001
     size = abs(value)
     decimals = 0 if isinstance(value, int) or size >= 1000 else 3 if size < 10 else 2 if size < 100 else 1
     rounded = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
     return f"{rounded:,}".replace("-", "−")  # noqa: RUF001
+
+
+def setting(value: float) -> str:
+    """A setting with four digits, as `number` of `base.js` writes it."""
+    return f"{Context(prec=4, rounding=ROUND_HALF_UP).create_decimal_from_float(value).normalize():f}"
