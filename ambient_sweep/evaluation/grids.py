@@ -40,11 +40,8 @@ def pair_grid(
     for i, distance in enumerate(distances.tolist()):
         place = (i % columns * across + (GAP + across) / 2, (i // columns + 1) * down)
         draw.text(place, f"{distance:.2f}", "red" if distance < near else "black", font, anchor="ms")
-    return _png(
-        picture,
-        f"{PAIRS}, and its distance (L2 of 16x16 thumbnails). Of held-out images {quantile:.3g} are nearer than {near:.2f} "
-        f"(red here), half nearer than {median:.2f}.",
-    )
+    null = f"Of held-out images, {100 * quantile:.3g} % are nearer than {near:.2f} (red here), half nearer than {median:.2f}."
+    return _png(picture, f"{PAIRS}, and its distance (L2 of thumbnails, 16x16 at most). {null}")
 
 
 def _grid(images: torch.Tensor, columns: int, below: int = 0) -> Image.Image:
