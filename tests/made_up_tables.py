@@ -97,5 +97,8 @@ def write_pictures(root: Path, table: pa.Table) -> None:
     for row in frontier(table).to_pylist():
         images = torch.rand(32, 1, 8, 8, generator=generator) * 2 - 1
         place = (row["trial_id"], row["images"], row["endpoint"])
-        distances, heldout = torch.linspace(0.2, 4, 32), torch.linspace(0.5, 9, 200)
-        write_atomic(evaluation_path(root, *place, ".png"), pair_grid(images, -images, distances, heldout, 0.01, 16))
+        distances, heldout = torch.linspace(0.2, 4, 32)[:, None], torch.linspace(0.5, 9, 200)
+        write_atomic(
+            evaluation_path(root, *place, ".png"),
+            pair_grid(torch.cat([images, -images], dim=2), distances, heldout, 0.01),
+        )

@@ -135,9 +135,8 @@ class Reference:
         return reference
 
     def nearest_train(self, images: Tensor, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """Of images uint8 [N, C, H, W], by thumbnails, the distance to the nearest training image and its index: [N]."""
-        distances, indices = nearest(thumbnails(images), self.train, 1, device=device)
-        return distances[:, 0], indices[:, 0]
+        """Of images uint8 [N, C, H, W], by thumbnails, the distance to the nearest training image and its index: [N, 1]."""
+        return nearest(thumbnails(images), self.train, 1, device=device)
 
 
 def compared(

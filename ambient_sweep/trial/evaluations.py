@@ -34,7 +34,7 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import use_device
 
-GRID_SAMPLES, GRID_COLUMNS = 32, 16
+GRID_SAMPLES = 32
 DENOISED = 8  # observations in the picture of denoising
 
 
@@ -75,9 +75,8 @@ class Evaluator:
                 self._show_denoising(denoiser, images, state.device)
             shown = samples[:GRID_SAMPLES]
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
-            neighbours = self.clean.train[nearest.cpu().numpy().astype(np.int64)]
-            heldout, quantile = self.reference.heldout.distances[:, 0], config.evaluation.quantile
-            png = pair_grid(shown, neighbours, distances, heldout, quantile, GRID_COLUMNS)
+            pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
+            png = pair_grid(pairs, distances, self.reference.heldout.distances[:, 0], config.evaluation.quantile)
             recorder.picture(images, record.endpoint, png)
             write_evaluation(root, record)
             records.append(record)

@@ -23,7 +23,9 @@ def test_small_images_are_enlarged_and_stand_row_by_row() -> None:
 def test_pairs_have_their_distances_below_red_where_few_heldout_images_are_as_near() -> None:
     white = torch.ones(20, 1, 8, 8)
     heldout = torch.linspace(1, 99, 99)  # Weibull's quantiles of 0.1 and 0.5 are 10 and 50
-    file = Image.open(io.BytesIO(pair_grid(white, white, torch.tensor([9.9, 10.1] * 10), heldout, 0.1, 16)))
+    file = Image.open(
+        io.BytesIO(pair_grid(torch.cat([white] * 2, dim=2), torch.tensor([[9.9], [10.1]] * 10), heldout, 0.1))
+    )
     grid, (tile, gap) = np.array(file).astype(int), (48, 4)
     down = (file.height - gap) // 2
     assert down > 2 * tile + gap
@@ -34,7 +36,7 @@ def test_pairs_have_their_distances_below_red_where_few_heldout_images_are_as_ne
         assert (cell < 128).any(), "a number"
         assert ((cell[..., 0] - cell[..., 1]).max() > 128) == (i % 2 == 0)
     assert file.info["Description"].startswith(PAIRS)
-    assert "10 % are nearer than 10.00 (red here), half nearer than 50.00" in file.info["Description"]
+    assert "10 % are nearer than 10.00 (red), half nearer than 50.00" in file.info["Description"]
 
 
 def test_colours_are_clipped_and_large_images_keep_their_size() -> None:

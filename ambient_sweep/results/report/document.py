@@ -68,8 +68,7 @@ def document(
     root: the sweep's folder, for sample pictures; searched: config keys that the sweep searched.
     """
     rows, front = stated_candidates(tables.evaluations), frontier(tables.evaluations)
-    for name, mask in {CHOOSING: choosing_mask(rows), ONCE: np.zeros(rows.num_rows, dtype=np.bool_)}.items():
-        rows = rows.append_column(name, pa.array(mask))
+    rows = rows.append_column(CHOOSING, pa.array(choosing_mask(rows))).append_column(ONCE, pa.repeat(False, len(rows)))
     trials = tables.trials.sort_by([(schema.STARTED, "ascending"), (schema.TRIAL_ID, "ascending")])
     own = first_measurements(tables.evaluations)
     found = {
@@ -100,8 +99,7 @@ def document(
             "front": [{"place": [row[name] for name in PLACE], "measures": _measures(row)} for row in of_front],
         }
     plain: dict[str, Any] = _plain(found)
-    pictures = [picture and picture._asdict() for picture in inline_pictures(root, front.to_pylist())]
-    return plain | {"root": str(root), "pictures": pictures}  # as long as they are
+    return plain | {"root": str(root), "pictures": inline_pictures(root, front.to_pylist())}  # as long as they are
 
 
 def provenance(trials: pa.Table) -> dict[str, list[str]]:
@@ -123,12 +121,11 @@ def first_measurements(table: pa.Table) -> pa.Table:
 
 def on_fewer_samples(own: pa.Table, candidates: pa.Table) -> pa.Table:
     """What the search measured on fewer samples than candidates have, with all their columns; never compared with these."""
-    fewer = (pc.field(schema.SAMPLES) < candidates[schema.SAMPLES][0]) & (pc.field(schema.ROLE) != "replicate")
-    rows = own.filter(fewer)
+    fewer = pc.field(schema.SAMPLES) < candidates[schema.SAMPLES][0]
+    rows = own.filter(fewer & (pc.field(schema.ROLE) != "replicate"))
     again = set(zip(*(candidates[name].to_pylist() for name in PLACE), strict=True))
     once = [place not in again for place in zip(*(rows[name].to_pylist() for name in PLACE), strict=True)]
-    rows = rows.append_column(CHOOSING, pa.repeat(False, rows.num_rows))
-    return rows.append_column(ONCE, pa.array(once, pa.bool_()))
+    return rows.append_column(CHOOSING, pa.repeat(False, len(rows))).append_column(ONCE, pa.array(once, pa.bool_()))
 
 
 def _thinned(rows: pa.Table, chosen: Row | None) -> pa.Table:

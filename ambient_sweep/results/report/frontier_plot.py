@@ -39,9 +39,7 @@ def frontier_pictures(table: pa.Table) -> dict[str, bytes]:
     """
     figure = frontier_figure(table)
     files = {}
-    with rc_context(
-        {"svg.hashsalt": "ambient-sweep", "svg.fonttype": "none"}
-    ):  # the same bytes each time; text as text
+    with rc_context({"svg.hashsalt": "ambient-sweep", "svg.fonttype": "none"}):  # the same each time; text as text
         for suffix, options in {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, **options)  # type: ignore[arg-type]

@@ -6,15 +6,13 @@ Text from the sweep reaches the page escaped by Jinja2, or as JSON that the scri
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from ambient_sweep.results.frontier.candidates import own_mask
 from ambient_sweep.results.frontier.select import Choice
 from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, document, provenance
 from ambient_sweep.results.tables import schema
@@ -43,8 +41,8 @@ def write_report(
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     templates.filters |= {"number": number, "setting": setting}
     root, trials = path.resolve().parent, tables.trials.to_pylist()
-    again = tables.evaluations.filter(pa.array(~own_mask(tables.evaluations)))
-    data = document(root, tables, choice.row if choice else None, searched, importance)
+    measured = tables.evaluations.select((schema.EVALUATION_SEED, schema.SAMPLES_SEED, "seconds")).to_pydict()
+    again = sum(seconds for seed, own, seconds in zip(*measured.values(), strict=True) if seed != own)
     page = templates.get_template("page.html").render(
         style=(HERE / "page.css").read_text(),
         scripts=[get_plotlyjs(), *((HERE / name).read_text() for name in SCRIPTS)],
@@ -52,12 +50,12 @@ def write_report(
         sentence=sentence[:1].upper() + sentence[1:],
         trials=trials,
         statuses=Counter(row[schema.STATUS] for row in trials),
-        hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + sum(again["seconds"].to_pylist())) / 3600,
+        hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + again) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
         command=f"ambient-sweep train {shlex.quote(str(best_file))}",
         provenance=provenance(tables.trials),
-        data=data,
+        data=document(root, tables, choice.row if choice else None, searched, importance),
     )
     write_atomic(path, page.encode())
 
@@ -68,8 +66,8 @@ def number(value: Any) -> str:
         return "–"  # noqa: RUF001
     size = abs(value)
     decimals = 0 if isinstance(value, int) or size >= 1000 else 3 if size < 10 else 2 if size < 100 else 1
-    rounded = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
-    return f"{rounded:,}".replace("-", "−")  # noqa: RUF001
+    with localcontext(rounding=ROUND_HALF_UP):  # exact halves away from 0, as in JavaScript
+        return f"{Decimal(value):,.{decimals}f}".replace("-", "−")  # noqa: RUF001
 
 
 def setting(value: float) -> str:

@@ -3,7 +3,6 @@
 import base64
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -15,27 +14,20 @@ WIDTH = 900  # pixels
 TOTAL = 2 << 20  # bytes of all pictures of a page, as base64
 
 
-class Picture(NamedTuple):
-    """A data URL, and what the file says of itself."""
-
-    url: str
-    caption: str
-
-
-def inline_pictures(root: Path, rows: list[Row]) -> list[Picture | None]:
-    """Each row's picture, samples above the training images nearest to them.
+def inline_pictures(root: Path, rows: list[Row]) -> list[dict[str, str] | None]:
+    """Of each row's picture, samples above the training images nearest to them, a data URL and what the file says of it.
 
     None for one that is missing or unreadable, and once TOTAL is spent.
     """
-    pictures: list[Picture | None] = []
+    pictures: list[dict[str, str] | None] = []
     for row in rows:
-        spent = sum(len(picture.url) for picture in pictures if picture) >= TOTAL
+        spent = sum(len(picture["url"]) for picture in pictures if picture) >= TOTAL
         trial_id, images, endpoint = (row[name] for name in PLACE)
         pictures.append(None if spent else _picture(evaluation_path(root, trial_id, images, endpoint, ".png")))
     return pictures
 
 
-def _picture(path: Path) -> Picture | None:
+def _picture(path: Path) -> dict[str, str] | None:
     try:
         with Image.open(path) as image:
             image.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.BOX)
@@ -44,4 +36,4 @@ def _picture(path: Path) -> Picture | None:
         return None
     buffer = io.BytesIO()
     shrunk.save(buffer, format="WEBP", quality=85)
-    return Picture(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", caption)
+    return {"url": f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", "caption": caption}
