@@ -1,5 +1,6 @@
 """Sweeps made up from real configs and records, written through records.py."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,17 @@ import numpy as np
 
 from ambient_sweep.config import Config, build_config, dump
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.trial.records import EvaluationRecord, TrialRecord, write_evaluation, write_trial
+from ambient_sweep.results.export import build_tables
+from ambient_sweep.sweep.confirmation import Plan, plan
+from ambient_sweep.sweep.space.definition import Confirm
+from ambient_sweep.trial.records import (
+    EvaluationRecord,
+    TrialRecord,
+    read_evaluations,
+    write_evaluation,
+    write_remeasurement,
+    write_trial,
+)
 
 CLASSIFIER = {
     "evaluation.distances": ["fd_classifier", "fd_pixels"],
@@ -74,3 +85,18 @@ def fill(root: Path, trials: int = 24) -> Path:
         add(root, f"trial-{i:03d}", {"observed.sigma": sigma, "seed": i}, points)
     add(root, "trial-bad", {"observed.sigma": 0.4}, [], status="failed", reason="loss is not finite at image 6400")
     return root
+
+
+def confirm(root: Path) -> None:
+    """Measures what could be on the frontier of a made-up sweep again, then the frontier once more, as a sweep does."""
+    rng, records = np.random.default_rng(1), {(e.trial_id, e.images, e.endpoint): e for e in read_evaluations(root)}
+    while (step := plan(build_tables(root).evaluations, Confirm(), {})) != Plan():
+        for again in step.remeasurements:
+            for record in (e for (trial, n, _), e in records.items() if (trial, n) == (again.trial_id, again.images)):
+                measures = dict(record.measures)
+                for name, m in record.measures.items():
+                    value = m.value + (m.high - m.low) / 8 * rng.normal() if name == record.fidelity else m.value
+                    arms = (value - (m.value - m.low) / 2, value + (m.high - m.value) / 2)
+                    measures[name] = Measure(value, *arms, again.samples)
+                fields = {"seed": again.seed, "samples": again.samples, "seconds": 90.0, "measures": measures}
+                write_remeasurement(root, replace(record, **fields))

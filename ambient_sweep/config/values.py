@@ -28,6 +28,11 @@ def takes_numbers(kind: Any) -> bool:
     return kind in (int, float) or isinstance(kind, int) or any(map(takes_numbers, get_args(kind)))
 
 
+def is_acting(key: str, kind: str) -> bool:
+    """Whether a key acts on training with this objective.kind."""
+    return kind == "ambient_consistency" or not key.startswith("consistency.")
+
+
 def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:
     """The nearest known word as a question, first among keys of this name in other sections; `otherwise` if none is near."""
     lower = {each.lower(): each for each in known}

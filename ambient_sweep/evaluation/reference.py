@@ -134,9 +134,9 @@ class Reference:
             reference.heldout = dataclasses.replace(heldout, similarities=similarities)
         return reference
 
-    def nearest_train(self, images: Tensor, device: str = "cpu") -> Tensor:
-        """The training image nearest to each of images uint8 [N, C, H, W], by their thumbnails: indices int64 [N]."""
-        return nearest(thumbnails(images), self.train, 1, device=device)[1][:, 0]
+    def nearest_train(self, images: Tensor, device: str = "cpu") -> tuple[Tensor, Tensor]:
+        """Of images uint8 [N, C, H, W], by thumbnails, the distance to the nearest training image and its index: [N, 1]."""
+        return nearest(thumbnails(images), self.train, 1, device=device)
 
 
 def compared(

@@ -17,7 +17,7 @@ from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser, given
 from ambient_sweep.evaluation.evaluator import evaluate
-from ambient_sweep.evaluation.grids import denoising_grid, image_grid
+from ambient_sweep.evaluation.grids import denoising_grid, pair_grid
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
 from ambient_sweep.training.group import SINGLE, Group
@@ -34,7 +34,7 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.samples import generate
 from ambient_sweep.trial.setup import use_device
 
-GRID_SAMPLES, GRID_COLUMNS = 32, 16
+GRID_SAMPLES = 32
 DENOISED = 8  # observations in the picture of denoising
 
 
@@ -74,9 +74,10 @@ class Evaluator:
                 save(denoiser.state_dict())
                 self._show_denoising(denoiser, images, state.device)
             shown = samples[:GRID_SAMPLES]
-            nearest = self.reference.nearest_train(to_uint8(shown), str(state.device)).cpu().numpy()
-            neighbours = self.clean.train[nearest.astype(np.int64)]
-            recorder.picture(images, record.endpoint, image_grid(torch.cat([shown, neighbours], dim=2), GRID_COLUMNS))
+            distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
+            pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
+            png = pair_grid(pairs, distances, self.reference.heldout.distances[:, 0], config.evaluation.quantile)
+            recorder.picture(images, record.endpoint, png)
             write_evaluation(root, record)
             records.append(record)
         return records, True

@@ -21,7 +21,7 @@ from ambient_sweep.results.frontier.candidates import objectives
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, ROWS, TRIALS_FILE
 
-TESTS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "results")]  # with made-up sweeps
+TESTS = [str(Path(__file__).parents[1])]  # with made-up sweeps
 COLUMNS = ["trial_id", "images", "endpoint", "observed.sigma", "fidelity", "memorization"]
 SQL = f"""select {", ".join(f'"{name}"' for name in COLUMNS)} from '%s' where on_front"""
 WAYS = {  # name -> (imports, work); FILE and FOLDER stand for themselves

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ambient_sweep.evaluation.grids import denoising_grid, image_grid
+from ambient_sweep.evaluation.grids import PAIRS, denoising_grid, image_grid, pair_grid
 
 
 def test_small_images_are_enlarged_and_stand_row_by_row() -> None:
@@ -18,6 +18,25 @@ def test_small_images_are_enlarged_and_stand_row_by_row() -> None:
         assert np.array_equal(cell, np.kron(images[i, 0], np.ones((6, 6), int))[..., None].repeat(3, axis=2))
         cell[:] = 255
     assert (grid == 255).all(), "the rest is white"
+
+
+def test_pairs_have_their_distances_below_red_where_few_heldout_images_are_as_near() -> None:
+    white = torch.ones(20, 1, 8, 8)
+    heldout = torch.linspace(1, 99, 99)  # Weibull's quantiles of 0.1 and 0.5 are 10 and 50
+    file = Image.open(
+        io.BytesIO(pair_grid(torch.cat([white] * 2, dim=2), torch.tensor([[9.9], [10.1]] * 10), heldout, 0.1))
+    )
+    grid, (tile, gap) = np.array(file).astype(int), (48, 4)
+    down = (file.height - gap) // 2
+    assert down > 2 * tile + gap
+    for i in range(20):
+        top, left = gap + i // 16 * down, gap + i % 16 * (tile + gap)
+        assert (grid[top : top + 2 * tile, left : left + tile] == 255).all()
+        cell = grid[top + 2 * tile : top + down, left : left + tile]
+        assert (cell < 128).any(), "a number"
+        assert ((cell[..., 0] - cell[..., 1]).max() > 128) == (i % 2 == 0)
+    assert file.info["Description"].startswith(PAIRS)
+    assert "10 % are nearer than 10.00 (red), half nearer than 50.00" in file.info["Description"]
 
 
 def test_colours_are_clipped_and_large_images_keep_their_size() -> None:

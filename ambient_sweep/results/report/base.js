@@ -3,8 +3,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const paper = matchMedia("print");
-const PRINTED_WIDTH = 680, FONT = "system-ui, sans-serif", PAGE = 20; // of charts, in pixels; of tables, in rows
+const PRINTED_WIDTH = 680, FONT = "system-ui, sans-serif"; // of charts, in pixels
+const PAGE = 20, MOST_PRINTED = 500; // rows of a table: on the screen at once, and on paper
 const charts = new Map(); // element -> function that draws into it; filled as sections are opened
+let printing = false;
 
 /** Columns as an array of objects, one for each row. */
 function rowsOf(columns) {
@@ -32,11 +34,11 @@ function short(value, length = 28) {
   return text.length > length ? `${text.slice(0, length - 1)}…` : text;
 }
 
-/** A count or a setting as text, with four digits or all of a whole number. */
+/** A count or a setting as text, with four digits or all of a whole number; exact halves away from 0, as everywhere. */
 function number(value) {
   if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
-  const digits = Number.isInteger(value) ? {} : { maximumSignificantDigits: 4 };
-  return value.toLocaleString("en", digits).replace("-", "−");
+  const rounded = Number.isInteger(value) ? value : Number(value.toPrecision(4));
+  return rounded.toLocaleString("en", { maximumSignificantDigits: 17 }).replace("-", "−");
 }
 
 /** A measured value as text, with three decimals below 1, else four digits. */
@@ -45,7 +47,7 @@ function measured(value) {
   const size = Math.abs(value);
   const decimals = size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
   const digits = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
-  return Number(value.toFixed(decimals)).toLocaleString("en", digits).replace("-", "−"); // 0.0055 as Python rounds it
+  return Number(value.toFixed(decimals)).toLocaleString("en", digits).replace("-", "−"); // as `number` of page.py rounds
 }
 
 const percent = (share) => `${number(Math.round(1000 * share) / 10)}\u00a0%`;
@@ -92,10 +94,10 @@ const titleFont = (c) => ({ size: 13, color: c.muted });
 
 function plot(node, traces, layout, c) {
   const width = PRINTED_WIDTH * (node.closest(".pair") ? 0.48 : 1);
-  const size = paper.matches ? { width, height: node.clientHeight } : {};
+  const size = printing ? { width, height: node.clientHeight } : {};
   const axis = { gridcolor: c.line, zerolinecolor: c.line, linecolor: c.line, tickcolor: c.line, automargin: true };
   const base = {
-    ...size, font: { family: FONT, size: 13, color: c.ink }, hovermode: "closest",
+    autosize: true, ...size, font: { family: FONT, size: 13, color: c.ink }, hovermode: "closest",
     paper_bgcolor: c.paper, plot_bgcolor: c.paper, showlegend: false,
     margin: { l: 64, r: 16, t: layout.showlegend ? 40 : 16, b: 56 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal" },
@@ -111,10 +113,22 @@ function plot(node, traces, layout, c) {
 const redraw = () => charts.forEach((draw, node) => node.offsetParent && draw(node, colours()));
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-paper.addEventListener("change", () => {
-  if (paper.matches) document.querySelectorAll("details").forEach(open);
+
+/** Lays the whole page out for paper, before the browser counts pages, or for the screen again. */
+function setPrinting(wanted) {
+  if (wanted === printing) return;
+  printing = wanted;
+  document.documentElement.classList.toggle("printing", printing);
+  if (printing) document.querySelectorAll("details").forEach(open);
   redraw();
-});
+  for (const table of document.querySelectorAll(".scroll")) { // a wide one shrinks
+    table.style.zoom = "";
+    if (printing) table.style.zoom = Math.min(1, table.clientWidth / table.scrollWidth);
+  }
+}
+addEventListener("beforeprint", () => setPrinting(true));
+addEventListener("afterprint", () => setPrinting(paper.matches));
+paper.addEventListener("change", () => setPrinting(paper.matches));
 
 /** Fills a folded section when it is opened first. */
 const fillers = new Map();
@@ -131,13 +145,15 @@ function open(section) {
   if (fill) fill(section);
 }
 
-/** A table of `rows` in pages. columns: {name, value(row), text(row), button(row)}; numbers are aligned right. */
-function pagedTable(node, rows, columns) {
+/** A table of `rows` in pages; on paper whole, or with a line on the `file` that holds all.
+ *
+ * columns: {name, value(row), text(row), press(row)}; numbers are aligned right. */
+function pagedTable(node, rows, columns, file) {
   let page = 0, order = null, wanted = "";
   const text = (column, row) => (column.text ? column.text(row) : short(number(column.value(row)), 160));
   const numeric = columns.map((column) => rows.some((row) => typeof column.value(row) === "number"));
   const filter = element("input", { type: "search", placeholder: "Filter", ariaLabel: "Filter the rows" });
-  const status = element("span");
+  const status = element("span"), left = muted("");
   const [before, after] = ["Previous", "Next"].map((name) => element("button", { type: "button", textContent: name }));
   const head = element("tr"), body = element("tbody");
   columns.forEach((column, i) => {
@@ -155,7 +171,9 @@ function pagedTable(node, rows, columns) {
     const has = (row) => columns.some((column) => text(column, row).toLowerCase().includes(wanted));
     const found = wanted ? rows.filter(has) : [...rows];
     if (order) found.sort(compare);
-    const first = page * PAGE, pageRows = found.slice(first, first + PAGE);
+    const first = printing ? 0 : page * PAGE, pageRows = found.slice(first, first + (printing ? MOST_PRINTED : PAGE));
+    left.textContent = printing && pageRows.length < rows.length
+      ? `${number(pageRows.length)} of ${number(rows.length)} rows; all are in ${file}.` : "";
     body.replaceChildren(...pageRows.map((row) => element("tr", {}, ...columns.map((column, i) => {
       const content = text(column, row);
       const cell = element("td", { className: numeric[i] ? "n" : content.length > 24 ? "long" : "" });
@@ -175,6 +193,7 @@ function pagedTable(node, rows, columns) {
   after.onclick = () => { page += 1; show(); };
   const pager = element("div", { className: "pager" }, filter, before, status, after);
   node.replaceChildren(...(rows.length > PAGE ? [pager] : []),
-    element("div", { className: "scroll" }, element("table", {}, element("thead", {}, head), body)));
+    element("div", { className: "scroll" }, element("table", {}, element("thead", {}, head), body)), left);
   show();
+  if (rows.length > PAGE) charts.set(node, show);
 }

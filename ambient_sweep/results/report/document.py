@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ambient_sweep.config.values import is_acting
 from ambient_sweep.pareto import hypervolume, pareto_mask
 from ambient_sweep.results.frontier.candidates import (
     PLACE,
@@ -31,8 +32,10 @@ LONGEST = 300  # characters of a text
 SHARES = {"mem_excess": "evaluation.quantile", "sim_excess": "evaluation.quantile"}  # measure -> share by chance
 
 CHOOSING = "choosing"  # the column of choosing_mask
+ONCE = "once"  # the column of what is no candidate, being measured on fewer samples alone
 POINTS = (
-    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES, CHOOSING,
+    *PLACE, schema.ROLE, schema.FRACTION, "main_endpoint", schema.SIGMA, schema.OBJECTIVE, schema.SAMPLES,
+    schema.EVALUATION_SEED, schema.SAMPLES_SEED, CHOOSING, ONCE,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
     schema.RUNS, *schema.MEANS, *schema.ERRORS, schema.ON_FRONT,
 )  # fmt: skip
@@ -65,7 +68,7 @@ def document(
     root: the sweep's folder, for sample pictures; searched: config keys that the sweep searched.
     """
     rows, front = stated_candidates(tables.evaluations), frontier(tables.evaluations)
-    rows = rows.append_column(CHOOSING, pa.array(choosing_mask(rows)))
+    rows = rows.append_column(CHOOSING, pa.array(choosing_mask(rows))).append_column(ONCE, pa.repeat(False, len(rows)))
     trials = tables.trials.sort_by([(schema.STARTED, "ascending"), (schema.TRIAL_ID, "ascending")])
     own = first_measurements(tables.evaluations)
     found = {
@@ -80,14 +83,17 @@ def document(
         "failures": _failures(trials),
         "points": {name: [] for name in POINTS},
         "candidates": rows.num_rows,
+        "once": 0,
     }
     if rows.num_rows:
         of_front = front.to_pylist()
-        points = _thinned(rows, chosen)
+        fewer = on_fewer_samples(own, rows)
+        points = pa.concat_tables([_thinned(rows, chosen), _thinned(fewer, None)])
         found |= {
             "measures": {name: rows[f"{name}_measure"][0].as_py() for name in (schema.FIDELITY, schema.MEMORIZATION)},
             "window": (window(rows, front) if of_front else window(rows, rows))._asdict(),
             "clean": clean_line(rows).tolist(),
+            "once": pc.sum(fewer[ONCE]).as_py() or 0,
             "points": points.select(POINTS).to_pydict(),
             "chosen": None if chosen is None else [chosen[name] for name in PLACE],
             "front": [{"place": [row[name] for name in PLACE], "measures": _measures(row)} for row in of_front],
@@ -113,6 +119,15 @@ def first_measurements(table: pa.Table) -> pa.Table:
     return table.filter(pa.array(full & np.isfinite(objectives(table)).all(axis=1) & own_mask(table)))
 
 
+def on_fewer_samples(own: pa.Table, candidates: pa.Table) -> pa.Table:
+    """What the search measured on fewer samples than candidates have, with all their columns; never compared with these."""
+    fewer = pc.field(schema.SAMPLES) < candidates[schema.SAMPLES][0]
+    rows = own.filter(fewer & (pc.field(schema.ROLE) != "replicate"))
+    again = set(zip(*(candidates[name].to_pylist() for name in PLACE), strict=True))
+    once = [place not in again for place in zip(*(rows[name].to_pylist() for name in PLACE), strict=True)]
+    return rows.append_column(CHOOSING, pa.repeat(False, len(rows))).append_column(ONCE, pa.array(once, pa.bool_()))
+
+
 def _thinned(rows: pa.Table, chosen: Row | None) -> pa.Table:
     """At most MOST_POINTS rows, evenly spread, beside the frontier and the chosen row."""
     wanted = np.asarray(rows[schema.ON_FRONT].to_numpy(zero_copy_only=False), dtype=bool).copy()
@@ -135,7 +150,7 @@ def _measures(row: Row) -> list[dict[str, Any]]:
 
 
 def _trials(trials: pa.Table, searched: Sequence[str]) -> Columns:
-    """The trials in the order in which they started; times in hours from the first start on."""
+    """The trials in the order in which they started, searched values that act; times in hours from the first start on."""
     hours = {}
     times = {name: trials[name].to_numpy().astype("datetime64[ms]") for name in (schema.STARTED, schema.FINISHED)}
     for name, values in times.items():
@@ -143,6 +158,9 @@ def _trials(trials: pa.Table, searched: Sequence[str]) -> Columns:
         hours[name.removesuffix("_utc")] = since.tolist()
     names = dict.fromkeys((*TRIALS, schema.SIGMA, schema.OBJECTIVE, *searched))
     columns: Columns = trials.select(list(names)).to_pydict()
+    for key in searched:
+        acts = (is_acting(key, kind) for kind in columns[schema.OBJECTIVE])
+        columns[key] = [value if acting else None for value, acting in zip(columns[key], acts, strict=True)]
     return columns | hours
 
 

@@ -4,12 +4,19 @@
 const INTERVALS = 60; // checkpoints up to which all have their intervals; else the frontier alone
 const PALE = 0.35; // opacity of points by whose values the frontier was chosen
 const RING = 0; // the trace around the selected point
+const REACH = 20, LEAD = 4; // pixels from the pointer to the point that it means, at most; less for the frontier's
 const plane = document.getElementById("plane");
 const names = data.measures ?? { fidelity: "fidelity", memorization: "memorization" };
-const points = rowsOf(data.points);
+const points = rowsOf(data.points); // candidates first, then the search's values on fewer samples
+const once = points.filter((p) => p.once), onceName = `measured once, on ${samplesOf(once)} samples`;
+const compared = points.filter((p) => p.samples === points[0].samples);
 const front = (data.front ?? []).map(({ place, measures }, i) =>
   Object.assign(pointAt(place), { measures, picture: data.pictures[i] })); // by rising memorization
 let selected = data.chosen ? pointAt(data.chosen) : undefined;
+
+function samplesOf(rows) {
+  return [...new Set(rows.map((p) => number(p.samples)))].join(" or ");
+}
 
 function pointAt([trial, images, endpoint]) {
   return points.find((p) => p.trial_id === trial && p.images === images && p.endpoint === endpoint);
@@ -25,7 +32,7 @@ function hoverText(p) {
     `<b>${plain(short(p.trial_id))}</b> ${plain(p.role)}, ${plain(p["objective.kind"])}`,
     `noise level ${number(p["observed.sigma"])}, ${endpointText(p.endpoint)}`,
     `${number(p.images)} images (${percent(p.fraction)})`, value("fidelity"), value("memorization"),
-    `on ${number(p.samples)} samples${p.choosing ? ", by which the frontier was chosen" : ""}`,
+    `on ${number(p.samples)} samples${p.choosing ? ", by which the frontier was chosen" : p.once ? ", once" : ""}`,
   ].join("<br>");
 }
 
@@ -37,14 +44,15 @@ points.forEach((p, index) => {
   Object.assign(p, { sigma: p["observed.sigma"], text: hoverText(p) });
 });
 
-/** The points that the switch leaves; the frontier's are always shown. */
+/** The points that the switches leave; the frontier's are always shown. */
 function shown() {
   const choice = document.querySelector("input[name=shown]:checked").value;
-  if (choice === "all") return points;
-  if (choice === "full") return points.filter((p) => p.fraction === 1 || p.on_front);
-  const rising = [...points].sort((a, b) => a.images - b.images || a.main_endpoint - b.main_endpoint);
+  const some = document.getElementById("once")?.checked ? [...compared, ...once] : compared;
+  if (choice === "all") return some;
+  if (choice === "full") return some.filter((p) => p.fraction === 1 || p.on_front);
+  const rising = [...some].sort((a, b) => a.images - b.images || a.main_endpoint - b.main_endpoint);
   const last = new Map(rising.map((p) => [p.trial_id, p]));
-  return points.filter((p) => p.on_front || last.get(p.trial_id) === p);
+  return some.filter((p) => p.on_front || last.get(p.trial_id) === p);
 }
 
 /** Labels of memorization that do not overlap, those near 0 first. */
@@ -74,12 +82,13 @@ function drawPlane(node, c) {
   const rows = shown(), [left, right] = data.window.memorization.map(across), [bottom, top] = data.window.fidelity;
   const isWithin = (p) => p.x >= left && p.x <= right && p.y >= bottom && p.y <= top;
   const within = rows.filter((p) => isWithin(p) && !p.on_front), beyond = rows.filter((p) => !isWithin(p));
-  const few = within.length <= INTERVALS, narrow = node.clientWidth < 560 && !paper.matches;
+  const few = within.filter((p) => !p.once).length <= INTERVALS, narrow = node.clientWidth < 560 && !printing;
   const colour = (some) => ({
     color: some.map((p) => p.sigma), colorscale: c.scale, cmin: 0, cmax: Math.max(...points.map((p) => p.sigma)) || 1,
   });
   const line = (x, y, more) => ({ mode: "lines", x, y, hoverinfo: "skip", showlegend: x.length > 0, ...more });
-  const clean = within.filter((p) => p.role === "baseline"), others = within.filter((p) => p.role !== "baseline");
+  const many = within.filter((p) => !p.once), faint = within.filter((p) => p.once);
+  const clean = many.filter((p) => p.role === "baseline"), others = many.filter((p) => p.role !== "baseline");
   const edge = beyond.map((p) => ({ ...p, symbol: p.y > top ? "triangle-up-open" : "triangle-right-open",
     x: Math.min(Math.max(p.x, left), right), y: Math.min(Math.max(p.y, bottom), top) }));
   let best = top; // of the values that are stated, which did not choose the frontier
@@ -90,6 +99,8 @@ function drawPlane(node, c) {
   const traces = [
     line([], [], { mode: "markers", zorder: 4,
       marker: { size: 24, symbol: "circle-open", color: c.accent, line: { width: 2.5 } } }),
+    scatter(faint, { name: onceName, showlegend: faint.length > 0,
+      marker: { ...colour(faint), symbol: faint.map((p) => p.symbol), size: 7, opacity: 0.25 } }),
     scatter(others, { bars: few && c.line,
       marker: { ...colour(others), size: 9, line: { color: c.paper, width: 1 } } }),
     scatter(edge, { marker: { ...colour(edge), size: 8 }, cliponaxis: false }),
@@ -114,9 +125,14 @@ function drawPlane(node, c) {
 }
 
 function caption(rows, beyond, few) {
-  const said = [`${counted(rows.length, "checkpoint")} on ${number(points[0].samples)} samples each,`
+  const many = rows.filter((p) => !p.once), faint = rows.length - many.length;
+  const said = [`${counted(many.length, "checkpoint")} on ${samplesOf(many)} samples each,`
     + ` with 95\u00a0% intervals${few ? "" : " on the frontier"}.`];
-  if (points.length < data.candidates) said.push(`Thinned from ${number(data.candidates)}, but for the frontier.`);
+  if (data.once) {
+    said.push(`${number(data.once)} more were ${onceName}, and do not compare with these: `
+      + (faint ? `${faint < data.once ? `${number(faint)} of them ` : ""}shown faint.` : "not shown."));
+  }
+  if (compared.length < data.candidates) said.push(`Thinned from ${number(data.candidates)}, but for the frontier.`);
   if (points.some((p) => p.symbol === "triangle-up")) said.push("Triangles: sampling stopped at the noise level.");
   if (points.some((p) => p.choosing)) {
     said.push("Pale: values by which the frontier was chosen, lucky ones among them; the frontier was then measured anew.");
@@ -125,12 +141,27 @@ function caption(rows, beyond, few) {
   return [...said, "Hover to see a trial's other checkpoints; click for its config and samples."].join(" ");
 }
 
-/** Joins the checkpoints of a point's trial and endpoint by length; without a point, none. */
+/** Joins the checkpoints of a point's trial and endpoint by length, as measured on as many samples; without a point, none. */
 function trail(p) {
-  const own = p ? points.filter((each) => each.trial_id === p.trial_id && each.endpoint === p.endpoint) : [];
+  const alike = (each) => ["trial_id", "endpoint", "samples"].every((name) => each[name] === p[name]);
+  const own = p ? points.filter(alike) : [];
   own.sort((a, b) => a.images - b.images);
   const path = `M${own.map(({ x, y }) => `${x},${y}`).join("L")}`; // a trace would take the label under the pointer away
   Plotly.relayout(plane, { shapes: own.length > 1 ? [{ path, line: { color: colours().accent, width: 2 } }] : [] });
+}
+
+/** The drawn point nearest to a pointer, within REACH, as Plotly names it; the frontier's, drawn last, has a lead. */
+function nearest({ clientX, clientY }) {
+  const box = plane.querySelector(".nsewdrag").getBoundingClientRect(), { xaxis, yaxis } = plane.layout;
+  const share = (value, [low, high]) => (value - low) / (high - low);
+  let found, least = REACH;
+  plane.data.forEach(({ customdata = [], x, y, visible }, curveNumber) => customdata.forEach((index, pointNumber) => {
+    const across = box.left + box.width * share(x[pointNumber], xaxis.range) - clientX;
+    const distance = Math.hypot(across, box.bottom - box.height * share(y[pointNumber], yaxis.range) - clientY);
+    const behind = distance - (curveNumber === plane.data.length - 1 ? LEAD : 0);
+    if (visible !== "legendonly" && behind <= least) [found, least] = [{ curveNumber, pointNumber, index }, behind];
+  }));
+  return found;
 }
 
 function ring() {
@@ -158,11 +189,15 @@ function select(p) {
   const trial = trials.find((each) => each.trial_id === p.trial_id), folder = `${data.root}/${trial.folder}`;
   const words = ["ambient-sweep", "train", `${folder}/config.yaml`, `evaluation.endpoints=[${p.endpoint}]`];
   if (p.fraction < 1) words.push(`training.stop=${p.fraction}`);
-  const keys = data.searched.map((key) => `${key}=${short(number(trial[key]), 60)}`);
+  words.push(`evaluation.samples=${p.samples}`, `evaluation.seed=${p.evaluation_seed}`);
+  words.push("--name", `${p.trial_id}-${p.images}-${p.endpoint}-seed-${p.evaluation_seed}`);
+  const keys = data.searched.filter((key) => trial[key] !== null).map((key) => `${key}=${short(number(trial[key]), 60)}`);
   const file = `${folder}/evaluations/images-${String(p.images).padStart(9, "0")}-${p.endpoint}.png`;
-  const alt = "Samples, each above the training image nearest to it";
+  const others = `The samples are the trial's own, of seed ${p["evaluation.seed"]}; the values were measured on `
+    + `${number(p.samples)} others, of seed ${p.evaluation_seed}.`;
   const picture = p.picture
-    ? element("figure", {}, element("img", { src: p.picture, alt }), element("figcaption", {}, muted(alt)))
+    ? element("figure", {}, element("img", { src: p.picture.url, alt: p.picture.caption }), element("figcaption", {},
+      muted(p.picture.caption), muted(p.evaluation_seed === p["evaluation.seed"] ? "" : others)))
     : muted(`${p.on_front ? "Not in this page" : "Pictures are shown for the frontier; this one is"}: ${file}`);
   const objectives = ["fidelity", "memorization"].map((name) =>
     ({ name: names[name], value: p[name], low: p[`${name}_low`], high: p[`${name}_high`], n: p.samples, null: null }));
@@ -181,10 +216,18 @@ function select(p) {
 
 if (points.length) {
   drawn(plane, drawPlane);
-  const pointOf = (event) => points[event.points[0].customdata];
-  plane.on("plotly_hover", (event) => trail(pointOf(event)));
-  plane.on("plotly_unhover", () => trail(undefined));
-  plane.on("plotly_click", (event) => select(pointOf(event)));
+  let hovered;
+  plane.on("plotly_beforehover", (event) => { // Plotly itself takes a small point for nearer than the large one in it
+    const found = nearest(event);
+    if (found?.index === hovered) return false;
+    trail(points[hovered = found?.index]);
+    if (found) Plotly.Fx.hover(plane, [found]);
+    else Plotly.Fx.unhover(plane);
+    return false;
+  });
+  plane.on("plotly_unhover", () => trail(points[hovered = undefined]));
+  plane.on("plotly_click", (event) => select(points[event.points[0].customdata]));
+  document.querySelector("#once + span").textContent = `${counted(data.once, "checkpoint")} ${onceName}`;
   document.querySelector(".switch").addEventListener("change", () => drawPlane(plane, colours()));
   if (selected) select(selected);
 }
@@ -201,4 +244,4 @@ whenOpen("numbers", (section) => pagedTable(section.querySelector(".table"), fro
       text: (p) => interval(p[`${name}_low`], p[`${name}_high`]) },
   ]),
   { name: "runs", value: (p) => p.runs },
-]));
+], "evaluations.parquet"));

@@ -20,6 +20,7 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     stated_candidates,
 )
+from ambient_sweep.results.report.document import ONCE, first_measurements, on_fewer_samples
 from ambient_sweep.results.report.window import LINEAR_BELOW, TICKS, Window, clean_line, window
 from ambient_sweep.results.tables import schema
 from ambient_sweep.text import counted
@@ -38,9 +39,7 @@ def frontier_pictures(table: pa.Table) -> dict[str, bytes]:
     """
     figure = frontier_figure(table)
     files = {}
-    with rc_context(
-        {"svg.hashsalt": "ambient-sweep", "svg.fonttype": "none"}
-    ):  # the same bytes each time; text as text
+    with rc_context({"svg.hashsalt": "ambient-sweep", "svg.fonttype": "none"}):  # the same each time; text as text
         for suffix, options in {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, **options)  # type: ignore[arg-type]
@@ -73,6 +72,8 @@ def frontier_figure(table: pa.Table) -> Figure:
     axes.set_ylabel(f"fidelity ({first[schema.FIDELITY_MEASURE]}), lower is better")
     notes = [f"{counted(rows.num_rows, 'checkpoint')}, {first[schema.SAMPLES]:,} samples each; bars: 95 % intervals"]
     notes += [f"{beyond:,} beyond the axes, drawn on the edge"] if beyond else []
+    fewer = sum(on_fewer_samples(first_measurements(table), rows)[ONCE].to_pylist())
+    notes += [f"\n{counted(fewer, 'checkpoint')} measured once, on fewer samples, left out"] if fewer else []
     axes.set_title("; ".join(notes), fontsize=9, color="0.3")
     _staircase(axes, front)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
@@ -105,6 +106,8 @@ def _points(axes: Axes, rows: pa.Table, shown: Window) -> int:
             axes.scatter([], [], color="0.45", marker=marker, label=label)
     at = clean & ~beyond
     axes.scatter(x[at], y[at], s=18, marker="D", color=BASELINE, zorder=3, alpha=alpha[at] if at.any() else None)
+    if at.any():
+        axes.scatter([], [], color=BASELINE, marker="D", s=18, label="clean training")
     if alpha.min() < 1:
         axes.scatter([], [], color="0.45", alpha=PALE, label="pale: values by which the frontier was chosen")
     axes.scatter(x[beyond], y[beyond], s=20, facecolors="white", edgecolors="0.45", zorder=3, clip_on=False)

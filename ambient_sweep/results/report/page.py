@@ -5,6 +5,7 @@ Text from the sweep reaches the page escaped by Jinja2, or as JSON that the scri
 
 from collections import Counter
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ def write_report(
     of the search space.
     """
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    templates.filters["number"] = number
+    templates.filters |= {"number": number, "setting": setting}
     root, trials = path.resolve().parent, tables.trials.to_pylist()
+    measured = tables.evaluations.select((schema.EVALUATION_SEED, schema.SAMPLES_SEED, "seconds")).to_pydict()
+    again = sum(seconds for seed, own, seconds in zip(*measured.values(), strict=True) if seed != own)
     page = templates.get_template("page.html").render(
         style=(HERE / "page.css").read_text(),
         scripts=[get_plotlyjs(), *((HERE / name).read_text() for name in SCRIPTS)],
@@ -47,7 +50,7 @@ def write_report(
         sentence=sentence[:1].upper() + sentence[1:],
         trials=trials,
         statuses=Counter(row[schema.STATUS] for row in trials),
-        hours=sum(row[schema.DEVICE_SECONDS] for row in trials) / 3600,
+        hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + again) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
         command=command("train", best_file),
@@ -58,9 +61,15 @@ def write_report(
 
 
 def number(value: Any) -> str:
-    """A count, or a measured value with three decimals below 10, else four digits; `base.js` has the same."""
+    """A count, or a measured value with three decimals below 10, else four digits; `measured` of `base.js` has the same."""
     if value is None:
         return "–"  # noqa: RUF001
     size = abs(value)
     decimals = 0 if isinstance(value, int) or size >= 1000 else 3 if size < 10 else 2 if size < 100 else 1
-    return f"{value:,.{decimals}f}".replace("-", "−")  # noqa: RUF001
+    with localcontext(rounding=ROUND_HALF_UP):  # exact halves away from 0, as in JavaScript
+        return f"{Decimal(value):,.{decimals}f}".replace("-", "−")  # noqa: RUF001
+
+
+def setting(value: float) -> str:
+    """A setting with four digits, as `number` of `base.js` writes it."""
+    return f"{Context(prec=4, rounding=ROUND_HALF_UP).create_decimal_from_float(value).normalize():f}"

@@ -106,7 +106,7 @@ whenOpen("trials", (section) => {
     { name: "trained here", value: (t) => t.images_executed },
     { name: "minutes", value: (t) => t.device_seconds / 60 },
     ...[...keys].map((key) => ({ name: short(key, 40), value: (t) => t[key] })),
-  ]);
+  ], "trials.parquet");
 });
 
 whenOpen("savings", (section) => {
@@ -127,5 +127,5 @@ whenOpen("failures", (section) => {
     { name: "trials", value: (f) => f.count },
     { name: "reason (numbers as N)", value: (f) => f.reason },
     { name: "for example", value: (f) => f.trials.map((id) => short(id, 24)).join(", ") },
-  ]);
+  ], "trials.parquet");
 });

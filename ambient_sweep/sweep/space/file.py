@@ -36,7 +36,7 @@ from ambient_sweep.config.files import (
     without_empty_sections,
 )
 from ambient_sweep.config.sections import Section
-from ambient_sweep.config.values import did_you_mean
+from ambient_sweep.config.values import did_you_mean, is_acting
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space import conditions
@@ -156,8 +156,8 @@ def _check(sweep: Sweep) -> None:
 
 def _acting(values: Values) -> Values:
     """A config's values, but for those that do not act on its training."""
-    idle = ("model.preset",) if values["objective.kind"] == "ambient_consistency" else ("model.preset", "consistency.")
-    return {key: value for key, value in values.items() if not key.startswith(idle)}
+    kind = values["objective.kind"]
+    return {key: value for key, value in values.items() if key != "model.preset" and is_acting(key, kind)}
 
 
 def _read_space(tree: Values, changes: Values, where: str) -> dict[str, Distribution]:

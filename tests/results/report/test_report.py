@@ -66,11 +66,11 @@ def test_pictures_are_shrunk_and_end_where_their_bytes_are_spent(
         noise.save(place)
     first = pictures.inline_pictures(tmp_path, rows[:1])[0]
     assert first is not None
-    monkeypatch.setattr(pictures, "TOTAL", 2 * len(first))
+    monkeypatch.setattr(pictures, "TOTAL", 2 * len(first["url"]))
     places[1].write_bytes(b"no picture")
     urls = pictures.inline_pictures(tmp_path, rows)
     assert [url is None for url in urls] == [False, True, False, True]
-    assert first.startswith("data:image/webp;base64,")
+    assert first["url"].startswith("data:image/webp;base64,")
 
 
 def test_the_frontier_brings_its_pictures(tmp_path: Path) -> None:

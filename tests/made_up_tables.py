@@ -10,7 +10,7 @@ import torch
 from made_up_sweeps import CLASSIFIER
 
 from ambient_sweep.config import build_config, dump
-from ambient_sweep.evaluation.grids import image_grid
+from ambient_sweep.evaluation.grids import pair_grid
 from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.results.frontier.standings import with_standings
 from ambient_sweep.results.tables import schema
@@ -97,4 +97,8 @@ def write_pictures(root: Path, table: pa.Table) -> None:
     for row in frontier(table).to_pylist():
         images = torch.rand(32, 1, 8, 8, generator=generator) * 2 - 1
         place = (row["trial_id"], row["images"], row["endpoint"])
-        write_atomic(evaluation_path(root, *place, ".png"), image_grid(torch.cat([images, -images], dim=2), 16))
+        distances, heldout = torch.linspace(0.2, 4, 32)[:, None], torch.linspace(0.5, 9, 200)
+        write_atomic(
+            evaluation_path(root, *place, ".png"),
+            pair_grid(torch.cat([images, -images], dim=2), distances, heldout, 0.01),
+        )

@@ -1,70 +1,22 @@
 """The report in a real browser: opened from disk, without a network."""
 
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from made_up_tables import SEARCHED, made_up_tables, write_pictures
-from playwright.sync_api import Browser, Page, sync_playwright
+from report_pages import CUT, DRAWN, SIZE, Open, place, unfold, written
 
 from ambient_sweep.results import read_table, select
 from ambient_sweep.results.frontier.candidates import frontier
-from ambient_sweep.results.report.document import Importance
-from ambient_sweep.results.report.page import number, write_report
+from ambient_sweep.results.report.page import number, setting
 from ambient_sweep.results.tables.parquet import Tables
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--headless=new", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"]
-ROOT = Path(__file__).parents[2]
-SIZE = {"width": 1200, "height": 900}
-IMPORTANCE = Importance(dict.fromkeys(SEARCHED, (0.25, 0.25)), "PED-ANOVA on 100 evaluations")
-Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM} is missing; install Debian's package chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
-    """Opens a file; the test fails for any request but of files and data, and for any error in the console."""
-    faults: list[str] = []
-    contexts = []
-
-    def open_page(path: Path, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": SIZE, "offline": True} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else faults.append(r.url))
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def written(root: Path, tables: Tables, *, sentence: str = "Noise buys something.", searched: Any = SEARCHED) -> Path:
-    path = root / "report.html"
-    choice = select(tables.evaluations, "knee") if tables.evaluations.num_rows else None
-    write_report(path, tables, choice, root / "best.yaml", sentence=sentence, searched=searched, importance=IMPORTANCE)
-    return path
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +25,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tables]:
     root, tables = tmp_path_factory.mktemp("page") / "digits", made_up_tables(34)
     write_pictures(root, tables.evaluations)
     return written(root, tables), tables
-
-
-def unfold(page: Page) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach(open)")
-
-
-def place(page: Page, index: int) -> tuple[float, float]:
-    """Where a point of the frontier is on the screen, by its number along it."""
-    page.locator("#plane").scroll_into_view_if_needed()
-    front, _ring = page.locator("#plane .trace.scatter").all()[-2:]
-    box = front.locator(".point").nth(index).bounding_box()
-    assert box is not None
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def test_the_top_states_sentence_choice_and_command(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -108,9 +47,15 @@ def test_a_click_shows_config_samples_and_measures_of_a_point(sweep: tuple[Path,
     page.wait_for_function(f"document.querySelector('#detail h3').textContent.includes('{row['trial_id']}')")
     command = page.locator("#detail code").inner_text()
     config = path.parent / "trials" / row["trial_id"] / "config.yaml"
-    assert command == (
-        f"ambient-sweep train {config} 'evaluation.endpoints=[{row['endpoint']}]' training.stop={row['fraction']:g}"
-    )
+    words = [
+        f"evaluation.endpoints=[{row['endpoint']}]",
+        f"training.stop={row['fraction']:g}",
+        "evaluation.samples=500",
+    ]
+    name = f"{row['trial_id']}-{row['images']}-{row['endpoint']}-seed-0"
+    assert shlex.split(command) == [
+        "ambient-sweep", "train", str(config), *words, "evaluation.seed=0", "--name", name,
+    ]  # fmt: skip
     assert page.evaluate("document.querySelector('#detail img').naturalWidth") > 100
     text = page.locator("#detail .columns").inner_text()
     assert "as near to a training image as the nearest 1\u00a0% of held-out images" in text
@@ -122,7 +67,7 @@ def test_hovering_joins_the_checkpoints_of_a_trial(sweep: tuple[Path, Tables], o
     trial = page.evaluate("front.find((p) => points.filter((q) => q.trial_id === p.trial_id).length > 2).trial_id")
     index = page.evaluate("(id) => front.findIndex((p) => p.trial_id === id)", trial)
     page.mouse.move(*place(page, index), steps=3)
-    page.wait_for_function("plane.layout.shapes?.length")
+    page.wait_for_function("plane.layout.shapes?.length && document.querySelector('.hoverlayer .hovertext')")
     text = page.locator(".hoverlayer").text_content() or ""
     assert trial in text
     assert "on 500 samples" in text
@@ -135,13 +80,12 @@ def test_hovering_joins_the_checkpoints_of_a_trial(sweep: tuple[Path, Tables], o
 def test_the_switch_leaves_full_lengths_or_one_point_per_trial(sweep: tuple[Path, Tables], open_page: Open) -> None:
     path, tables = sweep
     page, rows = open_page(path), tables.evaluations.to_pylist()
-    drawn = "plane.data.filter((t) => t.customdata).reduce((n, t) => n + t.x.length, 0)"
-    assert page.evaluate(drawn) == len(rows)
+    assert page.evaluate(DRAWN) == len(rows)
     page.locator("text=Full length only").click()
-    assert page.evaluate(drawn) == sum(row["fraction"] == 1 or row["on_front"] for row in rows)
+    assert page.evaluate(DRAWN) == sum(row["fraction"] == 1 or row["on_front"] for row in rows)
     page.locator("text=One per trial").click()
     last = {row["trial_id"]: row["images"] for row in sorted(rows, key=lambda row: row["images"])}
-    assert page.evaluate(drawn) == sum(row["images"] == last[row["trial_id"]] or row["on_front"] for row in rows)
+    assert page.evaluate(DRAWN) == sum(row["images"] == last[row["trial_id"]] or row["on_front"] for row in rows)
 
 
 def test_outliers_lie_on_the_edge_and_are_counted(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -195,8 +139,10 @@ def test_folded_sections_state_what_the_tables_hold(sweep: tuple[Path, Tables], 
     )
     assert "fidelity (fd_classifier), lower is better" in texts
     assert not re.search("undefined|NaN|null", texts)
-    for value in (0.0055, -0.0095, 12.345, 1234.5678):
+    for value in (0.0055, -0.0095, 12.345, 1234.5678, 0.0625, -0.0625, 1234.5):
         assert page.evaluate("(value) => measured(value)", value) == number(value)
+    for value in (0.3, 0.15625, 0.123456, 0.00005, 30.0):
+        assert page.evaluate("(value) => number(value)", value) == setting(value)
 
 
 def test_dark_mode_and_print_change_page_and_charts(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -213,9 +159,7 @@ def test_dark_mode_and_print_change_page_and_charts(sweep: tuple[Path, Tables], 
     assert not page.locator(".switch").is_visible()
     assert page.evaluate("document.querySelector('#plane .main-svg').clientWidth") <= 700
     page.set_viewport_size({"width": 688, "height": 900})  # between the margins of A4
-    cut = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
-    assert page.evaluate(cut) == 0
-    assert page.pdf(format="A4").startswith(b"%PDF")
+    assert page.evaluate(CUT) == 0
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(sweep: tuple[Path, Tables], open_page: Open) -> None:
@@ -235,6 +179,10 @@ def test_one_trial_and_thousands(trials: int, points: int, tmp_path: Path, open_
     assert min(points, 1000) <= shown <= points
     assert page.evaluate("front.length") == sum(tables.evaluations["on_front"].to_pylist())
     assert page.locator("#trials tbody tr").count() == min(20, trials)
+    page.emulate_media(media="print")
+    page.wait_for_function("printing")
+    left = f"500 of {trials:,} rows; all are in trials.parquet." if trials > 500 else ""
+    assert page.locator("#trials .table > .muted").inner_text() == left
 
 
 @pytest.mark.slow
