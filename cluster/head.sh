@@ -15,6 +15,8 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
     mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"
     (umask 077 && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 fi
+# Ray opens its session (logs, sockets, working directories of jobs) to everyone here; the folder around it is yours alone.
+export RAY_TMPDIR=${RAY_TMPDIR:-$(mktemp -d /tmp/ray-XXXXXX)}
 # Metrics for Prometheus ask for no token and would listen on all addresses; -1 is no port, so Ray opens none.
 export RAY_enable_metrics_collection=0 DASHBOARD_METRIC_PORT=-1 AUTOSCALER_METRIC_PORT=-1
 exec ray start --head --block --dashboard-host 127.0.0.1 --disable-usage-stats "$@"
