@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from ambient_sweep.evaluation.grids import PAIRS
 from ambient_sweep.results.frontier.candidates import PLACE, Row
 from ambient_sweep.trial.records import evaluation_path
 
@@ -31,7 +30,7 @@ def _picture(path: Path) -> dict[str, str] | None:
     try:
         with Image.open(path) as image:
             image.thumbnail((WIDTH, 4 * WIDTH), Image.Resampling.BOX)
-            shrunk, caption = image.convert("RGB"), str(image.info.get("Description", PAIRS))
+            shrunk, caption = image.convert("RGB"), str(image.info.get("Description", ""))
     except OSError:  # the page says that the picture is not there
         return None
     buffer = io.BytesIO()
