@@ -12,14 +12,14 @@ from ambient_sweep.config.values import did_you_mean
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.study import Space, StudyRecord, open_study
-from ambient_sweep.sweep.search.tpe import GroupedTPESampler
+from ambient_sweep.sweep.search.tpe import GroupedTPESampler, KeyedRandomSampler
 from ambient_sweep.sweep.space.definition import Search
 
 GRID = "grid"  # every config of a finite space in turn, enqueued in the study: no sampler is asked
 NAMES: dict[str, type[BaseSampler]] = {
     "tpe": GroupedTPESampler,
-    "random": optuna.samplers.RandomSampler,
-    GRID: optuna.samplers.RandomSampler,
+    "random": KeyedRandomSampler,
+    GRID: KeyedRandomSampler,
     "sobol": optuna.samplers.QMCSampler,
     "nsga2": optuna.samplers.NSGAIISampler,
     "gp": optuna.samplers.GPSampler,
@@ -45,7 +45,7 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     for key, value in search.sampler_args.items():
         if str(known[key].annotation).startswith("bool") and not isinstance(value, bool | None):  # Optuna's are text
             raise UserError(f"search.sampler_args.{key}: expected true or false, not {value!r}")
-    own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
+    own = issubclass(kind, GroupedTPESampler)  # its draws depend on the seed and the position
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
     if kind is optuna.samplers.QMCSampler:
