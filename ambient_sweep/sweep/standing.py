@@ -33,12 +33,14 @@ class Session:
     """What the driver notes beside the records, in SESSION_FILE, until the sweep is finished.
 
     started: seconds since 1970. executed: images trained before. given: trainings of the confirmation, as in `Forecast`.
+    pending: trials that wait for a worker.
     """
 
     started: float
     executed: int
     host: str = field(default_factory=platform.node)
     given: Mapping[str, int] | None = None
+    pending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
     file, now, forecast = root / SESSION_FILE, time.time(), Forecast.of(sweep)
     session = TypeAdapter(Session).validate_json(file.read_bytes()) if file.exists() else Session(now, 0)
     newest = max((trial_path(root, trial.trial_id).stat().st_mtime for trial in trials), default=session.started)
-    waiting = sum(not trial.ended and trial.status != "failed" for trial in trials)
+    waiting = {trial.trial_id for trial in trials if not trial.ended and trial.status != "failed"}
     state, said = "interrupted", f"not running; `ambient-sweep resume {root}` continues it"
     if is_locked(root / DRIVER_LOCK):
         state, said = "running", f"running on {session.host}"
@@ -173,17 +175,22 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         state = said = "finished"
     elif session.host != platform.node():
         state, said = "unknown", f"begun on {session.host}; its newest record is {duration(now - newest)} old"
-    running, seconds = [], 0.0
+    running, pending, seconds = list[str](), set[str](), 0.0
     if state in ("running", "unknown"):
         seconds = (now if state == "running" else newest) - session.started
+        pending = set(session.pending)
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
-        running = [t.trial_id for t in trials if t.status == "running" and (t.trial_id, t.images_done) not in measured]
+        running = [
+            t.trial_id for t in trials
+            if t.status == "running" and t.trial_id not in pending and (t.trial_id, t.images_done) not in measured
+        ]  # fmt: skip
     if session.given is not None or state == "finished":
         forecast = forecast.confirming(session.given or {})
     standing = Standing.of(
         trials, [objectives(each) for each in evaluations if each.main_endpoint], forecast,
         (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"]),
-        running=running, paused=waiting - len(running), seconds=seconds, before=session.executed,
+        running=running, pending=len(pending), paused=len(waiting.difference(running, pending)),
+        seconds=seconds, before=session.executed,
     )  # fmt: skip
     return standing, state, said
 

@@ -249,6 +249,11 @@ class SweepSearch:
         """The search went on for so long in this session."""
         self._record.study.set_user_attr(SECONDS, self.seconds + seconds)
 
+    def again(self, trial_id: str) -> None:
+        """A running trial whose process was lost goes on from its last state, before all others."""
+        self._free(trial_id)
+        self._waiting.insert(0, self.trials[trial_id])
+
     def end_paused(self) -> list[SweepTrial]:
         """The trials that paused and will not go on, since the search is over; they count as stopped from now on."""
         paused = [self.trials[trial_id] for trial_id in self.rungs.paused]

@@ -101,16 +101,6 @@ class GroupedTPESampler(BaseSampler):
         return _Fit(study.study_name, len(trials), len(history), [*good.values()], [*bad.values(), *running])
 
 
-class KeyedRandomSampler(GroupedTPESampler):
-    """Draws every parameter evenly, by the seed and the position alone."""
-
-    def __init__(self, *, seed: int = 0) -> None:
-        super().__init__(seed=seed)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Fits nothing."""
-
-
 @dataclass(frozen=True)
 class _Fit:
     """What the estimators were fitted to; no good trials: draws are random."""
