@@ -25,7 +25,7 @@ from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.space.definition import Search
 from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.text import duration
-from ambient_sweep.training.state_files import saved_states
+from ambient_sweep.training.state import saved_states
 from ambient_sweep.trial.records import read_trial_evaluations, trial_folder
 
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
