@@ -151,9 +151,7 @@ def watch_head(
             socket.create_connection((host, int(port)), timeout=every).close()
             last = time.monotonic()
     if not over.is_set():
-        say(
-            f"error: the Ray cluster at {address} answers no more; once it does, `resume` (or the same `train`) goes on"
-        )
+        say(f"error: the Ray cluster at {address} answers no more; once it does, `resume` goes on, or the same `train`")
         os._exit(Resumable.exit_code)
 
 
@@ -192,18 +190,10 @@ def _connect(address: str | None, dashboard: bool) -> None:
             ray.init("local", include_dashboard=dashboard, num_cpus=cores(), **quiet)
     except Exception as error:  # noqa: BLE001 (Ray raises plain ones, as for a start that took too long)
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
-        text = " ".join(str(error).split()).partition(". ")[0]
-        cure = (
-            "run the command again, or `resume`"
-            if address
-            else "it may be too busy: run the command again, or `resume`"
-        )
+        text = f"{' '.join(str(error).split()).partition('. ')[0]}; run the command again, or `resume`"
         if isinstance(error, AuthenticationError) or b"InvalidAuthToken" in warnings:
-            text, cure = (
-                "it does not accept the token",
-                "set RAY_AUTH_TOKEN_PATH to the file with the token of its head",
-            )
-        raise AmbientSweepError(f"Ray cannot be used {where}: {text}; {cure}") from None
+            text = "it refuses the token; set RAY_AUTH_TOKEN_PATH to the file with the token of its head"
+        raise AmbientSweepError(f"Ray cannot be used {where}: {text}") from None
     except SystemExit:  # by Ray's handler of SIGTERM
         raise KeyboardInterrupt from None
     finally:

@@ -163,6 +163,6 @@ def outlast(
             failures = failures + 1 if time.monotonic() - begun < 60 * search.patience else 0
             wait = back_off(failures, search)
             if wait is None:
-                raise Stopped(f"{describe(cause)}, for {duration(60 * search.patience)}") from None
+                raise Stopped(f"{describe(cause)}, for {duration(60 * search.patience)}", storage=True) from None
             echo(f"storage is away: {describe(cause)}; going on from what it holds, in {duration(wait)}")
             stop.sleep(wait)

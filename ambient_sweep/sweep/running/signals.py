@@ -16,7 +16,7 @@ AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Resumable):
-    """The sweep ends before it is finished: a signal asked for it, or `reason`. storage: since it takes no more files."""
+    """The sweep ends before it is finished: a signal asked for it, or `reason`. storage: since its folder cannot be used."""
 
     def __init__(self, reason: str = "interrupted", *, storage: bool = False) -> None:
         super().__init__(reason)
