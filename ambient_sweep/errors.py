@@ -11,6 +11,12 @@ class AmbientSweepError(Exception):
     exit_code = 1
 
 
+class Resumable(AmbientSweepError):
+    """The work ended before it was done, in order; it goes on where the command is given again, or `resume`."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class UserError(AmbientSweepError):
     """Bad input: the message names the key, file or value and says what to do; exit code 2."""
 

@@ -1,6 +1,6 @@
 """The command line: one command per verb. Heavy imports happen inside the verbs, so that --help is instant.
 
-Exit codes: 0 done, 1 failed, 2 bad input. Every error is one line on standard error.
+Exit codes: 0 done, 1 failed, 2 bad input, 75 ended in order and resumable. Every error is one line on standard error.
 """
 
 import logging
@@ -11,7 +11,7 @@ import click
 
 from ambient_sweep.cli import export, images, init, jobs, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.running.signals import WARNINGS
 
@@ -40,7 +40,7 @@ def main() -> None:
     except click.ClickException as error:
         fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted; `train` and `resume` continue from the last saved state", 1)
+        fail("interrupted; `train` and `resume` continue from the last saved state", Resumable.exit_code)
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 

@@ -43,7 +43,7 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
 
     from ambient_sweep.evaluation.memorization.copies import smallest_quantile
     from ambient_sweep.evaluation.reference import RealImages
-    from ambient_sweep.sweep.running.dry_run import measure_pace
+    from ambient_sweep.sweep.checks.dry_run import measure_pace
     from ambient_sweep.sweep.running.preflight import concurrent_trials, stage_bytes, this_machine, trial_bytes
     from ambient_sweep.trial.setup import cached_data, check_evaluation
 

@@ -154,8 +154,8 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
     Looks at the token; at every node's versions, clock, disk, GPUs and second Ray instances; whether each node sees and
     locks files in --storage; and, with FILE, at images, encoder weights and room for its trials.
     """
+    from ambient_sweep.sweep.checks.doctor import examine
     from ambient_sweep.sweep.running.cluster import ray_session
-    from ambient_sweep.sweep.running.doctor import examine
 
     if address:
         os.environ["RAY_ADDRESS"] = address

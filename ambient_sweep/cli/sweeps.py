@@ -40,7 +40,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Refuses what `run` and `train` would refuse, and times a few training steps to say how long it takes.
     """
-    from ambient_sweep.sweep.running.dry_run import check_single, check_sweep
+    from ambient_sweep.sweep.checks.dry_run import check_single, check_sweep
     from ambient_sweep.sweep.search.samplers import try_sampler
     from ambient_sweep.sweep.tracking import check_tracker
 

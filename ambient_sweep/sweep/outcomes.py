@@ -32,7 +32,7 @@ def read_histories(root: Path) -> dict[str, History]:
         if trial.role != "replicate":
             rising = sorted(evaluations.get(trial.trial_id, []), key=lambda each: each.images)
             reports = tuple(Report.of(each, trial) for each in rising)
-            found[trial.trial_id] = History(trial.ended, reports, trial.status == "stopped")
+            found[trial.trial_id] = History(trial.ended, reports, trial.status == "stopped", trial.images_done)
     return found
 
 

@@ -84,10 +84,11 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
         if configs[0].resources.gpus:
             cached_data.cache_clear()  # their trials prepare and train elsewhere
         return _run(sweep, root, echo)
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt) as error:
         if trials.exists():
             raise
-        raise AmbientSweepError("interrupted before anything was trained") from None
+        why = str(error).partition("; `")[0] or "interrupted"
+        raise AmbientSweepError(f"{why}, before anything was trained") from None
     finally:
         if not trials.exists():  # there is nothing to lose, and the name is free again
             shutil.rmtree(root)
@@ -114,10 +115,12 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import check_address, only_driver, quiet_tune, ray_output_to, ray_session
+    from ambient_sweep.sweep.running.faults import check_storage, outlast
     from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import prepare, preparing
 
     with only_driver(root), stop_signals() as stop:
+        outlast(root, sweep.search, lambda: check_storage(root), echo, stop)
         if _is_finished(sweep, root):
             note_begun(sweep, root)
             write_sweep(sweep, root / SWEEP_FILE)
@@ -133,19 +136,20 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
         quiet_tune()
         address = os.environ.get("RAY_ADDRESS")
         echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
-        stopped, screen = False, current_screen(echo)
+        stopped, screen = None, current_screen(echo)
         with (
             ray_output_to(root / RAY_FOLDER / "output.log"),
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                run_session(sweep, root, screen, stop)
-            except Stopped:
-                stopped = True
-        if not stopped or _is_finished(sweep, root):
+                outlast(root, sweep.search, lambda: run_session(sweep, root, screen, stop), screen.line, stop)
+            except Stopped as error:
+                stopped = error
+        if stopped is None or (not stopped.storage and _is_finished(sweep, root)):
             return _finish(sweep, root, echo)
-        summarize(root)
-        raise Stopped(f"interrupted; `{command('resume', root)}` continues from here")
+        if not stopped.storage:
+            summarize(root)
+        raise Stopped(f"{stopped}; `{command('resume', root)}` continues from here")
 
 
 def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:

@@ -47,13 +47,15 @@ class Step:
 class Session:
     """What the driver notes beside the records, in SESSION_FILE, until the sweep is finished.
 
-    started: seconds since 1970. executed: images trained before. step: None until the search is over.
+    started: seconds since 1970. executed: images trained before. step: None until the search is over. pending: trials that
+    wait for a worker.
     """
 
     started: float
     executed: int
     host: str = field(default_factory=platform.node)
     step: Step | None = None
+    pending: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
     session = TypeAdapter(Session).validate_json(file.read_bytes()) if file.exists() else Session(now, 0)
     written = [trial_path(root, trial.trial_id) for trial in trials] + [file] * file.exists()
     newest = max((path.stat().st_mtime for path in written), default=session.started)
-    waiting = sum(not trial.ended and trial.status != "failed" for trial in trials)
+    waiting = {trial.trial_id for trial in trials if not trial.ended and trial.status != "failed"}
     state, said = "interrupted", f"not running; `{command('resume', root)}` continues it"
     if is_locked(root / DRIVER_LOCK):
         state, said = "running", f"running on {session.host}"
@@ -198,16 +200,20 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         state = said = "finished"
     elif session.host != platform.node():
         state, said = "unknown", f"begun on {session.host}; its newest record is {duration(now - newest)} old"
-    running, seconds = [], 0.0
+    running, pending, seconds = list[str](), set[str](), 0.0
     if state in ("running", "unknown"):
         seconds = (now if state == "running" else newest) - session.started
+        pending = set(session.pending)
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
-        running = [t.trial_id for t in trials if t.status == "running" and (t.trial_id, t.images_done) not in measured]
+        running = [
+            t.trial_id for t in trials
+            if t.status == "running" and t.trial_id not in pending and (t.trial_id, t.images_done) not in measured
+        ]  # fmt: skip
     standing = Standing.of(
         trials, [objectives(each) for each in evaluations if each.main_endpoint], forecast,
         (sweep.base["evaluation.fidelity"], sweep.base["evaluation.memorization"]),
-        running=running, paused=waiting - len(running), seconds=seconds, before=session.executed,
-        step=Step("") if state == "finished" else session.step,
+        running=running, pending=len(pending), paused=len(waiting.difference(running, pending)),
+        seconds=seconds, before=session.executed, step=Step("") if state == "finished" else session.step,
     )  # fmt: skip
     return standing, state, said
 

@@ -66,7 +66,7 @@ class TrialRecorder:
             config=dump(config),
             images_asked=config.length,
             images_done=state.images,
-            images_executed=0,
+            images_executed=state.images,  # where the record was lost, and the state was not
             device_seconds=0.0,
             parameters=count_parameters(state.denoiser),
             device=torch.cuda.get_device_name() if state.device.type == "cuda" else "cpu",

@@ -9,7 +9,7 @@ from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import ObservedImages, observe
-from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.errors import AmbientSweepError, Resumable
 from ambient_sweep.models import describe
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import naming, remove_leftovers
@@ -26,7 +26,7 @@ from ambient_sweep.trial.setup import cached_data, keeps_clean, shared_reference
 from ambient_sweep.trial.stage_client import StageClient
 
 
-class Interrupted(AmbientSweepError):
+class Interrupted(Resumable):
     """The trial was asked to stop, and has saved its state."""
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from ambient_sweep.config import build_config
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.split import default_heldout
-from ambient_sweep.sweep.running import dry_run
-from ambient_sweep.sweep.running.dry_run import Pace
+from ambient_sweep.sweep.checks import dry_run
+from ambient_sweep.sweep.checks.dry_run import Pace
 
 pytestmark = pytest.mark.xdist_group("ray")
 README = Path(__file__).parents[2] / "README.md"

@@ -151,6 +151,15 @@ def test_status_of_a_sweep_that_runs(root: Path) -> None:
     assert lines[5].startswith("time      10:0")
 
 
+def test_status_of_a_sweep_whose_trials_wait_for_a_node(root: Path) -> None:
+    begun(root, pending=("trains", "new"))
+    with only_driver(root):
+        assert (
+            good("status", root).splitlines()[1]
+            == "trials    2 of 6 trials done, 0 running, 2 pending, 1 paused, 0 failed"
+        )
+
+
 def test_status_of_a_sweep_that_was_killed_says_how_it_goes_on(root: Path) -> None:
     begun(root)
     add(root, "lost", {}, [], status="failed", reason="worker failed, after 3 attempts: killed")

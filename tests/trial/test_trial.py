@@ -21,7 +21,7 @@ from ambient_sweep.training import files as files_module
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import run as run_module
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-from ambient_sweep.trial.records import read_trial, read_trial_evaluations
+from ambient_sweep.trial.records import read_trial, read_trial_evaluations, trial_path
 from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.setup import prepare
 
@@ -170,12 +170,13 @@ def test_an_interrupted_trial_saves_its_state_and_a_finished_one_does_nothing_mo
     words = "interrupted at 992 images; state saved; run the same command to go on"
     with pytest.raises(Interrupted, match=f"^{words}$") as caught:
         run_trial(config, root, "t", on_report=watch, interrupted=lambda: bool(asked))
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 75
     assert (read_trial(root, "t").status, read_trial(root, "t").reason) == ("stopped", words)
     assert seen[-2:] == [960, 992]  # the step that was begun, and no more
     assert saved(root)[0] == "images-000000992"
+    trial_path(root, "t").unlink()
     record = run_trial(config, root, "t")
-    assert (record.status, record.images_executed) == ("completed", 3200)
+    assert (record.status, record.images_executed) == ("completed", 3200), "also where its record was lost"
     assert values(root) == values(whole)
     assert_same_state(root, whole)
     files = {p: p.stat().st_mtime_ns for p in (root / "trials").rglob("*.safetensors")}

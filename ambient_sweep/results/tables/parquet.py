@@ -50,7 +50,10 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{path}: cannot be read as Parquet ({' '.join(str(error).split())}); `ambient-sweep report` writes the tables "
+            "of a run again"
+        ) from None
     metadata = found.metadata or {}
     known = {each.metadata[schema.TABLE_KEY]: each for each in (schema.TRIALS, schema.EVALUATIONS)}
     expected = known.get(metadata.get(schema.TABLE_KEY))

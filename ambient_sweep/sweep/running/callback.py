@@ -13,12 +13,14 @@ from ambient_sweep.results.frontier.candidates import frontier
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import mark, note_rung
 from ambient_sweep.sweep.report import Report
+from ambient_sweep.sweep.running.faults import Kind, Restarts, describe, failure_of, worst
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
-from ambient_sweep.sweep.running.tuning import WithoutState, trial_of
+from ambient_sweep.sweep.running.tuning import WithoutState, ending_the_sweep, trial_of
 from ambient_sweep.sweep.running.workers import release_workers
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
+from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.text import counted
 from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
 
@@ -28,12 +30,16 @@ GIB = 2**30
 class SweepCallback(WithoutState, tune.Callback):
     """Keeps the records true and the user informed."""
 
-    def __init__(self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
-        self._sweep, self._root, self._search, self._progress, self._stop = sweep, root, search, progress, stop
+    def __init__(
+        self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest, restarts: Restarts
+    ) -> None:
+        self._sweep, self._root, self._search, self._progress, self.stop = sweep, root, search, progress, stop
+        self._restarts = restarts
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._stop.check()
-        self._stop.listen()
+        self.stop.check()
+        self.stop.listen()
+        (self._root / SWEEP_FILE).stat()  # before anything is written where storage is away
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         release_workers(self._root, trial_of(trial).trial_id)  # of an attempt that died
@@ -45,6 +51,7 @@ class SweepCallback(WithoutState, tune.Callback):
         if result["report"].ending is None:
             self._progress.reported(trial_of(trial), result["report"])
 
+    @ending_the_sweep
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
         release_workers(self._root, ours.trial_id)
@@ -56,23 +63,25 @@ class SweepCallback(WithoutState, tune.Callback):
             self.stopped(ours)
         self._end(ours, report.reason)
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        ours = trial_of(trial)
-        self._progress.trial_paused(ours)  # until it has a worker again
-        restart = f"restart {trial.run_metadata.num_failures} of {self._sweep.search.max_failures}"
-        self._progress.note(
-            f"{ours.trial_id} {ours.name}: its worker failed; it goes on from its last state ({restart})"
-        )
-
+    @ending_the_sweep
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        release_workers(self._root, trial_of(trial).trial_id)
-        ours, attempts = trial_of(trial), counted(self._sweep.search.max_failures + 1, "attempt")
-        reason = f"{LOST}, after {attempts}: {describe_error(_error_log(trial))}"
+        ours, (kind, cause) = trial_of(trial), worst(failure_of(trial))
+        release_workers(self._root, ours.trial_id)
+        if kind == Kind.STORAGE:
+            raise cause
+        if (restart := self._restarts.plan(ours.trial_id, kind)) is not None:
+            self._progress.trial_paused(ours)  # until it has a worker again
+            said = f"{describe(cause)}; it goes on from its last state ({restart})"
+            self._progress.note(f"{ours.trial_id} {ours.name}: {said}")
+            return
+        reason = f"{LOST}, after {counted(self._restarts.attempts[ours.trial_id], 'attempt')}: {describe(cause)}"
+        self._search.ended(ours.trial_id, lost=True)
         mark(self._root, ours, self._sweep.config_for(ours.values), "failed", reason)
         self._end(ours, reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._status()
+        self._progress.check_patience(self._sweep.search.patience)
 
     def stopped(self, trial: SweepTrial) -> None:
         """Writes into a trial's record that it was stopped."""
@@ -90,12 +99,14 @@ class SweepCallback(WithoutState, tune.Callback):
                 self._end(trial, None)
         for trial in self._search.trials.values():
             release_workers(self._root, trial.trial_id)
+        for trial in self._search.trials.values():
             config = self._sweep.config_for(trial.values)
             mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")
         self._status(force=True)
 
     def _status(self, *, force: bool = False) -> None:
-        self._progress.status(self._search.running, len(self._search.rungs.paused), force=force)
+        resting = self._restarts.waiting.keys()
+        self._progress.status(self._search.running, len(self._search.rungs.paused), resting, force=force)
 
     def _end(self, trial: SweepTrial, reason: str | None) -> None:
         rung = self._search.rungs.reached(trial.trial_id)
@@ -120,19 +131,3 @@ class SweepCallback(WithoutState, tune.Callback):
         self._search.planner.forget(removed)
         if removed:
             self._progress.note(f"stages: {len(removed)} removed, to stay within search.stages_gib")
-
-
-def _error_log(trial: Trial) -> str:
-    path = trial.error_file  # in the driver's own folder; the copy in storage may come later
-    return Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
-
-
-def describe_error(log: str) -> str:
-    """The last failure in Tune's error log of a trial, as one line."""
-    last = log.rpartition("Failure # ")[2]
-    if "ActorDiedError" in last or "actor died" in last or "actor is dead" in last:
-        return "the worker process died (killed, or out of memory)"
-    if "OutOfMemoryError" in last and "memory on the node" in last:
-        return "the worker ran out of memory"
-    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
-    return lines[-1] if lines else "Ray gave no reason"

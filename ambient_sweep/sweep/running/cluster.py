@@ -3,37 +3,43 @@
 import contextlib
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
+import tempfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.exceptions import AuthenticationError, RayTaskError
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from ambient_sweep.config import ResourcesConfig
-from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.storage import keep_private, locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.running.machine import cores, ray_files
-from ambient_sweep.sweep.running.signals import WARNINGS, StopRequest
+from ambient_sweep.sweep.running.signals import CHECK_SECONDS, WARNINGS, Stopped, StopRequest, say
+from ambient_sweep.text import duration
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0: no console output of Tune's
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write TensorBoard events themselves
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # one line each, by the callback, and a record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see signals.py
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # the driver starts such a trial again, not Tune
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"  # an empty one of HTTP/2, by which both sides begin
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS, SILENT_SECONDS = 5.0, 50.0
 TRAINER_LOCK = ".trainer.lock"
-CHECK_SECONDS = 0.2  # between two checks for a signal
 FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
 
@@ -76,14 +82,22 @@ def worker_bundle(need: ResourcesConfig) -> dict[str, float]:
 def room(need: ResourcesConfig) -> str:
     """What a trial needs, and what of it is free."""
     free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return "; ".join(
+    lines = [
         f"a trial needs {need.workers * amount:g} of {total.get(each, 0):g} {each}s, of which {free.get(each, 0):g} are free"
         for each, amount in worker_bundle(need).items()
-    )
+    ]
+    ours, held = ray.get_runtime_context().get_job_id(), Counter[str]()
+    for group_id, group in placement_group_table().items():
+        if group["state"] == "CREATED" and group_id[-len(ours) :] != ours:  # which ends in its job's id
+            held[group_id[-len(ours) :]] += sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
+    return "; ".join([*lines, *(f"job {job} holds {cpus:g} CPUs" for job, cpus in held.items())])
 
 
-def wait_for_room(need: ResourcesConfig, echo: Callable[[str], None], stop: StopRequest) -> None:
-    """Returns once a trial fits beside what else runs on the cluster; says now and then what for. Raises Stopped."""
+def wait_for_room(
+    need: ResourcesConfig, echo: Callable[[str], None], stop: StopRequest, minutes: float = math.inf
+) -> None:
+    """Returns once a trial fits beside what else runs on the cluster; says now and then what for. Raises Stopped, also
+    after so many minutes."""
     group = placement_group([worker_bundle(need)] * need.workers)
     try:
         for second in itertools.count():
@@ -92,6 +106,8 @@ def wait_for_room(need: ResourcesConfig, echo: Callable[[str], None], stop: Stop
                 return
             if second % WAITING_SECONDS == FIRST_WAITING_SECONDS:
                 echo(f"waiting for room on the cluster: {room(need)}")
+            if second > 60 * minutes:
+                raise Stopped(f"no room on the cluster for {duration(60 * minutes)}: {room(need)}")
     finally:
         remove_placement_group(group)
 
@@ -111,10 +127,32 @@ def ray_session(*, dashboard: bool) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     with contextlib.nullcontext() if address else ray_files():
         _connect(address, dashboard)
+        over = threading.Event()
+        head = ray.get_runtime_context().gcs_address
+        threading.Thread(target=watch_head, args=(head, over), name="watch", daemon=True).start()
         try:
             yield
         finally:
+            over.set()
             ray.shutdown()
+
+
+def watch_head(
+    address: str, over: threading.Event, every: float = ANSWER_SECONDS, most: float = SILENT_SECONDS
+) -> None:
+    """Ends this process where the head of the cluster has not answered for `most` seconds.
+
+    Ray itself would after 60, without a word on what then; until then, its calls do not return.
+    """
+    host, _, port = address.rpartition(":")
+    last = time.monotonic()
+    while not over.wait(every) and time.monotonic() - last < most:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), timeout=every).close()
+            last = time.monotonic()
+    if not over.is_set():
+        say(f"error: the Ray cluster at {address} answers no more; once it does, `resume` goes on, or the same `train`")
+        os._exit(Resumable.exit_code)
 
 
 def check_address() -> None:
@@ -141,21 +179,41 @@ def check_address() -> None:
 def _connect(address: str | None, dashboard: bool) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray replaces it
     held = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # Ray's processes never get those sent to the whole group
+    warnings = bytearray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address, **quiet)
+            with _reading(warnings):
+                ray.init(address, **quiet)
         else:
             # "local": without it, Ray joins any cluster that was once started on this machine, or waits for a dead one
             ray.init("local", include_dashboard=dashboard, num_cpus=cores(), **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 (Ray raises plain ones, as for a start that took too long)
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
-        raise AmbientSweepError(f"Ray cannot be used {where}: {' '.join(str(error).split())}") from None
+        text = f"{' '.join(str(error).split()).partition('. ')[0]}; run the command again, or `resume`"
+        if isinstance(error, AuthenticationError) or b"InvalidAuthToken" in warnings:
+            text = "it refuses the token; set RAY_AUTH_TOKEN_PATH to the file with the token of its head"
+        raise AmbientSweepError(f"Ray cannot be used {where}: {text}") from None
     except SystemExit:  # by Ray's handler of SIGTERM
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+@contextlib.contextmanager
+def _reading(written: bytearray) -> Iterator[None]:
+    """Takes what Ray's own code, which is not Python's, writes to standard error in the block."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            written += file.read()
 
 
 @contextlib.contextmanager

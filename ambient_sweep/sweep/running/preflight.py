@@ -7,7 +7,8 @@ ever on two CPUs.
 
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,19 @@ from typing import Any
 import torch
 
 from ambient_sweep import models
-from ambient_sweep.config import Config, ResourcesConfig
+from ambient_sweep.config import Config, ResourcesConfig, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.trial.records import TrialRecord
 
 DRIVER_MEMORY = 2**20  # bytes; a bundle of a placement group may not be empty
 STATE_COPIES = 3  # training states on disk at once: the two newest, and the one being written
 CLASSES = 1000  # taken for the number of classes, which only the images tell; it hardly matters
 PICTURE_BYTES = 300_000  # an evaluation's picture, record and events
+LOOK_SECONDS = 5.0  # between two looks at the cluster's nodes
 GIB, MIB = 2**30, 2**20
 
 
@@ -79,6 +83,9 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
     if need.gpus > 1 and need.gpus != int(need.gpus):
         raise UserError(f"resources.gpus: {need.gpus:g} must be a whole number or a fraction below 1")
     slots = [node_slots(node, need) for node in nodes]
+    fitting = sum(slots) // need.workers
+    if fitting:
+        return min(fitting, limit or fitting)
     worker = f"{need.cpus:g} CPUs" + (f" and {need.gpus:g} GPUs" if need.gpus else "")
     has = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes) or "none"
     if max(slots, default=0) == 0:
@@ -86,17 +93,28 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
             f"resources: a worker needs {worker}, which no node of the cluster has (nodes: {has}); "
             "lower resources.cpus or resources.gpus, or add a node"
         )
-    if sum(slots) < need.workers:
-        raise UserError(
-            f"resources.workers: a trial needs {need.workers} workers of {worker}, but the cluster holds {sum(slots)} "
-            f"(nodes: {has}); lower resources.workers, or add a node"
-        )
-    fitting = sum(slots) // need.workers
-    return fitting if limit is None else min(fitting, limit)
+    raise UserError(
+        f"resources.workers: a trial needs {need.workers} workers of {worker}, but the cluster holds {sum(slots)} "
+        f"(nodes: {has}); lower resources.workers, or add a node"
+    )
 
 
-def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
-    """The plan of a sweep on a cluster of `nodes` that writes to `storage`.
+class Fitting:
+    """How many trials fit on the cluster as it is, looked at now and then; one where none does, which waits for a node."""
+
+    def __init__(self, need: ResourcesConfig, limit: int | None) -> None:
+        self._need, self._limit, self._looked, self._found = need, limit, -math.inf, 1
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            slots = sum(node_slots(node, self._need) for node in ray_nodes())
+            self._found = max(1, min(slots // self._need.workers, self._limit or slots))
+        return self._found
+
+
+def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path, ended: Sequence[TrialRecord] = ()) -> Plan:
+    """The plan of a sweep on a cluster of `nodes` that writes to `storage`, where these trials have `ended` and written.
 
     Raises UserError, with the numbers, for a trial that cannot fit, a disk that is too small, and a network that is not
     searched and has more parameters than the search may train.
@@ -114,15 +132,24 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     images = sum(c.length for c in fixed) + min(
         searched * max(c.length for c in sizes), sweep.search.images or math.inf
     )
-    disk = sum(trial_bytes(c) for c in fixed) + searched * max(trial_bytes(c) for c in sizes)
+    done = [build_config(trial.config) for trial in ended if trial.role in ("baseline", "control")]
+    more = max(0, searched - sum(trial.role == "search" for trial in ended))
+
+    def left(size: Callable[[Config], int]) -> int:
+        return max(0, sum(map(size, fixed)) - sum(map(size, done)) + more * max(map(size, sizes)))
+
+    disk = left(trial_bytes)
     if sweep.search.stages:
-        most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
-        disk += min(most, int(sweep.search.stages_gib * GIB))
+        stored = Stages(storage).bytes() if ended else 0
+        disk += max(0, min(left(stage_bytes), int(sweep.search.stages_gib * GIB) - stored))
     free = shutil.disk_usage(storage).free
     if disk > free:
-        raise UserError(
-            f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
+        fewer = (
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"
+        )
+        raise UserError(
+            f"{storage}: {len(fixed) - len(done) + more} trials write up to {size_text(disk)} of checkpoints, but "
+            f"{size_text(free)} are free; {'make room there' if ended else fewer}"
         )
     networks = tuple(models.describe(c.model, *_inputs(c)) for c in {c.model: c for c in sizes}.values())
     warnings = tuple(unresolved(sizes[0].evaluation))

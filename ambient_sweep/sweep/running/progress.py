@@ -9,10 +9,11 @@ from pathlib import Path
 from ambient_sweep.sweep.forecast import Forecast, executed_images
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK
+from ambient_sweep.sweep.running.signals import Stopped
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.standing import SESSION_FILE, Point, Session, Standing, Step, clock_text, frontier_of
 from ambient_sweep.terminal import Screen
-from ambient_sweep.text import counted
+from ambient_sweep.text import counted, duration
 from ambient_sweep.trial.records import read_trial, read_trials, trial_folder, trial_path, write_json
 
 CHECK_SECONDS, STATUS_SECONDS = 5.0, 30.0  # between two looks at the trials, and between two lines on the whole
@@ -45,6 +46,7 @@ class Progress:
         self._records = {record.trial_id: record for record in read_trials(root)}
         self._begun: dict[str, int] = {}  # trials that Ray has placed, and when a process entered their folders before
         self._pending: dict[str, float] = {}  # trials that no process trains yet, and since when
+        self._trained = clock()  # when one last trained, or none had to
         self._start = self._step_start = self._last = clock()
         self._checked, self._warned = self._start - CHECK_SECONDS, self._start - REPEAT_SECONDS
         self._session = Session(time.time(), executed_images(self._records.values()))
@@ -87,10 +89,18 @@ class Progress:
         """Prints a line, after the time since the start."""
         self._screen.line(f"[{clock_text(self._clock() - self._start)}] {text}")
 
-    def status(self, trials: Collection[str], paused: int, *, force: bool = False) -> None:
+    def check_patience(self, minutes: float) -> None:
+        """Raises Stopped where no trial could train for so long."""
+        if self._clock() - self._trained > 60 * minutes:
+            raise Stopped(f"no trial could train for {duration(60 * minutes)}: {self._room()}")
+
+    def status(
+        self, trials: Collection[str], paused: int, resting: Collection[str] = (), *, force: bool = False
+    ) -> None:
         """How the whole stands, and what pending trials wait for, if it is time to say so.
 
-        `trials` are those that should train; `paused` others wait for their promotion.
+        `trials` are those that should train; `resting` of them wait for the time of their restart, not for room; `paused`
+        others wait for their promotion.
         """
         now = self._clock()
         if not force and now - self._checked < CHECK_SECONDS:
@@ -98,6 +108,10 @@ class Progress:
         self._checked = now
         training = {t for t in trials if t in self._begun and self._entered(t) != self._begun[t]}
         self._pending = {t: self._pending.get(t, now) for t in trials if t not in training}
+        self._trained = now if training or not trials else self._trained
+        if sorted(self._pending) != sorted(self._session.pending):
+            self._session = replace(self._session, pending=tuple(self._pending))
+            write_json(self._root / SESSION_FILE, self._session)
         if force or now - self._last >= self._every:
             for trial_id in training:
                 self._read(trial_id)
@@ -107,7 +121,7 @@ class Progress:
                 self._screen.show(standing.lines)
             if force or not self._screen.live:
                 self.note(standing.line())
-        waiting = sum(now - since >= PENDING_SECONDS for since in self._pending.values())
+        waiting = sum(now - since >= PENDING_SECONDS for t, since in self._pending.items() if t not in resting)
         if waiting and now - self._warned >= REPEAT_SECONDS:
             self._warned = now
             self.note(f"{counted(waiting, 'trial')} waiting for room on the cluster: {self._room()}")

@@ -20,10 +20,11 @@ from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
 from ambient_sweep.sweep.running.cluster import on_cluster, room, wait_for_room
-from ambient_sweep.sweep.running.preflight import concurrent_trials, largest, parameters, preflight, ray_nodes
+from ambient_sweep.sweep.running.faults import Restarts, check_storage
+from ambient_sweep.sweep.running.preflight import Fitting, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
-from ambient_sweep.sweep.running.tuning import run_tune
+from ambient_sweep.sweep.running.tuning import TuneSearcher, run_tune
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.samplers import build_sampler
 from ambient_sweep.sweep.search.search import SweepSearch
@@ -48,8 +49,9 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     Raises Stopped.
     """
     stop.check()  # signals wait while Ray starts
+    check_storage(root)
     echo = screen.line
-    plan = preflight(sweep, ray_nodes(), root)
+    plan = preflight(sweep, ray_nodes(), root, [trial for trial in read_trials(root) if trial.ended])
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
     if sweep.confirm.seeds:
@@ -58,7 +60,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
     config = sweep.some_config()
-    wait_for_room(config.resources, echo, stop)
+    wait_for_room(config.resources, echo, stop, sweep.search.patience)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         echo(preparing(config))
         for line in on_cluster(config.resources, prepare, [(config, root)], stop)[0]:
@@ -78,7 +80,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     began = time.monotonic()
     try:
         if search.left:
-            _train(sweep, root, search, plan.concurrent, progress, stop)
+            _train(sweep, root, search, progress, stop)
     finally:
         search.took(time.monotonic() - began)
     if gave_up := search.proposals.gave_up:
@@ -119,26 +121,28 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
         given = {trial.trial_id: sweep.config_for(trial.values).length for trial in step.replicates}
         now = Step(step.line, given, len(step.remeasurements))
         progress.confirm(now)
-        wait_for_room(resources, echo, stop)
+        wait_for_room(resources, echo, stop, sweep.search.patience)
         if step.remeasurements:
             again = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples) for e in step.remeasurements]
             on_cluster(resources, remeasure, again, stop, partial(progress.confirm, now))
             stop.check()
             continue
         search.give(step.replicates)
-        concurrent = concurrent_trials(ray_nodes(), resources, sweep.search.max_concurrent)
-        _train(sweep, root, search, concurrent, progress, stop)
+        _train(sweep, root, search, progress, stop)
 
 
-def _train(
-    sweep: Sweep, root: Path, search: SweepSearch, concurrent: int, progress: Progress, stop: StopRequest
-) -> None:
+def _train(sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
     """Runs `search` through Tune. Whatever ends it, the records say how the trials stand."""
-    callback = SweepCallback(sweep, root, search, progress, stop)
-    progress.note(f"starting workers, for up to {counted(concurrent, 'trial')} at once")
+    restarts, fitting = (
+        Restarts(root, sweep.search),
+        Fitting(sweep.some_config().resources, sweep.search.max_concurrent),
+    )
+    callback = SweepCallback(sweep, root, search, progress, stop, restarts)
+    progress.note(f"starting workers, for up to {counted(fitting(), 'trial')} at once")
     try:
-        run_tune(sweep, root, search, concurrent, [callback, *trackers(sweep, root)])
+        searcher = TuneSearcher(search, restarts, fitting, stop)
+        run_tune(sweep, root, searcher, search, [callback, *trackers(sweep, root)])
         if not search.finished:  # Tune took a SIGUSR1 before its first step
-            raise Stopped("interrupted")
+            raise Stopped
     finally:
         callback.mark_unfinished()

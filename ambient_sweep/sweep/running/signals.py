@@ -1,19 +1,26 @@
 """Signals that ask for an orderly end; SIGINT or SIGTERM after one of them ends the process at once."""
 
 import contextlib
+import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
-from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.errors import Resumable
 
 # A closed terminal sends SIGHUP; batch systems warn by SIGUSR1, SIGUSR2 or SIGXCPU before they kill.
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+CHECK_SECONDS = 0.2
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(AmbientSweepError):
-    """A signal asked the sweep to end."""
+class Stopped(Resumable):
+    """The sweep ends before it is finished: a signal asked for it, or `reason`. storage: since its folder cannot be used."""
+
+    def __init__(self, reason: str = "interrupted", *, storage: bool = False) -> None:
+        super().__init__(reason)
+        self.storage = storage
 
 
 class StopRequest:
@@ -21,6 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
+        self._failure: BaseException | None = None
         ignored = {number for number in WARNINGS if signal.getsignal(number) == signal.SIG_IGN}  # by nohup
         self._handlers = {n: signal.SIG_IGN if n in ignored else self._on_signal for n in (*AT_ONCE, *WARNINGS)}
 
@@ -33,15 +41,41 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = True  # from now on nothing more begins
         for each in AT_ONCE:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, self._at_once)
+        if number in AT_ONCE:
+            say("ending in order; a second signal ends at once")
+
+    def _at_once(self, number: int, frame: FrameType | None) -> None:
+        say("ended at once; what was not saved yet is trained again by `resume`, or the same `train`")
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    def fail(self, error: BaseException) -> None:
+        """The next check raises this error, unless another is to be raised already."""
+        self._failure = self._failure or error
 
     def asked(self) -> bool:
         return self._asked
 
     def check(self) -> None:
-        """Raises Stopped if the end was asked for."""
+        """Raises Stopped if the end was asked for, and what `fail` was told, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         if self._asked:
-            raise Stopped("interrupted")
+            raise Stopped
+
+    def sleep(self, seconds: float) -> None:
+        """Waits. Raises Stopped as soon as the end is asked for."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, CHECK_SECONDS))
+
+
+def say(line: str) -> None:
+    """A line on standard error, from a handler of signals."""
+    os.write(2, f"{line}\n".encode())
 
 
 @contextlib.contextmanager

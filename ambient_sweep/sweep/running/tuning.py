@@ -5,10 +5,12 @@ the trial's folder. With one worker, training runs in the trial's own process; w
 (workers.py).
 
 A trial that cannot succeed (its training diverged, its config is bad) ends normally and reports why, since Tune would
-start a failed one again. If a worker dies, the trial fails and Tune starts it again: it goes on from its own training state.
+start a failed one again. If its process dies, this stretch fails and the search begins another: see faults.py.
 """
 
+import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +28,9 @@ from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
+from ambient_sweep.sweep.running.faults import Kind, Restarts, worst
 from ambient_sweep.sweep.running.preflight import DRIVER_MEMORY
+from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.workers import Job, fit_watched
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
@@ -47,27 +51,51 @@ class WithoutState:
         return {}
 
 
-class TuneSearcher(WithoutState, Searcher):
-    """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`, with plain values for trackers."""
+def ending_the_sweep(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook of Tune's whose errors end the sweep: Tune would take some for failures of the trial."""
 
-    def __init__(self, search: SweepSearch) -> None:
+    @functools.wraps(hook)
+    def guarded(self: Any, *arguments: Any, **more: Any) -> None:
+        try:
+            hook(self, *arguments, **more)
+        except (OSError, AmbientSweepError) as error:
+            self.stop.fail(error)
+
+    return guarded
+
+
+class TuneSearcher(WithoutState, Searcher):
+    """Gives Tune the trials that the search wants to run, as `{"trial": SweepTrial}`, with plain values for trackers.
+
+    concurrent: how many may run at once, as the cluster is now.
+    """
+
+    def __init__(
+        self, search: SweepSearch, restarts: Restarts, concurrent: Callable[[], int], stop: StopRequest
+    ) -> None:
         super().__init__()  # both objectives are read from the reports
-        self._search = search
+        self._search, self._restarts, self._concurrent, self.stop = search, restarts, concurrent, stop
         self._ids: dict[str, str] = {}  # Tune's id of a stretch -> the trial's id
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; None where there is none yet; FINISHED at the end."""
+        """The next trial; None where there is none yet; FINISHED at the end. Raises what ends the sweep."""
+        self.stop.check()  # Tune asks for minutes where nothing runs
+        while (lost := self._restarts.due()) is not None:
+            self._search.again(lost)
+        if len(self._search.running) - len(self._restarts.waiting) >= self._concurrent():
+            return None
         trial = self._search.next(trial_id)
         if trial is None:
             return Searcher.FINISHED if self._search.finished else None
         self._ids[trial_id] = trial.trial_id
         return {"trial": trial, "trial_id": trial.trial_id, "role": trial.role, **trial.values}
 
+    @ending_the_sweep
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A stretch ended; a trial that paused goes on later."""
+        """A stretch ended; a trial that paused goes on later. What becomes of one that failed, the callback decides."""
         ours = self._ids.pop(trial_id)
-        if not self._search.is_paused(ours):
-            self._search.ended(ours, (result or {}).get("report"), lost=error)
+        if not error and not self._search.is_paused(ours):
+            self._search.ended(ours, (result or {}).get("report"))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `WithoutState`."""
@@ -91,25 +119,25 @@ class TuneScheduler(WithoutState, FIFOScheduler):
         return str(FIFOScheduler.CONTINUE)
 
 
-def run_tune(sweep: Sweep, root: Path, search: SweepSearch, concurrent: int, callbacks: list[tune.Callback]) -> None:
-    """Runs the trials of `search`, at most `concurrent` side by side, until it is finished."""
+def run_tune(
+    sweep: Sweep, root: Path, searcher: TuneSearcher, search: SweepSearch, callbacks: list[tune.Callback]
+) -> None:
+    """Runs the trials of `search` until it is finished."""
     resources = sweep.some_config().resources
     trainable = tune.with_parameters(train_trial, sweep=sweep, root=root)
     sessions = len(list((root / RAY_FOLDER).glob("session-*")))
     tune.Tuner(
         tune.with_resources(trainable, trial_bundles(resources)),
         tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(search),
+            search_alg=searcher,
             scheduler=TuneScheduler(search),
             num_samples=-1,  # the search says when it is finished
-            max_concurrent_trials=concurrent,
             reuse_actors=resources.workers == 1,  # a stopped trial of several workers cannot be reused
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
             name=f"session-{sessions + 1}",
             storage_path=str(root / RAY_FOLDER),
-            failure_config=tune.FailureConfig(max_failures=sweep.search.max_failures),
             callbacks=callbacks,
             verbose=0,
         ),
@@ -146,6 +174,8 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
             for evaluation in itertools.chain.from_iterable(fit_watched(job)):
                 tell(evaluation)
     except AmbientSweepError as error:
+        if (failure := worst(error))[0] != Kind.OWN:  # a file could not be read
+            raise failure[1] from None
         mark(root, trial, resolved, "failed", str(error))
         executed = read_trial(root, trial.trial_id).images_executed
         tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})

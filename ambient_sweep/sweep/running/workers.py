@@ -6,7 +6,7 @@ Rank 0 writes every evaluation to the folder, so a lost process loses nothing.
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import keep_private, write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
-from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
+from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.group import Group
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
@@ -42,8 +42,11 @@ class Job:
     trial: SweepTrial
     stages: Stages | None = None
 
-    def run(self, **more: Any) -> None:
-        """Trains in this process, as `run_trial` does, which takes `more`."""
+    def run(self, stop: Callable[[], bool] = lambda: False, **more: Any) -> None:
+        """Trains in this process, as `run_trial` does, which takes `more`, until `stop`. Raises OSError where the trial's
+        folder has gone, before anything is written in its place."""
+        lock = trial_folder(self.root, self.trial.trial_id) / TRAINER_LOCK
+        more["interrupted"] = lambda: lock.stat() is None or stop()
         more |= {"role": self.trial.role, "replicate_of": self.trial.replicate_of, "stages": self.stages}
         run_trial(self.config, self.root, self.trial.trial_id, **more)
 
@@ -133,4 +136,4 @@ def train_worker(task: dict[str, Job]) -> None:
             write_atomic(folder / PLACEMENT_GROUP, held.id.hex().encode())
         group.broadcast(None)  # the others wait here for rank 0's lock
         stop = stop_file(job.root, job.trial.trial_id)
-        job.run(group=group, interrupted=stop.exists if group.rank == 0 else lambda: False)
+        job.run(stop.exists if group.rank == 0 else lambda: False, group=group)

@@ -47,7 +47,7 @@ class Proposals:
         self._single: deque[tuple[dict[str, Any], int]] = deque(maxlen=SINGLE)  # without a sibling, and their cost then
         self._grid = conditions.configs(sweep.space) if sweep.search.sampler == GRID else None
         self._given: deque[tuple[Values, Values]] = deque()  # values, and the attributes of their trials
-        self._drawn = 0
+        self._drawn = 0  # since the last new config
         self._refusal, self._allowed_any = "", False
         self.gave_up = ""  # why no more come, where the space may hold some
 
@@ -59,7 +59,7 @@ class Proposals:
     def remember(self, values: Values) -> None:
         """A config of an earlier session is not proposed again."""
         self._taken.add(mark(values))
-        self._drawn, self._allowed_any = self._drawn + 1, True
+        self._allowed_any = True
 
     def give(self, values: Values, attributes: Values) -> None:
         """Values from elsewhere, which go first: a point of the sweep file, or a proposal of an earlier session."""
@@ -222,6 +222,7 @@ class Proposals:
         if marked in self._taken:
             return False
         self._taken.add(marked)
+        self._drawn = 0
         return True
 
     def _drawn_evenly(self, key: str) -> Any:
@@ -229,7 +230,7 @@ class Proposals:
 
     def _rng(self) -> random.Random:
         self._drawn += 1
-        return random.Random(f"{self._sweep.search.seed}/proposal/{self._drawn}")
+        return random.Random(f"{self._sweep.search.seed}/proposal/{len(self._taken)}/{self._drawn}")
 
 
 def mark(values: Values) -> Mark:

@@ -18,8 +18,8 @@ from ambient_sweep.sweep.space.definition import Search
 GRID = "grid"  # every config of a finite space in turn, enqueued in the study: no sampler is asked
 NAMES: dict[str, type[BaseSampler]] = {
     "tpe": GroupedTPESampler,
-    "random": optuna.samplers.RandomSampler,
-    GRID: optuna.samplers.RandomSampler,
+    "random": GroupedTPESampler,
+    GRID: GroupedTPESampler,
     "sobol": optuna.samplers.QMCSampler,
     "nsga2": optuna.samplers.NSGAIISampler,
     "gp": optuna.samplers.GPSampler,
@@ -37,7 +37,8 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     """
     kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
     known = inspect.signature(kind).parameters
-    takes = list(known) if search.sampler != GRID else []
+    evenly = search.sampler in ("random", GRID)
+    takes = list(known) if not evenly else []
     if "seed" in search.sampler_args:
         raise UserError("search.sampler_args: seed: give search.seed instead")
     what = f"{search.sampler} takes {', '.join(takes) or 'no arguments'}"
@@ -45,9 +46,11 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     for key, value in search.sampler_args.items():
         if str(known[key].annotation).startswith("bool") and not isinstance(value, bool | None):  # Optuna's are text
             raise UserError(f"search.sampler_args.{key}: expected true or false, not {value!r}")
-    own = kind is GroupedTPESampler  # its draws depend on the seed and the trial's number
+    own = kind is GroupedTPESampler  # its draws depend on the seed and the position
     seed = search.seed if own else (search.seed + 1_000_003 * proposed) % 2**31
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
+    if evenly:
+        defaults["random_share"] = 1.0
     if kind is optuna.samplers.QMCSampler:
         defaults |= {"seed": search.seed, "scramble": True}  # Optuna counts its points in the study
     given = {key: value for key, value in defaults.items() if key in known} | search.sampler_args

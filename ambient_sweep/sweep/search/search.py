@@ -30,6 +30,12 @@ class History:
     ended: bool
     reports: tuple[Report, ...] = ()  # of its evaluations at the main endpoint, by rising images
     stopped: bool = False
+    images: int = 0  # that it has trained
+
+    @property
+    def stands(self) -> bool:
+        """Whether it has not trained beyond its last evaluation."""
+        return bool(self.reports) and self.images <= self.reports[-1].images
 
     @property
     def full(self) -> Report | None:
@@ -81,7 +87,7 @@ class SweepSearch:
                 f"study.journal lacks {len(lost)} of the {len(histories)} trials of this sweep, so they would be trained "
                 "again; restore it, or start again under another name"
             )
-        unknown, at_rungs = History(ended=False), set[str]()
+        unknown, at_rungs, decided = History(ended=False), set[str](), set[str]()
         for trial_id, fixed in zip(self._fixed_ids, self._fixed, strict=False):
             if not histories.get(trial_id, unknown).ended:
                 self._waiting.append(replace(fixed, trial_id=trial_id))
@@ -90,16 +96,21 @@ class SweepSearch:
         self.searched, self._observed = len(earlier.trials), earlier.lengths
         for trial_id, (trial, state) in earlier.trials.items():
             history = histories.get(trial_id, unknown)
+            if history.stands and history.reports[-1].fraction in self._observed.get(trial_id, ()):
+                decided.add(trial_id)
             for report in history.reports:  # whose driver died before it recorded them
                 self._observe(trial, report)
             if not history.ended:
                 self.trials[trial_id] = trial
-                if history.full is None:
+                if history.full is None and history.stands:
                     at_rungs.add(trial_id)
             elif state in (TrialState.RUNNING, TrialState.FAIL):
                 self._end_earlier(trial, history)
-        self.rungs.recall([(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports], at_rungs)
+        entries = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports]
+        self.rungs.recall(entries, at_rungs, decided)
         self._waiting += [trial for trial in self.trials.values() if not self.is_paused(trial.trial_id)]
+        for values in earlier.held:
+            self.proposals.give(values, {})
         for index, point in enumerate(self._sweep.points):
             if index not in earlier.points:
                 self.proposals.give(point, {POINT: index})
@@ -237,6 +248,11 @@ class SweepSearch:
     def took(self, seconds: float) -> None:
         """The search went on for so long in this session."""
         self._record.study.set_user_attr(SECONDS, self.seconds + seconds)
+
+    def again(self, trial_id: str) -> None:
+        """A running trial whose process was lost goes on from its last state, before all others."""
+        self._free(trial_id)
+        self._waiting.insert(0, self.trials[trial_id])
 
     def end_paused(self) -> list[SweepTrial]:
         """The trials that paused and will not go on, since the search is over; they count as stopped from now on."""

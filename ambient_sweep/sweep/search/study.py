@@ -101,6 +101,9 @@ class StudyRecord:
         self.study, self._space = study, space
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
         self._open: dict[int | None, optuna.Trial] = {}  # proposed in this session, and not ended
+        attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+        refused = sum(WHY in each and TRIAL_ID not in each for each in attributes)
+        self._asked = refused + len({each[TRIAL_ID] for each in attributes if TRIAL_ID in each})
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 
@@ -114,6 +117,9 @@ class StudyRecord:
 
         Raises AmbientSweepError, one line, for what the sampler raises.
         """
+        if isinstance(self.study.sampler, GroupedTPESampler):
+            self.study.sampler.position = self._asked  # the same, however observations came between, and after a resume
+        self._asked += 1
         with self._sampling():
             trial = self.study.ask()
             values: dict[str, Any] = {}
@@ -204,7 +210,7 @@ class StudyRecord:
     # -- an earlier session -------------------------------------------------------------------------------------------
 
     def earlier(self) -> "Earlier":
-        """What the study holds of earlier sessions. Ends the proposals that they did not train."""
+        """What the study holds of earlier sessions. Ends the proposals that they did not train, to be made again."""
         for _ in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             with self._sampling():  # the driver died between enqueueing and asking
                 self.study.ask()
@@ -219,6 +225,8 @@ class StudyRecord:
                 found.lengths.setdefault(attributes[OBSERVATION_OF], set()).add(attributes[LENGTH])
             elif trial.state == TrialState.RUNNING:
                 self.drop(trial.number)
+                if POINT not in attributes and values == conditions.active(self._space, values) and values:
+                    found.held.append(values)
             elif attributes.get(WHY, TRIED) != TRIED:  # the other may itself have been left untrained
                 found.refused.append(values)
             if POINT in attributes and (TRIAL_ID in attributes or WHY in attributes):
@@ -245,6 +253,7 @@ class Earlier:
     trials: dict[str, tuple[SweepTrial, TrialState]] = field(default_factory=dict)  # by id, the newest of each
     lengths: dict[str, set[float]] = field(default_factory=dict)  # at which they were observed, by id
     refused: list[dict[str, Any]] = field(default_factory=list)  # values that were not trained
+    held: list[dict[str, Any]] = field(default_factory=list)  # values that were to be trained
     points: set[int] = field(default_factory=set)  # indices of those that were tried
 
 

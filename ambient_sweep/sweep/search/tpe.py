@@ -10,7 +10,8 @@ good observations from bad by nondominated rank, and within the last rank by hyp
 - The history is bounded: the newest trials, and of the older ones those that no other dominates.
 - The estimators are fitted again only after the history has grown by a few percent, so that thousands of trials stay cheap.
 
-Draws depend on the seed and the trial's number alone, so a study that goes on in another process repeats none.
+Draws depend on the seed and the trial's number alone, or on `position` where that is set, so a study that goes on in
+another process repeats none.
 """
 
 import math
@@ -50,6 +51,7 @@ class GroupedTPESampler(BaseSampler):
             raise ValueError(f"random_share must be a number from 0 to 1, not {random_share!r}")
         self._seed, self._startup, self._candidates, self._share = seed, n_startup_trials, n_ei_candidates, random_share
         self._fit = _Fit("", 0, 0)
+        self.position: int | None = None  # of the next draws, in place of the trial's number
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: parameters are drawn one after the other, so that conditional ones are drawn where they are asked for."""
@@ -72,9 +74,10 @@ class GroupedTPESampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """One parameter: of a few draws from the good density, the one with the largest ratio of good over bad."""
-        shares = rng.uniform(f"search/{param_name}", self._seed, trial.number * self._candidates, self._candidates, 2)
+        number = trial.number if self.position is None else self.position
+        shares = rng.uniform(f"search/{param_name}", self._seed, number * self._candidates, self._candidates, 2)
         fit = self._fit  # another thread may replace it
-        if not fit.good or rng.uniform("search", self._seed, trial.number, 1)[0, 0] < self._share:
+        if not fit.good or rng.uniform("search", self._seed, number, 1)[0, 0] < self._share:
             return estimator(param_distribution).draw_evenly(float(shares[0, 0]))
         key = f"{param_name}: {param_distribution}"
         if key not in fit.estimators:

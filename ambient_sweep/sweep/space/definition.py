@@ -101,7 +101,10 @@ class Search(Section):
     stages_gib: float = Field(20.0, ge=0, description="disk space of stages, beyond which unneeded ones are removed")
     keep: Literal["frontier", "all"] = Field("frontier", description="all: also stages and training states")
     tracker: Literal["mlflow", "wandb"] | None = Field(None, description="also log every trial there, if installed")
-    max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
+    max_failures: int = Field(2, ge=0, description="restarts of a trial that runs out of memory or raises an error")
+    patience: float = Field(
+        60.0, ge=1, description="minutes without room, or of restarts without progress, that a lost machine may cost"
+    )
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; as many as fit by default")
 
 

@@ -10,7 +10,7 @@ A trial's place is the number of entries that are strictly better, so equal tria
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,10 +62,13 @@ class Rungs:
         self._paused[trial_id] = rung
         return Decision.PAUSE
 
-    def recall(self, reports: Sequence[tuple[str, float, Entry]], unfinished: set[str]) -> None:
+    def recall(
+        self, reports: Sequence[tuple[str, float, Entry]], unfinished: set[str], decided: Set[str] = frozenset()
+    ) -> None:
         """Takes up the reports of an earlier session: trial id, position and entry, in any order.
 
-        Of the `unfinished` trials those wait that stand at a rung, and are not among its best.
+        Of the `unfinished` trials those wait that stand at a rung, and are not among its best; and of those about whose last
+        report was `decided` before, all that stand at a rung, as they did.
         """
         ends = dict[str, float]()
         for trial_id, position, entry in sorted(reports, key=lambda report: (report[1], report[0])):
@@ -73,7 +76,8 @@ class Rungs:
             ends[trial_id] = position
         for trial_id in sorted(unfinished & self._reached.keys()):
             rung = self._reached[trial_id]
-            if math.isclose(ends[trial_id], self.levels[rung]) and not self._goes_on(trial_id, rung):
+            waited = trial_id in decided or not self._goes_on(trial_id, rung)
+            if math.isclose(ends[trial_id], self.levels[rung]) and waited:
                 self._paused[trial_id] = rung
 
     def leave(self, trial_id: str) -> None:

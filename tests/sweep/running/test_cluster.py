@@ -1,6 +1,7 @@
 """Locks, signals and output around a sweep; no Ray is started here."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,10 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
+from ray.exceptions import AuthenticationError
 
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.running import cluster
-from ambient_sweep.sweep.running.cluster import check_address, only_driver, only_trainer, ray_output_to
+from ambient_sweep.sweep.running.cluster import (
+    check_address,
+    only_driver,
+    only_trainer,
+    ray_output_to,
+    ray_session,
+)
 from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS, Stopped, stop_signals
 from ambient_sweep.terminal import Screen
 
@@ -65,14 +74,13 @@ def test_a_process_that_enters_a_trial_s_folder_can_be_told_by_the_lock_s_time(t
 
 
 @pytest.mark.parametrize("number", [*AT_ONCE, *WARNINGS])
-def test_the_first_signal_asks_for_an_end_and_the_next_is_not_held_up(number: signal.Signals) -> None:
+def test_the_first_signal_asks_for_an_end(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals() as stop:
         stop.check()
         signal.raise_signal(number)
         with pytest.raises(Stopped):
             stop.check()
-        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(number) == before
 
 
@@ -128,6 +136,60 @@ def test_an_address_where_no_cluster_answers_is_told_in_one_line_within_seconds(
     }
     assert str(caught.value).startswith(f"RAY_ADDRESS={address}: no Ray cluster answers there ({why[kind]}")
     assert "unset it" in str(caught.value)
+
+
+def test_a_head_that_answers_no_more_ends_the_process_with_a_line_on_what_then() -> None:
+    code = "import socket, threading; from ambient_sweep.sweep.running.cluster import watch_head\n"
+    code += "server = socket.create_server(('127.0.0.1', 0)); address = f'127.0.0.1:{server.getsockname()[1]}'\n"
+    code += "threading.Timer(1, server.close).start(); watch_head(address, threading.Event(), 0.1, 0.5)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    said = re.fullmatch(
+        r"error: the Ray cluster at 127\.0\.0\.1:\d+ answers no more; once it does, (.*)\n", done.stderr
+    )
+    assert said is not None
+    assert said[1] == "`resume` goes on, or the same `train`"
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            Exception("The current node timed out during startup. This could happen because\nsome"),
+            "The current node timed out during startup; run the command again, or `resume`",
+        ),
+        (
+            AuthenticationError("no"),
+            "it refuses the token; set RAY_AUTH_TOKEN_PATH to the file with the token of its head",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, said: str
+) -> None:
+    def init(*arguments: object, **more: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(AmbientSweepError) as caught:
+        ray_session(dashboard=False).__enter__()
+    assert str(caught.value) == f"Ray cannot be used on this machine: {said}"
+
+
+def test_ray_s_own_warnings_about_the_token_are_read(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def init(*arguments: object, **more: object) -> None:
+        os.write(2, b"W gcs_client.cc:210: InvalidAuthToken: missing or incorrect\n")
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(AmbientSweepError, match=r"^Ray cannot be used at RAY_ADDRESS=head: it refuses the token; set"):
+        ray_session(dashboard=False).__enter__()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_line() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from small_sweeps import small_sweep
 
-from ambient_sweep.sweep.running.doctor import Answer, _node, answer, examine
+from ambient_sweep.sweep.checks.doctor import Answer, _node, answer, examine
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
 FINDINGS = {

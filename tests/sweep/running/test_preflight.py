@@ -3,11 +3,13 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import ray
 import torch
+from made_up_sweeps import make_trial
 
 from ambient_sweep.config import ResourcesConfig, build_config
 from ambient_sweep.errors import UserError
@@ -162,3 +164,15 @@ def test_a_full_disk_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: py
 def test_a_finite_space_needs_no_more_trials_than_it_holds(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("space: {consistency.ramp: {choice: [step, linear]}}\nsearch: {trials: 50}\n")
     assert preflight(load_sweep(tmp_path / "s.yaml"), [Node(2, 0)], tmp_path).searched == 2
+
+
+def test_a_resumed_sweep_needs_room_for_what_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    sweep = load_sweep(tmp_path / "s.yaml", {"search.stages": False})
+    fixed = [sweep.config_for(trial.values) for trial in sweep.fixed_trials()]
+    ended = [make_trial("b", fixed[0], role="baseline"), make_trial("a", fixed[0]), make_trial("c", fixed[0])]
+    large = trial_bytes(build_config(sweep.base, {"model.width": 64}))
+    assert preflight(sweep, [Node(2, 0)], tmp_path, ended).disk_bytes == trial_bytes(fixed[1]) + large
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**10))
+    with pytest.raises(UserError, match=r": 2 trials write up to \d+\.\d MiB of .* are free; make room there$"):
+        preflight(sweep, [Node(2, 0)], tmp_path, ended)

@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 from ambient_sweep.config import build_config
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.report import Report
-from ambient_sweep.sweep.running.callback import describe_error
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer
 from ambient_sweep.sweep.running.progress import Progress
+from ambient_sweep.sweep.running.signals import Stopped
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.standing import SESSION_FILE, Session, Step
 from ambient_sweep.terminal import Screen
@@ -112,20 +112,6 @@ def test_a_long_frontier_is_shown_by_five_points_with_its_ends(root: Path) -> No
     assert progress.standing().line().endswith("(fd/mem): 100/0, 88/0.12, 76/0.24, 63/0.37, 51/0.49")
 
 
-def test_ray_s_error_texts_become_one_line() -> None:
-    died = (
-        "Failure # 1 (occurred at x)\nValueError: old\n"
-        "Failure # 2 (occurred at y)\nThe actor died unexpectedly\n\tpid: 3\n"
-    )
-    assert describe_error(died) == "the worker process died (killed, or out of memory)"
-    raised = (
-        "Failure # 1 (occurred at x)\n\x1b[36mray::f()\x1b[39m (pid=3)\n"
-        "  File 'a.py'\nOSError: No space left on device\n"
-    )
-    assert describe_error(raised) == "OSError: No space left on device"
-    assert describe_error("") == "Ray gave no reason"
-
-
 def test_with_a_budget_its_images_say_how_much_is_left(root: Path) -> None:
     stands(root, "before", 200_000, status="completed")
     stands(root, "baseline", 100_000, status="completed", role="baseline")
@@ -164,6 +150,34 @@ def test_trials_that_wait_for_their_worker_are_pending_and_a_line_says_what_they
     assert "1 running (b at 100 of 1,000 images; 6 images per second), 1 pending" in lines[-1], (
         "it is to go on, and has no worker yet"
     )
+
+
+def test_a_trial_that_waits_for_its_restart_does_not_wait_for_room(root: Path) -> None:
+    progress, lines, clock = make(root)
+    for _ in range(10):
+        progress.status({"a"}, 0, resting={"a"})
+        clock.now += 10
+    assert ", 1 pending, " in lines[-1]
+    assert not any("waiting" in line for line in lines)
+
+
+def test_where_no_trial_can_train_for_the_patience_the_sweep_ends(root: Path) -> None:
+    progress, _, clock = make(root, room=lambda: "a trial needs 2 of 1 CPUs, of which 1 are free")
+    for _ in range(3):  # nothing is to be trained
+        progress.status((), 0)
+        clock.now += 60
+    progress.trial_started(trial("a"))
+    progress.status({"a"}, 0)
+    clock.now += 50
+    progress.status({"a"}, 0)
+    progress.check_patience(2)
+    clock.now += 20
+    said = "no trial could train for 2 minutes: a trial needs 2 of 1 CPUs, of which 1 are free"
+    with pytest.raises(Stopped, match=said):
+        progress.check_patience(2)
+    stands(root, "a", 100)
+    progress.status({"a"}, 0)
+    progress.check_patience(2)
 
 
 def test_a_short_start_of_workers_is_not_told(root: Path) -> None:

@@ -13,7 +13,6 @@ from gloo import gloo_group
 from ambient_sweep.config import build_config
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.sweep.running import workers
-from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.running.workers import Job, stop_file, train_worker
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import read_state
@@ -48,23 +47,25 @@ def test_a_signal_saves_the_state_and_leaves(tmp_path, number):
     process = started(tmp_path)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     record = read_trial(tmp_path / "c", "train")
-    (line,) = errors.strip().splitlines()
+    first, line = errors.strip().splitlines()
+    assert first == "ending in order; a second signal ends at once"
     assert line == f"error: interrupted at {record.images_done:,} images; state saved; run the same command to go on"
     assert record.status == "stopped"
     newest = tmp_path / "c" / "trials" / "train" / "state" / f"images-{record.images_done:09d}"
     assert read_state(newest)[1]["images"] == record.images_done
 
 
-def test_a_second_signal_does_not_wait():
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_signals() as request:
-        assert not request.asked()
-        signal.raise_signal(signal.SIGTERM)
-        assert request.asked()
-        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_a_second_signal_ends_at_once_and_says_so():
+    code = "import os, signal; from ambient_sweep.sweep.running.signals import stop_signals\n"
+    code += "with stop_signals() as stop:\n os.kill(os.getpid(), 2); assert stop.asked(); os.kill(os.getpid(), 15); print(1)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "")
+    assert ended.stderr.splitlines() == [
+        "ending in order; a second signal ends at once",
+        "ended at once; what was not saved yet is trained again by `resume`, or the same `train`",
+    ]
 
 
 # -- workers of a trial with several, without Ray -----------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What `validate` and `doctor` examine before a sweep starts."""
