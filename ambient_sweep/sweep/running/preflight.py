@@ -18,6 +18,7 @@ from ambient_sweep import models
 from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.object_store import copy_of
 from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
 
@@ -45,17 +46,18 @@ class Plan:
     concurrent: int  # trials at once
     images: int  # images to train over all trials, at most
     disk_bytes: int  # at most
-    free_bytes: int
+    free_bytes: float  # infinite in an object store
     networks: tuple[str, ...]  # the smallest and the largest
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """For people, before the start."""
         fixed = self.trials - self.searched
+        free = f" of {size_text(self.free_bytes)} free" if math.isfinite(self.free_bytes) else ""
         return [
             f"trials: {self.trials:,} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
             f"to train: at most {self.images:,} images",
-            f"disk: at most {size_text(self.disk_bytes)} of {size_text(self.free_bytes)} free",
+            f"disk: at most {size_text(self.disk_bytes)}{free}",
             f"network: {' to '.join(self.networks)}",
             *self.warnings,
         ]
@@ -118,7 +120,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path) -> Plan:
     if sweep.search.stages:
         most = sum(stage_bytes(c) for c in fixed) + searched * max(stage_bytes(c) for c in sizes)
         disk += min(most, int(sweep.search.stages_gib * GIB))
-    free = shutil.disk_usage(storage).free
+    free = math.inf if copy_of(storage) else shutil.disk_usage(storage).free
     if disk > free:
         raise UserError(
             f"{storage}: {trials} trials write up to {size_text(disk)} of checkpoints, but {size_text(free)} are free; "
