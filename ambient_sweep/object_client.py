@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 30.0  # of a store: until it is given up, until a line says so
+GIVEN_UP_SECONDS = 30.0
 REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN")
 T = TypeVar("T")
 
@@ -34,13 +36,14 @@ def is_url(text: str) -> bool:
 class ObjectClient:
     """The connection to what lies below `url`, which is `files`.
 
-    `silent`: a line said that the store does not answer. `lost`: it was given up, and nothing waits for it any more.
+    `silent`: a line said that the store does not answer. `given_up`: when nothing waited for it any longer, by the monotonic
+    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried.
     """
 
     url: str
     files: "fs.FileSystem"
     silent: bool = False
-    lost: bool = False
+    given_up: float = -math.inf
 
     @classmethod
     def of(cls, url: str) -> "ObjectClient":
@@ -74,6 +77,8 @@ class ObjectClient:
 
     def tried(self, call: Callable[[], T]) -> T:
         """What `call` returns, once the store answers. Raises StoreAway, and FileNotFoundError as it comes."""
+        if time.monotonic() - self.given_up < GIVEN_UP_SECONDS:
+            raise StoreAway(errno.EIO, "does not answer; once it does, `resume` or `train` goes on", self.url)
         timer = threading.Timer(TOLD_SECONDS, self._say, (True,))
         timer.daemon, end, pause = True, time.monotonic() + AWAY_SECONDS, 1.0
         timer.start()
@@ -85,15 +90,14 @@ class ObjectClient:
                 except FileNotFoundError:
                     raise
                 except OSError as error:
-                    if self.lost or time.monotonic() > end or _refuses(error):
-                        self.lost = True
+                    if time.monotonic() > end or _refuses(error):
+                        self.given_up = time.monotonic()
                         why = f"{_said(error)}; once it answers, `resume` or `train` goes on"
                         raise StoreAway(error.errno or errno.EIO, why, self.url) from None
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             timer.cancel()
-        self.lost = False
         self._say(False)
         return result
 
