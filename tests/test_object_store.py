@@ -14,6 +14,7 @@ from s3_server import S3Server
 
 from ambient_sweep import object_store, storage
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import StoreAway
 from ambient_sweep.object_store import fetch, fetch_folder, open_url, with_urls
 from ambient_sweep.storage import is_locked, locked, new_folder, remove_whole, write_atomic
 
@@ -163,3 +164,16 @@ def test_keys_that_are_refused_are_said_at_once(tmp_path, monkeypatch):
         server.end()
         os.environ.clear()
         os.environ.update(environment)
+
+
+def test_a_store_that_stays_away_is_one_error_and_the_rest_of_the_command_does_not_wait(s3, monkeypatch):
+    monkeypatch.setattr("ambient_sweep.object_client.AWAY_SECONDS", 0.0)
+    url = "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http"
+    root = object_store._opened(url).folder
+    with pytest.raises(StoreAway, match=r"once it answers, `resume` or `train` goes on") as caught:
+        write_atomic(root / "a.json", b"1")
+    assert (caught.value.filename, (root / "a.json").read_bytes()) == (url, b"1")
+    began = time.monotonic()
+    with pytest.raises(StoreAway, match=r"does not answer"):
+        write_atomic(root / "b.json", b"2")
+    assert time.monotonic() - began < 1
