@@ -1,6 +1,7 @@
 """Durable files: written aside, flushed and renamed, so that no reader ever sees half of one; hashes; locks.
 
-Temporary names begin with a dot and end in `.tmp`. Every OSError names the file or folder that could not be written.
+Temporary names begin with a dot and end in `.tmp`. Every OSError names the file or folder that could not be written. What
+lies in the working copy of an object store is written there too (object_store.py).
 """
 
 import contextlib
@@ -8,11 +9,20 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
+import signal
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ambient_sweep import object_store
+
+LEASE_SECONDS = 30.0  # within which a lease is renewed, three times
+SETTLING_SECONDS = 1.0  # in which the lease of another may show
 
 
 def keep_private() -> None:
@@ -38,6 +48,7 @@ def new_file(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    object_store.put(path)
 
 
 @contextlib.contextmanager
@@ -55,6 +66,7 @@ def new_folder(place: Path) -> Iterator[Path]:
             flush(place.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+    object_store.put(place)
 
 
 def _replace(aside: Path, place: Path) -> None:
@@ -83,6 +95,7 @@ def naming(path: Path, *, unnamed: bool = False) -> Iterator[None]:
 
 def remove(path: Path) -> None:
     """Removes a folder with its content, or a file; nothing happens where there is none."""
+    object_store.delete(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -91,6 +104,7 @@ def remove(path: Path) -> None:
 
 def remove_whole(folder: Path) -> bool:
     """Removes a folder by one rename first, so that nobody ever sees a part of it; False where there is none."""
+    object_store.delete(folder)
     aside = _aside(folder)
     try:
         os.rename(folder, aside)
@@ -101,7 +115,8 @@ def remove_whole(folder: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes from `folder` the temporary files of a killed process."""
+    """Removes from `folder`, where no other process writes, the temporary files of a killed one."""
+    object_store.delete_halves(folder)
     for aside in folder.glob(".*.tmp"):
         remove(aside)
 
@@ -129,17 +144,66 @@ def digest(document: Any) -> str:
 def locked(file: Path, *, wait: bool) -> Iterator[None]:
     """Holds an exclusive lock on `file`, made if missing, until the block ends or the process does.
 
-    Raises BlockingIOError where another process holds it and `wait` is False; OSError where `file` cannot be written or
-    its file system has no locks.
+    In an object store, which has no locks, a lock without `wait` is a lease. Raises BlockingIOError where another process
+    holds it and `wait` is False; OSError where `file` cannot be written or its file system has no locks.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not wait and object_store.copy_of(file) is not None:
+        with _leased(file):
+            yield
+        return
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        object_store.put(file)  # its time says when
         yield
+
+
+@contextlib.contextmanager
+def _leased(file: Path) -> Iterator[None]:
+    """Holds `file` by renewing it; whoever finds it waits until it is renewed, or for LEASE_SECONDS.
+
+    A holder that finds the lease of another, since it was stopped or cut off for longer, ends itself by SIGTERM.
+    """
+    mine, ended = {"id": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}, threading.Event()
+    before = _lease(file)
+    if before and not (before["host"] == mine["host"] and not Path(f"/proc/{before['pid']}").exists()):
+        for _ in range(int(LEASE_SECONDS)):
+            time.sleep(1)
+            if _lease(file) not in (before, {}):
+                raise BlockingIOError
+    write_atomic(file, json.dumps(mine).encode())
+    time.sleep(SETTLING_SECONDS)  # of two that begin at once, the last one to write has it
+    if _lease(file).get("id") != mine["id"]:
+        raise BlockingIOError
+
+    def renew() -> None:
+        with contextlib.suppress(OSError):  # the store is away, as other threads will say
+            while not ended.wait(LEASE_SECONDS / 3):
+                if _lease(file).get("id", mine["id"]) != mine["id"]:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                write_atomic(file, json.dumps(mine | {"renewed": time.time()}).encode())
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        remove(file)
+
+
+def _lease(file: Path) -> dict[str, Any]:
+    object_store.fetch(file)
+    return dict(json.loads(file.read_bytes())) if file.exists() else {}
 
 
 def is_locked(file: Path) -> bool:
     """Whether some process holds the lock on `file`; of other machines only where the file system shares locks."""
+    if object_store.copy_of(file) is not None:
+        object_store.fetch(file)
+        return file.exists() and time.time() - file.stat().st_mtime < LEASE_SECONDS
     try:
         with file.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

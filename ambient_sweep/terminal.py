@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ambient_sweep.object_store import with_urls
+
 LOG_SECONDS, DRAW_SECONDS = 30.0, 0.25  # between two lines on some work, in a log; between two pictures of a bar
 COLUMNS = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
@@ -44,7 +46,7 @@ class Screen(contextlib.AbstractContextManager["Screen"]):
 
     def line(self, text: str) -> None:
         """Prints a line."""
-        self._told = time.monotonic()
+        self._told, text = time.monotonic(), with_urls(text)
         if self._display.is_started:
             with contextlib.suppress(OSError):
                 self._console.print(Text(text), soft_wrap=True)

@@ -2,10 +2,15 @@
 
 import json
 import shutil
+import uuid
+from pathlib import Path
 
 import pytest
 
+from ambient_sweep import object_store
 from ambient_sweep.config import build_config
+from ambient_sweep.object_client import is_url
+from ambient_sweep.object_store import OPENED, fetch_folder, open_url, put
 from ambient_sweep.training.state import saved_states
 from ambient_sweep.trial.records import read_trial_evaluations
 from ambient_sweep.trial.run import run_trial
@@ -41,6 +46,8 @@ def files(folder, pattern):
 
 def assert_same(root, name, other, *, other_name="t"):
     """All that training and evaluation leave is the same, bytes of tensors and values of measures."""
+    for place, n in ((root, name), (other, other_name)):
+        fetch_folder(place / "trials" / n)
     mine, theirs = (place / "trials" / n for place, n in ((root, name), (other, other_name)))
     last = saved_states(mine / "state")[0].name
     assert last == saved_states(theirs / "state")[0].name
@@ -77,3 +84,22 @@ def alone(prepared, tmp_path_factory):
 def root(prepared, tmp_path):
     """The folder of a sweep before its first trial."""
     return shutil.copytree(prepared, tmp_path / "sweep")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, prepared, tmp_path):
+    """Where a sweep lies before its first trial, as other processes are given it: a folder, or a URL."""
+    if request.param == "folder":
+        return str(shutil.copytree(prepared, tmp_path / "sweep"))
+    url = request.getfixturevalue("s3").url(f"{uuid.uuid4().hex}/sweep")
+    shutil.copytree(prepared, open_url(url), dirs_exist_ok=True)
+    put(open_url(url))
+    return url
+
+
+def opened(place):
+    """The folder of a place, in a process that has not seen it; `place` may be a URL."""
+    if not is_url(place):
+        return Path(place)
+    object_store._COPIES.pop(place, None)
+    return open_url(place, *OPENED)

@@ -12,6 +12,7 @@ import click
 from ambient_sweep.cli import export, images, init, jobs, measuring, models, sweeps
 from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
+from ambient_sweep.object_store import with_urls
 from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.running.signals import WARNINGS
 
@@ -46,5 +47,5 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {' '.join(with_urls(message).split())}", err=True)
     sys.exit(code)

@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, check_new, tell, terminal
+from ambient_sweep.cli.printing import PATH, RUN, as_json, check_new, tell, terminal
 from ambient_sweep.errors import UserError
 
 
 @commands.command()
-@click.argument("source", type=PATH, nargs=-1, required=True)
+@click.argument("source", type=RUN, nargs=-1, required=True)
 @click.option("--to", required=True, help="New or empty folder of a model; folder or URL (s3://, gs://) of tables.")
 @as_json
 def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
@@ -26,9 +26,8 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
 
     places = [find_place(path) for path in source if not (path / "checkpoint.json").is_file()]
     runs = [root for root, meant in places if meant == root]
-    folder = PATH.convert(to, None, None)
     if len(runs) == len(source):
-        url = to if "://" in to else str(folder.absolute())
+        url = to if "://" in to else str(PATH.convert(to, None, None).absolute())
         files = export_sweeps(runs, url)
         tell({"runs": [str(run) for run in runs], "to": url, "files": files}, files, as_json)
         return
@@ -36,6 +35,7 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
         raise UserError("give a single trial or checkpoint, or runs alone")
     if "://" in to:
         raise UserError(f"--to: {to}: a model is written to a folder of this machine; give its path")
+    folder = PATH.convert(to, None, None)
     check_new("--to", folder, folder=True)
     found, _ = find_checkpoint(source[0], terminal(as_json).line)
     export_model(found, folder.absolute())

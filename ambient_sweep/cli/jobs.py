@@ -18,7 +18,7 @@ import click
 
 import ambient_sweep
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, name_option, overrides_argument, storage_option, tell
+from ambient_sweep.cli.printing import PATH, as_json, located, name_option, overrides_argument, storage_option, tell
 from ambient_sweep.config import parse_overrides, read_yaml
 from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
@@ -202,7 +202,7 @@ def run_of_job(job: str, address: str) -> Path:
     if not JOB.fullmatch(job):
         return Path(job)
     with _client(address) as client:
-        return Path((_find(client, job).metadata or {})[RUN])
+        return located((_find(client, job).metadata or {})[RUN])
 
 
 def _find(client: "JobSubmissionClient", which: str) -> "JobDetails":

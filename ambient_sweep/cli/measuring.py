@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, new_folder_option, out_option, overrides_argument, tell, terminal
+from ambient_sweep.cli.printing import (
+    PATH,
+    RUN,
+    as_json,
+    new_folder_option,
+    out_option,
+    overrides_argument,
+    tell,
+    terminal,
+)
 from ambient_sweep.config import build_config, dump, parse_overrides
 
 if TYPE_CHECKING:
@@ -84,7 +93,7 @@ def measure(
 
 
 @commands.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=RUN)
 @overrides_argument
 @without_option
 @new_folder_option("--attack", metavar="DIR", help="Try to extract training images; pictures go to DIR.")

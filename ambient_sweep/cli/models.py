@@ -8,6 +8,7 @@ import click
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
     PATH,
+    RUN,
     as_json,
     name_option,
     new_folder_option,
@@ -43,7 +44,7 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 
 
 @commands.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=RUN)
 @click.option("--count", type=click.IntRange(1, 1_000_000), default=64, help="Number of images.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the samples.")
 @click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
@@ -73,7 +74,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
 
 
 @commands.command()
-@click.argument("trial_folder", type=PATH)
+@click.argument("trial_folder", type=RUN)
 @click.option("--length", type=click.FloatRange(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
 @click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
 @new_folder_option("--out", required=True, help="New or empty folder for the checkpoint.")

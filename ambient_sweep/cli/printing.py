@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import is_url
+from ambient_sweep.object_store import OPENED, open_url, with_urls
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.file import check_name
 from ambient_sweep.text import command
@@ -24,10 +26,30 @@ class _Path(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         name = parameter.opts[0] if parameter else "path"
+        if is_url(str(value)):
+            raise UserError(f"{name}: {value}: give a file or folder here, not a URL")
         return expanded(name, Path(str(super().convert(value, parameter, context))))
 
 
+class _Place(_Path):
+    """A path or a URL of an object store, which is opened with the files that match `names`."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self._names = names
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return open_url(value, *self._names) if is_url(str(value)) else super().convert(value, parameter, context)
+
+
 PATH = _Path()
+RUN, STORAGE = _Place(*OPENED), _Place()  # where runs are read, and where one is written
+
+
+def located(run: str) -> Path:
+    """The folder of a run that is given by its path or URL."""
+    place: Path = RUN.convert(run, None, None)
+    return place
 
 
 def check_new(option: str, path: Path, *, folder: bool = False) -> None:
@@ -65,8 +87,8 @@ def new_folder_option(name: str, **more: Any) -> Callable[..., Any]:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 out_option = new_file_option("New file for the result as JSON.")
 storage_option = click.option(
-    "--storage", type=PATH, default=Path("runs"),
-    help="Folder of all runs; on a cluster an absolute path that every node can read and write.",
+    "--storage", type=STORAGE, default=Path("runs"),
+    help="Folder of all runs, on a cluster an absolute path that every node can read and write; or a URL (s3://, gs://, abfs://).",
 )  # fmt: skip
 name_option = click.option("--name", callback=_refused(check_name), help="Name of the run; by default that of FILE.")
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -82,7 +104,7 @@ def terminal(as_json: bool) -> "Screen":
 def tell(result: dict[str, Any], lines: list[str], as_json: bool, out: Path | None = None) -> None:
     """Prints the lines, or the result as JSON, with null for floats that are not finite; out: file for the JSON as well."""
     document = TypeAdapter(dict[str, Any]).dump_json(result, indent=1, fallback=str)
-    click.echo(document.decode() if as_json else "\n".join(lines))
+    click.echo(with_urls(document.decode() if as_json else "\n".join(lines)))
     if out is not None:
         write_atomic(out, document + b"\n")
 

@@ -12,6 +12,7 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.jobs import address_option, run_of_job
 from ambient_sweep.cli.printing import (
     PATH,
+    RUN,
     as_json,
     name_option,
     new_file_option,
@@ -78,7 +79,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @storage_option
 @name_option
 @click.option(
-    "--from", "earlier", type=PATH, help="A run whose frontier is tried first, as far as it lies in the space."
+    "--from", "earlier", type=RUN, help="A run whose frontier is tried first, as far as it lies in the space."
 )
 @as_json
 def run(
@@ -106,7 +107,7 @@ def run(
 
 
 @commands.command()
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=RUN)
 @overrides_argument
 @as_json
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -123,7 +124,7 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("which", metavar="FOLDER|JOB", type=PATH)
+@click.argument("which", metavar="FOLDER|JOB", type=RUN)
 @address_option
 @as_json
 def status(which: Path, address: str, as_json: bool) -> None:
@@ -141,7 +142,7 @@ def status(which: Path, address: str, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("source", type=PATH)
+@click.argument("source", type=RUN)
 @click.option(
     "--rule", default="knee",
     help="knee; max-memorization=C: best fidelity at memorization C or less; max-fidelity=F: least memorization at F or "
@@ -199,7 +200,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=RUN)
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write tables, pictures, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
@@ -210,7 +211,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=RUN)
 @click.option("--port", type=click.IntRange(0, 65535), help="By default 6006 or the next free one; 0: any free one.")
 def tensorboard(folder: Path, port: int | None) -> None:
     """Show FOLDER, a run or one of its trials, in TensorBoard, on this machine only, until Ctrl-C.
@@ -221,14 +222,16 @@ def tensorboard(folder: Path, port: int | None) -> None:
     from tensorboard import program
 
     from ambient_sweep.cli.places import find_place
+    from ambient_sweep.object_store import fetch_folder, with_urls
 
     shown = folder if (folder / sweep_file.SWEEP_FILE).is_file() else find_place(folder)[1]
+    fetch_folder(shown, "/events.*")
     server = program.TensorBoard()
     server.configure(logdir=str(shown), host="127.0.0.1", port=port)
     try:
         url = server.launch()
     except program.TensorBoardServerException as error:
         raise UserError(f"--port: {error.msg}; give another") from None
-    click.echo(f"TensorBoard on {shown}: {url} (Ctrl-C ends it)")
+    click.echo(f"TensorBoard on {with_urls(str(shown))}: {url} (Ctrl-C ends it)")
     with suppress(KeyboardInterrupt):
         threading.Event().wait()

@@ -16,6 +16,7 @@ from typing import Any
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import fetch
 from ambient_sweep.storage import digest
 from ambient_sweep.training.schedules import consistency_weight, decay_start
 
@@ -84,6 +85,7 @@ def prefix_of(config: Config) -> Prefix:
 def trained_on(root: Path) -> dict[str, str]:
     """Fingerprints of what the sweep in `root` trains on. Raises UserError where its data.json cannot be read."""
     file = root / TRAINED_ON
+    fetch(file)
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -23,6 +23,7 @@ from typing import Any
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import fetch_folder, stored_sizes
 from ambient_sweep.stages.keys import FOLDER, data_key, images_of, prefix_of
 from ambient_sweep.storage import new_folder, remove, remove_whole, sha256
 from ambient_sweep.training.files import DamagedFile, read_notes, write_notes
@@ -51,6 +52,7 @@ class Stages:
 
     def stored(self) -> set[str]:
         """All keys. Raises OSError where the folder cannot be read."""
+        fetch_folder(self.folder, f"/{MANIFEST}.json")
         try:
             return {name for name in os.listdir(self.folder) if not name.startswith(".")}
         except FileNotFoundError:
@@ -61,7 +63,7 @@ class Stages:
 
     def bytes(self) -> int:
         """The size of all parts, counting files that trials hold as well."""
-        total = 0
+        total = sum(stored_sizes(self.folder))
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # removed or renamed since
@@ -94,6 +96,7 @@ class Stages:
         Raises Gone where there is none, or where it is removed while the block reads it, and DamagedFile.
         """
         place = self.folder / key / part
+        fetch_folder(place)
         before = _identity(place)
         try:
             yield place, _checked(place)

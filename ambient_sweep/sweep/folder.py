@@ -6,6 +6,7 @@ from typing import Any
 
 from ambient_sweep.config.files import flatten
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import fetch_folder, stored_sizes
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.baseline import OTHERS
 from ambient_sweep.sweep.space.definition import Sweep
@@ -20,6 +21,8 @@ def claim(root: Path, hint: str) -> Path:
     """Makes the folder of a new run. Raises UserError where it exists (`hint` says what to do) or cannot be written."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
+        if stored_sizes(root):
+            raise FileExistsError
         root.mkdir()
     except FileExistsError:
         if not root.parent.is_dir():
@@ -28,6 +31,12 @@ def claim(root: Path, hint: str) -> Path:
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return root
+
+
+def has_trials(root: Path) -> bool:
+    """Whether any trial of the run has left something."""
+    fetch_folder(root / "trials", "/trial.json")
+    return (root / "trials").exists()
 
 
 def sweep_folder(path: Path) -> Path:

@@ -5,17 +5,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ambient_sweep.config import Config, dump
+from ambient_sweep.object_store import with_urls
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
+    known_trial,
     read_evaluations,
-    read_trial,
     read_trials,
     trial_folder,
-    trial_path,
     write_trial,
 )
 from ambient_sweep.trial.tensorboard import TrialBoard
@@ -43,8 +43,8 @@ def spent_before(root: Path) -> dict[str, int]:
 
 def note_rung(root: Path, trial_id: str, rung: int) -> None:
     """Writes into a trial's record at which rung it was compared last, if it has a record."""
-    if trial_path(root, trial_id).exists():
-        write_trial(root, replace(read_trial(root, trial_id), rung=rung))
+    if (record := known_trial(root, trial_id)) is not None:
+        write_trial(root, replace(record, rung=rung))
 
 
 def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str) -> None:
@@ -53,8 +53,8 @@ def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str
     A record that says completed or failed keeps what it says.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    if trial_path(root, trial.trial_id).exists():
-        record = read_trial(root, trial.trial_id)
+    record, reason = known_trial(root, trial.trial_id), with_urls(reason)
+    if record is not None:
         if record.status in ("completed", "failed"):
             return
         record = replace(record, status=status, reason=reason, finished=now)

@@ -6,7 +6,6 @@ make Tune start the whole experiment again without a word.
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ from ambient_sweep.results.frontier.select import select, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import write_atomic
+from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
-from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, note_begun, sweep_folder
+from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, has_trials, note_begun, sweep_folder
 from ambient_sweep.sweep.importance import importance
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
@@ -65,7 +64,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     at a corner of the space, a name that is taken, storage that cannot be written, bad images and a cluster that is too
     small; AmbientSweepError if it was interrupted or every trial failed.
     """
-    from ambient_sweep.sweep.running.cluster import check_address
+    from ambient_sweep.sweep.running.cluster import check_address, only_driver
     from ambient_sweep.trial.setup import cached_data, check_evaluation, check_trials
 
     configs = check_space(sweep)
@@ -74,24 +73,24 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     check_address()
     again = command("resume", storage / sweep.name)
     root = claim(lasting_path("--storage", storage) / sweep.name, f"`{again}` continues it")
-    trials = root / "trials"
-    try:
-        write_sweep(sweep, root / SWEEP_FILE)
-        note_begun(sweep, root)
-        echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
-        with errors_of(sweep.where):
-            check_evaluation(check_trials(configs), configs[0].evaluation)
-        if configs[0].resources.gpus:
-            cached_data.cache_clear()  # their trials prepare and train elsewhere
-        return _run(sweep, root, echo)
-    except (Stopped, KeyboardInterrupt) as error:
-        if trials.exists():
-            raise
-        why = str(error).partition("; `")[0] or "interrupted"
-        raise AmbientSweepError(f"{why}, before anything was trained") from None
-    finally:
-        if not trials.exists():  # there is nothing to lose, and the name is free again
-            shutil.rmtree(root)
+    with only_driver(root):
+        try:
+            write_sweep(sweep, root / SWEEP_FILE)
+            note_begun(sweep, root)
+            echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
+            with errors_of(sweep.where):
+                check_evaluation(check_trials(configs), configs[0].evaluation)
+            if configs[0].resources.gpus:
+                cached_data.cache_clear()  # their trials prepare and train elsewhere
+            return _run(sweep, root, echo)
+        except (Stopped, KeyboardInterrupt) as error:
+            if has_trials(root):
+                raise
+            why = str(error).partition("; `")[0] or "interrupted"
+            raise AmbientSweepError(f"{why}, before anything was trained") from None
+        finally:
+            if not has_trials(root):  # there is nothing to lose, and the name is free again
+                remove(root)
 
 
 def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: Echo = print) -> SweepSummary:
@@ -100,6 +99,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
+    from ambient_sweep.sweep.running.cluster import only_driver
+
     root = sweep_folder(lasting_path("FOLDER", root))
     for key in changes or {}:
         if not key.startswith(("search.", "confirm.", "space.")):
@@ -110,16 +111,17 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     check_unchanged(sweep, root)
     if changes:
         try_sampler(sweep.space, sweep.search)
-    return _run(sweep, root, echo)
+    with only_driver(root):
+        return _run(sweep, root, echo)
 
 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
-    from ambient_sweep.sweep.running.cluster import check_address, only_driver, quiet_tune, ray_output_to, ray_session
+    from ambient_sweep.sweep.running.cluster import check_address, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.faults import check_storage, outlast
     from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import prepare, preparing
 
-    with only_driver(root), stop_signals() as stop:
+    with stop_signals() as stop:
         outlast(root, sweep.search, lambda: check_storage(root), echo, stop)
         if _is_finished(sweep, root):
             note_begun(sweep, root)
@@ -155,7 +157,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
 def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
     summary = summarize(root)
-    (root / SESSION_FILE).unlink(missing_ok=True)
+    remove(root / SESSION_FILE)
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:

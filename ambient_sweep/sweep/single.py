@@ -1,14 +1,14 @@
 """One config trained for good: with one worker in this process, with more through Ray Train."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ambient_sweep.config import Config, load_config, write_config
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.object_store import fetch, fetch_folder
 from ambient_sweep.results.export import export_tables
+from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.folder import claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -19,10 +19,10 @@ from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
+    known_trial,
     read_trial,
     read_trial_evaluations,
     trial_folder,
-    trial_path,
 )
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare, preparing
@@ -49,7 +49,7 @@ def train_single(
             echo(line)
     except AmbientSweepError:
         if new:  # nothing was trained: leave nothing behind
-            shutil.rmtree(root)
+            remove(root)
         raise
     try:
         if config.resources.workers == 1:
@@ -67,6 +67,7 @@ def train_single(
 def _claim(config: Config, root: Path) -> bool:
     """Makes the folder and writes the config there, by which the run is recognised; False if it exists already."""
     check_name("--name", root.name)
+    fetch_folder(root, SWEEP_FILE, "/config.yaml")
     if (root / SWEEP_FILE).exists():
         raise UserError(f"{root}: holds a sweep; give another --name")
     file = trial_folder(root, TRIAL) / "config.yaml"
@@ -80,7 +81,7 @@ def _claim(config: Config, root: Path) -> bool:
         file.parent.mkdir(parents=True)
         write_config(config, file)
     except OSError as error:
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
     return True
 
@@ -100,16 +101,19 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
-    stop_here.unlink(missing_ok=True)
-    log.touch()
-    with ray_session(dashboard=True), stop_signals() as stop, log.open(encoding="utf-8") as lines:
-        lines.seek(0, os.SEEK_END)
+    remove(stop_here)
+    fetch(log)
+    told = len(log.read_bytes()) if log.exists() else 0
+    with ray_session(dashboard=True), stop_signals() as stop:
         concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
         wait_for_room(config.resources, echo, stop)
         for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
             if stop.asked():
-                stop_here.touch()
-            if trial_path(root, TRIAL).exists():
-                advance("images trained", read_trial(root, TRIAL).images_done, config.length)
-            for line in lines:
-                echo(line.rstrip("\n").partition(" ")[2])  # without its time
+                write_atomic(stop_here, b"")
+            if (record := known_trial(root, TRIAL)) is not None:
+                advance("images trained", record.images_done, config.length)
+            fetch(log)
+            new = log.read_bytes()[told:] if log.exists() else b""
+            for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+                told += len(line)
+                echo(line.decode().rstrip("\n").partition(" ")[2])  # without its time

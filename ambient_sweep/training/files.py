@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.storage import digest, new_folder, sha256
 
 FORMAT = 4  # of states, models and snapshots
@@ -39,6 +40,7 @@ def read_tensors(
     folder: Path, name: str, device: str, meta_name: str | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises DamagedFile that names a missing or damaged file, UserError for another format."""
+    fetch_folder(folder)
     file, notes_name = folder / f"{name}.safetensors", meta_name or name
     meta = read_notes(folder, notes_name)
     try:

@@ -11,6 +11,7 @@ import torch
 
 from ambient_sweep.config import dump, write_config
 from ambient_sweep.models import count_parameters
+from ambient_sweep.object_store import put, with_urls
 from ambient_sweep.provenance import code_revision, versions
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.training.loop import Record
@@ -19,9 +20,8 @@ from ambient_sweep.trial.records import (
     EvaluationRecord,
     TrialRecord,
     evaluation_path,
-    read_trial,
+    known_trial,
     trial_folder,
-    trial_path,
     write_trial,
 )
 from ambient_sweep.trial.tensorboard import FIDELITY_TAG, MEMORIZATION_TAG, TrialBoard
@@ -57,7 +57,7 @@ class TrialRecorder:
         self.folder = trial_folder(root, trial_id)
         self._start, self._begun, self._workers = state.images, time.perf_counter(), state.group.size
         self._on_report, self._echo = on_report, echo
-        before = read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+        before = known_trial(root, trial_id)
         self.record = TrialRecord(
             trial_id=trial_id,
             role=role,
@@ -133,6 +133,8 @@ class TrialRecorder:
         if evaluation.images > self.record.discarded:
             measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
             self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
+            self._board.save()
+            put(self.folder / LOG)
             self._on_report(evaluation.images, evaluation)
 
     def picture(self, images: int, endpoint: str, png: bytes) -> None:
@@ -145,11 +147,13 @@ class TrialRecorder:
         self._board.picture(images, "noised above denoised observations", png)
 
     def end(self, status: str, reason: str | None) -> TrialRecord:
-        self._update(status=status, reason=reason, finished=_now())
+        self._update(status=status, reason=reason and with_urls(reason), finished=_now())
         if self.writes and self.record.ended:
             self._board.end(status)
         elif self.writes:
             self._board.close()
+        if self.writes:
+            put(self.folder / LOG)
         return self.record
 
     def _update(self, **changes: Any) -> None:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
+from ambient_sweep.object_store import fetch, fetch_folder
 from ambient_sweep.storage import write_atomic
 
 Time = Annotated[
@@ -144,10 +145,18 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def read_trial(root: Path, trial_id: str) -> TrialRecord:
+    fetch(trial_path(root, trial_id))
     return _read(trial_path(root, trial_id), trial_id, _TRIAL)
 
 
+def known_trial(root: Path, trial_id: str) -> TrialRecord | None:
+    """The record of a trial, if it has one."""
+    fetch(trial_path(root, trial_id))
+    return read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+
+
 def read_trials(root: Path) -> list[TrialRecord]:
+    fetch_folder(root / "trials", "/trial.json")
     return [_read(path, path.parent.name, _TRIAL) for path in sorted(root.glob("trials/*/trial.json"))]
 
 
@@ -172,6 +181,8 @@ def read_remeasurements(root: Path, trial_id: str = "*") -> list[EvaluationRecor
 
 
 def _evaluations(root: Path, folders: str) -> list[EvaluationRecord]:
+    trial, _, kind = folders.partition("/")
+    fetch_folder(root / "trials" if trial == "*" else trial_folder(root, trial), f"/{kind}/images-*.json")
     paths = sorted(root.glob(f"trials/{folders}/images-*.json"))
     return [read_evaluation(path, path.parent.parent.name) for path in paths]
 

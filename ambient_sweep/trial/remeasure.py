@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ambient_sweep.config import build_config
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.storage import locked, remove_whole
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
@@ -29,6 +30,7 @@ def remeasure(
     A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
     damaged, and where the images are others than the sweep's.
     """
+    fetch_folder(checkpoint)
     if not checkpoint.exists():
         _train_again(root, trial_id, checkpoint)
     config = build_config(read_trial(root, trial_id).config, {"evaluation.samples": samples}, where=trial_id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.keys import FOLDER
 from ambient_sweep.storage import remove, remove_leftovers, remove_whole
 from ambient_sweep.text import command
@@ -32,6 +33,7 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
     removed.
     """
     removed = []
+    fetch_folder(root / "trials", "*.json")
     ended = [trial for trial in read_trials(root) if trial.ended]
     for trial in ended:
         folder = trial_folder(root, trial.trial_id)

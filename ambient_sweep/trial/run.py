@@ -11,6 +11,7 @@ from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.errors import AmbientSweepError, Resumable
 from ambient_sweep.models import describe
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import naming, remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
@@ -24,6 +25,8 @@ from ambient_sweep.trial.records import INTERRUPTED, TrialRecord, trial_folder
 from ambient_sweep.trial.samples import class_counts
 from ambient_sweep.trial.setup import cached_data, keeps_clean, shared_reference, use_device
 from ambient_sweep.trial.stage_client import StageClient
+
+RECORDED = ("*.json", "*.yaml", "*.png", "*.txt")  # all but tensors and events
 
 
 class Interrupted(Resumable):
@@ -56,6 +59,7 @@ def run_trial(
     data, clean = cached_data(config.data), load_clean(config, cached_data)
     reference = shared_reference(config, root)
     folder = trial_folder(root, trial_id)
+    fetch_folder(folder, *RECORDED)  # of an earlier attempt, perhaps on another machine
     classes = data.classes if config.model.conditional else 0
     observed = observe(data, config.observed, keeps_clean(config))
     state = TrainState.create(config, data.shape, device, classes, group)

@@ -20,6 +20,7 @@ from ambient_sweep.evaluation.reference import (
     reference_key,
     save_reference,
 )
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
 
@@ -91,6 +92,7 @@ def prepare(config: Config, root: Path) -> list[str]:
     other data or other evaluation settings.
     """
     device, clean = use_device(config), load_clean(config, cached_data)
+    fetch_folder(root / REFERENCE)
     if not (root / REFERENCE).exists():
         reference = Reference.build(clean, config.evaluation, device=device)
         write_json(root / TRAINED_ON, cached_data(config.data).trained_on())

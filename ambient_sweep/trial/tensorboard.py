@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ambient_sweep.config import Config, dump, knobs
+from ambient_sweep.object_store import put
 
 FIDELITY_TAG = "objective/fidelity"
 MEMORIZATION_TAG = "objective/memorization"
@@ -25,6 +26,7 @@ class Board:
     def __init__(self, folder: Path, *, resume_at: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._folder = folder
         self._writer = SummaryWriter(str(folder), purge_step=resume_at)
 
     def scalars(self, images: int, values: Mapping[str, float | None]) -> None:
@@ -69,8 +71,15 @@ class Board:
         self._writer.file_writer.add_summary(Summary(value=[value]))  # type: ignore[attr-defined]
         self._writer.flush()
 
+    def save(self) -> None:
+        """Puts what was written into the object store, if the folder is in one."""
+        self._writer.flush()
+        for file in self._folder.glob("events.*"):
+            put(file)
+
     def close(self) -> None:
         self._writer.close()
+        self.save()
 
 
 class TrialBoard(Board):

@@ -1,8 +1,8 @@
 import sys
 from pathlib import Path
 
-from small_trials import alone, prepared, root
+from small_trials import alone, place, prepared, root
 
-__all__ = ["alone", "prepared", "root"]
+__all__ = ["alone", "place", "prepared", "root"]
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))  # what their tests share

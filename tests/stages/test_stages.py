@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from small_trials import POWER, assert_same, files, small
+from small_trials import POWER, assert_same, files, opened, small
 
 from ambient_sweep.config import dump
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import is_url
 from ambient_sweep.stages import stages as stages_module
 from ambient_sweep.stages.keys import data_key, fork_points, prefix_of
 from ambient_sweep.stages.stages import STATE, Stages
@@ -223,14 +224,14 @@ def test_a_store_that_cannot_be_written_is_told_and_the_trial_goes_on(root, alon
 
 KILLED = """
 import sys
-from pathlib import Path
-from ambient_sweep import storage
+from ambient_sweep import object_store, storage
 from ambient_sweep.config import build_config
 from ambient_sweep.stages import stages
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.trial import recorder, run, stage_client
+from small_trials import opened
 from sudden_death import nth
-root = Path(sys.argv[1])
+root = opened(sys.argv[1])
 {place}
 run_trial = run.run_trial
 run_trial(build_config({config!r}), root, {name!r}, stages=Stages(root))
@@ -241,9 +242,9 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def killed(root, name, config, place):
-    code = KILLED.format(place=place, config=dump(config), name=name)
-    done = subprocess.run([sys.executable, "-c", code, str(root)], check=False, env=environment(), capture_output=True)
+def killed(place, name, config, when):
+    code = KILLED.format(place=when, config=dump(config), name=name)
+    done = subprocess.run([sys.executable, "-c", code, place], check=False, env=environment(), capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -256,20 +257,34 @@ PUBLISHING = {
 
 
 @pytest.mark.parametrize("when", [*list(PUBLISHING)[:1], *(pytest.param(w, marks=SLOW) for w in list(PUBLISHING)[1:])])
-def test_a_publisher_that_is_killed_leaves_nothing_half(root, alone, when, monkeypatch):
+def test_a_publisher_that_is_killed_leaves_nothing_half(place, alone, when, monkeypatch):
     config = small(SECOND)
-    killed(root, "a", small(), PUBLISHING[when])
-    lines = []
+    killed(place, "a", small(), PUBLISHING[when])
+    lines, root = [], opened(place)
     record = run_trial(config, root, "b", stages=Stages(root), echo=lines.append)
     assert [line for line in lines if "damaged" in line or "without" in line] == []
     assert_same(root, "b", alone(config))
     resumed = run_trial(small(), root, "a", stages=Stages(root))
     assert_same(root, "a", alone(small()))
     assert resumed.status == record.status == "completed"
-    assert leftovers(root) != [] or when == "after the rename"
+    assert leftovers(root) != [] or when == "after the rename" or is_url(place)
     monkeypatch.setattr(stages_module, "LEFTOVER_SECONDS", -1)
     Stages(root).collect([config])
     assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("count", [18, *(pytest.param(n, marks=SLOW) for n in range(8, 64, 3))])
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_a_trial_killed_between_two_objects_goes_on_elsewhere(place, alone, count):
+    killed(place, "a", small(), f'nth(object_store.Copy, "upload", {count})')
+    lines = []
+    for name, config in (("b", small(SECOND)), ("a", small())):
+        root = opened(place)
+        run_trial(config, root, name, stages=Stages(root), echo=lines.append)
+    assert [line for line in lines if "damaged" in line or "without" in line] == []
+    root = opened(place)
+    assert_same(root, "a", alone(small()))
+    assert_same(root, "b", alone(small(SECOND)))
 
 
 FORKING = {
@@ -285,10 +300,11 @@ FORKING = {
 
 
 @pytest.mark.parametrize("when", [*list(FORKING)[:3], *(pytest.param(w, marks=SLOW) for w in list(FORKING)[3:])])
-def test_a_trial_killed_while_forking_goes_on(root, alone, when):
+def test_a_trial_killed_while_forking_goes_on(place, alone, when):
+    root, config = opened(place), small(SECOND)
     run_trial(small(), root, "a", stages=Stages(root))
-    config = small(SECOND)
-    killed(root, "b", config, FORKING[when])
+    killed(place, "b", config, FORKING[when])
+    root = opened(place)
     if when in ("while reading", "before the record", "before the state"):  # what it was about to take is gone since
         Stages(root).collect([])
         assert read_trial(root, "b").status == "running"

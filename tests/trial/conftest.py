@@ -1,3 +1,3 @@
-from small_trials import alone, prepared, root
+from small_trials import alone, place, prepared, root
 
-__all__ = ["alone", "prepared", "root"]
+__all__ = ["alone", "place", "prepared", "root"]

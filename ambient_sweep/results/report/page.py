@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from ambient_sweep.object_store import with_urls
 from ambient_sweep.results.frontier.select import Choice
 from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, document, provenance
 from ambient_sweep.results.tables import schema
@@ -57,7 +58,7 @@ def write_report(
         provenance=provenance(tables.trials),
         data=document(root, tables, choice.row if choice else None, searched, importance),
     )
-    write_atomic(path, page.encode())
+    write_atomic(path, with_urls(page).encode())
 
 
 def number(value: Any) -> str:

@@ -16,8 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.object_store import fetch
 from ambient_sweep.provenance import versions
-from ambient_sweep.storage import locked, write_atomic
+from ambient_sweep.storage import locked, remove, write_atomic
 from ambient_sweep.sweep.running.preflight import preflight, ray_nodes, size_text
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.validation import check_space
@@ -87,7 +88,7 @@ def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
         findings.append(Finding(False, f"--storage: {why}; give another folder"))
     finally:
         with contextlib.suppress(OSError):  # a folder that cannot be written is a finding
-            marker.unlink(missing_ok=True)
+            remove(marker)
             if new:
                 storage.rmdir()
     return findings
@@ -97,6 +98,7 @@ def answer(marker: Path, configs: Sequence[Config]) -> Answer:
     """What the node of this process says: whether it sees `marker` in the folder of all runs, and what `configs` need."""
     storage, free, images = "", 0, ""
     try:
+        fetch(marker)
         if not marker.exists():
             raise OSError(0, "another folder than the driver's, or not mounted")
         with locked(marker.with_name(f"{marker.name}-{secrets.token_hex(4)}"), wait=False):

@@ -22,7 +22,7 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.text import counted
-from ambient_sweep.trial.records import INTERRUPTED, LOST, read_trial, trial_path
+from ambient_sweep.trial.records import INTERRUPTED, LOST, known_trial
 
 GIB = 2**30
 
@@ -85,8 +85,8 @@ class SweepCallback(WithoutState, tune.Callback):
 
     def stopped(self, trial: SweepTrial) -> None:
         """Writes into a trial's record that it was stopped."""
-        known = trial_path(self._root, trial.trial_id).exists()
-        images = read_trial(self._root, trial.trial_id).images_done if known else 0
+        record = known_trial(self._root, trial.trial_id)
+        images = 0 if record is None else record.images_done
         why = self._search.budget.spent_by or "search.stopping"
         reason = f"stopped by {why} after {images:,} images"
         mark(self._root, trial, self._sweep.config_for(trial.values), "stopped", reason)

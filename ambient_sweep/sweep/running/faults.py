@@ -19,7 +19,7 @@ from ray.train import PreemptionError
 from ray.tune.experiment import Trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.storage import write_atomic
+from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.running.preflight import size_text
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.space.definition import Search
@@ -136,7 +136,7 @@ def check_storage(root: Path) -> None:
     (root / SWEEP_FILE).stat()
     probe = root / ".probe"
     write_atomic(probe, bytes(PROBE_BYTES))
-    probe.unlink()
+    remove(probe)
 
 
 def outlast(

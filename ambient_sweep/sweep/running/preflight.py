@@ -19,6 +19,7 @@ from ambient_sweep import models
 from ambient_sweep.config import Config, ResourcesConfig, build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.object_store import copy_of
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.running.machine import cores
 from ambient_sweep.sweep.space.definition import Sweep
@@ -49,17 +50,18 @@ class Plan:
     concurrent: int  # trials at once
     images: int  # images to train over all trials, at most
     disk_bytes: int  # at most
-    free_bytes: int
+    free_bytes: float  # infinite in an object store
     networks: tuple[str, ...]  # the smallest and the largest
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """For people, before the start."""
         fixed = self.trials - self.searched
+        free = f" of {size_text(self.free_bytes)} free" if math.isfinite(self.free_bytes) else ""
         return [
             f"trials: {self.trials:,} ({self.searched} searched, {fixed} fixed), {self.concurrent} at once",
             f"to train: at most {self.images:,} images",
-            f"disk: at most {size_text(self.disk_bytes)} of {size_text(self.free_bytes)} free",
+            f"disk: at most {size_text(self.disk_bytes)}{free}",
             f"network: {' to '.join(self.networks)}",
             *self.warnings,
         ]
@@ -142,7 +144,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path, ended: Sequenc
     if sweep.search.stages:
         stored = Stages(storage).bytes() if ended else 0
         disk += max(0, min(left(stage_bytes), int(sweep.search.stages_gib * GIB) - stored))
-    free = shutil.disk_usage(storage).free
+    free = math.inf if copy_of(storage) else shutil.disk_usage(storage).free
     if disk > free:
         fewer = (
             "lower search.trials, evaluate at fewer evaluation.lengths, use a smaller model, or give another --storage"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ambient_sweep.object_store import fetch
 from ambient_sweep.sweep.forecast import Forecast, executed_images
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK
@@ -14,7 +15,7 @@ from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.standing import SESSION_FILE, Point, Session, Standing, Step, clock_text, frontier_of
 from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted, duration
-from ambient_sweep.trial.records import read_trial, read_trials, trial_folder, trial_path, write_json
+from ambient_sweep.trial.records import known_trial, read_trials, trial_folder, write_json
 
 CHECK_SECONDS, STATUS_SECONDS = 5.0, 30.0  # between two looks at the trials, and between two lines on the whole
 PENDING_SECONDS, REPEAT_SECONDS = 20.0, 60.0  # before a line on pending trials, and between two
@@ -138,8 +139,9 @@ class Progress:
     def _entered(self, trial_id: str) -> int:
         """When a process last took a trial's folder to train there, in nanoseconds; 0 before the first."""
         lock = trial_folder(self._root, trial_id) / TRAINER_LOCK
+        fetch(lock)
         return lock.stat().st_mtime_ns if lock.exists() else 0
 
     def _read(self, trial_id: str) -> None:
-        if trial_path(self._root, trial_id).exists():
-            self._records[trial_id] = read_trial(self._root, trial_id)
+        if (record := known_trial(self._root, trial_id)) is not None:
+            self._records[trial_id] = record

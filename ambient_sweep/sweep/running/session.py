@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_store import put
 from ambient_sweep.results.export import build_tables, export_tables
 from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
@@ -98,7 +99,7 @@ def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concur
     study.sampler = build_sampler(sweep.search, len(study.get_trials(deepcopy=False)))
     return SweepSearch(
         sweep,
-        StudyRecord(study, sweep.space),
+        StudyRecord(study, sweep.space, partial(put, root / JOURNAL)),
         planner=planner or Planner(sweep.config_for, shares=False),
         parameters=lambda values: parameters(sweep.config_for(values)),
         budget=Budget(sweep.search.images, spent_before(root), whole=not sweep.rung_levels, seconds=seconds),

@@ -22,6 +22,8 @@ from ray.tune.search import Searcher
 
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.object_store import drop
+from ambient_sweep.stages.keys import FOLDER as STAGES
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.folder import RAY_FOLDER
@@ -180,5 +182,8 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
         executed = read_trial(root, trial.trial_id).images_executed
         tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})
         return
+    finally:
+        drop(trial_folder(root, trial.trial_id))
+        drop(root / STAGES)
     last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
     tell(last, "completed")

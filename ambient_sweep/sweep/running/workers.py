@@ -6,6 +6,7 @@ Rank 0 writes every evaluation to the folder, so a lost process loses nothing.
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from ray.util.placement_group import PlacementGroup
 
 from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.object_store import fetch
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import keep_private, write_atomic
+from ambient_sweep.storage import keep_private, remove, write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -30,6 +32,7 @@ from ambient_sweep.trial.run import run_trial
 
 PLACEMENT_GROUP = "placement_group"  # file with the id of what the workers hold of the cluster
 POLL_SECONDS = 1.0
+LOOK_SECONDS = 5.0  # between two looks at an object store, whether to stop
 EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
 
 
@@ -93,9 +96,10 @@ def release_workers(root: Path, trial_id: str) -> None:
     the trial's processes died together with it.
     """
     file = trial_folder(root, trial_id) / PLACEMENT_GROUP
+    fetch(file)
     if file.exists():
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(file.read_text())))
-        file.unlink()
+        remove(file)
 
 
 def fit_with_workers(job: Job) -> None:
@@ -135,5 +139,13 @@ def train_worker(task: dict[str, Job]) -> None:
         if group.rank == 0 and held is not None:
             write_atomic(folder / PLACEMENT_GROUP, held.id.hex().encode())
         group.broadcast(None)  # the others wait here for rank 0's lock
-        stop = stop_file(job.root, job.trial.trial_id)
-        job.run(stop.exists if group.rank == 0 else lambda: False, group=group)
+        stop, looked = stop_file(job.root, job.trial.trial_id), 0.0
+
+        def asked() -> bool:
+            nonlocal looked
+            if time.monotonic() - looked > LOOK_SECONDS:
+                fetch(stop)
+                looked = time.monotonic()
+            return stop.exists()
+
+        job.run(asked if group.rank == 0 else lambda: False, group=group)

@@ -161,7 +161,7 @@ class SweepSearch:
         if len(self._fixed_ids) < len(self._fixed):
             fixed = self._fixed[len(self._fixed_ids)]
             self._fixed_ids.append(trial_id)
-            self._record.study.set_user_attr(FIXED, self._fixed_ids)
+            self._record.note_fixed(self._fixed_ids)
             return replace(fixed, trial_id=trial_id)
         if self.budget.spent:
             return None

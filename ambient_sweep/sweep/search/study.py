@@ -13,7 +13,7 @@ add to it, so such a trial ends as FAIL, and its result is added under a new num
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ def _cut_torn_line(path: Path) -> None:
 
 
 class StudyRecord:
-    """The searched trials of a sweep in its study."""
+    """The searched trials of a sweep in its study. `written` is called before a trial starts, and after each result."""
 
-    def __init__(self, study: optuna.Study, space: Space) -> None:
-        self.study, self._space = study, space
+    def __init__(self, study: optuna.Study, space: Space, written: Callable[[], None] = lambda: None) -> None:
+        self.study, self._space, self._written = study, space, written
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
         self._open: dict[int | None, optuna.Trial] = {}  # proposed in this session, and not ended
         attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
@@ -145,7 +145,13 @@ class StudyRecord:
     def begin(self, trial: SweepTrial, trial_id: str) -> SweepTrial:
         """A proposal is trained as `trial_id`."""
         self._open[trial.number].set_user_attr(TRIAL_ID, trial_id)
+        self._written()
         return replace(trial, trial_id=trial_id)
+
+    def note_fixed(self, ids: Sequence[str]) -> None:
+        """So many of the fixed trials have begun, under these ids."""
+        self.study.set_user_attr(FIXED, list(ids))
+        self._written()
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -153,6 +159,7 @@ class StudyRecord:
         """Records a full evaluation of a trial before its full length."""
         result = self._result(trial, TrialState.COMPLETE, {OBSERVATION_OF: trial.trial_id}, constraints, report)
         self.study.add_trial(result)
+        self._written()
 
     def complete(self, trial: SweepTrial, report: Report, constraints: Mapping[str, float]) -> None:
         """Ends a trial at its full length, where it reported `report`."""
@@ -193,6 +200,10 @@ class StudyRecord:
         )
 
     def _end(self, trial: SweepTrial, result: FrozenTrial) -> None:
+        self._tell(trial, result)
+        self._written()
+
+    def _tell(self, trial: SweepTrial, result: FrozenTrial) -> None:
         assert trial.number is not None
         handle = self._open.pop(trial.number, None)
         if handle is None:  # of an earlier session

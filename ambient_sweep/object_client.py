@@ -1,0 +1,119 @@
+"""The connection to an object store through pyarrow.fs: its URL, and waiting while the store is away."""
+
+import errno
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from ambient_sweep.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 30.0  # of a store: until it is given up, until a line says so
+GIVEN_UP_SECONDS = 30.0
+REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN")
+T = TypeVar("T")
+
+
+class StoreAway(OSError):
+    """The store did not answer for too long, or refuses. `filename` is the URL."""
+
+
+def is_url(text: str) -> bool:
+    """Whether this names a place in an object store."""
+    return urlsplit(text).scheme in SCHEMES and "://" in text
+
+
+@dataclass
+class ObjectClient:
+    """The connection to what lies below `url`, which is `files`.
+
+    `silent`: a line said that the store does not answer. `given_up`: when nothing waited for it any longer, by the monotonic
+    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried.
+    """
+
+    url: str
+    files: "fs.FileSystem"
+    silent: bool = False
+    given_up: float = -math.inf
+
+    @classmethod
+    def of(cls, url: str) -> "ObjectClient":
+        """The client of a URL, without asking the store. Raises UserError for a URL that is none, or that holds keys."""
+        from pyarrow import fs
+
+        parts = urlsplit(url)
+        if parts.password or (parts.username and parts.scheme == "s3"):
+            raise UserError(f"{parts.scheme}://{parts.hostname}: leave keys out of the URL; the environment holds them")
+        single = (
+            "allow_delayed_open=true" if parts.scheme == "s3" else ""
+        )  # one PUT for a small file, in place of three
+        asked = parts._replace(query="&".join(filter(None, (parts.query, single)))).geturl()
+        try:
+            system, base = fs.FileSystem.from_uri(asked)
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise UserError(f"{url}: not a URL of an object store: {_said(error)}; give s3://BUCKET/FOLDER") from None
+        if not base.strip("/"):
+            raise UserError(f"{url}: names no bucket; give {parts.scheme}://BUCKET/FOLDER")
+        return cls(url, fs.SubTreeFileSystem(base.rstrip("/"), system))
+
+    def check(self) -> None:
+        """Raises UserError, naming the URL, where the store does not answer, refuses, or has no such bucket."""
+        bucket = self.files.base_path.partition("/")[0]
+        try:
+            if self.files.base_fs.get_file_info(bucket).type.name == "NotFound":
+                raise UserError(f"{self.url}: there is no bucket {bucket}; make it, or give another URL")
+        except OSError as error:
+            cure = "check the URL, and the credentials in the environment"
+            raise UserError(f"{self.url}: cannot be used: {_said(error)}; {cure}") from None
+
+    def tried(self, call: Callable[[], T]) -> T:
+        """What `call` returns, once the store answers. Raises StoreAway, and FileNotFoundError as it comes."""
+        if time.monotonic() - self.given_up < GIVEN_UP_SECONDS:
+            raise StoreAway(errno.EIO, "does not answer; once it does, `resume` or `train` goes on", self.url)
+        timer = threading.Timer(TOLD_SECONDS, self._say, (True,))
+        timer.daemon, end, pause = True, time.monotonic() + AWAY_SECONDS, 1.0
+        timer.start()
+        try:
+            while True:
+                try:
+                    result = call()
+                    break
+                except FileNotFoundError:
+                    raise
+                except OSError as error:
+                    if time.monotonic() > end or _refuses(error):
+                        self.given_up = time.monotonic()
+                        why = f"{_said(error)}; once it answers, `resume` or `train` goes on"
+                        raise StoreAway(error.errno or errno.EIO, why, self.url) from None
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            timer.cancel()
+        self._say(False)
+        return result
+
+    def _say(self, silent: bool) -> None:
+        """Says once that the store is silent, and once that it is not any more."""
+        if silent != self.silent:
+            self.silent = silent
+            wait = f"no answer for {TOLD_SECONDS:.0f} seconds; waiting, for {AWAY_SECONDS / 60:.0f} minutes at most"
+            logging.getLogger(__name__).warning("%s: %s", self.url, wait if silent else "answers again")
+
+
+def _said(error: Exception) -> str:
+    """What is said of an error of the store."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[?Errno.*?\]? ?|When .*?(?=AWS Error)| ?\(Request ID:.*?\)|; Details:.*", "", text)
+
+
+def _refuses(error: OSError) -> bool:
+    return isinstance(error, PermissionError) or any(word in str(error) for word in REFUSED)

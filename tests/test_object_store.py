@@ -1,0 +1,179 @@
+"""Working copies of an object store: what is put when, what another process sees, and who holds a run."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+from s3_server import S3Server
+
+from ambient_sweep import object_store, storage
+from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import StoreAway
+from ambient_sweep.object_store import fetch, fetch_folder, open_url, with_urls
+from ambient_sweep.storage import is_locked, locked, new_folder, remove_whole, write_atomic
+
+
+@pytest.fixture
+def url(s3):
+    return s3.url(f"{uuid.uuid4().hex}/run")
+
+
+def elsewhere(url):
+    """The copy of another process."""
+    object_store._COPIES.pop(url, None)
+    return open_url(url)
+
+
+def test_a_folder_appears_and_disappears_with_its_description(url, s3):
+    place = open_url(url) / "stages" / "key" / "evaluation"
+    before = len(s3.requests())
+    with new_folder(place) as aside:
+        for name in ("manifest.json", "zero.json", "model.safetensors", "zero.png"):
+            (aside / name).write_text(name)
+    written = [r.split()[1].rpartition("/")[2] for r in s3.requests()[before:] if r.startswith("PUT")]
+    assert written[-2:] == ["zero.json", "manifest.json"]  # one request each
+    assert sorted(written) == ["manifest.json", "model.safetensors", "zero.json", "zero.png"]
+    before = len(s3.requests())
+    assert remove_whole(place)
+    removed = [r.split()[1].rpartition("/")[2] for r in s3.requests()[before:] if "DELETE" in r]
+    assert removed[:2] == ["manifest.json", "zero.json"]
+    assert s3.files(url.removeprefix("s3://bucket/")) == {}
+
+
+def test_another_process_sees_what_was_written_and_what_was_removed(url):
+    mine = open_url(url)
+    write_atomic(mine / "trials/a/trial.json", b"1")
+    write_atomic(mine / "trials/b/trial.json", b"2")
+    theirs = elsewhere(url)
+    assert theirs != mine
+    fetch_folder(theirs, "/trial.json")
+    assert {p.parent.name: p.read_bytes() for p in theirs.glob("trials/*/*")} == {"a": b"1", "b": b"2"}
+    for value in (b"3", b"4"):  # of the same size, within a second
+        write_atomic(theirs / "trials/a/trial.json", value)
+        fetch(theirs / "trials/a/trial.json")
+        assert (theirs / "trials/a/trial.json").read_bytes() == value
+    remove_whole(theirs / "trials/b")
+    again = elsewhere(url)
+    fetch_folder(again)
+    assert [str(p.relative_to(again)) for p in again.rglob("*.json")] == ["trials/a/trial.json"]
+    remove_whole(again / "trials/a")
+    object_store._COPIES[url] = object_store.Copy(
+        object_store._COPIES[url].client, theirs, {"trials/a/trial.json": None}
+    )
+    fetch_folder(theirs / "trials")
+    assert not (theirs / "trials").exists()
+
+
+def test_a_path_is_pickled_as_its_url(url):
+    path = open_url(url) / "trials" / "a"
+    code = (
+        "import pickle, sys; from ambient_sweep.object_store import fetch; path = pickle.load(sys.stdin.buffer);"
+        "fetch(path / 'x.json'); print(path, (path / 'x.json').read_text())"
+    )
+    write_atomic(path / "x.json", b"there")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(path), capture_output=True, check=True, env=environment
+    )
+    place, content = done.stdout.decode().split()
+    assert (place.endswith("/run/trials/a"), content, place == str(path)) == (True, "there", False)
+    assert with_urls(f"{path}: gone; see `{path.parent}`") == f"{url}/trials/a: gone; see `{url}/trials`"
+
+
+def test_folders_of_killed_processes_are_removed(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "STARTING_SECONDS", -1.0)
+    code = "from ambient_sweep.object_store import open_url; import sys, time; print(open_url(sys.argv[1]), flush=True)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", f"{code}; time.sleep(99)", url]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline().startswith(str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    object_store._scratch.__wrapped__()
+    assert folder.exists()  # in use
+    process.kill()
+    process.wait()
+    object_store._scratch.__wrapped__()
+    assert not folder.exists()
+
+
+HOLDER = """
+import sys, time
+from ambient_sweep import storage
+from ambient_sweep.object_store import open_url
+storage.LEASE_SECONDS, storage.SETTLING_SECONDS = 3.0, 0.1
+with storage.locked(open_url(sys.argv[1]) / ".driver.lock", wait=False):
+    print("held", flush=True)
+    time.sleep(99)
+"""
+
+
+@pytest.fixture
+def holder(url, monkeypatch):
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(storage, "SETTLING_SECONDS", 0.1)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_one_process_holds_a_run(url, holder):
+    lock = open_url(url) / ".driver.lock"
+    time.sleep(4)  # longer than the lease: it is renewed
+    assert is_locked(lock)
+    with pytest.raises(BlockingIOError), locked(lock, wait=False):
+        pass
+    holder.kill()
+    holder.wait()
+    began = time.monotonic()
+    with locked(lock, wait=False):
+        assert time.monotonic() - began < 2  # the holder was on this machine, and is known to be dead
+        assert is_locked(lock)
+    assert not is_locked(lock)
+
+
+def test_the_lease_of_a_lost_machine_runs_out(url, holder):
+    lock = open_url(url) / ".driver.lock"
+    os.kill(holder.pid, signal.SIGSTOP)
+    lease = storage._lease(lock)
+    write_atomic(lock, json.dumps(lease | {"host": "another"}).encode())
+    with locked(lock, wait=False):
+        os.kill(holder.pid, signal.SIGCONT)
+        assert holder.wait(timeout=20) == -signal.SIGTERM  # it finds that it lost the run
+        assert storage._lease(lock)["pid"] == os.getpid()
+
+
+def test_keys_that_are_refused_are_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "2")
+    environment = dict(os.environ)
+    server = S3Server(tmp_path / "s3.log")
+    try:
+        with pytest.raises(UserError, match=r"^s3://bucket/y.*cannot be used: .*; check the URL, and the credentials"):
+            open_url("s3://bucket/y?scheme=http")
+    finally:
+        server.end()
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def test_a_store_that_stays_away_is_one_error_and_the_rest_of_the_command_does_not_wait(s3, monkeypatch):
+    monkeypatch.setattr("ambient_sweep.object_client.AWAY_SECONDS", 0.0)
+    url = "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http"
+    root = object_store._opened(url).folder
+    with pytest.raises(StoreAway, match=r"once it answers, `resume` or `train` goes on") as caught:
+        write_atomic(root / "a.json", b"1")
+    assert (caught.value.filename, (root / "a.json").read_bytes()) == (url, b"1")
+    began = time.monotonic()
+    with pytest.raises(StoreAway, match=r"does not answer"):
+        write_atomic(root / "b.json", b"2")
+    assert time.monotonic() - began < 1
