@@ -93,7 +93,8 @@ class ObjectClient:
                     if time.monotonic() > end or _refuses(error):
                         self.given_up = time.monotonic()
                         why = f"{_said(error)}; once it answers, `resume` or `train` goes on"
-                        raise StoreAway(error.errno or errno.EIO, why, self.url) from None
+                        kind = errno.EACCES if _refuses(error) else errno.EIO
+                        raise StoreAway(kind, why, self.url) from None
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         finally:

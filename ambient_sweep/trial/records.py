@@ -152,7 +152,7 @@ def read_trial(root: Path, trial_id: str) -> TrialRecord:
 def known_trial(root: Path, trial_id: str) -> TrialRecord | None:
     """The record of a trial, if it has one."""
     fetch(trial_path(root, trial_id))
-    return read_trial(root, trial_id) if trial_path(root, trial_id).exists() else None
+    return _read(trial_path(root, trial_id), trial_id, _TRIAL) if trial_path(root, trial_id).exists() else None
 
 
 def read_trials(root: Path) -> list[TrialRecord]:

@@ -19,6 +19,7 @@ from ray.train import PreemptionError
 from ray.tune.experiment import Trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.running.preflight import size_text
 from ambient_sweep.sweep.running.signals import Stopped, StopRequest
@@ -107,7 +108,9 @@ class Restarts:
                 return None
             self.waiting[trial_id] = self._clock()
             return f"restart {self._own[trial_id]} of {self._search.max_failures}"
-        states = saved_states(trial_folder(self._root, trial_id) / "state")
+        place = trial_folder(self._root, trial_id) / "state"
+        fetch_folder(place, "/state.json")
+        states = saved_states(place)
         reached = states[0].name if states else "", len(read_trial_evaluations(self._root, trial_id))
         if reached > self._reached.get(trial_id, ("", 0)):
             self._reached[trial_id], self._lost[trial_id] = reached, 0

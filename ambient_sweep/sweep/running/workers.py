@@ -49,6 +49,7 @@ class Job:
         """Trains in this process, as `run_trial` does, which takes `more`, until `stop`. Raises OSError where the trial's
         folder has gone, before anything is written in its place."""
         lock = trial_folder(self.root, self.trial.trial_id) / TRAINER_LOCK
+        fetch(lock)  # of rank 0
         more["interrupted"] = lambda: lock.stat() is None or stop()
         more |= {"role": self.trial.role, "replicate_of": self.trial.replicate_of, "stages": self.stages}
         run_trial(self.config, self.root, self.trial.trial_id, **more)
