@@ -67,7 +67,7 @@ def head(tmp_path):
     else:
         process.terminate()
         pytest.fail((tmp_path / "head.log").read_text())
-    yield environment, url, token
+    yield environment, url, token, process.pid
     process.terminate()  # `ray start --block` ends its node's processes
     process.wait(timeout=60)
     log.close()
@@ -84,7 +84,7 @@ ray.get(hold)
 
 
 def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
-    environment, _, _ = head
+    environment, *_ = head
     current = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
     deadline = time.monotonic() + 60
     while not current.exists() and time.monotonic() < deadline:  # written after the first answer
@@ -115,12 +115,12 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
             process.wait()
 
 
-def listening(folder):
-    """The addresses and TCP ports on which processes listen whose Ray has its files in `folder`."""
+def listening(session):
+    """The addresses and TCP ports on which the processes of a session listen."""
     inodes = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"RAY_TMPDIR={folder}\0".encode() in (process / "environ").read_bytes():
+            if os.getsid(int(process.name)) == session:
                 inodes |= {os.readlink(each) for each in (process / "fd").iterdir()}
         except OSError:  # it has ended, or is another user's
             continue
@@ -175,7 +175,7 @@ def command(*words, environment, cwd):
 
 
 def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
-    environment, _, _ = head
+    environment, *_ = head
     file, storage = tmp_path / "sweep.yaml", tmp_path / "storage"
     shutil.copy(ROOT / "search_spaces" / "digits.yaml", file)
 
@@ -220,7 +220,7 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
 
 
 def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
-    environment, url, _ = head
+    environment, url, _, session = head
     assert (tmp_path / "token").stat().st_mode & 0o077 == 0
     assert status(url, None) in (401, 403)  # no token, no entry
     assert status(url, "wrong") in (401, 403)
@@ -240,6 +240,6 @@ def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     assert set(trials["code_revision"]) == ({head} if head else {None})
-    places = listening(environment["RAY_TMPDIR"])
+    places = listening(session)
     assert ("127.0.0.1", urlsplit(url).port) in places
     assert metrics(places) == []
