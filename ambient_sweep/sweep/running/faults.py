@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
-import cloudpickle  # type: ignore[import-untyped]
+from ray import cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.train import PreemptionError
 from ray.tune.experiment import Trial
@@ -66,7 +66,10 @@ def _kind(cause: BaseException) -> Kind:
 
 
 def failure_of(trial: Trial) -> BaseException:
-    """What ended a trial of Tune's, by the files in the driver's own folder; of some errors Tune keeps the text alone."""
+    """What ended a trial of Tune's; of some errors Tune keeps the text alone.
+
+    It is read back from the file that Tune wrote in this very process's session folder, which is private: never from a run.
+    """
     if trial.pickled_error_file is not None:
         failure: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
         return failure
