@@ -154,11 +154,12 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
     Looks at the token; at every node's versions, clock, disk, GPUs and second Ray instances; whether each node sees and
     locks files in --storage; and, with FILE, at images, encoder weights and room for its trials.
     """
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+        _use_token()
     from ambient_sweep.sweep.checks.doctor import examine
     from ambient_sweep.sweep.running.cluster import ray_session
 
-    if address:
-        os.environ["RAY_ADDRESS"] = address
     sweep = load_sweep(file, parse_overrides(overrides)) if file else None
     with ray_session(dashboard=False):
         findings = examine(sweep, lasting_path("--storage", storage))
@@ -169,13 +170,18 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
         raise AmbientSweepError(f"{counted(len(problems), 'problem')}; see above")
 
 
-@contextmanager
-def _client(address: str) -> "Iterator[JobSubmissionClient]":
-    """A client of the cluster's job server. Its errors become one line each."""
+def _use_token() -> None:
+    """Sets the environment from which Ray, when it is imported, takes the token of a cluster."""
     if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} and TOKEN_FILE.expanduser().exists():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FILE.expanduser())
     if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextmanager
+def _client(address: str) -> "Iterator[JobSubmissionClient]":
+    """A client of the cluster's job server. Its errors become one line each."""
+    _use_token()
     from ray.exceptions import AuthenticationError  # Ray reads the environment when it is imported
     from ray.job_submission import JobSubmissionClient
 

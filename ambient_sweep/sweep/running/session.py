@@ -1,6 +1,7 @@
 """What a sweep does while Ray runs: the search, and the confirmation of what it found."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from ambient_sweep.stages.keys import data_key
 from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.board import begin_board
+from ambient_sweep.sweep.checks.doctor import examine
 from ambient_sweep.sweep.confirmation import Plan as Confirmation
 from ambient_sweep.sweep.confirmation import plan as plan_confirmation
 from ambient_sweep.sweep.folder import note_begun
@@ -55,6 +57,10 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     plan = preflight(sweep, ray_nodes(), root, [trial for trial in read_trials(root) if trial.ended])
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
+    if "RAY_ADDRESS" in os.environ:  # of the nodes of a cluster, nothing else is known
+        for finding in examine(None, root):
+            if not finding.well:
+                echo(f"warning: {finding.text}")
     if sweep.confirm.seeds:
         most = sweep.confirm.top * sweep.confirm.seeds * max(config.length for config in largest(sweep))
         echo(f"confirmation will train on up to {most:,} images more")
