@@ -77,9 +77,9 @@ def head(tmp_path):
 HOLD = """
 import ray, time
 ray.init()
-hold = ray.remote(num_cpus=2)(lambda: time.sleep(600)).remote()
-print("held", flush=True)
-ray.get(hold)
+ray.get(ray.util.placement_group([{"CPU": 2}]).ready())
+print("held", ray.get_runtime_context().get_job_id(), flush=True)
+time.sleep(600)
 """
 
 
@@ -91,7 +91,8 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
         time.sleep(0.2)
     environment = {**environment, "RAY_ADDRESS": current.read_text(), "RAY_AUTH_MODE": "token"}
     other = subprocess.Popen([sys.executable, "-c", HOLD], env=environment, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
+    held, job = other.stdout.readline().split()
+    assert held == "held"
     command = [
         sys.executable,
         "-m",
@@ -105,7 +106,8 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
     try:
         lines = iter(sweep.stdout.readline, "")
         line = next(line for line in lines if line.startswith("waiting"))
-        assert line == "waiting for room on the cluster: a trial needs 1 of 2 CPUs, of which 0 are free\n"
+        said = f"a trial needs 1 of 2 CPUs, of which 0 are free; job {job} holds 2 CPUs"
+        assert line == f"waiting for room on the cluster: {said}\n"
         sweep.terminate()
         assert sweep.wait(30) == 1
         assert not (tmp_path / "digits").exists()  # nothing was trained

@@ -12,6 +12,7 @@ from ambient_sweep.stages.planner import Planner
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.callback import SweepCallback
+from ambient_sweep.sweep.running.faults import Restarts
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.space.definition import SweepTrial
@@ -47,7 +48,7 @@ def test_stages_that_take_too_much_go_but_for_what_front_and_live_trials_need(tm
     }
     search: Any = SimpleNamespace(trials={"live": trials["live"]}, planner=planner)
     progress = Progress(root, ("fd", "mem"), Screen(lines.append), Forecast(0, 0, 3))
-    callback = SweepCallback(sweep, root, search, progress, StopRequest())
+    callback = SweepCallback(sweep, root, search, progress, StopRequest(), Restarts(root, sweep.search))
     for name, trial in trials.items():
         planner.started(name, trial.values)
         run_trial(sweep.config_for(trial.values), root, name, stages=Stages(root))
