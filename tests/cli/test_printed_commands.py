@@ -19,8 +19,8 @@ from ambient_sweep.cli import jobs
 from ambient_sweep.config import load_config
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.select import select
-from ambient_sweep.sweep.running import dry_run
-from ambient_sweep.sweep.running.dry_run import Pace
+from ambient_sweep.sweep.checks import dry_run
+from ambient_sweep.sweep.checks.dry_run import Pace
 from ambient_sweep.sweep.space.file import load_sweep, write_sweep
 from ambient_sweep.sweep.standing import SESSION_FILE, Session
 from ambient_sweep.text import command
