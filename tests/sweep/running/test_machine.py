@@ -17,8 +17,10 @@ HERE = len(os.sched_getaffinity(0))
 
 @pytest.fixture(autouse=True)
 def no_batch_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in machine.BATCH_CORES:
+    """Nor what the Ray of other tests in this process set."""
+    for name in (*machine.BATCH_CORES, "RAY_TMPDIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 def test_cores_are_those_of_the_affinity() -> None:
