@@ -67,8 +67,10 @@ def test_the_other_runs_of_a_recipe_are_measured_too_so_that_its_mean_is_not_of_
     for seed, fidelity in enumerate((20.0, 90.0, 60.0)):
         add(tmp_path, f"s{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.1)])
     add(tmp_path, "worse", {"observed.sigma": 0.3}, [(95.0, 0.5)])
+    # the same model as s1, under another recipe and an id that comes first: it is measured again in its place
+    add(tmp_path, "a", {"observed.sigma": 0.2, "seed": 1, "consistency.weight": 7.0}, [(90.0, 0.1)])
     step = plan(export_tables(tmp_path).evaluations, Confirm(), {})
-    assert sorted(places(step)) == [(f"s{seed}", FULL) for seed in range(3)]
+    assert sorted(places(step)) == [("a", FULL), ("s0", FULL), ("s2", FULL)]
     table = measure(tmp_path, step)
     assert {row["runs"] for row in table.to_pylist() if row["samples"] == 2000} == {3}
 

@@ -49,7 +49,10 @@ def with_standings(table: pa.Table) -> pa.Table:
     measured = np.flatnonzero(measured_mask(table))
     if len(measured):
         last, same = np.unique(stated(table, measured), return_inverse=True)
-        over_runs = _over_runs(table.take(pa.array(last)))
+        finite = np.flatnonzero(np.isfinite(objectives(table)).all(axis=1))
+        recipes = recipe_labels(table.take(pa.array(finite)))  # of two trials that share a model, one is measured again
+        recipes = np.unique(recipes[np.searchsorted(finite, last)], return_inverse=True)[1]
+        over_runs = _over_runs(table.take(pa.array(last)), recipes)
         runs[measured], mean[measured], error[measured] = (values[same] for values in over_runs)
     columns = {
         schema.ON_FRONT: pa.array(on_front),
@@ -63,13 +66,13 @@ def with_standings(table: pa.Table) -> pa.Table:
     return table
 
 
-def _over_runs(rows: pa.Table) -> tuple[Ints, Floats, Floats]:
+def _over_runs(rows: pa.Table, recipes: Ints) -> tuple[Ints, Floats, Floats]:
     """For each row, the runs of its recipe [N], the means over them [N, 2] and their standard errors; NaN for a single run.
 
-    Of rows with finite objectives, one for each checkpoint and endpoint. The run of a recipe that a sweep chose is a lucky
-    one; so where it has replicates, they count alone.
+    Of rows with finite objectives and these recipes, one for each checkpoint and endpoint. The run of a recipe that a sweep
+    chose is a lucky one; so where it has replicates, they count alone.
     """
-    recipes, fresh = recipe_labels(rows), is_value(rows, schema.ROLE, "replicate")
+    fresh = is_value(rows, schema.ROLE, "replicate")
     counted = np.flatnonzero(fresh | ~np.isin(recipes, recipes[fresh]))
     counted = counted[firsts(models(rows)[counted])]  # a shared model counts once
     own, values = recipes[counted], objectives(rows)[counted]
