@@ -49,7 +49,7 @@ def on_cluster(
 ) -> list[Any]:  # fmt: skip
     """What `function` returns for each of these arguments, in processes with the resources of a worker.
 
-    `ended` is told now and then how many calls have ended. Raises what one of them raised, or Stopped; those that have not
+    `ended` hears now and then how many calls have ended. Raises what one of them raised, or Stopped; those that have not
     ended are cancelled.
     """
 

@@ -103,7 +103,7 @@ class Restarts:
         self.waiting: dict[str, float] = {}  # trials that start again, and when
 
     def plan(self, trial_id: str, kind: Kind) -> str | None:
-        """How a restart after a failure of this kind is told; None: there is none any more."""
+        """The words for a restart after a failure of this kind; None: there is none any more."""
         self.attempts[trial_id] += 1
         if kind != Kind.MACHINE:
             self._own[trial_id] += 1

@@ -58,7 +58,7 @@ class StopRequest:
         return self._asked
 
     def check(self) -> None:
-        """Raises Stopped if the end was asked for, and what `fail` was told, once."""
+        """Raises Stopped if the end was asked for, and the error that `fail` got, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
