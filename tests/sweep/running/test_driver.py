@@ -111,6 +111,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     assert len(read_evaluations(root)) == 4 * 2 * 2 + 4  # clean training at twice as many lengths
 
 
+@pytest.mark.slow
 def test_trials_that_pause_outlive_their_driver(tmp_path: Path, start: Start) -> None:
     changes = {"search__trials": 6, "training__images": 48_000, "search__stopping__rule": "rungs"}
     sweep = small_sweep(tmp_path, evaluation__lengths=[0.25, 0.5, 1.0], **changes)

@@ -41,6 +41,10 @@ class Machines:
         self._started.append(process)
         return process
 
+    def started(self) -> int:
+        """How many of them run."""
+        return Path(self._log.name).read_text().count("Ray runtime started")
+
     def node(self) -> "subprocess.Popen[str]":
         return self.start(f"--address=127.0.0.1:{PORT}", "--num-cpus=1")
 
@@ -62,7 +66,9 @@ def test_a_sweep_goes_on_with_the_nodes_that_are_there(tmp_path: Path, machines:
     write_sweep(sweep, tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
     machines.start("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
+    wait_until(lambda: machines.started() == 1)
     node = machines.node()
+    wait_until(lambda: machines.started() == 2)  # a sweep is refused where no node has room for a trial
     command = [
         sys.executable,
         "-m",
@@ -78,7 +84,6 @@ def test_a_sweep_goes_on_with_the_nodes_that_are_there(tmp_path: Path, machines:
     def said(pattern: str) -> bool:
         return re.search(pattern, out.read_text()) is not None
 
-    wait_until(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text())
     with out.open("w") as file:
         driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
     try:
