@@ -1,6 +1,6 @@
 """Kills what a sweep consists of, at random and for real, and compares what is left with an undisturbed sweep.
 
-    python tests/sweep/running/chaos.py --kills 100 --stops 5    (`make chaos`)
+    python tests/sweep/running/chaos.py --kills 100 --stops 5
 
 Two sweeps, one of trials with one worker and one with two, run beside each other on a cluster of two nodes on this machine.
 Kills with -9: drivers, trials' processes, their workers, controllers and cleaners, the second node, the cluster's GCS. Stops
@@ -37,21 +37,19 @@ base:
   training: {{images: {images}, batch_size: 64, checkpoints: 40, records: 5}}
   evaluation: {{lengths: [0.25, 0.5, 0.75, 1.0], samples: 64}}
   sampling.steps: 5
-  resources.workers: {workers}
+  resources.workers: WORKERS
 space:
-  observed.sigma: {{uniform: [0.2, 0.4], step: 0.2}}
-  consistency.start: {{choice: [0.5, 0.75]}}
-  seed: {{int: [0, 1]}}
-search: {{sampler: grid, trials: 8, stopping: {{rule: none}}, keep: all}}
+  consistency.weight: {{choice: {weights}}}
+search: {{sampler: grid, trials: {trials}, stopping: {{rule: none}}, keep: all}}
 baseline: {{seeds: [0]}}
-confirm: {{samples: 2x}}
+confirm: {{samples: {confirm}}}
 """
-TRIALS = 8 + 1  # searched, and clean training
 PROCESSES = {
     "trial": "ray::ImplicitFunc", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController",
     "cleaner": "ray::PlacementGroupCleaner",
 }  # fmt: skip
 KINDS = (*PROCESSES, *PROCESSES, "driver", "driver", "node", "gcs")
+RESUMABLE = 75  # exit code of what `resume` goes on with
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
 CONNECTING = """
 import json, ray
@@ -82,21 +80,15 @@ class Cluster:
         self.environment["RAY_ADDRESS"] = self.address = f"127.0.0.1:{port}"
         ports = ["--port", str(port), "--dashboard-port", str(free_port()), "--node-ip-address", "127.0.0.1"]
         self.head = self._ray("--head", *ports, "--dashboard-agent-listen-port", str(free_port()))
-        self.wait(2)
         self.start_node()
 
     def start_node(self) -> None:
         """Starts the second node."""
-        self.node = self._ray("--address", self.address, "--dashboard-agent-listen-port", str(free_port()))
-        self.wait(4)
-
-    def wait(self, cpus: int) -> None:
-        """Returns once the cluster has so many CPUs."""
         end = time.monotonic() + ANSWER_SECONDS
-        while (self.state() or {"all": 0})["all"] < cpus:
-            if time.monotonic() > end:
-                raise AssertionError(f"the cluster does not get {cpus} CPUs")
-            time.sleep(0.5)
+        while not answers(self.address):
+            assert time.monotonic() < end, "the head does not start"
+            time.sleep(0.2)
+        self.node = self._ray("--address", self.address, "--dashboard-agent-listen-port", str(free_port()))
 
     def state(self) -> dict[str, Any] | None:
         """CPUs and placement groups; None where nothing answers."""
@@ -147,20 +139,27 @@ class Driver:
         if code == 0:
             self.ended = True
         else:
-            assert code in (1, -signal.SIGKILL), f"exit code {code}: {text[-3000:]}"
+            assert code in (1, RESUMABLE, -signal.SIGKILL), f"exit code {code}: {text[-3000:]}"
             begun = (self.root / "sweep.yaml").exists()
             self._start(*(("resume", str(self.root)) if begun else self._words))
 
     def stop(self) -> None:
         """Asks for an orderly stop, which must leave a sweep that `resume` continues."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(120) in (0, 1), self.log.read_text()[-3000:]
+        assert self.process.wait(120) in (0, RESUMABLE), self.log.read_text()[-3000:]
 
 
 def started(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
     """A process in a session of its own that writes to a log."""
     with log.open("a") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+
+
+def answers(address: str) -> bool:
+    """Whether something listens there."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
 
 
 def free_port() -> int:
@@ -194,14 +193,12 @@ def disturb(kind: str, cluster: Cluster, drivers: list[Driver], draw: random.Ran
     return True
 
 
-def run(
-    cluster: Cluster, folder: Path, name: str, images: int, disturbances: Iterator[str], draw: random.Random
-) -> None:
+def run(cluster: Cluster, folder: Path, name: str, text: str, disturbances: Iterator[str], draw: random.Random) -> None:
     """Both sweeps from their start to their end, disturbed now and then."""
     drivers = []
     for workers in (1, 2):
         file = folder / f"{name}-{workers}.yaml"
-        file.write_text(FILE.format(images=images, workers=workers))
+        file.write_text(text.replace("WORKERS", str(workers)))
         drivers.append(Driver(cluster, file, folder, f"{name}-{workers}"))
     end, due = time.monotonic() + SWEEP_SECONDS, time.monotonic() + 15
     while not all(driver.ended for driver in drivers):
@@ -219,7 +216,6 @@ def run(
                 disturb("driver", cluster, drivers, draw)
             due = time.monotonic() + draw.uniform(2, 12)
         time.sleep(0.5)
-    cluster.wait(4)
 
 
 def check_released(cluster: Cluster) -> None:
@@ -243,12 +239,12 @@ def check_study(root: Path) -> None:
     assert not running, running
 
 
-def numbers(root: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def numbers(root: Path, trials: int) -> dict[tuple[Any, ...], dict[str, Any]]:
     """What was measured, by what was asked for. Reads every table, record and state."""
-    trials = pq.read_table(root / "trials.parquet").to_pylist()
-    assert Counter(row["status"] for row in trials) == {"completed": TRIALS}
+    statuses = Counter(pq.read_table(root / "trials.parquet")["status"].to_pylist())
+    assert statuses == {"completed": trials}, statuses
     rows = pq.read_table(root / "evaluations.parquet").to_pylist()
-    asked = ("role", "observed.sigma", "consistency.start", "seed", "images", "endpoint", "evaluation_seed", "samples")
+    asked = ("role", "consistency.weight", "observed.sigma", "images", "endpoint", "evaluation_seed", "samples")
     skipped = ("trial_id", "checkpoint", "seconds", "_utc", "stage", "device", "executed", "forked", "revision", "rung")
     found = {}
     for row in rows:
@@ -267,29 +263,34 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--stops", type=int, default=5)
     options.add_argument("--images", type=int, default=64 * 1500, help="of a training")
+    options.add_argument("--trials", type=int, default=8, help="searched ones of each of the two sweeps")
+    options.add_argument("--confirm", default="2x")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     draw = random.Random(given.seed)
     kinds = [KINDS[index % len(KINDS)] for index in range(given.kills)] + ["stop"] * given.stops
     draw.shuffle(kinds)
     disturbances, count = iter(kinds), Counter(kinds)
+    weights = [0.5 + 0.25 * index for index in range(given.trials)]
+    text = FILE.format(images=given.images, weights=weights, trials=given.trials, confirm=given.confirm)
+    planned = given.trials + 1  # with clean training
     cluster, folder, began = Cluster(), Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
     try:
-        run(cluster, folder, "quiet", given.images, iter(()), draw)
+        run(cluster, folder, "quiet", text, iter(()), draw)
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
-        expected = {workers: numbers(folder / f"quiet-{workers}") for workers in (1, 2)}
+        expected = {workers: numbers(folder / f"quiet-{workers}", planned) for workers in (1, 2)}
         rounds = 0
         while disturbances.__length_hint__():
             rounds += 1
-            run(cluster, folder, f"round{rounds}", given.images, disturbances, draw)
+            run(cluster, folder, f"round{rounds}", text, disturbances, draw)
             check_released(cluster)
             for workers in (1, 2):
                 root = folder / f"round{rounds}-{workers}"
-                assert numbers(root) == expected[workers], root
+                assert numbers(root, planned) == expected[workers], root
                 check_study(root)
             print(f"round {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
         print(
-            f"{dict(count)} in {rounds} rounds of {2 * TRIALS} trials, {time.monotonic() - began:.0f} s: nothing lost"
+            f"{dict(count)} in {rounds} rounds of {2 * planned} trials, {time.monotonic() - began:.0f} s: nothing lost"
         )
         shutil.rmtree(folder)
     finally:
