@@ -68,7 +68,7 @@ def _kind(cause: BaseException) -> Kind:
 def failure_of(trial: Trial) -> BaseException:
     """What ended a trial of Tune's; of some errors Tune keeps the text alone.
 
-    It is read back from the file that Tune wrote in this very process's session folder, which is private: never from a run.
+    It is read back from the file that Tune wrote in this process, in a folder that this process made: never from a run.
     """
     if trial.pickled_error_file is not None:
         failure: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
