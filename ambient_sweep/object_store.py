@@ -85,12 +85,18 @@ class Copy:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
-        def read() -> None:
+        def read() -> bool:
+            """Whether it is whole: a stream ends at the length of the object it was opened for, even once replaced."""
             with self.client.files.open_input_stream(info.path) as stream, aside.open("wb") as file:
                 shutil.copyfileobj(stream, file, CHUNK)
+            now = self.client.files.get_file_info(info.path)
+            if not now.is_file:
+                raise FileNotFoundError
+            return bool(now.size == aside.stat().st_size)
 
         try:
-            self.client.tried(read)
+            while not self.client.tried(read):
+                pass
             os.utime(aside, ns=(info.mtime_ns, info.mtime_ns))
             os.replace(aside, path)
         except FileNotFoundError:  # removed since it was listed

@@ -70,6 +70,41 @@ def test_another_process_sees_what_was_written_and_what_was_removed(url):
     assert not (theirs / "trials").exists()
 
 
+class Racing:
+    """A store in which an object is replaced or removed right after it was opened for reading."""
+
+    def __init__(self, files, change):
+        self.files, self.changes = files, [change]
+
+    def __getattr__(self, name):
+        return getattr(self.files, name)
+
+    def open_input_stream(self, key):
+        stream = self.files.open_input_stream(key)
+        if self.changes:
+            self.changes.pop()()
+        return stream
+
+
+@pytest.mark.parametrize("content", [b"longer than before", b"-", None])
+def test_an_object_replaced_while_it_is_read_is_read_whole(url, content):
+    mine = open_url(url)
+    write_atomic(mine / "trial.json", b"before")
+    theirs = elsewhere(url)
+    copy = object_store.copy_of(theirs)
+
+    def change():
+        if content is None:
+            copy.client.files.files.delete_file("trial.json")
+        else:
+            with copy.client.files.files.open_output_stream("trial.json") as stream:
+                stream.write(content)
+
+    copy.client.files = Racing(copy.client.files, change)
+    fetch_folder(theirs)
+    assert [path.read_bytes() for path in theirs.iterdir()] == ([] if content is None else [content])
+
+
 def test_a_path_is_pickled_as_its_url(url):
     path = open_url(url) / "trials" / "a"
     code = (
