@@ -77,9 +77,12 @@ def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
                 continue
             try:
                 found = ray.get(reference)
-            except ray.exceptions.RayError as error:
+            except ray.exceptions.RayTaskError as error:
                 why = str(error).strip().splitlines()[-1]
                 findings.append(Finding(False, f"{name}: cannot run the package: {why}; install it there"))
+                continue
+            except ray.exceptions.RayError:
+                findings.append(Finding(False, f"{name}: lost while it was examined; see Ray's log there"))
                 continue
             gpus = node["Resources"].get("GPU", 0)
             findings += _node(name, found, own, (began, time.time()), gpus)
@@ -117,9 +120,13 @@ def answer(marker: Path, configs: Sequence[Config]) -> Answer:
 
 
 def _instances() -> int:
-    """Ray instances on this machine: each has one raylet."""
-    names = [file.read_text().strip() for file in Path("/proc").glob("[0-9]*/comm") if os.access(file, os.R_OK)]
-    return names.count("raylet")
+    """Ray instances with a node on this machine: every raylet names the head that it belongs to."""
+    heads = set[bytes]()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended, or another user's
+            program, *words = file.read_bytes().split(b"\0")
+            heads |= {word for word in words if program.endswith(b"/raylet") and word.startswith(b"--gcs-address=")}
+    return len(heads)
 
 
 def _token() -> Finding:

@@ -82,15 +82,18 @@ def worker_bundle(need: ResourcesConfig) -> dict[str, float]:
 def room(need: ResourcesConfig) -> str:
     """What a trial needs, and what of it is free."""
     free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
+    wanted = {each: need.workers * amount for each, amount in worker_bundle(need).items()}
     lines = [
-        f"a trial needs {need.workers * amount:g} of {total.get(each, 0):g} {each}s, of which {free.get(each, 0):g} are free"
-        for each, amount in worker_bundle(need).items()
+        f"a trial needs {amount:g} of {total.get(each, 0):g} {each}s, of which {free.get(each, 0):g} are free"
+        for each, amount in wanted.items()
     ]
+    if all(free.get(each, 0) >= amount for each, amount in wanted.items()):
+        lines.append("its processes are starting")
     ours, held = ray.get_runtime_context().get_job_id(), Counter[str]()
     for group_id, group in placement_group_table().items():
         if group["state"] == "CREATED" and group_id[-len(ours) :] != ours:  # which ends in its job's id
             held[group_id[-len(ours) :]] += sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
-    return "; ".join([*lines, *(f"job {job} holds {cpus:g} CPUs" for job, cpus in held.items())])
+    return "; ".join([*lines, *(f"job {job} holds {cpus:g} CPUs" for job, cpus in held.items() if cpus)])
 
 
 def wait_for_room(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import ray
 from small_sweeps import small_sweep
 
 from ambient_sweep.sweep.checks.doctor import Answer, _node, answer, examine
@@ -37,6 +38,15 @@ def test_a_sound_node_and_the_room_for_a_sweep(ray_head, tmp_path):
     assert not storage.exists()  # nothing stays
     problems = [finding.text for finding in findings if not finding.well]
     assert all("Ray instances" in text for text in problems)  # others may run beside the tests
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_node_that_is_lost_meanwhile(ray_head, tmp_path, monkeypatch):
+    (node,) = ray.nodes()
+    gone = node | {"NodeID": "0" * len(node["NodeID"]), "NodeManagerHostname": "gone"}
+    monkeypatch.setattr("ray.nodes", lambda: [node, gone])
+    problems = [finding.text for finding in examine(None, tmp_path / "runs") if "gone" in finding.text]
+    assert problems == [f"node {node['NodeManagerAddress']} (gone): lost while it was examined; see Ray's log there"]
 
 
 def test_storage_that_another_node_does_not_see(tmp_path):
