@@ -6,6 +6,7 @@ make Tune start the whole experiment again without a word.
 """
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import prepare, preparing
 
+    begun = time.monotonic()
     with stop_signals() as stop:
         outlast(root, sweep.search, lambda: check_storage(root), echo, stop)
         if _is_finished(sweep, root):
@@ -144,7 +146,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
             ray_session(dashboard=config.resources.workers > 1),
         ):
             try:
-                outlast(root, sweep.search, lambda: run_session(sweep, root, screen, stop), screen.line, stop)
+                outlast(root, sweep.search, lambda: run_session(sweep, root, screen, stop, begun), screen.line, stop)
             except Stopped as error:
                 stopped = error
         if stopped is None or (not stopped.storage and _is_finished(sweep, root)):

@@ -21,9 +21,16 @@ RUNS = [
     ("search/scale.py", "--trials", "20"),
     ("tables.py", "--rows", "40"),
 ]
+WITH_RAY = [("search/overhead.py", "--workers", "1", "--trials", "1")]
 
 
-@pytest.mark.parametrize(("script", "words"), [(script, words) for script, *words in RUNS])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        *((script, words) for script, *words in RUNS),
+        *(pytest.param(script, words, marks=pytest.mark.xdist_group("ray")) for script, *words in WITH_RAY),
+    ],
+)
 def test_a_benchmark_runs(script, words, monkeypatch, capsys):
     path = FOLDER / script
     monkeypatch.syspath_prepend(str(path.parent))
@@ -35,4 +42,4 @@ def test_a_benchmark_runs(script, words, monkeypatch, capsys):
 
 def test_every_benchmark_is_run():
     found = {path for path in FOLDER.rglob("*.py") if '__name__ == "__main__"' in path.read_text()} - {Path(__file__)}
-    assert {path.relative_to(FOLDER).as_posix() for path in found} == {script for script, *_ in RUNS}
+    assert {path.relative_to(FOLDER).as_posix() for path in found} == {script for script, *_ in RUNS + WITH_RAY}

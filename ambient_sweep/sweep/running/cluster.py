@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
@@ -113,6 +114,16 @@ def wait_for_room(
                 raise Stopped(f"no room on the cluster for {duration(60 * minutes)}: {room(need)}")
     finally:
         remove_placement_group(group)
+
+
+@contextlib.contextmanager
+def nodes_for(need: ResourcesConfig, trials: int) -> Iterator[None]:
+    """Asks the cluster's autoscaler, if it has one, for nodes for so many trials at once, until the block ends."""
+    request_resources(bundles=[worker_bundle(need)] * need.workers * trials)
+    try:
+        yield
+    finally:
+        request_resources(bundles=[])
 
 
 @contextlib.contextmanager

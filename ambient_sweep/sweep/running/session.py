@@ -22,7 +22,7 @@ from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import on_cluster, room, wait_for_room
+from ambient_sweep.sweep.running.cluster import nodes_for, on_cluster, room, wait_for_room
 from ambient_sweep.sweep.running.faults import Restarts, check_storage
 from ambient_sweep.sweep.running.preflight import Fitting, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Progress
@@ -34,7 +34,7 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import SECONDS, StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
-from ambient_sweep.sweep.standing import Step
+from ambient_sweep.sweep.standing import Step, clock_text
 from ambient_sweep.sweep.tracking import trackers
 from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
@@ -46,18 +46,20 @@ Echo = Callable[[str], None]
 JOURNAL = "study.journal"
 
 
-def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> None:
+def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest, begun: float) -> None:
     """Runs what is left of the search and, once nothing can be refused any more, writes sweep.yaml; then confirms the best.
 
-    Raises Stopped.
+    begun: when the command began, by the monotonic clock. Raises Stopped.
     """
     stop.check()  # signals wait while Ray starts
     check_storage(root)
-    echo = screen.line
+    echo, config, shared = screen.line, sweep.some_config(), "RAY_ADDRESS" in os.environ
+    if shared:  # nodes may be lost, busy or not started yet
+        wait_for_room(config.resources, echo, stop, sweep.search.patience)
     plan = preflight(sweep, ray_nodes(), root, [trial for trial in read_trials(root) if trial.ended])
     for line in (f"sweep {sweep.name} in {root}", *plan.lines()):
         echo(line)
-    if "RAY_ADDRESS" in os.environ:  # of the nodes of a cluster, nothing else is known
+    if shared:  # of its nodes, nothing else is known
         for finding in examine(None, root):
             if not finding.well:
                 echo(f"warning: {finding.text}")
@@ -66,8 +68,6 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
         echo(f"confirmation will train on up to {most:,} images more")
     if sweep.baseline is None:
         echo("no baseline: observed.base_sigma > 0, so no clean images may be seen")
-    config = sweep.some_config()
-    wait_for_room(config.resources, echo, stop, sweep.search.patience)
     if config.resources.gpus:  # what all trials share; the driver's node may have no GPU
         echo(preparing(config))
         for line in on_cluster(config.resources, prepare, [(config, root)], stop)[0]:
@@ -84,18 +84,32 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest) -> 
     note_begun(sweep, root)  # its ranges may be wider now
     write_sweep(sweep, root / SWEEP_FILE)
     begin_board(sweep, root)
-    began = time.monotonic()
+    searching = bool(search.left)
+    began, before = time.monotonic(), _worked(root)
     try:
-        if search.left:
-            _train(sweep, root, search, progress, stop)
+        if searching:
+            with nodes_for(config.resources, min(plan.trials, sweep.search.max_concurrent or plan.trials)):
+                _train(sweep, root, search, progress, stop)
     finally:
-        search.took(time.monotonic() - began)
+        took = time.monotonic() - began
+        search.took(took)
     if gave_up := search.proposals.gave_up:
         if not search.searched:
             export_tables(root)  # of the trials outside the search
             raise UserError(gave_up)
         echo(gave_up)
+    if searching:
+        slots = plan.concurrent * config.resources.workers
+        echo(
+            f"time: {clock_text(began - begun)} to start, {clock_text(took)} to search, of which trainings and evaluations "
+            f"filled {(_worked(root) - before) / took / slots:.0%} of {counted(slots, 'slot')}"
+        )
     confirm(sweep, root, echo, search, progress, stop)
+
+
+def _worked(root: Path) -> float:
+    """Seconds in which workers trained and evaluated."""
+    return sum(trial.device_seconds for trial in read_trials(root))
 
 
 def open_search(sweep: Sweep, root: Path, planner: Planner | None = None, concurrent: int = 1) -> SweepSearch:

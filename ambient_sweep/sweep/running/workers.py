@@ -110,6 +110,7 @@ def fit_with_workers(job: Job) -> None:
     """
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # how soon the workers' end is seen; 2 by default
     os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # Ray's dashboard lists the trial and its workers
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # a process per trial, whose warning nothing heeds
     need = job.config.resources
     trainer = TorchTrainer(
         train_worker,

@@ -1,5 +1,6 @@
 """Nodes that are lost and nodes that join while a sweep runs: a head without CPUs, and processes of `ray start`."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 from processes import end_session, wait_until
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
 from small_sweeps import small_sweep
 
+from ambient_sweep.config import ResourcesConfig
+from ambient_sweep.sweep.running.cluster import nodes_for
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import read_trials
 
@@ -61,14 +66,21 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     found.end()
 
 
+def test_the_autoscaler_is_asked_for_all_trials_until_the_search_ends(ray_head: None) -> None:
+    def asked() -> list[dict[str, float]]:
+        return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+
+    with nodes_for(ResourcesConfig(workers=2), 8):
+        assert asked() == [{"CPU": 1.0}] * 16
+    assert asked() == []
+
+
 def test_a_sweep_goes_on_with_the_nodes_that_are_there(tmp_path: Path, machines: Machines) -> None:
     sweep = small_sweep(tmp_path, search__max_failures=0, training__images=96_000)
     write_sweep(sweep, tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
     machines.start("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
     wait_until(lambda: machines.started() == 1)
-    node = machines.node()
-    wait_until(lambda: machines.started() == 2)  # a sweep is refused where no node has room for a trial
     command = [
         sys.executable,
         "-m",
@@ -86,11 +98,14 @@ def test_a_sweep_goes_on_with_the_nodes_that_are_there(tmp_path: Path, machines:
 
     with out.open("w") as file:
         driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+    none = "waiting for room on the cluster: a trial needs 1 of 0 CPUs, of which 0 are free"
     try:
+        wait_until(lambda: said(none), 60)
+        node = machines.node()
         wait_until(lambda: list(root.glob("trials/*/state/images-*")))
         end_session(node)
         wait_until(lambda: said("it goes on from its last state"), 60)
-        wait_until(lambda: said("waiting for room on the cluster: a trial needs 1 of 0 CPUs, of which 0 are free"), 40)
+        wait_until(lambda: said(f"1 trial {none}"), 40)
         machines.node()
         machines.node()
         wait_until(lambda: sum(trial.status == "running" for trial in read_trials(root)) > 1, 60)
