@@ -40,21 +40,21 @@ OPENED = (  # what a command needs of a run, or of a folder of runs, before it r
 TENSORS = ".safetensors"
 CHUNK = 64 * 2**20  # bytes; a smaller file becomes one PUT
 THREADS = 16  # for many small files
-COARSE_SECONDS = 2.0  # the times of objects are whole seconds
+COARSE_SECONDS = 2.0  # the times of objects are whole seconds, within which one may be replaced twice
+UNKNOWN = (-1, -1), 0.0, 0.0  # size and times of an object that must be fetched
 PREFIX = "ambient-sweep-"  # of the folders with working copies
-STARTING_SECONDS = 60.0  # within which such a folder belongs to a process that is only starting
 
 
 @dataclass
 class Copy:
     """A working copy in `folder`; keys are paths relative to it.
 
-    `seen`: size and time of each object when it was fetched; None where it may have changed since.
+    `seen`: size and time of each object, since when it has them by this machine's monotonic clock, and when it was fetched.
     """
 
     client: ObjectClient
     folder: Path
-    seen: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    seen: dict[str, tuple[tuple[int, int], float, float]] = field(default_factory=dict)
 
     def key(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -73,12 +73,14 @@ class Copy:
                 shutil.copyfileobj(file, stream, CHUNK)
 
         self.client.tried(write)
-        self.seen[self.key(path)] = None
+        self.seen[self.key(path)] = UNKNOWN
 
     def download(self, info: "fs.FileInfo") -> None:
         """Brings one object, if it is not here as it is in the store. Tensors of one name and size are the same."""
-        path, found, began = self.folder / info.path, (info.size, info.mtime_ns), time.time()
-        if path.exists() and self.seen.get(info.path) == found:
+        path, found, began = self.folder / info.path, (info.size, info.mtime_ns), time.monotonic()
+        known, since, fetched = self.seen.get(info.path, UNKNOWN)
+        since = since if known == found else began
+        if path.exists() and known == found and fetched - since > COARSE_SECONDS:
             return
         if path.exists() and path.suffix == TENSORS and path.stat().st_size == info.size:
             return
@@ -103,7 +105,7 @@ class Copy:
             return
         finally:
             aside.unlink(missing_ok=True)
-        self.seen[info.path] = found if began - info.mtime_ns / 1e9 > COARSE_SECONDS else None
+        self.seen[info.path] = found, since, began
 
     def erase(self, key: Path) -> None:
         with suppress(FileNotFoundError):
@@ -165,11 +167,11 @@ def _scratch() -> Path:
     parent = Path(tempfile.gettempdir()).resolve()
     for old in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # held, another user's, or gone
-            if time.time() - old.stat().st_mtime > STARTING_SECONDS:
-                os.close(_held(old))
-                shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    _held(folder)
+            os.close(_held(old))
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+    _held(folder)  # before others look for it
+    folder = folder.rename(parent / folder.name.removeprefix("."))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

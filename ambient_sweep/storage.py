@@ -165,12 +165,8 @@ def _leased(file: Path) -> Iterator[None]:
     A holder that finds the lease of another, since it was stopped or cut off for longer, ends itself by SIGTERM.
     """
     mine, ended = {"id": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}, threading.Event()
-    before = _lease(file)
-    if before and not (before["host"] == mine["host"] and not Path(f"/proc/{before['pid']}").exists()):
-        for _ in range(int(LEASE_SECONDS)):
-            time.sleep(1)
-            if _lease(file) not in (before, {}):
-                raise BlockingIOError
+    if _is_renewed(file, LEASE_SECONDS):
+        raise BlockingIOError
     write_atomic(file, json.dumps(mine).encode())
     time.sleep(SETTLING_SECONDS)  # of two that begin at once, the last one to write has it
     if _lease(file).get("id") != mine["id"]:
@@ -182,7 +178,7 @@ def _leased(file: Path) -> Iterator[None]:
                 if _lease(file).get("id", mine["id"]) != mine["id"]:
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
-                write_atomic(file, json.dumps(mine | {"renewed": time.time()}).encode())
+                write_atomic(file, json.dumps(mine | {"renewed": time.monotonic()}).encode())
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -199,11 +195,25 @@ def _lease(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_bytes())) if file.exists() else {}
 
 
+def _is_renewed(file: Path, seconds: float) -> bool:
+    """Whether somebody renews a lease within so many seconds; of a process that has ended here, that is known at once."""
+    before, end = _lease(file), time.monotonic() + seconds
+    if not before or (before["host"] == platform.node() and not Path(f"/proc/{before['pid']}").exists()):
+        return False
+    while time.monotonic() < end:
+        time.sleep(1)
+        if _lease(file) not in (before, {}):
+            return True
+    return False
+
+
 def is_locked(file: Path) -> bool:
     """Whether some process holds the lock on `file`; of other machines only where the file system shares locks."""
     if object_store.copy_of(file) is not None:
         object_store.fetch(file)
-        return file.exists() and time.time() - file.stat().st_mtime < LEASE_SECONDS
+        if file.exists() and abs(time.time() - file.stat().st_mtime) < LEASE_SECONDS:
+            return True
+        return _is_renewed(file, LEASE_SECONDS / 2)  # this clock and the store's may differ
     try:
         with file.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

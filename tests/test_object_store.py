@@ -64,10 +64,28 @@ def test_another_process_sees_what_was_written_and_what_was_removed(url):
     assert [str(p.relative_to(again)) for p in again.rglob("*.json")] == ["trials/a/trial.json"]
     remove_whole(again / "trials/a")
     object_store._COPIES[url] = object_store.Copy(
-        object_store._COPIES[url].client, theirs, {"trials/a/trial.json": None}
+        object_store._COPIES[url].client, theirs, {"trials/a/trial.json": object_store.UNKNOWN}
     )
     fetch_folder(theirs / "trials")
     assert not (theirs / "trials").exists()
+
+
+@pytest.fixture(params=[-86_400, 86_400])
+def clock_jump(request, monkeypatch):
+    """This machine's clock is a day behind or ahead of the store's."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + request.param)
+
+
+def test_an_object_that_is_replaced_is_seen_whatever_the_clock_says(url, clock_jump):
+    places = open_url(url), elsewhere(url)
+    copies = [object_store.Copy(object_store.copy_of(places[1]).client, place) for place in places]
+    for value in (b"1", b"2", b"3", b"4"):  # of the same size, within a second
+        object_store._COPIES[url] = copies[0]
+        write_atomic(places[0] / "trial.json", value)
+        object_store._COPIES[url] = copies[1]
+        fetch(places[1] / "trial.json")
+        assert (places[1] / "trial.json").read_bytes() == value
 
 
 class Racing:
@@ -122,7 +140,6 @@ def test_a_path_is_pickled_as_its_url(url):
 
 
 def test_folders_of_killed_processes_are_removed(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(object_store, "STARTING_SECONDS", -1.0)
     code = "from ambient_sweep.object_store import open_url; import sys, time; print(open_url(sys.argv[1]), flush=True)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
     words = [sys.executable, "-c", f"{code}; time.sleep(99)", url]
@@ -160,6 +177,16 @@ def holder(url, monkeypatch):
     yield process
     process.kill()
     process.wait()
+
+
+def test_a_lease_that_is_renewed_holds_whatever_the_clock_says(url, holder, clock_jump):
+    lock = open_url(url) / ".driver.lock"
+    assert is_locked(lock)
+    with pytest.raises(BlockingIOError), locked(lock, wait=False):
+        pass
+    holder.kill()
+    holder.wait()
+    assert not is_locked(lock)
 
 
 def test_one_process_holds_a_run(url, holder):

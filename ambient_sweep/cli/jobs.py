@@ -212,14 +212,14 @@ def run_of_job(job: str, address: str) -> Path:
 
 
 def _find(client: "JobSubmissionClient", which: str) -> "JobDetails":
-    """The job of this id, or the latest that writes this folder. Raises UserError where there is none."""
+    """The job of this id, or the one that writes this folder: what runs, else the latest. Raises UserError without one."""
     jobs = [job for job in client.list_jobs() if RUN in (job.metadata or {})]
     run = which.rstrip("/") if "://" in which else str(Path(which).absolute())
     found = [job for job in jobs if which == job.submission_id or (job.metadata or {})[RUN] == run]
     if not found:
         known = ", ".join(str(job.submission_id) for job in jobs) or "none"
         raise UserError(f"{which}: not a submitted sweep on this cluster; its sweeps: {known}")
-    return max(found, key=lambda job: job.start_time or 0)
+    return max(found, key=lambda job: (not job.status.is_terminal(), job.start_time or 0))
 
 
 def _follow(address: str, job: str) -> None:

@@ -202,7 +202,9 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         state, said = "unknown", f"begun on {session.host}; its newest record is {duration(now - newest)} old"
     running, pending, seconds = list[str](), set[str](), 0.0
     if state in ("running", "unknown"):
-        seconds = (now if state == "running" else newest) - session.started
+        seconds = max(
+            0.0, (now if state == "running" else newest) - session.started
+        )  # the clock may have been set back
         pending = set(session.pending)
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
         running = [
