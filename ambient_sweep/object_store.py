@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.object_client import ObjectClient
 
 if TYPE_CHECKING:
@@ -60,12 +61,16 @@ class Copy:
         return path.relative_to(self.folder).as_posix()
 
     def listed(self, folder: Path) -> "dict[str, fs.FileInfo]":
-        """All objects below a folder, by their keys."""
+        """All objects below a folder, by their keys. Raises UserError for one that would lie outside of the copy."""
         from pyarrow import fs
 
         selector = fs.FileSelector(self.key(folder).removeprefix("."), recursive=True, allow_not_found=True)
         infos = self.client.tried(lambda: self.client.files.get_file_info(selector))
-        return {info.path: info for info in infos if info.is_file}
+        found = {info.path: info for info in infos if info.is_file}
+        for key in found:
+            if key.startswith("/") or ".." in key.split("/"):
+                raise UserError(f"{self.client.url}: its object {key} leads out of it; remove that")
+        return found
 
     def upload(self, path: Path) -> None:
         def write() -> None:

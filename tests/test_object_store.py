@@ -9,8 +9,9 @@ import sys
 import time
 import uuid
 
+import boto3
 import pytest
-from s3_server import S3Server
+from s3_server import ENDPOINT, S3Server
 
 from ambient_sweep import object_store, storage
 from ambient_sweep.errors import UserError
@@ -68,6 +69,14 @@ def test_another_process_sees_what_was_written_and_what_was_removed(url):
     )
     fetch_folder(theirs / "trials")
     assert not (theirs / "trials").exists()
+
+
+@pytest.mark.parametrize("within", ["../../sweep.yaml", "/tmp/elsewhere/sweep.yaml"])
+def test_an_object_that_leads_out_of_the_copy_is_refused(url, within):
+    client = boto3.client("s3", endpoint_url=os.environ[ENDPOINT])
+    client.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{within}", Body=b"")
+    with pytest.raises(UserError, match=rf"^{url}: its object {within} leads out of it; remove that$"):
+        open_url(url, *object_store.OPENED)
 
 
 @pytest.fixture(params=[-86_400, 86_400])

@@ -17,8 +17,18 @@ from typing import TYPE_CHECKING
 import click
 
 import ambient_sweep
+from ambient_sweep import trust
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, located, name_option, overrides_argument, storage_option, tell
+from ambient_sweep.cli.printing import (
+    PATH,
+    as_json,
+    located,
+    name_option,
+    overrides_argument,
+    storage_option,
+    tell,
+    trust_option,
+)
 from ambient_sweep.config import parse_overrides, read_yaml
 from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
@@ -49,6 +59,7 @@ address_option = click.option(
 @click.option("--storage", help="Folder of all runs: an absolute path that every node reads and writes. FILE needs it.")
 @name_option
 @address_option
+@trust_option
 @click.option("--detach", is_flag=True, help="Return at once instead of following the log.")
 def submit(
     what: str, overrides: tuple[str, ...], storage: str | None, name: str | None, address: str, detach: bool
@@ -71,7 +82,7 @@ def submit(
                 "py_modules": [str(Path(ambient_sweep.__file__).parent)],
                 "env_vars": environment,
             }
-            start = shlex.join(["python", "-m", "ambient_sweep", *words])
+            start = shlex.join(["python", "-m", "ambient_sweep", *words, *["--trust"] * trust.given()])
             deadline = time.monotonic() + STARTING_SECONDS
             while True:
                 try:
@@ -147,6 +158,7 @@ def _on_cluster(key: str, place: str) -> str:
 @click.option(
     "--address", envvar="RAY_ADDRESS", help="HOST:PORT of a Ray head; without it, Ray starts on this machine."
 )
+@trust_option
 @as_json
 def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address: str | None, as_json: bool) -> None:
     """Examine a Ray cluster, for the sweep in FILE if given: a line per finding, with its cure; exit code 1 for problems.

@@ -15,6 +15,7 @@ from ambient_sweep.cli.printing import (
     overrides_argument,
     tell,
     terminal,
+    trust_option,
 )
 from ambient_sweep.config import build_config, dump, parse_overrides
 
@@ -42,6 +43,7 @@ without_option = click.option("--without", multiple=True, metavar="MEASURE", hel
 @without_option
 @new_folder_option("--pictures", help="New or empty folder for nearest.png and similarity-ENCODER.png.")
 @out_option
+@trust_option
 @as_json
 def measure(
     generated: tuple[Path, ...], train: Path, heldout: Path, overrides: tuple[str, ...], size: int | None,
@@ -102,6 +104,7 @@ def measure(
     help="Training images that are attacked, and as many held-out ones.",
 )  # fmt: skip
 @out_option
+@trust_option
 @as_json
 def evaluate(
     checkpoint: Path, overrides: tuple[str, ...], without: tuple[str, ...], attack: Path | None, attack_images: int,

@@ -16,6 +16,7 @@ from ambient_sweep.cli.printing import (
     storage_option,
     tell,
     terminal,
+    trust_option,
 )
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.config.files import lasting_path
@@ -27,6 +28,7 @@ from ambient_sweep.errors import UserError
 @overrides_argument
 @storage_option
 @name_option
+@trust_option
 @as_json
 def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, as_json: bool) -> None:
     """Train and evaluate the one config in FILE, such as `best` writes; called again, it continues where it stopped."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import TypeAdapter
 
+from ambient_sweep import trust
 from ambient_sweep.config.files import expanded
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_client import is_url
@@ -91,6 +92,10 @@ storage_option = click.option(
     help="Folder of all runs, on a cluster an absolute path that every node can read and write; or a URL (s3://, gs://, abfs://).",
 )  # fmt: skip
 name_option = click.option("--name", callback=_refused(check_name), help="Name of the run; by default that of FILE.")
+trust_option = click.option(
+    "--trust", is_flag=True, expose_value=False, callback=lambda context, option, given: trust.give(given),
+    help="Run what the files name: an encoder that is a TorchScript program; follow symbolic links in a run.",
+)  # fmt: skip
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 

@@ -21,6 +21,7 @@ from ambient_sweep.cli.printing import (
     tell,
     tell_summary,
     terminal,
+    trust_option,
 )
 from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml
 from ambient_sweep.errors import UserError, errors_of
@@ -35,6 +36,7 @@ SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("
 @commands.command(epilog=SHAPE)
 @click.argument("file", type=PATH)
 @overrides_argument
+@trust_option
 @as_json
 def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check the sweep or config in FILE, its images and every corner of its search space, without starting anything.
@@ -81,6 +83,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--from", "earlier", type=RUN, help="A run whose frontier is tried first, as far as it lies in the space."
 )
+@trust_option
 @as_json
 def run(
     file: Path, overrides: tuple[str, ...], storage: Path, name: str | None, earlier: Path | None, as_json: bool
@@ -109,6 +112,7 @@ def run(
 @commands.command()
 @click.argument("folder", type=RUN)
 @overrides_argument
+@trust_option
 @as_json
 def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept.

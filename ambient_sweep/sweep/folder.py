@@ -1,9 +1,11 @@
 """The folder of a run: how it is claimed, and what must stay as it was in a sweep that has begun."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from ambient_sweep import trust
 from ambient_sweep.config.files import flatten
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_store import fetch_folder, stored_sizes
@@ -45,6 +47,18 @@ def sweep_folder(path: Path) -> Path:
     if not (root / SWEEP_FILE).is_file():
         raise UserError(f"{root}: {SWEEP_FILE} is missing, so this is not the folder of a sweep")
     return root
+
+
+def check_within(folder: Path) -> None:
+    """Raises UserError for a symbolic link in the folder of a run, without --trust: files would be changed behind it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                trust.require(
+                    f"{entry.path}: is a symbolic link, behind which this command would write and remove files"
+                )
+            elif entry.is_dir():
+                check_within(Path(entry))
 
 
 def note_begun(sweep: Sweep, root: Path) -> None:

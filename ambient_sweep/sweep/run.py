@@ -26,7 +26,15 @@ from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
-from ambient_sweep.sweep.folder import RAY_FOLDER, check_unchanged, claim, has_trials, note_begun, sweep_folder
+from ambient_sweep.sweep.folder import (
+    RAY_FOLDER,
+    check_unchanged,
+    check_within,
+    claim,
+    has_trials,
+    note_begun,
+    sweep_folder,
+)
 from ambient_sweep.sweep.importance import importance
 from ambient_sweep.sweep.running.signals import Stopped, stop_signals
 from ambient_sweep.sweep.search.samplers import try_sampler
@@ -103,6 +111,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     from ambient_sweep.sweep.running.cluster import only_driver
 
     root = sweep_folder(lasting_path("FOLDER", root))
+    check_within(root)
     for key in changes or {}:
         if not key.startswith(("search.", "confirm.", "space.")):
             raise UserError(

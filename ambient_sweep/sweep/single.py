@@ -9,7 +9,7 @@ from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.object_store import fetch, fetch_folder
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.storage import remove, write_atomic
-from ambient_sweep.sweep.folder import claim
+from ambient_sweep.sweep.folder import check_within, claim
 from ambient_sweep.sweep.running.signals import stop_signals
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.file import SWEEP_FILE, check_name
@@ -75,6 +75,7 @@ def _claim(config: Config, root: Path) -> bool:
         mine, theirs = (trained_config(each.model_dump(mode="json")) for each in (config, load_config(file)))
         if mine != theirs:
             raise UserError(f"{root}: holds a run of another config; give another --name")
+        check_within(root)
         return False
     claim(root, "remove it")
     try:

@@ -12,6 +12,7 @@ from ambient_sweep.data.observed import levels
 from ambient_sweep.data.pixels import pixel_lines
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import Encoders
+from ambient_sweep.evaluation.encoders.torchscript import check_trusted
 from ambient_sweep.evaluation.reference import (
     RealImages,
     Reference,
@@ -88,9 +89,10 @@ def _check_labels(config: Config, data: ImageData) -> None:
 def prepare(config: Config, root: Path) -> list[str]:
     """Writes what all trials under `root` share, unless it is there: split.json, data.json and reference/.
 
-    Returns what the images that train are like (`image_lines`). Raises UserError for bad images, or where `root` began with
-    other data or other evaluation settings.
+    Returns what the images that train are like (`image_lines`). Raises UserError for bad images, for an encoder of the
+    config's own without --trust, or where `root` began with other data or other evaluation settings.
     """
+    check_trusted(config.evaluation)
     device, clean = use_device(config), load_clean(config, cached_data)
     fetch_folder(root / REFERENCE)
     if not (root / REFERENCE).exists():

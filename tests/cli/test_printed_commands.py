@@ -12,6 +12,7 @@ import pytest
 from command_line import bad, good
 from made_up_sweeps import fill
 from PIL import Image
+from ray.job_submission import JobStatus
 from small_trials import small
 
 import ambient_sweep
@@ -106,7 +107,7 @@ def test_of_images_and_of_the_sweep_file_that_init_writes(tmp_path: Path, monkey
 class Client:
     """Takes every job, and ends it when asked."""
 
-    submission_id, start_time, status = "run-0a1b2c", 1, "RUNNING"
+    submission_id, start_time, status = "run-0a1b2c", 1, JobStatus.RUNNING
 
     def __init__(self, run: Path) -> None:
         self.metadata = {jobs.RUN: str(run)}

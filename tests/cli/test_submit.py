@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
+from listening import listening, metrics
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -117,38 +118,6 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
             process.wait()
 
 
-def listening(session):
-    """The addresses and TCP ports on which the processes of a session listen."""
-    inodes = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(process.name)) == session:
-                inodes |= {os.readlink(each) for each in (process / "fd").iterdir()}
-        except OSError:  # it has ended, or is another user's
-            continue
-    found = set()
-    for name in ("tcp", "tcp6"):
-        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = line.split()[:10]
-            if state == "0A" and f"socket:[{inode}]" in inodes:
-                address, port = local.split(":")
-                found.add(
-                    (socket.inet_ntoa(bytes.fromhex(address[-8:])[::-1]), int(port, 16))
-                )  # 0.0.0.0 is this machine
-    return found
-
-
-def metrics(places):
-    """Which of these answer a scraper of metrics without the token."""
-    answered = []
-    for place in places:
-        with socket.create_connection(place, timeout=10) as server:
-            server.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            if b" 200 " in server.recv(16):
-                answered.append(place)
-    return answered
-
-
 def submit(words, environment):
     """Submits; for the first seconds of its life a head says that no agent is there yet to take a job."""
     deadline = time.monotonic() + 60
@@ -197,7 +166,16 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     assert wrong.stderr.count("\n") == 1
 
     sent = run(
-        "submit", file, *SMALL[1:], "training.images=1_000_000", "--storage", storage, "--name", "one", "--detach"
+        "submit",
+        file,
+        *SMALL[1:],
+        "training.images=1_000_000",
+        "--storage",
+        storage,
+        "--name",
+        "one",
+        "--trust",
+        "--detach",
     )
     assert sent.returncode == 0, sent.stderr
     job = sent.stdout.split()[1]

@@ -1,4 +1,4 @@
-"""Encoders that come as TorchScript files: SSCD, and the user's own, trusted by its hash alone."""
+"""Encoders that come as TorchScript files: SSCD, trusted by its hash, and the user's own, by --trust."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ambient_sweep import trust
 from ambient_sweep.config import EvaluationConfig
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders.base import Encoder, NetworkEncoder, imagenet_normalised
@@ -37,10 +38,11 @@ def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
     """The network in evaluation.encoder_file, which turns images float32 [N, 3, size, size] into features [N, D].
 
     Images are resized to encoder_size, bicubic with antialiasing, then normalised by ImageNet's mean and deviation. Raises
-    UserError where the file cannot be read, has another hash, or does not turn such images into features.
+    UserError without --trust, and for a file that cannot be read, has another hash, or does not turn images into features.
     """
     if settings.encoder_file is None or settings.encoder_sha256 is None:
         raise UserError("evaluation.encoder_file, encoder_sha256: fd_file needs both, the file and its SHA-256")
+    check_trusted(settings)
     path, size = Path(settings.encoder_file).expanduser(), settings.encoder_size
     check_hash(path, settings.encoder_sha256, "evaluation.encoder_file", "give the file of evaluation.encoder_sha256")
     try:
@@ -59,6 +61,14 @@ def user_encoder(settings: EvaluationConfig, device: str) -> Encoder:
     if len(shape) != 2 or shape[0] != 2:
         raise UserError(f"{asked} but into {list(shape)}; export the network without its later layers")
     return encoder
+
+
+def check_trusted(settings: EvaluationConfig) -> None:
+    """Raises UserError for an encoder of the config's own without --trust: its hash stands in the same config."""
+    if settings.encoder_file is not None:
+        trust.require(
+            f"evaluation.encoder_file: {settings.encoder_file} is a TorchScript program, which runs when it is opened"
+        )
 
 
 def _load(path: Path) -> Any:

@@ -21,6 +21,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
+from ambient_sweep import trust
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.storage import keep_private, locked
@@ -195,6 +196,8 @@ def _connect(address: str | None, dashboard: bool) -> None:
     held = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # Ray's processes never get those sent to the whole group
     warnings = bytearray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address and (given := trust.environment()):
+        quiet["runtime_env"] = {"env_vars": given}
     try:
         if address:
             with _reading(warnings):

@@ -19,6 +19,8 @@ BATCH_CORES = (
 LONGEST_SOCKET = "ray/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store"  # paths have a limit: 107 bytes
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 ROOM = 16 * 2**20  # bytes of Ray's logs
+# Metrics for Prometheus ask for no token and would listen on all addresses; -1 is no port, so Ray opens none.
+NO_METRICS = {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "-1", "AUTOSCALER_METRIC_PORT": "-1"}
 TOKEN = secrets.token_hex(32)  # one for all Rays of this process: the first is the one that Ray remembers
 
 
@@ -46,14 +48,14 @@ def _quota(cgroup: Path) -> float:
 
 @contextlib.contextmanager
 def ray_files() -> Iterator[None]:
-    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; and, where none is
-    set, a token, which Ray would write to the home folder.
+    """Gives Ray a private folder, removed at the end, since $TMPDIR/ray or /tmp/ray may not be usable; where none is set, a
+    token, which Ray would write to the home folder; and no ports for metrics.
 
     Ray's processes put their sockets into TMPDIR too, and find this instance by RAY_TMPDIR, even if others run on the
     machine. Raises UserError without room.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", dir=_roomy_place(), ignore_cleanup_errors=True) as folder:
-        ours = dict.fromkeys(("RAY_TMPDIR", "TMPDIR"), folder)
+        ours = NO_METRICS | dict.fromkeys(("RAY_TMPDIR", "TMPDIR"), folder)
         if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
             ours["RAY_AUTH_TOKEN"] = TOKEN
         given = {name: os.environ[name] for name in ours.keys() & os.environ.keys()}

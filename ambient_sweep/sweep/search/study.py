@@ -73,6 +73,8 @@ def open_study(name: str, sampler: BaseSampler, path: Path | None = None) -> opt
             study = optuna.create_study(
                 storage=storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
+            if study.directions != directions:  # by which samplers are refused that keep pickles in it
+                raise ValueError("of other objectives")
             if not study.metric_names:  # which optuna-dashboard shows
                 study.set_metric_names(["fidelity", "memorization"])
             return study

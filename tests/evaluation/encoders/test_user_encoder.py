@@ -9,10 +9,16 @@ import torch
 from encoder_images import built, encode, noise, sha256_of
 from torch import Tensor
 
+from ambient_sweep import trust
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.encoders import torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(trust.VARIABLE, "1")
 
 
 def means(x: Tensor) -> Tensor:
@@ -47,6 +53,16 @@ def test_torchscript_gets_images_of_its_size_normalised(tmp_path: Path) -> None:
     assert encode(built("fd_file", **config), noise(2, 1, 40), 2).shape == (2, 3)
     halves = settings(lambda x: means(x).half(), tmp_path)
     assert encode(built("fd_file", **halves), images, 2).dtype == torch.float32
+
+
+def test_it_is_opened_by_consent_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(means, tmp_path)
+    monkeypatch.delenv(trust.VARIABLE)
+    monkeypatch.setattr(torchscript, "_load", lambda _: pytest.fail("opened"))
+    assert refused(config) == (
+        f"evaluation.encoder_file: {tmp_path}/encoder.pt is a TorchScript program, which runs when it is opened; if "
+        "you trust where it comes from, give --trust"
+    )
 
 
 def test_the_hash_is_checked_before_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

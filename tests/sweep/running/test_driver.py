@@ -1,4 +1,7 @@
-"""The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost."""
+"""The driver itself is ended: by SIGTERM, as `ray job stop` does, and by SIGKILL. Nothing that was finished is lost.
+
+Meanwhile the clock jumps, files are cut, and others want the same run.
+"""
 
 import os
 import signal
@@ -12,8 +15,11 @@ from optuna.trial import TrialState
 from processes import end_session, wait_until
 from small_sweeps import searched_trials, small_sweep, study_of
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.results import read_table
+from ambient_sweep.sweep.run import resume_sweep
 from ambient_sweep.sweep.space.file import write_sweep
+from ambient_sweep.trial.recorder import LOG
 from ambient_sweep.trial.records import TrialRecord, read_evaluations, read_trials
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -36,6 +42,15 @@ except AmbientSweepError as error:
     sys.exit(error.exit_code)
 """
 
+# In each Python process of a driver and its Ray. File systems keep the right time, as those of other machines do.
+CLOCK = """
+import time
+from pathlib import Path
+real, off = time.time, Path(__file__).with_name("seconds")
+time.time = lambda: real() + float(off.read_text())
+"""
+DAY = 86_400
+
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 
@@ -43,11 +58,18 @@ Start = Callable[[str], "subprocess.Popen[str]"]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a driver in a session of its own; whatever is left of those sessions at the end is ended."""
     started: list[subprocess.Popen[str]] = []
+    clock = tmp_path / "clock"
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(CLOCK)
+    (clock / "seconds").write_text("0")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(clock), *filter(None, sys.path)])}
 
     def popen(verb: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", DRIVER, verb, str(tmp_path / "in.yaml"), str(tmp_path / "runs")]
         with (tmp_path / f"{len(started)}.out").open("w") as out, (tmp_path / f"{len(started)}.err").open("w") as err:
-            process = subprocess.Popen(command, stdout=out, stderr=err, text=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=out, stderr=err, text=True, start_new_session=True, env=environment
+            )
         started.append(process)
         return process
 
@@ -61,10 +83,15 @@ def completed(root: Path) -> list[TrialRecord]:
 
 
 def half_way(root: Path) -> bool:
-    """One trial has ended and another has a state to go on from."""
+    """One trial has ended and another has two states to go on from."""
     ended = {trial.trial_id for trial in completed(root)}
-    states = {path.parents[1].name for path in root.glob("trials/*/state/images-*")}
-    return bool(ended) and bool(states - ended)
+    return bool(ended) and any(len(states) > 1 for trial, states in states_of(root).items() if trial not in ended)
+
+
+def states_of(root: Path) -> dict[str, list[Path]]:
+    """By trial, the oldest first."""
+    trials = root.glob("trials/*")
+    return {trial.name: sorted(trial.glob("state/images-*/state.safetensors")) for trial in trials}
 
 
 def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
@@ -72,11 +99,21 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     write_sweep(sweep, tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
 
-    first = start("run")
+    def refused(number: int) -> str:
+        return (tmp_path / f"{number}.err").read_text()
+
+    first, other = start("run"), start("run")  # at once: one of them has the name
+    wait_until(lambda: first.poll() is not None or other.poll() is not None)
+    first, number = (other, 1) if first.poll() is not None else (first, 0)
+    taken = (
+        f"{root}: a run of this name already exists; `ambient-sweep resume {root}` continues it, or give another --name"
+    )
+    assert refused(1 - number) == f"{taken}\n"
+    (tmp_path / "clock" / "seconds").write_text(f"{DAY}")
     wait_until(lambda: half_way(root))
     first.send_signal(signal.SIGTERM)
     assert first.wait(30) == 75
-    error = (tmp_path / "0.err").read_text().strip().splitlines()
+    error = refused(number).strip().splitlines()
     assert error[-1] == f"interrupted; `ambient-sweep resume {root}` continues from here"
     kept = {trial.trial_id: (root / "trials" / trial.trial_id / "trial.json").read_bytes() for trial in completed(root)}
     assert kept
@@ -85,9 +122,23 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     assert {trial.status for trial in read_trials(root)} == {"completed", "stopped"}
     assert set(read_table(root / "trials.parquet")["status"].to_pylist()) == {"completed", "stopped"}
 
-    second = start("resume")
+    # As a disk or a copy that breaks off leaves them: the newest state of a trial, and the study.
+    _, cut = max((states_of(root)[trial.trial_id] for trial in stopped), key=len)
+    os.truncate(cut, cut.stat().st_size // 2)
+    journal = root / "study.journal"
+    whole = journal.read_bytes()
+    os.truncate(journal, len(whole) // 2)
+    with pytest.raises(UserError, match=r"^study.journal lacks \d of the \d trials of this sweep, .*; restore"):
+        resume_sweep(root, echo=lambda line: None)
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+
+    second, other = start("resume"), start("resume")
+    wait_until(lambda: second.poll() is not None or other.poll() is not None)
+    second, number = (other, 3) if second.poll() is not None else (second, 2)
+    assert refused(5 - number) == f"{root}: another process runs this sweep now; wait for it, or end it first\n"
     known = len(completed(root))
     running = lambda: any(trial.status == "running" for trial in read_trials(root))  # noqa: E731
+    (tmp_path / "clock" / "seconds").write_text(f"{-DAY}")
     wait_until(lambda: len(completed(root)) > known and running())
     os.kill(second.pid, signal.SIGKILL)
     second.wait()
@@ -97,6 +148,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     }
 
     assert start("resume").wait(120) == 0
+    assert f"state {cut.parent.name}: damaged (" in (cut.parents[2] / LOG).read_text()
     trials = {trial.trial_id: trial for trial in read_trials(root)}
     assert sorted(t.role for t in trials.values()) == ["baseline"] + ["search"] * 4
     assert {t.status for t in trials.values()} == {"completed"}

@@ -3,21 +3,29 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from processes import end_session, wait_until
+import torch
+from command_line import bad
+from processes import end_session, session_of, wait_until
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 from small_sweeps import small_sweep
 
-from ambient_sweep.config import ResourcesConfig
+from ambient_sweep.config import ResourcesConfig, build_config
+from ambient_sweep.evaluation.encoders.torchscript import without_torchscript_warning
+from ambient_sweep.storage import sha256
 from ambient_sweep.sweep.running.cluster import nodes_for
 from ambient_sweep.sweep.space.file import write_sweep
-from ambient_sweep.trial.records import read_trials
+from ambient_sweep.trial.records import read_evaluations, read_trials
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -75,42 +83,103 @@ def test_the_autoscaler_is_asked_for_all_trials_until_the_search_ends(ray_head: 
     assert asked() == []
 
 
-def test_a_sweep_goes_on_with_the_nodes_that_are_there(tmp_path: Path, machines: Machines) -> None:
-    sweep = small_sweep(tmp_path, search__max_failures=0, training__images=96_000)
+Sweep = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def ambient_sweep(tmp_path: Path, machines: Machines) -> Iterator[Sweep]:
+    """Starts a command on the cluster; its output is appended to `out`."""
+    started: list[subprocess.Popen[str]] = []
+    environment = machines.environment | {"RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+
+    def popen(*words: str | Path) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "ambient_sweep", *map(str, words)]
+        with (tmp_path / "out").open("a") as out:
+            process = subprocess.Popen(
+                command, env=environment, stdout=out, stderr=out, text=True, start_new_session=True
+            )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        end_session(process)
+
+
+def own_encoder(folder: Path) -> dict[str, Any]:
+    """Settings with an encoder of the user's own, the mean of each channel."""
+    path = folder / "encoder.pt"
+    with without_torchscript_warning():
+        torch.jit.trace(lambda x: x.mean((2, 3)), torch.rand(2, 3, 16, 16)).save(str(path))
+    keys = {"encoder_file": str(path), "encoder_sha256": sha256(path), "encoder_size": 16}
+    return {f"evaluation__{key}": value for key, value in keys.items()} | {
+        "evaluation__distances": ["fd_pixels", "fd_file"]
+    }
+
+
+def test_a_sweep_goes_on_with_the_nodes_that_are_there(
+    tmp_path: Path, machines: Machines, ambient_sweep: Sweep
+) -> None:
+    """And what its command may run, its workers may run there, and no later command may by itself."""
+    sweep = small_sweep(tmp_path, search__max_failures=0, training__images=96_000, **own_encoder(tmp_path))
     write_sweep(sweep, tmp_path / "in.yaml")
-    root = tmp_path / "runs" / "small"
+    root, out = tmp_path / "runs" / "small", tmp_path / "out"
     machines.start("--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false")
     wait_until(lambda: machines.started() == 1)
-    command = [
-        sys.executable,
-        "-m",
-        "ambient_sweep",
-        "run",
-        str(tmp_path / "in.yaml"),
-        "--storage",
-        str(tmp_path / "runs"),
-    ]
-    environment = machines.environment | {"RAY_ADDRESS": f"127.0.0.1:{PORT}"}
-    out = tmp_path / "out"
 
     def said(pattern: str) -> bool:
         return re.search(pattern, out.read_text()) is not None
 
-    with out.open("w") as file:
-        driver = subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+    driver = ambient_sweep("run", tmp_path / "in.yaml", "--storage", tmp_path / "runs", "--trust")
     none = "waiting for room on the cluster: a trial needs 1 of 0 CPUs, of which 0 are free"
-    try:
-        wait_until(lambda: said(none), 60)
-        node = machines.node()
-        wait_until(lambda: list(root.glob("trials/*/state/images-*")))
-        end_session(node)
-        wait_until(lambda: said("it goes on from its last state"), 60)
-        wait_until(lambda: said(f"1 trial {none}"), 40)
-        machines.node()
-        machines.node()
-        wait_until(lambda: sum(trial.status == "running" for trial in read_trials(root)) > 1, 60)
-        assert driver.wait(120) == 0, out.read_text()
-    finally:
-        end_session(driver)
+    wait_until(lambda: said(none), 60)
+    node = machines.node()
+    wait_until(lambda: list(root.glob("trials/*/state/images-*")))
+    end_session(node)
+    wait_until(lambda: said("it goes on from its last state"), 60)
+    wait_until(lambda: said(f"1 trial {none}"), 40)
+    machines.node()
+    machines.node()
+    wait_until(lambda: sum(trial.status == "running" for trial in read_trials(root)) > 1, 60)
+    assert driver.wait(120) == 0, out.read_text()
     assert {trial.status for trial in read_trials(root)} == {"completed"}
     assert not said("FAILED")
+    assert all("fd_file" in evaluation.measures for evaluation in read_evaluations(root))
+    refused = bad("resume", root, "search.trials=3")
+    assert refused.startswith(
+        f"error: evaluation.encoder_file: {tmp_path}/encoder.pt is a TorchScript program, which runs"
+    )
+    assert refused.endswith("; if you trust where it comes from, give --trust")
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_head_is_lost_ends_in_order_and_goes_on_with_another_to_the_same_numbers(
+    tmp_path: Path, machines: Machines, ambient_sweep: Sweep
+) -> None:
+    write_sweep(small_sweep(tmp_path, search__keep="all", training__images=96_000), tmp_path / "in.yaml")
+    root, head = tmp_path / "runs" / "small", ("--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
+    first = machines.start(*head)
+    wait_until(lambda: machines.started() == 1)
+    driver = ambient_sweep("run", tmp_path / "in.yaml", "--storage", tmp_path / "runs")
+    wait_until(lambda: list(root.glob("trials/*/state/images-*")))
+    (gcs,) = [pid for pid in session_of(first.pid) if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(gcs, signal.SIGKILL)
+    assert driver.wait(75) == 75
+    said = f"error: the Ray cluster at 127.0.0.1:{PORT} answers no more; once it does, `resume` goes on, or the same `train`"
+    assert (tmp_path / "out").read_text().splitlines()[-1] == said
+    end_session(first)
+
+    machines.start(*head)
+    wait_until(lambda: machines.started() == 2)
+    assert ambient_sweep("resume", root).wait(120) == 0, (tmp_path / "out").read_text()
+    trials = read_trials(root)
+    assert [trial.status for trial in trials] == ["completed"] * 3
+    for trial in trials:
+        config = build_config(trial.config)
+        prepare(config, tmp_path / "alone")
+        run_trial(config, tmp_path / "alone", trial.trial_id, role=trial.role)
+    alone, found = (
+        {(e.trial_id, e.images, e.endpoint): e.measures for e in read_evaluations(each)}
+        for each in (tmp_path / "alone", root)
+    )
+    assert found == alone

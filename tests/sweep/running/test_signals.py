@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import good
-from processes import end_session, wait_until
+from processes import end_session, session_of, wait_until
 from small_sweeps import small_sweep
 
 from ambient_sweep.results import read_table
@@ -102,12 +103,30 @@ def test_no_measurement_and_no_training_begins_after_a_signal(tmp_path: Path, st
     assert measured == {(row["trial_id"], row["images"]) for row in rows if row["samples"] == 50 * 64}
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_while_ray_starts_leaves_nothing(tmp_path: Path, start: Start, number: signal.Signals) -> None:
+    write_sweep(small_sweep(tmp_path), tmp_path / "in.yaml")
+    driver = start("run", tmp_path / "in.yaml")
+    wait_until(lambda: len(session_of(driver.pid)) > 1)  # its first process
+    driver.send_signal(number)
+    assert driver.wait(60) == 1
+    assert (tmp_path / "err").read_text().splitlines()[-1] == "error: interrupted, before anything was trained"
+    assert not (tmp_path / "runs" / "small").exists()
+    wait_until(lambda: not session_of(driver.pid), 30)
+
+
+EVALUATING = {"evaluation__lengths": [0.01, 1.0], "evaluation__samples": 20_000, "sampling__steps": 100}
+
+
+@pytest.mark.parametrize(
+    ("number", "costly"), [(signal.SIGUSR1, EVALUATING), pytest.param(signal.SIGHUP, {}, marks=pytest.mark.slow)]
+)
 def test_warnings_to_all_processes_end_a_sweep_in_order_on_a_small_machine(
-    tmp_path: Path, start: Start, number: signal.Signals
+    tmp_path: Path, start: Start, number: signal.Signals, costly: dict[str, Any]
 ) -> None:
-    """One core, no home and a long TMPDIR; a closing terminal and some batch systems signal Ray's processes as well."""
-    write_sweep(small_sweep(tmp_path, training__images=640_000), tmp_path / "in.yaml")
+    """In an evaluation, or in training. One core, no home and a long TMPDIR; a closing terminal and some batch systems
+    signal Ray's processes as well."""
+    write_sweep(small_sweep(tmp_path, training__images=640_000, **costly), tmp_path / "in.yaml")
     root = tmp_path / "runs" / "small"
     driver = start("run", tmp_path / "in.yaml", before=SMALL_MACHINE)
     wait_until(lambda: list(root.glob("trials/*/state/images-*")), 180)

@@ -20,7 +20,7 @@ from ambient_sweep.stages.planner import Planner
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.search import History, SweepSearch
-from ambient_sweep.sweep.search.study import optuna_distribution, violations
+from ambient_sweep.sweep.search.study import open_study, optuna_distribution, violations
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.stopping.rungs import Decision
 
@@ -233,6 +233,14 @@ def test_a_damaged_study_is_named_in_one_line(tmp_path: Path, line: str) -> None
     with pytest.raises(UserError, match=r"j: damaged \(.+\); restore it") as caught:
         search_of(sweep, tmp_path / "j")
     assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_other_objectives_is_refused(tmp_path: Path) -> None:
+    """For one objective, CMA-ES would open a pickle in it."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "j")))
+    optuna.create_study(storage=storage, study_name="s", direction="minimize")
+    with pytest.raises(UserError, match=r"j: damaged \(of other objectives\); restore it"):
+        open_study("s", optuna.samplers.RandomSampler(), tmp_path / "j")
 
 
 @pytest.mark.parametrize("text", [None, ""])
