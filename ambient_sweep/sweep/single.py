@@ -97,7 +97,11 @@ def _run_here(config: Config, root: Path, echo: Callable[[str], None]) -> None:
 
 def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -> None:
     """Trains with Ray Train; a signal becomes a file that the workers look for."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
     from ambient_sweep.sweep.running.cluster import ray_session, wait_for_room
+    from ambient_sweep.sweep.running.faults import describe, worst
     from ambient_sweep.sweep.running.preflight import concurrent_trials, ray_nodes
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
@@ -108,13 +112,18 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     with ray_session(dashboard=True), stop_signals() as stop:
         concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
         wait_for_room(config.resources, echo, stop)
-        for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
-            if stop.asked():
-                write_atomic(stop_here, b"")
-            if (record := known_trial(root, TRIAL)) is not None:
-                advance("images trained", record.images_done, config.length)
-            fetch(log)
-            new = log.read_bytes()[told:] if log.exists() else b""
-            for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
-                told += len(line)
-                echo(line.decode().rstrip("\n").partition(" ")[2])  # without its time
+        try:
+            for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
+                if stop.asked():
+                    write_atomic(stop_here, b"")
+                if (record := known_trial(root, TRIAL)) is not None:
+                    advance("images trained", record.images_done, config.length)
+                fetch(log)
+                new = log.read_bytes()[told:] if log.exists() else b""
+                for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+                    told += len(line)
+                    echo(line.decode().rstrip("\n").partition(" ")[2])  # without its time
+        except (TrainingFailedError, RayError) as error:
+            raise AmbientSweepError(
+                f"{describe(worst(error)[1])}; the same command goes on from the last state"
+            ) from None

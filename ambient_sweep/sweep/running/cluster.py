@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import AuthenticationError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from ambient_sweep import trust
@@ -26,6 +26,7 @@ from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.storage import keep_private, locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
+from ambient_sweep.sweep.running.faults import describe, expect_all_deaths
 from ambient_sweep.sweep.running.machine import cores, ray_files
 from ambient_sweep.sweep.running.signals import CHECK_SECONDS, WARNINGS, Stopped, StopRequest, say
 from ambient_sweep.text import duration
@@ -51,8 +52,8 @@ def on_cluster(
 ) -> list[Any]:  # fmt: skip
     """What `function` returns for each of these arguments, in processes with the resources of a worker.
 
-    `ended` hears now and then how many calls have ended. Raises what one of them raised, or Stopped; those that have not
-    ended are cancelled.
+    `ended` hears now and then how many calls have ended. Raises what one of them raised, or Stopped, also where Ray's own
+    attempts were lost with their processes; those that have not ended are cancelled.
     """
 
     def in_private(*arguments: Any) -> Any:
@@ -70,6 +71,8 @@ def on_cluster(
             ended(len(tasks) - len(waiting))
     except RayTaskError as error:
         raise error.cause from None
+    except RayError as error:
+        raise Stopped(describe(error)) from None
     finally:
         for left in waiting:
             ray.cancel(left)
@@ -246,6 +249,7 @@ def ray_output_to(path: Path) -> Iterator[None]:
 
 def quiet_tune() -> None:
     """Settings of Tune for this process; its log stays silent, since it advises to use Tune's own commands."""
+    expect_all_deaths()
     os.environ.update(SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 

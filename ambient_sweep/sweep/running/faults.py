@@ -6,14 +6,17 @@ until `search.patience` has passed without progress. A trial's own (memory, erro
 """
 
 import errno
+import functools
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from ray import cloudpickle
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.train import PreemptionError
 from ray.tune.experiment import Trial
@@ -63,6 +66,22 @@ def _kind(cause: BaseException) -> Kind:
         return Kind.MEMORY
     own = isinstance(cause, RayTaskError) or getattr(cause, "actor_init_failed", False)
     return Kind.MACHINE if isinstance(cause, RayError | PreemptionError) and not own else Kind.OWN
+
+
+@functools.cache
+def expect_all_deaths() -> None:
+    """Lets Tune take each end of a trial's process for a failure of the trial.
+
+    Of such ends it knows RayActorError alone, and ends the sweep by any other, as by what Ray's memory monitor leaves.
+    """
+    known = RayActorManager._actor_task_failed
+
+    def failed(manager: RayActorManager, task: Any, error: Exception) -> None:
+        if not isinstance(error, RayActorError | RayTaskError):
+            error, error.cause = RayActorError(error_msg=str(error)), error  # type: ignore[attr-defined]
+        known(manager, task, error)
+
+    RayActorManager._actor_task_failed = failed  # type: ignore[method-assign, assignment]
 
 
 def failure_of(trial: Trial) -> BaseException:

@@ -19,16 +19,16 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.torch import load_file
 from small_sweeps import searched_trials, small_sweep, study_of
 
-from ambient_sweep.config import build_config, dump, load_config
+from ambient_sweep.config import ResourcesConfig, build_config, dump, load_config
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.running import faults, progress, session
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import quiet_tune
+from ambient_sweep.sweep.running.cluster import on_cluster, quiet_tune
 from ambient_sweep.sweep.running.faults import Restarts
 from ambient_sweep.sweep.running.session import open_search
-from ambient_sweep.sweep.running.signals import StopRequest
+from ambient_sweep.sweep.running.signals import Stopped, StopRequest
 from ambient_sweep.sweep.running.tuning import TuneSearcher, run_tune
 from ambient_sweep.sweep.space.file import load_sweep, write_sweep
 from ambient_sweep.sweep.stopping.rungs import Decision
@@ -281,6 +281,11 @@ def test_cpus_that_another_job_took_are_waited_for_with_a_line(tmp_path: Path, m
     assert run_sweep(small_sweep(tmp_path, **noisy), tmp_path / "runs", echo=echo).counts == {"completed": 1}
     said = f"1 trial waiting for room on the cluster: a trial needs 1 of {cpus} CPUs, of which 0 are free"
     assert any(line.endswith(said) for line in lines), lines
+
+
+def test_work_whose_process_always_dies_ends_in_order() -> None:
+    with pytest.raises(Stopped, match=r"^WorkerCrashedError: The worker died unexpectedly while executing this task"):
+        on_cluster(ResourcesConfig(cpus=1), os._exit, [(1,)], StopRequest())
 
 
 # -- refused before the start ---------------------------------------------------------------------------------------
