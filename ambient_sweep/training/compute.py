@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ambient_sweep.config import ComputeConfig
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
-from ambient_sweep.models import Shape, checkpoint_activations
+from ambient_sweep.models import checkpoint_activations
 from ambient_sweep.training.group import SINGLE, Group
 
 BACKEND = "inductor"  # of torch.compile
@@ -38,21 +38,13 @@ def prepare_network(denoiser: Denoiser, config: ComputeConfig) -> None:
 def _compiled(function: Callable[..., Any]) -> Any:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-    with _compile_errors():
-        return torch.compile(function, backend=BACKEND)
+    return torch.compile(function, backend=BACKEND)
 
 
-def check_compiler() -> None:
+def check_compiler(device: str | torch.device = "cpu") -> None:
     """Compiles a small function. Raises UserError where torch.compile does not work on this machine."""
-    with _compile_errors():
-        _compiled(torch.sin)(torch.ones(8))
-
-
-@contextlib.contextmanager
-def _compile_errors() -> Iterator[None]:
-    """Turns an error of torch.compile, now or in a first pass, into one line."""
     try:
-        yield
+        _compiled(torch.sin)(torch.ones(8, device=device))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # the base of all errors of torch.compile
@@ -111,17 +103,3 @@ class _Autocast(nn.Module):
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             output: torch.Tensor = self.network(x, *others)
         return output.float()
-
-
-def try_compiled(wrapped: WrappedDenoiser, shape: Shape, size: int, device: str | torch.device, labels: bool) -> None:
-    """One forward and backward pass of `size` images through a compiled network; leaves no gradient.
-
-    Raises UserError if torch.compile fails.
-    """
-    x, sigma = torch.zeros(size, *shape, device=device), torch.ones(size, device=device)
-    inputs = (x, sigma, torch.zeros(size, dtype=torch.int64, device=device)) if labels else (x, sigma)
-    with _compile_errors():
-        with torch.no_grad():
-            wrapped.denoiser(*inputs)
-        wrapped.denoiser(*inputs).sum().backward()
-    wrapped.denoiser.zero_grad()

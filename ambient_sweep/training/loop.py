@@ -56,7 +56,7 @@ def train(
     if not ahead:
         return
     every = max(1, steps // config.training.records)
-    stepper = Stepper(state, labels=state.classes > 0)
+    stepper = Stepper(state)
     stop = _Stop(state.group, state.device, interrupted)
     began, counted = time.perf_counter(), 0
     with closing(batches(config, observed, ahead, state.group, state.device)) as source:

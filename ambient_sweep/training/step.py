@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from ambient_sweep.training import objective
-from ambient_sweep.training.compute import WrappedDenoiser, try_compiled
+from ambient_sweep.training.compute import WrappedDenoiser, check_compiler
 from ambient_sweep.training.loader import Pieces
 from ambient_sweep.training.objective import takes_part
 from ambient_sweep.training.schedules import learning_rate
@@ -24,15 +24,14 @@ class Stepper:
     workers nor that of parts changes what is trained. Nothing here waits for the device.
     """
 
-    def __init__(self, state: TrainState, labels: bool) -> None:
+    def __init__(self, state: TrainState) -> None:
         config, group = state.config, state.group
         self.state, self.config, self.group = state, config, group
         self.parameters = list(state.denoiser.parameters())
         state.denoiser.train()
-        self.wrapped = WrappedDenoiser(state.denoiser, config.compute, group)
         if config.compute.compile:
-            size = len(group.share(config.training.batch_size)) // config.compute.accumulate
-            try_compiled(self.wrapped, state.shape, size, state.device, labels)
+            check_compiler(state.device)
+        self.wrapped = WrappedDenoiser(state.denoiser, config.compute, group)
 
     def step(self, step: int, pieces: Pieces, weight: float) -> float:
         """Trains step number `step`, from 0, on this worker's `pieces`; returns the learning rate.
