@@ -15,7 +15,7 @@ from ambient_sweep.config import Config, DataConfig
 from ambient_sweep.data.arrived import check_distance
 from ambient_sweep.data.pixels import Array, Pixels
 from ambient_sweep.data.sources import Source, open_source
-from ambient_sweep.data.sources.annotations import LABEL, TEXT
+from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import corrupt_line, source_path
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.data.split import Rows, shortened, split_index, split_notes
@@ -184,9 +184,8 @@ def _image_data(
 def _check_keys(config: DataConfig, store: Store) -> None:
     """Raises UserError where the config names another size, split, label or level column than the store was made with."""
     channels, side, _ = store.info.shape
-    own = config.model_dump(exclude={"sigma_column", "range", "split", "group_column", "group_pattern"})
-    if config.label_column != LABEL:  # what versions before 0.7 wrote for "auto"
-        del own["label_column"]
+    kept_by_stores = {"label_column", "sigma_column", "range", "split", "group_column", "group_pattern"}
+    own = config.model_dump(exclude=kept_by_stores)
     own |= {"image_size": side, "channels": channels, "split_seed": store.info.split.seed}
     made, asked = DataConfig(**own).model_dump(), config.model_dump()
     other = " ".join(f"data.{key}={json.dumps(value)}" for key, value in made.items() if value != asked[key])

@@ -40,7 +40,7 @@ def what_noise_buys(table: pa.Table, choice: Choice) -> str:
     if row[schema.SIGMA] == 0 and row[schema.OBJECTIVE] == "denoising":
         return f"Noise buys {NOTHING}: the choice is clean training, stopped after {row[schema.IMAGES]:,} images."
     rivals = Candidates.of(table.filter(pa.array(clean)))
-    stated = pa.concat_tables([rivals.table.take(pa.array(rivals.stated)), _one(row, table)])
+    stated = pa.concat_tables([rivals.table.take(pa.array(rivals.stated)), pa.Table.from_pylist([row], table.schema)])
     values, spread = objectives(stated), errors(stated)
     least = int(values[:-1, 1].argmin())
     name, memorization = row[schema.MEMORIZATION_MEASURE], row[schema.MEMORIZATION]
@@ -66,10 +66,6 @@ def what_noise_buys(table: pa.Table, choice: Choice) -> str:
             "the seed made it so, baseline.seeds=[0,1,2] would tell."
         )
     return f"Noise buys {name} lower by {gain:.3g} ({interval}, seeds included) than {against}."
-
-
-def _one(row: dict[str, object], table: pa.Table) -> pa.Table:
-    return pa.Table.from_pylist([row], table.schema)
 
 
 def _gain(values: Floats) -> float:
