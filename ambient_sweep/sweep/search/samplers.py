@@ -1,11 +1,18 @@
-"""Samplers by name: the package's own, and every one of Optuna's."""
+"""Samplers by name: the package's own, and those of Optuna that take two objectives."""
 
 import inspect
 import warnings
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 
 from ambient_sweep.config import check_keys
 from ambient_sweep.config.values import did_you_mean
@@ -20,14 +27,15 @@ NAMES: dict[str, type[BaseSampler]] = {
     "tpe": GroupedTPESampler,
     "random": GroupedTPESampler,
     GRID: GroupedTPESampler,
-    "sobol": optuna.samplers.QMCSampler,
-    "nsga2": optuna.samplers.NSGAIISampler,
-    "gp": optuna.samplers.GPSampler,
+    "sobol": QMCSampler,
+    "nsga2": NSGAIISampler,
+    "gp": GPSampler,
+    **{
+        kind.__name__: kind
+        for kind in (TPESampler, NSGAIISampler, NSGAIIISampler, GPSampler, QMCSampler, RandomSampler)
+    },
 }
 STARTUP = 10  # random draws of a sampler that is tried, at most
-LISTING = ("GridSampler", "BruteForceSampler")  # they end a loop of Optuna's own
-UNSUITABLE = (*LISTING, "PartialFixedSampler")  # which takes another sampler
-SINGLE = {"CmaEsSampler"}  # for one objective, as it says itself
 
 
 def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
@@ -35,7 +43,10 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
 
     Raises UserError for an unknown name and for arguments that the sampler refuses.
     """
-    kind = NAMES.get(search.sampler) or _optuna_class(search.sampler)
+    kind = NAMES.get(search.sampler)
+    if kind is None:
+        near = did_you_mean(search.sampler, NAMES, f"choose one of {', '.join(NAMES)}")
+        raise UserError(f"search.sampler: unknown sampler {search.sampler!r}; {near}")
     known = inspect.signature(kind).parameters
     evenly = search.sampler in ("random", GRID)
     takes = list(known) if not evenly else []
@@ -51,7 +62,7 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
     defaults: dict[str, Any] = {"seed": seed, "warn_independent_sampling": False}
     if evenly:
         defaults["random_share"] = 1.0
-    if kind is optuna.samplers.QMCSampler:
+    if kind is QMCSampler:
         defaults |= {"seed": search.seed, "scramble": True}  # Optuna counts its points in the study
     given = {key: value for key, value in defaults.items() if key in known} | search.sampler_args
     try:
@@ -63,24 +74,6 @@ def build_sampler(search: Search, proposed: int = 0) -> BaseSampler:
         raise UserError(
             f"search.sampler={search.sampler}: {kind.__name__} refuses search.sampler_args={search.sampler_args}: {text}"
         ) from None
-
-
-def _optuna_class(name: str) -> type[BaseSampler]:
-    known = {each: getattr(optuna.samplers, each) for each in optuna.samplers.__all__ if each not in UNSUITABLE}
-    kinds: dict[str, type[BaseSampler]] = {
-        each: kind
-        for each, kind in known.items()
-        if inspect.isclass(kind) and issubclass(kind, BaseSampler) and not inspect.isabstract(kind)
-    }
-    if name not in kinds:
-        offered = sorted(kinds.keys() - SINGLE)
-        near = "use grid;" if name in LISTING else did_you_mean(name, (*NAMES, *offered), "")
-        hint = f"{near} ".lstrip()
-        raise UserError(
-            f"search.sampler: unknown sampler {name!r}; {hint}choose one of {', '.join(NAMES)} or a class of "
-            f"optuna.samplers: {', '.join(offered)}"
-        )
-    return kinds[name]
 
 
 def try_sampler(space: Space, search: Search) -> None:
