@@ -76,10 +76,10 @@ def expect_all_deaths() -> None:
     """
     known = RayActorManager._actor_task_failed
 
-    def failed(manager: RayActorManager, task: Any, error: Exception) -> None:
-        if not isinstance(error, RayActorError | RayTaskError):
-            error, error.cause = RayActorError(error_msg=str(error)), error  # type: ignore[attr-defined]
-        known(manager, task, error)
+    def failed(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception, exception.cause = RayActorError(error_msg=str(exception)), exception  # type: ignore[attr-defined]
+        known(manager, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = failed  # type: ignore[method-assign, assignment]
 
