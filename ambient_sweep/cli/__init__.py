@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input, 75 ended in order and resumable. Every error is one line on standard error.
 """
 
+import errno
 import logging
 import signal
 import sys
@@ -17,6 +18,8 @@ from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.running.signals import WARNINGS
 
 __all__ = ["commands", "export", "images", "init", "jobs", "main", "measuring", "models", "sweeps"]
+
+LONGEST = 1200  # characters of an error
 
 
 def main() -> None:
@@ -43,9 +46,13 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted; `train` and `resume` continue from the last saved state", Resumable.exit_code)
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2 if error.errno == errno.ENAMETOOLONG else 1)
 
 
 def fail(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(with_urls(message).split())}", err=True)
+    """Ends with the message in one line, its middle left out where that would fill a screen."""
+    line = " ".join(with_urls(message).split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    printable = (each if each.isprintable() else repr(each)[1:-1] for each in line)
+    click.echo(f"error: {''.join(printable)}", err=True)
     sys.exit(code)

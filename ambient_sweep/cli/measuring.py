@@ -161,7 +161,7 @@ def _configs(overrides: tuple[str, ...]) -> "tuple[EvaluationConfig, DataConfig]
     if "data.source" in changes:
         base["data.path"] = "--train"  # in place of which come those of the options
     distances = changes.get("evaluation.distances", base["evaluation.distances"])
-    if isinstance(distances, list) and distances:
+    if isinstance(distances, list) and distances and isinstance(distances[0], str):
         base["evaluation.fidelity"] = distances[0]
     config = build_config(base, changes, where="measure")
     return with_similarity(config.evaluation), config.data

@@ -47,7 +47,7 @@ def validate(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from ambient_sweep.sweep.search.samplers import try_sampler
     from ambient_sweep.sweep.tracking import check_tracker
 
-    if not read_yaml(file).keys() & sweep_file.SweepFile.model_fields.keys():
+    if sweep_file.is_config(read_yaml(file)):
         config = load_config(file, parse_overrides(overrides))
         with errors_of(file):
             notes = check_single(config)

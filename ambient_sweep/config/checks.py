@@ -68,7 +68,8 @@ def _of_model(c: Config) -> Iterator[str]:
         sides = [c.data.image_size // 2**level for level in range(m.levels)]
         unknown = [side for side in m.attention if side not in sides]
         if unknown:
-            yield f"model.attention: {unknown[0]} is not one of this U-Net's resolutions, {', '.join(map(str, sides))}"
+            given = f"data.image_size={c.data.image_size} and model.levels={m.levels}"
+            yield f"model.attention: {unknown[0]} is not a resolution of {given}; {', '.join(map(str, sides))} are"
     if m.kind == "dit" and c.data.image_size % m.patch:
         yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
     if m.kind == "dit" and m.width % m.head_width:
@@ -82,7 +83,7 @@ def _of_training(c: Config) -> Iterator[str]:
     if rest:
         yield f"training.batch_size: {c.training.batch_size} is not a multiple of resources.workers={c.resources.workers}"
     elif batch % c.compute.accumulate:
-        yield f"compute.accumulate: {c.compute.accumulate} parts do not divide a worker's batch of {batch}; use a divisor"
+        yield f"compute.accumulate: {c.compute.accumulate} parts do not divide training.batch_size per worker, {batch}"
     if c.compute.channels_last and c.model.kind != "unet":
         yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
@@ -103,7 +104,7 @@ def _of_evaluation(c: Config) -> Iterator[str]:
     if list(c.evaluation.lengths) != sorted(c.evaluation.lengths) or c.evaluation.lengths[-1] != 1:
         yield "evaluation.lengths: must rise and end with 1.0, the full length"
     if len({c.images_at(f) for f in c.evaluation.lengths}) != len(c.evaluation.lengths):
-        yield f"evaluation.lengths: two of them fall on the same step of {c.steps}; train longer or evaluate less often"
+        yield f"evaluation.lengths: two are the same step of {c.steps}; raise training.images or lower training.batch_size"
     for key in ("batch_size", "precision", "compile"):
         default = type(c.sampling).model_fields[key].default
         if c.sampling.mode == "exact" and getattr(c.sampling, key) != default:

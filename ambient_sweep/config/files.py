@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from ambient_sweep.config.presets import expand_preset
 from ambient_sweep.config.sections import Config, Section, UnknownKey
-from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number
+from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number, shown
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
@@ -20,16 +20,30 @@ from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
 PATH_KEYS = ("data.path", "evaluation.path", "evaluation.weights_folder", "evaluation.encoder_file")
-MAPPING, LIST = "expected a mapping of keys to values", "expected a list in brackets"
-PLAIN = {  # pydantic's types of errors whose messages speak of Python
-    "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST,
-    "too_short": "expected at least {min_length} value",
+MAPPING, LIST, WHOLE = "expected a mapping of keys to values", "expected a list in brackets", "expected a whole number"
+NUMBER, SWITCH = "expected a number", "expected true or false"
+PLAIN = {  # by pydantic's types of errors
+    "model_type": MAPPING, "dict_type": MAPPING, "list_type": LIST, "tuple_type": LIST, "string_type": "expected text",
+    "string_unicode": "expected text in UTF-8",
+    "int_type": WHOLE, "int_parsing": WHOLE, "int_from_float": WHOLE, "int_parsing_size": f"{WHOLE} of at most 19 digits",
+    "float_type": NUMBER, "float_parsing": NUMBER, "finite_number": "expected a finite number",
+    "bool_type": SWITCH, "bool_parsing": SWITCH, "literal_error": "expected {expected}", "missing": "expected a value",
+    "greater_than": "must be above {gt}", "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}", "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}", "string_pattern_mismatch": "must match {pattern}",
+    "too_short": "expected at least {min_length} value", "too_long": "expected at most {max_length} values",
 }  # fmt: skip
-PROBLEMS = {  # PyYAML's words
-    "found character '\\t' that cannot start any token": "found a tab; indent with spaces",
+PROBLEMS = {  # by how PyYAML's messages begin
+    "found character '\\t'": "found a tab; indent with spaces",
     "second occurrence": "an anchor of this name was given before; give it another name",
     "but found another document": "a second document begins here; keep one in a file",
     "found unconstructable recursive node": "this anchor contains itself; repeat what it holds",
+    "expected <block end>": "this does not continue what stands above; check the indentation and brackets",
+    "expected '<document start>'": "expected a key and its value",
+    "expected the node content": "expected a value",
+    "could not determine a constructor": "a tag as !this is not read here; remove it",
+    "found unhashable key": "a key must be a word, not a list or a mapping",
+    "mapping values are not allowed here": "a colon is out of place; check the indentation, and quote text that holds one",
 }
 S = TypeVar("S", bound=Section)
 
@@ -143,7 +157,7 @@ def describe(error: ValidationError) -> str:
         message = plain or item["msg"].removeprefix("Value error, ")
         text = f"{key}: {message[0].lower()}{message[1:]}" if key else message
         if key and not isinstance(context.get("error"), UnknownKey):
-            text += f", not {item['input']!r}"
+            text += f", not {shown(item['input'])}"
         words = re.findall("'(.*?)'", context["expected"]) if kind == "literal_error" else ()
         near = did_you_mean(item["input"], words, "")
         lines.append(f"{text}; {near}" if near else text)
@@ -167,7 +181,7 @@ def parse_overrides(pairs: Iterable[str], allowed: tuple[str, ...] = ("",)) -> d
         try:
             values[key] = load(text) if text in ("", "~", "null") or text[0] in "[{\"'" else text
         except yaml.YAMLError as error:
-            raise UserError(f"{key}: cannot read the value {text!r}: {getattr(error, 'problem', 'not YAML')}") from None
+            raise UserError(f"{key}: cannot read the value {text!r}: {_problem(error)}") from None
     return values
 
 
@@ -185,21 +199,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
-        problem = PROBLEMS.get(str(error.problem), error.problem)
-        raise UserError(f"{path}:{place} {problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}:{place} {_problem(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected a mapping of keys to values")
     return {name: value for name, value in tree.items() if not name.startswith("x-")}
 
 
+def _problem(error: yaml.YAMLError) -> str:
+    problem = str(getattr(error, "problem", "not text in UTF-8, without control characters"))
+    return next((plain for start, plain in PROBLEMS.items() if problem.startswith(start)), problem)
+
+
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config in a YAML file, overlaid by `overrides`; relative paths in it become absolute."""
-    layers = [absolute_paths(flatten(layer)) for layer in (read_yaml(path), overrides or {})]
-    if any(key.partition(".")[0] == "space" for layer in layers for key in layer):
+    given, changes = (absolute_paths(flatten(layer)) for layer in (read_yaml(path), overrides or {}))
+    if any(key.partition(".")[0] == "space" for key in given):
         raise UserError(f"{path}: is a sweep, not the config of one run; use `ambient-sweep run`")
-    return build_config(*layers, where=str(path))
+    return build_config(given, changes, where=str(path))
 
 
 def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:

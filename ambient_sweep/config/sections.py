@@ -130,7 +130,7 @@ class ModelConfig(Section):
     patch: int = Field(2, ge=1, le=64, description="side of a patch in pixels (dit)")
     conditional: bool = Field(False, description="give the network the class labels of the images")
     label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden in training, for guidance")
-    sigma_data: float = Field(0.5, gt=0, le=10, description="standard deviation of the clean data (EDM)")
+    sigma_data: float = Field(0.5, ge=0.001, le=10, description="standard deviation of the clean data (EDM)")
 
 
 class OptimizerConfig(Section):
@@ -153,7 +153,9 @@ class EmaConfig(Section):
 
 
 class TrainingConfig(Section):
-    images: int = Field(200_000, ge=1, description="training length in images; the horizon of every schedule")
+    images: int = Field(
+        200_000, ge=1, le=10**12, description="training length in images; the horizon of every schedule"
+    )
     batch_size: int = Field(64, ge=1, le=65536, description="images per step over all workers")
     stop: float = Field(1.0, gt=0, le=1, description="fraction at which training ends; schedules keep their horizon")
     checkpoints: int = Field(8, ge=1, le=1000, description="states saved for resuming, evenly over the run")
@@ -200,7 +202,7 @@ class EvaluationConfig(Section):
     )
     similarity: Distance | None = Field(None, description="distance whose encoder measures similarity, for sim_excess")
     memorization: Memorization = Field("mem_excess", description="the second objective")
-    quantile: float = Field(0.01, gt=0, lt=0.5, description="held-out quantile below which mem_excess counts")
+    quantile: float = Field(0.01, ge=1e-6, lt=0.5, description="held-out quantile below which mem_excess counts")
     weights_folder: str | None = Field(None, description="folder of encoder weights; the user's cache by default")
     encoder_file: str | None = Field(None, description="your own encoder for fd_file, a TorchScript file")
     encoder_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="its SHA-256, in hex")
@@ -210,7 +212,7 @@ class EvaluationConfig(Section):
 
 class ResourcesConfig(Section):
     workers: int = Field(1, ge=1, le=1024, description="workers per trial")
-    cpus: float = Field(1.0, gt=0, le=1024, description="CPU cores per worker")
+    cpus: float = Field(1.0, ge=1e-4, le=1024, description="CPU cores per worker")
     gpus: float = Field(0.0, ge=0, le=8, description="GPUs per worker")
 
 

@@ -23,6 +23,11 @@ def read_number(value: Any) -> Any:
     return int(value) if WHOLE.fullmatch(value) and abs(number) < 2**63 else number
 
 
+def shown(value: Any) -> str:
+    """A value in a message."""
+    return "null" if value is None else repr(value)
+
+
 def takes_numbers(kind: Any) -> bool:
     """Whether values of a type are numbers, or lists of them."""
     return kind in (int, float) or isinstance(kind, int) or any(map(takes_numbers, get_args(kind)))

@@ -21,12 +21,13 @@ def load(text: str | bytes) -> Any:
 
     Raises yaml.YAMLError, also for a key given twice.
     """
+    loader = _Loader(text)
     try:
-        loader = _Loader(text)
         node = loader.get_single_node()
         return None if node is None else loader.construct_object(node, deep=True)
     except (RecursionError, ValueError, OverflowError):
-        raise yaml.YAMLError("nested too deeply, or a value that does not fit its tag or escape code") from None
+        problem = "nested too deeply, or an escape code that is no character"
+        raise yaml.MarkedYAMLError(None, None, problem, loader.get_mark()) from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "", within: Container[str] | None = None) -> dict[str, Any]:

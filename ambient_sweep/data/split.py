@@ -36,8 +36,8 @@ def split_index(config: DataConfig, source: Source, corrupt: Sequence[tuple[int,
     heldout_size = good - train_size if config.heldout_size is None else config.heldout_size
     if train_size < 1 or train_size + max(heldout_size, MIN_HELDOUT) > good:
         held = MIN_HELDOUT if config.heldout_size is None else heldout_size
-        wanted = f"data.train_size={max(train_size, 1)} and {held} held out"
-        raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower data.train_size")
+        wanted = f"data.train_size={max(train_size, 1)} and data.heldout_size={held}"
+        raise UserError(f"{config.path or config.source}: {good} images are fewer than {wanted}; lower one of them")
     if source.groups is not None:
         exact = None if config.train_size is None or config.heldout_size is None else train_size
         return split_groups(order, source.groups, exact, heldout_size, _grouping(config))

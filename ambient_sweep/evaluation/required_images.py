@@ -49,7 +49,8 @@ def check_counts(names: Sequence[str] | None, config: EvaluationConfig, counts: 
         keys.append(f"evaluation.quantile={smallest_quantile(counts['held-out'])}")
     if names is None and not problems.keys().isdisjoint(config.extras):
         keys.append(f"evaluation.extras=[{','.join(name for name in config.extras if name not in problems)}]")
-    cure = f"add images{', or set ' if keys else ''}{' and '.join(keys)}"
+    which = " (data.train_size, data.heldout_size)" if names is None else ""
+    cure = f"add images{which}{', or set ' if keys else ''}{' and '.join(keys)}"
     if names is not None:
         cure += f", or leave out what cannot be measured: {' '.join(f'--without {name}' for name in problems)}"
     raise UserError(f"{'; '.join(problems.values())}: {cure}")

@@ -128,6 +128,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
 def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.sweep.running.cluster import check_address, quiet_tune, ray_output_to, ray_session
     from ambient_sweep.sweep.running.faults import check_storage, outlast
+    from ambient_sweep.sweep.running.preflight import preflight, this_machine
     from ambient_sweep.sweep.running.session import run_session
     from ambient_sweep.trial.setup import prepare, preparing
 
@@ -148,6 +149,8 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
                 echo(line)
         quiet_tune()
         address = os.environ.get("RAY_ADDRESS")
+        if address is None:
+            preflight(sweep, this_machine(), root, [trial for trial in read_trials(root) if trial.ended])
         echo(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
         stopped, screen = None, current_screen(echo)
         with (

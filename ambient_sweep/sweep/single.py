@@ -1,6 +1,7 @@
 """One config trained for good: with one worker in this process, with more through Ray Train."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +41,11 @@ def train_single(
     """
     if config.resources.workers > 1:
         from ambient_sweep.sweep.running.cluster import check_address
+        from ambient_sweep.sweep.running.preflight import concurrent_trials, this_machine
 
         check_address()
+        if "RAY_ADDRESS" not in os.environ:
+            concurrent_trials(this_machine(), config.resources)
     new = _claim(config, root)
     try:
         echo(preparing(config))

@@ -151,10 +151,11 @@ space: {{observed.sigma: {{uniform: [0.1, 0.5]}}}}
         (["data.train_size=900"], "data.train_size: 900 is more than the 15"),
         (
             ["evaluation.quantile=0.01"],
-            "s.yaml: mem_excess needs at least 99 held-out images, there are 15: add images, or set evaluation.quantile",
+            "s.yaml: mem_excess needs at least 99 held-out images, there are 15: add images "
+            "(data.train_size, data.heldout_size), or set evaluation.quantile",
         ),
         (["data.heldout_size=5", "evaluation.quantile=0.3"], "precision needs at least 6 held-out images"),
-        (["data.heldout_size=5", "evaluation.quantile=0.3"], "there are 5: add images, or set evaluation.extras=[kid]"),
+        (["data.heldout_size=5", "evaluation.quantile=0.3"], "data.heldout_size), or set evaluation.extras=[kid]"),
         (["search.sampler=tep"], "s.yaml: search.sampler: unknown sampler 'tep'; did you mean 'tpe'?"),
         (
             ["evaluation.distances=[fid]", "evaluation.fidelity=fid", "evaluation.weights_folder=/no/folder"],

@@ -77,9 +77,9 @@ def test_images_that_cannot_be_read_are_named_or_skipped(monkeypatch):
 def test_too_few_images_are_refused(monkeypatch):
     source = MadeUp(pictures(10), corrupt={1: "cut off"})
     for changes, message in (
-        ({"train_size": 9}, r"/photos: 9 images are fewer than data\.train_size=9 and 2 held out"),
-        ({"train_size": 5, "heldout_size": 5}, r"9 images are fewer than data\.train_size=5 and 5 held out"),
-        ({"heldout_size": 9}, r"9 images are fewer than data\.train_size=1 and 9 held out"),
+        ({"train_size": 9}, r"/photos: 9 images are fewer than data\.train_size=9 and data\.heldout_size=2"),
+        ({"train_size": 5, "heldout_size": 5}, r"9 images are fewer than data\.train_size=5 and data\.heldout_size=5"),
+        ({"heldout_size": 9}, r"9 images are fewer than data\.train_size=1 and data\.heldout_size=9"),
     ):
         config = use(monkeypatch, source, on_corrupt="skip", **changes)
         with pytest.raises(UserError, match=message):

@@ -12,7 +12,7 @@ from ambient_sweep.config import DataConfig
 from ambient_sweep.data.sources.parts import SPLIT, part_note, parts
 from ambient_sweep.data.sources.source import Source
 from ambient_sweep.data.sources.table import Values, value_name
-from ambient_sweep.errors import UserError
+from ambient_sweep.errors import UserError, errors_of
 
 MAX_CLASSES = 1_000_000
 LOWEST_LEVEL, HIGHEST_LEVEL = 1e-6, 100.0  # of an image's own noise, besides 0; the highest is observed.sigma's
@@ -33,16 +33,18 @@ def annotated(source: Source, config: DataConfig) -> Source:
             changes["labels"], changes["classes"] = _class_numbers(*labels)
     except UserError as error:
         if config.label_column != AUTOMATIC:
-            raise
+            raise UserError(f"data.label_column: {error}") from None
         changes["unlabelled"] = str(error)
         notes.append(f"labels are left out: {error}")
     if level is not None:
-        changes["sigma"] = _noise_levels(columns.read(level), f"{columns.where}: {level}", source.names)
+        with errors_of("data.sigma_column"):
+            changes["sigma"] = _noise_levels(columns.read(level), f"{columns.where}: {level}", source.names)
     if pattern is not None or config.group_column is not None:
         found = [re.search(pattern, name) for name in source.names] if pattern else []
         if pattern and not any(found):
             raise UserError(f"data.group_pattern: {pattern} matches no name, such as {source.names[0]}")
-        values = [match and match[1] for match in found] or columns.read(str(config.group_column)).tolist()
+        with errors_of("data.group_column"):
+            values = [match and match[1] for match in found] or columns.read(str(config.group_column)).tolist()
         names = [value_name(value) or row for row, value in enumerate(values)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         changes["groups"] = np.array([numbers[name] for name in names])

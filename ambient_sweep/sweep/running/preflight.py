@@ -30,6 +30,7 @@ STATE_COPIES = 3  # training states on disk at once: the two newest, and the one
 CLASSES = 1000  # taken for the number of classes, which only the images tell; it hardly matters
 PICTURE_BYTES = 300_000  # an evaluation's picture, record and events
 LOOK_SECONDS = 5.0  # between two looks at the cluster's nodes
+LEAST_GPUS = 1e-4  # of Ray's
 GIB, MIB = 2**30, 2**20
 
 
@@ -82,8 +83,8 @@ def concurrent_trials(nodes: Sequence[Node], need: ResourcesConfig, limit: int |
 
     Raises UserError with the numbers where not even one trial fits.
     """
-    if need.gpus > 1 and need.gpus != int(need.gpus):
-        raise UserError(f"resources.gpus: {need.gpus:g} must be a whole number or a fraction below 1")
+    if (need.gpus > 1 and need.gpus != int(need.gpus)) or 0 < need.gpus < LEAST_GPUS:
+        raise UserError(f"resources.gpus: {need.gpus:g} must be a whole number or a fraction from {LEAST_GPUS} to 1")
     slots = [node_slots(node, need) for node in nodes]
     fitting = sum(slots) // need.workers
     if fitting:
@@ -143,7 +144,7 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path, ended: Sequenc
     disk = left(trial_bytes)
     if sweep.search.stages:
         stored = Stages(storage).bytes() if ended else 0
-        disk += max(0, min(left(stage_bytes), int(sweep.search.stages_gib * GIB) - stored))
+        disk += max(0, int(min(left(stage_bytes), sweep.search.stages_gib * GIB - stored)))
     free = math.inf if copy_of(storage) else shutil.disk_usage(storage).free
     if disk > free:
         fewer = (

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
 
 from ambient_sweep.config import Config, build_config
-from ambient_sweep.config.sections import Section
+from ambient_sweep.config.sections import Section, Seed
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.baseline import baseline_values
@@ -36,7 +36,7 @@ Argument = Annotated[
     BeforeValidator(_read_argument),
 ]
 Bound = Annotated[float, NUMBER, Field(ge=0)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 
 
 class Control(Section):
@@ -61,8 +61,8 @@ class Stopping(Section):
 
 
 def _read_multiple(value: Any) -> str:
-    if not re.fullmatch(r"0|([2-9]|[1-9]\d+)x", str(value)):
-        raise ValueError("write a multiple of evaluation.samples, from 2x on, or 0 for no confirmation")
+    if not re.fullmatch(r"0|([2-9]|[1-9]\d{1,2})x", str(value)):
+        raise ValueError("write a multiple of evaluation.samples, from 2x to 999x, or 0 for no confirmation")
     return str(value)
 
 
@@ -73,7 +73,7 @@ class Confirm(Section):
         "4x",
         description="fresh samples, as a multiple of evaluation.samples, for what could be on the frontier; 0: off",
     )
-    seeds: int = Field(0, ge=0, description="fresh training seeds for each of the best")
+    seeds: int = Field(0, ge=0, le=1000, description="fresh training seeds for each of the best")
     top: int = Field(8, ge=1, description="how many of the best are trained with fresh seeds")
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from ambient_sweep.config import check_keys, flatten
 from ambient_sweep.config.files import read_value
-from ambient_sweep.config.values import did_you_mean, read_number
+from ambient_sweep.config.values import did_you_mean, read_number, shown
 from ambient_sweep.errors import UserError
 
 Kind = Literal["uniform", "loguniform", "int", "logint", "choice"]
@@ -113,7 +113,7 @@ def read_distribution(spec: Any, where: str, key: str = "") -> Distribution:
     values, step = spec[kind], spec.get("step")
     try:
         if not isinstance(values, list):
-            raise ValueError(f"{kind} needs a list of values, not {values!r}")
+            raise ValueError(f"{kind} needs a list of values, not {shown(values)}")
         if step is not None and kind not in STEPPED:
             raise ValueError(f"{kind} takes no step; remove it, or list values in steps with choice")
         ends = _choices(values, where, key) if kind == "choice" else _ends(kind, values)
@@ -170,7 +170,7 @@ def _read_when(tree: Any, where: str) -> tuple[tuple[str, tuple[Any, ...]], ...]
     for key, values in flatten(tree).items():
         listed = values if isinstance(values, list) else [values]
         if not listed or any(isinstance(value, Mapping | list) for value in listed):
-            raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {values!r}")
+            raise UserError(f"{where}: when: {key}: expected a value or a list of values, not {shown(values)}")
         conditions.append((key, tuple(read_value(key, value, f"{where}: when: ") for value in listed)))
     return tuple(conditions)
 
@@ -179,7 +179,7 @@ def _number(value: Any, *, whole: bool) -> float | int:
     """Raises ValueError where a value, or word, is no number."""
     number = read_number(value)
     if not isinstance(number, int | float):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{shown(value)} is not a number")
     if not math.isfinite(number):
         raise ValueError(f"{number!r} is not finite")
     if whole and number != int(number):

@@ -36,7 +36,7 @@ from ambient_sweep.config.files import (
     without_empty_sections,
 )
 from ambient_sweep.config.sections import Section
-from ambient_sweep.config.values import did_you_mean, is_acting
+from ambient_sweep.config.values import did_you_mean, is_acting, shown
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space import conditions
@@ -73,7 +73,7 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     """
     where, empty = str(path), {"name": path.stem, "points": [], "controls": []}
     tree = {"name": None} | read_yaml(path)
-    if tree.keys() & {*SECTIONS, *knobs()} and "space" not in tree:
+    if is_config(tree):
         raise UserError(f"{where}: is the config of one run, not a sweep; use `ambient-sweep train`")
     tree = {name: empty.get(name, {}) if section is None else section for name, section in tree.items()}
     given_space = {key: value for key, value in (overrides or {}).items() if key.startswith("space.")}
@@ -101,6 +101,11 @@ def load_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
     sweep = Sweep(file.name, base, space, points, controls, baseline, file.search, file.confirm, where)
     _check(sweep)
     return sweep
+
+
+def is_config(tree: Values) -> bool:
+    """Whether the file with these keys is the config of one run."""
+    return "space" not in tree and bool(tree.keys() & {*SECTIONS, *knobs()} or not tree.keys() & SweepFile.model_fields)
 
 
 def with_points(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> Sweep:
@@ -164,7 +169,7 @@ def _read_space(tree: Values, changes: Values, where: str) -> dict[str, Distribu
     tree = flatten(tree, within=SECTIONS)
     for key, spec in changes.items():
         if not isinstance(spec, dict):
-            raise UserError(f"{key}: write a distribution, as in '{key}={{uniform: [0.1, 0.5]}}', not {spec!r}")
+            raise UserError(f"{key}: write a distribution, as in '{key}={{uniform: [0.1, 0.5]}}', not {shown(spec)}")
         name = key.removeprefix("space.")
         tree[name] = {**tree.get(name, {}), **spec}
     if not tree:

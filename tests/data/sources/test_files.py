@@ -159,8 +159,8 @@ def test_bad_labels_are_refused_where_a_key_asks_for_them_and_else_left_out(clas
     line = complaint(opened, "folder", classes, label_column="label")
     assert message in line
     assert name in line
-    found = opened("folder", classes)
-    assert (found.labels, found.unlabelled, found.notes) == (None, line, (f"labels are left out: {line}",))
+    found, reason = opened("folder", classes), line.removeprefix("data.label_column: ")
+    assert (found.labels, found.unlabelled, found.notes) == (None, reason, (f"labels are left out: {reason}",))
 
 
 def test_bad_folders_are_named(tmp_path, monkeypatch):

@@ -202,7 +202,7 @@ BAD = {
     "word for a number": ("space: {observed.sigma: {uniform: [low, high]}}", "'low' is not a number"),
     "true for a number": ("space: {observed.sigma: {uniform: [false, true]}}", "'false' is not a number"),
     "one choice": ("space: {consistency.ramp: {choice: [step]}}", "at least two different values"),
-    "true and 1": ("space: {seed: {choice: [true, 1]}}", "space.seed: input should be a valid integer"),
+    "true and 1": ("space: {seed: {choice: [true, 1]}}", "space.seed: expected a whole number"),
     "same choice": ("space: {consistency.ramp: {choice: [step, step]}}", "at least two different values"),
     "list choice": ("space: {consistency.ramp: {choice: [[step], linear]}}", "a choice must be a number, a word"),
     "searched data": ("space: {data.train_size: {int: [50, 90]}}", "data.train_size may not be searched"),
@@ -223,11 +223,11 @@ BAD = {
         MINIMAL + "points: [{observed.sigma: 0.2}, {observed.sigma: 0.3}]\nsearch: {trials: 1}",
         "points: 2 of them, but search.trials=1",
     ),
-    "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: input should be greater than or equal to 1"),
+    "no trials": (MINIMAL + "search: {trials: 0}", "search.trials: must be at least 1"),
     "grid of real numbers": (MINIMAL + "search: {sampler: grid}", "space.observed.sigma has neither"),
     "unknown constraint": (MINIMAL + "search: {constraints: {beauty: 1}}", "search.constraints.beauty"),
-    "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: input should be greater"),
-    "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: input should be 'none'"),
+    "negative constraint": (MINIMAL + "search: {constraints: {memorization: -1}}", "memorization: must be at least 0"),
+    "unknown stopping": (MINIMAL + "search: {stopping: {rule: luck}}", "search.stopping.rule: expected 'none'"),
     "unknown key of stopping": (
         MINIMAL + "search: {stopping: {levels: [1]}}", "search.stopping: unknown key 'levels'; it has rule, eta",
     ),
@@ -291,7 +291,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: s
         ({"observed.sigma": 0.3}, "observed.sigma: this sweep searches it"),
         ({"search.trails": 3}, "search: unknown key 'trails'"),
         ({"observed.sgima": 0.3}, "base: unknown key 'observed.sgima'"),
-        ({"search.trials": "many"}, "search.trials: input should be a valid integer"),
+        ({"search.trials": "many"}, "search.trials: expected a whole number"),
         ({"search.seed": 2, "search.seed.a": 3}, "search.seed.a: seed: expected a mapping of keys to values, not 2"),
     ],
 )
@@ -322,13 +322,13 @@ def test_one_bad_corner_is_named_with_its_values(tmp_path: Path) -> None:
 def test_a_value_out_of_a_knobs_range_is_found(tmp_path: Path) -> None:
     text = "space: {consistency.batch_share: {uniform: [0.5, 1.5]}}\n"
     with pytest.raises(
-        UserError, match=r"small\.yaml: consistency\.batch_share=1\.5: consistency\.batch_share: input should"
+        UserError, match=r"small\.yaml: consistency\.batch_share=1\.5: consistency\.batch_share: must be at most 1"
     ):
         check_space(load_sweep(write(tmp_path, text)))
 
 
 def test_a_bad_base_is_not_blamed_on_a_corner(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"small\.yaml: optimizer\.lr: input should be greater than 0"):
+    with pytest.raises(UserError, match=r"small\.yaml: optimizer\.lr: must be above 0"):
         check_space(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
 
 
