@@ -146,7 +146,7 @@ def _step(value: Any, kind: str, low: float, high: float) -> float | int:
     step = _number(value, whole=kind in WHOLE)
     if step <= 0:
         raise ValueError(f"step: {step} is not above 0")
-    if (high - low) / step > 1e12:
+    if max(-low, high) / step > (1e12 if kind in WHOLE else 1e6):  # beyond, Optuna finds values between two steps
         raise ValueError(f"step: {step} is too small; leave it out")
     steps = _steps(low, high, step)
     if steps == 0:
