@@ -48,7 +48,7 @@ PROCESSES = {
     "trial": "ray::ImplicitFunc", "worker": "ray::RayTrainWorker", "controller": "ray::TrainController",
     "cleaner": "ray::PlacementGroupCleaner",
 }  # fmt: skip
-KINDS = (*PROCESSES, "driver", "node", "gcs", *PROCESSES, "driver")
+KINDS = (*PROCESSES, "driver", "node", *PROCESSES, "driver", "gcs")
 RESUMABLE = 75  # exit code of what `resume` goes on with
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
 CONNECTING = """

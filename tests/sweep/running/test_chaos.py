@@ -1,4 +1,4 @@
-"""The short version of `make chaos`."""
+"""The short version of `make chaos`: a kill of each kind, but of the GCS, whose loss is noticed after a minute."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 
 @pytest.mark.xdist_group("ray")
-def test_kills_of_all_kinds_lose_nothing() -> None:
-    words = ["--kills", "7", "--stops", "1", "--trials", "2", "--images", "12800", "--confirm", "0"]
+def test_kills_lose_nothing() -> None:
+    words = ["--kills", "6", "--stops", "1", "--trials", "2", "--images", "12800", "--confirm", "0"]
     command = [sys.executable, str(Path(__file__).with_name("chaos.py")), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
