@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.results.frontier.select import read_evaluations_table, select
+from ambient_sweep.results.frontier.select import complete, read_candidates, select
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 from ambient_sweep.trial.records import checkpoint_folder, read_trial
@@ -55,7 +55,8 @@ def find_checkpoint(path: Path, echo: Callable[[str], None]) -> tuple[Path, str 
     if meant == root and len(trials_of(root)) > 1:
         chosen = found[0] if len(found) == 1 else None
         with suppress(UserError):  # there is nothing to pick from
-            row = select(read_evaluations_table(root / EVALUATIONS_FILE), "knee").row
+            file = root / EVALUATIONS_FILE
+            row = complete(select(read_candidates(file), "knee"), file).row
             if root / row[schema.CHECKPOINT] in found:
                 chosen, endpoint = root / row[schema.CHECKPOINT], row[schema.ENDPOINT]
     else:

@@ -95,15 +95,14 @@ def run(
     """
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.candidates import frontier
-    from ambient_sweep.results.frontier.select import read_evaluations_table
+    from ambient_sweep.results.frontier.select import read_candidates
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
     from ambient_sweep.sweep.run import run_sweep
 
     changes = parse_overrides(overrides) | ({"name": name} if name else {})
     sweep = sweep_file.load_sweep(file, changes)
     if earlier is not None:
-        measured = earlier if earlier.suffix == ".parquet" else find_place(earlier)[0] / EVALUATIONS_FILE
-        table = read_evaluations_table(measured)
+        table = read_candidates(earlier if earlier.suffix == ".parquet" else find_place(earlier)[0] / EVALUATIONS_FILE)
         sweep = sweep_file.with_points(sweep, frontier(table).to_pylist())
     with terminal(as_json) as screen:
         summary = run_sweep(sweep, storage, echo=screen.line)
@@ -159,13 +158,13 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.rival import what_noise_buys
-    from ambient_sweep.results.frontier.select import best_config, point, read_evaluations_table, select, write_best
+    from ambient_sweep.results.frontier.select import best_config, complete, point, read_candidates, select, write_best
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 
     root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)
     file = source if source.suffix == ".parquet" else root / EVALUATIONS_FILE
-    table = read_evaluations_table(file, "" if meant == root else meant.relative_to(root).as_posix())
-    choice = select(table, rule)
+    table = read_candidates(file, "" if meant == root else meant.relative_to(root).as_posix())
+    choice = complete(select(table, rule), file)
     config = best_config(choice)
     row = choice.row
     checkpoint = root / row["checkpoint"]

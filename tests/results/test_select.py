@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_up_sweeps import add, make_evaluation, make_trial
 
@@ -11,9 +12,10 @@ from ambient_sweep.config import build_config, dump, load_config, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results import select
-from ambient_sweep.results.export import build_tables, export_tables
+from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
-from ambient_sweep.results.frontier.select import best_config, read_evaluations_table
+from ambient_sweep.results.frontier.rival import what_noise_buys
+from ambient_sweep.results.frontier.select import best_config, complete, read_candidates
 from ambient_sweep.trial.records import read_evaluations, write_evaluation, write_trial
 
 
@@ -79,14 +81,28 @@ def test_candidates_front_and_rules_equal_brute_force(tmp_path: Path) -> None:
             assert names([select(table, "knee").row])[0] in names(front)
 
 
-def test_of_a_folder_the_checkpoints_in_it_are_read(tmp_path: Path) -> None:
-    random_sweep(tmp_path, np.random.default_rng(1))
-    table = export_tables(tmp_path).evaluations
-    checkpoint = table["checkpoint"][0].as_py()
-    for folder in (checkpoint, checkpoint.partition("/checkpoints")[0]):
-        part = [name for name in table["checkpoint"].to_pylist() if name == folder or name.startswith(f"{folder}/")]
-        found = read_evaluations_table(tmp_path / "evaluations.parquet", folder)
-        assert found["checkpoint"].to_pylist() == part
+def test_of_a_file_the_same_is_picked_as_of_its_whole_table(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(1), tmp_path / "evaluations.parquet"
+    for case in range(12):
+        root = tmp_path / str(case)
+        random_sweep(root, rng)
+        table = build_tables(root).evaluations
+        if candidates(table).num_rows == 0:
+            continue
+        pq.write_table(table, path, row_group_size=3)
+        slim = read_candidates(path)
+        assert slim.num_columns < table.num_columns / 4, "columns that hold one value are not read"
+        for rule in ("knee", "max-memorization=0.2", "max-memorization=-1", "chebyshev=1,2"):
+            found, expected = complete(select(slim, rule), path), select(table, rule)
+            slim_others, others = ([(row["trial_id"], why) for row, why in each.others] for each in (found, expected))
+            assert slim_others == others
+            same = replace(expected, others=found.others)
+            assert repr(found) == repr(same), "repr, since NaN is not NaN"
+            assert what_noise_buys(slim, found) == what_noise_buys(table, expected)
+        within = table["checkpoint"][0].as_py()
+        for folder in (within, within.partition("/checkpoints")[0]):
+            part = [name == folder or name.startswith(f"{folder}/") for name in table["checkpoint"].to_pylist()]
+            assert read_candidates(path, folder)["row"].to_pylist() == np.flatnonzero(part).tolist()
 
 
 def sweep_of(root: Path, *points: tuple[float, float]) -> Any:

@@ -129,7 +129,7 @@ def models(rows: pa.Table) -> Ints:
     Trials whose training is the same up to some length share its checkpoints and evaluations. Such rows agree in length,
     endpoint, seeds and every single measure, and other rows do not: all digits of all measures never agree by chance.
     """
-    return labels(rows, MODEL)
+    return labels(rows, [name for name in MODEL if name in rows.column_names])
 
 
 def distinct(rows: pa.Table) -> Ints:

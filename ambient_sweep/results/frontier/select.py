@@ -2,10 +2,12 @@
 
 Rules compare candidates by their first full measurement. The rows that they return are the candidates' last, whose values
 were not chosen for being good (see candidates.py).
+
+Of a file, only the columns that rules need are read (`read_candidates`), then the rows that they pick (`complete`).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from ambient_sweep.config import Config, build_config, knobs, write_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.frontier.candidates import (
     BY_MEMORIZATION,
+    COMPARABLE,
     MODEL,
     ORDER,
+    PLACE,
     Floats,
     Ints,
     Row,
@@ -30,8 +34,15 @@ from ambient_sweep.results.frontier.candidates import (
     stated,
 )
 from ambient_sweep.results.tables import schema
-from ambient_sweep.results.tables.parquet import read_table
+from ambient_sweep.results.tables.parquet import read_rows, read_table
 from ambient_sweep.text import counted
+
+NEEDED = (
+    *COMPARABLE, *PLACE, schema.ROLE, schema.SAMPLES, schema.EVALUATION_SEED, schema.SAMPLES_ASKED, schema.SAMPLES_SEED,
+    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.ON_FRONT,
+    *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
+)  # fmt: skip
+ROW = "row"  # the column of a row's number in its file
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Candidates:
         mask = candidate_mask(table)
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        few = table.select(list(dict.fromkeys((*ORDER, *MODEL))))
+        few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL)) if name in table.column_names])
         rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
         rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         last, values = stated(table, rows), objectives(table)
@@ -128,14 +139,24 @@ def select(table: pa.Table, rule: str) -> Choice:
     return Choice(found.row(ranking.order[0]), ranking.reason, others, ranking.warning)
 
 
-def read_evaluations_table(path: Path, within: str = "") -> pa.Table:
-    """An evaluations table, or its rows of checkpoints in the folder `within`. Raises UserError as `read_table`."""
-    table = read_table(path)
+def read_candidates(path: Path, within: str = "") -> pa.Table:
+    """Of an evaluations table, the columns that `select` needs, and ROW. Raises UserError as `read_table`.
+
+    within: a folder; the rows of checkpoints in it are kept.
+    """
+    folder = (schema.CHECKPOINT,) if within else ()
+    table = read_table(path, (*NEEDED, *folder), varying=schema.MEASURES)
     if schema.ON_FRONT not in table.column_names:
         raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
+    table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
     if not within:
         return table
     return table.filter(pc.starts_with(pc.binary_join_element_wise(table[schema.CHECKPOINT], "", "/"), f"{within}/"))
+
+
+def complete(choice: Choice, path: Path) -> Choice:
+    """A choice from `read_candidates(path)`, its row with all columns."""
+    return replace(choice, row=read_rows(path, [choice.row[ROW]]).to_pylist()[0])
 
 
 def best_config(choice: Choice) -> Config:
@@ -166,7 +187,7 @@ def point(row: Row) -> str:
 
 
 def write_best(choice: Choice, rule: str, run: str, path: Path) -> None:
-    """Writes the config of a choice from the run of that name, with what it is and why above it."""
+    """Writes the config of a complete choice from the run of that name, with what it is and why above it."""
     write_config(best_config(choice), path, f"{run}, {rule}: {choice.reason}\n{point(choice.row)}")
 
 

@@ -30,9 +30,9 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     sources = {root.name: root for root in roots}
     if len(sources) < len(roots):
         raise UserError(f"several runs are named {max(sources, key=[r.name for r in roots].count)}; rename one")
-    trials = {name: _identities(read_table(root / TRIALS_FILE)) for name, root in sources.items()}
+    trials = {name: _identities(read_table(root / TRIALS_FILE, IDENTITY)) for name, root in sources.items()}
     for root in roots:
-        read_table(root / EVALUATIONS_FILE)
+        read_table(root / EVALUATIONS_FILE, [schema.TRIAL_ID])
     try:
         system, base = fs.FileSystem.from_uri(
             unquote(url.removeprefix("file://")) if url.startswith("file:///") else url
