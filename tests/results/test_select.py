@@ -105,6 +105,24 @@ def test_of_a_file_the_same_is_picked_as_of_its_whole_table(tmp_path: Path) -> N
             assert read_candidates(path, folder)["row"].to_pylist() == np.flatnonzero(part).tolist()
 
 
+def test_of_a_file_the_seeds_of_each_recipe_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.parquet"
+    for i, (lr, seed) in enumerate((lr, seed) for lr in (1e-3, 1e-4) for seed in (0, 1, 2)):
+        clean = {"observed.sigma": 0.0, "objective.kind": "denoising", "optimizer.lr": lr, "seed": seed}
+        points = [
+            (30 + i - 20 * fraction + 1e5 * (lr - 1e-4), 0.4 * fraction, fraction) for fraction in (0.5, 0.75, 1.0)
+        ]
+        add(tmp_path, f"clean-{i}", clean, points, role="baseline")
+    add(tmp_path, "noisy", {"observed.sigma": 0.3}, [(12.0, 0.25)])
+    table = build_tables(tmp_path).evaluations
+    pq.write_table(table, path)
+    slim = read_candidates(path)
+    assert "optimizer.lr" in slim.column_names
+    found, expected = complete(select(slim, "max-memorization=0.3"), path), select(table, "max-memorization=0.3")
+    assert what_noise_buys(slim, found) == what_noise_buys(table, expected)
+    assert what_noise_buys(slim.drop_columns(["optimizer.lr"]), found) != what_noise_buys(table, expected)
+
+
 def sweep_of(root: Path, *points: tuple[float, float]) -> Any:
     for i, point in enumerate(points):
         add(root, f"t{i}", {"consistency.weight": 1.0 + i}, [point])

@@ -33,6 +33,7 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     stated,
 )
+from ambient_sweep.results.frontier.standings import RECIPE
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import read_rows, read_table
 from ambient_sweep.text import counted
@@ -145,7 +146,7 @@ def read_candidates(path: Path, within: str = "") -> pa.Table:
     within: a folder; the rows of checkpoints in it are kept.
     """
     folder = (schema.CHECKPOINT,) if within else ()
-    table = read_table(path, (*NEEDED, *folder), varying=schema.MEASURES)
+    table = read_table(path, (*NEEDED, *folder), varying=(*schema.MEASURES, *RECIPE))
     if schema.ON_FRONT not in table.column_names:
         raise UserError(f"{path}: not a table of evaluations; give evaluations.parquet or the folder of a run")
     table = table.append_column(ROW, pa.array(np.arange(table.num_rows)))
