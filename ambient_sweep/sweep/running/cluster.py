@@ -199,8 +199,8 @@ def _connect(address: str | None, dashboard: bool) -> None:
     held = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)  # Ray's processes never get those sent to the whole group
     warnings = bytearray()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address and (given := trust.environment()):
-        quiet["runtime_env"] = {"env_vars": given}
+    if address:  # without which Ray Train's cleaner of what a trial held finds no cluster beside another on its machine
+        quiet["runtime_env"] = {"env_vars": {"RAY_ADDRESS": address, **trust.environment()}}
     try:
         if address:
             with _reading(warnings):
