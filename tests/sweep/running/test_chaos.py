@@ -10,6 +10,7 @@ import pytest
 @pytest.mark.xdist_group("ray")
 def test_kills_lose_nothing() -> None:
     words = ["--kills", "6", "--stops", "1", "--trials", "2", "--images", "12800", "--confirm", "0"]
+    words += ["--undisturbed", "1"]  # two workers train what one trains
     command = [sys.executable, str(Path(__file__).with_name("chaos.py")), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
