@@ -109,6 +109,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
         f"{root}: a run of this name already exists; `ambient-sweep resume {root}` continues it, or give another --name"
     )
     assert refused(1 - number) == f"{taken}\n"
+    wait_until(lambda: list(root.glob("trials/*/trial.json")))
     (tmp_path / "clock" / "seconds").write_text(f"{DAY}")
     wait_until(lambda: half_way(root))
     first.send_signal(signal.SIGTERM)
