@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 Place = tuple[str, int]
@@ -31,7 +32,7 @@ def metrics(places: Collection[Place]) -> list[Place]:
     """Which of these answer a scraper of metrics without the token."""
     answered = []
     for place in places:
-        with socket.create_connection(place, timeout=10) as server:
+        with suppress(ConnectionError), socket.create_connection(place, timeout=10) as server:  # its process may end
             server.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             if b" 200 " in server.recv(16):
                 answered.append(place)
