@@ -228,16 +228,14 @@ def run(
 
 
 def check_released(cluster: Cluster) -> None:
-    """All CPUs are free, and no placement group is left."""
+    """All CPUs are free, and no placement group and no process of a trial is left."""
     end = time.monotonic() + RELEASE_SECONDS
     while True:
-        state = cluster.state()
-        if state and state["free"] == state["all"] and not state["groups"]:
+        state, left = cluster.state(), {title: cluster.pids(title) for title in PROCESSES.values()}
+        if state and state["free"] == state["all"] and not state["groups"] and not any(left.values()):
             break
-        assert time.monotonic() < end, f"leaked: {state}"
+        assert time.monotonic() < end, f"leaked: {state}, {left}"
         time.sleep(1)
-    for title in PROCESSES.values():
-        assert not cluster.pids(title), title
 
 
 def check_study(root: Path) -> None:
