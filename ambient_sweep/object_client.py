@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
-AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 30.0  # of a store: until it is given up, until a line says so
+AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 10.0  # of a store: until it is given up, until a line says so
 GIVEN_UP_SECONDS = 30.0
 REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN")
 T = TypeVar("T")
@@ -37,13 +37,15 @@ class ObjectClient:
     """The connection to what lies below `url`, which is `files`.
 
     `silent`: a line said that the store does not answer. `given_up`: when nothing waited for it any longer, by the monotonic
-    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried.
+    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried. `lost`: another process writes there now, so this
+    one may not any more.
     """
 
     url: str
     files: "fs.FileSystem"
     silent: bool = False
     given_up: float = -math.inf
+    lost: bool = False
 
     @classmethod
     def of(cls, url: str) -> "ObjectClient":
@@ -77,6 +79,8 @@ class ObjectClient:
 
     def tried(self, call: Callable[[], T]) -> T:
         """What `call` returns, once the store answers. Raises StoreAway, and FileNotFoundError as it comes."""
+        if self.lost:
+            raise StoreAway(errno.EIO, "another process has taken this run over", self.url)
         if time.monotonic() - self.given_up < GIVEN_UP_SECONDS:
             raise StoreAway(errno.EIO, "does not answer; once it does, `resume` or `train` goes on", self.url)
         timer = threading.Timer(TOLD_SECONDS, self._say, (True,))

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -144,50 +145,60 @@ def digest(document: Any) -> str:
 def locked(file: Path, *, wait: bool) -> Iterator[None]:
     """Holds an exclusive lock on `file`, made if missing, until the block ends or the process does.
 
-    In an object store, which has no locks, a lock without `wait` is a lease. Raises BlockingIOError where another process
-    holds it and `wait` is False; OSError where `file` cannot be written or its file system has no locks.
+    In an object store, which has no locks, a lease takes its place. Raises BlockingIOError where another process holds it
+    and `wait` is False; OSError where `file` cannot be written or its file system has no locks.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not wait and object_store.copy_of(file) is not None:
-        with _leased(file):
+    if (copy := object_store.copy_of(file)) is not None:
+        with _leased(file, copy, wait):
             yield
         return
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        object_store.put(file)  # its time says when
         yield
 
 
 @contextlib.contextmanager
-def _leased(file: Path) -> Iterator[None]:
+def _leased(file: Path, copy: object_store.Copy, wait: bool) -> Iterator[None]:
     """Holds `file` by renewing it; whoever finds it waits until it is renewed, or for LEASE_SECONDS.
 
-    A holder that finds the lease of another, since it was stopped or cut off for longer, ends itself by SIGTERM.
+    A holder that finds the lease of another, since it was stopped or cut off for longer, writes nothing more to the store
+    and ends itself by SIGTERM.
     """
     mine, ended = {"id": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}, threading.Event()
-    if _is_renewed(file, LEASE_SECONDS):
-        raise BlockingIOError
-    write_atomic(file, json.dumps(mine).encode())
-    time.sleep(SETTLING_SECONDS)  # of two that begin at once, the last one to write has it
-    if _lease(file).get("id") != mine["id"]:
-        raise BlockingIOError
 
     def renew() -> None:
-        with contextlib.suppress(OSError):  # the store is away, as other threads will say
-            while not ended.wait(LEASE_SECONDS / 3):
+        while not ended.wait(LEASE_SECONDS / 3):
+            with contextlib.suppress(OSError):  # the store is away, as other threads will say
                 if _lease(file).get("id", mine["id"]) != mine["id"]:
+                    copy.client.lost = True
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 write_atomic(file, json.dumps(mine | {"renewed": time.monotonic()}).encode())
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
     try:
+        while not _taken(file, mine):
+            if not wait:
+                raise BlockingIOError
+        thread.start()
         yield
     finally:
         ended.set()
-        thread.join()
-        remove(file)
+        if thread.is_alive():
+            thread.join()
+        with contextlib.suppress(OSError):  # it runs out where the store is away
+            if _lease(file).get("id") == mine["id"]:
+                remove(file)
+
+
+def _taken(file: Path, mine: dict[str, Any]) -> bool:
+    """Takes the lease, unless another renews it; of two that begin at once, the last one to write has it."""
+    if _is_renewed(file, LEASE_SECONDS):
+        return False
+    write_atomic(file, json.dumps(mine).encode())
+    time.sleep(SETTLING_SECONDS)
+    return _lease(file).get("id") == mine["id"]
 
 
 def _lease(file: Path) -> dict[str, Any]:
@@ -197,13 +208,13 @@ def _lease(file: Path) -> dict[str, Any]:
 
 def _is_renewed(file: Path, seconds: float) -> bool:
     """Whether somebody renews a lease within so many seconds; of a process that has ended here, that is known at once."""
-    before, end = _lease(file), time.monotonic() + seconds
+    before = _lease(file)
     if not before or (before["host"] == platform.node() and not Path(f"/proc/{before['pid']}").exists()):
         return False
-    while time.monotonic() < end:
+    for _ in range(math.ceil(seconds)):  # looks, since both wait while the store is away
         time.sleep(1)
-        if _lease(file) not in (before, {}):
-            return True
+        if (now := _lease(file)) != before:
+            return bool(now)
     return False
 
 

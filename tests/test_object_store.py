@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -166,11 +167,19 @@ def test_folders_of_killed_processes_are_removed(url, tmp_path, monkeypatch):
 
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from ambient_sweep import storage
 from ambient_sweep.object_store import open_url
 storage.LEASE_SECONDS, storage.SETTLING_SECONDS = 3.0, 0.1
-with storage.locked(open_url(sys.argv[1]) / ".driver.lock", wait=False):
+root = open_url(sys.argv[1])
+def end(*_):
+    try:
+        storage.write_atomic(root / "study.journal", b"of one that was cut off")
+    except OSError as error:
+        sys.exit(error.strerror)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+with storage.locked(root / ".driver.lock", wait=False):
     print("held", flush=True)
     time.sleep(99)
 """
@@ -181,7 +190,8 @@ def holder(url, monkeypatch):
     monkeypatch.setattr(storage, "LEASE_SECONDS", 3.0)
     monkeypatch.setattr(storage, "SETTLING_SECONDS", 0.1)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE, text=True, env=environment)
+    words = [sys.executable, "-c", HOLDER, url]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -204,6 +214,16 @@ def test_one_process_holds_a_run(url, holder):
     assert is_locked(lock)
     with pytest.raises(BlockingIOError), locked(lock, wait=False):
         pass
+    threading.Timer(1, holder.terminate).start()
+    began = time.monotonic()
+    with locked(lock, wait=True):
+        assert time.monotonic() - began > 1
+        assert holder.wait(timeout=10) == 0
+    assert not is_locked(lock)
+
+
+def test_the_lease_of_a_killed_process_is_free_at_once(url, holder):
+    lock = open_url(url) / ".driver.lock"
     holder.kill()
     holder.wait()
     began = time.monotonic()
@@ -220,8 +240,40 @@ def test_the_lease_of_a_lost_machine_runs_out(url, holder):
     write_atomic(lock, json.dumps(lease | {"host": "another"}).encode())
     with locked(lock, wait=False):
         os.kill(holder.pid, signal.SIGCONT)
-        assert holder.wait(timeout=20) == -signal.SIGTERM  # it finds that it lost the run
+        said = holder.communicate(timeout=20)[1]  # it finds that it lost the run
+        assert said == "another process has taken this run over\n"
         assert storage._lease(lock)["pid"] == os.getpid()
+    assert not (elsewhere(url) / "study.journal").exists()
+
+
+def test_a_renewal_that_fails_is_tried_again(url, monkeypatch):
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(storage, "SETTLING_SECONDS", 0.1)
+    lock, failures = open_url(url) / ".driver.lock", [StoreAway(), PermissionError()]
+    upload = object_store.Copy.upload
+
+    def failing(copy, path):
+        if threading.current_thread().name == "lease" and failures:
+            raise failures.pop()
+        upload(copy, path)
+
+    monkeypatch.setattr(object_store.Copy, "upload", failing)
+    with locked(lock, wait=False):
+        time.sleep(2)
+        assert not failures
+        assert "renewed" in storage._lease(elsewhere(url) / ".driver.lock")
+
+
+def test_a_store_that_is_away_for_longer_than_a_lease_frees_none(url, s3, holder):
+    lock = open_url(url) / ".driver.lock"
+    timers = [threading.Timer(1, s3.freeze), threading.Timer(6, s3.thaw)]
+    for timer in timers:
+        timer.start()
+    with pytest.raises(BlockingIOError), locked(lock, wait=False):
+        pass
+    for timer in timers:
+        timer.join()
+    assert holder.poll() is None
 
 
 def test_keys_that_are_refused_are_said_at_once(tmp_path, monkeypatch):

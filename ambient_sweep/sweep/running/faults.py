@@ -190,4 +190,7 @@ def outlast(
             if wait is None:
                 raise Stopped(f"{describe(cause)}, for {duration(60 * search.patience)}", storage=True) from None
             echo(f"storage is away: {describe(cause)}; going on from what it holds, in {duration(wait)}")
-            stop.sleep(wait)
+            try:
+                stop.sleep(wait)
+            except Stopped:
+                raise Stopped(describe(cause), storage=True) from None
