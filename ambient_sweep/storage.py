@@ -155,6 +155,8 @@ def locked(file: Path, *, wait: bool) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(handle.fileno()).st_nlink:  # removed by the one that held it
+            raise BlockingIOError
         yield
 
 

@@ -31,6 +31,7 @@ from ambient_sweep.sweep.folder import (
     check_unchanged,
     check_within,
     claim,
+    clear,
     has_trials,
     note_begun,
     sweep_folder,
@@ -84,8 +85,9 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     root = claim(lasting_path("--storage", storage) / sweep.name, f"`{again}` continues it")
     with only_driver(root):
         try:
+            clear(root)
+            note_begun(sweep, root)  # first: what has a sweep.yaml can be resumed
             write_sweep(sweep, root / SWEEP_FILE)
-            note_begun(sweep, root)
             echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
             with errors_of(sweep.where):
                 check_evaluation(check_trials(configs), configs[0].evaluation)

@@ -1,14 +1,23 @@
-"""The folder of a run that others made."""
+"""The folder of a run: who may take it, and what others put there."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from small_sweeps import small_sweep
 
 from ambient_sweep import trust
 from ambient_sweep.errors import UserError
-from ambient_sweep.sweep.run import resume_sweep
+from ambient_sweep.object_store import open_url
+from ambient_sweep.sweep.folder import check_unchanged, claim, sweep_folder
+from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.space.file import write_sweep
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 
 @pytest.mark.parametrize("name", ["stages", "trials/a/state", "trials/a/log.txt"])
@@ -29,3 +38,54 @@ def test_nothing_is_written_or_removed_behind_a_link(
     monkeypatch.setenv(trust.VARIABLE, "1")
     with pytest.raises(UserError, match=r"\.begun\.json: missing or damaged"):
         resume_sweep(tmp_path / "run")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from small_sweeps import small_sweep
+from ambient_sweep.object_store import open_url
+from ambient_sweep.sweep import run
+from ambient_sweep.sweep.running import cluster
+from ambient_sweep.trial import setup
+sweep = small_sweep(Path(sys.argv[2]))
+for module, name in (cluster, "locked"), (run, "note_begun"), (run, "write_sweep"), (setup, "check_trials"):
+    if (child := os.fork()) == 0:
+        try:
+            setattr(module, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+            run.run_sweep(sweep, open_url(sys.argv[1]) if "://" in sys.argv[1] else Path(sys.argv[1]), echo=str)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL, name
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_name_under_which_nothing_was_trained_is_taken_again(
+    tmp_path: Path, s3: "S3Server", monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = str(tmp_path / "runs") if kind == "folder" else s3.url(tmp_path.name)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", KILLED, place, str(tmp_path)], check=True, env=environment)
+    storage = open_url(place, ".yaml", ".json") if kind == "s3" else Path(place)
+    check_unchanged(small_sweep(tmp_path), sweep_folder(storage / "small"))  # `resume` takes it, too
+    (storage / "small" / "reference").mkdir()
+    (storage / "small" / "reference" / "old.json").touch()
+
+    def no_images(configs: object) -> None:
+        assert not (storage / "small" / "reference").exists()
+        raise UserError("no images")
+
+    monkeypatch.setattr("ambient_sweep.trial.setup.check_trials", no_images)
+    with pytest.raises(UserError, match="no images"):
+        run_sweep(small_sweep(tmp_path), storage, echo=str)
+    assert not (storage / "small").exists() or not s3.files(tmp_path.name)
+
+
+@pytest.mark.parametrize("names", [["photo.png"], ["a/b.png"], [".driver.lock", "trials.parquet"]])
+def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    with pytest.raises(UserError, match=r"run: a run of this name already exists; move it, or give another --name$"):
+        claim(tmp_path / "run", "move it")

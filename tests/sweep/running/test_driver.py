@@ -105,10 +105,7 @@ def test_a_sweep_outlives_its_driver(tmp_path: Path, start: Start) -> None:
     first, other = start("run"), start("run")  # at once: one of them has the name
     wait_until(lambda: first.poll() is not None or other.poll() is not None)
     first, number = (other, 1) if first.poll() is not None else (first, 0)
-    taken = (
-        f"{root}: a run of this name already exists; `ambient-sweep resume {root}` continues it, or give another --name"
-    )
-    assert refused(1 - number) == f"{taken}\n"
+    assert refused(1 - number) == f"{root}: another process runs this sweep now; wait for it, or end it first\n"
     wait_until(lambda: list(root.glob("trials/*/trial.json")))
     (tmp_path / "clock" / "seconds").write_text(f"{DAY}")
     wait_until(lambda: half_way(root))
