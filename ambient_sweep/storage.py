@@ -24,11 +24,38 @@ from ambient_sweep import object_store
 
 LEASE_SECONDS = 30.0  # within which a lease is renewed, three times
 SETTLING_SECONDS = 1.0  # in which the lease of another may show
+_ANCHORS = list[Path]()
 
 
 def keep_private() -> None:
     """What this process makes from now on is its owner's alone, whatever the umask: folders 0700, files 0600."""
     os.umask(0o077)
+
+
+@contextlib.contextmanager
+def beside(file: Path) -> Iterator[None]:
+    """In the block, this process writes into the folder of `file` only while `file` is there: not into the empty mount
+    point of storage that has gone."""
+    anchors = [] if object_store.copy_of(file) else [file]
+    _ANCHORS.extend(anchors)
+    try:
+        yield
+    finally:
+        for anchor in anchors:
+            _ANCHORS.remove(anchor)
+
+
+def check_there(folder: Path) -> None:
+    """Raises OSError where `beside` forbids to write in `folder`."""
+    for anchor in tuple(_ANCHORS):
+        if folder.is_relative_to(anchor.parent):
+            anchor.stat()
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, unless they are there. Raises OSError, also where `beside` forbids it."""
+    check_there(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -42,7 +69,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what the block writes there replaces `path` when the block ends without an error."""
     with naming(path):
         temporary = _aside(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             yield temporary
             flush(temporary)
@@ -58,7 +85,7 @@ def new_folder(place: Path) -> Iterator[Path]:
     with naming(place):
         aside = _aside(place)
         try:
-            aside.mkdir(parents=True)
+            make_folder(aside)
             yield aside
             for written in aside.iterdir():
                 flush(written)
@@ -152,7 +179,7 @@ def locked(file: Path, *, wait: bool) -> Iterator[None]:
         with _leased(file, copy, wait):
             yield
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(handle.fileno()).st_nlink:  # removed by the one that held it

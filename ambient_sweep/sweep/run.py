@@ -23,7 +23,7 @@ from ambient_sweep.results.frontier.select import select, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import remove, write_atomic
+from ambient_sweep.storage import beside, remove, write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import (
@@ -135,7 +135,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.trial.setup import prepare, preparing
 
     begun = time.monotonic()
-    with stop_signals() as stop:
+    with stop_signals() as stop, beside(root / SWEEP_FILE):
         outlast(root, sweep.search, lambda: check_storage(root), echo, stop)
         if _is_finished(sweep, root):
             note_begun(sweep, root)

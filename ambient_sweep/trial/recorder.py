@@ -87,7 +87,6 @@ class TrialRecorder:
             )
         self._executed, self._seconds = self.record.images_executed, self.record.device_seconds
         if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_config(config, self.folder / "config.yaml")
             write_trial(root, self.record)
             self._board = TrialBoard(self.folder, config, role, resume_at=state.images + 1 if before else None)

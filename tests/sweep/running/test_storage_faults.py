@@ -87,3 +87,4 @@ def test_a_sweep_outlives_storage_that_is_away(tmp_path: Path) -> None:
     finally:
         back.join()
         subprocess.run(detach, check=True)
+    assert not list(disk.iterdir()), "nothing was written while it was away"
