@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ambient_sweep.errors import UserError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+TAKEN = f"{'://, '.join(SCHEMES[:-1])}:// or {SCHEMES[-1]}://"  # in words
 AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 10.0  # of a store: until it is given up, until a line says so
 GIVEN_UP_SECONDS = 30.0
 REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN")
@@ -61,8 +62,12 @@ class ObjectClient:
         asked = parts._replace(query="&".join(filter(None, (parts.query, single)))).geturl()
         try:
             system, base = fs.FileSystem.from_uri(asked)
-        except (OSError, ValueError, NotImplementedError) as error:
-            raise UserError(f"{url}: not a URL of an object store: {_said(error)}; give s3://BUCKET/FOLDER") from None
+        except OSError as error:  # of the store, which is asked for its region
+            raise _unusable(url, error) from None
+        except (ValueError, NotImplementedError) as error:
+            why, written = _said(error).replace(asked, url), quote(url, safe=":/?&=%@")
+            cure = "give s3://BUCKET/FOLDER" if written == url else f"write {written}"
+            raise UserError(f"{url}: not a URL of an object store: {why}; {cure}") from None
         if not base.strip("/"):
             raise UserError(f"{url}: names no bucket; give {parts.scheme}://BUCKET/FOLDER")
         return cls(url, fs.SubTreeFileSystem(base.rstrip("/"), system))
@@ -74,8 +79,7 @@ class ObjectClient:
             if self.files.base_fs.get_file_info(bucket).type.name == "NotFound":
                 raise UserError(f"{self.url}: there is no bucket {bucket}; make it, or give another URL")
         except OSError as error:
-            cure = "check the URL, and the credentials in the environment"
-            raise UserError(f"{self.url}: cannot be used: {_said(error)}; {cure}") from None
+            raise _unusable(self.url, error) from None
 
     def tried(self, call: Callable[[], T]) -> T:
         """What `call` returns, once the store answers. Raises StoreAway, and FileNotFoundError as it comes."""
@@ -114,10 +118,17 @@ class ObjectClient:
             logging.getLogger(__name__).warning("%s: %s", self.url, wait if silent else "answers again")
 
 
+def _unusable(url: str, error: Exception) -> UserError:
+    found = "AWS_REGION and credentials" if url.startswith("s3:") else "credentials"
+    return UserError(f"{url}: cannot be used: {_said(error)}; check URL, network, and {found} in the environment")
+
+
 def _said(error: Exception) -> str:
     """What is said of an error of the store."""
     text = " ".join(str(error).split())
-    return re.sub(r"^\[?Errno.*?\]? ?|When .*?(?=AWS Error)| ?\(Request ID:.*?\)|; Details:.*", "", text)
+    return re.sub(
+        r"^\[?Errno.*?\]? ?|When .*?(?=AWS Error)|curlCode: \d+, | ?\(Request ID:.*?\)|; Details:.*", "", text
+    )
 
 
 def _refuses(error: OSError) -> bool:

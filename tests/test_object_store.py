@@ -281,7 +281,9 @@ def test_keys_that_are_refused_are_said_at_once(tmp_path, monkeypatch):
     environment = dict(os.environ)
     server = S3Server(tmp_path / "s3.log")
     try:
-        with pytest.raises(UserError, match=r"^s3://bucket/y.*cannot be used: .*; check the URL, and the credentials"):
+        with pytest.raises(
+            UserError, match=r"^s3://bucket/y.*cannot be used: .*; check URL, network, and AWS_REGION and cred"
+        ):
             open_url("s3://bucket/y?scheme=http")
     finally:
         server.end()

@@ -16,6 +16,7 @@ from ambient_sweep.config.values import UNWRITABLE, did_you_mean, read_number, s
 from ambient_sweep.config.yaml_reader import flatten as flatten
 from ambient_sweep.config.yaml_reader import load
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import TAKEN
 from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
@@ -226,7 +227,10 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expanded(key: str, path: Path) -> Path:
-    """`path` with `~` replaced by the home folder. Raises UserError, naming `key`, where there is none."""
+    """`path` with `~` replaced by the home folder. Raises UserError, naming `key`, where there is none, and for a URL."""
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # whose // a path does not keep
+        url = str(path).replace(":/", ":///" if path.parts[0] == "file:" else "://", 1)
+        raise UserError(f"{key}: {url}: expected a path; runs and tables may lie at a URL, which begins with {TAKEN}")
     try:
         return path.expanduser()
     except RuntimeError:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ambient_sweep.errors import UserError
+from ambient_sweep.object_client import TAKEN, is_url
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE, TRIALS_FILE, read_table
 
@@ -24,9 +25,11 @@ IDENTITY = (schema.TRIAL_ID, schema.STARTED)  # of a trial: it keeps both for li
 def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     """Adds the tables of these runs to the data set at `url` and returns the paths of its new files.
 
-    url: an absolute path, or what `pyarrow.fs.FileSystem.from_uri` takes (s3://, gs://, file://). A sweep that the data set
+    url: an absolute path, file:///PATH or the URL of an object store. A sweep that the data set
     holds is replaced. Raises UserError, and changes nothing, where it holds another of that name or cannot be written.
     """
+    if "://" in url and not url.startswith("file:///") and not is_url(url):
+        raise UserError(f"--to: {url}: give a path, or a URL that begins with {TAKEN}")
     sources = {root.name: root for root in roots}
     if len(sources) < len(roots):
         raise UserError(f"several runs are named {max(sources, key=[r.name for r in roots].count)}; rename one")
