@@ -92,7 +92,7 @@ def test_tables_are_exported_to_an_object_store_and_replaced_there(trained, comm
         (("best", "s3://bucket/x?color=red"), "Unexpected query parameter in S3 URI: 'color'"),
         (("best", "s3://key:secret@bucket/x"), "s3://bucket: leave keys out of the URL; the environment holds them"),
         (("best", "s3://bucket/nothing"), "s3://bucket/nothing: neither a run nor a trial"),
-        (("best", "s3://b/x?endpoint_override=127.0.0.1:1&scheme=http"), "check URL, network, and AWS_REGION and credentials in the"),
+        (("best", "s3://b/x?endpoint_override=127.0.0.1:1&scheme=http"), "; check URL, network, and AWS_REGION and"),
         (("train", "small.yaml", "--storage", "s3://nowhere"), "there is no bucket nowhere"),
         (("validate", "s3://bucket/x.yaml"), "file: s3://bucket/x.yaml: give a file or folder here, not a URL"),
         (("export", "runs/small", "--to", "hdfs://x/y"), "--to: hdfs://x/y: give a path, or a URL that begins with s3://,"),
