@@ -24,7 +24,7 @@ from ambient_sweep import object_store
 
 LEASE_SECONDS = 30.0  # within which a lease is renewed, three times
 SETTLING_SECONDS = 1.0  # in which the lease of another may show
-_ANCHORS = list[Path]()
+_HELD = list[Path]()  # locks of this process, but for leases
 
 
 def keep_private() -> None:
@@ -32,29 +32,12 @@ def keep_private() -> None:
     os.umask(0o077)
 
 
-@contextlib.contextmanager
-def beside(file: Path) -> Iterator[None]:
-    """In the block, this process writes into the folder of `file` only while `file` is there: not into the empty mount
-    point of storage that has gone."""
-    anchors = [] if object_store.copy_of(file) else [file]
-    _ANCHORS.extend(anchors)
-    try:
-        yield
-    finally:
-        for anchor in anchors:
-            _ANCHORS.remove(anchor)
-
-
-def check_there(folder: Path) -> None:
-    """Raises OSError where `beside` forbids to write in `folder`."""
-    for anchor in tuple(_ANCHORS):
-        if folder.is_relative_to(anchor.parent):
-            anchor.stat()
-
-
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, unless they are there. Raises OSError, also where `beside` forbids it."""
-    check_there(folder)
+    """Makes a folder and those above it, if missing. Raises OSError; also where a lock that this process holds has gone from
+    a folder above, as from the empty mount point of storage."""
+    for lock in tuple(_HELD):
+        if folder.is_relative_to(lock.parent):
+            lock.stat()
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -179,12 +162,17 @@ def locked(file: Path, *, wait: bool) -> Iterator[None]:
         with _leased(file, copy, wait):
             yield
         return
-    make_folder(file.parent)
+    for folder in (file.parent.parent, file.parent):  # of a trial; its run's is there, or storage is away
+        folder.mkdir(exist_ok=True)
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(handle.fileno()).st_nlink:  # removed by the one that held it
             raise BlockingIOError
-        yield
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.remove(file)
 
 
 @contextlib.contextmanager
@@ -200,15 +188,18 @@ def _leased(file: Path, copy: object_store.Copy, wait: bool) -> Iterator[None]:
         while not ended.wait(LEASE_SECONDS / 3):
             with contextlib.suppress(OSError):  # the store is away, as other threads will say
                 if _lease(file).get("id", mine["id"]) != mine["id"]:
-                    copy.client.lost = True
+                    copy.client.given_up, copy.client.why = math.inf, "another process has taken this run over"
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 write_atomic(file, json.dumps(mine | {"renewed": time.monotonic()}).encode())
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     try:
-        while not _taken(file, mine):
-            if not wait:
+        while _lease(file).get("id") != mine["id"]:
+            if not _is_renewed(file, LEASE_SECONDS):
+                write_atomic(file, json.dumps(mine).encode())
+                time.sleep(SETTLING_SECONDS)  # of two that begin at once, the last one to write has it
+            elif not wait:
                 raise BlockingIOError
         thread.start()
         yield
@@ -219,15 +210,6 @@ def _leased(file: Path, copy: object_store.Copy, wait: bool) -> Iterator[None]:
         with contextlib.suppress(OSError):  # it runs out where the store is away
             if _lease(file).get("id") == mine["id"]:
                 remove(file)
-
-
-def _taken(file: Path, mine: dict[str, Any]) -> bool:
-    """Takes the lease, unless another renews it; of two that begin at once, the last one to write has it."""
-    if _is_renewed(file, LEASE_SECONDS):
-        return False
-    write_atomic(file, json.dumps(mine).encode())
-    time.sleep(SETTLING_SECONDS)
-    return _lease(file).get("id") == mine["id"]
 
 
 def _lease(file: Path) -> dict[str, Any]:
@@ -250,10 +232,8 @@ def _is_renewed(file: Path, seconds: float) -> bool:
 def is_locked(file: Path) -> bool:
     """Whether some process holds the lock on `file`; of other machines only where the file system shares locks."""
     if object_store.copy_of(file) is not None:
-        object_store.fetch(file)
-        if file.exists() and abs(time.time() - file.stat().st_mtime) < LEASE_SECONDS:
-            return True
-        return _is_renewed(file, LEASE_SECONDS / 2)  # this clock and the store's may differ
+        recent = bool(_lease(file)) and abs(time.time() - file.stat().st_mtime) < LEASE_SECONDS
+        return recent or _is_renewed(file, LEASE_SECONDS / 2)  # this clock and the store's may differ
     try:
         with file.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

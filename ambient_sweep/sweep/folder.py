@@ -9,7 +9,7 @@ from ambient_sweep import trust
 from ambient_sweep.config.files import flatten
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_store import fetch_folder, stored_sizes
-from ambient_sweep.storage import remove, write_atomic
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.baseline import OTHERS
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE
@@ -26,11 +26,8 @@ def claim(root: Path, hint: str) -> Path:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        where, what = (root, "--name") if root.parent.is_dir() else (root.parent, "--storage")
-        raise UserError(f"{where}: not a folder; give another {what}") from None
     except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage") from None
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another --storage or --name") from None
     if not _is_vacant(root):
         raise UserError(f"{root}: a run of this name already exists; {hint}, or give another --name")
     return root
@@ -42,14 +39,6 @@ def _is_vacant(root: Path) -> bool:
     if (root / DRIVER_LOCK).exists():
         return not has_trials(root) and not any(root.glob("*.parquet"))
     return not stored_sizes(root) and not any(path.is_file() for path in root.rglob("*"))
-
-
-def clear(root: Path) -> None:
-    """Empties a claimed folder, but for the lock that this process holds."""
-    fetch_folder(root)
-    for left in root.iterdir():
-        if left.name != DRIVER_LOCK:
-            remove(left)
 
 
 def has_trials(root: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
+from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.rival import what_noise_buys
@@ -23,15 +24,15 @@ from ambient_sweep.results.frontier.select import select, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import beside, remove, write_atomic
+from ambient_sweep.storage import remove, write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import (
+    DRIVER_LOCK,
     RAY_FOLDER,
     check_unchanged,
     check_within,
     claim,
-    clear,
     has_trials,
     note_begun,
     sweep_folder,
@@ -85,7 +86,10 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
     root = claim(lasting_path("--storage", storage) / sweep.name, f"`{again}` continues it")
     with only_driver(root):
         try:
-            clear(root)
+            fetch_folder(root)
+            for left in root.iterdir():  # by one that was killed
+                if left.name != DRIVER_LOCK:
+                    remove(left)
             note_begun(sweep, root)  # first: what has a sweep.yaml can be resumed
             write_sweep(sweep, root / SWEEP_FILE)
             echo(f"reading the images in {configs[0].data.path or configs[0].data.source}")
@@ -135,7 +139,7 @@ def _run(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     from ambient_sweep.trial.setup import prepare, preparing
 
     begun = time.monotonic()
-    with stop_signals() as stop, beside(root / SWEEP_FILE):
+    with stop_signals() as stop:
         outlast(root, sweep.search, lambda: check_storage(root), echo, stop)
         if _is_finished(sweep, root):
             note_begun(sweep, root)

@@ -110,7 +110,6 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
     from ambient_sweep.sweep.running.workers import Job, fit_watched, stop_file
 
     stop_here, log = stop_file(root, TRIAL), trial_folder(root, TRIAL) / LOG
-    job = Job(config, root, SweepTrial("control", {}, trial_id=TRIAL), anchor=f"trials/{TRIAL}/config.yaml")
     remove(stop_here)
     fetch(log)
     told = len(log.read_bytes()) if log.exists() else 0
@@ -118,7 +117,7 @@ def _run_with_workers(config: Config, root: Path, echo: Callable[[str], None]) -
         concurrent_trials(ray_nodes(), config.resources)  # refuses what would wait forever
         wait_for_room(config.resources, echo, stop)
         try:
-            for _ in fit_watched(job):
+            for _ in fit_watched(Job(config, root, SweepTrial("control", {}, trial_id=TRIAL))):
                 if stop.asked():
                     write_atomic(stop_here, b"")
                 if (record := known_trial(root, TRIAL)) is not None:

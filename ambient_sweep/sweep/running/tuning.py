@@ -25,7 +25,7 @@ from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.object_store import drop
 from ambient_sweep.stages.keys import FOLDER as STAGES
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import beside, keep_private
+from ambient_sweep.storage import keep_private
 from ambient_sweep.sweep.folder import RAY_FOLDER
 from ambient_sweep.sweep.outcomes import mark
 from ambient_sweep.sweep.report import Report
@@ -36,7 +36,6 @@ from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.workers import Job, fit_watched
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
-from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.sweep.stopping.rungs import Decision
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, read_trial_evaluations, trial_folder
 
@@ -166,26 +165,25 @@ def train_trial(config: dict[str, Any], *, sweep: Sweep, root: Path) -> None:
             plain = {"images": report.images, "fidelity": report.fidelity, "memorization": report.memorization}
             tune.report({"report": replace(report, ending=ending), "timesteps_total": report.images, **plain})
 
-    with beside(root / SWEEP_FILE):
-        try:
-            resolved = sweep.config_for(trial.values)
-            stages = Stages(root, every_length=sweep.has_siblings) if sweep.search.stages else None
-            job = Job(resolved, root, trial, stages)
-            if resolved.resources.workers == 1:
-                with only_trainer(trial_folder(root, trial.trial_id)):
-                    job.run(on_report=lambda images, evaluation: tell(evaluation))
-            else:
-                for evaluation in itertools.chain.from_iterable(fit_watched(job)):
-                    tell(evaluation)
-        except AmbientSweepError as error:
-            if (failure := worst(error))[0] != Kind.OWN:  # a file could not be read
-                raise failure[1] from None
-            mark(root, trial, resolved, "failed", str(error))
-            executed = read_trial(root, trial.trial_id).images_executed
-            tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})
-            return
-        finally:
-            drop(trial_folder(root, trial.trial_id))
-            drop(root / STAGES)
+    try:
+        resolved = sweep.config_for(trial.values)
+        stages = Stages(root, every_length=sweep.has_siblings) if sweep.search.stages else None
+        job = Job(resolved, root, trial, stages)
+        if resolved.resources.workers == 1:
+            with only_trainer(trial_folder(root, trial.trial_id)):
+                job.run(on_report=lambda images, evaluation: tell(evaluation))
+        else:
+            for evaluation in itertools.chain.from_iterable(fit_watched(job)):
+                tell(evaluation)
+    except AmbientSweepError as error:
+        if (failure := worst(error))[0] != Kind.OWN:  # a file could not be read
+            raise failure[1] from None
+        mark(root, trial, resolved, "failed", str(error))
+        executed = read_trial(root, trial.trial_id).images_executed
+        tune.report({"report": Report(ending="failed", reason=str(error), images_executed=executed)})
+        return
+    finally:
+        drop(trial_folder(root, trial.trial_id))
+        drop(root / STAGES)
     last = [each for each in read_trial_evaluations(root, trial.trial_id) if each.main_endpoint][-1]
     tell(last, "completed")

@@ -22,11 +22,10 @@ from ambient_sweep.config import Config
 from ambient_sweep.errors import AmbientSweepError
 from ambient_sweep.object_store import fetch
 from ambient_sweep.stages.stages import Stages
-from ambient_sweep.storage import beside, check_there, keep_private, remove, write_atomic
+from ambient_sweep.storage import keep_private, remove, write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
-from ambient_sweep.sweep.running.cluster import only_trainer, worker_bundle
+from ambient_sweep.sweep.running.cluster import TRAINER_LOCK, only_trainer, worker_bundle
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.training.group import Group
 from ambient_sweep.trial.records import EvaluationRecord, read_trial_evaluations, trial_folder
 from ambient_sweep.trial.run import run_trial
@@ -39,25 +38,21 @@ EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker die
 
 @dataclass(frozen=True)
 class Job:
-    """A trial's training, wherever it runs. stages: where it finds and leaves what it shares, if anything. anchor: a file
-    below `root`, without which nothing is written there."""
+    """A trial's training, wherever it runs. stages: where it finds and leaves what it shares, if anything."""
 
     config: Config
     root: Path
     trial: SweepTrial
     stages: Stages | None = None
-    anchor: str = SWEEP_FILE
 
     def run(self, stop: Callable[[], bool] = lambda: False, **more: Any) -> None:
-        """Trains in this process, as `run_trial` does, which takes `more`, until `stop`. Raises OSError where the run's
-        folder has gone."""
-
-        def interrupted() -> bool:
-            check_there(self.root)
-            return stop()
-
+        """Trains in this process, as `run_trial` does, which takes `more`, until `stop`. Raises OSError where the trial's
+        folder has gone, before anything is written in its place."""
+        lock = trial_folder(self.root, self.trial.trial_id) / TRAINER_LOCK
+        fetch(lock)  # of rank 0
+        more["interrupted"] = lambda: lock.stat() is None or stop()
         more |= {"role": self.trial.role, "replicate_of": self.trial.replicate_of, "stages": self.stages}
-        run_trial(self.config, self.root, self.trial.trial_id, interrupted=interrupted, **more)
+        run_trial(self.config, self.root, self.trial.trial_id, **more)
 
 
 def fit_watched(job: Job) -> Iterator[list[EvaluationRecord]]:
@@ -141,7 +136,7 @@ def train_worker(task: dict[str, Job]) -> None:
     keep_private()
     job, group = task["job"], Group.distributed()
     folder = trial_folder(job.root, job.trial.trial_id)
-    with beside(job.root / job.anchor), only_trainer(folder) if group.rank == 0 else contextlib.nullcontext():
+    with only_trainer(folder) if group.rank == 0 else contextlib.nullcontext():
         held = get_current_placement_group()
         if group.rank == 0 and held is not None:
             write_atomic(folder / PLACEMENT_GROUP, held.id.hex().encode())

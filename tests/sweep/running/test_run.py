@@ -308,7 +308,7 @@ def test_bad_images_and_bad_storage_are_told_before_anything_starts(tmp_path: Pa
         run_sweep(missing, tmp_path / "runs", echo=lambda line: None)
     assert list((tmp_path / "runs").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: not a folder; give another --storage"):
+    with pytest.raises(UserError, match=r"small: cannot be written \(Not a directory\); give another --storage"):
         run_sweep(small_sweep(tmp_path), tmp_path / "file", echo=lambda line: None)
     with pytest.raises(UserError, match=r"small: cannot be written \("):
         run_sweep(small_sweep(tmp_path), Path("/proc/nowhere"), echo=lambda line: None)

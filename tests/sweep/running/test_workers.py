@@ -13,13 +13,11 @@ from gloo import gloo_group
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.storage import beside
 from ambient_sweep.sweep.running import workers
 from ambient_sweep.sweep.running.cluster import only_trainer
 from ambient_sweep.sweep.running.faults import Kind, worst
 from ambient_sweep.sweep.running.workers import Job, stop_file, train_worker
 from ambient_sweep.sweep.space.definition import SweepTrial
-from ambient_sweep.sweep.space.file import SWEEP_FILE
 from ambient_sweep.training.state import read_state
 from ambient_sweep.trial import evaluations
 from ambient_sweep.trial.records import EvaluationRecord, read_trial, trial_folder, write_evaluation
@@ -82,7 +80,6 @@ def test_a_worker_heeds_the_stop_file(tmp_path):
     prepare(config, tmp_path)
     stop_file(tmp_path, "t").parent.mkdir(parents=True)
     stop_file(tmp_path, "t").touch()
-    (tmp_path / SWEEP_FILE).touch()
     task = {"job": Job(config, tmp_path, TRIAL)}
     with gloo_group(tmp_path, 0, size=1):
         with pytest.raises(Interrupted, match="interrupted at 32 images; state saved"):
@@ -97,7 +94,6 @@ def test_nothing_is_written_where_the_storage_was_mounted(tmp_path, where, monke
     disk, config = tmp_path / "disk", build_config(SMALL)
     root, gone = disk / "run", tmp_path / "gone"
     prepare(config, root)
-    (root / SWEEP_FILE).touch()
 
     def unmount(*_):
         if not gone.exists():
@@ -111,7 +107,6 @@ def test_nothing_is_written_where_the_storage_was_mounted(tmp_path, where, monke
         unmount()
     with (
         pytest.raises((OSError, UserError)) as caught,
-        beside(root / SWEEP_FILE),
         only_trainer(trial_folder(root, "t")),
     ):
         Job(config, root, TRIAL).run(on_report=unmount if where == "training" else lambda *_: None)
@@ -120,7 +115,8 @@ def test_nothing_is_written_where_the_storage_was_mounted(tmp_path, where, monke
     if where == "training":
         disk.rmdir()
         gone.rename(disk)
-        Job(config, root, TRIAL).run()
+        with only_trainer(trial_folder(root, "t")):
+            Job(config, root, TRIAL).run()
         assert read_trial(root, "t").status == "completed"
 
 
