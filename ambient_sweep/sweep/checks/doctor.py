@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 
 import ray
 import torch
+from ray._private.worker import get_dashboard_url
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ambient_sweep.config import Config
@@ -53,7 +55,7 @@ class Answer:
 
 def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
     """Findings on the cluster that this process is connected to, for a sweep that writes to `storage`."""
-    findings, new = [_token()], not storage.exists()
+    findings, new = [_token(get_dashboard_url())], not storage.exists()  # type: ignore[no-untyped-call]
     marker = storage / f".doctor-{secrets.token_hex(4)}"
     try:
         write_atomic(marker, b"")
@@ -120,18 +122,27 @@ def answer(marker: Path, configs: Sequence[Config]) -> Answer:
 
 
 def _instances() -> int:
-    """Ray instances with a node on this machine: every raylet names the head that it belongs to."""
+    """This user's Ray instances with a node on this machine: every raylet names the head that it belongs to."""
     heads = set[bytes]()
     for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # ended, or another user's
+        with contextlib.suppress(OSError):  # ended
+            if file.stat().st_uid != os.getuid():
+                continue
             program, *words = file.read_bytes().split(b"\0")
             heads |= {word for word in words if program.endswith(b"/raylet") and word.startswith(b"--gcs-address=")}
     return len(heads)
 
 
-def _token() -> Finding:
-    if "RAY_ADDRESS" not in os.environ or os.environ.get("RAY_AUTH_MODE") == "token":
-        return Finding(True, "token: requests need one")
+def _token(dashboard: str | None) -> Finding:
+    """Whether the cluster takes requests without a token: its dashboard is sent such a one, if it answers here."""
+    needed = "RAY_ADDRESS" not in os.environ or os.environ.get("RAY_AUTH_MODE") == "token"
+    with contextlib.suppress(OSError, HTTPException):
+        if dashboard and needed:
+            connection = HTTPConnection(dashboard, timeout=5.0)
+            connection.request("GET", "/api/version")
+            needed = connection.getresponse().status != OK
+    if needed:
+        return Finding(True, "token: sent with every request")
     return Finding(
         False,
         "token: this cluster takes requests without one, so whoever reaches its ports can run code; start it with "

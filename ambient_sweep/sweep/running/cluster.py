@@ -96,9 +96,11 @@ def room(need: ResourcesConfig) -> str:
         lines.append("its processes are starting")
     ours, held = ray.get_runtime_context().get_job_id(), Counter[str]()
     for group_id, group in placement_group_table().items():
-        if group["state"] == "CREATED" and group_id[-len(ours) :] != ours:  # which ends in its job's id
-            held[group_id[-len(ours) :]] += sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
-    return "; ".join([*lines, *(f"job {job} holds {cpus:g} CPUs" for job, cpus in held.items() if cpus)])
+        if group["state"] == "CREATED":
+            job = group_id[-len(ours) :]  # it ends in that
+            who = "trials of this sweep hold" if job == ours else f"job {job} holds"
+            held[who] += sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
+    return "; ".join([*lines, *(f"{who} {cpus:g} CPUs" for who, cpus in held.items() if cpus)])
 
 
 def wait_for_room(

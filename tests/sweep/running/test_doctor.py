@@ -1,12 +1,15 @@
 """The doctor's findings: on a real node, on planted answers, and on storage that it cannot use."""
 
+import http.server
+import threading
 from dataclasses import replace
 
 import pytest
 import ray
+from ray._private.worker import get_dashboard_url
 from small_sweeps import small_sweep
 
-from ambient_sweep.sweep.checks.doctor import Answer, _node, answer, examine
+from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
 FINDINGS = {
@@ -27,6 +30,30 @@ def test_each_problem_of_a_node_is_one_finding_with_its_cure(text, change):
     assert text in found.text
     (well,) = _node("node 1", WELL, WELL, (90.0, 110.0), 2)
     assert well.well
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "well"), [(401, True, True), (200, True, False), (None, True, True), (None, False, False)]
+)
+def test_the_cluster_itself_is_asked_whether_it_needs_a_token(monkeypatch, status, sent, well):
+    class Dashboard(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert "Authorization" not in self.headers
+            self.send_response(status)
+            self.end_headers()
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token" if sent else "disabled")
+    with http.server.HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        found = _token(f"127.0.0.1:{server.server_port}" if status else None)
+    assert found.well == well
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_dashboard_of_ray_s_own_refuses_requests_without_its_token(ray_head, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "the head of these tests")
+    assert _token(get_dashboard_url()).text == "token: sent with every request"
 
 
 @pytest.mark.xdist_group("ray")
