@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from ambient_sweep.errors import UserError
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 TAKEN = f"{'://, '.join(SCHEMES[:-1])}:// or {SCHEMES[-1]}://"  # in words
-AWAY_SECONDS, TOLD_SECONDS, LONGEST_PAUSE = 900.0, 15.0, 10.0  # of a store: until it is given up, until a line says so
-GIVEN_UP_SECONDS = 30.0
+CURE = "check URL, network, and credentials (and AWS_REGION, for S3) in the environment"
+AWAY_SECONDS, TOLD_SECONDS = 900.0, 15.0  # of a store: until it is given up, until a line says so
+PAUSE_SECONDS, GIVEN_UP_SECONDS = 2.0, 30.0  # between two tries; in which none is made
 REFUSED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN")
 T = TypeVar("T")
 
@@ -38,15 +39,14 @@ class ObjectClient:
     """The connection to what lies below `url`, which is `files`.
 
     `silent`: a line said that the store does not answer. `given_up`: when nothing waited for it any longer, by the monotonic
-    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried. `lost`: another process writes there now, so this
-    one may not any more.
+    clock; for GIVEN_UP_SECONDS, in which a command ends, no call is tried, since `why`.
     """
 
     url: str
     files: "fs.FileSystem"
     silent: bool = False
     given_up: float = -math.inf
-    lost: bool = False
+    why: str = "does not answer; once it does, `resume` or `train` goes on"
 
     @classmethod
     def of(cls, url: str) -> "ObjectClient":
@@ -56,17 +56,15 @@ class ObjectClient:
         parts = urlsplit(url)
         if parts.password or (parts.username and parts.scheme == "s3"):
             raise UserError(f"{parts.scheme}://{parts.hostname}: leave keys out of the URL; the environment holds them")
-        single = (
-            "allow_delayed_open=true" if parts.scheme == "s3" else ""
-        )  # one PUT for a small file, in place of three
+        # a small file by one PUT, in place of three
+        single = "allow_delayed_open=true" if parts.scheme == "s3" else ""
         asked = parts._replace(query="&".join(filter(None, (parts.query, single)))).geturl()
         try:
             system, base = fs.FileSystem.from_uri(asked)
         except OSError as error:  # of the store, which is asked for its region
-            raise _unusable(url, error) from None
+            raise UserError(f"{url}: cannot be used: {_said(error)}; {CURE}") from None
         except (ValueError, NotImplementedError) as error:
-            why, written = _said(error).replace(asked, url), quote(url, safe=":/?&=%@")
-            cure = "give s3://BUCKET/FOLDER" if written == url else f"write {written}"
+            why, cure = _said(error).replace(asked, url), "give s3://BUCKET/FOLDER, with %20 for a space"
             raise UserError(f"{url}: not a URL of an object store: {why}; {cure}") from None
         if not base.strip("/"):
             raise UserError(f"{url}: names no bucket; give {parts.scheme}://BUCKET/FOLDER")
@@ -79,22 +77,21 @@ class ObjectClient:
             if self.files.base_fs.get_file_info(bucket).type.name == "NotFound":
                 raise UserError(f"{self.url}: there is no bucket {bucket}; make it, or give another URL")
         except OSError as error:
-            raise _unusable(self.url, error) from None
+            raise UserError(f"{self.url}: cannot be used: {_said(error)}; {CURE}") from None
 
     def tried(self, call: Callable[[], T]) -> T:
         """What `call` returns, once the store answers. Raises StoreAway, and FileNotFoundError as it comes."""
-        if self.lost:
-            raise StoreAway(errno.EIO, "another process has taken this run over", self.url)
         if time.monotonic() - self.given_up < GIVEN_UP_SECONDS:
-            raise StoreAway(errno.EIO, "does not answer; once it does, `resume` or `train` goes on", self.url)
+            raise StoreAway(errno.EIO, self.why, self.url)
         timer = threading.Timer(TOLD_SECONDS, self._say, (True,))
-        timer.daemon, end, pause = True, time.monotonic() + AWAY_SECONDS, 1.0
+        timer.daemon, end = True, time.monotonic() + AWAY_SECONDS
         timer.start()
         try:
             while True:
                 try:
                     result = call()
-                    break
+                    self._say(False)
+                    return result
                 except FileNotFoundError:
                     raise
                 except OSError as error:
@@ -103,12 +100,9 @@ class ObjectClient:
                         why = f"{_said(error)}; once it answers, `resume` or `train` goes on"
                         kind = errno.EACCES if _refuses(error) else errno.EIO
                         raise StoreAway(kind, why, self.url) from None
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                time.sleep(PAUSE_SECONDS)
         finally:
             timer.cancel()
-        self._say(False)
-        return result
 
     def _say(self, silent: bool) -> None:
         """Says once that the store is silent, and once that it is not any more."""
@@ -118,17 +112,10 @@ class ObjectClient:
             logging.getLogger(__name__).warning("%s: %s", self.url, wait if silent else "answers again")
 
 
-def _unusable(url: str, error: Exception) -> UserError:
-    found = "AWS_REGION and credentials" if url.startswith("s3:") else "credentials"
-    return UserError(f"{url}: cannot be used: {_said(error)}; check URL, network, and {found} in the environment")
-
-
 def _said(error: Exception) -> str:
     """What is said of an error of the store."""
     text = " ".join(str(error).split())
-    return re.sub(
-        r"^\[?Errno.*?\]? ?|When .*?(?=AWS Error)|curlCode: \d+, | ?\(Request ID:.*?\)|; Details:.*", "", text
-    )
+    return re.sub(r"^\[?Errno.*?\]? ?|When .*?(?=AWS Error)|curl.*?, | ?\(Request ID:.*?\)|; Details:.*", "", text)
 
 
 def _refuses(error: OSError) -> bool:

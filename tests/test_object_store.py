@@ -282,7 +282,7 @@ def test_keys_that_are_refused_are_said_at_once(tmp_path, monkeypatch):
     server = S3Server(tmp_path / "s3.log")
     try:
         with pytest.raises(
-            UserError, match=r"^s3://bucket/y.*cannot be used: .*; check URL, network, and AWS_REGION and cred"
+            UserError, match=r"^s3://bucket/y.*cannot be used: .*; check URL, network, and credentials \(and"
         ):
             open_url("s3://bucket/y?scheme=http")
     finally:

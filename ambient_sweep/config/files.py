@@ -229,8 +229,9 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 def expanded(key: str, path: Path) -> Path:
     """`path` with `~` replaced by the home folder. Raises UserError, naming `key`, where there is none, and for a URL."""
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # whose // a path does not keep
-        url = str(path).replace(":/", ":///" if path.parts[0] == "file:" else "://", 1)
-        raise UserError(f"{key}: {url}: expected a path; runs and tables may lie at a URL, which begins with {TAKEN}")
+        raise UserError(
+            f"{key}: {path.parts[0]}//...: expected a path; runs and tables may lie at a URL, which begins with {TAKEN}"
+        )
     try:
         return path.expanduser()
     except RuntimeError:

@@ -92,7 +92,7 @@ def test_tables_are_exported_to_an_object_store_and_replaced_there(trained, comm
         (("best", "s3://bucket/x?color=red"), "Unexpected query parameter in S3 URI: 'color'"),
         (("best", "s3://key:secret@bucket/x"), "s3://bucket: leave keys out of the URL; the environment holds them"),
         (("best", "s3://bucket/nothing"), "s3://bucket/nothing: neither a run nor a trial"),
-        (("best", "s3://b/x?endpoint_override=127.0.0.1:1&scheme=http"), "; check URL, network, and AWS_REGION and"),
+        (("best", "s3://b/x?endpoint_override=127.0.0.1:1&scheme=http"), "; check URL, network, and credentials"),
         (("train", "small.yaml", "--storage", "s3://nowhere"), "there is no bucket nowhere"),
         (("validate", "s3://bucket/x.yaml"), "file: s3://bucket/x.yaml: give a file or folder here, not a URL"),
         (("export", "runs/small", "--to", "hdfs://x/y"), "--to: hdfs://x/y: give a path, or a URL that begins with s3://,"),
@@ -106,19 +106,19 @@ def test_what_cannot_be_used_is_one_line_that_names_the_url(trained, command, wo
 
 
 @pytest.mark.parametrize(
-    ("word", "key"),
+    ("word", "key", "url"),
     [
-        ("--storage=http://foo/x", "--storage"),
-        ("--storage=file:///x", "--storage"),
-        ("data.path=az://c/x", "data.path"),
+        ("--storage=http://foo/x", "--storage", "http://"),
+        ("--storage=file:///x", "--storage", "file://"),
+        ("data.path=az://c/x", "data.path", "az://"),
     ],
 )
-def test_a_url_that_is_none_of_an_object_store_makes_no_folder(tmp_path, monkeypatch, word, key):
+def test_a_url_that_is_none_of_an_object_store_makes_no_folder(tmp_path, monkeypatch, word, key, url):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(CONFIG)
-    url, said = word.partition("=")[2], "expected a path; runs and tables may lie at a URL, which begins with"
+    said = "expected a path; runs and tables may lie at a URL, which begins with"
     line = bad("train", "small.yaml", word)
-    assert line == f"error: {key}: {url}: {said} s3://, gs://, gcs://, abfs:// or abfss://"
+    assert line == f"error: {key}: {url}...: {said} s3://, gs://, gcs://, abfs:// or abfss://"
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
@@ -127,7 +127,7 @@ def test_a_url_with_a_space_is_told_how_to_write_it():
         "not a URL of an object store: Cannot parse URI: 's3://bucket/my sweeps' due to syntax error at character ' '"
     )
     assert bad("best", "s3://bucket/my sweeps") == (
-        f"error: s3://bucket/my sweeps: {said} (position 14); write s3://bucket/my%20sweeps"
+        f"error: s3://bucket/my sweeps: {said} (position 14); give s3://BUCKET/FOLDER, with %20 for a space"
     )
 
 
@@ -139,5 +139,5 @@ def test_a_store_that_cannot_be_asked_for_its_region(monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     line = bad("best", "s3://bucket/x?endpoint_override=nowhere.invalid")
     said = "cannot be used: AWS Error NETWORK_CONNECTION during HeadBucket operation: Could not resolve hostname"
-    cure = "check URL, network, and AWS_REGION and credentials in the environment"
+    cure = "check URL, network, and credentials (and AWS_REGION, for S3) in the environment"
     assert line == f"error: s3://bucket/x?endpoint_override=nowhere.invalid: {said}; {cure}"
