@@ -202,9 +202,7 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
         state, said = "unknown", f"begun on {session.host}; its newest record is {duration(now - newest)} old"
     running, pending, seconds = list[str](), set[str](), 0.0
     if state in ("running", "unknown"):
-        seconds = max(
-            0.0, (now if state == "running" else newest) - session.started
-        )  # the clock may have been set back
+        seconds = max(0.0, (now if state == "running" else newest) - session.started)  # clocks may be set back
         pending = set(session.pending)
         measured = {(each.trial_id, each.images) for each in evaluations if forecast.levels}  # there a trial may pause
         running = [

@@ -27,8 +27,6 @@ from ambient_sweep.trial.records import (
 from ambient_sweep.trial.tensorboard import FIDELITY_TAG, MEMORIZATION_TAG, TrialBoard
 
 LOG = "log.txt"
-
-
 # of a running trial to its caller, with its position in images; None: a training record
 Report = Callable[[int, EvaluationRecord | None], None]
 

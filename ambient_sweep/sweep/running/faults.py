@@ -180,9 +180,8 @@ def outlast(
             kind, cause = worst(error)
             if kind == Kind.STORAGE:
                 free = size_text(shutil.disk_usage(root).free)
-                raise Stopped(
-                    f"{describe(cause)} ({free} free); make room, or make it writable", storage=True
-                ) from None
+                why = f"{describe(cause)} ({free} free); make room, or make it writable"
+                raise Stopped(why, storage=True) from None
             if kind != Kind.MACHINE:
                 raise
             failures = failures + 1 if time.monotonic() - begun < 60 * search.patience else 0

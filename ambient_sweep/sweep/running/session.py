@@ -154,10 +154,8 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
 
 def _train(sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest) -> None:
     """Runs `search` through Tune. Whatever ends it, the records say how the trials stand."""
-    restarts, fitting = (
-        Restarts(root, sweep.search),
-        Fitting(sweep.some_config().resources, sweep.search.max_concurrent),
-    )
+    restarts = Restarts(root, sweep.search)
+    fitting = Fitting(sweep.some_config().resources, sweep.search.max_concurrent)
     callback = SweepCallback(sweep, root, search, progress, stop, restarts)
     progress.note(f"starting workers, for up to {counted(fitting(), 'trial')} at once")
     try:
