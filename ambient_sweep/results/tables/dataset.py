@@ -29,7 +29,7 @@ def export_sweeps(roots: Sequence[Path], url: str) -> list[str]:
     holds is replaced. Raises UserError, and changes nothing, where it holds another of that name or cannot be written.
     """
     if "://" in url and not url.startswith("file:///") and not is_url(url):
-        raise UserError(f"--to: {url}: give a path, or a URL that begins with {TAKEN}")
+        raise UserError(f"--to: {url} cannot be written: give a path, or a URL that begins with {TAKEN}")
     sources = {root.name: root for root in roots}
     if len(sources) < len(roots):
         raise UserError(f"several runs are named {max(sources, key=[r.name for r in roots].count)}; rename one")
