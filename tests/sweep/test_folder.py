@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from small_sweeps import small_sweep
+from small_sweeps import small_sweep, study_of
 
 from ambient_sweep import trust
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_store import open_url
-from ambient_sweep.sweep.folder import check_unchanged, claim, sweep_folder
+from ambient_sweep.sweep.folder import check_unchanged, check_within, claim, sweep_folder
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
 from ambient_sweep.sweep.space.file import write_sweep
 
@@ -38,6 +38,12 @@ def test_nothing_is_written_or_removed_behind_a_link(
     monkeypatch.setenv(trust.VARIABLE, "1")
     with pytest.raises(UserError, match=r"\.begun\.json: missing or damaged"):
         resume_sweep(tmp_path / "run")
+
+
+def test_a_kill_while_the_study_is_written_leaves_no_link(tmp_path: Path) -> None:
+    study_of(tmp_path)._storage._backend._lock.acquire()  # type: ignore[attr-defined]
+    assert (tmp_path / "study.journal.lock").exists()
+    check_within(tmp_path)
 
 
 KILLED = """

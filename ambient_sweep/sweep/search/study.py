@@ -22,7 +22,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -69,7 +69,7 @@ def open_study(name: str, sampler: BaseSampler, path: Path | None = None) -> opt
             return optuna.create_study(study_name=name, sampler=sampler, directions=directions)
         try:
             _cut_torn_line(path)
-            storage = JournalStorage(JournalFileBackend(str(path)))
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
             study = optuna.create_study(
                 storage=storage, study_name=name, sampler=sampler, directions=directions, load_if_exists=True
             )
