@@ -7,13 +7,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from ambient_sweep.cli import main
-from ambient_sweep.sweep.running.signals import WARNINGS
+from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS
 
 
 def ambient_sweep(*words: Any) -> tuple[object, str, str]:
     """The exit code of a command, and what it printed on standard output and standard error."""
     code: object = 0
-    argv, handlers = sys.argv, {n: signal.getsignal(n) for n in (signal.SIGTERM, *WARNINGS)}
+    argv, handlers = sys.argv, {n: signal.getsignal(n) for n in (*AT_ONCE, *WARNINGS)}
     sys.argv = ["ambient-sweep", *map(str, words)]
     try:
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:

@@ -1,12 +1,16 @@
 """The command line: one command per verb. Heavy imports happen inside the verbs, so that --help is instant.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 75 ended in order and resumable. Every error is one line on standard error.
+Exit codes: 0 done, 1 failed, 2 bad input, 75 ended in order and resumable, 130 interrupted with nothing to resume. Every
+error is one line on standard error.
 """
 
 import errno
 import logging
 import signal
 import sys
+import time
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -15,18 +19,31 @@ from ambient_sweep.cli.group import commands
 from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.object_store import with_urls
 from ambient_sweep.storage import keep_private
-from ambient_sweep.sweep.running.signals import WARNINGS
+from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS
 
 __all__ = ["commands", "export", "images", "init", "jobs", "main", "measuring", "models", "sweeps"]
 
 LONGEST = 1200  # characters of an error
+ONE_CAUSE_SECONDS = 1.0  # between two signals
 
 
 def main() -> None:
     keep_private()  # images, models and pictures of them
-    for number in (signal.SIGTERM, *WARNINGS):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C
+    first = None
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """Ends the command in order, and at once when it comes again, but for a second one of the same cause (`timeout`)."""
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - first > ONE_CAUSE_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for each in (*AT_ONCE, *WARNINGS):
+        if signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, interrupt)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its own cache and fonts
     try:
         for word in sys.argv[1:]:
@@ -44,13 +61,17 @@ def main() -> None:
     except click.ClickException as error:
         fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted; `train` and `resume` continue from the last saved state", Resumable.exit_code)
+        if sys.argv[1:2] in (["train"], ["resume"]):
+            fail("interrupted; the same command goes on from what is saved", Resumable.exit_code)
+        fail("interrupted", 130)
     except OSError as error:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2 if error.errno == errno.ENAMETOOLONG else 1)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Ends with the message in one line, its middle left out where that would fill a screen."""
+    for each in AT_ONCE:
+        signal.signal(each, signal.SIG_DFL)  # without a traceback
     line = " ".join(with_urls(message).split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     printable = (each if each.isprintable() else repr(each)[1:-1] for each in line)

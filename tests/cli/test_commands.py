@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,45 @@ def test_the_module_runs_as_a_process() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: No such command 'rnu'")
+
+
+TWICE = """
+import signal, sys
+from ambient_sweep import cli
+
+@cli.commands.command()
+def command() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+
+sys.argv[1:] = ["command"]
+cli.main()
+"""
+WHILE_IMPORTING = """
+import signal, sys
+from ambient_sweep.__main__ import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "ambient_sweep.cli":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [(TWICE, 130, "error: interrupted\n"), (WHILE_IMPORTING, -signal.SIGINT, "")],
+    ids=["twice", "while importing"],
+)
+def test_signals_end_a_command_without_a_traceback(script: str, code: int, said: str) -> None:
+    """`timeout` sends two at once."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.lstrip()) == (code, said)
 
 
 def test_help_names_every_command() -> None:
