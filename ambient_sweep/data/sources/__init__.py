@@ -62,6 +62,8 @@ def _opened(config: DataConfig) -> Source:
     match config.source:
         case "digits":
             return open_digits(config)
+        case "folder" if (kind := FILES.get((path := source_path(config)).suffix.lower())) and path.is_file():
+            raise UserError(f"data.path: {config.path} is not a folder; data.source={kind} reads it")
         case "folder" | "zip":
             return open_tree(config)
         case "parquet":

@@ -167,6 +167,9 @@ def test_bad_folders_are_named(tmp_path, monkeypatch):
     assert "holds no image" in complaint(opened, "folder", tmp_path)
     write(tmp_path, {"a/1.png": PIXELS[0]})
     assert "1.png is not a folder" in complaint(opened, "folder", tmp_path / "a" / "1.png")
+    (tmp_path / "a.zip").touch()
+    assert "a.zip is not a folder; data.source=zip reads it" in complaint(opened, "folder", tmp_path / "a.zip")
+    (tmp_path / "a.zip").unlink()
     os.close(os.open(os.fsencode(tmp_path) + b"/\xff.png", os.O_CREAT))
     assert "not UTF-8" in complaint(opened, "folder", tmp_path)
 
