@@ -100,5 +100,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -
         assert f"--to: {url} cannot be written: " in bad("export", run, "--to", url)
     assert contents(tmp_path) == before
     os.remove(run / "trials.parquet")
-    assert "trials.parquet: no such file; `ambient-sweep report` writes" in bad("export", run, "--to", tmp_path / "new")
+    assert f"trials.parquet: no such file; `ambient-sweep report {run}` w" in bad(
+        "export", run, "--to", tmp_path / "new"
+    )
     assert not (tmp_path / "new").exists()

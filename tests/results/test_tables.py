@@ -164,7 +164,7 @@ def test_reading_names_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     empty = schema.EVALUATIONS.empty_table()
     other = {**empty.schema.metadata, schema.VERSION_KEY: str(schema.VERSION + 1)}
     pq.write_table(empty.replace_schema_metadata(other), path)
-    assert "another version of ambient-sweep; `ambient-sweep report` writes the tables again" in complaint()
+    assert f"another version of ambient-sweep; `ambient-sweep report {tmp_path}` writes the tables" in complaint()
     pq.write_table(empty.drop_columns(["optimizer.lr"]), path)
     assert "another version of ambient-sweep" in complaint()
     pq.write_table(empty, path)

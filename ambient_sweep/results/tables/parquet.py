@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.tables import schema
 from ambient_sweep.storage import new_file
+from ambient_sweep.text import command
 
 TRIALS_FILE = "trials.parquet"
 EVALUATIONS_FILE = "evaluations.parquet"
@@ -39,6 +40,7 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
     UserError for a file that is missing, not a table of this package, or of another schema version.
     """
     path = Path(path)
+    cure = f"`{command('report', path.parent)}` writes the tables of a run again"
     try:
         # Without threads: a process that ends right after `pq.read_table` aborts now and then (pyarrow 26).
         with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -48,21 +50,16 @@ def read_table(path: Path | str, columns: Iterable[str] | None = None, varying: 
             batches = file.iter_batches(BATCH, columns=fields.names, use_threads=False)
             table = pa.Table.from_batches(_sharing(batches), fields)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `ambient-sweep report` writes the tables of a run") from None
+        raise UserError(f"{path}: no such file; {cure}") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read as Parquet ({' '.join(str(error).split())}); `ambient-sweep report` writes the tables "
-            "of a run again"
-        ) from None
+        raise UserError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())}); {cure}") from None
     metadata = found.metadata or {}
     known = {each.metadata[schema.TABLE_KEY]: each for each in (schema.TRIALS, schema.EVALUATIONS)}
     expected = known.get(metadata.get(schema.TABLE_KEY))
     if expected is None:
         raise UserError(f"{path}: not a table of ambient-sweep; give a {TRIALS_FILE} or {EVALUATIONS_FILE}")
     if metadata.get(schema.VERSION_KEY) != expected.metadata[schema.VERSION_KEY] or not found.equals(expected):
-        raise UserError(
-            f"{path}: was written by another version of ambient-sweep; `ambient-sweep report` writes the tables again"
-        )
+        raise UserError(f"{path}: was written by another version of ambient-sweep; {cure}")
     return table
 
 
