@@ -121,7 +121,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     for key in changes or {}:
         if not key.startswith(("search.", "confirm.", "space.")):
             raise UserError(
-                f"{key}: a sweep that has begun takes changes of search.*, confirm.* and wider space.* only"
+                f"{key}: a sweep that has begun takes changes of search.* (as in search.trials=40), confirm.* and wider "
+                "space.* only"
             )
     sweep = load_sweep(root / SWEEP_FILE, changes)
     check_unchanged(sweep, root)

@@ -85,7 +85,7 @@ class SweepSearch:
         if lost:
             raise UserError(
                 f"study.journal lacks {len(lost)} of the {len(histories)} trials of this sweep, so they would be trained "
-                "again; restore it, or start again under another name"
+                "again; restore it, or `run` its sweep.yaml under another --name, --from this run"
             )
         unknown, at_rungs, decided = History(ended=False), set[str](), set[str]()
         for trial_id, fixed in zip(self._fixed_ids, self._fixed, strict=False):

@@ -41,7 +41,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import TRIALS, Baseline, Confirm, Control, Search, Sweep
-from ambient_sweep.sweep.space.distributions import Distribution, read_distribution
+from ambient_sweep.sweep.space.distributions import KINDS, Distribution, read_distribution
 
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
 # sections that KEY=VALUE changes beside the base
@@ -171,6 +171,9 @@ def _read_space(tree: Values, changes: Values, where: str) -> dict[str, Distribu
         if not isinstance(spec, dict):
             raise UserError(f"{key}: write a distribution, as in '{key}={{uniform: [0.1, 0.5]}}', not {shown(spec)}")
         name = key.removeprefix("space.")
+        was, now = (next(iter(spec.keys() & KINDS), None) for spec in (tree.get(name, {}), spec))
+        if was and now and was != now:
+            raise UserError(f"{key}: is {was} in {where}, and this changes no kind, only ends, choices, step and when")
         tree[name] = {**tree.get(name, {}), **spec}
     if not tree:
         raise UserError(f"{where}: space: missing; give a key, as in observed.sigma: {{uniform: [0.1, 0.5]}}")

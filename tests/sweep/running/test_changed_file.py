@@ -76,7 +76,10 @@ def test_search_and_confirm_may_change_and_so_may_how_the_file_is_written(begun:
 def test_without_what_the_sweep_began_with_it_is_not_continued(begun: Path) -> None:
     for damage in ("{", None):
         (begun / ".begun.json").write_text(damage) if damage else (begun / ".begun.json").unlink()
-        assert ".begun.json: missing or damaged; restore it, or `run` sweep.yaml" in bad("resume", begun)
+        assert bad("resume", begun) == (
+            f"error: {begun}/.begun.json: missing or damaged; restore it, or begin anew with what was found: "
+            f"`ambient-sweep run {begun}/sweep.yaml --storage {begun.parent} --name {begun.name}-2 --from {begun}`"
+        )
 
 
 def test_ranges_may_be_wider_where_clean_training_does_not_draw_from_them(begun: Path) -> None:
@@ -88,4 +91,6 @@ def test_ranges_may_be_wider_where_clean_training_does_not_draw_from_them(begun:
     ):
         assert f"space.{key}.{now} when this sweep began" in bad("resume", begun, f"space.{key}={spec}")
     assert "write a distribution" in bad("resume", begun, "space.observed.sigma=0.3")
+    kind = bad("resume", begun, "space.observed.sigma={loguniform: [0.1, 0.6]}")
+    assert kind.startswith(f"error: space.observed.sigma: is uniform in {begun}/sweep.yaml, and this changes no kind")
     assert "training.images: a sweep that has begun" in bad("resume", begun, "training.images=1")
