@@ -177,12 +177,14 @@ def watch_head(
 
 def check_address() -> None:
     """Raises UserError, within seconds, where RAY_ADDRESS names no cluster that answers: Ray itself tries for minutes, and
-    prints. Only what has a port is asked, by the first bytes of HTTP/2, which Ray's servers speak."""
+    prints. It is asked by the first bytes of HTTP/2, which Ray's servers speak."""
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         target = urlsplit(address if "//" in address else f"//{address}")
-        if target.port is None:
+        if address in ("", "auto", "local"):
             return
+        if target.port is None:
+            raise ValueError("no HOST:PORT")
         with socket.create_connection((target.hostname or "", target.port), timeout=ANSWER_SECONDS) as server:
             if os.environ.get("RAY_USE_TLS", "0") == "0":
                 server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME)
@@ -191,8 +193,8 @@ def check_address() -> None:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({why}); start one, set RAY_ADDRESS to the HOST:PORT of a "
-            "Ray head, or unset it to run on this machine"
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({why}); start one, set RAY_ADDRESS (--address of "
+            "`doctor`) to the HOST:PORT of a Ray head, not of its dashboard, or unset it to run on this machine"
         ) from None
 
 
