@@ -34,6 +34,13 @@ def is_url(text: str) -> bool:
     return urlsplit(text).scheme in SCHEMES and "://" in text
 
 
+def refuse_keys(url: str) -> None:
+    """Raises UserError, without naming them, for keys in a URL: it stands in records, logs and messages."""
+    parts = urlsplit(url)
+    if parts.password or (parts.username and parts.scheme == "s3"):
+        raise UserError(f"{parts.scheme}://{parts.hostname}: leave keys out of the URL; the environment holds them")
+
+
 @dataclass
 class ObjectClient:
     """The connection to what lies below `url`, which is `files`.
@@ -53,9 +60,8 @@ class ObjectClient:
         """The client of a URL, without asking the store. Raises UserError for a URL that is none, or that holds keys."""
         from pyarrow import fs
 
+        refuse_keys(url)
         parts = urlsplit(url)
-        if parts.password or (parts.username and parts.scheme == "s3"):
-            raise UserError(f"{parts.scheme}://{parts.hostname}: leave keys out of the URL; the environment holds them")
         # a small file by one PUT, in place of three
         single = "allow_delayed_open=true" if parts.scheme == "s3" else ""
         asked = parts._replace(query="&".join(filter(None, (parts.query, single)))).geturl()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -32,6 +33,7 @@ from ambient_sweep.cli.printing import (
 from ambient_sweep.config import parse_overrides, read_yaml
 from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
+from ambient_sweep.object_client import is_url, refuse_keys
 from ambient_sweep.provenance import REVISION, code_revision
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
 ADDRESS = "http://127.0.0.1:8265"
 TOKEN_FILE = Path("~/.ambient-sweep/ray-token")  # as cluster/head.sh makes it
 RUN = "ambient-sweep.run"  # in a job's metadata: the folder of its run
-STARTING = "No available agent"  # a head in its first seconds
-STARTING_SECONDS, STOP_SECONDS = 60, 60  # until a head must take jobs; that a stopped sweep has to save its trials
+STOP_SECONDS = 60  # that a stopped sweep has to save its trials
 
 JOB = re.compile(r"[^/]+-[0-9a-f]{6}")
 
@@ -73,9 +74,11 @@ def submit(
         if what.endswith((".yaml", ".yml")):
             words, root = _new(Path(what), overrides, storage, name, Path(folder))
         else:
-            words, root = ["resume", _on_cluster("RUN", what), *overrides], what
+            root = _on_cluster("RUN", what)
+            words = ["resume", root, *overrides]
         with _client(address) as client:
-            job = f"{Path(root).name}-{secrets.token_hex(3)}"
+            _check_free(client, root, new=words[0] == "run")
+            job = f"{Path(urlsplit(root).path).name}-{secrets.token_hex(3)}"
             environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), REVISION: code_revision() or ""}
             runtime = {
                 "working_dir": folder,
@@ -83,15 +86,7 @@ def submit(
                 "env_vars": environment,
             }
             start = shlex.join(["python", "-m", "ambient_sweep", *words, *["--trust"] * trust.given()])
-            deadline = time.monotonic() + STARTING_SECONDS
-            while True:
-                try:
-                    client.submit_job(entrypoint=start, submission_id=job, runtime_env=runtime, metadata={RUN: root})
-                    break
-                except RuntimeError as error:
-                    if STARTING not in str(error) or time.monotonic() > deadline:
-                        raise
-                    time.sleep(1)
+            client.submit_job(entrypoint=start, submission_id=job, runtime_env=runtime, metadata={RUN: root})
     click.echo(f"job {job} writes {root}\n`{command('logs', job)}` follows it, `{command('stop', job)}` stops it")
     if not detach:
         _follow(address, job)
@@ -135,20 +130,37 @@ def _new(
             _on_cluster(key, str(value))
     if storage is None:
         raise UserError("--storage: missing; give the folder of all runs, an absolute path that every node sees")
-    _on_cluster("--storage", storage)
+    storage = _on_cluster("--storage", storage)
     sweep = load_sweep(file, changes | ({"name": name} if name else {}))
     check_space(sweep)
     write_sweep(sweep, folder / SWEEP_FILE)
-    return ["run", SWEEP_FILE, "--storage", storage], f"{storage.rstrip('/')}/{sweep.name}"
+    folder_of_runs, query, options = storage.partition("?") if is_url(storage) else (storage, "", "")
+    return ["run", SWEEP_FILE, "--storage", storage], f"{folder_of_runs}/{sweep.name}{query}{options}"
 
 
 def _on_cluster(key: str, place: str) -> str:
-    """Raises UserError, naming `key`, for a path that is relative: a job runs in a folder of its own."""
-    if "://" not in place and not Path(place).is_absolute():
-        raise UserError(
-            f"{key}: {place} is relative, but a job runs elsewhere; give an absolute path that every node sees"
-        )
-    return place
+    """`place` as it is recorded, without a slash at its end. Raises UserError, naming `key`, for what no job can use: a
+    relative path, since a job runs in a folder of its own; a URL of no object store, or with keys in it, which would stand
+    in the job's record; a URL for what is read from files."""
+    if key not in PATH_KEYS and is_url(place):
+        refuse_keys(place)
+        parts = urlsplit(place)
+        return parts._replace(path=parts.path.rstrip("/")).geturl()
+    if "://" in place or not Path(place).is_absolute():
+        what = "a URL that cannot be used here" if "://" in place else "relative, but a job runs elsewhere"
+        raise UserError(f"{key}: {place} is {what}; give an absolute path that every node sees")
+    return os.path.normpath(place)
+
+
+def _check_free(client: "JobSubmissionClient", root: str, *, new: bool) -> None:
+    """Raises UserError where a job writes `root` now, or it exists for a new run, as far as this machine sees."""
+    for job in _jobs(client):
+        if (job.metadata or {})[RUN] == root and not job.status.is_terminal():
+            follow, end = (command(verb, job.submission_id) for verb in ("logs", "stop"))
+            raise UserError(f"{root}: a job writes it now; `{follow}` follows it, `{end}` stops it")
+    if new and Path(root).exists():
+        again = command("submit", root)
+        raise UserError(f"{root}: a run of this name already exists; `{again}` continues it, or give another --name")
 
 
 @commands.command()
@@ -183,10 +195,16 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
 
 
 def _use_token() -> None:
-    """Sets the environment from which Ray, when it is imported, takes the token of a cluster."""
+    """Sets the environment from which Ray, when it is imported, takes the token of a cluster. Raises UserError where the
+    file of the token is missing."""
     if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} and TOKEN_FILE.expanduser().exists():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FILE.expanduser())
-    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if file and "RAY_AUTH_TOKEN" not in os.environ and not Path(file).is_file():
+        raise UserError(
+            f"RAY_AUTH_TOKEN_PATH={file}: no such file; give that of the token that the head was started with"
+        )
+    if file or "RAY_AUTH_TOKEN" in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -197,9 +215,11 @@ def _client(address: str) -> "Iterator[JobSubmissionClient]":
     from ray.exceptions import AuthenticationError  # Ray reads the environment when it is imported
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.ERROR)
     if not address.startswith(("http://", "https://")):  # Ray imports what other schemes name
         raise UserError(f"--address: {address}: expected the URL of a Ray dashboard, such as {ADDRESS}")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray heeds it, and RAY_ADDRESS, more than what it is given
     try:
         yield JobSubmissionClient(address)
     except AuthenticationError:
@@ -212,7 +232,7 @@ def _client(address: str) -> "Iterator[JobSubmissionClient]":
             f"--address: no Ray dashboard answers at {address}; start a head (cluster/head.sh) or open a tunnel to it"
         ) from None
     except (RuntimeError, ValueError) as error:
-        raise AmbientSweepError(f"--address: {address}: {error}") from None
+        raise AmbientSweepError(f"--address: {address}: {str(error).strip().splitlines()[-1]}") from None
 
 
 def run_of_job(job: str, address: str) -> Path:
@@ -223,10 +243,14 @@ def run_of_job(job: str, address: str) -> Path:
         return located((_find(client, job).metadata or {})[RUN])
 
 
+def _jobs(client: "JobSubmissionClient") -> "list[JobDetails]":
+    """The submitted sweeps of this cluster, ended ones too."""
+    return [job for job in client.list_jobs() if RUN in (job.metadata or {})]
+
+
 def _find(client: "JobSubmissionClient", which: str) -> "JobDetails":
     """The job of this id, or the one that writes this folder: what runs, else the latest. Raises UserError without one."""
-    jobs = [job for job in client.list_jobs() if RUN in (job.metadata or {})]
-    run = which.rstrip("/") if "://" in which else str(Path(which).absolute())
+    jobs, run = _jobs(client), _on_cluster("RUN", which if is_url(which) else os.path.abspath(which))
     found = [job for job in jobs if which == job.submission_id or (job.metadata or {})[RUN] == run]
     if not found:
         known = ", ".join(str(job.submission_id) for job in jobs) or "none"
@@ -235,7 +259,7 @@ def _find(client: "JobSubmissionClient", which: str) -> "JobDetails":
 
 
 def _follow(address: str, job: str) -> None:
-    """Prints the job's log until it ends. Raises AmbientSweepError where it did not succeed."""
+    """Prints the job's log until it ends. Raises AmbientSweepError, with the job's exit code, where it did not succeed."""
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
@@ -246,6 +270,9 @@ def _follow(address: str, job: str) -> None:
             asyncio.run(tail())
         except KeyboardInterrupt:
             raise AmbientSweepError(f"job {job} goes on; `{command('stop', job)}` stops it") from None
-        status, message = client.get_job_status(job), client.get_job_info(job).message
-    if status != "SUCCEEDED":
-        raise AmbientSweepError(f"job {job}: {status.lower()}: {message}")
+        ended, log = client.get_job_info(job), client.get_job_logs(job)
+    if ended.status != "SUCCEEDED":
+        own = log.rstrip().rpartition("\n")[2].removeprefix("error: ") if ended.driver_exit_code else ended.message
+        error = AmbientSweepError(f"job {job}: {ended.status.lower()}: {own}")
+        error.exit_code = max(1, ended.driver_exit_code or 1)  # below 0: ended by a signal
+        raise error

@@ -107,7 +107,7 @@ def test_of_images_and_of_the_sweep_file_that_init_writes(tmp_path: Path, monkey
 class Client:
     """Takes every job, and ends it when asked."""
 
-    submission_id, start_time, status = "run-0a1b2c", 1, JobStatus.RUNNING
+    submission_id, start_time, status = "run-0a1b2c", 1, JobStatus.STOPPED
 
     def __init__(self, run: Path) -> None:
         self.metadata = {jobs.RUN: str(run)}
