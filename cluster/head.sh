@@ -12,8 +12,11 @@ set -euo pipefail
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ambient-sweep/ray-token}
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then
-    mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"
-    (umask 077 && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
+    (
+        umask 077
+        mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"
+        python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
+    )
 fi
 # Ray opens its session (logs, sockets, working directories of jobs) to everyone here; the folder around it is yours alone.
 export RAY_TMPDIR=${RAY_TMPDIR:-$(mktemp -d /tmp/ray-XXXXXX)}

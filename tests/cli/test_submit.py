@@ -1,19 +1,23 @@
 """A sweep as a job of a head node with token auth, by `ray job submit` and by `ambient-sweep submit`."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
+from command_line import bad
 from listening import listening, metrics
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -48,7 +52,7 @@ def head(tmp_path):
         "RAY_TMPDIR": folder,  # Ray notes the newest head in it
         "TMPDIR": folder,
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "own" / "token"),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
     }
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):  # of the Ray of other tests
@@ -57,11 +61,11 @@ def head(tmp_path):
     options += ["--dashboard-agent-listen-port", str(free_port())]  # the default may be another Ray's
     log = (tmp_path / "head.log").open("w")
     command = [ROOT / "cluster" / "head.sh", *options]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, umask=0)
     url = f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        token = (tmp_path / "token").read_text() if (tmp_path / "token").exists() else None
+        token = (tmp_path / "own" / "token").read_text() if (tmp_path / "token").exists() else None
         if token and status(url, token) == 200:
             break
         time.sleep(0.5)
@@ -118,14 +122,11 @@ def test_on_a_busy_cluster_a_line_says_what_is_waited_for(head, tmp_path):
             process.wait()
 
 
-def submit(words, environment):
-    """Submits; for the first seconds of its life a head says that no agent is there yet to take a job."""
+def until_taken(call, *words):
+    """For the first seconds of its life a head says that no agent is there yet to take a job."""
     deadline = time.monotonic() + 60
     while True:
-        done = subprocess.run(
-            [ROOT / "cluster" / "submit.sh", *words],
-            env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400,
-        )  # fmt: skip
+        done = call(*words)
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             return done
         time.sleep(1)
@@ -145,6 +146,34 @@ def command(*words, environment, cwd):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--storage", "runs"], "--storage: runs is relative, but a job runs elsewhere; give an absolute path"),
+        (["--storage", "file:///x"], "--storage: file:///x is a URL that cannot be used here; give an absolute path"),
+        (["--storage", "http://a/x"], "--storage: http://a/x is a URL that cannot be used here; give an absolute path"),
+        (["--storage", "s3://KEY:SECRET@bucket/x"], "s3://bucket: leave keys out of the URL; the environment holds"),
+        (
+            ["--storage", "/x", "data.path=s3://a/b"],
+            "data.path: s3://a/b is a URL that cannot be used here; give an abs",
+        ),
+        (
+            ["--storage", "/x", "data.path=images"],
+            "data.path: images is relative, but a job runs elsewhere; give an abs",
+        ),
+    ],
+)
+def test_what_no_job_could_use_is_refused_before_anything_is_sent(words, said):
+    assert bad("submit", ROOT / "search_spaces" / "digits.yaml", *words).startswith(f"error: {said}")
+
+
+def test_a_missing_file_of_the_token_is_named(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/token")
+    for words in (["logs", "x"], ["doctor", "--address", "127.0.0.1:1"]):
+        assert bad(*words).startswith("error: RAY_AUTH_TOKEN_PATH=/no/token: no such file; give")
+
+
 def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     environment, *_ = head
     file, storage = tmp_path / "sweep.yaml", tmp_path / "storage"
@@ -153,11 +182,6 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     def run(*words):
         return command(*words, environment=environment, cwd=tmp_path)
 
-    relative = run("submit", file, "--storage", "runs")
-    assert relative.returncode == 2
-    assert relative.stderr == (
-        "error: --storage: runs is relative, but a job runs elsewhere; give an absolute path that every node sees\n"
-    )
     wrong = command(
         "submit", file, "--storage", storage, environment={**environment, "RAY_AUTH_TOKEN": "wrong"}, cwd=tmp_path
     )
@@ -165,7 +189,8 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     assert "refuses this token" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
 
-    sent = run(
+    sent = until_taken(
+        run,
         "submit",
         file,
         *SMALL[1:],
@@ -184,6 +209,10 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     while not list(storage.glob("one/trials/*/trial.json")) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert run("status", job).stdout.startswith(f"{storage}/one: ")
+    for again in (("submit", file, "--storage", f"{storage}/", "--name", "one"), ("submit", f"{storage}/one/")):
+        taken = run(*again)
+        assert (taken.returncode, taken.stdout) == (2, "")
+        assert f"{storage}/one: a job writes it now; `ambient-sweep logs {job}` follows it" in taken.stderr
     stopped = run("stop", storage / "one")
     assert stopped.stdout == f"job {job}: stopped; `ambient-sweep submit {storage}/one` resumes it\n", stopped.stderr
     log = run("logs", job)
@@ -194,32 +223,50 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     private = [path for path in storage.rglob("*") if "ray" not in path.parts and path.stat().st_mode & 0o077]
     assert not private
 
+    taken = run("submit", file, "--storage", storage, "--name", "one")
+    assert f"a run of this name already exists; `ambient-sweep submit {storage}/one` continues it" in taken.stderr
+    absent = run("submit", storage / "absent")  # as far as this machine knows, another may see it
+    assert absent.returncode == 2
+    assert re.fullmatch("job .* writes .*\n`.*` follows it, `.*` stops it\nerror: (.*)\n", absent.stdout), absent.stdout
+    why = absent.stdout.splitlines()[-1].removeprefix("error: ")
+    assert re.fullmatch(rf"error: job absent-\w+: failed: {re.escape(why)}\n", absent.stderr), absent.stderr
     resumed = run("submit", storage / "one", "--detach").stdout.split()[1]
     assert resumed != job
     assert f"job {resumed}: stopped" in run("stop", storage / "one").stdout  # the latest job of the run
 
 
+def submit(*words, environment):
+    """As docs/cluster.md says."""
+    lines = re.search(
+        r"^    revision=.*? -- \\\n", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    return subprocess.run(
+        ["bash", "-c", f'{textwrap.dedent(lines[0])} "$@"', "bash", *words],
+        env=environment | {"RAY_AUTH_MODE": "token"},
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+
+
 def test_a_sweep_runs_as_a_ray_job_behind_a_token(head, tmp_path):
     environment, url, _, session = head
-    assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+    assert [path.stat().st_mode & 0o077 for path in (tmp_path / "own", tmp_path / "own" / "token")] == [0, 0]
     assert status(url, None) in (401, 403)  # no token, no entry
     assert status(url, "wrong") in (401, 403)
     storage = tmp_path / "storage"
-    lost = submit(["ambient-sweep", "run", "search_spaces/digits.yaml"], environment)
+    run = partial(submit, "ambient-sweep", "run", "search_spaces/digits.yaml", environment=environment)
+    lost = until_taken(run)
     assert lost.returncode != 0
     assert "error: --storage: runs is in this Ray job's temporary folder" in lost.stdout
-    words = ["ambient-sweep", "run", "search_spaces/digits.yaml", "--storage", str(storage), *SMALL]
-    done = submit(words, environment)
+    done = run("--storage", str(storage), *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert str(storage / "digits" / "report.html") in done.stdout
     trials = pd.read_parquet(storage / "digits" / "trials.parquet")
     assert len(trials) == 1 + 1 + 7  # searched, baseline, controls
     assert set(trials["status"]) == {"completed"}
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    assert set(trials["code_revision"]) == ({head} if head else {None})
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    (revision,) = set(trials["code_revision"])
+    assert (revision or "").removesuffix("+changes") == head.stdout.strip()
     places = listening(session)
     assert ("127.0.0.1", urlsplit(url).port) in places
     assert metrics(places) == []
