@@ -8,8 +8,6 @@ import errno
 import logging
 import signal
 import sys
-import time
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -24,26 +22,13 @@ from ambient_sweep.sweep.running.signals import AT_ONCE, WARNINGS
 __all__ = ["commands", "export", "images", "init", "jobs", "main", "measuring", "models", "sweeps"]
 
 LONGEST = 1200  # characters of an error
-ONE_CAUSE_SECONDS = 1.0  # between two signals
 
 
 def main() -> None:
     keep_private()  # images, models and pictures of them
-    first = None
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        """Ends the command in order, and at once when it comes again, but for a second one of the same cause (`timeout`)."""
-        nonlocal first
-        if first is None:
-            first = time.monotonic()
-            raise KeyboardInterrupt
-        if time.monotonic() - first > ONE_CAUSE_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    for each in (*AT_ONCE, *WARNINGS):
-        if signal.getsignal(each) != signal.SIG_IGN:
-            signal.signal(each, interrupt)
+    for number in (*AT_ONCE, *WARNINGS):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)  # stops in order, as for Ctrl-C
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of its own cache and fonts
     try:
         for word in sys.argv[1:]:
@@ -70,8 +55,8 @@ def main() -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """Ends with the message in one line, its middle left out where that would fill a screen."""
-    for each in AT_ONCE:
-        signal.signal(each, signal.SIG_DFL)  # without a traceback
+    for number in (*AT_ONCE, *WARNINGS):
+        signal.signal(number, signal.SIG_IGN)  # `timeout` sends two
     line = " ".join(with_urls(message).split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     printable = (each if each.isprintable() else repr(each)[1:-1] for each in line)
