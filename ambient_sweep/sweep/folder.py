@@ -13,9 +13,9 @@ from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.space.baseline import OTHERS
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE
-from ambient_sweep.text import command
 
 BEGUN_FILE = ".begun.json"
+AGAIN = f"`run` its {SWEEP_FILE} under another --name, --from this run"  # where records are whole, and no more
 DRIVER_LOCK = ".driver.lock"
 RAY_FOLDER = "ray"  # of Tune and Train
 
@@ -68,12 +68,6 @@ def check_within(folder: Path) -> None:
                 check_within(Path(entry))
 
 
-def restored(root: Path) -> str:
-    """What to do where the state of a sweep is damaged beside whole records."""
-    again = command("run", root / SWEEP_FILE, "--storage", root.parent, "--name", f"{root.name}-2", "--from", root)
-    return f"restore it, or begin anew with what was found: `{again}`"
-
-
 def note_begun(sweep: Sweep, root: Path) -> None:
     """Writes what `check_unchanged` compares with."""
     write_atomic(root / BEGUN_FILE, json.dumps(_fixed(sweep)).encode())
@@ -87,7 +81,7 @@ def check_unchanged(sweep: Sweep, root: Path) -> None:
     try:
         begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
     except (OSError, ValueError):
-        raise UserError(f"{root / BEGUN_FILE}: missing or damaged; {restored(root)}") from None
+        raise UserError(f"{root / BEGUN_FILE}: missing or damaged; restore it, or {AGAIN}") from None
     for key in begun | now:
         if begun.get(key) != now.get(key) and not _wider(key, begun.get(key), now.get(key)):
             raise UserError(

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.planner import Planner
+from ambient_sweep.sweep.folder import AGAIN
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.budget import Budget
 from ambient_sweep.sweep.search.proposals import Proposals
@@ -85,7 +86,7 @@ class SweepSearch:
         if lost:
             raise UserError(
                 f"study.journal lacks {len(lost)} of the {len(histories)} trials of this sweep, so they would be trained "
-                "again; restore it, or `run` its sweep.yaml under another --name, --from this run"
+                f"again; restore it, or {AGAIN}"
             )
         unknown, at_rungs, decided = History(ended=False), set[str](), set[str]()
         for trial_id, fixed in zip(self._fixed_ids, self._fixed, strict=False):

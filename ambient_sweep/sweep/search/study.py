@@ -27,7 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ambient_sweep.errors import AmbientSweepError, UserError
-from ambient_sweep.sweep.folder import restored
+from ambient_sweep.sweep.folder import AGAIN
 from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.tpe import GroupedTPESampler, estimator
 from ambient_sweep.sweep.space import conditions
@@ -80,10 +80,10 @@ def open_study(name: str, sampler: BaseSampler, path: Path | None = None) -> opt
                 study.set_metric_names(["fidelity", "memorization"])
             return study
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {restored(path.parent)}") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror}); restore it, or {AGAIN}") from None
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{path}: damaged ({why}); {restored(path.parent)}") from None
+            raise UserError(f"{path}: damaged ({why}); restore it, or {AGAIN}") from None
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -77,8 +77,8 @@ def test_without_what_the_sweep_began_with_it_is_not_continued(begun: Path) -> N
     for damage in ("{", None):
         (begun / ".begun.json").write_text(damage) if damage else (begun / ".begun.json").unlink()
         assert bad("resume", begun) == (
-            f"error: {begun}/.begun.json: missing or damaged; restore it, or begin anew with what was found: "
-            f"`ambient-sweep run {begun}/sweep.yaml --storage {begun.parent} --name {begun.name}-2 --from {begun}`"
+            f"error: {begun}/.begun.json: missing or damaged; restore it, or `run` its sweep.yaml under "
+            "another --name, --from this run"
         )
 
 
