@@ -77,13 +77,17 @@ def submit(
             root = _on_cluster("RUN", what)
             words = ["resume", root, *overrides]
         with _client(address) as client:
-            _check_free(client, root, new=words[0] == "run")
+            if any((each.metadata or {})[RUN] == root and not each.status.is_terminal() for each in _jobs(client)):
+                raise UserError(f"{root}: a job writes it now; `{command('stop', root)}` stops it")
+            if words[0] == "run" and Path(root).exists():  # on this machine, which need not see it
+                raise UserError(
+                    f"{root}: exists already; `{command('submit', root)}` resumes it, or give another --name"
+                )
             job = f"{Path(urlsplit(root).path).name}-{secrets.token_hex(3)}"
-            environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), REVISION: code_revision() or ""}
             runtime = {
                 "working_dir": folder,
                 "py_modules": [str(Path(ambient_sweep.__file__).parent)],
-                "env_vars": environment,
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), REVISION: code_revision() or ""},
             }
             start = shlex.join(["python", "-m", "ambient_sweep", *words, *["--trust"] * trust.given()])
             client.submit_job(entrypoint=start, submission_id=job, runtime_env=runtime, metadata={RUN: root})
@@ -152,17 +156,6 @@ def _on_cluster(key: str, place: str) -> str:
     return os.path.normpath(place)
 
 
-def _check_free(client: "JobSubmissionClient", root: str, *, new: bool) -> None:
-    """Raises UserError where a job writes `root` now, or it exists for a new run, as far as this machine sees."""
-    for job in _jobs(client):
-        if (job.metadata or {})[RUN] == root and not job.status.is_terminal():
-            follow, end = (command(verb, job.submission_id) for verb in ("logs", "stop"))
-            raise UserError(f"{root}: a job writes it now; `{follow}` follows it, `{end}` stops it")
-    if new and Path(root).exists():
-        again = command("submit", root)
-        raise UserError(f"{root}: a run of this name already exists; `{again}` continues it, or give another --name")
-
-
 @commands.command()
 @click.argument("file", type=PATH, required=False)
 @overrides_argument
@@ -195,16 +188,10 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
 
 
 def _use_token() -> None:
-    """Sets the environment from which Ray, when it is imported, takes the token of a cluster. Raises UserError where the
-    file of the token is missing."""
+    """Sets the environment from which Ray, when it is imported, takes the token of a cluster."""
     if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} and TOKEN_FILE.expanduser().exists():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FILE.expanduser())
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if file and "RAY_AUTH_TOKEN" not in os.environ and not Path(file).is_file():
-        raise UserError(
-            f"RAY_AUTH_TOKEN_PATH={file}: no such file; give that of the token that the head was started with"
-        )
-    if file or "RAY_AUTH_TOKEN" in os.environ:
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -222,10 +209,10 @@ def _client(address: str) -> "Iterator[JobSubmissionClient]":
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray heeds it, and RAY_ADDRESS, more than what it is given
     try:
         yield JobSubmissionClient(address)
-    except AuthenticationError:
+    except AuthenticationError as error:
+        why = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
-            f"--address: {address} refuses this token; set RAY_AUTH_TOKEN_PATH to the file of the token that the head was "
-            "started with"
+            f"--address: {address}: {why}; set RAY_AUTH_TOKEN_PATH to the file of the token that the head was started with"
         ) from None
     except ConnectionError:
         raise UserError(

@@ -167,11 +167,11 @@ def test_what_no_job_could_use_is_refused_before_anything_is_sent(words, said):
     assert bad("submit", ROOT / "search_spaces" / "digits.yaml", *words).startswith(f"error: {said}")
 
 
-def test_a_missing_file_of_the_token_is_named(monkeypatch):
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/token")
-    for words in (["logs", "x"], ["doctor", "--address", "127.0.0.1:1"]):
-        assert bad(*words).startswith("error: RAY_AUTH_TOKEN_PATH=/no/token: no such file; give")
+def test_a_missing_file_of_the_token_is_named(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    done = command("logs", "x", environment=environment | {"RAY_AUTH_TOKEN_PATH": "/no/token"}, cwd=tmp_path)
+    assert "cannot be opened or is empty: /no/token; set RAY_AUTH_TOKEN_PATH to the file" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
@@ -186,7 +186,7 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
         "submit", file, "--storage", storage, environment={**environment, "RAY_AUTH_TOKEN": "wrong"}, cwd=tmp_path
     )
     assert wrong.returncode == 2
-    assert "refuses this token" in wrong.stderr
+    assert "Invalid authentication token; set RAY_AUTH_TOKEN_PATH to the file" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
 
     sent = until_taken(
@@ -212,7 +212,7 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     for again in (("submit", file, "--storage", f"{storage}/", "--name", "one"), ("submit", f"{storage}/one/")):
         taken = run(*again)
         assert (taken.returncode, taken.stdout) == (2, "")
-        assert f"{storage}/one: a job writes it now; `ambient-sweep logs {job}` follows it" in taken.stderr
+        assert f"{storage}/one: a job writes it now; `ambient-sweep stop {storage}/one` stops it" in taken.stderr
     stopped = run("stop", storage / "one")
     assert stopped.stdout == f"job {job}: stopped; `ambient-sweep submit {storage}/one` resumes it\n", stopped.stderr
     log = run("logs", job)
@@ -224,7 +224,7 @@ def test_submit_logs_stop_and_resume_without_a_checkout(head, tmp_path):
     assert not private
 
     taken = run("submit", file, "--storage", storage, "--name", "one")
-    assert f"a run of this name already exists; `ambient-sweep submit {storage}/one` continues it" in taken.stderr
+    assert f"{storage}/one: exists already; `ambient-sweep submit {storage}/one` resumes it" in taken.stderr
     absent = run("submit", storage / "absent")  # as far as this machine knows, another may see it
     assert absent.returncode == 2
     assert re.fullmatch("job .* writes .*\n`.*` follows it, `.*` stops it\nerror: (.*)\n", absent.stdout), absent.stdout
