@@ -171,9 +171,10 @@ def _read_space(tree: Values, changes: Values, where: str) -> dict[str, Distribu
         if not isinstance(spec, dict):
             raise UserError(f"{key}: write a distribution, as in '{key}={{uniform: [0.1, 0.5]}}', not {shown(spec)}")
         name = key.removeprefix("space.")
-        was, now = (next(iter(spec.keys() & KINDS), None) for spec in (tree.get(name, {}), spec))
-        if was and now and was != now:
-            raise UserError(f"{key}: is {was} in {where}, and this changes no kind, only ends, choices, step and when")
+        if name in tree:
+            kind = read_distribution(tree[name], f"{where}: {key}", name).kind
+            if spec.keys() & {*KINDS} - {kind}:
+                raise UserError(f"{key}: is {kind} in {where}; its kind cannot change here, but its values can")
         tree[name] = {**tree.get(name, {}), **spec}
     if not tree:
         raise UserError(f"{where}: space: missing; give a key, as in observed.sigma: {{uniform: [0.1, 0.5]}}")

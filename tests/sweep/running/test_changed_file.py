@@ -92,5 +92,7 @@ def test_ranges_may_be_wider_where_clean_training_does_not_draw_from_them(begun:
         assert f"space.{key}.{now} when this sweep began" in bad("resume", begun, f"space.{key}={spec}")
     assert "write a distribution" in bad("resume", begun, "space.observed.sigma=0.3")
     kind = bad("resume", begun, "space.observed.sigma={loguniform: [0.1, 0.6]}")
-    assert kind.startswith(f"error: space.observed.sigma: is uniform in {begun}/sweep.yaml, and this changes no kind")
+    assert kind.startswith(
+        f"error: space.observed.sigma: is uniform in {begun}/sweep.yaml; its kind cannot change here"
+    )
     assert "training.images: a sweep that has begun" in bad("resume", begun, "training.images=1")

@@ -115,6 +115,12 @@ def test_the_dump_reads_back_to_an_equal_sweep(tmp_path: Path, text: str, overri
     assert load_sweep(tmp_path / "sweep.yaml") == sweep
 
 
+def test_an_override_of_a_distribution_that_is_none_names_it(tmp_path: Path) -> None:
+    file = write(tmp_path, "space: {observed.sigma: 0.2}")
+    with pytest.raises(UserError, match=r"space\.observed\.sigma: expected one of uniform,"):
+        load_sweep(file, {"space.observed.sigma": {"uniform": [0.1, 0.2]}})
+
+
 def test_overrides_reach_base_search_and_name(tmp_path: Path) -> None:
     changes = {"search.trials": 9, "training.images": 640, "name": "other", "baseline.seeds": [5]}
     sweep = load_sweep(write(tmp_path, GOOD), changes)
