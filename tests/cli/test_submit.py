@@ -65,7 +65,7 @@ def head(tmp_path):
     url = f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        token = (tmp_path / "own" / "token").read_text() if (tmp_path / "token").exists() else None
+        token = (tmp_path / "own" / "token").read_text() if (tmp_path / "own" / "token").exists() else None
         if token and status(url, token) == 200:
             break
         time.sleep(0.5)
