@@ -49,7 +49,8 @@ PROCESSES = {
     "cleaner": "ray::PlacementGroupCleaner",
 }  # fmt: skip
 KINDS = (*PROCESSES, "driver", "node", *PROCESSES, "driver", "gcs")
-RESUMABLE = 75  # exit code of what `resume` goes on with
+# Exit codes of a command that goes on later: a failure of Ray, in order, before anything began, killed while it started, killed
+ENDED = (1, 75, 130, -signal.SIGTERM, -signal.SIGKILL)
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
 CONNECTING = """
 import json, ray
@@ -149,7 +150,8 @@ class Driver:
     def stop(self) -> None:
         """Asks for an orderly stop, which must leave a sweep that `resume` continues."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(120) in (0, RESUMABLE), self.log.read_text()[-3000:]
+        code = self.process.wait(120)
+        assert code in (0, *ENDED), f"exit code {code}: {self.log.read_text()[-3000:]}"
 
 
 def started(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
@@ -272,8 +274,8 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--stops", type=int, default=5)
-    options.add_argument("--images", type=int, default=32_000, help="of a training")
-    options.add_argument("--trials", type=int, default=8, help="searched ones of each of the two sweeps")
+    options.add_argument("--images", type=int, default=16_000, help="of a training")
+    options.add_argument("--trials", type=int, default=7, help="searched ones of each of the two sweeps")
     options.add_argument("--confirm", default="2x")
     options.add_argument("--undisturbed", type=int, nargs="+", default=[1, 2], help="workers of the undisturbed trials")
     options.add_argument("--seed", type=int, default=0)
