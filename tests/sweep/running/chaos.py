@@ -49,7 +49,7 @@ PROCESSES = {
     "cleaner": "ray::PlacementGroupCleaner",
 }  # fmt: skip
 KINDS = (*PROCESSES, "driver", "node", *PROCESSES, "driver", "gcs")
-# Exit codes of a command that goes on later: a failure of Ray, in order, before anything began, killed while it started, killed
+# Exit codes of a command that goes on later: a failure of Ray, in order, before anything began; and of killed ones
 ENDED = (1, 75, 130, -signal.SIGTERM, -signal.SIGKILL)
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
 CONNECTING = """
@@ -140,9 +140,7 @@ class Driver:
         if code == 0:
             self.ended = True
         else:
-            expected = (
-                code in (1, RESUMABLE, -signal.SIGKILL) or "no Ray cluster answers there" in text.splitlines()[-1]
-            )
+            expected = code in ENDED or "no Ray cluster answers there" in text.splitlines()[-1]
             assert expected, f"exit code {code}: {text[-3000:]}"
             begun = (self.root / "sweep.yaml").exists()
             self._start(*(("resume", str(self.root)) if begun else self._words))
