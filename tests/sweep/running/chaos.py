@@ -52,6 +52,7 @@ KINDS = (*PROCESSES, "driver", "node", *PROCESSES, "driver", "gcs")
 # Exit codes of a command that goes on later: a failure of Ray, in order, before anything began; and of killed ones
 ENDED = (1, 75, 130, -signal.SIGTERM, -signal.SIGKILL)
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
+STARTED: list["subprocess.Popen[str]"] = []
 CONNECTING = """
 import json, ray
 ray.init(log_to_driver=False, logging_level="error")
@@ -155,7 +156,10 @@ class Driver:
 def started(command: list[str], environment: dict[str, str], log: Path) -> "subprocess.Popen[str]":
     """A process in a session of its own that writes to a log."""
     with log.open("a") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+        STARTED.append(
+            subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+        )
+    return STARTED[-1]
 
 
 def answers(address: str) -> bool:
@@ -278,6 +282,7 @@ def main() -> None:
     options.add_argument("--undisturbed", type=int, nargs="+", default=[1, 2], help="workers of the undisturbed trials")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     draw = random.Random(given.seed)
     kinds = [KINDS[index % len(KINDS)] for index in range(given.kills)] + ["stop"] * given.stops
     draw.shuffle(kinds)
@@ -305,7 +310,8 @@ def main() -> None:
         )
         shutil.rmtree(folder)
     finally:
-        cluster.end()
+        for process in STARTED:
+            end_session(process)
         shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
