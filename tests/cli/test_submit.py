@@ -20,7 +20,7 @@ import pytest
 from command_line import bad
 from listening import listening, metrics
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("cluster")
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent

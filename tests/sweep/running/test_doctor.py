@@ -1,14 +1,18 @@
 """The doctor's findings: on a real node, on planted answers, and on storage that it cannot use."""
 
 import http.server
+import json
 import threading
 from dataclasses import replace
 
 import pytest
 import ray
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._private.worker import get_dashboard_url
+from ray.experimental.internal_kv import _internal_kv_get
 from small_sweeps import small_sweep
 
+from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
@@ -86,3 +90,22 @@ def test_storage_that_cannot_be_written(ray_head, tmp_path):
     (tmp_path / "file").write_text("in the way")
     (_, problem) = examine(None, tmp_path / "file" / "runs")
     assert problem.text.startswith(f"--storage: {tmp_path}/file")
+
+
+@pytest.mark.xdist_group("ray")
+def test_the_autoscaler_is_asked_for_all_trials_until_the_search_ends(ray_head: None) -> None:
+    def asked() -> list[dict[str, float]]:
+        return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+
+    with nodes_for(ResourcesConfig(workers=2), 8):
+        assert asked() == [{"CPU": 1.0}] * 16
+    assert asked() == []
+
+
+def test_what_waits_for_room_is_told_who_holds_it(ray_head: None) -> None:
+    group = placement_group([{"CPU": 1.0}])
+    ray.get(group.ready())
+    try:
+        assert "; trials of this sweep hold 1 CPUs" in room(ResourcesConfig())
+    finally:
+        remove_placement_group(group)

@@ -1,6 +1,5 @@
 """Nodes that are lost and nodes that join while a sweep runs: a head without CPUs, and processes of `ray start`."""
 
-import json
 import os
 import re
 import signal
@@ -11,25 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from command_line import bad
 from processes import end_session, session_of, wait_until
-from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
-from ray.experimental.internal_kv import _internal_kv_get
-from ray.util.placement_group import placement_group, remove_placement_group
 from small_sweeps import small_sweep
 
-from ambient_sweep.config import ResourcesConfig, build_config
+from ambient_sweep.config import build_config
 from ambient_sweep.evaluation.encoders.torchscript import without_torchscript_warning
 from ambient_sweep.storage import sha256
-from ambient_sweep.sweep.running.cluster import nodes_for, room
 from ambient_sweep.sweep.space.file import write_sweep
 from ambient_sweep.trial.records import read_evaluations, read_trials
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("cluster")
 
 PORT = "26479"
 RAY = Path(sys.executable).with_name("ray")
@@ -74,24 +68,6 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     found = Machines(tmp_path)
     yield found
     found.end()
-
-
-def test_the_autoscaler_is_asked_for_all_trials_until_the_search_ends(ray_head: None) -> None:
-    def asked() -> list[dict[str, float]]:
-        return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
-
-    with nodes_for(ResourcesConfig(workers=2), 8):
-        assert asked() == [{"CPU": 1.0}] * 16
-    assert asked() == []
-
-
-def test_what_waits_for_room_is_told_who_holds_it(ray_head: None) -> None:
-    group = placement_group([{"CPU": 1.0}])
-    ray.get(group.ready())
-    try:
-        assert "; trials of this sweep hold 1 CPUs" in room(ResourcesConfig())
-    finally:
-        remove_placement_group(group)
 
 
 Sweep = Callable[..., "subprocess.Popen[str]"]
