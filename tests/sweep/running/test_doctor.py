@@ -1,4 +1,4 @@
-"""The doctor's findings: on a real node, on planted answers, and on storage that it cannot use."""
+"""The doctor's findings: on a real node, on planted answers, and on storage that it cannot use; room on the cluster."""
 
 import http.server
 import json
@@ -10,10 +10,12 @@ import ray
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray._private.worker import get_dashboard_url
 from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.placement_group import placement_group, remove_placement_group
 from small_sweeps import small_sweep
 
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
+from ambient_sweep.sweep.running.cluster import nodes_for, room
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
 FINDINGS = {
@@ -102,6 +104,7 @@ def test_the_autoscaler_is_asked_for_all_trials_until_the_search_ends(ray_head: 
     assert asked() == []
 
 
+@pytest.mark.xdist_group("ray")
 def test_what_waits_for_room_is_told_who_holds_it(ray_head: None) -> None:
     group = placement_group([{"CPU": 1.0}])
     ray.get(group.ready())
