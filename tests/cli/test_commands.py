@@ -288,7 +288,7 @@ def test_bad_words_and_files(tmp_path: Path) -> None:
     assert "sweep.yaml is missing" in bad("resume", tmp_path)
     (tmp_path / "file").write_text("")
     sweep = written(tmp_path / "ok.yaml", SWEEP)
-    assert "not a folder" in bad("run", sweep, "--storage", tmp_path / "file")
+    assert "Not a directory" in bad("run", sweep, "--storage", tmp_path / "file")
     assert "file" in bad("run", sweep, "--storage", tmp_path / "file" / "deeper")
 
 

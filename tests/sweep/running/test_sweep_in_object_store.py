@@ -90,7 +90,8 @@ def test_a_killed_sweep_goes_on_on_another_machine(
     assert str(tmp_path) not in s3.files(f"{folder}/small")["report.html"].decode()
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, 60])
 def test_a_server_that_is_away_costs_a_sweep_nothing_but_time(
     tmp_path: Path, s3: S3Server, start: Start, undisturbed: list[tuple[Any, ...]], seconds: float
 ) -> None:
