@@ -101,8 +101,8 @@ def test_a_sweep_from_its_file_to_its_report(tmp_path: Path) -> None:
     assert (
         "4 of 5 trials done, 0 running, 1 failed; frontier so far at main endpoints (fd_pixels/mem_excess)" in lines[-2]
     )
-    time = r"time: \d:\d\d to start, \d:\d\d to search, of which trainings and evaluations filled \d+% of 2 slots"
-    assert re.fullmatch(time, lines[-1])
+    line = r"time: \d:\d\d to start, \d:\d\d to search, of which trainings and evaluations filled \d+% of 2 slots"
+    assert re.fullmatch(line, lines[-1])
     assert all("\n" not in line for line in lines)
 
     # A row holds all that is needed to train the model again and get the same numbers.
