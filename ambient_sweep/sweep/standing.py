@@ -10,8 +10,9 @@ from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.storage import is_locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
@@ -48,7 +49,7 @@ class Session:
     """What the driver notes beside the records, in SESSION_FILE, until the sweep is finished.
 
     started: seconds since 1970. executed: images trained before. step: None until the search is over. pending: trials that
-    wait for a worker.
+    wait for a worker. jobs: of Ray's, in which drivers of this sweep ran, by `cluster.this_job`.
     """
 
     started: float
@@ -56,6 +57,16 @@ class Session:
     host: str = field(default_factory=platform.node)
     step: Step | None = None
     pending: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, root: Path) -> "Session | None":
+        """What the last driver of an unfinished sweep noted. Raises UserError for a damaged file."""
+        file = root / SESSION_FILE
+        try:
+            return TypeAdapter(cls).validate_json(file.read_bytes()) if file.exists() else None
+        except ValidationError:
+            raise UserError(f"{file}: damaged; remove it") from None
 
 
 @dataclass(frozen=True)
@@ -189,7 +200,7 @@ def read_standing(root: Path) -> tuple[Standing, str, str]:
     """
     sweep, trials, evaluations = load_sweep(root / SWEEP_FILE), read_trials(root), read_evaluations(root)
     file, now, forecast = root / SESSION_FILE, time.time(), Forecast.of(sweep)
-    session = TypeAdapter(Session).validate_json(file.read_bytes()) if file.exists() else Session(now, 0)
+    session = Session.read(root) or Session(now, 0)
     written = [trial_path(root, trial.trial_id) for trial in trials] + [file] * file.exists()
     newest = max((path.stat().st_mtime for path in written), default=session.started)
     waiting = {trial.trial_id for trial in trials if not trial.ended and trial.status != "failed"}

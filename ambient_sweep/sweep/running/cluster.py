@@ -11,15 +11,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray import PlacementGroupID
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from ambient_sweep import trust
 from ambient_sweep.config import ResourcesConfig
@@ -42,6 +43,7 @@ SETTINGS = {
 }
 SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"  # an empty one of HTTP/2, by which both sides begin
 ANSWER_SECONDS, SILENT_SECONDS = 5.0, 50.0
+HEAD = "node:__internal_head__"  # the resource by which Ray marks a cluster's head
 TRAINER_LOCK = ".trainer.lock"
 FIRST_WAITING_SECONDS, WAITING_SECONDS = 5, 60  # until the first line about a busy cluster, and between two
 
@@ -101,6 +103,22 @@ def room(need: ResourcesConfig) -> str:
             who = "trials of this sweep hold" if job == ours else f"job {job} holds"
             held[who] += sum(bundle.get("CPU", 0) for bundle in group["bundles"].values())
     return "; ".join([*lines, *(f"{who} {cpus:g} CPUs" for who, cpus in held.items() if cpus)])
+
+
+def this_job() -> str:
+    """This process's job of Ray's; ids of jobs begin anew with each head."""
+    (head,) = {node["NodeID"] for node in ray.nodes() if HEAD in node["Resources"]}  # type: ignore[no-untyped-call]
+    return f"{head}/{ray.get_runtime_context().get_job_id()}"
+
+
+def release_jobs(jobs: Collection[str]) -> None:
+    """Gives back what dead drivers hold of this cluster: where one is killed while Ray Train starts the workers of a trial,
+    Ray reserves their slots for ever."""
+    head, _, ours = this_job().partition("/")
+    dead = tuple(job.partition("/")[2] for job in jobs if job.startswith(f"{head}/") and not job.endswith(f"/{ours}"))
+    for group_id, group in placement_group_table().items():
+        if dead and group_id.endswith(dead) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
 
 
 def wait_for_room(

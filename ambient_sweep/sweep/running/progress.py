@@ -25,7 +25,7 @@ class Progress:
     """Tells on `screen` how a sweep goes, whose trials stand as their records in `root` say.
 
     names: of the two objectives. points: known values of both. room: says what a trial needs and what is free.
-    most_seconds: that are left by search.hours.
+    most_seconds: that are left by search.hours. jobs: as in Session.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Progress:
         points: Iterable[Point] = (),
         room: Callable[[], str] = lambda: "",
         most_seconds: Callable[[], float] = lambda: math.inf,
+        jobs: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root, self._names, self._screen, self._forecast = root, names, screen, forecast
@@ -50,7 +51,7 @@ class Progress:
         self._trained = clock()  # when one last trained, or none had to
         self._start = self._step_start = self._last = clock()
         self._checked, self._warned = self._start - CHECK_SECONDS, self._start - REPEAT_SECONDS
-        self._session = Session(time.time(), executed_images(self._records.values()))
+        self._session = Session(time.time(), executed_images(self._records.values()), jobs=jobs)
         write_json(root / SESSION_FILE, self._session)
 
     def trial_started(self, trial: SweepTrial) -> None:

@@ -22,7 +22,7 @@ from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.outcomes import read_histories, spent_before
 from ambient_sweep.sweep.report import objectives
 from ambient_sweep.sweep.running.callback import SweepCallback
-from ambient_sweep.sweep.running.cluster import nodes_for, on_cluster, room, wait_for_room
+from ambient_sweep.sweep.running.cluster import nodes_for, on_cluster, release_jobs, room, this_job, wait_for_room
 from ambient_sweep.sweep.running.faults import Restarts, check_storage
 from ambient_sweep.sweep.running.preflight import Fitting, largest, parameters, preflight, ray_nodes
 from ambient_sweep.sweep.running.progress import Progress
@@ -34,7 +34,7 @@ from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.search.study import SECONDS, StudyRecord, open_study
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.sweep.space.file import SWEEP_FILE, write_sweep
-from ambient_sweep.sweep.standing import Step, clock_text
+from ambient_sweep.sweep.standing import Session, Step, clock_text
 from ambient_sweep.sweep.tracking import trackers
 from ambient_sweep.terminal import Screen
 from ambient_sweep.text import counted
@@ -54,6 +54,9 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest, beg
     stop.check()  # signals wait while Ray starts
     check_storage(root)
     echo, config, shared = screen.line, sweep.some_config(), "RAY_ADDRESS" in os.environ
+    earlier = Session.read(root)
+    jobs = earlier.jobs if earlier else ()
+    release_jobs(jobs)
     if shared:  # nodes may be lost, busy or not started yet
         wait_for_room(config.resources, echo, stop, sweep.search.patience)
     plan = preflight(sweep, ray_nodes(), root, [trial for trial in read_trials(root) if trial.ended])
@@ -79,13 +82,13 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest, beg
     points = [objectives(e) for e in read_evaluations(root) if e.main_endpoint]
     progress = Progress(
         root, names, screen, Forecast.of(sweep), points=points, room=lambda: room(config.resources),
-        most_seconds=lambda: search.budget.seconds_left,
+        most_seconds=lambda: search.budget.seconds_left, jobs=tuple(dict.fromkeys((*jobs, this_job()))),
     )  # fmt: skip
     note_begun(sweep, root)  # its ranges may be wider now
     write_sweep(sweep, root / SWEEP_FILE)
     begin_board(sweep, root)
     searching = bool(search.left)
-    began, before = time.monotonic(), _worked(root)
+    began, worked = time.monotonic(), _worked(root)
     try:
         if searching:
             with nodes_for(config.resources, min(plan.trials, sweep.search.max_concurrent or plan.trials)):
@@ -102,7 +105,7 @@ def run_session(sweep: Sweep, root: Path, screen: Screen, stop: StopRequest, beg
         slots = plan.concurrent * config.resources.workers
         echo(
             f"time: {clock_text(began - begun)} to start, {clock_text(took)} to search, of which trainings and evaluations "
-            f"filled {(_worked(root) - before) / took / slots:.0%} of {counted(slots, 'slot')}"
+            f"filled {(_worked(root) - worked) / took / slots:.0%} of {counted(slots, 'slot')}"
         )
     confirm(sweep, root, echo, search, progress, stop)
 

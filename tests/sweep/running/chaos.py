@@ -219,6 +219,7 @@ def run(
             driver.tend()
         states = {path for driver in drivers for path in driver.root.glob("trials/*/state/images-*")}
         if time.monotonic() >= due and not states <= reached and (kind := next(disturbances, None)) is not None:
+            print(kind, end=" ", flush=True)
             if kind == "stop":
                 for driver in drivers:
                     if not driver.ended:
@@ -304,7 +305,7 @@ def main() -> None:
                 root = folder / f"round{rounds}-{workers}"
                 assert numbers(root, planned) == expected.get(workers, expected[1]), root
                 check_study(root)
-            print(f"round {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
+            print(f"\nround {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
         print(
             f"{dict(count)} in {rounds} rounds of {2 * planned} trials, {time.monotonic() - began:.0f} s: nothing lost"
         )

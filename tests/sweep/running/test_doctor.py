@@ -2,6 +2,8 @@
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from small_sweeps import small_sweep
 
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
-from ambient_sweep.sweep.running.cluster import nodes_for, room
+from ambient_sweep.sweep.running.cluster import nodes_for, release_jobs, room, this_job
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
 FINDINGS = {
@@ -112,3 +114,22 @@ def test_what_waits_for_room_is_told_who_holds_it(ray_head: None) -> None:
         assert "; trials of this sweep hold 1 CPUs" in room(ResourcesConfig())
     finally:
         remove_placement_group(group)
+
+
+RESERVING = """
+import ray, sys
+ray.init(sys.argv[1], log_to_driver=False, logging_level="error")
+ray.get(ray.util.placement_group([{"CPU": 1.0}], lifetime="detached").ready())
+print(ray.get_runtime_context().get_job_id())
+"""
+
+
+@pytest.mark.xdist_group("ray")
+def test_what_a_dead_driver_of_a_sweep_reserved_is_given_back(ray_head: None) -> None:
+    words = [sys.executable, "-c", RESERVING, ray.get_runtime_context().gcs_address]
+    job = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
+    head = this_job().partition("/")[0]
+    release_jobs([this_job(), f"another/{job}"])
+    assert f"job {job} holds 1 CPUs" in room(ResourcesConfig())
+    release_jobs([f"{head}/{job}"])
+    assert job not in room(ResourcesConfig())
