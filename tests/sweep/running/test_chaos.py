@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow  # four minutes
 @pytest.mark.xdist_group("cluster")
 def test_kills_lose_nothing() -> None:
     words = ["--kills", "6", "--stops", "1", "--trials", "2", "--images", "12800", "--confirm", "0"]
