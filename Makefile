@@ -21,7 +21,7 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-# A hundred kills and five stops on a cluster of two nodes, against an undisturbed run: about half an hour on 2 idle cores.
+# A hundred kills and five stops on a cluster of two nodes, against an undisturbed run: more than half an hour on 2 cores.
 chaos: setup
 	$(BIN)/python tests/sweep/running/chaos.py --kills 100 --stops 5
 

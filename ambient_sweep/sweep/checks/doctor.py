@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ray
 import torch
-from ray._private.worker import get_dashboard_url
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ambient_sweep.config import Config
@@ -55,7 +54,10 @@ class Answer:
 
 def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
     """Findings on the cluster that this process is connected to, for a sweep that writes to `storage`."""
-    findings, new = [_token(get_dashboard_url())], not storage.exists()  # type: ignore[no-untyped-call]
+    findings, new = (
+        [_token(ray.init(ignore_reinit_error=True, configure_logging=False).dashboard_url)],
+        not storage.exists(),
+    )
     marker = storage / f".doctor-{secrets.token_hex(4)}"
     try:
         write_atomic(marker, b"")

@@ -269,6 +269,7 @@ def numbers(root: Path, trials: int) -> dict[tuple[Any, ...], dict[str, Any]]:
     for file in root.rglob("*.json"):
         if "ray" not in file.parts:
             json.loads(file.read_bytes())
+    assert not [path for path in root.rglob(".*.tmp") if "ray" not in path.parts]
     return found
 
 

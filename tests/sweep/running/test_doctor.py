@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 import ray
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
-from ray._private.worker import get_dashboard_url
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.placement_group import placement_group, remove_placement_group
 from small_sweeps import small_sweep
@@ -60,8 +59,9 @@ def test_the_cluster_itself_is_asked_whether_it_needs_a_token(monkeypatch, statu
 
 @pytest.mark.xdist_group("ray")
 def test_a_dashboard_of_ray_s_own_refuses_requests_without_its_token(ray_head, monkeypatch):
+    dashboard = ray.init(ignore_reinit_error=True, configure_logging=False).dashboard_url
     monkeypatch.setenv("RAY_ADDRESS", "the head of these tests")
-    assert _token(get_dashboard_url()).text == "token: sent with every request"
+    assert _token(dashboard).text == "token: sent with every request"
 
 
 @pytest.mark.xdist_group("ray")
