@@ -110,13 +110,15 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any], ende
 def front_probability(points: Floats, errors: Floats) -> Floats:
     """The share of DRAWS in which each point is on the front, with normal noise drawn around all of them.
 
-    points [N, 2]: measured values, both minimised; errors [N, 2]: their standard errors, from 0.
+    points [N, 2]: measured values, both minimised; errors [N, 2]: their standard errors, from 0. A point's share does not
+    depend on its place among the rows.
     """
-    hits = np.zeros(len(points))
+    order = np.lexsort((*errors.T, *points.T))
+    points, errors, hits = points[order], errors[order], np.zeros(len(points))
     for draw in range(DRAWS):
         normal = ndtri(rng.uniform("front", 0, draw, 1, points.size)).reshape(points.shape)
         hits += pareto.pareto_mask(points + errors * normal)
-    return hits / DRAWS
+    return np.asarray(hits[np.argsort(order)] / DRAWS)
 
 
 def order_candidates(points: Floats) -> Ints:

@@ -24,7 +24,7 @@ from ambient_sweep.results.frontier.select import select, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
-from ambient_sweep.storage import remove, write_atomic
+from ambient_sweep.storage import remove, remove_leftovers, write_atomic
 from ambient_sweep.sweep.board import show_frontier
 from ambient_sweep.sweep.confirmation import Plan
 from ambient_sweep.sweep.folder import (
@@ -179,6 +179,8 @@ def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
     summary = summarize(root)
     remove(root / SESSION_FILE)
+    for folder in (root, *(place for place in root.glob("**/") if RAY_FOLDER not in place.parts)):
+        remove_leftovers(folder)
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:

@@ -8,7 +8,7 @@ from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.keys import FOLDER
-from ambient_sweep.storage import remove, remove_leftovers, remove_whole
+from ambient_sweep.storage import remove_whole
 from ambient_sweep.text import command
 from ambient_sweep.trial.records import (
     read_trial,
@@ -47,12 +47,8 @@ def discard(root: Path, keep_checkpoints: Collection[str]) -> list[Path]:
         for place in gone:
             remove_whole(place)
         removed += gone
-        for place in (folder, folder / CHECKPOINTS):
-            remove_leftovers(place)
     if remove_whole(root / FOLDER):
         removed.append(root / FOLDER)
-    for aside in root.glob(f".{FOLDER}.*.tmp"):
-        remove(aside)
     return removed
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_up_sweeps import add, fill
 
@@ -67,12 +68,30 @@ def test_the_other_runs_of_a_recipe_are_measured_too_so_that_its_mean_is_not_of_
     for seed, fidelity in enumerate((20.0, 90.0, 60.0)):
         add(tmp_path, f"s{seed}", {"observed.sigma": 0.2, "seed": seed}, [(fidelity, 0.1)])
     add(tmp_path, "worse", {"observed.sigma": 0.3}, [(95.0, 0.5)])
-    # the same model as s1, under another recipe and an id that comes first: it is measured again in its place
-    add(tmp_path, "a", {"observed.sigma": 0.2, "seed": 1, "consistency.weight": 7.0}, [(90.0, 0.1)])
+    # the same model as s1, under another recipe whose values come first: it is measured again in its place
+    add(tmp_path, "z", {"observed.sigma": 0.2, "seed": 1, "consistency.weight": 0.5}, [(90.0, 0.1)])
     step = plan(export_tables(tmp_path).evaluations, Confirm(), {})
-    assert sorted(places(step)) == [("a", FULL), ("s0", FULL), ("s2", FULL)]
+    assert sorted(places(step)) == [("s0", FULL), ("s2", FULL), ("z", FULL)]
     table = measure(tmp_path, step)
     assert {row["runs"] for row in table.to_pylist() if row["samples"] == 2000} == {3}
+
+
+def test_the_ids_of_trials_which_are_random_and_the_order_of_rows_decide_nothing(tmp_path: Path) -> None:
+    root = fill(tmp_path / "sweep", trials=40)
+    for start in (0.6, 0.8, 0.9):
+        add(root, f"s{start}", {"consistency.start": start, "observed.sigma": 0.7}, [(9.0, 0.1, 0.5), (20.0, start)])
+    table = export_tables(root).evaluations
+    columns = (table[name].to_pylist() for name in ("trial_id", "observed.sigma", "consistency.start"))
+    configs = {name: values for name, *values in zip(*columns, strict=True)}
+    plans = []
+    for order in (np.arange(table.num_rows), np.random.default_rng(0).permutation(table.num_rows)):
+        rows = table.take(order)
+        names = {name: f"{i:03}" for i, name in enumerate(rows["trial_id"].unique().to_pylist())}
+        ids = pa.array([names[name] for name in rows["trial_id"].to_pylist()])
+        found = plan(rows.set_column(rows.schema.get_field_index("trial_id"), "trial_id", ids), Confirm(), {})
+        named = {new: tuple(configs[old]) for old, new in names.items()}
+        plans.append({(named[each.trial_id], each.images) for each in found.remeasurements})
+    assert plans[0] == plans[1]
 
 
 def measure(root: Path, found: Plan, **fidelities: float) -> Any:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ambient_sweep.config import knobs
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Z95
 from ambient_sweep.results.tables import schema
@@ -29,6 +30,14 @@ COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFER
 PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
 ORDER = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
 MODEL = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED, *schema.MEASURES)
+# Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
+NOT_RECIPE = (schema.SEED, "training.stop", "training.checkpoints", "training.records")
+NOT_RECIPE_SECTIONS = ("evaluation.", "resources.")
+RECIPE = (
+    *(key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)),
+    schema.IMAGES,
+    schema.ENDPOINT,
+)
 BY_MEMORIZATION = [(name, "ascending") for name in ORDER]
 
 
@@ -133,12 +142,16 @@ def models(rows: pa.Table) -> Ints:
 
 
 def distinct(rows: pa.Table) -> Ints:
-    """Row numbers, rising, one for each model: that of the least trial id."""
+    """Row numbers, rising, one for each model: that of the least config, then trial id, as ids are random."""
     alike = labels(rows, (schema.FIDELITY,))  # most models differ in it, and one column is compared fast
-    shared = pa.array(np.flatnonzero(np.bincount(alike)[alike] > 1))
-    shared = shared.take(pc.sort_indices(rows[schema.TRIAL_ID].take(shared)))
-    kept = firsts(models(rows.take(shared)))
-    return np.delete(np.arange(rows.num_rows), np.delete(shared.to_numpy(), kept))
+    positions = np.flatnonzero(np.bincount(alike)[alike] > 1)
+    shared = rows.take(pa.array(positions))
+    names = [name for name in (*RECIPE, schema.TRIAL_ID) if name in shared.column_names]
+    keys = [name for name in names if not pa.types.is_list(shared[name].type) and labels(shared, (name,)).any()]
+    if keys:
+        order = pc.sort_indices(shared.select(keys), [(name, "ascending") for name in keys])
+        positions, shared = positions[order.to_numpy()], shared.take(order)
+    return np.delete(np.arange(rows.num_rows), np.delete(positions, firsts(models(shared))))
 
 
 def labels(rows: pa.Table, names: Sequence[str]) -> Ints:

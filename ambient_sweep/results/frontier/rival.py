@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from ambient_sweep import pareto, rng
 from ambient_sweep.evaluation.measure import Z95
 from ambient_sweep.results.frontier.candidates import (
+    RECIPE,
     Floats,
     clean_mask,
     errors,
@@ -24,7 +25,6 @@ from ambient_sweep.results.frontier.candidates import (
     own_mask,
 )
 from ambient_sweep.results.frontier.select import Candidates, Choice
-from ambient_sweep.results.frontier.standings import RECIPE
 from ambient_sweep.results.tables import schema
 
 NOTHING = "nothing that these data show"

@@ -24,6 +24,7 @@ from ambient_sweep.results.frontier.candidates import (
     MODEL,
     ORDER,
     PLACE,
+    RECIPE,
     Floats,
     Ints,
     Row,
@@ -33,7 +34,6 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     stated,
 )
-from ambient_sweep.results.frontier.standings import RECIPE
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import read_rows, read_table
 from ambient_sweep.text import counted
@@ -81,7 +81,7 @@ class Candidates:
         mask = candidate_mask(table)
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL)) if name in table.column_names])
+        few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL, *RECIPE)) if name in table.column_names])
         rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
         rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         last, values = stated(table, rows), objectives(table)

@@ -7,9 +7,9 @@ few; the values of a run scatter around the recipe's means.
 import numpy as np
 import pyarrow as pa
 
-from ambient_sweep.config import knobs
 from ambient_sweep.pareto import pareto_mask
 from ambient_sweep.results.frontier.candidates import (
+    RECIPE,
     Floats,
     Ints,
     candidate_mask,
@@ -23,15 +23,6 @@ from ambient_sweep.results.frontier.candidates import (
     stated,
 )
 from ambient_sweep.results.tables import schema
-
-# Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
-NOT_RECIPE = (schema.SEED, "training.stop", "training.checkpoints", "training.records")
-NOT_RECIPE_SECTIONS = ("evaluation.", "resources.")
-RECIPE = (
-    *(key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)),
-    schema.IMAGES,
-    schema.ENDPOINT,
-)
 
 
 def with_standings(table: pa.Table) -> pa.Table:

@@ -259,7 +259,7 @@ def numbers(root: Path, trials: int) -> dict[tuple[Any, ...], dict[str, Any]]:
     asked = ("role", "consistency.weight", "observed.sigma", "images", "endpoint", "evaluation_seed", "samples")
     skipped = (
         "trial_id", "checkpoint", "seconds", "_utc", "stage", "device", "executed", "forked", "revision", "rung",
-        "workers", "on_front",  # of equal models, as trials with one beginning have, one is on it
+        "workers",
     )  # fmt: skip
     found = {}
     for row in rows:
