@@ -125,10 +125,10 @@ def remove_whole(folder: Path) -> bool:
     return True
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes from `folder`, where no other process writes, the temporary files of a killed one."""
+def remove_leftovers(folder: Path, below: str = "") -> None:
+    """Removes from `folder`, where no other process writes, the temporary files of a killed one; "**/": from all below, too."""
     object_store.delete_halves(folder)
-    for aside in folder.glob(".*.tmp"):
+    for aside in list(folder.glob(f"{below}.*.tmp")):
         remove(aside)
 
 

@@ -179,8 +179,7 @@ def _finish(sweep: Sweep, root: Path, echo: Echo) -> SweepSummary:
     """The summary of a finished sweep, whose folder keeps what `search.keep` says."""
     summary = summarize(root)
     remove(root / SESSION_FILE)
-    for folder in (root, *(place for place in root.glob("**/") if RAY_FOLDER not in place.parts)):
-        remove_leftovers(folder)
+    remove_leftovers(root, "**/")
     if sweep.search.keep == "frontier":
         removed = discard(root, {row[schema.CHECKPOINT] for row in summary.frontier})
         if removed:

