@@ -126,7 +126,7 @@ def remove_whole(folder: Path) -> bool:
 
 
 def remove_leftovers(folder: Path, below: str = "") -> None:
-    """Removes from `folder`, where no other process writes, the temporary files of a killed one; "**/": from all below, too."""
+    """Removes from `folder`, where no other process writes, what killed ones left; below="**/": from all in it."""
     object_store.delete_halves(folder)
     for aside in list(folder.glob(f"{below}.*.tmp")):
         remove(aside)
