@@ -17,7 +17,7 @@ from ambient_sweep.sweep.running.faults import Kind, Restarts, describe, failure
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, ending_the_sweep, trial_of
-from ambient_sweep.sweep.running.workers import release_workers
+from ambient_sweep.sweep.running.workers import UnnotedSlots, release_workers
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.space.file import SWEEP_FILE
@@ -34,7 +34,7 @@ class SweepCallback(WithoutState, tune.Callback):
         self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest, restarts: Restarts
     ) -> None:
         self._sweep, self._root, self._search, self._progress, self.stop = sweep, root, search, progress, stop
-        self._restarts = restarts
+        self._restarts, self._unnoted = restarts, UnnotedSlots(root, sweep.some_config().resources)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.stop.check()
@@ -80,6 +80,7 @@ class SweepCallback(WithoutState, tune.Callback):
         self._end(ours, reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._unnoted.release()
         self._status()
         self._progress.check_patience(self._sweep.search.patience)
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import PlacementGroupID
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import get_current_placement_group, remove_placement_group
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group_table
 
-from ambient_sweep.config import Config
+from ambient_sweep.config import Config, ResourcesConfig
 from ambient_sweep.errors import AmbientSweepError
-from ambient_sweep.object_store import fetch
+from ambient_sweep.object_store import fetch, fetch_folder
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import keep_private, remove, write_atomic
 from ambient_sweep.sweep.folder import RAY_FOLDER
@@ -32,6 +33,7 @@ from ambient_sweep.trial.run import run_trial
 
 PLACEMENT_GROUP = "placement_group"  # file with the id of what the workers hold of the cluster
 POLL_SECONDS = 1.0
+UNNOTED_SECONDS = 180  # Ray Train gives workers 60 to start
 LOOK_SECONDS = 5.0  # between two looks at an object store, whether to stop
 EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
 
@@ -101,6 +103,35 @@ def release_workers(root: Path, trial_id: str) -> None:
     if file.exists():
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(file.read_text())))
         remove(file)
+
+
+class UnnotedSlots:
+    """Slots of this sweep of which no trial has noted that its workers hold them.
+
+    A controller that is killed between reserving them and starting the workers leaves them reserved for ever.
+    """
+
+    def __init__(self, root: Path, need: ResourcesConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._clock, self._since, self._looked = root, clock, dict[str, float](), clock()
+        self._bundles = [worker_bundle(need)] * need.workers
+
+    def release(self) -> None:
+        """Gives back those that have been there for longer than workers take to start; looks now and then."""
+        now = self._clock()
+        if now - self._looked < UNNOTED_SECONDS / 6 or len(self._bundles) == 1:  # which a trial's own process holds
+            return
+        self._looked, ours = now, ray.get_runtime_context().get_job_id()
+        fetch_folder(self._root / "trials", f"/{PLACEMENT_GROUP}")
+        noted = {file.read_text() for file in self._root.glob(f"trials/*/{PLACEMENT_GROUP}")}
+        found = [
+            group_id for group_id, group in placement_group_table().items()
+            if group["state"] == "CREATED" and group_id.endswith(ours) and group_id not in noted
+            and list(group["bundles"].values()) == self._bundles
+        ]  # fmt: skip
+        self._since = {group_id: self._since.get(group_id, now) for group_id in found}
+        for group_id, since in self._since.items():
+            if now - since > UNNOTED_SECONDS:
+                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
 
 
 def fit_with_workers(job: Job) -> None:

@@ -30,6 +30,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pyarrow.parquet as pq
 from processes import end_session, session_of
 
+from ambient_sweep.results.export import export_tables
+from ambient_sweep.sweep.space.baseline import baseline_values
+from ambient_sweep.sweep.space.file import load_sweep
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.setup import prepare
+
 FILE = """
 base:
   data: {{train_size: 150}}
@@ -51,6 +57,7 @@ PROCESSES = {
 KINDS = (*PROCESSES, "driver", "node", *PROCESSES, "driver", "gcs")
 # Exit codes of a command that goes on later: a failure of Ray, in order, before anything began; and of killed ones
 ENDED = (1, 75, 130, -signal.SIGTERM, -signal.SIGKILL)
+KINDS_OF_TRIALS = (1, 2)  # workers
 ANSWER_SECONDS, SWEEP_SECONDS, RELEASE_SECONDS = 60, 3600, 60
 STARTED: list["subprocess.Popen[str]"] = []
 CONNECTING = """
@@ -200,13 +207,10 @@ def disturb(kind: str, cluster: Cluster, drivers: list[Driver], draw: random.Ran
     return True
 
 
-def run(
-    cluster: Cluster, folder: Path, name: str, text: str, disturbances: Iterator[str], draw: random.Random,
-    kinds: Sequence[int] = (1, 2),
-) -> None:  # fmt: skip
-    """Sweeps of trials with so many workers from their start to their end, disturbed now and then."""
+def run(cluster: Cluster, folder: Path, name: str, text: str, disturbances: Iterator[str], draw: random.Random) -> None:
+    """Both sweeps from their start to their end, disturbed now and then."""
     drivers = []
-    for workers in kinds:
+    for workers in KINDS_OF_TRIALS:
         file = folder / f"{name}-{workers}.yaml"
         file.write_text(text.replace("WORKERS", str(workers)))
         drivers.append(Driver(cluster, file, folder, f"{name}-{workers}"))
@@ -230,6 +234,21 @@ def run(
             reached = states if draw.random() < 0.8 else set()
             due = time.monotonic() + draw.uniform(0, 5)
         time.sleep(0.5)
+
+
+def trained_alone(folder: Path, text: str, weights: Sequence[float]) -> Path:
+    """The sweep's trials without Ray, one after another in this process."""
+    root, file = folder / "alone", folder / "alone.yaml"
+    file.write_text(text.replace("WORKERS", "1"))
+    sweep = load_sweep(file)
+    trials = [("baseline", values) for values in baseline_values(sweep, 0)]
+    trials += [("search", {"consistency.weight": weight}) for weight in weights]
+    for number, (role, values) in enumerate(trials):
+        config = sweep.config_for(values)
+        prepare(config, root)
+        run_trial(config, root, f"trial-{number}", role=role)
+    export_tables(root)
+    return root
 
 
 def check_released(cluster: Cluster) -> None:
@@ -280,7 +299,7 @@ def main() -> None:
     options.add_argument("--images", type=int, default=16_000, help="of a training")
     options.add_argument("--trials", type=int, default=7, help="searched ones of each of the two sweeps")
     options.add_argument("--confirm", default="2x")
-    options.add_argument("--undisturbed", type=int, nargs="+", default=[1, 2], help="workers of the undisturbed trials")
+    options.add_argument("--alone", action="store_true", help="compare with trials without Ray; not with --confirm")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
@@ -293,17 +312,20 @@ def main() -> None:
     planned = given.trials + 1  # with clean training
     cluster, folder, began = Cluster(), Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
     try:
-        run(cluster, folder, "quiet", text, iter(()), draw, given.undisturbed)
+        if given.alone:
+            expected = [numbers(trained_alone(folder, text, weights), planned)] * 2
+        else:
+            run(cluster, folder, "quiet", text, iter(()), draw)
+            expected = [numbers(folder / f"quiet-{workers}", planned) for workers in KINDS_OF_TRIALS]
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
-        expected = {workers: numbers(folder / f"quiet-{workers}", planned) for workers in given.undisturbed}
         rounds = 0
         while disturbances.__length_hint__():
             rounds += 1
             run(cluster, folder, f"round{rounds}", text, disturbances, draw)
             check_released(cluster)
-            for workers in (1, 2):
+            for workers, wanted in zip(KINDS_OF_TRIALS, expected, strict=True):
                 root = folder / f"round{rounds}-{workers}"
-                assert numbers(root, planned) == expected.get(workers, expected[1]), root
+                assert numbers(root, planned) == wanted, root
                 check_study(root)
             print(f"\nround {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
         print(

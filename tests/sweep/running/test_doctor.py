@@ -6,17 +6,21 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from small_sweeps import small_sweep
 
 from ambient_sweep.config import ResourcesConfig
+from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
 from ambient_sweep.sweep.running.cluster import nodes_for, release_jobs, room, this_job
+from ambient_sweep.sweep.running.workers import PLACEMENT_GROUP, UnnotedSlots
+from ambient_sweep.trial.records import trial_folder
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
 FINDINGS = {
@@ -133,3 +137,28 @@ def test_what_a_dead_driver_of_a_sweep_reserved_is_given_back(ray_head: None) ->
     assert f"job {job} holds 1 CPUs" in room(ResourcesConfig())
     release_jobs([f"{head}/{job}"])
     assert job not in room(ResourcesConfig())
+
+
+@pytest.mark.xdist_group("ray")
+def test_slots_of_this_sweep_that_no_trial_has_noted_are_given_back_once_its_workers_must_have_started(
+    ray_head: None, tmp_path: Path
+) -> None:
+    need, now = ResourcesConfig(workers=2, cpus=0.4), [0.0]
+    slots = UnnotedSlots(tmp_path, need, lambda: now[0])
+    noted, lost, other = (placement_group([{"CPU": cpus}] * 2) for cpus in (0.4, 0.4, 0.1))
+    ray.get([group.ready() for group in (noted, lost, other)])
+    write_atomic(trial_folder(tmp_path, "a") / PLACEMENT_GROUP, noted.id.hex().encode())
+
+    def held() -> set[str]:
+        return {key for key, group in placement_group_table().items() if group["state"] == "CREATED"}
+
+    before, ours = held(), {group.id.hex() for group in (noted, lost, other)}
+    for seconds in (60, 200, 240):
+        now[0] = seconds
+        slots.release()
+        assert held() == before
+    now[0] = 271
+    slots.release()
+    assert before - held() == {lost.id.hex()} < ours
+    for group in (noted, other):
+        remove_placement_group(group)
