@@ -1,0 +1,1 @@
+"""Latent diffusion models in diffusers' folders, read offline and from safetensors alone; needs the extra `latent`."""

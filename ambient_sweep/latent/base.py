@@ -1,0 +1,212 @@
+"""A base: the pretrained latent diffusion model that LoRA fine-tunes, as the folder that diffusers saves.
+
+Reads JSON and the headers of safetensors; diffusers, which takes seconds to import, is not needed.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ambient_sweep.errors import UserError
+from ambient_sweep.storage import digest, sha256
+
+Family = Literal["sdxl", "sd3"]
+Prediction = Literal["noise", "v", "flow"]
+
+FAMILIES: dict[str, tuple[Family, str]] = {  # by the pipeline's class; the second: the folder of the denoising network
+    "StableDiffusionXLPipeline": ("sdxl", "unet"),
+    "StableDiffusion3Pipeline": ("sd3", "transformer"),
+}
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "v"}
+WEIGHTS = "diffusion_pytorch_model"
+FEW_STEPS = re.compile(r"turbo|lightning|lcm|hyper|distill|schnell", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What training needs to know of a base. Latents are the VAE's, `scale` (z - `shift`)."""
+
+    folder: Path
+    family: Family
+    scaling: Prediction  # what the network predicts: noise, v or flow velocity
+    sigmas: tuple[float, ...]  # the noise levels s / alpha of its timesteps, rising
+    channels: int  # of a latent
+    factor: int  # pixels per latent pixel, along a side
+    divisor: int  # of a latent's sides
+    scale: float
+    shift: float
+
+    @property
+    def network(self) -> Path:
+        """The folder of the denoising network."""
+        return self.folder / next(name for family, name in FAMILIES.values() if family == self.family)
+
+    @property
+    def vae(self) -> Path:
+        return self.folder / "vae"
+
+    @cached_property
+    def key(self) -> str:
+        """A hash, 16 hex digits, of the denoising network's weights and config; reads all of them."""
+        return _key(self.network)
+
+    @cached_property
+    def vae_key(self) -> str:
+        """The same of the VAE."""
+        return _key(self.vae)
+
+    def timestep(self, sigma: float) -> float:
+        """The timestep of a noise level, from 0 to 1000 in most bases."""
+        if self.scaling == "flow":
+            return (len(self.sigmas) + 1) * sigma / (1 + sigma)
+        return float(np.interp(np.log(max(sigma, 1e-10)), np.log(self.sigmas), np.arange(len(self.sigmas))))
+
+
+def open_base(folder: Path) -> Base:
+    """The base that diffusers saved in `folder`.
+
+    Raises UserError for what is no such folder, is damaged, holds pickled weights or adapters, is of an unknown family, or
+    does not estimate E[x_0 | x_t] at finite noise levels.
+    """
+    index = _read(folder, "model_index.json")
+    if (known := FAMILIES.get(index.get("_class_name", ""))) is None:
+        raise UserError(f"{folder}: is a {index.get('_class_name')}; bases are of {' or '.join(FAMILIES)}")
+    family, name = known
+    network, vae, scheduler = folder / name, folder / "vae", folder / "scheduler"
+    config, latents = _read(network, "config.json"), _read(vae, "config.json")
+    process = _read(scheduler, "scheduler_config.json")
+    for place in (network, vae):
+        _check_names(place)
+    _check_distilled(folder, config, process)
+    try:
+        scaling: Prediction = "flow" if family == "sd3" else _prediction(scheduler, process)
+        sigmas = _flow_sigmas(process) if family == "sd3" else _sigmas(scheduler, process)
+        divisor = config["patch_size"] if family == "sd3" else 2 ** (len(config["block_out_channels"]) - 1)
+        if latents.get("latents_mean") is not None or config["in_channels"] != latents["latent_channels"]:
+            raise UserError(f"{vae}: its latents are not those that {network.name} takes, up to one scale and shift")
+        return Base(
+            folder, family, scaling, tuple(sigmas.tolist()), latents["latent_channels"],
+            2 ** (len(latents["block_out_channels"]) - 1), divisor, latents["scaling_factor"],
+            latents.get("shift_factor") or 0.0,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: its configs lack a value or hold a wrong one ({error!r}); save it again") from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model in a base, parts in order, in full precision where there are both.
+
+    Raises UserError where there are none.
+    """
+    for variant in ("", ".fp16"):
+        pattern = re.compile(re.escape(WEIGHTS + variant) + r"(-\d+-of-\d+)?\.safetensors")
+        if found := sorted(file for file in folder.glob("*.safetensors") if pattern.fullmatch(file.name)):
+            return found
+    pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.ckpt")]), None)
+    if pickled is not None:
+        raise UserError(f"{pickled}: pickled weights are not read; save the base by save_pretrained as safetensors")
+    raise UserError(f"{folder}: holds no {WEIGHTS}.safetensors; save the whole pipeline by save_pretrained")
+
+
+def variant(folder: Path) -> str | None:
+    """diffusers' name of the precision in which a model in a base is stored; None is the full one."""
+    return "fp16" if f"{WEIGHTS}.fp16" in weight_files(folder)[0].name else None
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object in a base."""
+    file = folder / name
+    if name == "model_index.json" and not file.is_file():
+        if folder.is_file():
+            raise UserError(f"{folder}: is a single file; load it by diffusers' from_single_file and save_pretrained")
+        cure = "download it, as with `hf download ID --local-dir FOLDER`, and give its folder"
+        what = "holds no model_index.json, so it is no base" if folder.is_dir() else "is not a folder; for a hub id"
+        raise UserError(f"{folder}: {what}; {cure}" if folder.is_dir() else f"{folder}: {what}, {cure}")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); save or download the base again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: not a JSON object; save or download the base again")
+    return values
+
+
+def _check_names(folder: Path) -> None:
+    """Raises UserError for damaged weights and for adapters among them."""
+    for file in weight_files(folder):
+        try:
+            with file.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                if not 0 < size < file.stat().st_size:
+                    raise ValueError("the header is longer than the file")
+                header = json.loads(stream.read(size))
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            if file.stat().st_size != 8 + size + end:
+                raise ValueError("the file is cut off")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: damaged ({error}); download the base again") from None
+        if any(".base_layer." in name or "lora_" in name for name in header):
+            cure = "call unload_lora_weights() (or fuse_lora() first) before save_pretrained"
+            raise UserError(f"{file}: was saved with adapters inside; {cure}")
+
+
+def _check_distilled(folder: Path, network: dict[str, Any], scheduler: dict[str, Any]) -> None:
+    """Raises UserError for bases whose output is not E[x_0 | x_t]: distilled for few steps, or guided within."""
+    names = [folder.absolute().name, *(str(each.get("_name_or_path", "")) for each in (network, scheduler))]
+    word = next((match[0] for match in map(FEW_STEPS.search, names) if match), None)
+    reasons = {
+        "time_cond_proj_dim": network.get("time_cond_proj_dim") is not None,
+        "guidance_embeds": bool(network.get("guidance_embeds")),
+        "timestep_spacing=trailing": scheduler.get("timestep_spacing") == "trailing",
+        str(scheduler.get("_class_name")): str(scheduler.get("_class_name")).startswith(("LCM", "TCD")),
+        f"its name says {word}": word is not None,
+    }
+    if sign := next((name for name, true in reasons.items() if true), None):
+        what = "is distilled for few steps or has guidance within"
+        raise UserError(
+            f"{folder}: {what} ({sign}), so it does not estimate E[x_0 | x_t]; use the model it was made from"
+        )
+
+
+def _prediction(folder: Path, scheduler: dict[str, Any]) -> Prediction:
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS or str(scheduler["_class_name"]).startswith("EDM"):
+        raise UserError(f"{folder}: prediction_type={kind} is not supported; bases predict {' or '.join(PREDICTIONS)}")
+    return PREDICTIONS[kind]
+
+
+def _sigmas(folder: Path, scheduler: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(1 / alpha_bar - 1)^(1/2) of all timesteps of a variance preserving base."""
+    kind, count = scheduler["beta_schedule"], scheduler.get("num_train_timesteps", 1000)
+    start, end = scheduler["beta_start"], scheduler["beta_end"]
+    if scheduler.get("trained_betas") is not None:
+        betas = np.array(scheduler["trained_betas"], dtype=np.float64)
+    elif kind == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, count) ** 2
+    elif kind == "linear":
+        betas = np.linspace(start, end, count)
+    else:
+        raise UserError(f"{folder}: beta_schedule={kind} is not supported; scaled_linear and linear are")
+    alpha_bar = np.cumprod(1 - betas)
+    if scheduler.get("rescale_betas_zero_snr") or alpha_bar[-1] <= 0:
+        cure = "use a base without rescale_betas_zero_snr"
+        raise UserError(f"{folder}: its last noise level is infinite (zero terminal SNR); {cure}")
+    return np.asarray(np.sqrt(1 / alpha_bar - 1))
+
+
+def _flow_sigmas(scheduler: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """t / (1 - t) of all timesteps of a flow but t = 1."""
+    count = scheduler.get("num_train_timesteps", 1000)
+    shift = 1.0 if scheduler.get("use_dynamic_shifting") else scheduler.get("shift", 1.0)
+    t = np.arange(1, count) / count
+    return np.asarray(shift * t / (1 - t))
+
+
+def _key(folder: Path) -> str:
+    config = {key: value for key, value in _read(folder, "config.json").items() if not key.startswith("_")}
+    return digest([config, *map(sha256, weight_files(folder))])[:16]
