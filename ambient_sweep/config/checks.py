@@ -74,6 +74,14 @@ def _of_model(c: Config) -> Iterator[str]:
         yield f"model.patch: {m.patch} does not divide data.image_size={c.data.image_size}"
     if m.kind == "dit" and m.width % m.head_width:
         yield f"model.head_width: {m.head_width} does not divide model.width={m.width}"
+    if m.kind == "lora" and m.base is None:
+        yield "model.base: missing; model.kind=lora needs the diffusers folder of a base"
+    if m.kind != "lora" and m.base is not None:
+        yield f"model.base: model.kind={m.kind} reads none; remove it or use model.kind=lora"
+    if m.kind == "lora" and c.data.source != "store":
+        yield f"data.source: {c.data.source} holds no latents; model.kind=lora needs a store from `prepare --latents`"
+    if c.noise.law == "timesteps" and m.kind != "lora":
+        yield f"noise.law: timesteps are those of a base; model.kind={m.kind} has none; use lognormal"
     if c.sampling.guidance > 1 and not (m.conditional and m.label_dropout > 0):
         yield "sampling.guidance: above 1 it needs model.conditional=true and model.label_dropout above 0"
 
@@ -85,7 +93,7 @@ def _of_training(c: Config) -> Iterator[str]:
     elif batch % c.compute.accumulate:
         yield f"compute.accumulate: {c.compute.accumulate} parts do not divide training.batch_size per worker, {batch}"
     if c.compute.channels_last and c.model.kind != "unet":
-        yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions; use false"
+        yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions to train; use false"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
         yield "ema.tracked: the two lengths must rise, as in [0.05, 0.1]"
 

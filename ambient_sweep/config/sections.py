@@ -96,6 +96,9 @@ class ObjectiveConfig(Section):
 
 
 class NoiseConfig(Section):
+    law: Literal["lognormal", "timesteps"] = Field(
+        "lognormal", description="timesteps: uniform over the noise levels of model.base, in place of mean and std"
+    )
     mean: float = Field(-1.2, ge=-10, le=10, description="mean of log sigma in training (EDM's P_mean)")
     std: float = Field(1.2, gt=0, le=10, description="standard deviation of log sigma in training (EDM's P_std)")
 
@@ -116,7 +119,9 @@ class ModelConfig(Section):
         "custom", "unet-8", "unet-32", "unet-32-small", "unet-64", "unet-64-small", "unet-256",
         "dit-8", "dit-32", "dit-64", "dit-256",
     ] = Field("custom", description="sets all model keys not given beside it: docs/networks.md")  # fmt: skip
-    kind: Literal["mlp", "unet", "dit"] = Field("unet", description="residual MLP, U-Net or diffusion transformer")
+    kind: Literal["mlp", "unet", "dit", "lora"] = Field(
+        "unet", description="residual MLP, U-Net, diffusion transformer, or LoRA on a latent base"
+    )
     width: int = Field(64, ge=8, le=4096, multiple_of=8, description="hidden width (mlp, dit), base channels (unet)")
     blocks: int = Field(2, ge=1, le=64, description="blocks (mlp, dit), residual blocks per resolution (unet)")
     levels: int = Field(2, ge=1, le=6, description="resolutions of the U-Net")
@@ -128,6 +133,15 @@ class ModelConfig(Section):
     )
     head_width: int = Field(64, ge=8, le=256, multiple_of=8, description="channels per attention head")
     patch: int = Field(2, ge=1, le=64, description="side of a patch in pixels (dit)")
+    base: str | None = Field(
+        None, description="diffusers folder of SDXL or SD3 that stays frozen (lora): docs/latent.md"
+    )
+    rank: int = Field(4, ge=1, le=1024, description="rank of each adapter, and its alpha (lora)")
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="layers with an adapter, by their last names (lora)",
+    )
     conditional: bool = Field(False, description="give the network the class labels of the images")
     label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden in training, for guidance")
     sigma_data: float = Field(0.5, ge=0.001, le=10, description="standard deviation of the clean data (EDM)")

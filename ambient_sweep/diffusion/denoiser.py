@@ -1,4 +1,4 @@
-"""EDM preconditioning (arXiv 2206.00364, section 5, table 1) around any network, and denoisers bound to class labels."""
+"""Preconditioning (EDM, arXiv 2206.00364, section 5) around any network, and denoisers bound to class labels."""
 
 from collections.abc import Callable
 
@@ -7,35 +7,28 @@ from torch import nn
 
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.noise import expand
+from ambient_sweep.diffusion.scalings import Scaling
 
 
 class Denoiser(nn.Module):
-    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), an estimate of E[x_0 | x_t = x].
+    """D(x, sigma) = c_skip x + c_out F(x / scale, c_noise), an estimate of E[x_0 | x_t = x]; `scaling` says what F is.
 
     `network(x [N,C,H,W], c_noise [N]) -> [N,C,H,W]`, with labels [N] as a third argument where they are given. At sigma = 0,
     D(x, 0) = x exactly. The scalings are computed in the precision of x and sigma, whatever the network computes in.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
         super().__init__()
         self.network = network
-        self.sigma_data = sigma_data
+        self.scaling = scaling
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """x [N,C,H,W], sigma [N] and labels int64 [N] (None: no label for all) to the denoised image [N,C,H,W]."""
-        s = expand(sigma)
-        total = (s**2 + self.sigma_data**2).sqrt()
-        c_skip = 1 / (1 + (s / self.sigma_data) ** 2)  # exactly 1 at sigma = 0: sigma_data^2 / total^2 may miss it
-        c_out = s * self.sigma_data / total
-        c_noise = sigma.clamp_min(1e-20).log() / 4
-        inputs = (x / total, c_noise) if labels is None else (x / total, c_noise, labels)
-        output: torch.Tensor = c_skip * x + c_out * self.network(*inputs).to(x.dtype)
+        c = self.scaling.coefficients(sigma)
+        scaled = x / expand(c.scale)
+        inputs = (scaled, c.c_noise) if labels is None else (scaled, c.c_noise, labels)
+        output: torch.Tensor = expand(c.c_skip) * x + expand(c.c_out) * self.network(*inputs).to(x.dtype)
         return output
-
-
-def edm_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
-    """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (EDM, table 1), [N]."""
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
 def given(denoiser: Callable[..., torch.Tensor], labels: torch.Tensor | None) -> DenoiserFn:

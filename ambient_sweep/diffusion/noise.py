@@ -25,6 +25,17 @@ def truncated_lognormal(uniform: ArrayLike, mean: float, std: float, above: Arra
     return np.asarray(np.maximum(np.exp(mean - std * ndtri_exp(survival)), above))
 
 
+def table_levels(uniform: ArrayLike, table: ArrayLike, above: ArrayLike = 0.0) -> NDArray[np.float64]:
+    """Levels of a rising `table`, each above `above` equally probable; shapes as in `truncated_lognormal`.
+
+    The table's last level where none is above.
+    """
+    levels = np.asarray(table, dtype=np.float64)
+    first = np.minimum(np.searchsorted(levels, np.asarray(above, dtype=np.float64), side="right"), len(levels) - 1)
+    place = first + np.floor(np.asarray(uniform) * (len(levels) - first)).astype(np.int64)
+    return np.asarray(levels[place])
+
+
 def karras(start: torch.Tensor, end: torch.Tensor, steps: int, rho: float = 7.0) -> torch.Tensor:
     """Levels from `start` to `end`, both included, [*, steps + 1] (EDM, equation 5)."""
     t = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)

@@ -60,10 +60,15 @@ class Base:
         """The same of the VAE."""
         return _key(self.vae)
 
+    @property
+    def steps(self) -> int:
+        """The timesteps that training has. Those of a flow are 1 to `steps`, of which the last is infinite noise."""
+        return len(self.sigmas) + (self.scaling == "flow")
+
     def timestep(self, sigma: float) -> float:
-        """The timestep of a noise level, from 0 to 1000 in most bases."""
+        """The timestep of a noise level, for people."""
         if self.scaling == "flow":
-            return (len(self.sigmas) + 1) * sigma / (1 + sigma)
+            return self.steps * sigma / (1 + sigma)
         return float(np.interp(np.log(max(sigma, 1e-10)), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
 

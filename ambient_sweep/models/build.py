@@ -1,12 +1,17 @@
 """The denoiser that a config asks for, and its size."""
 
 import functools
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ambient_sweep.config import ModelConfig
 from ambient_sweep.diffusion.denoiser import Denoiser
+from ambient_sweep.diffusion.scalings import Edm, Flow, Noise, Scaling, Velocity
+from ambient_sweep.errors import errors_of
+from ambient_sweep.latent import require_extra
+from ambient_sweep.latent.base import Base, open_base
 from ambient_sweep.models.mlp import ResidualMLP
 from ambient_sweep.models.network import Network
 from ambient_sweep.models.unet import UNet
@@ -14,15 +19,40 @@ from ambient_sweep.models.unet import UNet
 Shape = tuple[int, int, int]
 
 
-def build_model(config: ModelConfig, shape: Shape, seed: int, classes: int = 0) -> Denoiser:
+@functools.lru_cache(maxsize=8)
+def base_of(config: ModelConfig) -> Base:
+    """The base of a config with model.kind=lora. Raises UserError as `open_base` does, naming the key."""
+    with errors_of("model.base"):
+        return open_base(Path(str(config.base)))
+
+
+@functools.lru_cache(maxsize=64)
+def scaling_of(config: ModelConfig) -> Scaling:
+    """The scalings that go with what the config's network predicts. Raises UserError for a bad base."""
+    if config.kind != "lora":
+        return Edm(config.sigma_data)
+    base = base_of(config)
+    if base.scaling == "flow":
+        return Flow(base.steps)
+    return Noise(base.sigmas) if base.scaling == "noise" else Velocity(base.sigmas)
+
+
+def build_model(config: ModelConfig, shape: Shape, seed: int, classes: int = 0, data: str | None = None) -> Denoiser:
     """The denoiser for images of `shape` (channels, height, width), initial weights drawn from `seed`.
 
-    With model.conditional it knows the labels of `classes` classes.
+    With model.conditional it knows the labels of `classes` classes. data: the store of latents whose captions a model with
+    model.kind=lora is given. Raises UserError for a bad base, or targets that it lacks.
     """
+    if config.kind == "lora":
+        require_extra()
+        from ambient_sweep.models.lora import LoRA  # diffusers takes seconds to import
+
+        network = LoRA(base_of(config), config.rank, config.targets, seed, None if data is None else Path(data))
+        return Denoiser(network, scaling_of(config))
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator; leave it as it was
         torch.default_generator.manual_seed(seed)
-        network = _network(config, shape, classes if config.conditional else 0)
-    return Denoiser(network, config.sigma_data)
+        trained = _network(config, shape, classes if config.conditional else 0)
+    return Denoiser(trained, scaling_of(config))
 
 
 def _network(config: ModelConfig, shape: Shape, classes: int) -> Network:

@@ -73,7 +73,7 @@ class WrappedDenoiser:
             network = _compiled(network)
         if config.precision == "bf16":
             network = _Autocast(network)
-        self.denoiser = Denoiser(network, denoiser.sigma_data)
+        self.denoiser = Denoiser(network, denoiser.scaling)
 
     def reducing(self, last: bool) -> AbstractContextManager[None]:
         """A context for a forward and backward pass: DDP sums the workers' gradients in the last pass of a step only."""

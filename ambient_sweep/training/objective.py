@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from ambient_sweep import rng
 from ambient_sweep.config import Config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.diffusion.denoiser import edm_weight, given
+from ambient_sweep.diffusion.denoiser import given
 from ambient_sweep.diffusion.loss import ambient_loss, consistency_loss
-from ambient_sweep.diffusion.noise import karras, truncated_lognormal
+from ambient_sweep.diffusion.noise import karras, table_levels, truncated_lognormal
+from ambient_sweep.models import base_of, scaling_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,11 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
     u = rng.uniform("train.sigma", config.seed, batch.start, count)[:, 0]
     sigma_n = batch.sigma_n.double().numpy()
     above = sigma_n if kind in ("ambient", "ambient_consistency") else 0.0
-    sigma = torch.from_numpy(truncated_lognormal(u, config.noise.mean, config.noise.std, above=above)).float()
+    if config.noise.law == "timesteps":
+        drawn = table_levels(u, base_of(config.model).sigmas, above=above)
+    else:
+        drawn = truncated_lognormal(u, config.noise.mean, config.noise.std, above=above)
+    sigma = torch.from_numpy(drawn).float()
     y, known = batch.y, batch.sigma_n
     if kind == "denoising":
         known = torch.zeros_like(known)
@@ -110,7 +115,7 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
         known = torch.where(below, torch.zeros_like(known), known)
     sigma = torch.maximum(sigma, known)
     noise = rng.normal("train.noise", config.seed, range(batch.start, batch.start + count), y.shape[1:])
-    weight = edm_weight(sigma, config.model.sigma_data)
+    weight = scaling_of(config.model).weight(sigma)
     labels = None
     if batch.labels is not None and config.model.conditional:
         hidden = rng.uniform("train.label", config.seed, batch.start, count)[:, 0] < config.model.label_dropout
@@ -147,7 +152,7 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
     x, first = batch.y[chosen], batch.sigma_n[chosen].double()
     last = first * torch.from_numpy(c.lowest**u)
     noise = rng.normal("train.consistency.noise", config.seed, positions, (c.draws * c.chain_steps, *x.shape[1:]))
-    weight = edm_weight(first, config.model.sigma_data).float()
+    weight = scaling_of(config.model).weight(first).float()
     levels = karras(first, last, c.chain_steps).float()
     return ConsistencyDraws(x, levels, noise, weight, None if labels is None else labels[chosen])
 
@@ -158,7 +163,10 @@ def consistency_term(config: Config, denoiser: Callable[..., torch.Tensor], draw
 
 
 def step_cost(config: Config) -> float:
-    """Network passes of a step with consistency over those of one without; a backward pass counts as two forward ones."""
-    c = config.consistency
-    per_image = 1 + c.draws * (c.chain_steps - 1) + 3 * c.draws
-    return 1 + c.batch_share * per_image / 3
+    """Network passes of a step with consistency over those of one without.
+
+    A backward pass counts as two forward ones; through a frozen base, whose weights get no gradient, as one.
+    """
+    c, trained = config.consistency, 2 if config.model.kind == "lora" else 3
+    per_image = 1 + c.draws * (c.chain_steps - 1) + trained * c.draws
+    return 1 + c.batch_share * per_image / trained

@@ -45,7 +45,7 @@ class TrainState:
         cls, config: Config, shape: Shape, device: str = "cpu", classes: int = 0, group: Group = SINGLE
     ) -> "TrainState":
         """The state before the first step; the same on every worker."""
-        denoiser = build_model(config.model, shape, config.seed, classes).to(device)
+        denoiser = build_model(config.model, shape, config.seed, classes, config.data.path).to(device)
         prepare_network(denoiser, config.compute)
         o = config.optimizer
         optimizer = torch.optim.AdamW(
@@ -68,7 +68,8 @@ class TrainState:
 
     def with_weights(self, weights: Mapping[str, torch.Tensor]) -> Denoiser:
         """A new denoiser in evaluation mode with `weights` by parameter name."""
-        denoiser = build_model(self.config.model, self.shape, self.config.seed, self.classes).to(self.device)
+        c = self.config
+        denoiser = build_model(c.model, self.shape, c.seed, self.classes, c.data.path).to(self.device)
         with torch.no_grad():
             for name, parameter in denoiser.named_parameters():
                 parameter.copy_(weights[name])
@@ -209,7 +210,8 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dic
     tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
     config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
     channels, height, width = meta["shape"]
-    denoiser = build_model(config.model, (channels, height, width), config.seed, meta.get("classes", 0)).to(device)
+    shape, classes = (channels, height, width), meta.get("classes", 0)
+    denoiser = build_model(config.model, shape, config.seed, classes, config.data.path).to(device)
     try:
         denoiser.load_state_dict(tensors)
     except RuntimeError:

@@ -4,6 +4,7 @@ from torch import nn
 
 from ambient_sweep.diffusion.denoiser import Denoiser, given, guided
 from ambient_sweep.diffusion.noise import expand
+from ambient_sweep.diffusion.scalings import Edm
 
 
 class Recorder(nn.Module):
@@ -28,7 +29,7 @@ def test_the_scalings_of_edm():
     sigma = torch.tensor([0.0, 0.3, 2.0], dtype=torch.float64)
     answer = torch.full_like(x, 7.0)
     network = Recorder(answer)
-    y = Denoiser(network, sigma_data=0.6)(x, sigma)
+    y = Denoiser(network, Edm(0.6))(x, sigma)
     for i, s in enumerate(sigma.tolist()):  # EDM, table 1
         total = s**2 + 0.6**2
         torch.testing.assert_close(y[i], 0.36 / total * x[i] + s * 0.6 / total**0.5 * answer[i])
@@ -39,10 +40,10 @@ def test_the_scalings_of_edm():
 
 def test_the_output_has_the_precision_of_the_input():
     x, sigma = torch.ones(2, 1, 1, 1), torch.tensor([0.001, 1.0])
-    y = Denoiser(Recorder(torch.ones(2, 1, 1, 1, dtype=torch.bfloat16)))(x, sigma)
+    y = Denoiser(Recorder(torch.ones(2, 1, 1, 1, dtype=torch.bfloat16)), Edm(0.5))(x, sigma)
     assert y.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Denoiser(Recorder(torch.ones(2, 1, 1, 1, dtype=torch.bfloat16)))(x, sigma), y)
+        assert torch.equal(Denoiser(Recorder(torch.ones(2, 1, 1, 1, dtype=torch.bfloat16)), Edm(0.5))(x, sigma), y)
     want = 0.25 / (1e-6 + 0.25) + 0.001 * 0.5 / (1e-6 + 0.25) ** 0.5
     assert y[0].item() == pytest.approx(want, rel=1e-6)  # in bf16 this would be 1
 

@@ -1,0 +1,132 @@
+"""LoRA (arXiv 2106.09685) on a frozen base of diffusers: a network whose parameters are the adapters alone.
+
+A process reads the weights of a base once, in each precision in which it computes; all its models share them.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import nn
+
+from ambient_sweep import rng
+from ambient_sweep.errors import UserError
+from ambient_sweep.latent.base import Base, weight_files
+from ambient_sweep.models.network import Network
+
+EMBEDDINGS = "embeddings.safetensors"  # in a store of latents: prompt [classes + 1, T, D] and pooled [classes + 1, P]
+BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock")
+
+
+class LoRA(Network):
+    """A Network that predicts what the base does, with c_noise its timestep and labels the captions of the store `data`.
+
+    Adapters add B A x of `rank` (alpha = rank), A drawn with standard deviation 1 / rank, B = 0: at first the model is the
+    base, which computes in bf16 under autocast and is not one of this module's modules. Raises UserError for targets that
+    match no layer.
+    """
+
+    def __init__(self, base: Base, rank: int, targets: Sequence[str], seed: int, data: Path | None = None) -> None:
+        super().__init__()
+        self.base, self.data = base, data
+        model = _structure(base)
+        for target in targets:
+            if not any(
+                isinstance(m, nn.Linear) and f".{name}".endswith(f".{target}") for name, m in model.named_modules()
+            ):
+                raise UserError(
+                    f"model.targets: {target} is no linear layer of {base.network}; the default is to_q, to_k, "
+                    "to_v, to_out.0"
+                )
+        model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+        self._frozen: list[tuple[dict[str, Any], str, str]] = []  # where each weight of the base goes
+        for place, module in model.named_modules():
+            for slots in (module._parameters, module._buffers):
+                for key in [key for key, value in slots.items() if value is not None]:
+                    name = f"{place}.{key}" if place else key
+                    if "lora_" not in name:
+                        self._frozen.append((slots, key, name.replace(".base_layer", "")))
+                        continue
+                    name = name.replace(".default", "")
+                    weight = _initial(name, slots[key].shape, rank, seed)
+                    slots[key] = nn.Parameter(weight.to(torch.empty(0).device))
+                    self.register_parameter(name.replace(".", "/"), slots[key])
+        self._unregistered = (model,)
+        self._computed_in: tuple[torch.device, torch.dtype] | None = None
+
+    def blocks_to_wrap(self) -> list[nn.Module]:
+        return [module for module in self._unregistered[0].modules() if type(module).__name__ in BLOCKS]
+
+    def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        assert self.data is not None
+        model = self._with_weights(x.device)
+        table = _embeddings(self.data)
+        rows = torch.full((len(x),), -1) if labels is None else labels.cpu()  # the last row is "no label"
+        prompt, pooled = (table[name][rows].to(x) for name in ("prompt", "pooled"))
+        if self.base.family == "sd3":
+            output: torch.Tensor = model(x, prompt, pooled, c_noise, return_dict=False)[0]
+            return output
+        sides = [side * self.base.factor for side in x.shape[2:]]
+        ids = x.new_tensor([*sides, 0, 0, *sides]).expand(len(x), -1)  # of an image neither resized nor cropped
+        conditions = {"text_embeds": pooled, "time_ids": ids}
+        output = model(x, c_noise, prompt, added_cond_kwargs=conditions, return_dict=False)[0]
+        return output
+
+    def _with_weights(self, device: torch.device) -> Any:
+        """The base with its weights on `device`, in the precision of autocast there."""
+        model, kind = self._unregistered[0], device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        if self._computed_in != (device, dtype):
+            weights = _weights(self.base.network, device, dtype)
+            if names := {name for *_, name in self._frozen} ^ weights.keys():
+                raise UserError(f"{self.base.network}: its weights do not fit its config.json ({min(names)})")
+            for slots, key, name in self._frozen:
+                slots[key] = weights[name]
+            self._computed_in = device, dtype
+        return model
+
+
+def lora_weights(weights: dict[str, torch.Tensor], base: Base) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint under the names that diffusers' load_lora_weights takes."""
+    named = {name.removeprefix("network.").replace("/", "."): value for name, value in weights.items()}
+    return {f"{base.network.name}.{name}": value for name, value in named.items()}
+
+
+def _structure(base: Base) -> Any:
+    """The base's network without weights."""
+    config = json.loads((base.network / "config.json").read_text(encoding="utf-8"))
+    kind = UNet2DConditionModel if base.family == "sdxl" else SD3Transformer2DModel
+    with torch.device("meta"):
+        return kind.from_config(config).requires_grad_(False).eval()  # type: ignore[no-untyped-call]
+
+
+def _initial(name: str, shape: torch.Size, rank: int, seed: int) -> torch.Tensor:
+    if "lora_B" in name:
+        return torch.zeros(shape, device="cpu")
+    return rng.normal(f"model.lora.{name}", seed, [0], shape)[0] / rank
+
+
+@functools.lru_cache(maxsize=2)  # float32 to sample in, and bf16 to train in
+def _weights(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights of a base's network, by name, shared by all models of this process."""
+    found: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder):
+        found |= load_file(file)
+    return {name: nn.Parameter(value.to(device, dtype), requires_grad=False) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _embeddings(data: Path) -> dict[str, torch.Tensor]:
+    """Text embeddings by label, mapped from the store `data`. Raises UserError where it has none."""
+    try:
+        return load_file(data / EMBEDDINGS)
+    except OSError as error:
+        raise UserError(
+            f"{data / EMBEDDINGS}: cannot be read ({error}); data.path must be a store of latents"
+        ) from None
