@@ -24,13 +24,22 @@ from ambient_sweep.text import command
     help="The images are noisy already, at this noise level or that in this column: write the store of --observed-only.",
 )  # fmt: skip
 @click.option("--from", "origin", type=PATH, help="Take the images from this store of clean images.")
+@click.option(
+    "--latents", "base", type=PATH, metavar="BASE", help="Write latents of these for the diffusers folder BASE."
+)
+@click.option("--caption", metavar="TEXT", help="For --latents: the caption of all images.")
+@click.option(
+    "--captions", type=PATH, metavar="FILE",
+    help="For --latents: a CSV, JSON lines or Parquet file with file_name and text; by default, the captions in the store.",
+)  # fmt: skip
 @click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, in both parts.")
 @click.option("--near", type=click.FloatRange(0, 1), default=0.1, help="Largest distance of near duplicates; 0: exact.")
 @click.option("--verify", type=PATH, metavar="STORE", help="Read STORE and check every byte; write nothing.")
 @as_json
 def prepare(
     out: Path | None, overrides: tuple[str, ...], sigma: float | None, observations: str | None, origin: Path | None,
-    drop_duplicates: bool, near: float, verify: Path | None, as_json: bool,
+    base: Path | None, caption: str | None, captions: Path | None, drop_duplicates: bool, near: float, verify: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Decode a set of images once into the new folder OUT, a store that training maps into memory.
 
@@ -50,6 +59,18 @@ def prepare(
         return
     if out is None or re.match(r"[\w.]+=", str(out)):
         raise UserError("OUT: missing; name the new folder of the store before any KEY=VALUE")
+    if base is None and (caption is not None or captions is not None):
+        raise UserError("--caption, --captions: only --latents reads them; add it, or leave them out")
+    if base is not None:
+        if origin is None or overrides or observations is not None or drop_duplicates:
+            cure = "leave out KEY=VALUE, --observations and --drop-duplicates"
+            raise UserError(
+                f"--latents: takes the images and the split of a store as they are; add --from STORE, {cure}"
+            )
+        if caption is not None and captions is not None:
+            raise UserError("--caption, --captions: say the same; keep one of them")
+        _prepare_latents(out, origin, base, caption, captions, sigma, as_json)
+        return
     values = parse_overrides(overrides, ("data.train_size", "data.heldout_size") if origin else ("data.",))
     if origin is None and values.get("data.source") == "store":
         raise UserError("data.source: to prepare from a store, give it as --from")
@@ -72,6 +93,26 @@ def prepare(
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
     lines = [*summary(out, info), resolved(held), f"a first sweep on it: `{command('init', out)}`"]
     lines = lines if info.observed is None else lines[:-2]
+    tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
+
+
+def _prepare_latents(
+    out: Path, origin: Path, base: Path, caption: str | None, captions: Path | None, sigma: float | None, as_json: bool
+) -> None:
+    import torch
+
+    from ambient_sweep.data.prepare import summary
+    from ambient_sweep.latent.prepare import prepare_latents
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        with terminal(as_json):
+            info = prepare_latents(
+                out, origin, base, caption=caption, captions=captions, observed_sigma=sigma, device=device
+            )
+    except KeyboardInterrupt:
+        raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
+    lines = summary(out, info)
     tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 
 

@@ -92,6 +92,8 @@ def _data_keys(images: Path) -> dict[str, Any]:
         info = read_info(path)
         if info.observed is not None:
             raise UserError(f"{images}: holds noisy observations only; give the store of the clean images")
+        if info.latent is not None:
+            raise UserError(f"{images}: holds latents; begin with search_spaces/sdxl_lora.yaml (docs/latent.md)")
         return store_keys(path, info)
     if not path.is_dir():
         hint = "decode it first: `ambient-sweep prepare STORE data.source=... data.path=...` (docs/data.md)"

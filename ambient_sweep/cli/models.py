@@ -58,6 +58,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     Of a trial, its longest training is taken; of a run, what `best` picks, at the endpoint that it picks.
     """
     from ambient_sweep.cli.places import find_checkpoint
+    from ambient_sweep.evaluation.decoding import coding
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.samples import generate, write_images
     from ambient_sweep.trial.setup import use_device
@@ -70,7 +71,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     device, shape, counts = use_device(config), tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     with terminal(as_json):
         images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
-    write_images(images, out)
+    write_images(coding(config, device)[1](images), out)
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
     tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
 

@@ -27,6 +27,10 @@ def _of_data(c: Config) -> Iterator[str]:
         yield f"data.range: must rise, as in [0, 4095], not {list(c.data.range)}"
     if c.data.range is not None and c.data.source == "digits":
         yield "data.range: the digits have a range of their own; remove it or change data.source"
+    if c.data.channels > 3 and c.data.source != "store":
+        yield f"data.channels: {c.data.channels} are latents, which only a store holds; use 1 or 3, or data.source=store"
+    if c.data.channels > 3 and c.data.flip:
+        yield "data.flip: a mirrored latent is not that of the mirrored image; mirror the images before `prepare --latents`"
     if c.evaluation.path is not None and c.data.source != "store":
         yield "evaluation.path: only data.source=store reads it; remove it, or use a store"
 

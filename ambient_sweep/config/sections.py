@@ -65,7 +65,7 @@ class DataConfig(Section):
     )
     path: str | None = Field(None, description="folder, zip, Parquet file or folder, npy/npz, CIFAR-10 folder, store")
     image_size: int = Field(8, ge=4, le=1024, description="side in pixels; images are resized by area")
-    channels: Literal[1, 3] = Field(1, description="1: grey, 3: RGB")
+    channels: Literal[1, 3, 4, 16] = Field(1, description="1: grey, 3: RGB; 4 and 16: latents, in a store")
     image_column: str = Field("image", description="column (Parquet) or key (npz) of the images")
     label_column: str | None = Field(
         "auto", description="column or key of the class numbers; auto: a column label or class folders, if present"
@@ -148,7 +148,7 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    lr: float = Field(1e-3, ge=0, le=1, description="peak learning rate of AdamW; 0: weights stay as they are")
     schedule: Literal["cosine", "constant", "wsd"] = Field("cosine", description="wsd: constant, then a decay to 0")
     warmup: Fraction = Field(0.05, description="fraction of training over which the learning rate rises from 0")
     decay: Fraction = Field(0.2, description="fraction of training, at its end, over which schedule=wsd decays")

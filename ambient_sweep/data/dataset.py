@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.source import corrupt_line, source_path
 from ambient_sweep.data.sources.table import Table
 from ambient_sweep.data.split import Rows, shortened, split_index, split_notes
-from ambient_sweep.data.store import TEXT_FILE, ObservedInfo, Store, open_store
+from ambient_sweep.data.store import TEXT_FILE, LatentInfo, ObservedInfo, Store, open_store, read_info, store_keys
 from ambient_sweep.errors import UserError
+from ambient_sweep.storage import digest
 
 MOST_IN_MEMORY = 8 * 2**30  # bytes of decoded images; beyond, a store is needed
 
@@ -50,20 +52,30 @@ class ImageData:
         return self.observed is not None and self.observed.elsewhere
 
     @property
+    def latent(self) -> LatentInfo | None:
+        """Where the images come from, if they are latents."""
+        return None if self.store is None else self.store.info.latent
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.train.shape
 
     def trained_on(self) -> dict[str, Any]:
         """What tells these training data from others, as plain JSON types: hashes, None for what there is not."""
-        levels, labels = self.train_sigma, self.train_labels
-        return {
+        levels, labels, latent = self.train_sigma, self.train_labels, self.latent
+        found = {
             "images": self.fingerprint,
             "observed": None if self.observed is None else self.observed.fingerprint,
             "levels": None if levels is None else _hash(np.where(np.isnan(levels), -1, levels).astype("<f4")),
             "labels": None if labels is None else _hash(labels.numpy().astype("<i8")),
             "classes": self.classes,
         }
+        if latent is not None and self.store is not None:
+            found["latent"] = digest(
+                [latent.model_dump(), *sorted(each.sha256 for each in self.store.info.files.values())]
+            )
+        return found
 
     def split(self) -> dict[str, Any]:
         """Which image trains and which is held out, as plain JSON types; of a store, which says so itself, its path."""
@@ -89,21 +101,34 @@ def load_data(config: DataConfig) -> ImageData:
 def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_data) -> ImageData:
     """The clean images that evaluation compares with: the store `evaluation.path` where it is given, else the data.
 
+    Those of latents are the pixels that they were made from.
+
     Raises UserError where there are none, or where those of `evaluation.path` are not the images observed.
     """
     data, path = load(config.data), config.evaluation.path
-    if path is None and data.observed is None:
+    if path is None and data.observed is None and data.latent is None:
         return data
     if path is None:
+        what = "only noisy observations" if data.latent is None else "latents"
         cure = "set evaluation.path=... to a store of the clean images"
-        raise UserError(f"data.path: {config.data.path} holds only noisy observations; {cure}")
-    clean = load(config.data.model_copy(update={"path": path}))
-    if clean.observed is not None:
-        raise UserError(f"evaluation.path: {path} holds noisy observations; give the clean store")
+        raise UserError(f"data.path: {config.data.path} holds {what}; {cure}")
+    keys: dict[str, Any] = {"path": path}
+    if data.latent is not None:  # its images are of another size
+        keys = {
+            key.removeprefix("data."): value for key, value in store_keys(Path(path), read_info(Path(path))).items()
+        }
+    clean = load(config.data.model_copy(update=keys))
+    if clean.observed is not None or clean.latent is not None:
+        what = "latents" if clean.latent is not None else "noisy observations"
+        raise UserError(f"evaluation.path: {path} holds {what}; give the store of the clean images")
     same = clean.fingerprint == data.fingerprint
-    if data.arrived_noisy:  # the hash of their clean images is not known
+    if data.arrived_noisy or data.latent is not None:  # the hash of their clean images is not known, or another
         indices = zip(*((each.train_index, each.heldout_index) for each in (data, clean)), strict=True)
-        same = clean.shape == data.shape and all(torch.equal(*pair) for pair in indices)
+        same = all(torch.equal(*pair) for pair in indices)
+        if data.latent is None:
+            same &= clean.shape == data.shape
+        else:
+            same &= clean.store is not None and clean.store.info.fingerprint == data.latent.pixels
     if not same:
         sizes = f"data.train_size={len(data.train_index)} data.heldout_size={len(data.heldout_index)}"
         raise UserError(
@@ -197,9 +222,12 @@ def _check_keys(config: DataConfig, store: Store) -> None:
 def stored_source(data: ImageData) -> tuple[Source, tuple[Rows, Rows]]:
     """All images of the clean store behind `data`, and which of them train and are held out. Raises UserError."""
     store = data.store
-    if store is None or data.observed is not None:
-        where = "data.path" if store is None else store.path
-        raise UserError(f"{where}: holds only noisy observations; give the store of the clean images")
+    if store is None or data.observed is not None or data.latent is not None:
+        where, what = (
+            "data.path" if store is None else store.path,
+            "latents" if data.latent else "only noisy observations",
+        )
+        raise UserError(f"{where}: holds {what}; give the store of the clean images")
     images, (channels, side, _) = store.images.transpose(0, 2, 3, 1), store.info.shape
     text = Table(str(store.path), len(images), [TEXT] if TEXT_FILE in store.info.files else [], lambda _: store.text())
     source = Source(

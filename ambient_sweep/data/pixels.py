@@ -74,7 +74,7 @@ class Pixels:
 def pixel_lines(pixels: Pixels, sigma_data: float, noisy: bool) -> list[str]:
     """Range, mean and standard deviation, with warnings of images that use little of the range or spread unlike sigma_data.
 
-    noisy: the pixels are observations, which spread more than the images.
+    noisy: the pixels are observations, which spread more than the images. Images of more than three channels are latents.
     """
     each = int(np.prod(pixels.shape))
     chosen = pixels.subset(np.arange(0, len(pixels), max(1, len(pixels) * each // MOST_VALUES)))
@@ -82,10 +82,17 @@ def pixel_lines(pixels: Pixels, sigma_data: float, noisy: bool) -> list[str]:
     lows, highs, sums, squares = torch.tensor(blocks, dtype=torch.float64).T
     low, high, mean = float(lows.min()), float(highs.max()), float(sums.sum()) / (len(chosen) * each)
     std = max(0.0, float(squares.sum()) / (len(chosen) * each) - mean**2) ** 0.5
+    latent = pixels.shape[0] > 3
     lines = [
-        f"pixels on [-1, 1]{', with their noise' if noisy else ''}: from {low:.3g} to {high:.3g}, mean {mean:.3g}, "
-        f"standard deviation {std:.3g}"
+        f"{'latents' if latent else 'pixels on [-1, 1]'}{', with their noise' if noisy else ''}: from {low:.3g} to "
+        f"{high:.3g}, mean {mean:.3g}, standard deviation {std:.3g}"
     ]
+    if latent:
+        if std < 1 / SIGMA_FACTOR or (not noisy and std > SIGMA_FACTOR):
+            lines.append(
+                "warning: latents spread by about 1; the base's VAE has another scaling_factor, or was not trained"
+            )
+        return lines
     if (high - low) / 2 < LEAST_USED:
         lines.append(
             f"warning: the images use {(high - low) / 2:.1%} of the range from black to white; set data.range=[low,high] to "

@@ -25,6 +25,7 @@ from ambient_sweep.data.split import Rows, split_index, split_notes
 from ambient_sweep.errors import UserError
 from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
+from ambient_sweep.text import counted
 
 FIRST_NAMED = 100
 
@@ -227,14 +228,18 @@ def summary(out: Path, info: store.StoreInfo) -> list[str]:
         what = f"noisy observations at sigma {made.sigma:g}{lowest} of {split.train_size:,} training images, no clean image"
         # the sizes too, since the clean store may hold more
         keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma} evaluation.path=..."
+        keys += f" observed.base_sigma={made.sigma}" + (" evaluation.path=..." if info.latent is None else "")
+    if info.latent is not None:
+        what = f"latents, of {counted(len(info.classes), 'caption')}: {what}"
+        keys += " model.kind=lora model.base=... model.conditional=true evaluation.path=..."
     if info.corrupt["count"]:
         first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
         notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
     notes.append(
         f"duplicates {'dropped' if copies['dropped'] else 'found'}: {copies['train_exact']:,} exact and "
         f"{copies['train_near']:,} near copies in the training set, {copies['heldout_exact']:,} exact and "
-        f"{copies['heldout_near']:,} near copies of it among the held-out images ({store.DUPLICATES_FILE})"
+        f"{copies['heldout_near']:,} near copies of it among the held-out images"
+        f"{f' ({store.DUPLICATES_FILE})' if store.DUPLICATES_FILE in info.files else ''}"
     )
     held = copies["heldout_exact"] + copies["heldout_near"]
     if held and not copies["dropped"]:
@@ -244,7 +249,7 @@ def summary(out: Path, info: store.StoreInfo) -> list[str]:
         )
     if copies.get("related"):
         notes.append(f"warning: {copies['related']}")
-    if made is not None and copies["dropped"]:
+    if made is not None and info.latent is None and copies["dropped"]:
         how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
         notes.append(f"evaluation.path: a clean store with the same split, {how}")
     fingerprint = f"fingerprint {info.fingerprint}"

@@ -7,6 +7,8 @@ train_index.npy    int64, the training images by their place in the source, in t
 heldout_index.npy  int64, the same of the held-out images (of which a store of noisy observations holds no more)
 labels.npy, sigma.npy (own noise level, NaN: none), names.json, text.json (captions, null: none): where there are any
 
+A store of latents holds these in place of pixels, as `ambient_sweep.latent.prepare` writes it.
+
 A store is written aside and renamed into place, so that one that is there is whole.
 """
 
@@ -50,6 +52,15 @@ class ObservedInfo(BaseModel, frozen=True, extra="ignore"):  # a secret draw of 
     fingerprint: str  # of the observations themselves
 
 
+class LatentInfo(BaseModel, frozen=True, extra="forbid"):
+    """Where latents come from. Captions are their classes; embeddings.safetensors holds them as text encoders give them."""
+
+    pixels: str  # fingerprint of the store of their images
+    base: str  # `Base.key` and `Base.vae_key` of the base that they are for
+    vae: str
+    factor: int  # pixels per latent pixel, along a side
+
+
 class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     """What store.json says."""
 
@@ -64,6 +75,7 @@ class StoreInfo(BaseModel, frozen=True, extra="forbid"):
     content_sha256: str  # of the clean images of the whole source
     fingerprint: str  # of these and the split; the same in a clean store and in its noisy observations
     observed: ObservedInfo | None
+    latent: LatentInfo | None = None
     source: dict[str, Any]
     corrupt: dict[str, Any]
     passed: dict[str, Any] = {}  # files that are not read, besides the corrupt ones

@@ -18,6 +18,7 @@ from ambient_sweep.config import Distance, EvaluationConfig
 from ambient_sweep.data.evaluation_set import ImageSet, check_alike
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.errors import AmbientSweepError
+from ambient_sweep.evaluation.decoding import Decode, as_pixels
 from ambient_sweep.evaluation.fidelity.frechet import frechet
 from ambient_sweep.evaluation.fidelity.kernel import kid
 from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
@@ -30,6 +31,7 @@ from ambient_sweep.evaluation.required_images import check_counts, trial_measure
 
 SUSPICIOUS = 0.01  # share of held-out images that look like copies of training images, above which the report warns
 BLOCK = 1024  # training images encoded at once for a floor
+DECODED = 64  # samples made images at once
 
 
 @dataclass(frozen=True)
@@ -79,23 +81,28 @@ def _encoded(
     return features, Nearness.of(small, reference.train, similar, reference.similar, device=device)
 
 
-def evaluate(samples: Tensor, reference: Reference, *, device: str = "cpu") -> dict[str, Measure]:
-    """All measures of a trial's samples float [N, C, H, W] in [-1, 1], which are clipped and rounded to 8 bits first.
+def evaluate(
+    samples: Tensor, reference: Reference, *, device: str = "cpu", decode: Decode = as_pixels
+) -> dict[str, Measure]:
+    """All measures of a trial's samples, as `eight_bits` takes them.
 
     Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
-    names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples)
+    names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples, decode)
     features, nearness = _encoded(lambda: [images], len(images), names, reference, device)
     copied = _memorization(nearness, names, reference, device)
     return fidelity(features, names, reference, device) | {name: own for name, (own, _) in copied.items()}
 
 
-def eight_bits(samples: Tensor) -> Tensor:
-    """Samples float [N, C, H, W] in [-1, 1] as uint8. Raises AmbientSweepError where one is not finite."""
+def eight_bits(samples: Tensor, decode: Decode = as_pixels) -> Tensor:
+    """Samples float [N, C, H, W] as images uint8, clipped to [-1, 1] only once they are pixels.
+
+    Raises AmbientSweepError where one is not finite.
+    """
     broken = int((~samples.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise AmbientSweepError(f"{broken} of {len(samples)} samples are not finite; the model has diverged")
-    return to_uint8(samples)
+    return torch.cat([to_uint8(decode(part)) for part in torch.split(samples, DECODED)])
 
 
 class FullEvaluation:

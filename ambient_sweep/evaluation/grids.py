@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from ambient_sweep import rng
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.loss import DenoiserFn
+from ambient_sweep.evaluation.decoding import Decode, as_pixels
 
 Labels = Sequence[tuple[str, str]]
-TILE = 48  # pixels that an image is wide at least; smaller ones are enlarged by a whole factor
+TILE, MOST = 48, 256  # pixels that an image is wide at least, enlarged by a whole factor, and at most
 GAP = 4  # pixels between images
 LABEL = 12  # pixels of a line of text
 PAIRED = 16  # pairs in a row
@@ -23,12 +24,14 @@ LEAST, FACTORS = 0.1, (1, 2, 4, 8)  # noise levels of `denoising_grid`
 
 
 def image_grid(images: torch.Tensor, columns: int, labels: Labels = (), description: str = "") -> bytes:
-    """A PNG file with images [N, C, H, W] in [-1, 1] (C = 1 or 3), clipped, row by row on white.
+    """A PNG file with images [N, C, H, W] in [-1, 1] (C = 1 or 3), clipped, row by row on white; shrunk to MOST pixels.
 
     labels: below each, a text and its colour; description: a text in the file.
     """
     from torchvision.utils import make_grid
 
+    if images.shape[3] > MOST:
+        images = adaptive_avg_pool2d(images, (images.shape[2] * MOST // images.shape[3], MOST))
     factor = max(1, -(-TILE // images.shape[3]))
     large = to_uint8(images.double()).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     large = pad(large, (0, 0, 0, LABEL if labels else 0), value=255)
@@ -57,7 +60,7 @@ def pair_grid(pairs: torch.Tensor, distances: torch.Tensor, heldout: torch.Tenso
 
 
 @torch.no_grad()
-def denoising_grid(denoiser: DenoiserFn, y: torch.Tensor, sigma_n: torch.Tensor) -> bytes:
+def denoising_grid(denoiser: DenoiserFn, y: torch.Tensor, sigma_n: torch.Tensor, decode: Decode = as_pixels) -> bytes:
     """A PNG file: per factor a row of observations at so many times their level, and a row of them denoised.
 
     y [N, C, H, W] has noise levels sigma_n [N], raised to LEAST where they are below; the noise is the same in every call.
@@ -68,4 +71,4 @@ def denoising_grid(denoiser: DenoiserFn, y: torch.Tensor, sigma_n: torch.Tensor)
         sigma = factor * sigma_n.clamp(min=LEAST)
         x = y + (sigma.square() - sigma_n.square()).clamp(min=0).sqrt()[:, None, None, None] * noise
         rows += [x, denoiser(x, sigma)]
-    return image_grid(torch.cat(rows).cpu(), len(y))
+    return image_grid(decode(torch.cat(rows).cpu()), len(y))

@@ -30,6 +30,12 @@ class Measure:
         count, n = int(mask.sum()), len(mask)
         return cls(count / n, *wilson(count, n), n)
 
+    @classmethod
+    def mean(cls, values: "Tensor") -> "Measure":
+        """The mean of [n], with the normal interval."""
+        mean, half = float(values.mean()), Z95 * float(values.std()) / math.sqrt(len(values))
+        return cls(mean, mean - half, mean + half, len(values))
+
     def minus(self, expected: float) -> "Measure":
         """The value and its interval, less what was expected."""
         low, high = (None if end is None else end - expected for end in (self.low, self.high))

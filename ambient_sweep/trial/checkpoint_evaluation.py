@@ -1,7 +1,7 @@
 """A trained model measured in full: its samples, how it denoises, and what an attack extracts from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,17 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.attack.denoising import denoising_gap
 from ambient_sweep.evaluation.attack.extraction import LEAST, Attack, attack, worst_cases
 from ambient_sweep.evaluation.attack.subjects import Subjects
+from ambient_sweep.evaluation.decoding import Decode, coding
 from ambient_sweep.evaluation.evaluator import FullEvaluation, Report, Row, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
+from ambient_sweep.latent.codec import open_codec
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, use_device
 from ambient_sweep.trial.tensorboard import Board
 
+RESTORED = (100, 250, 500, 800)  # timesteps of a base, of 1000, from whose levels latents are restored
 GAP_IMAGES = 1000  # at most, of each of the two sets on which the denoising gap is measured
 
 
@@ -54,7 +57,8 @@ def evaluate_checkpoint(
     pictures of it go there. Raises UserError where the images are too few or not those of its training
     (`data_fingerprint`), and AmbientSweepError where samples are not finite.
     """
-    device, clean = use_device(config), load_clean(config, cached_data)
+    device, data, clean = use_device(config), cached_data(config.data), load_clean(config, cached_data)
+    encode, decode = coding(config, device)
     if clean.fingerprint != data_fingerprint:
         source = config.evaluation.path or config.data.path or config.data.source
         raise UserError(f"{source}: not the images this model was trained with")
@@ -67,17 +71,17 @@ def evaluate_checkpoint(
         raise UserError(f"--attack: needs at least {LEAST} held-out images, there are {len(real.kept)}")
     full = FullEvaluation(real, evaluation, names, device)
     count, seed = config.evaluation.samples, config.evaluation.seed
-    made = generate(config, denoiser, clean.shape, count, seed, device=device, counts=class_counts(config, clean))
+    made = generate(config, denoiser, data.shape, count, seed, device=device, counts=class_counts(config, data))
     reports = {
-        endpoint: full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples).numpy()))
+        endpoint: full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples, decode).numpy()))
         for endpoint, samples in made.items()
     }
-    subjects = _subjects(config, clean, real.kept, GAP_IMAGES)
+    subjects = _subjects(config, clean, real.kept, GAP_IMAGES, encode)
     gap = denoising_gap(denoiser, *subjects, seed=seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     lines: list[str] = []
     if attack_folder is not None:
-        subjects = _subjects(config, clean, real.kept, attack_images)
+        subjects = _subjects(config, clean, real.kept, attack_images, encode)
         attacked, lines = _attacked(denoiser, config, subjects, attack_folder, device)
         model += attacked
     warnings += [line for report in reports.values() for line in report.warnings]
@@ -89,16 +93,24 @@ def evaluate_checkpoint(
     )
 
 
-def _subjects(config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int) -> tuple[Subjects, Subjects]:
-    """At most `most` training and unseen held-out images, drawn by a key, with classes for a conditional model."""
+def _subjects(
+    config: Config, clean: ImageData, unseen: NDArray[np.int64], most: int, encode: Decode
+) -> tuple[Subjects, Subjects]:
+    """At most `most` training and unseen held-out images, drawn by a key, with classes for a conditional model.
+
+    Those of latents are captions, which a store of observations has of the training images alone: then neither has any.
+    """
+    data = cached_data(config.data)
+    owner = clean if data.latent is None else data
+    conditional = config.model.conditional and (data.latent is None or data.observed is None)
 
     def chosen(name: str, images: Pixels, labels: torch.Tensor | None, among: NDArray[np.int64]) -> Subjects:
         rows = among[np.sort(rng.permutation(f"examine.{name}", config.evaluation.seed, 0, len(among))[:most])]
-        given = labels[torch.from_numpy(rows)] if config.model.conditional and labels is not None else None
-        return Subjects(images[rows], given)
+        given = labels[torch.from_numpy(rows)] if conditional and labels is not None else None
+        return Subjects(encode(images[rows]), given)
 
-    train = chosen("train", clean.train, clean.train_labels, np.arange(len(clean.train)))
-    return train, chosen("heldout", clean.heldout, clean.heldout_labels, unseen)
+    train = chosen("train", clean.train, owner.train_labels, np.arange(len(clean.train)))
+    return train, chosen("heldout", clean.heldout, owner.heldout_labels, unseen)
 
 
 def _attacked(
@@ -107,11 +119,15 @@ def _attacked(
     """Rows and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
     stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
     settings = Attack(config.sampling, stop, config.evaluation.seed)
+    if config.model.kind == "lora":
+        sigmas = open_codec(Path(str(config.model.base)), device).base.sigmas
+        noise = tuple(float(f"{sigmas[len(sigmas) * t // 1000]:.3g}") for t in RESTORED)
+        settings = replace(settings, noise=noise)
     rows, lines = [], []
     folder.mkdir(parents=True, exist_ok=True)
     for result in attack(denoiser, *subjects, settings, device=device):
         rows += [Row(name, "memorization", *pair).seeded(settings.seed) for name, pair in result.measures.items()]
-        (folder / f"{result.name}.png").write_bytes(worst_cases(result))
+        (folder / f"{result.name}.png").write_bytes(worst_cases(result, coding(config, device)[1]))
         if result.void:
             lines.append(
                 f"{result.name}: void, restoring is no better than chance: too much noise, or too poor a model"

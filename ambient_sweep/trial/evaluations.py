@@ -16,6 +16,7 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser, given
+from ambient_sweep.evaluation.decoding import coding
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.evaluation.grids import denoising_grid, pair_grid
 from ambient_sweep.evaluation.reference import Reference
@@ -73,7 +74,7 @@ class Evaluator:
             if not records:
                 save(denoiser.state_dict())
                 self._show_denoising(denoiser, images, state.device)
-            shown = samples[:GRID_SAMPLES]
+            shown = coding(config, str(state.device))[1](samples[:GRID_SAMPLES])
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
             pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
             png = pair_grid(pairs, distances, self.reference.heldout.distances[:, 0], config.evaluation.quantile)
@@ -85,7 +86,8 @@ class Evaluator:
     def _show_denoising(self, denoiser: Denoiser, images: int, device: torch.device) -> None:
         y, sigma_n, _, labels = self.observed.read(np.arange(min(DENOISED, len(self.observed))))
         bound = given(denoiser, labels.to(device) if self.counts and labels is not None else None)
-        self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device)))
+        decode = coding(self.recorder.config, str(device))[1]
+        self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device), decode))
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""
@@ -95,7 +97,7 @@ class Evaluator:
     def notes(self) -> dict[str, object]:
         """What a checkpoint or snapshot needs beside config and weights."""
         return {
-            "shape": list(self.clean.shape),
+            "shape": [*self.observed.images.shape[-3:]],
             "data_fingerprint": self.reference.settings.data_fingerprint,
             "classes": len(self.counts),
             "class_counts": list(self.counts),
@@ -136,7 +138,7 @@ def measured(
         if group.rank != 0:
             continue
         begun = time.perf_counter()
-        measures = evaluate(samples, reference, device=device)
+        measures = evaluate(samples, reference, device=device, decode=coding(config, device)[1])
         yield (
             samples,
             EvaluationRecord(

@@ -51,7 +51,7 @@ def read_metadata(names: Sequence[str], read: ReadFile, config: DataConfig) -> t
     def column(name: str) -> Values:
         named = rows
         if labels is not None and listed and name == LABEL:
-            named = {row[FILE_NAME]: row for row in _parsed(labels, f"{config.path}/{LABELS_FILE}")}
+            named = {row[FILE_NAME]: row for row in parsed(labels, f"{config.path}/{LABELS_FILE}")}
         values: list[Any] = [named.get(image, {}).get(name) for image in names]
         numbers = all(re.fullmatch("-?(0|[1-9][0-9]*)", str(value)) for value in values)
         if numbers and name in (LABEL, config.label_column):
@@ -71,7 +71,7 @@ def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read
             raise UserError(f"{root}/{there[0][0]}: lies beside {there[1][0]}; keep one of them")
         for file, data in there:
             where = f"{root}/{file}"
-            found = _parsed(data, where)
+            found = parsed(data, where)
             if not any(FILE_NAME in row for row in found):
                 notes.append(f"{file} is not used: it has no column {FILE_NAME}")
                 continue
@@ -93,7 +93,7 @@ def _folders(names: Sequence[str]) -> list[str]:
     return sorted("" if each == "." else f"{each}/" for each in above)
 
 
-def _parsed(data: bytes, where: str) -> list[Row]:
+def parsed(data: bytes, where: str) -> list[Row]:
     """The rows of a file, None in empty cells."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -17,6 +17,7 @@ from ambient_sweep.config import SamplingConfig
 from ambient_sweep.diffusion.loss import DenoiserFn
 from ambient_sweep.diffusion.sampling import heun, sampling_levels
 from ambient_sweep.evaluation.attack.subjects import Subjects, sigmas_of
+from ambient_sweep.evaluation.decoding import Decode, as_pixels
 from ambient_sweep.evaluation.grids import image_grid
 from ambient_sweep.evaluation.measure import Z95, Measure
 
@@ -56,9 +57,9 @@ class Result:
     """One way of damaging and restoring: errors, measures and pictures of both sets.
 
     name: as in a table, attack_mean_2. errors: of the training images, root mean square over the damaged pixels, [N].
-    measures, each with what held-out images get: `_auc`, the probability that a training image comes back better than a
-    held-out one; `_tpr`, the share of training images restored better than all but 1 % of held-out ones; `_near`, the share
-    restored nearly perfectly.
+    measures, each with what held-out images get: `_error`, the mean error; `_auc`, the probability that a training image
+    comes back better than a held-out one; `_tpr`, the share of training images restored better than all but 1 % of held-out
+    ones; `_near`, the share restored nearly perfectly.
     """
 
     name: str
@@ -96,6 +97,7 @@ def _result(restore: Restore, sigma: float, train: _Restored, heldout: _Restored
         name,
         errors,
         {
+            f"{name}_error": (Measure.mean(errors), Measure.mean(others)),
             f"{name}_auc": (auc(errors, others), None),
             f"{name}_tpr": (Measure.share(errors < least), None),
             f"{name}_near": (Measure.share(errors < NEAR), Measure.share(others < NEAR)),
@@ -124,10 +126,11 @@ def auc(smaller: Tensor, larger: Tensor) -> Measure:
     return Measure(value, max(0.0, value - half), min(1.0, value + half), n)
 
 
-def worst_cases(result: Result) -> bytes:
+def worst_cases(result: Result, decode: Decode = as_pixels) -> bytes:
     """A PNG file: rows of originals, damaged and restored training images, a gap, and the same of held-out images."""
-    shown = result.train[0]
-    return image_grid(torch.cat([*result.train, torch.ones_like(shown), *result.heldout]), len(shown))
+    train, heldout = (torch.cat([*map(decode, each)]) for each in (result.train, result.heldout))
+    shown = len(result.train[0])
+    return image_grid(torch.cat([train, torch.ones_like(train[:shown]), heldout]), shown)
 
 
 def _restored(
@@ -138,7 +141,7 @@ def _restored(
         damaged, hidden = images + level * noise, None
         if restore == "masked":
             hidden = _hidden(images.shape[-2:]).to(device)
-            damaged = torch.where(hidden, noise.clamp(-1, 1), images)
+            damaged = torch.where(hidden, noise, images)
             restored = _inpaint(bound, images, hidden, noise, how)
         elif restore == "mean":
             restored = bound(damaged, sigmas_of(damaged, level))

@@ -15,7 +15,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Subjects:
-    """Clean images float [N, C, H, W] in [-1, 1], and their classes int64 [N] for a conditional model."""
+    """Clean images float [N, C, H, W] in [-1, 1], or their latents, and their classes int64 [N] for a conditional model."""
 
     images: Tensor
     labels: Tensor | None = None

@@ -22,7 +22,7 @@ from ambient_sweep.training.compute import check_compiler
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.trial.setup import check_evaluation, check_trials, keeps_clean, use_device
+from ambient_sweep.trial.setup import cached_data, check_evaluation, check_trials, keeps_clean, use_device
 
 MEASURED_SECONDS, MEASURED_STEPS = 0.5, 100_000  # of training, for each size of batch: until either is reached
 OVERNIGHT = 10 * 3600  # seconds; what a CPU needs beyond is worth a warning
@@ -55,7 +55,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     Raises UserError for what `run_sweep` refuses on this machine; of a cluster in RAY_ADDRESS nothing is known.
     """
     config = sweep.some_config()
-    clean, images = _check_images(configs)
+    images = _check_images(configs)
     if "RAY_ADDRESS" in os.environ:
         return [images, *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
     try:
@@ -64,27 +64,27 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
         raise UserError(f"{error}; if a cluster is to run it, set RAY_ADDRESS") from None
     expected = min(Forecast.of(sweep).images_left(()), plan.images)
     expected += sweep.confirm.top * sweep.confirm.seeds * config.length
-    pace = measure_pace(config, clean)
+    pace = measure_pace(config, cached_data(config.data))
     return [images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
 
 
 def check_single(config: Config) -> list[str]:
     """The same of a single training run. Raises UserError for what `train_single` refuses."""
-    clean, images = _check_images([config])
+    images = _check_images([config])
     use_device(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
-    return [images, _time(config, measure_pace(config, clean), config.length)]
+    return [images, _time(config, measure_pace(config, cached_data(config.data)), config.length)]
 
 
-def _check_images(configs: Sequence[Config]) -> tuple[ImageData, str]:
-    """The clean images and a line on them. Raises UserError where training or evaluation cannot use them."""
+def _check_images(configs: Sequence[Config]) -> str:
+    """A line on the clean images. Raises UserError where training or evaluation cannot use them."""
     if any(config.compute.compile or config.sampling.compile for config in configs):
         check_compiler()
     clean = check_trials(configs)
     check_evaluation(clean, configs[0].evaluation)
     shape = "x".join(map(str, clean.shape))
-    return clean, f"images: {len(clean.train):,} for training and {len(clean.heldout):,} held out, {shape}"
+    return f"images: {len(clean.train):,} for training and {len(clean.heldout):,} held out, {shape}"
 
 
 def measure_pace(config: Config, data: ImageData) -> Pace:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OTHERS = ("observed.", "objective.", "consistency.", "seed")  # keys that clean training does not know or has its own of
 SHARE = 4
+UNTOUCHED = "untouched base"  # label of the trial of `untouched_values`
 
 
 def baseline_values(sweep: "Sweep", seed: int) -> list[dict[str, Any]]:
@@ -28,6 +29,17 @@ def baseline_values(sweep: "Sweep", seed: int) -> list[dict[str, Any]]:
         lengths.setdefault(config.images_at(sum(ends) / 2), sum(ends) / 2)
     clean["evaluation.lengths"] = [lengths[images] for images in sorted(lengths)]
     return [clean, *(clean | drawn for drawn in _draws(sweep))]
+
+
+def untouched_values(sweep: "Sweep") -> dict[str, Any]:
+    """What overlays the base in the trial that measures the pretrained model: a step that leaves all weights as they are.
+
+    LoRA weights begin as no change at all. Without this trial nobody sees what fine-tuning copied.
+    """
+    return {
+        "objective.kind": "denoising", "observed.sigma": sweep.base["observed.base_sigma"], "optimizer.lr": 0.0,
+        "training.images": sweep.base["training.batch_size"], "evaluation.lengths": [1.0],
+    }  # fmt: skip
 
 
 def _draws(sweep: "Sweep") -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from ambient_sweep.config import Config, build_config
 from ambient_sweep.config.sections import Section, Seed
 from ambient_sweep.config.values import read_number
 from ambient_sweep.sweep.space import conditions
-from ambient_sweep.sweep.space.baseline import baseline_values
+from ambient_sweep.sweep.space.baseline import UNTOUCHED, baseline_values, untouched_values
 from ambient_sweep.sweep.space.distributions import Distribution
 
 ConstraintName = Literal["fidelity", "memorization", "parameters", "device_seconds"]
@@ -185,10 +185,12 @@ class Sweep:
         return any(key.startswith("sampling.") or (power and key == "ema.length") for key in self.space)
 
     def fixed_trials(self) -> tuple[SweepTrial, ...]:
-        """The baseline's and the controls' trials, in the order in which they start."""
+        """The baseline's trials, of LoRA the untouched base, and the controls', in the order in which they start."""
         trials = []
         for seed in self.baseline.seeds if self.baseline else ():
             trials += [SweepTrial("baseline", values, "baseline") for values in baseline_values(self, seed)]
+        if self.base["model.kind"] == "lora":
+            trials.append(SweepTrial("control", untouched_values(self), UNTOUCHED))
         for index, control in enumerate(self.controls):
             label = control.label or values_text(control.set) or f"control {index + 1}"
             seeds = [{}] if control.seeds is None else [{"seed": seed} for seed in control.seeds]
