@@ -29,6 +29,8 @@ def _of_data(c: Config) -> Iterator[str]:
         yield "data.range: the digits have a range of their own; remove it or change data.source"
     if c.data.channels > 3 and c.data.source != "store":
         yield f"data.channels: {c.data.channels} are latents, which only a store holds; use 1 or 3, or data.source=store"
+    elif c.data.channels > 3 and c.model.kind != "lora":
+        yield f"model.kind: {c.model.kind} cannot decode latents (data.channels={c.data.channels}); use model.kind=lora"
     if c.data.channels > 3 and c.data.flip:
         yield "data.flip: a mirrored latent is not that of the mirrored image; mirror the images before `prepare --latents`"
     if c.evaluation.path is not None and c.data.source != "store":

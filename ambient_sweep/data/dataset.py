@@ -120,7 +120,7 @@ def load_clean(config: Config, load: Callable[[DataConfig], ImageData] = load_da
     clean = load(config.data.model_copy(update=keys))
     if clean.observed is not None or clean.latent is not None:
         what = "latents" if clean.latent is not None else "noisy observations"
-        raise UserError(f"evaluation.path: {path} holds {what}; give the store of the clean images")
+        raise UserError(f"evaluation.path: {path} holds {what}; give the clean store")
     same = clean.fingerprint == data.fingerprint
     if data.arrived_noisy or data.latent is not None:  # the hash of their clean images is not known, or another
         indices = zip(*((each.train_index, each.heldout_index) for each in (data, clean)), strict=True)

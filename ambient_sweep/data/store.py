@@ -29,7 +29,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.storage import new_folder, sha256
 
 INFO_FILE, IMAGES_FILE, DUPLICATES_FILE = "store.json", "images.bin", "duplicates.json"
-NAMES_FILE, TEXT_FILE = "names.json", "text.json"
+NAMES_FILE, TEXT_FILE, EMBEDDINGS_FILE = "names.json", "text.json", "embeddings.safetensors"
 _DTYPES: dict[Encoding, np.dtype[Any]] = {"uint8": np.dtype("u1"), "unit": np.dtype("<f4"), "signed": np.dtype("<f4")}
 
 

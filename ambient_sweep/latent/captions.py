@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ambient_sweep.data.sources.annotations import TEXT
@@ -16,7 +15,6 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import Base, variant
 from ambient_sweep.terminal import advance
 
-FILE = "embeddings.safetensors"  # in a store of latents
 PART = 32  # captions embedded at once
 
 
@@ -80,16 +78,6 @@ def embed(base: Base, captions: Sequence[str], names: Sequence[str], device: str
         for each in table.values():
             each[-1] = 0
     return table
-
-
-def write_embeddings(folder: Path, table: dict[str, Tensor]) -> None:
-    """Writes what `embed` gives into a store of latents."""
-    save_file(table, folder / FILE)
-
-
-def read_embeddings(store: Store) -> dict[str, Tensor]:
-    """What `write_embeddings` wrote, mapped from the file."""
-    return load_file(store.path / FILE)
 
 
 def _text_encoders(base: Base) -> Any:

@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.latent.base import Base, open_base, variant
+from ambient_sweep.latent.base import Base, variant
 
 PART = 2**20  # pixels of images that the VAE takes at once, or one image
 
@@ -52,6 +51,6 @@ class Codec:
 
 
 @functools.lru_cache(maxsize=1)
-def open_codec(folder: Path, device: str = "cpu") -> Codec:
-    """The codec of the base in `folder`, read once per process. Raises UserError as `open_base` does."""
-    return Codec(open_base(folder), device)
+def codec_of(base: Base, device: str = "cpu") -> Codec:
+    """The codec of a base, read once per process."""
+    return Codec(base, device)

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import save_file
 
 from ambient_sweep import __version__, rng
 from ambient_sweep.data import store
 from ambient_sweep.data.dataset import fingerprint_of
 from ambient_sweep.errors import UserError
+from ambient_sweep.latent import require_extra
 from ambient_sweep.latent.base import Base, open_base
-from ambient_sweep.latent.captions import captions_of, embed, write_embeddings
+from ambient_sweep.latent.captions import captions_of, embed
 from ambient_sweep.latent.codec import Codec
 from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
@@ -29,6 +31,7 @@ def prepare_latents(
     Split and names are those of `origin`; captions, as `captions_of` finds them, are the classes. observed_sigma: writes
     observations of the training images at this level, with noise that nobody can draw again, and no clean latent.
     """
+    require_extra()
     base, info = open_base(folder), store.verify_store(origin)
     images = store.open_store(origin)
     _check_images(origin, info, base)
@@ -52,7 +55,7 @@ def prepare_latents(
                     latents = (latents + observed_sigma * rng.secret_normal(latents.shape)).astype("<f4")
                 file.write(latents.data)
                 advance("encoding images", min(start + BLOCK, len(rows)), len(rows))
-        write_embeddings(new, embeddings)
+        save_file(embeddings, new / store.EMBEDDINGS_FILE)
         indices = {"train_index": images.train_index, "heldout_index": images.heldout_index}
         for name, index in ({"index": images.index[rows[kept]], "labels": labels[kept]} | indices).items():
             np.save(new / f"{name}.npy", index)

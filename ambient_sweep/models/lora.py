@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ambient_sweep import rng
+from ambient_sweep.data.store import EMBEDDINGS_FILE
 from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import Base, weight_files
 from ambient_sweep.models.network import Network
 
-EMBEDDINGS = "embeddings.safetensors"  # in a store of latents: prompt [classes + 1, T, D] and pooled [classes + 1, P]
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock")
 
 
@@ -123,10 +123,13 @@ def _weights(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str
 
 @functools.lru_cache(maxsize=2)
 def _embeddings(data: Path) -> dict[str, torch.Tensor]:
-    """Text embeddings by label, mapped from the store `data`. Raises UserError where it has none."""
+    """`prompt` [classes + 1, T, D] and `pooled` [classes + 1, P] by label, mapped from the store `data`.
+
+    Raises UserError where it has none.
+    """
     try:
-        return load_file(data / EMBEDDINGS)
+        return load_file(data / EMBEDDINGS_FILE)
     except OSError as error:
         raise UserError(
-            f"{data / EMBEDDINGS}: cannot be read ({error}); data.path must be a store of latents"
+            f"{data / EMBEDDINGS_FILE}: cannot be read ({error}); data.path must be a store of latents"
         ) from None

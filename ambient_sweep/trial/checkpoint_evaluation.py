@@ -22,7 +22,7 @@ from ambient_sweep.evaluation.decoding import Decode, coding
 from ambient_sweep.evaluation.evaluator import FullEvaluation, Report, Row, eight_bits
 from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
-from ambient_sweep.latent.codec import open_codec
+from ambient_sweep.models import base_of
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import class_counts, generate
 from ambient_sweep.trial.setup import cached_data, use_device
@@ -120,7 +120,7 @@ def _attacked(
     stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
     settings = Attack(config.sampling, stop, config.evaluation.seed)
     if config.model.kind == "lora":
-        sigmas = open_codec(Path(str(config.model.base)), device).base.sigmas
+        sigmas = base_of(config.model).sigmas
         noise = tuple(float(f"{sigmas[len(sigmas) * t // 1000]:.3g}") for t in RESTORED)
         settings = replace(settings, noise=noise)
     rows, lines = [], []

@@ -21,6 +21,8 @@ from ambient_sweep.evaluation.reference import (
     reference_key,
     save_reference,
 )
+from ambient_sweep.latent.prepare import check_latents
+from ambient_sweep.models import base_of
 from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
@@ -45,9 +47,9 @@ def use_device(config: Config) -> str:
 
 
 def image_lines(config: Config) -> list[str]:
-    """What the images that train are like, for people. Raises UserError where a conditional model cannot use the labels."""
+    """What the images that train are like, for people. Raises UserError where the model cannot use them."""
     data = cached_data(config.data)
-    _check_labels(config, data)
+    _check_model(config, data)
     return [*data.notes, *pixel_lines(data.train, config.model.sigma_data, noisy=data.observed is not None)]
 
 
@@ -57,7 +59,7 @@ def check_trials(configs: Iterable[Config]) -> ImageData:
     data, clean = cached_data(first.data), load_clean(first, cached_data)
     for config in {(c.observed, keeps_clean(c), c.model.conditional): c for c in configs}.values():
         levels(data, config.observed, keeps_clean(config))
-        _check_labels(config, data)
+        _check_model(config, data)
     return clean
 
 
@@ -80,7 +82,9 @@ def preparing(config: Config) -> str:
     return f"preparing what all trials are compared with: held-out images, encoded by {encoders}"
 
 
-def _check_labels(config: Config, data: ImageData) -> None:
+def _check_model(config: Config, data: ImageData) -> None:
+    if config.model.kind == "lora" and data.store is not None:
+        check_latents(data.store.info, base_of(config.model))
     if config.model.conditional and not data.classes:
         reason = data.unlabelled or "the images have no class labels; use model.conditional=false or images with labels"
         raise UserError(f"model.conditional: {reason}")

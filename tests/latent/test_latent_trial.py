@@ -1,0 +1,143 @@
+"""Trials of LoRA on latents: encoded and embedded once, sampled without clipping, decoded, and measured as pixels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_bases import ONE_PROCESS
+
+from ambient_sweep.config import Config, build_config, dump
+from ambient_sweep.data.dataset import load_clean
+from ambient_sweep.data.store import read_info, store_keys
+from ambient_sweep.errors import UserError
+from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.latent.base import open_base
+from ambient_sweep.latent.codec import Codec, codec_of
+from ambient_sweep.sweep.space.definition import Sweep
+from ambient_sweep.training.state import load_model
+from ambient_sweep.trial import setup
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
+from ambient_sweep.trial.records import checkpoint_folder, evaluation_path, read_trial_evaluations
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.samples import class_counts, generate
+
+pytestmark = ONE_PROCESS
+SMALL = {
+    "model": {"kind": "lora", "conditional": True, "rank": 2},
+    "observed.sigma": 0.5,
+    "noise.law": "timesteps",
+    "training": {"images": 16, "batch_size": 4, "records": 2, "checkpoints": 1},
+    "optimizer": {"lr": 0.03, "warmup": 0},
+    "sampling": {"steps": 2, "sigma_max": 14.6, "mode": "fast", "batch_size": 8, "guidance": 2},
+    "evaluation": {"samples": 12, "lengths": [1.0], "extras": [], "quantile": 0.05, "similarity": "fd_pixels"},
+}
+
+
+@pytest.fixture(scope="module")
+def config(latents: Path, pixels: Path, sdxl: Path) -> Config:
+    own = {"model.base": str(sdxl), "evaluation.path": str(pixels)}
+    return build_config(SMALL, store_keys(latents, read_info(latents)), own)
+
+
+@pytest.fixture(scope="module")
+def trained(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """The folder of two trials, and how often what costs much was done for both."""
+    root, done = tmp_path_factory.mktemp("run"), {"encoded": 0, "read": 0, "embedded": 0}
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*values: Any, **more: Any) -> Any:
+            done[name] += 1
+            return function(*values, **more)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Codec, "encode", counted("encoded", Codec.encode))
+        patch.setattr(Codec, "__init__", counted("read", Codec.__init__))
+        patch.setattr("ambient_sweep.latent.captions._text_encoders", counted("embedded", None))
+        codec_of.cache_clear()
+        setup.prepare(config, root)
+        run_trial(config, root, "one")
+        run_trial(build_config(dump(config), {"observed.sigma": 1.0}), root, "two")
+    return root, done
+
+
+def test_a_sweep_encodes_and_embeds_nothing_again_and_reads_the_vae_once(trained: tuple[Path, dict[str, int]]) -> None:
+    assert trained[1] == {"encoded": 0, "read": 1, "embedded": 0}
+
+
+def test_samples_are_decoded_as_they_are_and_measured_as_pixels(
+    trained: tuple[Path, dict[str, int]], config: Config, sdxl: Path
+) -> None:
+    root, _ = trained
+    model, _, notes = load_model(checkpoint_folder(root, "one", 16))
+    data, clean = setup.cached_data(config.data), load_clean(config, setup.cached_data)
+    assert notes["shape"] == [4, 8, 8]
+    latents = generate(config, model, data.shape, 12, 0, counts=class_counts(config, data))
+    codec, reference = Codec(open_base(sdxl)), setup.shared_reference(config, root)
+    assert reference.train.shape[1:] == clean.shape
+    for record in read_trial_evaluations(root, "one"):
+        assert float(latents[record.endpoint].abs().max()) > 1
+        assert evaluate(codec.decode(latents[record.endpoint]), reference) == record.measures
+        with Image.open(evaluation_path(root, "one", 16, record.endpoint, ".png")) as picture:
+            assert picture.mode == "RGB"
+
+
+def test_the_attack_restores_latents_from_the_levels_of_the_base_and_shows_pixels(
+    trained: tuple[Path, dict[str, int]], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ambient_sweep.trial.checkpoint_evaluation.LEAST", 20)
+    monkeypatch.setattr("ambient_sweep.trial.checkpoint_evaluation.GAP_IMAGES", 4)
+    model, _, notes = load_model(checkpoint_folder(trained[0], "one", 16))
+    found = evaluate_checkpoint(
+        model, config, notes["data_fingerprint"], attack_folder=tmp_path / "attack", attack_images=6
+    )
+    rows = {row.name: row for row in found.model}
+    levels = {name.split("_")[2] for name in rows if name.startswith("attack_mean_")}
+    assert levels == {"0.344", "0.696", "1.62", "5.11"}  # timesteps 100, 250, 500 and 800
+    for way in ("mean", "sampling"):
+        row = rows[f"attack_{way}_1.62_error"]
+        assert row.measure.n == 6
+        assert row.null is not None
+        assert row.null.n == 6
+    with Image.open(tmp_path / "attack" / "attack_mean_1.62.png") as picture:
+        assert picture.size == (6 * (48 + 4) + 4, 7 * (48 + 4) + 4)
+    assert {*found.samples["zero"].histograms["pixels"]} == {"edges", "generated", "heldout"}
+
+
+def test_latents_of_the_attack_are_those_of_the_store(config: Config, latents: Path, sdxl: Path) -> None:
+    from ambient_sweep.trial.checkpoint_evaluation import _subjects
+
+    data, clean = setup.cached_data(config.data), load_clean(config, setup.cached_data)
+    train, heldout = _subjects(config, clean, np.arange(24), 24, Codec(open_base(sdxl)).encode)
+    torch.testing.assert_close(train.images, data.train[:])
+    torch.testing.assert_close(heldout.images, data.heldout[:])
+    assert train.labels is not None
+    assert data.train_labels is not None
+    assert train.labels.tolist() == data.train_labels.tolist()
+
+
+def test_the_untouched_base_is_a_trial_of_every_sweep(trained: tuple[Path, dict[str, int]], config: Config) -> None:
+    sweep = Sweep("s", {**dump(config), "seed": 3}, {})
+    (trial,) = sweep.fixed_trials()
+    assert (trial.role, trial.name) == ("control", "untouched base")
+    run_trial(sweep.config_for(trial.values), trained[0], "base", role=trial.role)
+    (record,) = read_trial_evaluations(trained[0], "base")
+    model, _, notes = load_model(checkpoint_folder(trained[0], "base", record.images))
+    assert notes["images"] == 4
+    adapters = {name: weight for name, weight in model.state_dict().items() if "lora_B" in name}
+    assert adapters
+    assert not any(weight.any() for weight in adapters.values())
+    plain = Sweep("s", dump(build_config({"model.kind": "mlp"})), {})
+    assert plain.fixed_trials() == ()
+
+
+def test_other_latents_are_refused_at_set_up(config: Config, pixels: Path) -> None:
+    images = store_keys(pixels, read_info(pixels))
+    with pytest.raises(UserError, match=r"^data\.path: holds images, but model\.kind=lora trains on latents"):
+        setup.check_trials([build_config(dump(config), images)])
+    with pytest.raises(UserError, match=r"model\.kind: mlp cannot decode latents \(data\.channels=4\)"):
+        build_config(dump(config), {"model.kind": "mlp", "model.base": None, "noise.law": "lognormal"})
