@@ -17,8 +17,8 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
     """Write the model in SOURCE (a checkpoint, or a trial's longest training) for others to use, or the tables of runs.
 
     The folder of a model holds model.safetensors, config.yaml and a model card with what was measured; `sample` and
-    `evaluate` take it as it is. The license is left to you, and the config names the path of your images. The tables of
-    runs become, or are added to, a data set partitioned by run.
+    `evaluate` take it as it is, and so does diffusers' load_lora_weights that of LoRA. The license is left to you, and the
+    config names the path of your images. The tables of runs become, or are added to, a data set partitioned by run.
     """
     from ambient_sweep.cli.places import find_checkpoint, find_place
     from ambient_sweep.results.model_card import export_model
@@ -39,5 +39,6 @@ def export(source: tuple[Path, ...], to: str, as_json: bool) -> None:
     check_new("--to", folder, folder=True)
     found, _ = find_checkpoint(source[0], terminal(as_json).line)
     export_model(found, folder.absolute())
-    lines = [f"{to}: model.safetensors, checkpoint.json, config.yaml, README.md; add a license to README.md"]
+    names = ", ".join(sorted(path.name for path in folder.iterdir()))
+    lines = [f"{to}: {names}; add a license to README.md"]
     tell({"checkpoint": str(found), "to": str(folder)}, lines, as_json)

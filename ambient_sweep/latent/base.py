@@ -18,10 +18,9 @@ from ambient_sweep.storage import digest, sha256
 Family = Literal["sdxl", "sd3"]
 Prediction = Literal["noise", "v", "flow"]
 
-FAMILIES: dict[str, tuple[Family, str]] = {  # by the pipeline's class; the second: the folder of the denoising network
-    "StableDiffusionXLPipeline": ("sdxl", "unet"),
-    "StableDiffusion3Pipeline": ("sd3", "transformer"),
-}
+PIPELINES: dict[Family, str] = {"sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline"}
+NETWORKS: dict[Family, str] = {"sdxl": "unet", "sd3": "transformer"}  # folders
+TITLES: dict[Family, str] = {"sdxl": "Stable Diffusion XL", "sd3": "Stable Diffusion 3"}
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "v"}
 WEIGHTS = "diffusion_pytorch_model"
 FEW_STEPS = re.compile(r"turbo|lightning|lcm|hyper|distill|schnell", re.IGNORECASE)
@@ -44,7 +43,16 @@ class Base:
     @property
     def network(self) -> Path:
         """The folder of the denoising network."""
-        return self.folder / next(name for family, name in FAMILIES.values() if family == self.family)
+        return self.folder / NETWORKS[self.family]
+
+    @property
+    def pipeline(self) -> str:
+        """The name of its class in diffusers."""
+        return PIPELINES[self.family]
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.family]
 
     @property
     def vae(self) -> Path:
@@ -79,10 +87,11 @@ def open_base(folder: Path) -> Base:
     does not estimate E[x_0 | x_t] at finite noise levels.
     """
     index = _read(folder, "model_index.json")
-    if (known := FAMILIES.get(index.get("_class_name", ""))) is None:
-        raise UserError(f"{folder}: is a {index.get('_class_name')}; bases are of {' or '.join(FAMILIES)}")
-    family, name = known
-    network, vae, scheduler = folder / name, folder / "vae", folder / "scheduler"
+    kind = index.get("_class_name")
+    family = next((family for family, name in PIPELINES.items() if name == kind), None)
+    if family is None:
+        raise UserError(f"{folder}: is a {kind}; a base is a {' or '.join(PIPELINES.values())}")
+    network, vae, scheduler = folder / NETWORKS[family], folder / "vae", folder / "scheduler"
     config, latents = _read(network, "config.json"), _read(vae, "config.json")
     process = _read(scheduler, "scheduler_config.json")
     for place in (network, vae):
@@ -128,10 +137,11 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     file = folder / name
     if name == "model_index.json" and not file.is_file():
         if folder.is_file():
-            raise UserError(f"{folder}: is a single file; load it by diffusers' from_single_file and save_pretrained")
-        cure = "download it, as with `hf download ID --local-dir FOLDER`, and give its folder"
-        what = "holds no model_index.json, so it is no base" if folder.is_dir() else "is not a folder; for a hub id"
-        raise UserError(f"{folder}: {what}; {cure}" if folder.is_dir() else f"{folder}: {what}, {cure}")
+            cure = "load it by diffusers' from_single_file, and save it by save_pretrained"
+            raise UserError(f"{folder}: is a single file, not a diffusers folder; {cure}")
+        what = "holds no model_index.json" if folder.is_dir() else "not a folder"
+        cure = "give the folder of a whole pipeline; of a model on the hub, the one that `hf download ID --local-dir` fills"
+        raise UserError(f"{folder}: {what}; {cure}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -4,21 +4,25 @@ import shutil
 from pathlib import Path
 
 from jinja2 import StrictUndefined, Template
+from safetensors.torch import load_file, save_file
 
 from ambient_sweep import __version__
 from ambient_sweep.config import write_config
-from ambient_sweep.models import count_parameters
+from ambient_sweep.models import base_of, count_parameters
 from ambient_sweep.storage import new_folder
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.records import EvaluationRecord, read_remeasurements, read_trial_evaluations
 from ambient_sweep.trial.retention import is_of_trial
 
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
+
 
 def export_model(checkpoint: Path, folder: Path) -> None:
     """Writes a checkpoint, its config as config.yaml and a model card, README.md, to the new `folder`, all or nothing.
 
-    The card's values are those in the records of the checkpoint's trial; for one that `average` wrote there are none.
-    Raises UserError for a checkpoint that is missing or damaged.
+    Of LoRA, also the weights as diffusers' load_lora_weights takes them. The card's values are those in the records of the
+    checkpoint's trial; for one that `average` wrote there are none. Raises UserError for a checkpoint that is missing or
+    damaged.
     """
     model, config, notes = load_model(checkpoint)
     evaluations = measured(checkpoint, notes["images"])
@@ -28,6 +32,7 @@ def export_model(checkpoint: Path, folder: Path) -> None:
         config=config,
         notes=notes,
         parameters=count_parameters(model),
+        base=base_of(config.model) if config.model.kind == "lora" else None,
         version=__version__,
         evaluations=evaluations,
         last=max((each.seed for each in evaluations), default=0),
@@ -36,6 +41,11 @@ def export_model(checkpoint: Path, folder: Path) -> None:
         for name in ("model.safetensors", "checkpoint.json"):  # what `sample` and `evaluate` need
             shutil.copyfile(checkpoint / name, aside / name)
         write_config(config, aside / "config.yaml")
+        if config.model.kind == "lora":
+            from ambient_sweep.models.lora import lora_weights  # as load_model did
+
+            weights = lora_weights(load_file(aside / "model.safetensors"), base_of(config.model))
+            save_file(weights, aside / LORA_FILE, {"format": "pt"})
         (aside / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -95,3 +95,25 @@ def sd3(folder: Path, *, seed: int = 0, shift: float = 3.0) -> Path:
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+def pipeline(folder: Path) -> Any:
+    """diffusers' own pipeline of a tiny base."""
+    from diffusers import DiffusionPipeline
+
+    absent = {} if "XL" in (folder / "model_index.json").read_text() else {"text_encoder_3": None, "tokenizer_3": None}
+    loaded = DiffusionPipeline.from_pretrained(folder, **absent)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@torch.no_grad()
+def predicted(
+    pipeline: Any, x: torch.Tensor, t: torch.Tensor, table: dict[str, torch.Tensor], rows: torch.Tensor
+) -> Any:
+    """What the network in diffusers' own pipeline predicts, given text embeddings."""
+    prompt, pooled = table["prompt"][rows], table["pooled"][rows]
+    if hasattr(pipeline, "transformer"):
+        return pipeline.transformer(x, prompt, pooled, t).sample
+    ids = torch.tensor([[2.0 * SIDE, 2 * SIDE, 0, 0, 2 * SIDE, 2 * SIDE]]).expand(len(x), -1)
+    return pipeline.unet(x, t, prompt, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
