@@ -84,6 +84,11 @@ def test_a_written_config_reads_back_equal(tmp_path):
         ({"evaluation.distances": ["fd_pixels", "fd_pixels"]}, ["evaluation.distances", "twice"]),
         ({"training.images": 100}, ["evaluation.lengths", "same step"]),
         ({"model.levels": 5}, ["model.levels", "16"]),
+        ({"model.kind": "lora"}, ["model.base: missing"]),
+        ({"model.base": "b"}, ["model.base: model.kind=unet reads none"]),
+        ({"model.kind": "lora", "model.base": "b"}, ["data.source: digits holds no latents"]),
+        ({"model.targets": ["\ud800"]}, ["model.targets: expected text in UTF-8"]),
+        ({"noise.law": "timesteps"}, ["noise.law", "model.kind=unet has none"]),
         ({"model.kind": "mlp", "compute.channels_last": True}, ["compute.channels_last", "no convolutions"]),
     ],
 )

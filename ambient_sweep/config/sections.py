@@ -44,7 +44,8 @@ class Section(BaseModel):
     @classmethod
     def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
         """Files and the command line give text; its key says whether it is a number."""
-        if isinstance(value, str) and UNWRITABLE.search(value):
+        texts = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(text, str) and UNWRITABLE.search(text) for text in texts):
             raise ValueError("expected text in UTF-8, without control characters")
         kind = cls.model_fields[str(info.field_name)].annotation
         if not isinstance(value, str | bool | list | tuple) or not takes_numbers(kind):

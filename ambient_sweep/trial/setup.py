@@ -1,6 +1,7 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def check_trials(configs: Iterable[Config]) -> ImageData:
     """The clean images of a sweep's configs. Raises UserError for bad ones, and for settings that do not go with them."""
     first, *_ = configs = list(configs)
     data, clean = cached_data(first.data), load_clean(first, cached_data)
-    for config in {(c.observed, keeps_clean(c), c.model.conditional): c for c in configs}.values():
+    for config in {(c.observed, keeps_clean(c), c.model, c.sampling.sigma_max): c for c in configs}.values():
         levels(data, config.observed, keeps_clean(config))
         _check_model(config, data)
     return clean
@@ -84,7 +85,15 @@ def preparing(config: Config) -> str:
 
 def _check_model(config: Config, data: ImageData) -> None:
     if config.model.kind == "lora" and data.store is not None:
-        check_latents(data.store.info, base_of(config.model))
+        base = base_of(config.model)
+        check_latents(data.store.info, base)
+        top = math.floor(100 * base.sigmas[-1]) / 100
+        for key, sigma in (
+            ("observed.sigma", config.observed.sigma),
+            ("sampling.sigma_max", config.sampling.sigma_max),
+        ):
+            if sigma > base.sigmas[-1]:
+                raise UserError(f"{key}: {sigma:g} is above the noise levels of {base.folder}; use {top:g} at most")
     if config.model.conditional and not data.classes:
         reason = data.unlabelled or "the images have no class labels; use model.conditional=false or images with labels"
         raise UserError(f"model.conditional: {reason}")

@@ -141,3 +141,10 @@ def test_other_latents_are_refused_at_set_up(config: Config, pixels: Path) -> No
         setup.check_trials([build_config(dump(config), images)])
     with pytest.raises(UserError, match=r"model\.kind: mlp cannot decode latents \(data\.channels=4\)"):
         build_config(dump(config), {"model.kind": "mlp", "model.base": None, "noise.law": "lognormal"})
+
+
+def test_noise_levels_above_those_of_the_base_are_refused_at_set_up(config: Config) -> None:
+    for key, value in (("observed.sigma", 14.7), ("sampling.sigma_max", 80)):
+        bad = build_config(dump(config), {"sampling.sigma_max": 20, key: value})
+        with pytest.raises(UserError, match=rf"^{key}: {value} is above the noise levels of .*; use 14\.61 at most$"):
+            setup.check_trials([bad])

@@ -334,7 +334,7 @@ def test_a_value_out_of_a_knobs_range_is_found(tmp_path: Path) -> None:
 
 
 def test_a_bad_base_is_not_blamed_on_a_corner(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"small\.yaml: optimizer\.lr: must be above 0"):
+    with pytest.raises(UserError, match=r"small\.yaml: optimizer\.lr: must be at least 0"):
         check_space(load_sweep(write(tmp_path, MINIMAL), {"optimizer.lr": -1}))
 
 
