@@ -25,7 +25,7 @@ from ambient_sweep.evaluation.fidelity.manifold import manifold_measures
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.evaluation.memorization.copies import mem_ratio, thumbnails
 from ambient_sweep.evaluation.memorization.measures import Nearness, memorization
-from ambient_sweep.evaluation.memorization.similarity import Histograms, histograms
+from ambient_sweep.evaluation.memorization.similarity import FIXED, Histograms, histograms
 from ambient_sweep.evaluation.reference import RealImages, Reference
 from ambient_sweep.evaluation.required_images import check_counts, trial_measures
 
@@ -84,14 +84,23 @@ def _encoded(
 def evaluate(
     samples: Tensor, reference: Reference, *, device: str = "cpu", decode: Decode = as_pixels
 ) -> dict[str, Measure]:
-    """All measures of a trial's samples, as `eight_bits` takes them.
+    """The measures of `evaluated` alone."""
+    return evaluated(samples, reference, device=device, decode=decode)[0]
+
+
+def evaluated(
+    samples: Tensor, reference: Reference, *, device: str = "cpu", decode: Decode = as_pixels
+) -> tuple[dict[str, Measure], Histograms | None]:
+    """All measures of a trial's samples, as `eight_bits` takes them, and their similarities in FIXED bins, where measured.
 
     Keys: `trial_measures`. Deterministic. Raises AmbientSweepError where samples are not finite.
     """
     names, images = trial_measures(reference.config, reference.heldout), eight_bits(samples, decode)
     features, nearness = _encoded(lambda: [images], len(images), names, reference, device)
     copied = _memorization(nearness, names, reference, device)
-    return fidelity(features, names, reference, device) | {name: own for name, (own, _) in copied.items()}
+    found = fidelity(features, names, reference, device) | {name: own for name, (own, _) in copied.items()}
+    mine, theirs = nearness.similarities, reference.heldout.similarities
+    return found, None if mine is None or theirs is None else histograms(mine, theirs, FIXED)
 
 
 def eight_bits(samples: Tensor, decode: Decode = as_pixels) -> Tensor:

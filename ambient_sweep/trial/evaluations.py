@@ -17,7 +17,7 @@ from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser, given
 from ambient_sweep.evaluation.decoding import coding
-from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.evaluator import evaluated
 from ambient_sweep.evaluation.grids import denoising_grid, pair_grid
 from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.models import Shape
@@ -138,7 +138,7 @@ def measured(
         if group.rank != 0:
             continue
         begun = time.perf_counter()
-        measures = evaluate(samples, reference, device=device, decode=coding(config, device)[1])
+        measures, similarities = evaluated(samples, reference, device=device, decode=coding(config, device)[1])
         yield (
             samples,
             EvaluationRecord(
@@ -151,6 +151,7 @@ def measured(
                 measures=measures,
                 fidelity=config.evaluation.fidelity,
                 memorization=config.evaluation.memorization,
+                similarities=similarities,
             ),
         )
 

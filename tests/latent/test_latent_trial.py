@@ -16,6 +16,8 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.latent.codec import Codec, codec_of
+from ambient_sweep.results.export import build_tables
+from ambient_sweep.results.report import pictures
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial import setup
@@ -148,3 +150,23 @@ def test_noise_levels_above_those_of_the_base_are_refused_at_set_up(config: Conf
         bad = build_config(dump(config), {"sampling.sigma_max": 20, key: value})
         with pytest.raises(UserError, match=rf"^{key}: {value} is above the noise levels of .*; use 14\.61 at most$"):
             setup.check_trials([bad])
+
+
+def test_the_report_shows_similarity_beside_held_out_images_and_the_untouched_base(
+    trained: tuple[Path, dict[str, int]], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = trained
+    sweep = Sweep("s", dump(config), {})
+    run_trial(sweep.config_for(sweep.fixed_trials()[0].values), root, "untouched", role="control")
+    drawn: list[dict[str, list[float]]] = []
+    place = "ambient_sweep.evaluation.memorization.similarity.histogram_picture"
+    monkeypatch.setattr(place, lambda counts, title: drawn.append(counts) or b"png")
+    rows = build_tables(root)
+    (chosen,) = [row for row in rows.evaluations.to_pylist() if (row["trial_id"], row["endpoint"]) == ("one", "zero")]
+    assert pictures.similarity_picture(root, chosen, rows.trials.to_pylist()) == "data:image/png;base64,cG5n"
+    (counts,) = drawn
+    assert sum(counts["generated"]) == sum(counts["untouched base"]) == 12
+    assert sum(counts["heldout"]) == 24
+    (own,) = read_trial_evaluations(root, "untouched")
+    assert own.similarities is not None
+    assert (counts["untouched base"], counts["edges"]) == (own.similarities["generated"], own.similarities["edges"])

@@ -16,7 +16,8 @@ from ambient_sweep.evaluation.memorization.copies import null_threshold
 from ambient_sweep.evaluation.neighbours import nearest
 
 BINS = 50
-Histograms = dict[str, list[float]]  # counts of images, "generated" and "heldout", between the same "edges"
+FIXED = 0.0  # lowest edge of histograms that are compared with others
+Histograms = dict[str, list[float]]  # counts of images, "generated", "heldout" or others, between the same "edges"
 
 
 def normalised(features: Tensor) -> Tensor:
@@ -43,22 +44,25 @@ def sim_excess(similarities: Tensor, heldout: Tensor, quantile: float) -> Measur
     return Measure.share(distances <= 0).minus(float((others <= 0).double().mean()))
 
 
-def histograms(generated: Tensor, heldout: Tensor) -> Histograms:
-    """Of similarities [N] and [M], in bins of equal width from the lowest one to 1."""
-    lowest = float(min(generated.min(), heldout.min(), torch.tensor(0.99)))
+def histograms(generated: Tensor, heldout: Tensor, lowest: float | None = None) -> Histograms:
+    """Of similarities [N] and [M], in bins of equal width from `lowest`, by default the lowest one, to 1; clipped."""
+    if lowest is None:
+        lowest = float(min(generated.min(), heldout.min(), torch.tensor(0.99)))
     edges = np.linspace(lowest, 1 + 1e-9, BINS + 1)
-    counts = [np.histogram(each.cpu().numpy(), edges)[0].tolist() for each in (generated, heldout)]
+    counts = [np.histogram(each.cpu().clamp(min=lowest).numpy(), edges)[0].tolist() for each in (generated, heldout)]
     return {"edges": edges.tolist(), "generated": counts[0], "heldout": counts[1]}
 
 
 def histogram_picture(counts: Histograms, title: str) -> bytes:
-    """Both histograms as shares, a PNG file."""
+    """The histograms as shares, a PNG file."""
     from matplotlib.figure import Figure
 
     figure, buffer = Figure(figsize=(7, 4), layout="constrained"), io.BytesIO()
     axes = figure.subplots()
-    for name in ("heldout", "generated"):
-        axes.stairs(np.array(counts[name]) / sum(counts[name]), counts["edges"], fill=True, alpha=0.5, label=name)
+    for name in sorted({*counts} - {"edges"}, reverse=True):
+        fill = name in ("heldout", "generated")
+        shares = np.array(counts[name]) / sum(counts[name])
+        axes.stairs(shares, counts["edges"], fill=fill, alpha=0.5 if fill else 1, label=name)
     axes.set(xlabel=f"similarity to the nearest training image ({title})", ylabel="share of images")
     axes.legend()
     figure.savefig(buffer, format="png", dpi=120)

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from ambient_sweep.object_store import with_urls
 from ambient_sweep.results.frontier.select import Choice
 from ambient_sweep.results.report.document import NO_IMPORTANCE, Importance, document, provenance
+from ambient_sweep.results.report.pictures import similarity_picture
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import Tables
 from ambient_sweep.storage import write_atomic
@@ -54,6 +55,7 @@ def write_report(
         hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + again) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
+        similarity=similarity_picture(root, choice.row, trials) if choice else None,
         command=command("train", best_file),
         provenance=provenance(tables.trials),
         data=document(root, tables, choice.row if choice else None, searched, importance),

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from ambient_sweep.results.frontier.candidates import PLACE, Row
-from ambient_sweep.trial.records import evaluation_path
+from ambient_sweep.results.tables import schema
+from ambient_sweep.trial.records import evaluation_path, read_evaluation, read_trial_evaluations
 
 WIDTH = 900  # pixels
 TOTAL = 2 << 20  # bytes of all pictures of a page, as base64
@@ -24,6 +25,26 @@ def inline_pictures(root: Path, rows: list[Row]) -> list[dict[str, str] | None]:
         trial_id, images, endpoint = (row[name] for name in PLACE)
         pictures.append(None if spent else _picture(evaluation_path(root, trial_id, images, endpoint, ".png")))
     return pictures
+
+
+def similarity_picture(root: Path, chosen: Row, trials: list[Row]) -> str | None:
+    """How similar the chosen model's samples are to training images, beside held-out images and the untouched base of LoRA.
+
+    A data URL; None where similarity was not measured.
+    """
+    from ambient_sweep.evaluation.memorization.similarity import histogram_picture  # imports torch
+
+    images, endpoint = chosen[schema.IMAGES], chosen[schema.ENDPOINT]
+    path = evaluation_path(root, chosen[schema.TRIAL_ID], images, endpoint)
+    counts = read_evaluation(path).similarities if path.exists() else None
+    if counts is None:
+        return None
+    untouched = [row[schema.TRIAL_ID] for row in trials if row["model.kind"] == "lora" and row["optimizer.lr"] == 0]
+    for record in (record for trial_id in untouched for record in read_trial_evaluations(root, trial_id)):
+        if record.similarities is not None:
+            counts = {**counts, "untouched base": record.similarities["generated"]}
+    png = histogram_picture(counts, str(chosen["evaluation.similarity"]))
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _picture(path: Path) -> dict[str, str] | None:
