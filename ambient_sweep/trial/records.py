@@ -88,9 +88,7 @@ class EvaluationRecord:
     fidelity: str  # which measure is the first objective
     memorization: str  # which measure is the second objective
     checkpoint: str  # relative to root
-    similarities: dict[str, list[float]] | None = (
-        None  # histograms, of samples and held-out images
-    )
+    similarities: dict[str, list[float]] | None = None  # histograms, of samples and held-out images
 
     def __post_init__(self) -> None:
         for name in (self.fidelity, self.memorization):
