@@ -64,11 +64,8 @@ class LoRA(Network):
         return [module for module in self._unregistered[0].modules() if type(module).__name__ in BLOCKS]
 
     def forward(self, x: torch.Tensor, c_noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        assert self.data is not None
-        model = self._with_weights(x.device)
-        table = _embeddings(self.data)
-        rows = torch.full((len(x),), -1) if labels is None else labels.cpu()  # the last row is "no label"
-        prompt, pooled = (table[name][rows].to(x) for name in ("prompt", "pooled"))
+        prompt, pooled = self._given(x, labels)
+        (model,) = self._unregistered
         if self.base.family == "sd3":
             output: torch.Tensor = model(x, prompt, pooled, c_noise, return_dict=False)[0]
             return output
@@ -78,18 +75,22 @@ class LoRA(Network):
         output = model(x, c_noise, prompt, added_cond_kwargs=conditions, return_dict=False)[0]
         return output
 
-    def _with_weights(self, device: torch.device) -> Any:
-        """The base with its weights on `device`, in the precision of autocast there."""
-        model, kind = self._unregistered[0], device.type
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would trace the reading of files and miss the caches
+    def _given(self, x: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """prompt [N,T,D] and pooled [N,P] for x. The base has weights on its device afterwards, in autocast's precision."""
+        kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        if self._computed_in != (device, dtype):
-            weights = _weights(self.base.network, device, dtype)
+        if self._computed_in != (x.device, dtype):
+            weights = _weights(self.base.network, x.device, dtype)
             if names := {name for *_, name in self._frozen} ^ weights.keys():
                 raise UserError(f"{self.base.network}: its weights do not fit its config.json ({min(names)})")
             for slots, key, name in self._frozen:
                 slots[key] = weights[name]
-            self._computed_in = device, dtype
-        return model
+            self._computed_in = x.device, dtype
+        assert self.data is not None
+        table = _embeddings(self.data)
+        rows = torch.full((len(x),), -1) if labels is None else labels.cpu()  # the last row is "no label"
+        return table["prompt"][rows].to(x), table["pooled"][rows].to(x)
 
 
 def lora_weights(weights: dict[str, torch.Tensor], base: Base) -> dict[str, torch.Tensor]:

@@ -16,26 +16,27 @@ from ambient_sweep.training.state import load_model, save_model
 pytestmark = ONE_PROCESS
 
 
-@pytest.fixture(params=["sdxl", "sd3"])
+@pytest.fixture(scope="module", params=["sdxl", "sd3"])
 def family(request):
     return request.param
 
 
-@pytest.fixture
-def exported(family, request, tmp_path):
+@pytest.fixture(scope="module")
+def exported(family, request, tmp_path_factory):
     """The folder of a short training's model, as `export` writes it; its base and its text embeddings."""
-    base, data = request.getfixturevalue(family), embeddings(tmp_path / "data", family)
+    place = tmp_path_factory.mktemp("exported")
+    base, data = request.getfixturevalue(family), embeddings(place / "data", family)
     config = lora_config(base, data, {"optimizer.lr": 0.1})
     state = new_state(config, latents(family))
     list(train(config, latents(family), state))
     extra = {"data_fingerprint": "0123456789abcdef", "classes": CAPTIONS}
-    save_model(tmp_path / "c", state.averages.main(), config, 16, SHAPES[family], extra)
-    good("export", tmp_path / "c", "--to", tmp_path / "out")
-    return tmp_path / "out", base, load_file(data / "embeddings.safetensors")
+    save_model(place / "c", state.averages.main(), config, 16, SHAPES[family], extra)
+    good("export", place / "c", "--to", place / "out")
+    return place / "out", base, load_file(data / "embeddings.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+@pytest.mark.parametrize("family", ["sdxl"], indirect=True, scope="module")
 def test_samples_of_diffusers_with_the_exported_weights_are_our_samples(exported):
     """By diffusers' own pipeline and Heun scheduler, with guidance; its levels are not those of whole timesteps."""
     from diffusers import HeunDiscreteScheduler
