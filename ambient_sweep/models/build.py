@@ -19,11 +19,13 @@ from ambient_sweep.models.unet import UNet
 Shape = tuple[int, int, int]
 
 
-@functools.lru_cache(maxsize=8)
 def base_of(config: ModelConfig) -> Base:
-    """The base of a config with model.kind=lora. Raises UserError as `open_base` does, naming the key."""
+    """The base of a config with model.kind=lora, opened once per process. Raises UserError as `open_base` does."""
     with errors_of("model.base"):
-        return open_base(Path(str(config.base)))
+        return _opened(Path(str(config.base)))
+
+
+_opened = functools.lru_cache(maxsize=2)(open_base)  # whose keys take long to compute
 
 
 @functools.lru_cache(maxsize=64)

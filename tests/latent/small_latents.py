@@ -39,7 +39,7 @@ def lora_config(base: Path, data: Path, *changes: dict[str, object]) -> Config:
         "data": {"source": "store", "path": str(data)},
         "noise.law": "timesteps",
         "observed.sigma": 0.7,
-        "training": {"images": 16, "batch_size": 2, "records": 4},
+        "training": {"images": 8, "batch_size": 2, "records": 2},
         "consistency.batch_share": 0.5,
         "evaluation.lengths": [1.0],
         "optimizer.lr": 1e-2,

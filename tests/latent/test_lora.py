@@ -72,7 +72,7 @@ def test_training_changes_the_adapters_alone_and_resumes_to_the_bit(config, fami
     assert open_base(base).key == key
 
     half = new_state(config, observed)
-    with closing(train(config, observed, half, interrupted=lambda: half.images >= 10)) as part:
+    with closing(train(config, observed, half, interrupted=lambda: half.images >= 6)) as part:
         list(part)
     half.save(tmp_path / "state")
     assert sum(file.stat().st_size for file in (tmp_path / "state").iterdir()) < 1e6
@@ -137,7 +137,7 @@ def test_a_checkpoint_holds_the_adapters_and_is_the_model(config, family, tmp_pa
     state = new_state(config, latents(family))
     list(train(config, latents(family), state))
     extra = {"data_fingerprint": "f", "classes": CAPTIONS}
-    save_model(tmp_path / "c", state.averages.main(), config, 16, SHAPES[family], extra)
+    save_model(tmp_path / "c", state.averages.main(), config, 8, SHAPES[family], extra)
     tensors, _ = read_tensors(tmp_path / "c", "model", "cpu", meta_name="checkpoint")
     assert sum(value.numel() for value in tensors.values()) == LORA[family]
     model, _, _ = load_model(tmp_path / "c")

@@ -30,7 +30,7 @@ def exported(family, request, tmp_path_factory):
     state = new_state(config, latents(family))
     list(train(config, latents(family), state))
     extra = {"data_fingerprint": "0123456789abcdef", "classes": CAPTIONS}
-    save_model(place / "c", state.averages.main(), config, 16, SHAPES[family], extra)
+    save_model(place / "c", state.averages.main(), config, 8, SHAPES[family], extra)
     good("export", place / "c", "--to", place / "out")
     return place / "out", base, load_file(data / "embeddings.safetensors")
 
