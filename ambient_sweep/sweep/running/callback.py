@@ -17,7 +17,7 @@ from ambient_sweep.sweep.running.faults import Kind, Restarts, describe, failure
 from ambient_sweep.sweep.running.progress import Progress
 from ambient_sweep.sweep.running.signals import StopRequest
 from ambient_sweep.sweep.running.tuning import WithoutState, ending_the_sweep, trial_of
-from ambient_sweep.sweep.running.workers import UnnotedSlots, release_workers
+from ambient_sweep.sweep.running.workers import WorkerSlots
 from ambient_sweep.sweep.search.search import SweepSearch
 from ambient_sweep.sweep.space.definition import Sweep, SweepTrial
 from ambient_sweep.sweep.space.file import SWEEP_FILE
@@ -34,7 +34,7 @@ class SweepCallback(WithoutState, tune.Callback):
         self, sweep: Sweep, root: Path, search: SweepSearch, progress: Progress, stop: StopRequest, restarts: Restarts
     ) -> None:
         self._sweep, self._root, self._search, self._progress, self.stop = sweep, root, search, progress, stop
-        self._restarts, self._unnoted = restarts, UnnotedSlots(root, sweep.some_config().resources)
+        self._restarts, self._slots = restarts, WorkerSlots(root, sweep.some_config().resources)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.stop.check()
@@ -42,7 +42,7 @@ class SweepCallback(WithoutState, tune.Callback):
         (self._root / SWEEP_FILE).stat()  # before anything is written where storage is away
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        release_workers(self._root, trial_of(trial).trial_id)  # of an attempt that died
+        self._slots.begin(trial_of(trial).trial_id)
         self._progress.trial_started(trial_of(trial))
 
     def on_trial_result(
@@ -54,7 +54,7 @@ class SweepCallback(WithoutState, tune.Callback):
     @ending_the_sweep
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours = trial_of(trial)
-        release_workers(self._root, ours.trial_id)
+        self._slots.end(ours.trial_id)
         if self._search.is_paused(ours.trial_id):
             self._progress.trial_paused(ours)
             return
@@ -66,7 +66,7 @@ class SweepCallback(WithoutState, tune.Callback):
     @ending_the_sweep
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         ours, (kind, cause) = trial_of(trial), worst(failure_of(trial))
-        release_workers(self._root, ours.trial_id)
+        self._slots.end(ours.trial_id)
         if kind == Kind.STORAGE:
             raise cause
         if (restart := self._restarts.plan(ours.trial_id, kind)) is not None:
@@ -80,7 +80,7 @@ class SweepCallback(WithoutState, tune.Callback):
         self._end(ours, reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._unnoted.release()
+        self._slots.release_unnoted()
         self._status()
         self._progress.check_patience(self._sweep.search.patience)
 
@@ -99,7 +99,7 @@ class SweepCallback(WithoutState, tune.Callback):
                 self.stopped(trial)
                 self._end(trial, None)
         for trial in self._search.trials.values():
-            release_workers(self._root, trial.trial_id)
+            self._slots.end(trial.trial_id)
         for trial in self._search.trials.values():
             config = self._sweep.config_for(trial.values)
             mark(self._root, trial, config, "stopped", f"{INTERRUPTED}; `ambient-sweep resume` continues it")

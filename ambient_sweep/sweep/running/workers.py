@@ -4,6 +4,7 @@ Rank 0 writes every evaluation to the folder, so a lost process loses nothing.
 """
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -33,7 +34,7 @@ from ambient_sweep.trial.run import run_trial
 
 PLACEMENT_GROUP = "placement_group"  # file with the id of what the workers hold of the cluster
 POLL_SECONDS = 1.0
-UNNOTED_SECONDS = 180  # Ray Train gives workers 60 to start
+UNNOTED_SECONDS, UNNOTED_LOOK_SECONDS = 180, 10  # Ray Train gives workers 60 to start
 LOOK_SECONDS = 5.0  # between two looks at an object store, whether to stop
 EVALUATION_SECONDS = 24 * 3600  # at most; Ray notices at once when a worker dies
 
@@ -92,46 +93,63 @@ def stop_file(root: Path, trial_id: str) -> Path:
     return trial_folder(root, trial_id) / "stop"
 
 
-def release_workers(root: Path, trial_id: str) -> None:
-    """Gives back what a trial's workers hold of the cluster, if anything.
+class WorkerSlots:
+    """What the workers of a sweep's trials hold of the cluster, given back when an attempt has ended.
 
     Ray's own cleaner does so where it finds the cluster and lives: not beside a second cluster on the machine, and not where
-    the trial's processes died together with it.
-    """
-    file = trial_folder(root, trial_id) / PLACEMENT_GROUP
-    fetch(file)
-    if file.exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(file.read_text())))
-        remove(file)
-
-
-class UnnotedSlots:
-    """Slots of this sweep of which no trial has noted that its workers hold them.
-
-    A controller that is killed between reserving them and starting the workers leaves them reserved for ever.
+    the trial's processes died together with it. Workers note the id of their placement group in the trial's folder. One that
+    a controller asked for before it died is in no note: it was there before all attempts began that may yet note theirs.
     """
 
     def __init__(self, root: Path, need: ResourcesConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._clock, self._since, self._looked = root, clock, dict[str, float](), clock()
+        self._root, self._clock, self._looked = root, clock, clock()
         self._bundles = [worker_bundle(need)] * need.workers
+        self._began, self._seen, self._created = dict[str, float](), dict[str, float](), dict[str, float]()
 
-    def release(self) -> None:
-        """Gives back those that have been there for longer than workers take to start; looks now and then."""
-        now = self._clock()
-        if now - self._looked < UNNOTED_SECONDS / 6 or len(self._bundles) == 1:  # which a trial's own process holds
+    def begin(self, trial_id: str) -> None:
+        """An attempt of a trial begins; what an earlier one held is given back."""
+        self.end(trial_id)
+        self._look()
+        self._began[trial_id] = self._clock()
+
+    def end(self, trial_id: str) -> None:
+        """No attempt of a trial is running."""
+        self._began.pop(trial_id, None)
+        file = self._note(trial_id)
+        fetch(file)
+        if file.exists():
+            _release(file.read_text())
+            remove(file)
+
+    def release_unnoted(self) -> None:
+        """Gives back, now and then, what attempts that are over asked for."""
+        if self._clock() - self._looked > UNNOTED_LOOK_SECONDS:
+            self._look()
+
+    def _look(self) -> None:
+        if len(self._bundles) == 1:  # which a trial's own process holds
             return
-        self._looked, ours = now, ray.get_runtime_context().get_job_id()
         fetch_folder(self._root / "trials", f"/{PLACEMENT_GROUP}")
         noted = {file.read_text() for file in self._root.glob(f"trials/*/{PLACEMENT_GROUP}")}
-        found = [
-            group_id for group_id, group in placement_group_table().items()
-            if group["state"] == "CREATED" and group_id.endswith(ours) and group_id not in noted
-            and list(group["bundles"].values()) == self._bundles
-        ]  # fmt: skip
-        self._since = {group_id: self._since.get(group_id, now) for group_id in found}
-        for group_id, since in self._since.items():
-            if now - since > UNNOTED_SECONDS:
-                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
+        ours, now = ray.get_runtime_context().get_job_id(), self._clock()
+        states = {
+            group_id: group["state"] for group_id, group in placement_group_table().items()
+            if group_id.endswith(ours) and group["state"] != "REMOVED" and list(group["bundles"].values()) == self._bundles
+        }  # fmt: skip
+        self._looked, unnoted = now, states.keys() - noted
+        self._seen = {group_id: self._seen.get(group_id, now) for group_id in unnoted}
+        self._created = {key: self._created.get(key, now) for key in unnoted if states[key] == "CREATED"}
+        first = min((began for key, began in self._began.items() if not self._note(key).exists()), default=math.inf)
+        for group_id, seen in self._seen.items():
+            if seen < first or now - self._created.get(group_id, now) > UNNOTED_SECONDS:
+                _release(group_id)
+
+    def _note(self, trial_id: str) -> Path:
+        return trial_folder(self._root, trial_id) / PLACEMENT_GROUP
+
+
+def _release(group_id: str) -> None:
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
 
 
 def fit_with_workers(job: Job) -> None:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import ray
+from processes import wait_until
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from small_sweeps import small_sweep
 
 from ambient_sweep.config import ResourcesConfig
 from ambient_sweep.storage import write_atomic
 from ambient_sweep.sweep.checks.doctor import Answer, _node, _token, answer, examine
 from ambient_sweep.sweep.running.cluster import nodes_for, release_jobs, room, this_job
-from ambient_sweep.sweep.running.workers import PLACEMENT_GROUP, UnnotedSlots
+from ambient_sweep.sweep.running.workers import PLACEMENT_GROUP, UNNOTED_SECONDS, WorkerSlots
 from ambient_sweep.trial.records import trial_folder
 
 WELL = Answer({"python": "3.11.1", "torch": "2.14"}, 100.0, "", 2**40, "", "12.4", 1)
@@ -140,25 +141,40 @@ def test_what_a_dead_driver_of_a_sweep_reserved_is_given_back(ray_head: None) ->
 
 
 @pytest.mark.xdist_group("ray")
-def test_slots_of_this_sweep_that_no_trial_has_noted_are_given_back_once_its_workers_must_have_started(
-    ray_head: None, tmp_path: Path
-) -> None:
+def test_slots_that_an_attempt_asked_for_and_never_noted_are_given_back(ray_head: None, tmp_path: Path) -> None:
     need, now = ResourcesConfig(workers=2, cpus=0.4), [0.0]
-    slots = UnnotedSlots(tmp_path, need, lambda: now[0])
-    noted, lost, other = (placement_group([{"CPU": cpus}] * 2) for cpus in (0.4, 0.4, 0.1))
-    ray.get([group.ready() for group in (noted, lost, other)])
-    write_atomic(trial_folder(tmp_path, "a") / PLACEMENT_GROUP, noted.id.hex().encode())
+    slots, groups = WorkerSlots(tmp_path, need, lambda: now[0]), dict[str, PlacementGroup]()
+
+    def ask(name: str, cpus: float = 0.4) -> None:
+        groups[name] = placement_group([{"CPU": cpus}] * 2)
+        wait_until(lambda: groups[name].id.hex() in placement_group_table())
 
     def held() -> set[str]:
-        return {key for key, group in placement_group_table().items() if group["state"] == "CREATED"}
+        now[0] += 11
+        slots.release_unnoted()
+        table = placement_group_table()
+        return {name for name, group in groups.items() if table[group.id.hex()]["state"] != "REMOVED"}
 
-    before, ours = held(), {group.id.hex() for group in (noted, lost, other)}
-    for seconds in (60, 200, 240):
-        now[0] = seconds
-        slots.release()
-        assert held() == before
-    now[0] = 271
-    slots.release()
-    assert before - held() == {lost.id.hex()} < ours
-    for group in (noted, other):
+    ask("of another kind", 0.1)
+    slots.begin("a")
+    ask("of a's first attempt")
+    ask("waiting", 64)
+    assert held() == groups.keys()
+    now[0] += 11
+    slots.begin("a")
+    ask("of a's second")
+    assert held() == {"of another kind", "of a's second"} | {"waiting"}, "its bundles are others"
+    write_atomic(trial_folder(tmp_path, "a") / PLACEMENT_GROUP, groups["of a's second"].id.hex().encode())
+    now[0] += UNNOTED_SECONDS
+    assert "of a's second" in held()
+    slots.begin("b")
+    ask("of b")
+    ray.get(groups["of b"].ready(), timeout=30)
+    slots.begin("c")
+    assert "of b" in held(), "b may note it yet"
+    now[0] += UNNOTED_SECONDS
+    assert held() == {"of another kind", "of a's second", "waiting"}, "no worker takes that long to start"
+    slots.end("a")
+    assert held() == {"of another kind", "waiting"}
+    for group in groups.values():
         remove_placement_group(group)
