@@ -163,6 +163,8 @@ def test_paths_of_a_file_and_of_the_command_line_become_absolute(tmp_path, monke
     (tmp_path / "c.yaml").write_text("data: {source: folder, path: photos, image_size: 8}\n")
     assert load_config(Path("c.yaml")).data.path == str(tmp_path / "photos")
     assert load_config(Path("c.yaml"), {"data.path": "others"}).data.path == str(tmp_path / "others")
+    (tmp_path / "l.yaml").write_text("data: {source: store, path: s}\nmodel: {kind: lora, base: sdxl}\n")
+    assert load_config(Path("l.yaml")).model.base == str(tmp_path / "sdxl")
 
 
 def test_a_model_preset_sets_what_is_not_given_beside_it_and_a_later_layer_single_keys():

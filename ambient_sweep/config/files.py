@@ -20,7 +20,7 @@ from ambient_sweep.object_client import TAKEN
 from ambient_sweep.storage import write_atomic
 
 # workers run in another directory
-PATH_KEYS = ("data.path", "evaluation.path", "evaluation.weights_folder", "evaluation.encoder_file")
+PATH_KEYS = ("data.path", "evaluation.path", "evaluation.weights_folder", "evaluation.encoder_file", "model.base")
 MAPPING, LIST, WHOLE = "expected a mapping of keys to values", "expected a list in brackets", "expected a whole number"
 NUMBER, SWITCH = "expected a number", "expected true or false"
 PLAIN = {  # by pydantic's types of errors

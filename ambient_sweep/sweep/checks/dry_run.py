@@ -14,6 +14,7 @@ from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.observed import observe
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
+from ambient_sweep.models import base_of
 from ambient_sweep.sweep.forecast import Forecast
 from ambient_sweep.sweep.running.preflight import concurrent_trials, preflight, this_machine
 from ambient_sweep.sweep.space.definition import Sweep
@@ -57,7 +58,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     config = sweep.some_config()
     images = _check_images(configs)
     if "RAY_ADDRESS" in os.environ:
-        return [images, *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
+        return [*images, *unresolved(config.evaluation), "the cluster in RAY_ADDRESS: not asked"]
     try:
         plan = preflight(sweep, this_machine(), Path.cwd())
     except UserError as error:
@@ -65,7 +66,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     expected = min(Forecast.of(sweep).images_left(()), plan.images)
     expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, cached_data(config.data))
-    return [images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
+    return [*images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
 
 
 def check_single(config: Config) -> list[str]:
@@ -74,17 +75,21 @@ def check_single(config: Config) -> list[str]:
     use_device(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
-    return [images, _time(config, measure_pace(config, cached_data(config.data)), config.length)]
+    return [*images, _time(config, measure_pace(config, cached_data(config.data)), config.length)]
 
 
-def _check_images(configs: Sequence[Config]) -> str:
-    """A line on the clean images. Raises UserError where training or evaluation cannot use them."""
+def _check_images(configs: Sequence[Config]) -> list[str]:
+    """Lines on the clean images, and on noise levels as timesteps of a base. Raises UserError for what cannot be used."""
     if any(config.compute.compile or config.sampling.compile for config in configs):
         check_compiler()
     clean = check_trials(configs)
     check_evaluation(clean, configs[0].evaluation)
     shape = "x".join(map(str, clean.shape))
-    return f"images: {len(clean.train):,} for training and {len(clean.heldout):,} held out, {shape}"
+    lines = [f"images: {len(clean.train):,} for training and {len(clean.heldout):,} held out, {shape}"]
+    if configs[0].model.kind == "lora":
+        base, levels = base_of(configs[0].model), sorted({config.observed.sigma for config in configs} - {0.0})
+        lines.append("observed.sigma: " + ", ".join(f"{level:g} = t {base.timestep(level):.0f}" for level in levels))
+    return lines
 
 
 def measure_pace(config: Config, data: ImageData) -> Pace:
