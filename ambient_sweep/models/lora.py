@@ -45,18 +45,17 @@ class LoRA(Network):
                     "to_v, to_out.0"
                 )
         model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
-        self._frozen: list[tuple[dict[str, Any], str, str]] = []  # where each weight of the base goes
+        self._frozen: list[tuple[nn.Module, str, str]] = []  # where each weight of the base goes
         for place, module in model.named_modules():
-            for slots in (module._parameters, module._buffers):
-                for key in [key for key, value in slots.items() if value is not None]:
-                    name = f"{place}.{key}" if place else key
-                    if "lora_" not in name:
-                        self._frozen.append((slots, key, name.replace(".base_layer", "")))
-                        continue
-                    name = name.replace(".default", "")
-                    weight = _initial(name, slots[key].shape, rank, seed)
-                    slots[key] = nn.Parameter(weight.to(torch.empty(0).device))
-                    self.register_parameter(name.replace(".", "/"), slots[key])
+            for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                name = f"{place}.{key}" if place else key
+                if "lora_" not in name:
+                    self._frozen.append((module, key, name.replace(".base_layer", "")))
+                    continue
+                name = name.replace(".default", "")
+                weight = nn.Parameter(_initial(name, value.shape, rank, seed).to(torch.empty(0).device))
+                setattr(module, key, weight)
+                self.register_parameter(name.replace(".", "/"), weight)
         self._unregistered = (model,)
         self._computed_in: tuple[torch.device, torch.dtype] | None = None
 
@@ -84,8 +83,8 @@ class LoRA(Network):
             weights = _weights(self.base.network, x.device, dtype)
             if names := {name for *_, name in self._frozen} ^ weights.keys():
                 raise UserError(f"{self.base.network}: its weights do not fit its config.json ({min(names)})")
-            for slots, key, name in self._frozen:
-                slots[key] = weights[name]
+            for module, key, name in self._frozen:
+                setattr(module, key, weights[name])
             self._computed_in = x.device, dtype
         assert self.data is not None
         table = _embeddings(self.data)
