@@ -43,7 +43,19 @@ def forward_flops(config: Config, shape: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops())
 
 
-def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
+def timed(config: Config, observed: ObservedImages, state: TrainState, warmup: int) -> tuple[float, str]:
+    """Images per second of a run after `warmup` steps, and the device's peak memory there."""
+    begun, began, cuda = config.training.batch_size * warmup, 0.0, state.device.type == "cuda"
+    for record in train(config, observed, state, stops=frozenset({begun})):
+        if record.images == begun:  # a record waits for the device
+            began = time.perf_counter()
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+    speed = (config.length - begun) / (time.perf_counter() - began)
+    return speed, f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if cuda else "-"
+
+
+def measure(preset: str, batch: int, compiled: bool, device: str) -> tuple[str, ...]:
     """One row of the table."""
     config = config_of(preset, batch, compiled)
     shape = (3, config.data.image_size, config.data.image_size)
@@ -51,21 +63,14 @@ def measure(preset: str, batch: int, compiled: bool, device: str) -> str:
     observed = ObservedImages(torch.from_numpy(pixels), torch.full((len(pixels),), 0.2))
     state = TrainState.create(config, shape, device)
     flops = 3 * forward_flops(config, shape)
-    began = 0.0
-    for record in train(config, observed, state, stops=frozenset({batch * WARMUP})):
-        if record.images == batch * WARMUP:  # a record waits for the device
-            began = time.perf_counter()
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-    speed = batch * COUNTED / (time.perf_counter() - began)
-    memory, share = "-", "-"
+    speed, memory = timed(config, observed, state, WARMUP)
+    share = "-"
     if device == "cuda":
-        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         peak = next((peak for name, peak in PEAKS.items() if name in torch.cuda.get_device_name()), None)
         share = "unknown peak" if peak is None else f"{speed * flops / peak:.0%}"
     parameters = count_parameters(state.denoiser) / 1e6
     mode = "yes" if compiled else "no"
-    return f"| {preset} ({parameters:.1f} M) | {batch} | {mode} | {speed:,.0f} | {memory} | {share} |"
+    return f"{preset} ({parameters:.1f} M)", str(batch), mode, f"{speed:,.0f}", memory, share
 
 
 def main(given: list[str] | None = None) -> None:
@@ -82,7 +87,8 @@ def main(given: list[str] | None = None) -> None:
     )
     for preset in words.presets:
         for compiled in (False,) if words.no_compile else (False, True):
-            print(measure(preset, words.batch, compiled, words.device), flush=True)
+            row = measure(preset, words.batch, compiled, words.device)
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

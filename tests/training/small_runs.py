@@ -1,5 +1,6 @@
 """Small runs on mixtures and made-up images, for the tests of the trainer."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -82,3 +83,24 @@ def distance(first: TrainState, second: TrainState) -> float:
     """|| a - b || / || b || over all weights."""
     a, b = (torch.cat([p.detach().flatten() for p in s.denoiser.parameters()]) for s in (first, second))
     return float((a - b).norm() / b.norm())
+
+
+DIT = BASE | {"model": {"kind": "dit", "width": 16, "blocks": 2, "patch": 2, "head_width": 8}}
+NETWORKS = {"mlp": (BASE, observations), "unet": (UNET, lambda: pictures(32)), "dit": (DIT, lambda: pictures(32))}
+LENGTH = {"training.images": 16 * 30}
+
+
+@functools.cache
+def plain_run(network: str, device: str = "cpu") -> tuple[TrainState, list[Record]]:
+    config, observed = build_config(NETWORKS[network][0], LENGTH), NETWORKS[network][1]()
+    return run(config, observed, new_state(config, observed, device=device))
+
+
+def compared(network: str, knob: dict[str, object], device: str = "cpu") -> tuple[float, float]:
+    """Relative distance of the weights after 30 steps to those of the plain path, and the largest of the losses'."""
+    plain, records = plain_run(network, device)
+    config, observed = build_config(NETWORKS[network][0], LENGTH, knob), NETWORKS[network][1]()
+    other, others = run(config, observed, new_state(config, observed, device=device))
+    losses = max(abs(a.loss / b.loss - 1) for a, b in zip(others, records, strict=True))
+    assert distance(new_state(config, observed, device=device), plain) > 0.03  # it has learnt something by then
+    return distance(other, plain), losses

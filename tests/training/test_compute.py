@@ -1,35 +1,13 @@
 """How steps are computed changes them within the tolerances that docs/training.md states, and what fails is one line."""
 
-import functools
-
 import pytest
 import torch
-from small_runs import BASE, UNET, distance, new_state, observations, pictures, run
+from small_runs import BASE, NETWORKS, compared, observations, run
 from torch._inductor import config as inductor
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training import compute
-
-STEPS = 30
-LENGTH = {"training.images": 16 * STEPS}
-DIT = BASE | {"model": {"kind": "dit", "width": 16, "blocks": 2, "patch": 2, "head_width": 8}}
-NETWORKS = {"mlp": (BASE, observations), "unet": (UNET, lambda: pictures(32)), "dit": (DIT, lambda: pictures(32))}
-
-
-@functools.cache
-def plain_run(network):
-    return run(build_config(NETWORKS[network][0], LENGTH), NETWORKS[network][1]())
-
-
-def compared(network, knob):
-    """Relative distance of the weights after STEPS steps to those of the plain path, and the largest of the losses'."""
-    base, observed = NETWORKS[network][0], NETWORKS[network][1]()
-    plain, records = plain_run(network)
-    other, others = run(build_config(base, LENGTH, knob), observed)
-    losses = max(abs(a.loss / b.loss - 1) for a, b in zip(others, records, strict=True))
-    assert distance(new_state(plain.config, observed), plain) > 0.03  # it has learnt something by then
-    return distance(other, plain), losses
 
 
 @pytest.mark.parametrize("network", NETWORKS)
