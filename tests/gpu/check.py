@@ -25,15 +25,15 @@ from pathlib import Path
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # CUDA must not start before a part's own process does
 import gpu_parts as parts
 import torch
-from gpu_parts import ENCODERS, KNOBS, PRESETS, Row, Setting, Size
+from gpu_parts import ENCODERS, KNOBS, PRESETS, Row, Setting
 from sampling import COMPILED, WAYS
+from sdxl_size import Size, true_size
 
 from ambient_sweep.latent import EXTRA
 from ambient_sweep.provenance import code_revision, versions
 
-SECONDS, PART = 480, 150  # of all parts, and of one at most
+SECONDS, PART = 480, 200  # of all parts, and of one at most
 FORK = multiprocessing.get_context("fork")  # parts need not import torch again
-LATENT = (*EXTRA, "tokenizers")
 
 SPEED, SAMPLING, SDXL, CHECKS = "Training speed", "Sampling speed", "LoRA on a UNet of SDXL's size", "Checks"
 TABLES: dict[str, Row] = {  # the columns of each
@@ -76,7 +76,7 @@ def _sampling_speed(ways: dict[str, dict[str, object]]) -> Part:
 
 def _true_size(*sizes: Size) -> Part:
     labels = tuple((str(batch), kind, "yes" if checkpointing else "no") for batch, kind, checkpointing in sizes)
-    return Part(SDXL, labels, functools.partial(parts.true_size, sizes=sizes), LATENT)
+    return Part(SDXL, labels, functools.partial(true_size, sizes=sizes), EXTRA)
 
 
 PLAIN, BOTH = "ambient", "ambient_consistency"
@@ -84,15 +84,15 @@ PARTS: dict[str, Part] = {  # in the order in which they run: those that compile
     "trial": _checks(
         parts.pixel_trial,
         "a trial with `resources.gpus=1`: training, sampling, evaluation",
-        "the trial interrupted half way and resumed: the same bits",
         "the trial on a CPU: weights within 5e-3",
+        "the trial interrupted half way and resumed: the same bits",
     ),
     "lora trial": _checks(
         parts.latent_trial,
         "a LoRA trial on latents in bf16, on a tiny SDXL",
-        "the LoRA trial interrupted half way and resumed: the same bits",
         "the LoRA trial on a CPU: weights within 5e-3",
-        needs=LATENT,
+        "the LoRA trial interrupted half way and resumed: the same bits",
+        needs=EXTRA,
     ),
     "lora size": _true_size(*((batch, kind, True) for batch in (1, 2, 4) for kind in (PLAIN, BOTH))),
     "lora size, plain": _true_size(*((batch, PLAIN, False) for batch in (1, 2, 4))),
@@ -101,8 +101,8 @@ PARTS: dict[str, Part] = {  # in the order in which they run: those that compile
     "neighbours": _checks(parts.neighbours, "nearest neighbours: the same bits as on a CPU"),
     "stages": _checks(
         parts.stages,
-        "a forked trial: the same bits as an unforked one",
         "stages made on a CPU are not used on a GPU",
+        "a forked trial: the same bits as an unforked one",
     ),
     "encoders": _checks(parts.encoders, *(f"`{distance}`: features within 1e-4 of a CPU's" for distance in ENCODERS)),
     "workers": _checks(parts.workers, "two workers with nccl: weights within 1e-5 of one worker's"),
@@ -157,10 +157,13 @@ def run(name: str, part: Part, device: str, tiny: bool, out: Path, seconds: floa
             setting = Setting(device, tiny, Path(folder))
             process = FORK.Process(target=work, args=(part, setting, out, errors.fileno()))
             process.start()
-            process.join(min(seconds, PART))
-            late = process.is_alive()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.join(min(seconds, PART))
+            finally:
+                late = process.is_alive()
+                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.join()
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip()
@@ -213,7 +216,7 @@ def main(words: list[str] | None = None) -> None:
     if asked.table is None:
         end = time.monotonic() + SECONDS
         asked.out.mkdir(parents=True, exist_ok=True)
-        if asked.device == "cpu" and not _missing(LATENT):
+        if asked.device == "cpu" and not _missing(EXTRA):
             import_module("ambient_sweep.models.lora")  # once for all parts; under CUDA it might start that here
         for name in asked.parts:
             run(name, PARTS[name], asked.device, asked.tiny, asked.out, end - time.monotonic())

@@ -1,14 +1,11 @@
 """What the tables of docs/gpu.md say, part by part: a part yields the cells of its rows, each as soon as it is known."""
 
-import contextlib
-import functools
 import itertools
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,7 +40,6 @@ from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.setup import prepare
 
 Row = tuple[str, ...]
-Size = tuple[int, str, bool]  # batch, objective, activation checkpointing
 
 PRESETS = ("unet-32", "unet-64")
 KNOBS: dict[str, tuple[dict[str, object], float, float]] = {  # keys, bounds of weights and losses
@@ -60,20 +56,10 @@ ENCODERS = {  # and the packages that they need
 }  # fmt: skip
 UNET = {"model": {"kind": "unet", "levels": 2, "width": 8}, "sampling.steps": 2, "training.images": 640}
 LORA = {
-    "model": {"kind": "lora", "conditional": True, "rank": 2},
-    "observed.sigma": 0.5,
-    "noise.law": "timesteps",
+    "model": {"kind": "lora", "conditional": True, "rank": 2}, "observed.sigma": 0.5, "noise.law": "timesteps",
     "training": {"images": 32, "batch_size": 4, "records": 2, "checkpoints": 2},
     "sampling": {"steps": 2, "sigma_max": 14.6, "guidance": 2},
     "evaluation": {"samples": 12, "lengths": [1.0], "extras": [], "quantile": 0.05},
-}
-SDXL = {  # unet/config.json of stable-diffusion-xl-base-1.0, as far as it is not diffusers' default; 2,567 M weights
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048, "in_channels": 4, "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "layers_per_block": 2,
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "sample_size": 128,
-    "projection_class_embeddings_input_dim": 2816, "transformer_layers_per_block": [1, 2, 10],
-    "use_linear_projection": True,
 }  # fmt: skip
 
 
@@ -123,11 +109,12 @@ def sampling_speed(s: Setting, ways: dict[str, dict[str, object]]) -> Iterator[R
 def tolerances(s: Setting, names: tuple[str, ...]) -> Iterator[Row]:
     """Against the plain path; at tiny sizes with an MLP, where it has what is asked for."""
     shrink(s)
-    for knob, *bounds in map(KNOBS.get, names):
+    for name in names:
+        knob, *bounds = KNOBS[name]
         network = "mlp" if s.tiny and "compute.channels_last" not in knob else "unet"
         found = small_runs.compared(network, knob, s.device)
         within = all(value <= bound for value, bound in zip(found, bounds, strict=True))
-        yield judged(within, "weights {:.0e}, losses {:.0e} from the plain path".format(*found))
+        yield judged(within, "weights {:.0e}, losses {:.0e} away".format(*found))
 
 
 def trained(config: Config, root: Path, steps: int = 0) -> TrialRecord:
@@ -150,16 +137,13 @@ def outcome(root: Path) -> tuple[torch.Tensor, float]:
 def trial(s: Setting, config: Config) -> Iterator[Row]:
     record = trained(config, s.folder / "whole")
     yield judged(record.status == "completed", f"{record.device}, {record.device_seconds:.1f} s")
+    trained(build_config(config.model_dump(), {"resources.gpus": 0}), s.folder / "cpu")
+    (mine, fidelity), (theirs, on_cpu) = outcome(s.folder / "whole"), outcome(s.folder / "cpu")
+    apart = float((mine - theirs).norm() / theirs.norm())
+    yield judged(apart < 5e-3, f"weights {apart:.0e}, fidelity {abs(fidelity / on_cpu - 1):.0e} away")
     trained(config, s.folder / "again", config.steps // 2)
     assert_same(s.folder / "again", "t", s.folder / "whole")
     yield judged(True, "same bits")
-    mine, fidelity = outcome(s.folder / "whole")
-    trained(build_config(config.model_dump(), {"resources.gpus": 0}), s.folder / "cpu")
-    theirs, on_cpu = outcome(s.folder / "cpu")
-    apart = float((mine - theirs).norm() / theirs.norm())
-    yield judged(
-        apart < 5e-3, f"weights {apart:.0e}, fidelity {abs(fidelity / on_cpu - 1):.0e} from those of a CPU run"
-    )
 
 
 def pixel_trial(s: Setting) -> Iterator[Row]:
@@ -183,15 +167,15 @@ def latent_trial(s: Setting) -> Iterator[Row]:
 def stages(s: Setting) -> Iterator[Row]:
     config, other = small(s.gpus), small(s.gpus, {"consistency.weight": 3.0})
     root, elsewhere, alone = (s.folder / name for name in ("root", "elsewhere", "alone"))
-    trained(other, alone)
-    for place, first in ((root, config), (elsewhere, small())):
+    forked = []
+    for place, first in ((elsewhere, small()), (root, config)):
         prepare(first, place)
         run_trial(first, place, "first", stages=Stages(place))
-    record = run_trial(other, root, "second", stages=Stages(root))
+        forked.append(run_trial(other, place, "second", stages=Stages(place)).forked_at)
+    yield judged((forked[0] == 0) == (s.device == "cuda"), f"forked at {forked[0]} images")
+    trained(other, alone)
     assert_same(root, "second", alone)
-    yield judged(record.forked_at == 960, f"same bits, forked at {record.forked_at} images")
-    record = run_trial(other, elsewhere, "second", stages=Stages(elsewhere))
-    yield judged((record.forked_at == 0) == (s.device == "cuda"), f"forked at {record.forked_at} images")
+    yield judged(forked[1] == 960, f"same bits, forked at {forked[1]} images")
 
 
 def group_worker(rank: int, s: Setting) -> None:
@@ -211,10 +195,10 @@ def workers(s: Setting) -> Iterator[Row]:
         return
     torch.multiprocessing.start_processes(group_worker, (s,), nprocs=2, start_method="fork")
     config, observed = build_config(small_runs.BASE), small_runs.observations()
-    apart = small_runs.distance(
-        small_runs.loaded(s.folder / "together", config, observed), small_runs.run(config, observed)[0]
-    )
-    yield judged(apart < 1e-5, f"weights {apart:.0e} from one worker's on a CPU")
+    alone, _ = small_runs.run(config, observed, small_runs.new_state(config, observed, device=s.device))
+    alone.denoiser.cpu()
+    apart = small_runs.distance(small_runs.loaded(s.folder / "together", config, observed), alone)
+    yield judged(apart < 1e-5, f"weights {apart:.0e} away")
 
 
 def sweep(s: Setting) -> Iterator[Row]:
@@ -271,51 +255,4 @@ def encoders(s: Setting) -> Iterator[Row]:
             continue
         mine, theirs = (built.encode(distance, [images], 32, device, to="cpu") for device in (s.device, "cpu"))
         apart = float((mine - theirs).norm() / theirs.norm())
-        yield judged(apart < 1e-4, f"features {apart:.0e} from those on a CPU")
-
-
-# -- a UNet of SDXL's size --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def random_base(s: Setting) -> Iterator[Path]:
-    """A base with SDXL's config whose weights are drawn on the device, in the precision asked for."""
-    import tiny_bases
-
-    from ambient_sweep.latent.base import open_base
-    from ambient_sweep.models import lora
-
-    folder = tiny_bases.sdxl(s.folder / "base")
-    if not s.tiny:
-        (folder / "unet" / "config.json").write_text(json.dumps(SDXL))
-
-    @functools.cache
-    def drawn(network: Path, device: torch.device, dtype: torch.dtype) -> dict[str, torch.nn.Parameter]:
-        shapes = lora._structure(open_base(network.parent)).state_dict()
-        empty = {name: torch.empty(each.shape, device=device, dtype=dtype) for name, each in shapes.items()}
-        return {name: torch.nn.Parameter(each.normal_(std=0.02), requires_grad=False) for name, each in empty.items()}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lora, "_weights", drawn)
-        yield folder
-
-
-def true_size(s: Setting, sizes: tuple[Size, ...]) -> Iterator[Row]:
-    from safetensors.torch import save_file
-    from small_latents import CAPTIONS, latents, lora_config
-
-    side, tokens, width, pooled = (16, 7, 32, 16) if s.tiny else (128, 77, 2048, 1280)
-    observed = replace(latents("sdxl"), images=torch.randn(8, 4, side, side))
-    table = {"prompt": torch.randn(CAPTIONS + 1, tokens, width), "pooled": torch.randn(CAPTIONS + 1, pooled)}
-    warmup, counted = (1, 2) if s.tiny else (4, 20)
-    with random_base(s) as base:
-        save_file(table, s.folder / "embeddings.safetensors")
-        for batch, kind, checkpointing in sizes:
-            config = lora_config(base, s.folder, {
-                "objective.kind": kind, "consistency": {"start": 0.0, "batch_share": 0.15},
-                "training": {"images": batch * (warmup + counted), "batch_size": batch, "records": 1},
-                "compute": {"precision": "bf16", "activation_checkpointing": checkpointing}, "optimizer.lr": 1e-4,
-            })  # fmt: skip
-            state = small_runs.new_state(config, observed, device=s.device)
-            speed, memory = throughput.timed(config, observed, state, warmup)
-            yield memory, f"{batch / speed:.3f}"
+        yield judged(apart < 1e-4, f"features {apart:.0e} away")
