@@ -118,7 +118,7 @@ class WorkerSlots:
         file = self._note(trial_id)
         fetch(file)
         if file.exists():
-            _release(file.read_text())
+            _release(file.read_text(errors="replace"))
             remove(file)
 
     def release_unnoted(self) -> None:
@@ -130,7 +130,7 @@ class WorkerSlots:
         if len(self._bundles) == 1:  # which a trial's own process holds
             return
         fetch_folder(self._root / "trials", f"/{PLACEMENT_GROUP}")
-        noted = {file.read_text() for file in self._root.glob(f"trials/*/{PLACEMENT_GROUP}")}
+        noted = {file.read_text(errors="replace") for file in self._root.glob(f"trials/*/{PLACEMENT_GROUP}")}
         ours, now = ray.get_runtime_context().get_job_id(), self._clock()
         states = {
             group_id: group["state"] for group_id, group in placement_group_table().items()
@@ -149,7 +149,9 @@ class WorkerSlots:
 
 
 def _release(group_id: str) -> None:
-    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
+    """Gives a placement group back, if the cluster knows it: not one of an earlier cluster, or a damaged note."""
+    if group_id in placement_group_table():
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group_id)))
 
 
 def fit_with_workers(job: Job) -> None:

@@ -176,5 +176,7 @@ def test_slots_that_an_attempt_asked_for_and_never_noted_are_given_back(ray_head
     assert held() == {"of another kind", "of a's second", "waiting"}, "no worker takes that long to start"
     slots.end("a")
     assert held() == {"of another kind", "waiting"}
+    write_atomic(trial_folder(tmp_path, "a") / PLACEMENT_GROUP, b"\xffdamaged")
+    slots.end("a")
     for group in groups.values():
         remove_placement_group(group)
