@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ambient_sweep.cli.group import commands
-from ambient_sweep.cli.printing import PATH, as_json, overrides_argument, tell, terminal
+from ambient_sweep.cli.printing import PATH, Finite, as_json, overrides_argument, tell, terminal
 from ambient_sweep.config import build_config, knobs, parse_overrides
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.text import command
@@ -16,7 +16,7 @@ from ambient_sweep.text import command
 @click.argument("out", type=PATH, required=False)
 @overrides_argument
 @click.option(
-    "--observed-only", "sigma", type=click.FloatRange(0, 100, min_open=True), metavar="SIGMA",
+    "--observed-only", "sigma", type=Finite(0, 100, min_open=True), metavar="SIGMA",
     help="Write only noisy observations of the training images, at this noise level; nobody can draw the noise again.",
 )  # fmt: skip
 @click.option(
@@ -33,7 +33,7 @@ from ambient_sweep.text import command
     help="For --latents: a CSV, JSON lines or Parquet file with file_name and text; by default, the captions in the store.",
 )  # fmt: skip
 @click.option("--drop-duplicates", is_flag=True, help="Leave out copies of training images, in both parts.")
-@click.option("--near", type=click.FloatRange(0, 1), default=0.1, help="Largest distance of near duplicates; 0: exact.")
+@click.option("--near", type=Finite(0, 1), default=0.1, help="Largest distance of near duplicates; 0: exact.")
 @click.option("--verify", type=PATH, metavar="STORE", help="Read STORE and check every byte; write nothing.")
 @as_json
 def prepare(

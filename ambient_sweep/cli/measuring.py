@@ -7,6 +7,7 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    MOVED,
     PATH,
     RUN,
     as_json,
@@ -113,18 +114,19 @@ def evaluate(
     """Measure CHECKPOINT by its config's evaluation and more: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial
     (its longest training) or a run (what `best` picks).
 
-    As many samples are drawn as by the sweep's confirmation. KEY=VALUE may change evaluation.*, sampling.*, resources.*
-    and data.path. Beside each value stands what real images get. The denoising gap needs no samples: by how much the
-    model denoises training images better than held-out ones.
+    As many samples are drawn as by the sweep's confirmation. KEY=VALUE may change evaluation.*, sampling.*, resources.*,
+    data.path and model.base. Beside each value stands what real images get. The denoising gap needs no samples: by how much
+    the model denoises training images better than held-out ones.
     """
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.results.model_card import measured
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint, show_attack
 
-    changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", "data.path"))
+    changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", *MOVED))
     checkpoint, _ = find_checkpoint(checkpoint, terminal(as_json).line)
-    model, config, meta = load_model(checkpoint)
+    moved = {key: value for key, value in changes.items() if key in MOVED}
+    model, config, meta = load_model(checkpoint, moved=moved)
     samples = max([config.evaluation.samples, *(each.samples for each in measured(checkpoint, meta["images"]))])
     config = build_config(dump(config), {"evaluation.samples": samples}, changes, where=str(checkpoint))
     with terminal(as_json):

@@ -7,8 +7,10 @@ import click
 
 from ambient_sweep.cli.group import commands
 from ambient_sweep.cli.printing import (
+    MOVED,
     PATH,
     RUN,
+    Finite,
     as_json,
     name_option,
     new_folder_option,
@@ -47,15 +49,19 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 
 @commands.command()
 @click.argument("checkpoint", type=RUN)
+@overrides_argument
 @click.option("--count", type=click.IntRange(1, 1_000_000), default=64, help="Number of images.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the samples.")
 @click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
 @new_folder_option("--out", required=True, help="New or empty folder for the PNG files.")
 @as_json
-def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: Path, as_json: bool) -> None:
+def sample(
+    checkpoint: Path, overrides: tuple[str, ...], count: int, seed: int, endpoint: str | None, out: Path, as_json: bool
+) -> None:
     """Draw images from CHECKPOINT: a folder runs/NAME/trials/ID/checkpoints/images-N, a trial or a run.
 
-    Of a trial, its longest training is taken; of a run, what `best` picks, at the endpoint that it picks.
+    Of a trial, its longest training is taken; of a run, what `best` picks, at the endpoint that it picks. KEY=VALUE says
+    where model.base and data.path of a latent model are now.
     """
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.evaluation.decoding import coding
@@ -64,7 +70,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
     from ambient_sweep.trial.setup import use_device
 
     checkpoint, picked = find_checkpoint(checkpoint, terminal(as_json).line)
-    model, config, meta = load_model(checkpoint)
+    model, config, meta = load_model(checkpoint, moved=parse_overrides(overrides, MOVED))
     chosen = endpoint or picked or config.main_endpoint()
     if chosen not in config.endpoints():
         raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
@@ -78,7 +84,7 @@ def sample(checkpoint: Path, count: int, seed: int, endpoint: str | None, out: P
 
 @commands.command()
 @click.argument("trial_folder", type=RUN)
-@click.option("--length", type=click.FloatRange(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
+@click.option("--length", type=Finite(0.005, 0.28), required=True, help="Its length (EDM2's sigma_rel).")
 @click.option("--images", type=click.IntRange(1), help="The average after so many images; by default after the last.")
 @new_folder_option("--out", required=True, help="New or empty folder for the checkpoint.")
 @as_json

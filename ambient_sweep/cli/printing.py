@@ -1,5 +1,6 @@
 """Output that the commands share, and options that they share."""
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,19 @@ from ambient_sweep.text import command
 
 if TYPE_CHECKING:
     from ambient_sweep.terminal import Screen
+
+
+MOVED = ("data.path", "model.base")  # keys of a latent model's config that another machine may need otherwise
+
+
+class Finite(click.FloatRange):
+    """A range that nan is not in."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        found = super().convert(value, parameter, context)
+        if math.isnan(found):
+            self.fail(f"{value} is not a number", parameter, context)
+        return found
 
 
 class _Path(click.Path):

@@ -60,8 +60,8 @@ class Base:
 
     @cached_property
     def key(self) -> str:
-        """A hash, 16 hex digits, of the denoising network's weights and config; reads all of them."""
-        return _key(self.network)
+        """A hash, 16 hex digits, of the denoising network and of what it predicts at which levels; reads all weights."""
+        return digest([_key(self.network), self.scaling, self.sigmas])[:16]
 
     @cached_property
     def vae_key(self) -> str:
@@ -78,6 +78,12 @@ class Base:
         if self.scaling == "flow":
             return self.steps * sigma / (1 + sigma)
         return float(np.interp(np.log(max(sigma, 1e-10)), np.log(self.sigmas), np.arange(len(self.sigmas))))
+
+    def level(self, thousandth: int) -> float:
+        """The noise level of a timestep, in thousandths of them all."""
+        if self.scaling == "flow":
+            return thousandth / (1000 - thousandth)
+        return self.sigmas[len(self.sigmas) * thousandth // 1000]
 
 
 def open_base(folder: Path) -> Base:

@@ -104,6 +104,8 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
         drawn = table_levels(u, base_of(config.model).sigmas, above=above)
     else:
         drawn = truncated_lognormal(u, config.noise.mean, config.noise.std, above=above)
+        if config.model.kind == "lora":  # which knows no level beyond its base's
+            drawn = np.minimum(drawn, base_of(config.model).sigmas[-1])
     sigma = torch.from_numpy(drawn).float()
     y, known = batch.y, batch.sigma_n
     if kind == "denoising":

@@ -10,7 +10,7 @@ import torch
 from ambient_sweep.config import Config, build_config
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
-from ambient_sweep.models import Shape, build_model
+from ambient_sweep.models import Shape, base_of, build_model
 from ambient_sweep.storage import remove, remove_leftovers
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.compute import prepare_network
@@ -200,15 +200,25 @@ def save_model(
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
     meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json")}
+    meta |= {"base": base_of(config.model).key} if config.model.kind == "lora" else {}
     write_tensors(folder, "model", weights, extra | meta, meta_name="checkpoint")
 
 
-def load_model(folder: Path, device: str = "cpu") -> tuple[Denoiser, Config, dict[str, Any]]:
-    """The denoiser of a checkpoint folder, its config and its notes. Raises UserError if it is missing or damaged."""
+def load_model(
+    folder: Path, device: str = "cpu", moved: Mapping[str, Any] | None = None
+) -> tuple[Denoiser, Config, dict[str, Any]]:
+    """The denoiser of a checkpoint folder, its config and its notes. moved: where model.base and data.path are now.
+
+    Raises UserError if it is missing or damaged, or was trained on another base.
+    """
     if not (folder / "checkpoint.json").exists():
         raise UserError(f"{folder}: holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N")
     tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
-    config = build_config(meta["config"], where=str(folder / "checkpoint.json"))
+    config = build_config(meta["config"], moved or {}, where=str(folder / "checkpoint.json"))
+    if config.model.kind == "lora" and base_of(config.model).key != meta.get("base"):
+        raise UserError(
+            f"model.base: {config.model.base} is not the base that {folder} was trained on; give its folder"
+        )
     channels, height, width = meta["shape"]
     shape, classes = (channels, height, width), meta.get("classes", 0)
     denoiser = build_model(config.model, shape, config.seed, classes, config.data.path).to(device)

@@ -1,6 +1,6 @@
 """A trained model measured in full: its samples, how it denoises, and what an attack extracts from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.models import base_of
 from ambient_sweep.trial.retention import is_of_trial
-from ambient_sweep.trial.samples import class_counts, generate
+from ambient_sweep.trial.samples import as_sampled, class_counts, generate
 from ambient_sweep.trial.setup import cached_data, use_device
 from ambient_sweep.trial.tensorboard import Board
 
@@ -77,12 +77,13 @@ def evaluate_checkpoint(
         for endpoint, samples in made.items()
     }
     subjects = _subjects(config, clean, real.kept, GAP_IMAGES, encode)
-    gap = denoising_gap(denoiser, *subjects, seed=seed, device=device)
+    computed = as_sampled(denoiser, config)
+    gap = denoising_gap(computed, *subjects, seed=seed, device=device)
     model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     lines: list[str] = []
     if attack_folder is not None:
         subjects = _subjects(config, clean, real.kept, attack_images, encode)
-        attacked, lines = _attacked(denoiser, config, subjects, attack_folder, device)
+        attacked, lines = _attacked(computed, config, subjects, attack_folder, device)
         model += attacked
     warnings += [line for report in reports.values() for line in report.warnings]
     return CheckpointReport(
@@ -114,14 +115,17 @@ def _subjects(
 
 
 def _attacked(
-    denoiser: Denoiser, config: Config, subjects: tuple[Subjects, Subjects], folder: Path, device: str
+    denoiser: Callable[..., torch.Tensor],
+    config: Config,
+    subjects: tuple[Subjects, Subjects],
+    folder: Path,
+    device: str,
 ) -> tuple[list[Row], list[str]]:
     """Rows and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
     stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
     settings = Attack(config.sampling, stop, config.evaluation.seed)
     if config.model.kind == "lora":
-        sigmas = base_of(config.model).sigmas
-        noise = tuple(float(f"{sigmas[len(sigmas) * t // 1000]:.3g}") for t in RESTORED)
+        noise = tuple(float(f"{base_of(config.model).level(t):.3g}") for t in RESTORED)
         settings = replace(settings, noise=noise)
     rows, lines = [], []
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from ambient_sweep.trial.records import (
     read_evaluation,
     write_evaluation,
 )
-from ambient_sweep.trial.samples import generate
+from ambient_sweep.trial.samples import as_sampled, generate
 from ambient_sweep.trial.setup import use_device
 
 GRID_SAMPLES = 32
@@ -85,7 +85,8 @@ class Evaluator:
 
     def _show_denoising(self, denoiser: Denoiser, images: int, device: torch.device) -> None:
         y, sigma_n, _, labels = self.observed.read(np.arange(min(DENOISED, len(self.observed))))
-        bound = given(denoiser, labels.to(device) if self.counts and labels is not None else None)
+        computed = as_sampled(denoiser, self.recorder.config)
+        bound = given(computed, labels.to(device) if self.counts and labels is not None else None)
         decode = coding(self.recorder.config, str(device))[1]
         self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device), decode))
 

@@ -55,7 +55,7 @@ def generate(
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
     if "zero" not in config.endpoints():
         levels = levels[levels >= stop]
-    denoiser = _computed(denoiser, config)
+    denoiser = as_sampled(denoiser, config)
 
     def batch(start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         noise = rng.normal("sample", seed, range(start, start + size), shape).to(device)
@@ -88,7 +88,7 @@ def sampled_labels(counts: Sequence[int], seed: int, start: int, size: int) -> t
     return torch.from_numpy(np.searchsorted(upper, u, side="right").astype(np.int64))
 
 
-def _computed(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable[..., torch.Tensor]:
+def as_sampled(denoiser: Callable[..., torch.Tensor], config: Config) -> Callable[..., torch.Tensor]:
     """The denoiser as sampling.precision and sampling.compile ask for it."""
     s = config.sampling
     if (s.precision == "float32" and not s.compile) or not isinstance(denoiser, Denoiser):

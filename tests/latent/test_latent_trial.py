@@ -1,11 +1,14 @@
 """Trials of LoRA on latents: encoded and embedded once, sampled without clipping, decoded, and measured as pixels."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bases
 import torch
+from command_line import bad, good
 from PIL import Image
 from tiny_bases import ONE_PROCESS
 
@@ -16,6 +19,7 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import evaluate
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.latent.codec import Codec, codec_of
+from ambient_sweep.models import build
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.report import pictures
 from ambient_sweep.sweep.space.definition import Sweep
@@ -170,3 +174,22 @@ def test_the_report_shows_similarity_beside_held_out_images_and_the_untouched_ba
     (own,) = read_trial_evaluations(root, "untouched")
     assert own.similarities is not None
     assert (counts["untouched base"], counts["edges"]) == (own.similarities["generated"], own.similarities["edges"])
+
+
+def test_a_checkpoint_takes_its_base_wherever_that_is_now_and_no_other(
+    trained: tuple[Path, dict[str, int]], sdxl: Path, tmp_path: Path
+) -> None:
+    checkpoint, moved = checkpoint_folder(trained[0], "one", 16), shutil.copytree(sdxl, tmp_path / "moved")
+    words = ("sample", checkpoint, "--count", 2, "--out")
+    good(*words, tmp_path / "here")
+    good(*words, tmp_path / "there", f"model.base={moved}")
+    pictures = [sorted(path.read_bytes() for path in (tmp_path / name).iterdir()) for name in ("here", "there")]
+    assert pictures[0] == pictures[1]
+    other = tiny_bases.sdxl(tmp_path / "other", seed=1)
+    said = f"error: model.base: {other} is not the base that {checkpoint} was trained on; give its folder"
+    assert bad(*words, tmp_path / "none", f"model.base={other}") == said
+    file = moved / "scheduler" / "scheduler_config.json"
+    file.write_text(file.read_text().replace("epsilon", "v_prediction"))
+    assert "v_prediction" in file.read_text()
+    build._opened.cache_clear()
+    assert "is not the base that" in bad(*words, tmp_path / "none", f"model.base={moved}")
