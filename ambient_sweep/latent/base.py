@@ -22,8 +22,9 @@ PIPELINES: dict[Family, str] = {"sdxl": "StableDiffusionXLPipeline", "sd3": "Sta
 NETWORKS: dict[Family, str] = {"sdxl": "unet", "sd3": "transformer"}  # folders
 TITLES: dict[Family, str] = {"sdxl": "Stable Diffusion XL", "sd3": "Stable Diffusion 3"}
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "v_prediction": "v"}
-WEIGHTS = "diffusion_pytorch_model"
-FEW_STEPS = re.compile(r"turbo|lightning|lcm|hyper|distill|schnell", re.IGNORECASE)
+FEW_STEPS = re.compile(
+    r"(?<![^\W_])(turbo|lightning|lcm|hyper[-_. ]?sd(xl)?|distilled|schnell)(?![^\W_])", re.IGNORECASE
+)  # as words
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ def open_base(folder: Path) -> Base:
     Raises UserError for what is no such folder, is damaged, holds pickled weights or adapters, is of an unknown family, or
     does not estimate E[x_0 | x_t] at finite noise levels.
     """
-    index = _read(folder, "model_index.json")
+    index = read_json(folder, "model_index.json")
     kind = index.get("_class_name")
     family = next((family for family, name in PIPELINES.items() if name == kind), None)
     if family is None:
         raise UserError(f"{folder}: is a {kind}; a base is a {' or '.join(PIPELINES.values())}")
     network, vae, scheduler = folder / NETWORKS[family], folder / "vae", folder / "scheduler"
-    config, latents = _read(network, "config.json"), _read(vae, "config.json")
-    process = _read(scheduler, "scheduler_config.json")
+    config, latents = read_json(network, "config.json"), read_json(vae, "config.json")
+    process = read_json(scheduler, "scheduler_config.json")
     for place in (network, vae):
-        _check_names(place)
+        check_weights(place)
     _check_distilled(folder, config, process)
     try:
         scaling: Prediction = "flow" if family == "sd3" else _prediction(scheduler, process)
@@ -114,7 +115,7 @@ def open_base(folder: Path) -> Base:
             2 ** (len(latents["block_out_channels"]) - 1), divisor, latents["scaling_factor"],
             latents.get("shift_factor") or 0.0,
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{folder}: its configs lack a value or hold a wrong one ({error!r}); save it again") from None
 
 
@@ -123,22 +124,23 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises UserError where there are none.
     """
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
     for variant in ("", ".fp16"):
-        pattern = re.compile(re.escape(WEIGHTS + variant) + r"(-\d+-of-\d+)?\.safetensors")
+        pattern = re.compile(re.escape(stem + variant) + r"(-\d+-of-\d+)?\.safetensors")
         if found := sorted(file for file in folder.glob("*.safetensors") if pattern.fullmatch(file.name)):
             return found
     pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.ckpt")]), None)
     if pickled is not None:
         raise UserError(f"{pickled}: pickled weights are not read; save the base by save_pretrained as safetensors")
-    raise UserError(f"{folder}: holds no {WEIGHTS}.safetensors; save the whole pipeline by save_pretrained")
+    raise UserError(f"{folder}: holds no {stem}.safetensors; download or save the whole base again")
 
 
 def variant(folder: Path) -> str | None:
     """diffusers' name of the precision in which a model in a base is stored; None is the full one."""
-    return "fp16" if f"{WEIGHTS}.fp16" in weight_files(folder)[0].name else None
+    return "fp16" if "model.fp16" in weight_files(folder)[0].name else None
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object in a base."""
     file = folder / name
     if name == "model_index.json" and not file.is_file():
@@ -157,7 +159,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def _check_names(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
     """Raises UserError for damaged weights and for adapters among them."""
     for file in weight_files(folder):
         try:
@@ -183,7 +185,6 @@ def _check_distilled(folder: Path, network: dict[str, Any], scheduler: dict[str,
     reasons = {
         "time_cond_proj_dim": network.get("time_cond_proj_dim") is not None,
         "guidance_embeds": bool(network.get("guidance_embeds")),
-        "timestep_spacing=trailing": scheduler.get("timestep_spacing") == "trailing",
         str(scheduler.get("_class_name")): str(scheduler.get("_class_name")).startswith(("LCM", "TCD")),
         f"its name says {word}": word is not None,
     }
@@ -213,6 +214,9 @@ def _sigmas(folder: Path, scheduler: dict[str, Any]) -> np.ndarray[Any, np.dtype
         betas = np.linspace(start, end, count)
     else:
         raise UserError(f"{folder}: beta_schedule={kind} is not supported; scaled_linear and linear are")
+    if not np.all((betas > 0) & (betas <= 1)):
+        what = f"its betas ({betas[0]:g} to {betas[-1]:g}) do not lie in (0, 1)"
+        raise UserError(f"{folder}: {what}; correct its config or download the base again")
     alpha_bar = np.cumprod(1 - betas)
     if scheduler.get("rescale_betas_zero_snr") or alpha_bar[-1] <= 0:
         cure = "use a base without rescale_betas_zero_snr"
@@ -224,10 +228,12 @@ def _flow_sigmas(scheduler: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float
     """t / (1 - t) of all timesteps of a flow but t = 1."""
     count = scheduler.get("num_train_timesteps", 1000)
     shift = 1.0 if scheduler.get("use_dynamic_shifting") else scheduler.get("shift", 1.0)
+    if count < 2 or not 0 < shift < np.inf:
+        raise ValueError(f"num_train_timesteps={count}, shift={shift}")
     t = np.arange(1, count) / count
     return np.asarray(shift * t / (1 - t))
 
 
 def _key(folder: Path) -> str:
-    config = {key: value for key, value in _read(folder, "config.json").items() if not key.startswith("_")}
+    config = {key: value for key, value in read_json(folder, "config.json").items() if not key.startswith("_")}
     return digest([config, *map(sha256, weight_files(folder))])[:16]

@@ -90,11 +90,14 @@ SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
         (UNET, {"time_cond_proj_dim": 256}, "distilled for few steps or has guidance within (time_cond_proj_dim)"),
         (UNET, {"guidance_embeds": True}, "(guidance_embeds), so it does not estimate E[x_0 | x_t]"),
         (UNET, {"_name_or_path": "stabilityai/sdxl-turbo"}, "(its name says turbo)"),
-        (SCHEDULER, {"timestep_spacing": "trailing"}, "(timestep_spacing=trailing)"),
+        (UNET, {"_name_or_path": "ByteDance/Hyper-SDXL"}, "(its name says Hyper-SDXL)"),
         (SCHEDULER, {"_class_name": "LCMScheduler"}, "(LCMScheduler)"),
         (SCHEDULER, {"prediction_type": "sample"}, "prediction_type=sample is not supported; bases predict epsilon or"),
         (SCHEDULER, {"rescale_betas_zero_snr": True}, "its last noise level is infinite (zero terminal SNR)"),
         (SCHEDULER, {"trained_betas": [0.1, 0.5, 1.0]}, "its last noise level is infinite"),
+        (SCHEDULER, {"beta_end": 5}, "its betas (0.00085 to 5) do not lie in (0, 1); correct its config"),
+        (SCHEDULER, {"trained_betas": [0.1, float("nan")]}, "do not lie in (0, 1)"),
+        (SCHEDULER, {"num_train_timesteps": 0}, "its configs lack a value or hold a wrong one"),
         (SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule=squaredcos_cap_v2 is not supported"),
         (SCHEDULER, {"beta_start": "x"}, "its configs lack a value or hold a wrong one"),
         (UNET, {"in_channels": 9}, "its latents are not those that unet takes"),
@@ -104,6 +107,18 @@ SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
 def test_bases_that_cannot_be_trained_on_are_refused(copy, file, values, words):
     edit(copy / file, **values)
     assert words in refusal(copy)
+
+
+def test_signs_of_distillation_are_words_of_the_name_not_settings_of_inference(sdxl, tmp_path):
+    place = Path(shutil.copytree(sdxl, tmp_path / "hyperrealism-xl_turbocharged"))
+    edit(place / SCHEDULER, timestep_spacing="trailing")
+    assert open_base(place).key == open_base(sdxl).key
+
+
+def test_a_flow_without_noise_levels_is_refused(sd3, tmp_path):
+    place = Path(shutil.copytree(sd3, tmp_path / "base"))
+    edit(place / SCHEDULER, shift=-1.0)
+    assert "(ValueError('num_train_timesteps=1000, shift=-1.0'))" in refusal(place)
 
 
 def test_what_is_no_folder_of_a_base_is_refused(copy, tmp_path, sdxl):
