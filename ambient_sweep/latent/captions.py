@@ -1,5 +1,7 @@
 """Captions: the classes of a conditional latent model, each embedded once by the base's text encoders."""
 
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,38 +14,54 @@ from ambient_sweep.data.sources.metadata import FILE_NAME, parsed
 from ambient_sweep.data.sources.source import first, printable
 from ambient_sweep.data.store import TEXT_FILE, Store
 from ambient_sweep.errors import UserError
-from ambient_sweep.latent.base import Base, variant
+from ambient_sweep.latent.base import Base, read_json
+from ambient_sweep.latent.components import load, loading
 from ambient_sweep.terminal import advance
 
 PART = 32  # captions embedded at once
+CLASSES = re.compile(r"CLIPTextModel(WithProjection)?|T5EncoderModel|(CLIP|T5)Tokenizer(Fast)?")  # of transformers
+# Without any of these files, transformers makes a tokenizer that knows no words.
+VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})
 
 
 def captions_of(store: Store, caption: str | None, file: Path | None) -> list[str]:
     """The caption of each image of `store`: `caption`, or that in the table `file`, or the store's own, [count].
 
     file: CSV, JSON lines or Parquet with the columns file_name and text, as metadata files beside images have them. Raises
-    UserError, which names the image, for one that is missing.
+    UserError, which names the image, for a caption that is missing, empty, not Unicode, or one of two.
     """
     names, cure = store.names, "--caption TEXT gives all images one, --captions FILE each its own"
+    found: dict[str, Any] = {}
     if caption is not None:
-        return [caption] * len(names)
-    if file is not None:
+        if not caption.strip():
+            raise UserError("--caption: is empty, which is what models know as no caption; give a text")
+        found, where = dict.fromkeys(names, caption), "--caption"
+    elif file is not None:
         try:
             rows = parsed(file.read_bytes(), str(file))
         except OSError as error:
             raise UserError(f"--captions: {file}: cannot be read: {error.strerror}") from None
         if not any({FILE_NAME, TEXT} <= row.keys() for row in rows):
             raise UserError(f"--captions: {file}: has no columns {FILE_NAME} and {TEXT}; add them")
-        found = {row.get(FILE_NAME): row.get(TEXT) for row in rows}
+        for row in rows:
+            name, text = row.get(FILE_NAME), row.get(TEXT)
+            if not isinstance(name, str):
+                raise UserError(f"--captions: {file}: {FILE_NAME} is {name!r} in a row; it must name an image")
+            if found.setdefault(name, text) != text:
+                raise UserError(f"--captions: {file}: gives {printable(name)} two captions; keep one of its rows")
         where, cure = f"--captions: {file}", f"add a row with {FILE_NAME} and {TEXT}"
     elif TEXT_FILE in store.info.files:
         found, where = dict(zip(names, store.text().tolist(), strict=True)), str(store.path)
     else:
         raise UserError(f"{store.path}: has no captions; {cure}")
-    missing = [printable(name) for name in names if not isinstance(found.get(name), str)]
+    missing = [printable(name) for name in names if not isinstance(text := found.get(name), str) or not text.strip()]
     if missing:
         raise UserError(f"{where}: {len(missing):,} images have no caption ({first(missing)}); {cure}")
-    return [str(found[name]) for name in names]
+    if broken := [printable(name) for name in names if re.search("[\ud800-\udfff]", found[name])]:
+        raise UserError(
+            f"{where}: the caption of {first(broken)} holds half a character (a surrogate); save it in UTF-8"
+        )
+    return [found[name] for name in names]
 
 
 def embed(base: Base, captions: Sequence[str], names: Sequence[str], device: str = "cpu") -> dict[str, Tensor]:
@@ -81,18 +99,54 @@ def embed(base: Base, captions: Sequence[str], names: Sequence[str], device: str
 
 
 def _text_encoders(base: Base) -> Any:
-    """The base's pipeline without its VAE and without the weights of its denoising network."""
+    """The base's pipeline with its tokenizers and text encoders alone; of its denoising network the config."""
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionXLPipeline
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
 
-    of_diffusers.disable_progress_bar()
-    of_transformers.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
-    options["variant"] = variant(base.network)
+    index, numbers = read_json(base.folder, "model_index.json"), ["", "_2"]
+    third = "text_encoder_3"
+    if base.family == "sd3" and index.get(third) not in (None, [None, None]) and (base.folder / third).exists():
+        numbers.append("_3")
+    parts: dict[str, Any] = dict.fromkeys(("vae", "scheduler", third, "tokenizer_3"))
+    for number in numbers:
+        name, words = f"text_encoder{number}", f"tokenizer{number}"
+        encoder = parts[name] = load(_class(base, index, name), base.folder / name)
+        encoder.register_forward_hook(functools.partial(_check_finite, base.folder / name))
+        parts[words] = _tokenizer(_class(base, index, words), base.folder / words, encoder.config.vocab_size)
     if base.family == "sdxl":
-        return StableDiffusionXLPipeline.from_pretrained(base.folder, vae=None, unet=None, **options)
-    with torch.device("meta"):  # whose config tells the width of prompts
-        network = SD3Transformer2DModel.from_config(SD3Transformer2DModel.load_config(base.network))
-    options |= {name: None for name in ("text_encoder_3", "tokenizer_3") if not (base.folder / name).exists()}
-    return StableDiffusion3Pipeline.from_pretrained(base.folder, vae=None, transformer=network, **options)
+        del parts[third], parts["tokenizer_3"]
+        zeros = bool(index.get("force_zeros_for_empty_prompt", True))
+        return StableDiffusionXLPipeline(unet=None, force_zeros_for_empty_prompt=zeros, **parts)
+    with loading(base.network), torch.device("meta"):  # its config tells the width of prompts
+        network = SD3Transformer2DModel.from_config(read_json(base.network, "config.json"))
+    return StableDiffusion3Pipeline(transformer=network, **parts)
+
+
+def _class(base: Base, index: dict[str, Any], name: str) -> Any:
+    """The class that model_index.json gives a component."""
+    import transformers
+
+    match index.get(name):
+        case ["transformers", str(kind)] if CLASSES.fullmatch(kind):
+            return getattr(transformers, kind)
+    what = f"{name} is {index.get(name)}, which is no text encoder or tokenizer of {base.title}"
+    raise UserError(f"{base.folder / 'model_index.json'}: {what}; download or save the base again")
+
+
+def _tokenizer(kind: Any, folder: Path, words: int) -> Any:
+    """The tokenizer in `folder` for a text encoder that knows `words` words."""
+    files = {path.name for path in folder.glob("*")}
+    with loading(folder):
+        if not any(each <= files for each in VOCABULARIES):
+            raise FileNotFoundError("no vocabulary")
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        if len(tokenizer) > words or tokenizer.model_max_length > 10_000:
+            raise ValueError(
+                f"{len(tokenizer)} words of {words}, captions of up to {tokenizer.model_max_length:g} tokens"
+            )
+    return tokenizer
+
+
+def _check_finite(folder: Path, module: nn.Module, given: Any, output: Any) -> None:
+    """Raises UserError where a text encoder's `output` is not finite."""
+    if not all(value.isfinite().all() for value in output.values() if isinstance(value, Tensor)):
+        raise UserError(f"{folder}: makes embeddings that are not finite; download or save the base again")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ambient_sweep.errors import UserError
-from ambient_sweep.latent.base import Base, variant
+from ambient_sweep.latent.base import Base
+from ambient_sweep.latent.components import load
 
 PART = 2**20  # pixels of images that the VAE takes at once, or one image
 
@@ -19,10 +20,7 @@ class Codec:
         from diffusers import AutoencoderKL
 
         self.base, self.device = base, device
-        vae = AutoencoderKL.from_pretrained(
-            base.vae, variant=variant(base.vae), dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        self.vae = vae.to(device).eval().requires_grad_(False)
+        self.vae = load(AutoencoderKL, base.vae).to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, images: Tensor, names: Sequence[str] = ()) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.data.store import Store, open_store, read_info, store_keys
 from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import open_base
+from ambient_sweep.latent.captions import captions_of, embed
 from ambient_sweep.latent.codec import Codec
 from ambient_sweep.latent.prepare import check_latents
 
@@ -179,6 +181,24 @@ def test_captions_come_from_an_option_a_file_or_the_store(pixels: Path, sdxl: Pa
     assert not (tmp_path / "three").exists()
 
 
+def test_captions_that_are_none_are_refused_by_name(opened: Store, tmp_path: Path) -> None:
+    def refused(text: str | None, *rows: object) -> str:
+        file = tmp_path / "captions.jsonl"
+        file.write_text("\n".join(map(json.dumps, rows)))
+        with pytest.raises(UserError) as caught:
+            captions_of(opened, text, file if rows else None)
+        return str(caught.value)
+
+    all_ = [{"file_name": name, "text": "a"} for name in opened.names]
+    name = opened.names[0]
+    assert refused(" ").startswith("--caption: is empty")
+    assert refused("caf\udce9").startswith("--caption: ")
+    assert f"gives {name} two captions" in refused(None, *all_, {"file_name": name, "text": "b"})
+    assert "file_name is ['a', 'b'] in a row" in refused(None, *all_, {"file_name": ["a", "b"], "text": "b"})
+    for bad_text, words in (("\ud800", f"the caption of {name} holds half a character"), ("", f"no caption ({name})")):
+        assert words in refused(None, {"file_name": name, "text": bad_text}, *all_[1:])
+
+
 def test_a_latent_that_is_not_finite_names_its_image(pixels: Path, sdxl: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(sdxl, tmp_path / "broken"))
     (file,) = (broken / "vae").glob("*.safetensors")
@@ -217,3 +237,98 @@ def test_what_cannot_be_encoded_is_refused(
     (plain / "metadata.csv").unlink()
     assert "has no captions; --caption TEXT gives all images one" in refused(pixel_store(tmp_path / "mute", plain))
     assert read_info(tmp_path / "mute").count == PICTURES
+
+
+ENCODER, VAE = "text_encoder_2/model.safetensors", "vae/diffusion_pytorch_model.safetensors"
+TOKENS = "tokenizer/tokenizer.json"
+Weights = dict[str, torch.Tensor]
+
+
+def changed(file: Path, change: Callable[[Weights], Weights]) -> None:
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def without_first(found: Weights) -> Weights:
+    return dict(sorted(found.items())[1:])
+
+
+def first_cut(found: Weights) -> Weights:
+    name = min(found)
+    return found | {name: found[name][1:].clone()}
+
+
+def adapted(found: Weights) -> Weights:
+    return {name.replace("q_proj.", "q_proj.base_layer."): value for name, value in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        (ENCODER, lambda file: changed(file, adapted), "was saved with adapters inside; call unload_lora_weights()"),
+        (ENCODER, lambda file: changed(file, without_first), "its weights do not fit its config.json"),
+        (ENCODER, lambda file: changed(file, lambda found: found | {"x": torch.ones(1)}), "(x is unexpected)"),
+        (ENCODER, lambda file: changed(file, first_cut), "is mismatched)"),
+        (ENCODER, lambda file: changed(file, lambda f: {k: v * torch.nan for k, v in f.items()}), "that are not finite"),
+        (ENCODER, lambda file: file.write_bytes(file.read_bytes()[:-9]), "damaged (the file is cut off)"),
+        (ENCODER, lambda file: file.rename(file.with_name("pytorch_model.bin")), "pickled weights are not read"),
+        (ENCODER, lambda file: file.unlink(), "holds no model.safetensors; download or save"),
+        (ENCODER, lambda file: shutil.rmtree(file.parent), "cannot be read"),
+        (TOKENS, lambda file: shutil.rmtree(file.parent), "no vocabulary"),
+        (TOKENS, lambda file: file.write_text("{"), "cannot be loaded (JSONDecodeError"),
+        (TOKENS, lambda file: file.write_text("{}"), "cannot be loaded (KeyError"),
+        (TOKENS, lambda file: (file.parent / "tokenizer_config.json").unlink(), "captions of up to 1e+30 tokens"),
+        (VAE, lambda file: changed(file, without_first), "its weights do not fit its config.json"),
+        (VAE, lambda file: changed(file, first_cut), "is mismatched)"),
+    ],
+)  # fmt: skip
+def test_a_broken_component_is_refused_in_a_line_that_names_its_folder(
+    file: str, change: Callable[[Path], None], words: str, sdxl: Path, pixels: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(sdxl, tmp_path / "base"))
+    change(broken / file)
+    line = bad("prepare", tmp_path / "out", "--from", pixels, "--latents", broken, "--caption", "x")
+    assert line.startswith(f"error: {(broken / file).parent}")
+    assert words in line
+    assert "again" in line or "save_pretrained" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_component_of_another_library_is_refused(sdxl: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(sdxl, tmp_path / "base"))
+    index = other / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"text_encoder": ["nowhere", "Encoder"]}))
+    with pytest.raises(
+        UserError, match=r"index\.json: text_encoder is \['nowhere', 'Encoder'\], which is no text encoder"
+    ):
+        embed(open_base(other), ["x"], ["x"])
+
+
+def test_text_encoders_have_a_precision_and_names_of_their_own(sdxl: Path, tmp_path: Path) -> None:
+    """Half precision beside a UNet in full precision; weights named as in SDXL's own files, with their `position_ids`."""
+    half = Path(shutil.copytree(sdxl, tmp_path / "base"))
+    for folder in ("text_encoder", "text_encoder_2"):
+        found = load_file(half / folder / "model.safetensors")
+        (half / folder / "model.safetensors").unlink()
+        prefix = "" if any(name.startswith("text_model.") for name in found) else "text_model."
+        named = {f"{prefix}{name}": value.half() for name, value in found.items()}
+        named["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        save_file(named, half / folder / "model.fp16.safetensors", metadata={"format": "pt"})
+    whole, again = (embed(open_base(base), ["x"], ["x"]) for base in (sdxl, half))
+    for name in whole:
+        torch.testing.assert_close(whole[name], again[name], rtol=0.02, atol=0.02)
+
+
+def test_a_third_text_encoder_is_read_too(sd3: Path, tmp_path: Path) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    base = Path(shutil.copytree(sd3, tmp_path / "base"))
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=514, **sizes)).save_pretrained(base / "text_encoder_3")
+    shutil.copytree(base / "tokenizer", base / "tokenizer_3")
+    index = base / "model_index.json"
+    more = {"text_encoder_3": ["transformers", "T5EncoderModel"], "tokenizer_3": ["transformers", "CLIPTokenizer"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | more))
+    table = embed(open_base(base), ["x"], ["x"])
+    theirs = pipeline(base)
+    torch.testing.assert_close(table["prompt"][0], theirs.encode_prompt("x", None, None)[0][0])
+    assert (table["prompt"][0, -1] != 0).any()
