@@ -4,7 +4,6 @@ A process reads the weights of a base once, in each precision in which it comput
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from torch import nn
 from ambient_sweep import rng
 from ambient_sweep.data.store import EMBEDDINGS_FILE
 from ambient_sweep.errors import UserError
-from ambient_sweep.latent.base import Base, weight_files
+from ambient_sweep.latent.base import Base, read_json, weight_files
+from ambient_sweep.latent.components import loading
 from ambient_sweep.models.network import Network
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock")
@@ -81,8 +81,11 @@ class LoRA(Network):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         if self._computed_in != (x.device, dtype):
             weights = _weights(self.base.network, x.device, dtype)
-            if names := {name for *_, name in self._frozen} ^ weights.keys():
-                raise UserError(f"{self.base.network}: its weights do not fit its config.json ({min(names)})")
+            shapes = {(name, getattr(module, key).shape) for module, key, name in self._frozen}
+            if wrong := shapes ^ {(name, value.shape) for name, value in weights.items()}:
+                name, shape = min(wrong)
+                what = f"its weights do not fit its config.json ({name}, {list(shape)})"
+                raise UserError(f"{self.base.network}: {what}; download or save the base again")
             for module, key, name in self._frozen:
                 setattr(module, key, weights[name])
             self._computed_in = x.device, dtype
@@ -100,9 +103,9 @@ def lora_weights(weights: dict[str, torch.Tensor], base: Base) -> dict[str, torc
 
 def _structure(base: Base) -> Any:
     """The base's network without weights."""
-    config = json.loads((base.network / "config.json").read_text(encoding="utf-8"))
+    config = read_json(base.network, "config.json")
     kind = UNet2DConditionModel if base.family == "sdxl" else SD3Transformer2DModel
-    with torch.device("meta"):
+    with loading(base.network), torch.device("meta"):
         return kind.from_config(config).requires_grad_(False).eval()  # type: ignore[no-untyped-call]
 
 
@@ -114,11 +117,15 @@ def _initial(name: str, shape: torch.Size, rank: int, seed: int) -> torch.Tensor
 
 @functools.lru_cache(maxsize=2)  # float32 to sample in, and bf16 to train in
 def _weights(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights of a base's network, by name, shared by all models of this process."""
+    """The weights of a base's network, by name, shared by all models of this process. Raises UserError unless finite."""
     found: dict[str, torch.Tensor] = {}
     for file in weight_files(folder):
         found |= load_file(file)
-    return {name: nn.Parameter(value.to(device, dtype), requires_grad=False) for name, value in found.items()}
+    for name, value in found.items():
+        found[name] = nn.Parameter(value.to(device, dtype), requires_grad=False)
+        if not found[name].isfinite().all():
+            raise UserError(f"{folder}: its weights are not finite ({name}); download or save the base again")
+    return found
 
 
 @functools.lru_cache(maxsize=2)

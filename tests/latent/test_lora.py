@@ -1,11 +1,14 @@
 """LoRA on a frozen base: what is trained, shared, kept and resumed."""
 
+import json
+import shutil
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import tiny_bases
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_latents import CAPTIONS, SHAPES, embeddings, latents, lora_config, new_state
 from tiny_bases import ONE_PROCESS
 
@@ -156,3 +159,27 @@ def test_bad_targets_and_embeddings_that_are_missing_are_told_in_a_line(config, 
     denoiser = build_model(config.model, SHAPES[family], 0, CAPTIONS, str(tmp_path))
     with pytest.raises(UserError, match=r"embeddings\.safetensors: cannot be read"):
         answer(denoiser, family)
+
+
+def test_weights_that_are_no_weights_of_the_network_are_told_in_a_line(config, base, family, tmp_path):
+    def told(change, words, **settings):
+        broken = tmp_path / words.split()[-1]
+        network = open_base(shutil.copytree(base, broken)).network
+        if change:
+            file = network / "diffusion_pytorch_model.safetensors"
+            save_file(change(load_file(file)), file)
+        file = network / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        with pytest.raises(UserError) as caught:
+            answer(made(lora_config(broken, Path(config.data.path)), family), family)
+        line = str(caught.value)
+        assert line.startswith(f"{network}: ")
+        assert line.endswith("; download or save the base again")
+        assert words in line
+        assert "\n" not in line
+
+    name = {"sdxl": "conv_in.bias", "sd3": "proj_out.bias"}[family]
+    told(lambda found: found | {name: found[name][1:].clone()}, f"its weights do not fit its config.json ({name}")
+    told(lambda found: found | {name: found[name] * torch.nan}, "its weights are not finite")
+    if family == "sdxl":
+        told(None, "cannot be loaded (ValueError: X", down_block_types=["X", "CrossAttnDownBlock2D"])
