@@ -23,7 +23,7 @@ from ambient_sweep.evaluation.reference import (
     save_reference,
 )
 from ambient_sweep.latent.prepare import check_latents
-from ambient_sweep.models import base_of
+from ambient_sweep.models import base_of, parameters
 from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.stages.keys import TRAINED_ON, trained_on
 from ambient_sweep.trial.records import write_json
@@ -88,6 +88,7 @@ def _check_model(config: Config, data: ImageData) -> None:
         base = base_of(config.model)
         check_latents(data.store.info, base)
         top = math.floor(100 * base.sigmas[-1]) / 100
+        parameters(config.model, data.shape)  # which builds it: its targets and blocks are known
         for key, sigma in (
             ("observed.sigma", config.observed.sigma),
             ("sampling.sigma_max", config.sampling.sigma_max),
