@@ -189,7 +189,7 @@ class Sweep:
         trials = []
         for seed in self.baseline.seeds if self.baseline else ():
             trials += [SweepTrial("baseline", values, "baseline") for values in baseline_values(self, seed)]
-        if self.base["model.kind"] == "lora":
+        if self.base.get("model.kind") == "lora":
             trials.append(SweepTrial("control", untouched_values(self), UNTOUCHED))
         for index, control in enumerate(self.controls):
             label = control.label or values_text(control.set) or f"control {index + 1}"

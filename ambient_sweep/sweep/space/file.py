@@ -156,7 +156,8 @@ def _check(sweep: Sweep) -> None:
     values = [_acting(overlay(base, trial.values)) | {"evaluation.lengths": ()} for trial in trials]
     for index, trial in enumerate(trials):
         if (first := values.index(values[index])) < index:
-            raise UserError(f"{where}: {trial.name}: the same training as {trials[first].name}; remove one")
+            key = "baseline.seeds" if trial.role == "baseline" else "controls"
+            raise UserError(f"{where}: {key}: {trial.name}: the same training as {trials[first].name}; remove one")
 
 
 def _acting(values: Values) -> Values:

@@ -181,29 +181,32 @@ def test_values_equal_as_numbers_are_one(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("points: [{observed.sigma: 0.2}, {observed: {sigma: 2e-1}}]", "points[1]: the same as points[0]; remove one"),
-        ("baseline: {seeds: [1, 1.0]}", "baseline (seed 1): the same training as baseline (seed 1); remove one"),
-        ("controls: [{label: a, seeds: [2, 2]}]", "a (seed 2): the same training as a (seed 2); remove one"),
+        (
+            "baseline: {seeds: [1, 1.0]}",
+            "baseline.seeds: baseline (seed 1): the same training as baseline",
+        ),
+        ("controls: [{label: a, seeds: [2, 2]}]", "controls: a (seed 2): the same training as a (seed 2); remove one"),
         (
             "controls: [{label: a, set: {noise.std: 1}}, {label: b, set: {noise: {std: 1e0}}}]",
-            "b: the same training as a",
+            "controls: b: the same training as a",
         ),
         (
             "controls: [{label: a, seeds: [0, 1]}, {label: b, set: {seed: 1}}]",
-            "b (seed 1): the same training as a (seed 1)",
+            "controls: b (seed 1): the same training as a (seed 1)",
         ),
         (
             "controls: [{label: a, set: {objective.kind: denoising, observed.sigma: 0}}]",
-            "a: the same training as baseline",
+            "controls: a: the same training as baseline",
         ),
         (
             "controls: [{label: a, set: {model.preset: unet-8}}, {label: b, set: {model: {width: 32, blocks: 1, levels: 2, "
             "multipliers: [1, 1], head_width: 32}}}]",
-            "b: the same training as a",
+            "controls: b: the same training as a",
         ),
         (
             "controls: [{label: a, set: {objective.kind: ambient}}, "
             "{label: b, set: {objective.kind: ambient, consistency.weight: 3}}]",
-            "b: the same training as a",
+            "controls: b: the same training as a",
         ),
     ],
 )
