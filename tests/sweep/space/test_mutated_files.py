@@ -188,7 +188,7 @@ def named(path: tuple[Any, ...]) -> tuple[str, ...]:
     keys = [key for key in path if isinstance(key, str)]
     if keys[0] == "space" and len(keys) > 2:
         return keys[-1], keys[1]
-    return keys[-1].rpartition(".")[2], keys[-1].partition(".")[0]
+    return keys[-1].rpartition(".")[2], keys[-1].partition(".")[0], *["controls"] * (keys[0] == "controls")
 
 
 @st.composite
