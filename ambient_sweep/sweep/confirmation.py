@@ -115,9 +115,8 @@ def front_probability(points: Floats, errors: Floats) -> Floats:
     """
     order = np.lexsort((*errors.T, *points.T))
     points, errors, hits = points[order], errors[order], np.zeros(len(points))
-    for draw in range(DRAWS):
-        normal = ndtri(rng.uniform("front", 0, draw, 1, points.size)).reshape(points.shape)
-        hits += pareto.pareto_mask(points + errors * normal)
+    for normal in ndtri(rng.uniform("front", 0, 0, DRAWS, points.size)):
+        hits += pareto.pareto_mask(points + errors * normal.reshape(points.shape))
     return np.asarray(hits[np.argsort(order)] / DRAWS)
 
 

@@ -8,7 +8,7 @@ A checkpoint that was chosen for its value has a lucky value (the winner's curse
 two sets of fresh samples: the first decides whether it is on the frontier, the second states its values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,20 +138,28 @@ def models(rows: pa.Table) -> Ints:
     Trials whose training is the same up to some length share its checkpoints and evaluations. Such rows agree in length,
     endpoint, seeds and every single measure, and other rows do not: all digits of all measures never agree by chance.
     """
-    return labels(rows, [name for name in MODEL if name in rows.column_names])
+    return labels(rows, present(rows, MODEL))
 
 
 def distinct(rows: pa.Table) -> Ints:
     """Row numbers, rising, one for each model: that of the least config, then trial id, as ids are random."""
     alike = labels(rows, (schema.FIDELITY,))  # most models differ in it, and one column is compared fast
     positions = np.flatnonzero(np.bincount(alike)[alike] > 1)
+    if not len(positions):
+        return np.arange(rows.num_rows)
     shared = rows.take(pa.array(positions))
-    names = [name for name in (*RECIPE, schema.TRIAL_ID) if name in shared.column_names]
+    names = present(shared, (*RECIPE, schema.TRIAL_ID))
     keys = [name for name in names if not pa.types.is_list(shared[name].type) and labels(shared, (name,)).any()]
     if keys:
         order = pc.sort_indices(shared.select(keys), [(name, "ascending") for name in keys])
         positions, shared = positions[order.to_numpy()], shared.take(order)
     return np.delete(np.arange(rows.num_rows), np.delete(positions, firsts(models(shared))))
+
+
+def present(table: pa.Table, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are columns of `table`, each once."""
+    columns = set(table.column_names)
+    return [name for name in dict.fromkeys(names) if name in columns]
 
 
 def labels(rows: pa.Table, names: Sequence[str]) -> Ints:

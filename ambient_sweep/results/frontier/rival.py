@@ -23,6 +23,7 @@ from ambient_sweep.results.frontier.candidates import (
     measured_mask,
     objectives,
     own_mask,
+    present,
 )
 from ambient_sweep.results.frontier.select import Candidates, Choice
 from ambient_sweep.results.tables import schema
@@ -88,7 +89,7 @@ def _seed_error(table: pa.Table, clean: Floats) -> float | None:
     """
     finite = np.isfinite(objectives(table)).all(axis=1)
     own = table.filter(pa.array(clean_mask(table) & own_mask(table) & finite))
-    settings = labels(own, [name for name in RECIPE if name != schema.IMAGES and name in own.column_names])
+    settings = labels(own, present(own, (name for name in RECIPE if name != schema.IMAGES)))
     trainings = labels(own.append_column("settings", pa.array(settings)), ("settings", schema.SEED))
     curves = [objectives(own)[trainings == i] for i in range(trainings.max() + 1)]
     found = np.array([[_fidelity_at(curve, memorization) for memorization in clean[:, 1]] for curve in curves])

@@ -32,6 +32,7 @@ from ambient_sweep.results.frontier.candidates import (
     clean_mask,
     distinct,
     objectives,
+    present,
     stated,
 )
 from ambient_sweep.results.tables import schema
@@ -81,7 +82,7 @@ class Candidates:
         mask = candidate_mask(table)
         if not mask.any():
             raise UserError("nothing to pick from; no evaluation has finite values of both objectives yet")
-        few = table.select([name for name in dict.fromkeys((*ORDER, *MODEL, *RECIPE)) if name in table.column_names])
+        few = table.select(present(table, (*ORDER, *MODEL, *RECIPE)))
         rows = np.flatnonzero(mask)[distinct(few.filter(pa.array(mask)))]
         rows = rows[pc.sort_indices(few.select(ORDER).take(pa.array(rows)), BY_MEMORIZATION)]
         last, values = stated(table, rows), objectives(table)
