@@ -1,6 +1,7 @@
 """Kills what a sweep consists of, at random and for real, and compares what is left with an undisturbed sweep.
 
     python tests/sweep/running/chaos.py --kills 100 --stops 5
+    python tests/sweep/running/chaos.py --kills 6 --stops 1 --short
 
 Two sweeps, one of trials with one worker and one with two, run beside each other on a cluster of two nodes on this machine.
 Kills with -9: drivers, trials' processes, their workers, controllers and cleaners, the second node, the cluster's GCS. Stops
@@ -10,6 +11,7 @@ with SIGTERM. Whatever was lost is started again: a driver by `resume`, a node, 
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import secrets
@@ -21,33 +23,37 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import numpy as np
 import pyarrow.parquet as pq
+from gloo import gloo_group
 from processes import end_session, session_of
+from sklearn.datasets import load_digits
 
+from ambient_sweep.config import load_config
 from ambient_sweep.results.export import export_tables
-from ambient_sweep.sweep.space.baseline import baseline_values
-from ambient_sweep.sweep.space.file import load_sweep
+from ambient_sweep.storage import sha256
+from ambient_sweep.training.group import SINGLE
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.setup import prepare
 
 FILE = """
 base:
-  data: {{train_size: 150}}
+  observed.base_sigma: {base_sigma}  # above 0, no clean training
+  data: {{source: array, path: {images_file}, train_size: 150}}
   model: {{kind: mlp, width: 32, blocks: 1}}
-  training: {{images: {images}, batch_size: 64, checkpoints: 40, records: 5}}
+  training: {{images: 16000, batch_size: 64, checkpoints: 40, records: 5}}
   evaluation: {{lengths: [0.25, 0.5, 0.75, 1.0], samples: 64}}
   sampling.steps: 5
   resources.workers: WORKERS
 space:
   consistency.weight: {{choice: {weights}}}
 search: {{sampler: grid, trials: {trials}, stopping: {{rule: none}}, keep: all}}
-baseline: {{seeds: [0]}}
 confirm: {{samples: {confirm}}}
 """
 PROCESSES = {
@@ -183,16 +189,20 @@ def free_port() -> int:
 
 
 def disturb(kind: str, cluster: Cluster, drivers: list[Driver], draw: random.Random) -> bool:
-    """One kill of this kind; False where there is nothing of it."""
+    """One disturbance of this kind; False where there is nothing of it."""
+    running = [driver for driver in drivers if not driver.ended and driver.process.poll() is None]
     if kind in PROCESSES:
         pids = cluster.pids(PROCESSES[kind])
         if pids:
             os.kill(draw.choice(pids), signal.SIGKILL)
         return bool(pids)
     if kind == "driver":
-        running = [driver for driver in drivers if not driver.ended and driver.process.poll() is None]
         if running:
             end_session(draw.choice(running).process)
+        return bool(running)
+    if kind == "stop":
+        for driver in running:
+            driver.stop()
         return bool(running)
     if kind == "node":
         end_session(cluster.node)
@@ -207,8 +217,13 @@ def disturb(kind: str, cluster: Cluster, drivers: list[Driver], draw: random.Ran
     return True
 
 
-def run(cluster: Cluster, folder: Path, name: str, text: str, disturbances: Iterator[str], draw: random.Random) -> None:
-    """Both sweeps from their start to their end, disturbed now and then."""
+def run(
+    cluster: Cluster, folder: Path, name: str, text: str, left: list[str], patience: float, draw: random.Random
+) -> None:
+    """Both sweeps from their start to their end, disturbed now and then by what is `left`, which is taken out.
+
+    patience: how many disturbances wait until something was trained since the one before.
+    """
     drivers = []
     for workers in KINDS_OF_TRIALS:
         file = folder / f"{name}-{workers}.yaml"
@@ -222,33 +237,40 @@ def run(cluster: Cluster, folder: Path, name: str, text: str, disturbances: Iter
         for driver in drivers:
             driver.tend()
         states = {path for driver in drivers for path in driver.root.glob("trials/*/state/images-*")}
-        if time.monotonic() >= due and not states <= reached and (kind := next(disturbances, None)) is not None:
-            print(kind, end=" ", flush=True)
-            if kind == "stop":
-                for driver in drivers:
-                    if not driver.ended:
-                        driver.stop()
-            elif not disturb(kind, cluster, drivers, draw):
-                disturb("driver", cluster, drivers, draw)
-            # Most wait until something was trained since: what is killed at its start each time comes to no end.
-            reached = states if draw.random() < 0.8 else set()
-            due = time.monotonic() + draw.uniform(0, 5)
+        if left and time.monotonic() >= due and not states <= reached and disturb(left[0], cluster, drivers, draw):
+            print(left.pop(0), end=" ", flush=True)
+            reached = states if draw.random() < patience else set()
+            due = time.monotonic() + draw.uniform(-5, 5)  # half of them follow at once
         time.sleep(0.5)
 
 
-def trained_alone(folder: Path, text: str, weights: Sequence[float]) -> Path:
-    """The sweep's trials without Ray, one after another in this process."""
-    root, file = folder / "alone", folder / "alone.yaml"
-    file.write_text(text.replace("WORKERS", "1"))
-    sweep = load_sweep(file)
-    trials = [("baseline", values) for values in baseline_values(sweep, 0)]
-    trials += [("search", {"consistency.weight": weight}) for weight in weights]
-    for number, (role, values) in enumerate(trials):
-        config = sweep.config_for(values)
-        prepare(config, root)
-        run_trial(config, root, f"trial-{number}", role=role)
-    export_tables(root)
-    return root
+def train_part(done: Path, root: Path, rank: int, workers: int) -> None:
+    """Trains the configs of the sweep in `done` one after another without Ray, as one of their workers."""
+    with gloo_group(root, rank, workers) if workers > 1 else contextlib.nullcontext(SINGLE) as group:
+        for file in sorted(done.glob("trials/*/config.yaml")):
+            config = load_config(file)
+            if rank == 0:
+                prepare(config, root)
+            group.broadcast(None)
+            run_trial(config, root, file.parent.name, group=group)
+
+
+def trained_alone(sweeps: dict[int, Path]) -> dict[int, Path]:
+    """The trials of these sweeps, by their numbers of workers, without Ray: each sweep by as many processes of its own."""
+    roots = {workers: done.with_name(f"alone-{done.name}") for workers, done in sweeps.items()}
+    parts = []
+    for workers, root in roots.items():
+        root.mkdir()
+        for rank in range(workers):
+            words = (sweeps[workers], root, rank, workers)
+            parts.append(multiprocessing.get_context("spawn").Process(target=train_part, args=words))
+            parts[-1].start()
+    for part in parts:
+        part.join()
+    assert not any(part.exitcode for part in parts)
+    for root in roots.values():
+        export_tables(root)
+    return roots
 
 
 def check_released(cluster: Cluster) -> None:
@@ -271,7 +293,7 @@ def check_study(root: Path) -> None:
 
 
 def numbers(root: Path, trials: int) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """What was measured, by what was asked for. Reads every table, record and state."""
+    """What was measured, of which weights, by what was asked for. Reads every table, record and checkpoint."""
     statuses = Counter(pq.read_table(root / "trials.parquet")["status"].to_pylist())
     assert statuses == {"completed": trials}, statuses
     rows = pq.read_table(root / "evaluations.parquet").to_pylist()
@@ -285,6 +307,7 @@ def numbers(root: Path, trials: int) -> dict[tuple[Any, ...], dict[str, Any]]:
         key = tuple(row[name] for name in asked)
         assert key not in found, f"measured twice: {key}"
         found[key] = {name: value for name, value in row.items() if not any(part in name for part in skipped)}
+        found[key]["weights"] = sha256(root / row["checkpoint"] / "model.safetensors")
     for file in root.rglob("*.json"):
         if "ray" not in file.parts:
             json.loads(file.read_bytes())
@@ -296,38 +319,39 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--stops", type=int, default=5)
-    options.add_argument("--images", type=int, default=16_000, help="of a training")
-    options.add_argument("--trials", type=int, default=7, help="searched ones of each of the two sweeps")
-    options.add_argument("--confirm", default="2x")
-    options.add_argument("--alone", action="store_true", help="compare with trials without Ray; not with --confirm")
+    options.add_argument("--short", action="store_true", help="one trial each, compared with training without Ray")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     draw = random.Random(given.seed)
-    kinds = [KINDS[index % len(KINDS)] for index in range(given.kills)] + ["stop"] * given.stops
-    draw.shuffle(kinds)
-    disturbances, count = iter(kinds), Counter(kinds)
-    weights = [0.5 + 0.25 * index for index in range(given.trials)]
-    text = FILE.format(images=given.images, weights=weights, trials=given.trials, confirm=given.confirm)
-    planned = given.trials + 1  # with clean training
+    left = [KINDS[index % len(KINDS)] for index in range(given.kills)] + ["stop"] * given.stops
+    draw.shuffle(left)
+    count, patience = Counter(left), 0.0 if given.short else 0.8  # what is always killed at its start comes to no end
+    trials = 1 if given.short else 7  # searched ones of each sweep
     cluster, folder, began = Cluster(), Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
+    text = FILE.format(
+        images_file=folder / "digits.npy", trials=trials,
+        weights=[0.5 + 0.25 * index for index in range(7)], base_sigma=0.1 if given.short else 0,
+        confirm=0 if given.short else "2x",
+    )  # fmt: skip
+    planned = trials if given.short else trials + 1  # with clean training
     try:
-        if given.alone:
-            expected = [numbers(trained_alone(folder, text, weights), planned)] * 2
-        else:
-            run(cluster, folder, "quiet", text, iter(()), draw)
-            expected = [numbers(folder / f"quiet-{workers}", planned) for workers in KINDS_OF_TRIALS]
-        print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
+        np.save(folder / "digits.npy", load_digits().images / 16)
+        quiet = {workers: folder / f"quiet-{workers}" for workers in KINDS_OF_TRIALS}
+        if not given.short:
+            run(cluster, folder, "quiet", text, [], patience, draw)
+            print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         rounds = 0
-        while disturbances.__length_hint__():
+        while left:
             rounds += 1
-            run(cluster, folder, f"round{rounds}", text, disturbances, draw)
+            run(cluster, folder, f"round{rounds}", text, left, patience, draw)
             check_released(cluster)
-            for workers, wanted in zip(KINDS_OF_TRIALS, expected, strict=True):
-                root = folder / f"round{rounds}-{workers}"
-                assert numbers(root, planned) == wanted, root
+            roots = {workers: folder / f"round{rounds}-{workers}" for workers in KINDS_OF_TRIALS}
+            wanted = trained_alone(roots) if given.short else quiet
+            for workers, root in roots.items():
+                assert numbers(root, planned) == numbers(wanted[workers], planned), root
                 check_study(root)
-            print(f"\nround {rounds}: equal to the bit; {disturbances.__length_hint__()} disturbances left", flush=True)
+            print(f"\nround {rounds}: equal to the bit; {len(left)} disturbances left", flush=True)
         print(
             f"{dict(count)} in {rounds} rounds of {2 * planned} trials, {time.monotonic() - began:.0f} s: nothing lost"
         )
