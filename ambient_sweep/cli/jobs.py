@@ -1,6 +1,7 @@
 """Sweeps as jobs of a Ray cluster: submit, logs, stop. A job is named by its id or by the folder of its run."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -11,9 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import click
 
@@ -46,6 +51,7 @@ ADDRESS = "http://127.0.0.1:8265"
 TOKEN_FILE = Path("~/.ambient-sweep/ray-token")  # as cluster/head.sh makes it
 RUN = "ambient-sweep.run"  # in a job's metadata: the folder of its run
 STOP_SECONDS = 60  # that a stopped sweep has to save its trials
+ANSWER_SECONDS, ANSWER_BYTES = 10, 2**16  # of a dashboard, at most
 
 JOB = re.compile(r"[^/]+-[0-9a-f]{6}")
 
@@ -129,7 +135,8 @@ def _new(
 ) -> tuple[list[str], str]:
     """Writes the sweep to `folder`, checked; the command for it, and the folder of its run."""
     changes = parse_overrides(overrides)
-    for key, value in (flatten(read_yaml(file).get("base") or {}) | changes).items():
+    base = read_yaml(file).get("base")
+    for key, value in ((flatten(base) if isinstance(base, dict) else {}) | changes).items():
         if key in PATH_KEYS and value:
             _on_cluster(key, str(value))
     if storage is None:
@@ -206,6 +213,7 @@ def _client(address: str) -> "Iterator[JobSubmissionClient]":
         handler.setLevel(logging.ERROR)
     if not address.startswith(("http://", "https://")):  # Ray imports what other schemes name
         raise UserError(f"--address: {address}: expected the URL of a Ray dashboard, such as {ADDRESS}")
+    _check_dashboard(address)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray heeds it, and RAY_ADDRESS, more than what it is given
     try:
         yield JobSubmissionClient(address)
@@ -215,11 +223,26 @@ def _client(address: str) -> "Iterator[JobSubmissionClient]":
             f"--address: {address}: {why}; set RAY_AUTH_TOKEN_PATH to the file of the token that the head was started with"
         ) from None
     except ConnectionError:
-        raise UserError(
-            f"--address: no Ray dashboard answers at {address}; start a head (cluster/head.sh) or open a tunnel to it"
-        ) from None
+        raise UserError(_silent(address)) from None
     except (RuntimeError, ValueError) as error:
         raise AmbientSweepError(f"--address: {address}: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _check_dashboard(address: str) -> None:
+    """Raises UserError, within seconds, where no Ray dashboard answers: Ray waits, or takes any answer for its own."""
+    try:
+        with urlopen(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS) as answer:
+            known = "ray_version" in dict(json.loads(answer.read(ANSWER_BYTES)))
+    except HTTPError as error:
+        known = error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # the token is wrong, as Ray will say
+    except (OSError, HTTPException, ValueError, TypeError):
+        known = False
+    if not known:
+        raise UserError(_silent(address))
+
+
+def _silent(address: str) -> str:
+    return f"--address: no Ray dashboard answers at {address}; start a head (cluster/head.sh) or open a tunnel to it"
 
 
 def run_of_job(job: str, address: str) -> Path:
@@ -254,9 +277,15 @@ def _follow(address: str, job: str) -> None:
 
     with _client(address) as client:
         try:
+            run = (client.get_job_info(job).metadata or {})[RUN]
             asyncio.run(tail())
         except KeyboardInterrupt:
             raise AmbientSweepError(f"job {job} goes on; `{command('stop', job)}` stops it") from None
+        except (RuntimeError, ConnectionError):
+            raise AmbientSweepError(
+                f"job {job}: the cluster at {address} answers no more; once it does, `{command('logs', job)}` follows the "
+                f"job, and if its head was lost, `{command('submit', run)}` resumes it"
+            ) from None
         ended, log = client.get_job_info(job), client.get_job_logs(job)
     if ended.status != "SUCCEEDED":
         own = log.rstrip().rpartition("\n")[2].removeprefix("error: ") if ended.driver_exit_code else ended.message

@@ -120,11 +120,15 @@ def evaluate(
     """
     from ambient_sweep.cli.places import find_checkpoint
     from ambient_sweep.results.model_card import measured
+    from ambient_sweep.sweep.folder import check_within
     from ambient_sweep.training.state import load_model
     from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint, show_attack
+    from ambient_sweep.trial.retention import is_of_trial
 
     changes = parse_overrides(overrides, ("evaluation.", "sampling.", "resources.", *MOVED))
     checkpoint, _ = find_checkpoint(checkpoint, terminal(as_json).line)
+    if attack is not None and is_of_trial(checkpoint):
+        check_within(checkpoint.parents[1])  # to which the attack is added
     moved = {key: value for key, value in changes.items() if key in MOVED}
     model, config, meta = load_model(checkpoint, moved=moved)
     samples = max([config.evaluation.samples, *(each.samples for each in measured(checkpoint, meta["images"]))])

@@ -209,9 +209,12 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
 def report(folder: Path, as_json: bool) -> None:
     """Write tables, pictures, best.yaml and report.html of the run in FOLDER again, from its trials' records."""
     from ambient_sweep.cli.places import find_place
+    from ambient_sweep.sweep.folder import check_within
     from ambient_sweep.sweep.run import summarize
 
-    tell_summary(summarize(find_place(folder)[0]), as_json)
+    root = find_place(folder)[0]
+    check_within(root)
+    tell_summary(summarize(root), as_json)
 
 
 @commands.command()

@@ -152,7 +152,8 @@ def describe(error: ValidationError) -> str:
         within = [other for other in errors if other is not item and other["loc"][: len(item["loc"])] == item["loc"]]
         if within:  # what is wrong with a part is enough
             continue
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).removeprefix(".")
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"] if part != "[key]")
+        key = key.removeprefix(".")
         kind, context = item["type"], item.get("ctx", {})
         plain = PLAIN.get(kind, "").format_map(context)
         message = plain or item["msg"].removeprefix("Value error, ")

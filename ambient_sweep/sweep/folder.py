@@ -79,8 +79,8 @@ def check_unchanged(sweep: Sweep, root: Path) -> None:
     Ranges may be wider, where clean training does not draw from them: what was measured stays within.
     """
     try:
-        begun, now = json.loads((root / BEGUN_FILE).read_bytes()), _fixed(sweep)
-    except (OSError, ValueError):
+        begun, now = dict(json.loads((root / BEGUN_FILE).read_bytes()).items()), _fixed(sweep)
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise UserError(f"{root / BEGUN_FILE}: missing or damaged; restore it, or {AGAIN}") from None
     for key in begun | now:
         if begun.get(key) != now.get(key) and not _wider(key, begun.get(key), now.get(key)):
@@ -93,8 +93,13 @@ def check_unchanged(sweep: Sweep, root: Path) -> None:
 def _wider(key: str, was: Any, now: Any) -> bool:
     """Whether the ends of a range without step lie further apart than they did."""
     section, _, kind = key.rpartition(".")
-    is_range = section.startswith("space.") and kind in ("uniform", "loguniform", "int", "logint") and was and now
-    return bool(is_range and section.removeprefix("space.").startswith(OTHERS) and now[0] <= was[0] <= was[1] <= now[1])
+    is_range = section.startswith("space.") and kind in ("uniform", "loguniform", "int", "logint")
+    if not is_range or not section.removeprefix("space.").startswith(OTHERS):
+        return False
+    match was, now:
+        case [int() | float() as low, int() | float() as high], [lower, higher]:
+            return bool(lower <= low <= high <= higher)
+    return False
 
 
 def _fixed(sweep: Sweep) -> dict[str, Any]:

@@ -5,6 +5,7 @@ states. `resume_sweep` starts from these and not from Tune's snapshots, which la
 make Tune start the whole experiment again without a word.
 """
 
+import errno
 import os
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ambient_sweep.config.files import lasting_path
-from ambient_sweep.errors import AmbientSweepError, UserError, errors_of
+from ambient_sweep.errors import AmbientSweepError, Resumable, UserError, errors_of
 from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
@@ -52,6 +53,7 @@ from ambient_sweep.trial.retention import CHECKPOINTS, discard
 
 Echo = Callable[[str], None]
 BEST_FILE, REPORT_FILE = "best.yaml", "report.html"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -201,12 +203,12 @@ def summarize(root: Path) -> SweepSummary:
     """Writes tables, picture, report and the knee's config from the trials' records, and says what there is.
 
     Raises AmbientSweepError, naming the first reason, if there are trials and every one failed; UserError for a file that
-    cannot be written.
+    cannot be written, Resumable where the disk is full.
     """
     try:
         return _summarize(root)
     except OSError as error:
-        raise UserError(
+        raise (Resumable if error.errno in FULL else UserError)(
             f"{error.filename or root}: cannot be written ({error.strerror or error}); "
             f"`{command('report', root)}` makes tables and report once it can"
         ) from None

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ def write_tensors(
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, file)
             write_notes(aside, meta_name or name, meta | {"sha256": sha256(file)})
     except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(folder)) from error
+        found = re.search(r"os error (\d+)", str(error))  # of which safetensors keeps the text alone
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(folder)) from error
 
 
 def read_tensors(

@@ -103,7 +103,15 @@ _JSON = TypeAdapter[Any](Any, config=ConfigDict(ser_json_inf_nan="strings"))
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
+def is_trial_id(name: object) -> bool:
+    """Whether this is the name of a folder, as all ids are: one in a stranger's files may lead elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & {*name}
+
+
 def trial_folder(root: Path, trial_id: str) -> Path:
+    """Raises UserError for an id that is none."""
+    if not is_trial_id(trial_id):
+        raise UserError(f"{root}: damaged, names a trial {trial_id!r:.80}; restore its records")
     return root / "trials" / trial_id
 
 

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from command_line import bad
+from made_up_sweeps import make_trial
 from small_sweeps import small_sweep, study_of
 
 from ambient_sweep import trust
+from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.object_store import open_url
 from ambient_sweep.sweep.folder import check_unchanged, check_within, claim, sweep_folder
 from ambient_sweep.sweep.run import resume_sweep, run_sweep
+from ambient_sweep.sweep.running.session import open_search
 from ambient_sweep.sweep.space.file import write_sweep
+from ambient_sweep.trial.records import trial_folder, write_trial
 
 if TYPE_CHECKING:
     from s3_server import S3Server
@@ -38,6 +43,50 @@ def test_nothing_is_written_or_removed_behind_a_link(
     monkeypatch.setenv(trust.VARIABLE, "1")
     with pytest.raises(UserError, match=r"\.begun\.json: missing or damaged"):
         resume_sweep(tmp_path / "run")
+
+
+def test_a_report_is_not_written_behind_a_link(tmp_path: Path) -> None:
+    write_trial(tmp_path / "run", make_trial("a", build_config({})))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run" / "sweep").symlink_to(tmp_path / "mine")
+    assert bad("report", tmp_path / "run").startswith(
+        f"error: {tmp_path / 'run' / 'sweep'}: is a symbolic link, behind"
+    )
+    assert not any((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "null",
+        "3",
+        "[[1, 2]]",
+        "{",
+        '{"space.observed.sigma.uniform": "abc"}',
+        '{"space.observed.sigma.uniform": [1]}',
+    ],
+)
+def test_damaged_notes_of_what_began_are_named(tmp_path: Path, content: str) -> None:
+    sweep = small_sweep(tmp_path)
+    (tmp_path / ".begun.json").write_text(content)
+    with pytest.raises(UserError, match=r"\.begun\.json: missing or damaged|space.*: is .* now, but was"):
+        check_unchanged(sweep, tmp_path)
+
+
+@pytest.mark.parametrize("trial_id", ["../../mine/evil", "/tmp/evil", "..", "", 3, ["a"]])
+@pytest.mark.parametrize("key", ["trial_id", "observation_of", "fixed trials"])
+def test_no_trial_of_a_study_leads_elsewhere(tmp_path: Path, trial_id: object, key: str) -> None:
+    sweep = small_sweep(tmp_path)
+    study = study_of(tmp_path)
+    if key == "fixed trials":
+        study.set_user_attr(key, [trial_id])
+    else:
+        study.ask().set_user_attr(key, trial_id)
+    with pytest.raises(UserError, match=r"^study\.journal: damaged, names a trial .*; restore it, or `run`"):
+        open_search(sweep, tmp_path)
+    with pytest.raises(UserError, match="damaged, names a trial"):
+        trial_folder(tmp_path, trial_id)  # type: ignore[arg-type]
 
 
 def test_a_kill_while_the_study_is_written_leaves_no_link(tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """The states of a run on disk: damaged ones, those of killed processes, those of other runs."""
 
+import errno
+import multiprocessing
+import resource
 import shutil
+import signal
 from contextlib import closing
 
 import pytest
+import torch
 from small_runs import BASE, SHAPE, assert_same_bits, new_state, observations, run
 
 from ambient_sweep.config import build_config
@@ -112,6 +117,26 @@ def test_states_of_another_config_or_format_are_refused_and_not_passed_over(plac
     write_tensors(place / "images-000000384", "state", other.tensors(), meta)
     with pytest.raises(UserError, match=rf"has format 1, this version reads {FORMAT}; remove {place} {BEGIN_AGAIN}"):
         restored(place)
+
+
+def write_limited(folder, found):
+    """Writes more than this process may, as where a disk is full: safetensors tells only in words why it cannot."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        write_tensors(folder, "state", {"x": torch.zeros(1000)}, {})
+    except OSError as error:
+        found.put((error.errno, error.filename))
+
+
+def test_why_tensors_cannot_be_written_is_told_as_the_system_told_it(tmp_path):
+    processes = multiprocessing.get_context("spawn")
+    found = processes.Queue()
+    writing = processes.Process(target=write_limited, args=(tmp_path / "state", found))
+    writing.start()
+    assert found.get(timeout=60) == (errno.EFBIG, str(tmp_path / "state"))
+    writing.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_states_are_ordered_by_images(tmp_path):

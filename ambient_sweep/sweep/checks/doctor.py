@@ -54,10 +54,8 @@ class Answer:
 
 def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
     """Findings on the cluster that this process is connected to, for a sweep that writes to `storage`."""
-    findings, new = (
-        [_token(ray.init(ignore_reinit_error=True, configure_logging=False).dashboard_url)],
-        not storage.exists(),
-    )
+    findings = [_token(ray.init(ignore_reinit_error=True, configure_logging=False).dashboard_url)]
+    made = [folder for folder in (storage, *storage.parents) if not folder.exists()]
     marker = storage / f".doctor-{secrets.token_hex(4)}"
     try:
         write_atomic(marker, b"")
@@ -96,8 +94,8 @@ def examine(sweep: Sweep | None, storage: Path) -> list[Finding]:
     finally:
         with contextlib.suppress(OSError):  # a folder that cannot be written is a finding
             remove(marker)
-            if new:
-                storage.rmdir()
+            for folder in made:
+                folder.rmdir()
     return findings
 
 

@@ -40,6 +40,7 @@ SETTINGS = {
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # the driver starts such a trial again, not Tune
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing reads Tune's snapshots
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of tasks that nobody waits for any more, whose trial has failed and said so
 }
 SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"  # an empty one of HTTP/2, by which both sides begin
 ANSWER_SECONDS, SILENT_SECONDS = 5.0, 50.0

@@ -33,6 +33,7 @@ from ambient_sweep.sweep.search.tpe import GroupedTPESampler, estimator
 from ambient_sweep.sweep.space import conditions
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.sweep.space.distributions import Distribution
+from ambient_sweep.trial.records import is_trial_id
 
 TRIAL_ID, OBSERVATION_OF, LENGTH, IMAGES, WHY, POINT = (
     "trial_id", "observation_of", "length", "images", "why", "point",
@@ -98,13 +99,21 @@ def _cut_torn_line(path: Path) -> None:
 
 
 class StudyRecord:
-    """The searched trials of a sweep in its study. `written` is called before a trial starts, and after each result."""
+    """The searched trials of a sweep in its study. `written` is called before a trial starts, and after each result.
+
+    Raises UserError for a study that names trials by what is no id.
+    """
 
     def __init__(self, study: optuna.Study, space: Space, written: Callable[[], None] = lambda: None) -> None:
         self.study, self._space, self._written = study, space, written
         self._distributions = {key: optuna_distribution(d) for key, d in space.items()}
         self._open: dict[int | None, optuna.Trial] = {}  # proposed in this session, and not ended
         attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+        fixed = study.user_attrs.get(FIXED, [])
+        names = [each[key] for each in attributes for key in (TRIAL_ID, OBSERVATION_OF) if key in each]
+        for name in (*names, *(fixed if isinstance(fixed, list) else [fixed])):
+            if not is_trial_id(name):
+                raise UserError(f"study.journal: damaged, names a trial {name!r:.80}; restore it, or {AGAIN}")
         refused = sum(WHY in each and TRIAL_ID not in each for each in attributes)
         self._asked = refused + len({each[TRIAL_ID] for each in attributes if TRIAL_ID in each})
 
