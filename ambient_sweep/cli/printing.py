@@ -135,12 +135,12 @@ def tell_summary(summary: Any, as_json: bool) -> None:
     counts = ", ".join(f"{number} {status}" for status, number in summary.counts.items())
     lines = [f"trials: {counts}", "frontier:", *(f"  {point(row)}" for row in summary.frontier)]
     lines += ["best: " + summary.best_reason, *([f"  {point(summary.best)}"] if summary.best else [])]
-    lines += [summary.noise] if summary.noise else []
+    lines += [each for each in (summary.noise, summary.untouched) if each]
     lines += [f"{name:<20} {path}" for name, path in summary.files.items()]
     lines.append(f"{'TensorBoard':<20} {command('tensorboard', summary.root)}")
     result = {
         "folder": str(summary.root), "trials": summary.counts, "frontier": summary.frontier, "best": summary.best,
-        "reason": summary.best_reason, "noise": summary.noise,
+        "reason": summary.best_reason, "noise": summary.noise, "untouched": summary.untouched,
         "files": {name: str(path) for name, path in summary.files.items()},
     }  # fmt: skip
     tell(result, lines, as_json)

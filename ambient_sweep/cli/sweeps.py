@@ -158,7 +158,15 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
     """Pick a config and its training length from SOURCE: a run, its evaluations.parquet, a trial or a checkpoint."""
     from ambient_sweep.cli.places import find_place
     from ambient_sweep.results.frontier.rival import what_noise_buys
-    from ambient_sweep.results.frontier.select import best_config, complete, point, read_candidates, select, write_best
+    from ambient_sweep.results.frontier.select import (
+        best_config,
+        complete,
+        point,
+        read_candidates,
+        select,
+        untouched_line,
+        write_best,
+    )
     from ambient_sweep.results.tables.parquet import EVALUATIONS_FILE
 
     root, meant = (source.parent, source.parent) if source.suffix == ".parquet" else find_place(source)
@@ -184,7 +192,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
             f"not trial {other['trial_id']} after {other['images']:,} images, sampled to {other['endpoint']}: {why}"
             for other, why in choice.others[:OTHERS]
         ),
-        what_noise_buys(table, choice),
+        *filter(None, (what_noise_buys(table, choice), untouched_line(table))),
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
     ]

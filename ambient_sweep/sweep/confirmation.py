@@ -35,8 +35,10 @@ from ambient_sweep.results.frontier.candidates import (
     distinct,
     errors,
     is_value,
+    measured_mask,
     objectives,
     own_mask,
+    untouched_mask,
 )
 from ambient_sweep.results.frontier.standings import recipe_labels
 from ambient_sweep.results.tables import schema
@@ -88,7 +90,8 @@ def plan(evaluations: pa.Table, settings: Confirm, base: Mapping[str, Any], ende
         could = found.take(
             pa.array(_rows(found, lambda rows: front_probability(objectives(rows), errors(rows)) >= LEAST))
         )
-        again = _remeasurements(evaluations, could, settings, 1)
+        reference = own.filter(pa.array(untouched_mask(own) & measured_mask(own)))
+        again = _remeasurements(evaluations, pa.concat_tables([could, reference]), settings, 1)
         if again:
             return Plan(f"measuring what could be on the frontier again, {_of(again)}", again)
         found = candidates(evaluations)

@@ -21,7 +21,7 @@ from ambient_sweep.object_store import fetch_folder
 from ambient_sweep.results.export import export_tables
 from ambient_sweep.results.frontier.candidates import candidates, frontier
 from ambient_sweep.results.frontier.rival import what_noise_buys
-from ambient_sweep.results.frontier.select import select, write_best
+from ambient_sweep.results.frontier.select import select, untouched_line, write_best
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.results.report.page import write_report
 from ambient_sweep.results.tables import schema
@@ -66,6 +66,7 @@ class SweepSummary:
     best: dict[str, Any] | None  # the knee; None where nothing was measured
     best_reason: str
     noise: str  # what it buys over clean training, in a sentence
+    untouched: str  # what the untouched base of LoRA measures, in a sentence; else empty
     files: dict[str, Path]  # what was written, by name
 
 
@@ -221,9 +222,11 @@ def _summarize(root: Path) -> SweepSummary:
     failed = [trial for trial in trials if trial.status == "failed"]
     files = {name: root / name for name in ("trials.parquet", "evaluations.parquet")}
     space = load_sweep(root / SWEEP_FILE).space if (root / SWEEP_FILE).exists() else {}
+    untouched = untouched_line(tables.evaluations)
     report = partial(
         write_report, root / REPORT_FILE, tables,
-        best_file=root / BEST_FILE, searched=list(space), importance=importance(tables.evaluations, space),
+        best_file=root / BEST_FILE, untouched=untouched, searched=list(space),
+        importance=importance(tables.evaluations, space),
     )  # fmt: skip
     if candidates(tables.evaluations).num_rows == 0:
         reason = "nothing was measured yet"
@@ -234,7 +237,9 @@ def _summarize(root: Path) -> SweepSummary:
             report(choice=None, sentence=reason)
             raise AmbientSweepError(f"{root}: {reason}")
         report(choice=None, sentence=reason)
-        return SweepSummary(root, dict(counts), [], None, reason, "", files | {REPORT_FILE: root / REPORT_FILE})
+        return SweepSummary(
+            root, dict(counts), [], None, reason, "", untouched, files | {REPORT_FILE: root / REPORT_FILE}
+        )
     choice = select(tables.evaluations, "knee")
     noise = what_noise_buys(tables.evaluations, choice)
     write_best(choice, "knee", root.name, root / BEST_FILE)
@@ -245,4 +250,4 @@ def _summarize(root: Path) -> SweepSummary:
     report(choice=choice, sentence=noise)
     files |= {name: root / name for name in (*pictures, BEST_FILE, REPORT_FILE)}
     rows = frontier(tables.evaluations).to_pylist()
-    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, noise, files)
+    return SweepSummary(root, dict(counts), rows, choice.row, choice.reason, noise, untouched, files)

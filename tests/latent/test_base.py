@@ -1,6 +1,7 @@
 """Bases as diffusers saves them: what is read, against diffusers, and what is refused, each in one line."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -155,3 +156,17 @@ def test_the_extra_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("ambient_sweep.latent.find_spec", lambda name: None if name != EXTRA[0] else name)
     with pytest.raises(UserError, match=r"transformers, peft, accelerate: pip install 'ambient-sweep\[latent\]'$"):
         require_extra()
+
+
+def test_the_documented_download_is_a_call_of_hf_that_fetches_all_of_a_base(sdxl):
+    """Every pattern has an `--include` of its own: hf takes what follows one for a file, and then nothing else."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    root = Path(__file__).parents[2]
+    for file in ("docs/latent.md", "search_spaces/sdxl_lora.yaml"):
+        text = (root / file).read_text().replace("\\\n#", "").replace("\\\n", "")
+        words = shlex.split(next(line for line in text.splitlines() if " hf download " in f" {line}"), comments=False)
+        first = words.index("--local-dir") + 2
+        assert words[first::2] == ["--include"] * len(words[first::2])
+        files = [path.relative_to(sdxl).as_posix() for path in sdxl.rglob("*") if path.is_file()]
+        assert sorted(filter_repo_objects(files, allow_patterns=words[first + 1 :: 2])) == sorted(files)

@@ -29,12 +29,15 @@ def test_a_sweep_of_latents_comes_to_the_same_tables_and_report(
     file, root = tmp_path / "tiny.yaml", tmp_path / "runs" / "tiny"
     file.write_text(yaml.safe_dump(sweep))
     assert "observed.sigma: 0.344 = t 100, 0.696 = t 250, 1.618 = t 500" in good("validate", file)
-    good("run", file, "--storage", root.parent)
+    said = good("run", file, "--storage", root.parent)
+    for text in (said, good("best", root), (root / "report.html").read_text()):
+        assert "Untouched base: " in text
     trials = pq.read_table(root / "trials.parquet").to_pylist()
     assert [trial["status"] for trial in trials] == ["completed"] * 8
     assert sorted(trial["role"] for trial in trials) == ["baseline", "control", *["search"] * 6]
     rows = pq.read_table(root / "evaluations.parquet").to_pylist()
     searched = {(row["observed.sigma"], row["consistency.weight"]) for row in rows if row["role"] == "search"}
     assert len(searched) == 6
+    assert {row["role"] for row in rows if row["on_front"]} <= {"search", "baseline"}
     assert sum(row["on_front"] for row in rows) > 0
     assert {"report.html", "frontier.png", "best.yaml"} <= {path.name for path in root.iterdir()}

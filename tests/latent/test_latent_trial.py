@@ -167,7 +167,7 @@ def test_the_report_shows_similarity_beside_held_out_images_and_the_untouched_ba
     monkeypatch.setattr(place, lambda counts, title: drawn.append(counts) or b"png")
     rows = build_tables(root)
     (chosen,) = [row for row in rows.evaluations.to_pylist() if (row["trial_id"], row["endpoint"]) == ("one", "zero")]
-    assert pictures.similarity_picture(root, chosen, rows.trials.to_pylist()) == "data:image/png;base64,cG5n"
+    assert pictures.similarity_picture(root, chosen, rows.trials) == "data:image/png;base64,cG5n"
     (counts,) = drawn
     assert sum(counts["generated"]) == sum(counts["untouched base"]) == 12
     assert sum(counts["heldout"]) == 24

@@ -10,9 +10,10 @@ import pytest
 from made_up_sweeps import add
 from test_confirmed import rows
 
+from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.rival import what_noise_buys
-from ambient_sweep.results.frontier.select import select
+from ambient_sweep.results.frontier.select import select, untouched_line
 from ambient_sweep.results.tables import schema
 from ambient_sweep.sweep.confirmation import Plan, plan
 from ambient_sweep.sweep.space.definition import Confirm
@@ -72,6 +73,28 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     found = sentence(tmp_path / "loud", [(15.0, 0.5, 1.0), (40.0, 0.2, 0.5)], (50.0, 0.0), "max-memorization=0.1")
     assert found == (
         "No clean training memorizes as little: its least mem_excess is 0.2, after 99,968 images, against 0 with noise."
+    )
+
+
+def test_the_untouched_base_is_a_reference_and_no_rival(tmp_path: Path) -> None:
+    """Better than all in both objectives, at sigma 0: neither a candidate nor clean training, and measured as often."""
+    untouched = CLEAN | {"optimizer.lr": 0.0}
+    add(tmp_path, "base", untouched, [(5.0, 0.0)], role="control")
+    assert untouched_line(build_tables(tmp_path).evaluations).startswith(
+        "Untouched base: fd_classifier 5 [4.65, 5.35], "
+    )
+    with pytest.raises(UserError, match="nothing to pick from"):
+        select(build_tables(tmp_path).evaluations, "knee")
+    assert "no clean training (baseline) was measured" in sentence(tmp_path, [], (20.0, 0.1))
+    table = build_tables(tmp_path).evaluations
+    assert select(table, "knee").row["trial_id"] == "noisy"
+    assert table.filter(table["on_front"])["trial_id"].to_pylist() == ["noisy"]
+    again = plan(table, Confirm(samples="4x"), {}).remeasurements
+    assert {each.trial_id for each in again} == {"base", "noisy"}
+    (record,) = [each for each in read_evaluations(tmp_path) if each.trial_id == "base"]
+    write_remeasurement(tmp_path, replace(record, seed=1, samples=2000))
+    assert " on 2,000 samples; fine-tuning copied what exceeds this." in untouched_line(
+        build_tables(tmp_path).evaluations
     )
 
 

@@ -57,7 +57,7 @@ def frontier(table: pa.Table) -> pa.Table:
 
 
 def candidate_mask(table: pa.Table) -> Mask:
-    """The first full measurement (`measured_mask`) of each checkpoint that is no replicate.
+    """The first full measurement (`measured_mask`) of each checkpoint that is neither a replicate nor an untouched base.
 
     Raises UserError for a table that mixes measures or references.
     """
@@ -67,7 +67,7 @@ def candidate_mask(table: pa.Table) -> Mask:
             raise UserError(
                 f"{name}: the table mixes {' and '.join(values)}, which do not compare; keep the rows of one"
             )
-    competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate")
+    competing = measured_mask(table) & ~is_value(table, schema.ROLE, "replicate") & ~untouched_mask(table)
     result = np.zeros(table.num_rows, dtype=np.bool_)
     result[_by_seed(table, competing, places(table), 1)] = True
     return result
@@ -115,7 +115,13 @@ def choosing_mask(table: pa.Table) -> Mask:
 
 def clean_mask(table: pa.Table) -> Mask:
     """Rows of ordinary training on clean images, which is what noise has to beat."""
-    return np.asarray((table[schema.SIGMA].to_numpy() == 0) & is_value(table, schema.OBJECTIVE, "denoising"))
+    clean = (table[schema.SIGMA].to_numpy() == 0) & is_value(table, schema.OBJECTIVE, "denoising")
+    return np.asarray(clean & ~untouched_mask(table))
+
+
+def untouched_mask(table: pa.Table) -> Mask:
+    """Rows of the untouched base, a reference: no training took place, so nothing was copied."""
+    return np.asarray(table[schema.LEARNING_RATE].to_numpy() == 0)
 
 
 def is_value(table: pa.Table, column: str, value: str) -> Mask:

@@ -34,6 +34,7 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     present,
     stated,
+    untouched_mask,
 )
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import read_rows, read_table
@@ -41,7 +42,7 @@ from ambient_sweep.text import counted
 
 NEEDED = (
     *COMPARABLE, *PLACE, schema.ROLE, schema.SAMPLES, schema.EVALUATION_SEED, schema.SAMPLES_ASKED, schema.SAMPLES_SEED,
-    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.ON_FRONT,
+    schema.SEED, schema.SIGMA, schema.OBJECTIVE, schema.LEARNING_RATE, schema.ON_FRONT,
     *(end(name) for name in (schema.FIDELITY, schema.MEMORIZATION) for end in (str, schema.low, schema.high)),
 )  # fmt: skip
 ROW = "row"  # the column of a row's number in its file
@@ -177,14 +178,27 @@ def best_config(choice: Choice) -> Config:
 
 def point(row: Row) -> str:
     """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
-    values = (
-        f"{row[f'{name}_measure']} {row[name]:.4g}"
-        + (f" [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]" if row[f"{name}_low"] is not None else "")
-        for name in ("fidelity", "memorization")
-    )
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
-        f"{row['images']:,} images, sampled to {row['endpoint']}: {', '.join(values)}"
+        f"{row['images']:,} images, sampled to {row['endpoint']}: {_values(row)}"
+    )
+
+
+def untouched_line(table: pa.Table) -> str:
+    """What the untouched base of a sweep of LoRA measures, on the most samples; empty where it was not measured."""
+    rows = table.filter(pa.array(untouched_mask(table) & np.isfinite(objectives(table)).all(axis=1)))
+    if not rows.num_rows:
+        return ""
+    row = rows.sort_by([(schema.SAMPLES, "descending"), *BY_MEMORIZATION]).slice(0, 1).to_pylist()[0]
+    return f"Untouched base: {_values(row)} on {row[schema.SAMPLES]:,} samples; fine-tuning copied what exceeds this."
+
+
+def _values(row: Row) -> str:
+    """The objectives of a row with their 95 % intervals."""
+    return ", ".join(
+        f"{row[f'{name}_measure']} {row[name]:.4g}"
+        + (f" [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]" if row[f"{name}_low"] is not None else "")
+        for name in (schema.FIDELITY, schema.MEMORIZATION)
     )
 
 

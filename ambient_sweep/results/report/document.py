@@ -21,6 +21,7 @@ from ambient_sweep.results.frontier.candidates import (
     objectives,
     own_mask,
     stated_candidates,
+    untouched_mask,
 )
 from ambient_sweep.results.report.pictures import inline_pictures
 from ambient_sweep.results.report.window import LINEAR_BELOW, TICKS, clean_line, window
@@ -116,7 +117,8 @@ def _words(value: Any) -> str:
 def first_measurements(table: pa.Table) -> pa.Table:
     """The rows that the search itself went by: measured in full on each trial's own samples, with finite objectives."""
     full = table[schema.SAMPLES].to_numpy() >= table[schema.SAMPLES_ASKED].to_numpy()
-    return table.filter(pa.array(full & np.isfinite(objectives(table)).all(axis=1) & own_mask(table)))
+    finite = np.isfinite(objectives(table)).all(axis=1)
+    return table.filter(pa.array(full & finite & own_mask(table) & ~untouched_mask(table)))
 
 
 def on_fewer_samples(own: pa.Table, candidates: pa.Table) -> pa.Table:

@@ -32,12 +32,14 @@ def write_report(
     best_file: Path,
     *,
     sentence: str,
+    untouched: str = "",
     searched: Sequence[str] = (),
     importance: Importance = NO_IMPORTANCE,
 ) -> None:
     """Writes the page to `path`, in the sweep's folder, atomically.
 
-    choice: None where nothing was measured; best_file: its config; sentence: what the page opens with; searched: the keys
+    choice: None where nothing was measured; best_file: its config; sentence: what the page opens with; untouched: what the
+    untouched base measures, in a sentence; searched: the keys
     of the search space.
     """
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
@@ -50,12 +52,13 @@ def write_report(
         scripts=[get_plotlyjs(), *((HERE / name).read_text() for name in SCRIPTS)],
         name=root.name,
         sentence=sentence[:1].upper() + sentence[1:],
+        untouched=untouched,
         trials=trials,
         statuses=Counter(row[schema.STATUS] for row in trials),
         hours=(sum(row[schema.DEVICE_SECONDS] for row in trials) + again) / 3600,
         chosen=choice.row if choice else None,
         next_best=choice.others[0] if choice and choice.others else None,
-        similarity=similarity_picture(root, choice.row, trials) if choice else None,
+        similarity=similarity_picture(root, choice.row, tables.trials) if choice else None,
         command=command("train", best_file),
         provenance=provenance(tables.trials),
         data=document(root, tables, choice.row if choice else None, searched, importance),

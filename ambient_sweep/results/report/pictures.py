@@ -4,9 +4,10 @@ import base64
 import io
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image
 
-from ambient_sweep.results.frontier.candidates import PLACE, Row
+from ambient_sweep.results.frontier.candidates import PLACE, Row, untouched_mask
 from ambient_sweep.results.tables import schema
 from ambient_sweep.trial.records import evaluation_path, read_evaluation, read_trial_evaluations
 
@@ -27,7 +28,7 @@ def inline_pictures(root: Path, rows: list[Row]) -> list[dict[str, str] | None]:
     return pictures
 
 
-def similarity_picture(root: Path, chosen: Row, trials: list[Row]) -> str | None:
+def similarity_picture(root: Path, chosen: Row, trials: pa.Table) -> str | None:
     """How similar the chosen model's samples are to training images, beside held-out images and the untouched base of LoRA.
 
     A data URL; None where similarity was not measured.
@@ -39,7 +40,7 @@ def similarity_picture(root: Path, chosen: Row, trials: list[Row]) -> str | None
     counts = read_evaluation(path).similarities if path.exists() else None
     if counts is None:
         return None
-    untouched = [row[schema.TRIAL_ID] for row in trials if row["model.kind"] == "lora" and row["optimizer.lr"] == 0]
+    untouched = trials.filter(pa.array(untouched_mask(trials)))[schema.TRIAL_ID].to_pylist()
     for record in (record for trial_id in untouched for record in read_trial_evaluations(root, trial_id)):
         if record.similarities is not None:
             counts = {**counts, "untouched base": record.similarities["generated"]}

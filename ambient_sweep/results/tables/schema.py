@@ -52,6 +52,7 @@ SAMPLES_ASKED = "evaluation.samples"  # at full length; early lengths may be mea
 SAMPLES_SEED = "evaluation.seed"
 SIGMA = "observed.sigma"
 OBJECTIVE = "objective.kind"
+LEARNING_RATE = "optimizer.lr"
 
 MEASURES = {
     **dict.fromkeys(get_args(Distance), "Frechet distance to held-out images"),
