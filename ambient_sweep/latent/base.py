@@ -18,6 +18,8 @@ from ambient_sweep.storage import digest, sha256
 Family = Literal["sdxl", "sd3"]
 Prediction = Literal["noise", "v", "flow"]
 
+Json = dict[str, Any]
+
 PIPELINES: dict[Family, str] = {"sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline"}
 NETWORKS: dict[Family, str] = {"sdxl": "unet", "sd3": "transformer"}  # folders
 TITLES: dict[Family, str] = {"sdxl": "Stable Diffusion XL", "sd3": "Stable Diffusion 3"}
@@ -105,8 +107,11 @@ def open_base(folder: Path) -> Base:
         check_weights(place)
     _check_distilled(folder, config, process)
     try:
+        _check_numbers(folder, family, config, latents, process)
         scaling: Prediction = "flow" if family == "sd3" else _prediction(scheduler, process)
         sigmas = _flow_sigmas(process) if family == "sd3" else _sigmas(scheduler, process)
+        if len(sigmas) < 2 or not np.isfinite(sigmas).all() or not (np.diff(sigmas) > 0).all():
+            raise UserError(f"{scheduler}: its noise levels are not a rising table; download the base again")
         divisor = config["patch_size"] if family == "sd3" else 2 ** (len(config["block_out_channels"]) - 1)
         if latents.get("latents_mean") is not None or config["in_channels"] != latents["latent_channels"]:
             raise UserError(f"{vae}: its latents are not those that {network.name} takes, up to one scale and shift")
@@ -195,6 +200,24 @@ def _check_distilled(folder: Path, network: dict[str, Any], scheduler: dict[str,
         )
 
 
+def _check_numbers(folder: Path, family: Family, network: Json, vae: Json, scheduler: Json) -> None:
+    """Raises UserError, which names it, for a number of the configs that is none or out of range."""
+    whole, real = (int,), (int, float)
+    blocks = [len(each["block_out_channels"]) for each in (vae, network) if each is vae or family == "sdxl"]
+    for name, value, kinds, least, most in (
+        ("num_train_timesteps", scheduler.get("num_train_timesteps", 1000), whole, 2, 10**6),
+        ("shift", scheduler.get("shift", 1.0), real, 1e-3, 1e3),
+        ("latent_channels", vae["latent_channels"], whole, 1, 10**3),
+        ("scaling_factor", vae["scaling_factor"], real, 1e-3, 1e3),
+        ("shift_factor", vae.get("shift_factor") or 0, real, -1e3, 1e3),
+        ("patch_size", network["patch_size"] if family == "sd3" else 1, whole, 1, 10**3),
+        *(("block_out_channels", each, whole, 1, 10) for each in blocks),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            what = f"{name}={value!r}, which is not a {'whole ' * (kinds is whole)}number from {least:g} to {most:g}"
+            raise UserError(f"{folder}: its configs lack a value or hold a wrong one ({what}); save it again")
+
+
 def _prediction(folder: Path, scheduler: dict[str, Any]) -> Prediction:
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS or str(scheduler["_class_name"]).startswith("EDM"):
@@ -228,8 +251,6 @@ def _flow_sigmas(scheduler: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float
     """t / (1 - t) of all timesteps of a flow but t = 1."""
     count = scheduler.get("num_train_timesteps", 1000)
     shift = 1.0 if scheduler.get("use_dynamic_shifting") else scheduler.get("shift", 1.0)
-    if count < 2 or not 0 < shift < np.inf:
-        raise ValueError(f"num_train_timesteps={count}, shift={shift}")
     t = np.arange(1, count) / count
     return np.asarray(shift * t / (1 - t))
 

@@ -81,7 +81,7 @@ def test_the_weights_in_full_precision_are_read_where_there_are_both(copy):
     assert variant(folder) == "fp16"
 
 
-SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
+SCHEDULER, UNET, VAE = "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,30 @@ def test_signs_of_distillation_are_words_of_the_name_not_settings_of_inference(s
 def test_a_flow_without_noise_levels_is_refused(sd3, tmp_path):
     place = Path(shutil.copytree(sd3, tmp_path / "base"))
     edit(place / SCHEDULER, shift=-1.0)
-    assert "(ValueError('num_train_timesteps=1000, shift=-1.0'))" in refusal(place)
+    assert "(shift=-1.0, which is not a number from 0.001 to 1000); save it again" in refusal(place)
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "values"),
+    [
+        *(("sdxl", VAE, {"scaling_factor": value}) for value in (None, "x", 0, -1, float("nan"), True)),
+        *(("sdxl", VAE, {"shift_factor": value}) for value in ("x", float("inf"))),
+        *(("sd3", "transformer/config.json", {"patch_size": value}) for value in (0, None, 1.5)),
+        *(("sdxl", SCHEDULER, {"num_train_timesteps": value}) for value in (1, 1000.5, 10**12)),
+        ("sdxl", UNET, {"block_out_channels": []}),
+        ("sdxl", VAE, {"latent_channels": "4"}),
+    ],
+)
+def test_a_wrong_number_is_named(family, file, values, request, tmp_path):
+    place = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "base"))
+    edit(place / file, **values)
+    assert f"{place}: its configs lack a value or hold a wrong one ({next(iter(values))}=" in refusal(place)
+
+
+@pytest.mark.parametrize("betas", [[0.1], [0.5, 1e-20, 1e-20]])
+def test_levels_that_are_no_rising_table_are_refused(copy, betas):
+    edit(copy / SCHEDULER, trained_betas=betas)
+    assert f"{copy / 'scheduler'}: its noise levels are not a rising table; download the base again" == refusal(copy)
 
 
 def test_what_is_no_folder_of_a_base_is_refused(copy, tmp_path, sdxl):
