@@ -118,7 +118,7 @@ def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Continue the sweep in FOLDER (<storage>/<name>); finished trials are kept.
 
     KEY=VALUE changes keys of search.* and confirm.*: search.trials=40 extends a finished sweep. Ranges can be widened:
-    'space.observed.sigma={uniform: [0.1, 0.8]}'.
+    'space.observed.sigma={uniform: [0.1, 0.8]}'. model.base=FOLDER says where the same base lies now.
     """
     from ambient_sweep.sweep.run import resume_sweep
 

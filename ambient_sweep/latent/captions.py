@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ambient_sweep.data.sources.annotations import TEXT
+from ambient_sweep.data.sources.decode import one_line
 from ambient_sweep.data.sources.metadata import FILE_NAME, parsed
 from ambient_sweep.data.sources.source import first, printable
-from ambient_sweep.data.store import TEXT_FILE, Store
+from ambient_sweep.data.store import EMBEDDINGS_FILE, TEXT_FILE, Store
 from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import Base, read_json
 from ambient_sweep.latent.components import load, loading
+from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
 
+CURE = "give a whole store of latents, or prepare it again"
 PART = 32  # captions embedded at once
 CLASSES = re.compile(r"CLIPTextModel(WithProjection)?|T5EncoderModel|(CLIP|T5)Tokenizer(Fast)?")  # of transformers
 # Without any of these files, transformers makes a tokenizer that knows no words.
@@ -96,6 +101,26 @@ def embed(base: Base, captions: Sequence[str], names: Sequence[str], device: str
         for each in table.values():
             each[-1] = 0
     return table
+
+
+@functools.lru_cache(maxsize=2)
+def embeddings(data: Path) -> dict[str, Tensor]:
+    """What `embed` made, mapped from the store `data`. Raises UserError where it has none, or a damaged file."""
+    file = data / EMBEDDINGS_FILE
+    try:
+        table = load_file(file)
+        return {name: table[name] for name in ("prompt", "pooled")}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"data.path: {file}: cannot be read ({one_line(error)}); {CURE}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def embeddings_key(data: Path) -> str:
+    """A hash, 16 hex digits, of the embeddings in the store `data`. Raises UserError where it has none."""
+    try:
+        return sha256(data / EMBEDDINGS_FILE)[:16]
+    except OSError as error:
+        raise UserError(f"data.path: {error.filename}: cannot be read ({error.strerror}); {CURE}") from None
 
 
 def _text_encoders(base: Base) -> Any:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ambient_sweep import rng
-from ambient_sweep.data.store import EMBEDDINGS_FILE
 from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import Base, read_json, weight_files
+from ambient_sweep.latent.captions import embeddings
 from ambient_sweep.latent.components import loading
 from ambient_sweep.models.network import Network
 
@@ -90,7 +90,7 @@ class LoRA(Network):
                 setattr(module, key, weights[name])
             self._computed_in = x.device, dtype
         assert self.data is not None
-        table = _embeddings(self.data)
+        table = embeddings(self.data)
         rows = torch.full((len(x),), -1) if labels is None else labels.cpu()  # the last row is "no label"
         return table["prompt"][rows].to(x), table["pooled"][rows].to(x)
 
@@ -126,17 +126,3 @@ def _weights(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str
         if not found[name].isfinite().all():
             raise UserError(f"{folder}: its weights are not finite ({name}); download or save the base again")
     return found
-
-
-@functools.lru_cache(maxsize=2)
-def _embeddings(data: Path) -> dict[str, torch.Tensor]:
-    """`prompt` [classes + 1, T, D] and `pooled` [classes + 1, P] by label, mapped from the store `data`.
-
-    Raises UserError where it has none.
-    """
-    try:
-        return load_file(data / EMBEDDINGS_FILE)
-    except OSError as error:
-        raise UserError(
-            f"{data / EMBEDDINGS_FILE}: cannot be read ({error}); data.path must be a store of latents"
-        ) from None

@@ -1,6 +1,7 @@
 """A trained model for others: weights, config, and a model card that says what was measured."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import StrictUndefined, Template
@@ -17,14 +18,14 @@ from ambient_sweep.trial.retention import is_of_trial
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name
 
 
-def export_model(checkpoint: Path, folder: Path) -> None:
+def export_model(checkpoint: Path, folder: Path, moved: Mapping[str, str] | None = None) -> None:
     """Writes a checkpoint, its config as config.yaml and a model card, README.md, to the new `folder`, all or nothing.
 
     Of LoRA, also the weights as diffusers' load_lora_weights takes them. The card's values are those in the records of the
-    checkpoint's trial; for one that `average` wrote there are none. Raises UserError for a checkpoint that is missing or
-    damaged.
+    checkpoint's trial; for one that `average` wrote there are none. moved: as for `load_model`. Raises UserError for a
+    checkpoint that is missing or damaged.
     """
-    model, config, notes = load_model(checkpoint)
+    model, config, notes = load_model(checkpoint, moved=moved)
     evaluations = measured(checkpoint, notes["images"])
     template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     card = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(

@@ -27,7 +27,7 @@ CONSISTENCY, SCHEDULE = "consistency", "optimizer.schedule"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
-    "model": {"preset"},
+    "model": {"preset", "base"},  # likewise
     "optimizer": {"schedule", "decay"},  # act late
     "compute": {"prefetch"},
 }

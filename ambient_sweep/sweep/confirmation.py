@@ -194,7 +194,8 @@ def _best(found: pa.Table, top: int) -> list[Row]:
 
 def _replicates(best: Sequence[Row], own: pa.Table, seeds: int, base: Mapping[str, Any]) -> list[SweepTrial]:
     """The best, each with the same fresh seeds, so that what they share is trained once; seed by seed."""
-    configs = [build_config({key: row[key] for key in knobs()}, where=row[schema.TRIAL_ID]) for row in best]
+    moved = {key: base[key] for key in ("model.base",) if key in base}
+    configs = [build_config({key: row[key] for key in knobs()}, moved, where=row[schema.TRIAL_ID]) for row in best]
     used = set(own[schema.SEED].to_pylist())
     fresh = [seed for seed in range(len(used) + seeds) if seed not in used][:seeds]
     replicates = []

@@ -114,6 +114,7 @@ def run_sweep(sweep: Sweep, storage: Path, *, echo: Echo = print) -> SweepSummar
 def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: Echo = print) -> SweepSummary:
     """Continues the sweep in `root`, or extends it by `changes` of its `search.*` and `confirm.*` and wider ranges.
 
+    model.base may name another folder that holds the same base.
     Trials that ended are kept; interrupted ones and those whose worker failed continue from their last training state. A
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
@@ -122,10 +123,10 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     root = sweep_folder(lasting_path("FOLDER", root))
     check_within(root)
     for key in changes or {}:
-        if not key.startswith(("search.", "confirm.", "space.")):
+        if not key.startswith(("search.", "confirm.", "space.")) and key != "model.base":
             raise UserError(
-                f"{key}: a sweep that has begun takes changes of search.* (as in search.trials=40), confirm.* and wider "
-                "space.* only"
+                f"{key}: a sweep that has begun takes changes of search.* (as in search.trials=40), confirm.*, wider "
+                "space.* and, where the same base lies elsewhere now, model.base only"
             )
     sweep = load_sweep(root / SWEEP_FILE, changes)
     check_unchanged(sweep, root)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.files import absolute_paths
 from ambient_sweep.diffusion.denoiser import Denoiser
 from ambient_sweep.errors import UserError
+from ambient_sweep.latent.captions import embeddings_key
 from ambient_sweep.models import Shape, base_of, build_model
 from ambient_sweep.storage import remove, remove_leftovers
 from ambient_sweep.training.averages import Averages, part
@@ -21,6 +23,11 @@ Tensors = dict[str, torch.Tensor]
 SUMS = 5  # numbers that a record is made from, see step.py
 KEPT = 2  # states of a run: if the newest is damaged, the one before it is used
 BEGIN_AGAIN = "and the run begins again"
+OTHER = {  # by a note of a checkpoint: what is wrong where it is not the same now
+    "base": "model.base: {base} is not the base that {folder} was trained on; give that as model.base=FOLDER",
+    "vae": "model.base: {base} has another VAE than {folder} was trained for; give that base as model.base=FOLDER",
+    "embeddings": "data.path: {data} has other captions than {folder} was trained with; give its store as data.path=STORE",
+}
 
 
 @dataclass
@@ -119,8 +126,12 @@ def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def trained_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a config that decide what is trained; how and where it is computed may change within a run."""
-    return {section: values for section, values in config.items() if section not in ("compute", "resources")}
+    """The sections of a config that decide what is trained; how and where it is computed may change within a run.
+
+    So may where a base lies; whether it is the same is checked against the data (`check_latents`).
+    """
+    kept = {section: values for section, values in config.items() if section not in ("compute", "resources")}
+    return kept | {"model": {key: value for key, value in kept["model"].items() if key != "base"}}
 
 
 def state_name(images: int) -> str:
@@ -200,8 +211,14 @@ def save_model(
     `extra` holds data_fingerprint and, for a conditional model, classes.
     """
     meta = {"images": images, "shape": list(shape), "config": config.model_dump(mode="json")}
-    meta |= {"base": base_of(config.model).key} if config.model.kind == "lora" else {}
+    meta |= latent_notes(config) if config.model.kind == "lora" else {}
     write_tensors(folder, "model", weights, extra | meta, meta_name="checkpoint")
+
+
+def latent_notes(config: Config) -> dict[str, str]:
+    """Hashes of what a LoRA goes with: its base, the VAE, the embedded captions. Raises UserError where one is not there."""
+    base = base_of(config.model)
+    return {"base": base.key, "vae": base.vae_key, "embeddings": embeddings_key(Path(str(config.data.path)))}
 
 
 def load_model(
@@ -209,16 +226,18 @@ def load_model(
 ) -> tuple[Denoiser, Config, dict[str, Any]]:
     """The denoiser of a checkpoint folder, its config and its notes. moved: where model.base and data.path are now.
 
-    Raises UserError if it is missing or damaged, or was trained on another base.
+    Raises UserError if it is missing or damaged, or was trained on another base, for another VAE or with other captions.
     """
     if not (folder / "checkpoint.json").exists():
         raise UserError(f"{folder}: holds no checkpoint; give a folder runs/NAME/trials/ID/checkpoints/images-N")
     tensors, meta = read_tensors(folder, "model", device, meta_name="checkpoint")
-    config = build_config(meta["config"], moved or {}, where=str(folder / "checkpoint.json"))
-    if config.model.kind == "lora" and base_of(config.model).key != meta.get("base"):
-        raise UserError(
-            f"model.base: {config.model.base} is not the base that {folder} was trained on; give its folder"
-        )
+    config = build_config(meta["config"], absolute_paths(moved or {}), where=str(folder / "checkpoint.json"))
+    if config.model.kind == "lora":
+        if not Path(str(config.model.base)).exists():
+            raise UserError(f"model.base: {config.model.base} is gone; say where the base is now, model.base=FOLDER")
+        for name, now in latent_notes(config).items():
+            if meta.get(name, now) != now:  # which checkpoints of before lack
+                raise UserError(OTHER[name].format(base=config.model.base, data=config.data.path, folder=folder))
     channels, height, width = meta["shape"]
     shape, classes = (channels, height, width), meta.get("classes", 0)
     denoiser = build_model(config.model, shape, config.seed, classes, config.data.path).to(device)

@@ -23,18 +23,20 @@ from ambient_sweep.trial.setup import cached_data, shared_reference, use_device
 
 
 def remeasure(
-    root: Path, trial_id: str, images: int, checkpoint: Path, seed: int, samples: int
+    root: Path, trial_id: str, images: int, checkpoint: Path, seed: int, samples: int, base: str | None = None
 ) -> list[EvaluationRecord]:
     """Measures a trial's checkpoint on so many fresh samples and writes a record for each endpoint.
 
+    base: the folder that holds the base of LoRA now.
     A checkpoint that was removed when the sweep ended is trained again first. Raises UserError for one that is missing or
     damaged, and where the images are others than the sweep's.
     """
+    moved = {} if base is None else {"model.base": base}
     fetch_folder(checkpoint)
     if not checkpoint.exists():
-        _train_again(root, trial_id, checkpoint)
-    config = build_config(read_trial(root, trial_id).config, {"evaluation.samples": samples}, where=trial_id)
-    denoiser, _, notes = load_model(checkpoint, use_device(config))
+        _train_again(root, trial_id, checkpoint, moved)
+    config = build_config(read_trial(root, trial_id).config, moved, {"evaluation.samples": samples}, where=trial_id)
+    denoiser, _, notes = load_model(checkpoint, use_device(config), moved)
     counts, reference = class_counts(config, cached_data(config.data)), shared_reference(config, root)
     records = []
     for _, record in measured(
@@ -45,14 +47,14 @@ def remeasure(
     return records
 
 
-def _train_again(root: Path, trial_id: str, checkpoint: Path) -> None:
+def _train_again(root: Path, trial_id: str, checkpoint: Path, moved: dict[str, str]) -> None:
     """Brings back a checkpoint that `discard` removed, to the same bits, by training the trial again up to there.
 
     The trial's record stays as it was, but for what was executed. Raises UserError for a trial of several workers.
     """
     with locked(trial_folder(root, trial_id) / ".trainer.lock", wait=True):
         before = read_trial(root, trial_id)
-        config = build_config(before.config, where=trial_id)
+        config = build_config(before.config, moved, where=trial_id)
         if config.resources.workers > 1:  # only as many workers give the same bits
             check_kept(checkpoint)
         if checkpoint.exists() or not before.discarded:

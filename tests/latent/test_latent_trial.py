@@ -10,6 +10,7 @@ import tiny_bases
 import torch
 from command_line import bad, good
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_bases import ONE_PROCESS
 
 from ambient_sweep.config import Config, build_config, dump
@@ -17,16 +18,21 @@ from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.store import read_info, store_keys
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.latent import captions
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.latent.codec import Codec, codec_of
 from ambient_sweep.models import build
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.report import pictures
+from ambient_sweep.stages.keys import prefix_of
+from ambient_sweep.sweep.folder import check_unchanged, note_begun
 from ambient_sweep.sweep.space.definition import Sweep
-from ambient_sweep.training.state import load_model
+from ambient_sweep.training.files import read_notes, write_notes
+from ambient_sweep.training.state import TrainState, load_model, read_state, saved_states
 from ambient_sweep.trial import setup
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
 from ambient_sweep.trial.records import checkpoint_folder, evaluation_path, read_trial_evaluations
+from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.samples import class_counts, generate
 
@@ -176,6 +182,69 @@ def test_the_report_shows_similarity_beside_held_out_images_and_the_untouched_ba
     assert (counts["untouched base"], counts["edges"]) == (own.similarities["generated"], own.similarities["edges"])
 
 
+def test_a_checkpoint_is_refused_with_other_captions_or_another_vae_or_without_them(
+    trained: tuple[Path, dict[str, int]], latents: Path, pixels: Path, sdxl: Path, tmp_path: Path
+) -> None:
+    checkpoint = checkpoint_folder(trained[0], "one", 16)
+
+    def refused(command: str, change: str) -> str:
+        return bad(command, checkpoint, *(("--count", 2, "--out", tmp_path / "none") * (command == "sample")), change)
+
+    file, other = tmp_path / "captions.csv", tmp_path / "other"
+    rows = [f"{number:02d}.png,{'xyz'[number % 3]}" for number in range(48)]
+    file.write_text("\n".join(["file_name,text", *rows]))
+    good("prepare", other, "--from", pixels, "--latents", sdxl, "--captions", file)
+    for command in ("sample", "evaluate"):
+        said = f"error: data.path: {other} has other captions than {checkpoint} was trained with; give its store as "
+        assert refused(command, f"data.path={other}") == said + "data.path=STORE"
+        assert refused(command, f"data.path={pixels}").startswith(
+            f"error: data.path: {pixels}/embeddings.safetensors: "
+        )
+    damaged = shutil.copytree(latents, tmp_path / "damaged")
+    (damaged / "embeddings.safetensors").write_bytes((latents / "embeddings.safetensors").read_bytes()[:1000])
+    assert "has other captions than" in refused("sample", f"data.path={damaged}")
+    with pytest.raises(
+        UserError, match=r"^data\.path: .*embeddings\.safetensors: cannot be read \(.*; give a whole store"
+    ):
+        captions.embeddings(damaged)
+    base = shutil.copytree(sdxl, tmp_path / "base")
+    weights = base / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 1.5 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    for command in ("sample", "evaluate"):
+        assert f"{base} has another VAE than {checkpoint} was trained for" in refused(command, f"model.base={base}")
+    gone = tmp_path / "x"
+    assert f"model.base: {gone} is gone; say where the base is now" in refused("sample", f"model.base={gone}")
+    before = shutil.copytree(checkpoint, tmp_path / "before")  # written without these notes
+    notes = read_notes(before, "checkpoint")
+    write_notes(
+        before, "checkpoint", {k: v for k, v in notes.items() if k not in ("vae", "embeddings", "notes_sha256")}
+    )
+    assert load_model(before)[2]["images"] == 16
+
+
+def test_a_run_goes_on_where_its_base_lies_now_and_with_no_other(
+    trained: tuple[Path, dict[str, int]], config: Config, sdxl: Path, tmp_path: Path
+) -> None:
+    root = trained[0]
+    moved = shutil.copytree(sdxl, tmp_path / "moved")
+    there = build_config(dump(config), {"model.base": str(moved)})
+    state = TrainState.create(there, (4, 8, 8), classes=3)
+    state.restore(root, *read_state(saved_states(root / "trials" / "one" / "state")[0]))
+    assert state.images == 16
+    assert prefix_of(there) == prefix_of(config)
+    (record,) = remeasure(root, "one", 16, checkpoint_folder(root, "one", 16), 5, 12, str(moved))[:1]
+    assert record.samples == 12
+    good("export", checkpoint_folder(root, "one", 16), f"model.base={moved}", "--to", tmp_path / "out")
+    assert str(moved) in (tmp_path / "out" / "config.yaml").read_text()
+    sweep, other = (Sweep("s", dump(each), {}) for each in (config, there))
+    note_begun(sweep, tmp_path)
+    check_unchanged(other, tmp_path)
+    with pytest.raises(UserError, match=r"data\.seed|base\.seed: is 1 now"):
+        check_unchanged(Sweep("s", dump(there) | {"seed": 1}, {}), tmp_path)
+    with pytest.raises(UserError, match=r"^model\.base: .* has another VAE than the latents of data\.path"):
+        setup.check_trials([build_config(dump(config), {"model.base": str(tiny_bases.sdxl(tmp_path / "b", seed=1))})])
+
+
 def test_a_checkpoint_takes_its_base_wherever_that_is_now_and_no_other(
     trained: tuple[Path, dict[str, int]], sdxl: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +255,9 @@ def test_a_checkpoint_takes_its_base_wherever_that_is_now_and_no_other(
     pictures = [sorted(path.read_bytes() for path in (tmp_path / name).iterdir()) for name in ("here", "there")]
     assert pictures[0] == pictures[1]
     other = tiny_bases.sdxl(tmp_path / "other", seed=1)
-    said = f"error: model.base: {other} is not the base that {checkpoint} was trained on; give its folder"
+    said = (
+        f"error: model.base: {other} is not the base that {checkpoint} was trained on; give that as model.base=FOLDER"
+    )
     assert bad(*words, tmp_path / "none", f"model.base={other}") == said
     file = moved / "scheduler" / "scheduler_config.json"
     file.write_text(file.read_text().replace("epsilon", "v_prediction"))

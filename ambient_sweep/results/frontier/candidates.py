@@ -30,8 +30,9 @@ COMPARABLE = (schema.FIDELITY_MEASURE, schema.MEMORIZATION_MEASURE, schema.REFER
 PLACE = (schema.TRIAL_ID, schema.IMAGES, schema.ENDPOINT)
 ORDER = (schema.MEMORIZATION, schema.FIDELITY, schema.IMAGES, schema.TRIAL_ID, schema.ENDPOINT)
 MODEL = (schema.IMAGES, schema.ENDPOINT, schema.SAMPLES, schema.EVALUATION_SEED, schema.SEED, *schema.MEASURES)
-# Config keys that do not define a recipe: which run of it this is, where it was stopped, and how it was looked at.
-NOT_RECIPE = (schema.SEED, "training.stop", "training.checkpoints", "training.records")
+# Config keys that do not define a recipe: which run of it this is, where its base lay, where it was stopped, and how it
+# was looked at.
+NOT_RECIPE = (schema.SEED, "model.base", "training.stop", "training.checkpoints", "training.records")
 NOT_RECIPE_SECTIONS = ("evaluation.", "resources.")
 RECIPE = (
     *(key for key in knobs() if key not in NOT_RECIPE and not key.startswith(NOT_RECIPE_SECTIONS)),

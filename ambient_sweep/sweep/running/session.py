@@ -147,7 +147,10 @@ def confirm(sweep: Sweep, root: Path, echo: Echo, search: SweepSearch, progress:
         progress.confirm(now)
         wait_for_room(resources, echo, stop, sweep.search.patience)
         if step.remeasurements:
-            again = [(root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples) for e in step.remeasurements]
+            again = [
+                (root, e.trial_id, e.images, root / e.checkpoint, e.seed, e.samples, sweep.base.get("model.base"))
+                for e in step.remeasurements
+            ]
             on_cluster(resources, remeasure, again, stop, partial(progress.confirm, now))
             stop.check()
             continue

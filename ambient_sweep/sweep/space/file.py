@@ -47,7 +47,7 @@ SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep
 # sections that KEY=VALUE changes beside the base
 OWN: dict[str, type[Section]] = {"search": Search, "confirm": Confirm, "baseline": Baseline}
 SHARED = ("data.", "evaluation.", "resources.")  # one value for all trials of a sweep
-SHARED_KEYS = ("observed.base_sigma", "observed.seed")
+SHARED_KEYS = ("observed.base_sigma", "observed.seed", "model.base")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Values = dict[str, Any]
 
