@@ -4,6 +4,7 @@ Reads JSON and the headers of safetensors; diffusers, which takes seconds to imp
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,6 +73,11 @@ class Base:
         return _key(self.vae)
 
     @property
+    def highest(self) -> float:
+        """The highest noise level, rounded down, for people."""
+        return math.floor(100 * self.sigmas[-1]) / 100
+
+    @property
     def steps(self) -> int:
         """The timesteps that training has. Those of a flow are 1 to `steps`, of which the last is infinite noise."""
         return len(self.sigmas) + (self.scaling == "flow")
@@ -105,7 +111,7 @@ def open_base(folder: Path) -> Base:
     process = read_json(scheduler, "scheduler_config.json")
     for place in (network, vae):
         check_weights(place)
-    _check_distilled(folder, config, process)
+    _check_distilled(folder, index, config, process)
     try:
         _check_numbers(folder, family, config, latents, process)
         scaling: Prediction = "flow" if family == "sd3" else _prediction(scheduler, process)
@@ -183,9 +189,14 @@ def check_weights(folder: Path) -> None:
             raise UserError(f"{file}: was saved with adapters inside; {cure}")
 
 
-def _check_distilled(folder: Path, network: dict[str, Any], scheduler: dict[str, Any]) -> None:
-    """Raises UserError for bases whose output is not E[x_0 | x_t]: distilled for few steps, or guided within."""
-    names = [folder.absolute().name, *(str(each.get("_name_or_path", "")) for each in (network, scheduler))]
+def _check_distilled(folder: Path, index: Json, network: Json, scheduler: Json) -> None:
+    """Raises UserError for bases whose output is not E[x_0 | x_t]: distilled for few steps, or guided within.
+
+    By settings and names: of the folder, of what it links to, of the repository in the hub's cache, and in configs.
+    """
+    target = folder.resolve()
+    names = [folder.absolute().name, target.name, *(part for part in target.parts if part.startswith("models--"))]
+    names += [str(each.get("_name_or_path", "")) for each in (index, network, scheduler)]
     word = next((match[0] for match in map(FEW_STEPS.search, names) if match), None)
     reasons = {
         "time_cond_proj_dim": network.get("time_cond_proj_dim") is not None,

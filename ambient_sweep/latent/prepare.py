@@ -33,6 +33,9 @@ def prepare_latents(
     """
     require_extra()
     base, info = open_base(folder), store.verify_store(origin)
+    if observed_sigma is not None and observed_sigma > base.sigmas[-1]:
+        what = f"{observed_sigma:g} is above the noise levels of {folder}"
+        raise UserError(f"--observed-only: {what}; use {base.highest:g} at most")
     images = store.open_store(origin)
     _check_images(origin, info, base)
     rows = np.flatnonzero(np.isin(images.index, np.concatenate([images.train_index, images.heldout_index])))

@@ -1,7 +1,6 @@
 """What a trial needs before it starts: device, threads, images, and the reference that all trials of a sweep share."""
 
 import functools
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,14 +86,15 @@ def _check_model(config: Config, data: ImageData) -> None:
     if config.model.kind == "lora" and data.store is not None:
         base = base_of(config.model)
         check_latents(data.store.info, base)
-        top = math.floor(100 * base.sigmas[-1]) / 100
         parameters(config.model, data.shape)  # which builds it: its targets and blocks are known
         for key, sigma in (
             ("observed.sigma", config.observed.sigma),
             ("sampling.sigma_max", config.sampling.sigma_max),
         ):
             if sigma > base.sigmas[-1]:
-                raise UserError(f"{key}: {sigma:g} is above the noise levels of {base.folder}; use {top:g} at most")
+                raise UserError(
+                    f"{key}: {sigma:g} is above the noise levels of {base.folder}; use {base.highest:g} at most"
+                )
     if config.model.conditional and not data.classes:
         reason = data.unlabelled or "the images have no class labels; use model.conditional=false or images with labels"
         raise UserError(f"model.conditional: {reason}")

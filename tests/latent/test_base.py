@@ -92,6 +92,7 @@ SCHEDULER, UNET, VAE = "scheduler/scheduler_config.json", "unet/config.json", "v
         (UNET, {"guidance_embeds": True}, "(guidance_embeds), so it does not estimate E[x_0 | x_t]"),
         (UNET, {"_name_or_path": "stabilityai/sdxl-turbo"}, "(its name says turbo)"),
         (UNET, {"_name_or_path": "ByteDance/Hyper-SDXL"}, "(its name says Hyper-SDXL)"),
+        ("model_index.json", {"_name_or_path": "org/sdxl-lightning-4step"}, "(its name says lightning)"),
         (SCHEDULER, {"_class_name": "LCMScheduler"}, "(LCMScheduler)"),
         (SCHEDULER, {"prediction_type": "sample"}, "prediction_type=sample is not supported; bases predict epsilon or"),
         (SCHEDULER, {"rescale_betas_zero_snr": True}, "its last noise level is infinite (zero terminal SNR)"),
@@ -153,6 +154,12 @@ def test_what_is_no_folder_of_a_base_is_refused(copy, tmp_path, sdxl):
     assert "is a single file, not a diffusers folder; load it by diffusers' from_single_file" in refusal(single)
     turbo = shutil.copytree(sdxl, tmp_path / "SDXL-Lightning")
     assert "(its name says Lightning)" in refusal(turbo)
+    (tmp_path / "link").symlink_to(turbo)
+    assert "(its name says Lightning)" in refusal(tmp_path / "link")
+    cached = shutil.copytree(sdxl, tmp_path / "models--stabilityai--sdxl-turbo" / "snapshots" / "71153311d3")
+    (tmp_path / "base-of-mine").symlink_to(cached)
+    for place in (cached, tmp_path / "base-of-mine"):
+        assert "(its name says turbo)" in refusal(place)
     (copy / SCHEDULER).write_text("{")
     assert f"{copy / SCHEDULER}: cannot be read" in refusal(copy)
 

@@ -225,6 +225,9 @@ def test_what_cannot_be_encoded_is_refused(
     assert "holds latents; give the store of the clean images" in refused(latents)
     good("prepare", tmp_path / "noisy", "--from", pixels, "--observed-only", 0.5)
     assert "holds noisy observations only" in refused(tmp_path / "noisy")
+    assert refused(pixels, "--observed-only", 50) == (
+        f"error: --observed-only: 50 is above the noise levels of {sdxl}; use 14.61 at most"
+    )
     assert "--drop-duplicates" in refused(pixels, "--drop-duplicates")
     assert "keep one of them" in refused(pixels, "--caption", "x", "--captions", "y")
     line = bad("prepare", tmp_path / "out", "--latents", sdxl)
