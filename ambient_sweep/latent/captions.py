@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ambient_sweep.data.sources.annotations import TEXT
 from ambient_sweep.data.sources.decode import one_line
-from ambient_sweep.data.sources.metadata import FILE_NAME, parsed
+from ambient_sweep.data.sources.metadata import FILE_NAME, image_name, parsed
 from ambient_sweep.data.sources.source import first, printable
 from ambient_sweep.data.store import EMBEDDINGS_FILE, TEXT_FILE, Store
 from ambient_sweep.errors import UserError
@@ -21,6 +21,7 @@ from ambient_sweep.latent.base import Base, read_json
 from ambient_sweep.latent.components import load, loading
 from ambient_sweep.storage import sha256
 from ambient_sweep.terminal import advance
+from ambient_sweep.text import counted
 
 CURE = "give a whole store of latents, or prepare it again"
 PART = 32  # captions embedded at once
@@ -42,26 +43,33 @@ def captions_of(store: Store, caption: str | None, file: Path | None) -> list[st
             raise UserError("--caption: is empty, which is what models know as no caption; give a text")
         found, where = dict.fromkeys(names, caption), "--caption"
     elif file is not None:
-        try:
-            rows = parsed(file.read_bytes(), str(file))
-        except OSError as error:
-            raise UserError(f"--captions: {file}: cannot be read: {error.strerror}") from None
-        if not any({FILE_NAME, TEXT} <= row.keys() for row in rows):
-            raise UserError(f"--captions: {file}: has no columns {FILE_NAME} and {TEXT}; add them")
-        for row in rows:
-            name, text = row.get(FILE_NAME), row.get(TEXT)
-            if not isinstance(name, str):
-                raise UserError(f"--captions: {file}: {FILE_NAME} is {name!r} in a row; it must name an image")
-            if found.setdefault(name, text) != text:
-                raise UserError(f"--captions: {file}: gives {printable(name)} two captions; keep one of its rows")
         where, cure = f"--captions: {file}", f"add a row with {FILE_NAME} and {TEXT}"
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+        if data.lstrip().startswith(b"["):
+            raise UserError(f"{where}: is a JSON array; write one object a line to a file that ends with .jsonl")
+        rows = parsed(data, where, "give CSV, one JSON object a line (.jsonl) or Parquet (.parquet), in UTF-8")
+        if not any({FILE_NAME, TEXT} <= row.keys() for row in rows):
+            raise UserError(f"{where}: has no columns {FILE_NAME} and {TEXT}; add them")
+        for row in rows:
+            name, text = image_name(row, where), row.get(TEXT)
+            if found.setdefault(name, text) != text:
+                raise UserError(f"{where}: gives {printable(name)} two captions; keep one of its rows")
     elif TEXT_FILE in store.info.files:
         found, where = dict(zip(names, store.text().tolist(), strict=True)), str(store.path)
     else:
         raise UserError(f"{store.path}: has no captions; {cure}")
-    missing = [printable(name) for name in names if not isinstance(text := found.get(name), str) or not text.strip()]
+    for name in names:
+        if not isinstance(text := found.get(name), str | None):
+            raise UserError(
+                f"{where}: the caption of {printable(name)} is {str(text)[:40]!r}, not text; write one text there"
+            )
+    missing = [printable(name) for name in names if not (found.get(name) or "").strip()]
     if missing:
-        raise UserError(f"{where}: {len(missing):,} images have no caption ({first(missing)}); {cure}")
+        verb = "has" if len(missing) == 1 else "have"
+        raise UserError(f"{where}: {counted(len(missing), 'image')} {verb} no caption ({first(missing)}); {cure}")
     if broken := [printable(name) for name in names if re.search("[\ud800-\udfff]", found[name])]:
         raise UserError(
             f"{where}: the caption of {first(broken)} holds half a character (a surrogate); save it in UTF-8"
@@ -87,16 +95,18 @@ def embed(base: Base, captions: Sequence[str], names: Sequence[str], device: str
         if isinstance(each, nn.Module) and not next(each.parameters()).is_meta:
             each.to(device).eval().requires_grad_(False)
     more = {} if base.family == "sdxl" else {"prompt_3": None}
-    parts = []
+    table: dict[str, Tensor] = {}  # filled in place: those of thousands of captions take gigabytes
     for start in range(0, len(captions) + 1, PART):
         part = [*captions, ""][start : start + PART]
         with torch.no_grad():
             prompt, _, pooled, _ = pipeline.encode_prompt(
                 part, None, device=device, do_classifier_free_guidance=False, **more
             )
-        parts.append((prompt.float().cpu(), pooled.float().cpu()))
+        for name, rows in (("prompt", prompt), ("pooled", pooled)):
+            if name not in table:
+                table[name] = torch.empty(len(captions) + 1, *rows.shape[1:])
+            table[name][start : start + len(part)] = rows
         advance("embedding captions", min(start + PART, len(captions)), len(captions))
-    table = dict(zip(("prompt", "pooled"), map(torch.cat, zip(*parts, strict=True)), strict=True))
     if pipeline.config.get("force_zeros_for_empty_prompt"):
         for each in table.values():
             each[-1] = 0

@@ -191,6 +191,23 @@ def test_captions_that_are_none_are_refused_by_name(opened: Store, tmp_path: Pat
 
     all_ = [{"file_name": name, "text": "a"} for name in opened.names]
     name = opened.names[0]
+    for way in ("./{}", "x\\\\..\\\\{}"):  # as in metadata.csv
+        (tmp_path / "ways.jsonl").write_text(
+            "".join(f'{{"file_name": "{way.format(n)}", "text": "a"}}\n' for n in opened.names)
+        )
+        assert captions_of(opened, None, tmp_path / "ways.jsonl") == ["a"] * len(all_)
+    for wrong, shown in ((7, "'7'"), (["a", "b"], "\"['a', 'b']\"")):
+        assert f"the caption of {name} is {shown}, not text" in refused(
+            None, {"file_name": name, "text": wrong}, *all_[1:]
+        )
+    assert f": 1 image has no caption ({name}); add a row" in refused(None, *all_[1:])
+    file = tmp_path / "captions.jsonl"
+    line = refused(None, all_)
+    assert line == f"--captions: {file}: is a JSON array; write one object a line to a file that ends with .jsonl"
+    assert refused(None, {"file_name": name}, 3).startswith(f"--captions: {file}: cannot be read (")
+    assert refused(None, {"file_name": name}, 3).endswith(
+        "; give CSV, one JSON object a line (.jsonl) or Parquet (.parquet), in UTF-8"
+    )
     assert refused(" ").startswith("--caption: is empty")
     assert refused("caf\udce9").startswith("--caption: ")
     assert f"gives {name} two captions" in refused(None, *all_, {"file_name": name, "text": "b"})
@@ -319,6 +336,14 @@ def test_text_encoders_have_a_precision_and_names_of_their_own(sdxl: Path, tmp_p
     whole, again = (embed(open_base(base), ["x"], ["x"]) for base in (sdxl, half))
     for name in whole:
         torch.testing.assert_close(whole[name], again[name], rtol=0.02, atol=0.02)
+
+
+def test_parts_of_captions_do_not_matter(sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, words = open_base(sdxl), ["a", "b c", "d"]
+    whole = embed(base, words, words)
+    monkeypatch.setattr("ambient_sweep.latent.captions.PART", 3)
+    for name, table in embed(base, words, words).items():
+        torch.testing.assert_close(table, whole[name])
 
 
 def test_a_third_text_encoder_is_read_too(sd3: Path, tmp_path: Path) -> None:

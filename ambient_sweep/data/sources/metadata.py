@@ -77,9 +77,7 @@ def _add_rows(rows: dict[str, Row], notes: list[str], names: Sequence[str], read
                 continue
             files.append(file)
             for row in found:
-                if not isinstance(row.get(FILE_NAME), str):
-                    raise UserError(f"{where}: {FILE_NAME} is {row.get(FILE_NAME)!r} in a row; it must name an image")
-                name = posixpath.normpath(folder + row[FILE_NAME].replace("\\", "/"))
+                name = image_name(row, where, folder)
                 if name in rows:
                     raise UserError(f"{where}: names {name} twice; give each image one row, in one metadata file")
                 rows[name] = row
@@ -93,8 +91,16 @@ def _folders(names: Sequence[str]) -> list[str]:
     return sorted("" if each == "." else f"{each}/" for each in above)
 
 
-def parsed(data: bytes, where: str) -> list[Row]:
-    """The rows of a file, None in empty cells."""
+def image_name(row: Row, where: str, folder: str = "") -> str:
+    """The image that a row of the file `where` in `folder` names, as sources name images. Raises UserError if it is none."""
+    name = row.get(FILE_NAME)
+    if not isinstance(name, str):
+        raise UserError(f"{where}: {FILE_NAME} is {name!r} in a row; it must name an image")
+    return posixpath.normpath(folder + name.replace("\\", "/"))
+
+
+def parsed(data: bytes, where: str, cure: str = "mend it, or move it away") -> list[Row]:
+    """The rows of a file, None in empty cells. Raises UserError, which ends with `cure`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,4 +125,4 @@ def parsed(data: bytes, where: str) -> list[Row]:
         return [{name.strip(): cell or None for name, cell in row.items()} for row in rows]
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         form = ' as {"labels": [[name, class number], ...]}' if where.endswith(LABELS_FILE) else ""
-        raise UserError(f"{where}: cannot be read{form} ({one_line(error)}); mend it, or move it away") from None
+        raise UserError(f"{where}: cannot be read{form} ({one_line(error)}); {cure}") from None
