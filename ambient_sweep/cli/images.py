@@ -91,7 +91,7 @@ def prepare(
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
     held = info.split.heldout_size - (0 if info.duplicates["dropped"] else info.duplicates["heldout_exact"])
-    lines = [*summary(out, info), resolved(held), f"a first sweep on it: `{command('init', out)}`"]
+    lines = [*summary(out, info, origin=origin), resolved(held), f"a first sweep on it: `{command('init', out)}`"]
     lines = lines if info.observed is None else lines[:-2]
     tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 
@@ -112,7 +112,7 @@ def _prepare_latents(
             )
     except KeyboardInterrupt:
         raise AmbientSweepError(f"interrupted; nothing is left of {out}") from None
-    lines = summary(out, info)
+    lines = summary(out, info, origin=origin, base=base)
     tell({"store": str(out), **info.model_dump(), "notes": lines}, lines, as_json)
 
 

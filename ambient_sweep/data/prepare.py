@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,23 +216,29 @@ class _Preparation:
         return info
 
 
-def summary(out: Path, info: store.StoreInfo) -> list[str]:
-    """What the store at `out` holds and how to train with it, for people."""
+def summary(
+    out: Path, info: store.StoreInfo, *, origin: Path | None = None, base: Path | None = None
+) -> list[str]:  # fmt: skip
+    """What the store at `out` holds and how to train with it, for people.
+
+    origin: the store that it was made from; base: that of latents.
+    """
     channels, side, _ = info.shape
     split, copies, made = info.split, info.duplicates, info.observed
     size = sum(file.bytes for file in info.files.values()) / 2**20
-    keys = " ".join(f"{key}={value}" for key, value in store.store_keys(out, info).items())
+    keys: dict[str, object] = dict(store.store_keys(out, info))
     what = f"{split.train_size:,} training images and {split.heldout_size:,} held-out images"
     notes = pixel_lines(store.open_store(out).pixels, ModelConfig().sigma_data, noisy=made is not None)
     if made is not None:
         lowest = " and above" if made.elsewhere and "sigma.npy" in info.files else ""
         what = f"noisy observations at sigma {made.sigma:g}{lowest} of {split.train_size:,} training images, no clean image"
         # the sizes too, since the clean store may hold more
-        keys += f" data.train_size={split.train_size} data.heldout_size={split.heldout_size}"
-        keys += f" observed.base_sigma={made.sigma}" + (" evaluation.path=..." if info.latent is None else "")
+        keys |= {"data.train_size": split.train_size, "data.heldout_size": split.heldout_size}
+        keys |= {"observed.base_sigma": made.sigma, "evaluation.path": origin or "..."}
     if info.latent is not None:
         what = f"latents, of {counted(len(info.classes), 'caption')}: {what}"
-        keys += " model.kind=lora model.base=... model.conditional=true evaluation.path=..."
+        keys |= {"model.kind": "lora", "model.base": base or "...", "model.conditional": "true"}
+        keys |= {"evaluation.path": origin or "..."}
     if info.corrupt["count"]:
         first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in info.corrupt.get("first", [])[:3])
         notes.append(f"skipped {info.corrupt['count']:,} images that cannot be read{': ' + first if first else ''}")
@@ -252,5 +259,11 @@ def summary(out: Path, info: store.StoreInfo) -> list[str]:
     if made is not None and info.latent is None and copies["dropped"]:
         how = f"prepared with the same data.* keys and --drop-duplicates --near {copies['near']}"
         notes.append(f"evaluation.path: a clean store with the same split, {how}")
+    words = [f"{key}={value}" for key, value in keys.items()]
     fingerprint = f"fingerprint {info.fingerprint}"
-    return [f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB", fingerprint, *notes, f"train with {keys}"]
+    return [
+        f"{out}: {what}, {channels}x{side}x{side}, {size:,.1f} MiB",
+        fingerprint,
+        *notes,
+        f"train with {shlex.join(words)}",
+    ]

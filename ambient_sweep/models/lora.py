@@ -29,21 +29,25 @@ class LoRA(Network):
 
     Adapters add B A x of `rank` (alpha = rank), A drawn with standard deviation 1 / rank, B = 0: at first the model is the
     base, which computes in bf16 under autocast and is not one of this module's modules. Raises UserError for targets that
-    match no layer.
+    match no layer, and for a rank above a layer's smaller side.
     """
 
     def __init__(self, base: Base, rank: int, targets: Sequence[str], seed: int, data: Path | None = None) -> None:
         super().__init__()
         self.base, self.data = base, data
         model = _structure(base)
+        layers = {f".{name}": layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
         for target in targets:
-            if not any(
-                isinstance(m, nn.Linear) and f".{name}".endswith(f".{target}") for name, m in model.named_modules()
-            ):
+            found = [layer for name, layer in layers.items() if name.endswith(f".{target}")]
+            if not found:
                 raise UserError(
-                    f"model.targets: {target} is no linear layer of {base.network}; the default is to_q, to_k, "
+                    f"model.targets: {target!r} is no linear layer of {base.network}; the default is to_q, to_k, "
                     "to_v, to_out.0"
                 )
+            least = min(min(layer.weight.shape) for layer in found)
+            if rank > least:
+                what = f"is above the smaller side of a layer {target} of {base.network}"
+                raise UserError(f"model.rank: {rank} {what}; use {least} at most")
         model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
         self._frozen: list[tuple[nn.Module, str, str]] = []  # where each weight of the base goes
         for place, module in model.named_modules():

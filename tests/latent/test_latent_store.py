@@ -1,6 +1,7 @@
 """Stores of latents against diffusers' own pipelines: encoded and embedded once, as labels and images of a model."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,12 +116,15 @@ def test_a_mirrored_latent_is_not_that_of_the_mirrored_image(pixels: Path, sdxl:
 
 
 def test_observations_hide_every_clean_latent(opened: Store, pixels: Path, sdxl: Path, tmp_path: Path) -> None:
-    out, sigma = tmp_path / "noisy", 1.618
+    out, sigma = tmp_path / "noisy ones", 1.618
     printed = good("prepare", out, "--from", pixels, "--latents", sdxl, "--observed-only", sigma)
     noisy = open_store(out)
     assert noisy.info.fingerprint == opened.info.fingerprint  # of the same clean latents
     assert noisy.info.classes == opened.info.classes
-    assert f"observed.base_sigma={sigma}" in printed
+    words = shlex.split(printed.splitlines()[-1])  # the command to train with, ready to be pasted
+    assert {
+        f"data.path={out}", f"model.base={sdxl}", f"evaluation.path={pixels}", f"observed.base_sigma={sigma}",
+    } <= set(words)  # fmt: skip
     assert {file.name for file in out.iterdir()} == {
         "store.json", "images.bin", "index.npy", "train_index.npy", "heldout_index.npy", "labels.npy",
         "embeddings.safetensors",

@@ -154,8 +154,15 @@ def test_a_step_with_consistency_costs_what_a_frozen_base_makes_it_cost():
 
 def test_bad_targets_and_embeddings_that_are_missing_are_told_in_a_line(config, family, tmp_path):
     bad = config.model.model_copy(update={"targets": ("to_q", "to_nothing")})
-    with pytest.raises(UserError, match=r"^model\.targets: to_nothing "):
+    with pytest.raises(UserError, match=r"^model\.targets: 'to_nothing' "):
         build_model(bad, SHAPES[family], 0)
+    with pytest.raises(UserError, match=r"^model\.targets: '' is no linear layer"):
+        build_model(config.model.model_copy(update={"targets": ("",)}), SHAPES[family], 0)
+    with pytest.raises(
+        UserError, match=r"^model\.rank: 33 is above the smaller side of a layer to_[qk] .*; use 32 at most$"
+    ):
+        build_model(config.model.model_copy(update={"rank": 33}), SHAPES[family], 0)
+    build_model(config.model.model_copy(update={"rank": 32}), SHAPES[family], 0)
     denoiser = build_model(config.model, SHAPES[family], 0, CAPTIONS, str(tmp_path))
     with pytest.raises(UserError, match=r"embeddings\.safetensors: cannot be read"):
         answer(denoiser, family)
