@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import ONE_PROCESS
 
 from ambient_sweep.config import Config, build_config, dump
-from ambient_sweep.data.dataset import load_clean
+from ambient_sweep.data.dataset import load_clean, load_data
 from ambient_sweep.data.store import read_info, store_keys
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.evaluator import evaluate
+from ambient_sweep.evaluation.reference import Reference
 from ambient_sweep.latent import captions
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.latent.codec import Codec, codec_of
@@ -118,6 +119,44 @@ def test_the_attack_restores_latents_from_the_levels_of_the_base_and_shows_pixel
     with Image.open(tmp_path / "attack" / "attack_mean_1.62.png") as picture:
         assert picture.size == (6 * (48 + 4) + 4, 7 * (48 + 4) + 4)
     assert {*found.samples["zero"].histograms["pixels"]} == {"edges", "generated", "heldout"}
+
+
+def test_samples_of_observed_latents_are_decoded_and_measured_against_the_clean_pixels(
+    config: Config, pixels: Path, sdxl: Path, tmp_path: Path
+) -> None:
+    """The trial has no clean latent; its measures are those of decoded samples beside the pixel store, at both endpoints."""
+    store = tmp_path / "noisy"
+    good("prepare", store, "--from", pixels, "--latents", sdxl, "--observed-only", 0.5)
+    own = {"data.train_size": 24, "data.heldout_size": 24, "observed.base_sigma": 0.5}
+    noisy = build_config(dump(config), store_keys(store, read_info(store)), own)
+    setup.prepare(noisy, tmp_path / "run")
+    run_trial(noisy, tmp_path / "run", "one")
+    model, _, _ = load_model(checkpoint_folder(tmp_path / "run", "one", 16))
+    data = setup.cached_data(noisy.data)
+    latents = generate(noisy, model, data.shape, 12, 0, counts=class_counts(noisy, data))
+    clean = Reference.build(load_data(build_config(store_keys(pixels, read_info(pixels))).data), noisy.evaluation)
+    records = read_trial_evaluations(tmp_path / "run", "one")
+    assert {record.endpoint for record in records} == {"zero", "observed"}
+    for record in records:
+        assert evaluate(Codec(open_base(sdxl)).decode(latents[record.endpoint]), clean) == record.measures
+
+
+def test_the_card_of_an_exported_lora_holds_what_was_measured_with_counts_and_intervals(
+    trained: tuple[Path, dict[str, int]], tmp_path: Path
+) -> None:
+    good("export", checkpoint_folder(trained[0], "one", 16), "--to", tmp_path / "lora")
+    text = (tmp_path / "lora" / "README.md").read_text()
+    records = read_trial_evaluations(trained[0], "one")
+    assert len(records) == 2
+    for record in records:
+        for kind in ("fidelity", "memorization"):
+            name = getattr(record, kind)
+            m = record.measures[name]
+            assert m.n == 12
+            assert m.low is not None
+            assert m.high is not None
+            row = f"| seed 0 | {record.endpoint} | {name} ({kind}) | {m.value:.4g} | {m.low:.4g} to {m.high:.4g} | 12 |"
+            assert row in text
 
 
 def test_latents_of_the_attack_are_those_of_the_store(config: Config, latents: Path, sdxl: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 import tiny_bases
 import torch
+import torch.multiprocessing as mp
+from gloo import gloo_group
 from safetensors.torch import load_file, save_file
 from small_latents import CAPTIONS, SHAPES, embeddings, latents, lora_config, new_state
 from tiny_bases import ONE_PROCESS
@@ -16,9 +18,10 @@ from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.models import build_model, checkpoint_activations, count_parameters, parameters
 from ambient_sweep.training.files import read_tensors
+from ambient_sweep.training.group import SINGLE
 from ambient_sweep.training.loop import train
 from ambient_sweep.training.objective import step_cost
-from ambient_sweep.training.state import load_model, read_state, save_model
+from ambient_sweep.training.state import TrainState, load_model, read_state, save_model
 
 pytestmark = ONE_PROCESS
 
@@ -84,6 +87,42 @@ def test_training_changes_the_adapters_alone_and_resumes_to_the_bit(config, fami
     list(train(config, observed, resumed))
     assert resumed.tensors().keys() == whole.tensors().keys()
     assert all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in whole.tensors().items())
+
+
+def trained_by(rank, workers, folder, base):
+    """What one of `workers` processes has trained, each on its part of every batch."""
+    with gloo_group(folder, rank, workers) if workers > 1 else nullcontext(SINGLE) as group:
+        changes = {"resources.workers": workers, "compute.accumulate": workers, "training.batch_size": 4}
+        config = lora_config(base, folder, changes, {"training.images": 24})
+        state = TrainState.create(config, SHAPES["sdxl"], classes=CAPTIONS, group=group)
+        list(train(config, latents("sdxl"), state))
+        save_file(state.average.state_dict(), folder / f"average-{workers}-{rank}")
+    return state.tensors()
+
+
+def test_two_workers_train_what_one_trains(sdxl, tmp_path):
+    """Over gloo, the adapters alone; within 1e-5 in float32."""
+    alone = trained_by(0, 1, embeddings(tmp_path, "sdxl"), sdxl)
+    other = mp.get_context("spawn").Process(target=trained_by, args=(1, 2, tmp_path, sdxl))
+    other.start()
+    together = trained_by(0, 2, tmp_path, sdxl)
+    other.join()
+    assert other.exitcode == 0
+    assert together.keys() == alone.keys()
+    assert sum(value.numel() for name, value in together.items() if name.startswith("model.")) == LORA["sdxl"]
+    averages = [load_file(tmp_path / f"average-{name}") for name in ("1-0", "2-0", "2-1")]
+    start = new_state(lora_config(sdxl, tmp_path), latents("sdxl")).tensors()
+    for prefix in ("model.", "average.", "optimizer.exp_avg."):
+        assert apart(together, alone, prefix) < 1e-5
+    assert apart(start, alone, "model.") > 0.05
+    assert all(apart(each, averages[0]) < 1e-5 for each in averages[1:])
+
+
+def apart(tensors, others, prefix=""):
+    """|| a - b || / || b || over all tensors whose names begin with `prefix`."""
+    names = sorted(name for name in others if name.startswith(prefix))
+    a, b = (torch.cat([each[name].flatten() for name in names]) for each in (tensors, others))
+    return float((a - b).norm() / b.norm())
 
 
 def test_a_model_has_the_weights_of_its_adapters_and_shares_those_of_the_base(config, family, base):

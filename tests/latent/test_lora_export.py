@@ -1,5 +1,7 @@
 """What `export` writes of LoRA, in plain diffusers: the same samples, and our sampler against diffusers' own scheduler."""
 
+from itertools import pairwise
+
 import pytest
 import tiny_bases
 import torch
@@ -33,6 +35,34 @@ def exported(family, request, tmp_path_factory):
     save_model(place / "c", state.averages.main(), config, 8, SHAPES[family], extra)
     good("export", place / "c", "--to", place / "out")
     return place / "out", base, load_file(data / "embeddings.safetensors")
+
+
+@pytest.mark.parametrize("family", ["sd3"], indirect=True, scope="module")
+def test_samples_of_the_flow_pipeline_with_the_exported_weights_are_our_samples(exported):
+    """By diffusers' own pipeline and Euler scheduler: a step in t of a flow is one in sigma = t / (1 - t) of x / (1 - t)."""
+    folder, base, table = exported
+    pipeline, (denoiser, _, _) = tiny_bases.pipeline(base), load_model(folder)
+    given = [0.9, 0.6, 0.3, 0.1]
+    pipeline.scheduler.set_timesteps(sigmas=given)  # which shifts them
+    t = pipeline.scheduler.sigmas.double()
+    x = torch.randn(2, *SHAPES["sd3"], generator=torch.Generator().manual_seed(0))
+    labels, none = torch.tensor([0, 2]), torch.tensor([CAPTIONS, CAPTIONS])
+
+    def theirs():
+        return pipeline(
+            prompt_embeds=table["prompt"][labels], pooled_prompt_embeds=table["pooled"][labels],
+            negative_prompt_embeds=table["prompt"][none], negative_pooled_prompt_embeds=table["pooled"][none],
+            guidance_scale=5.0, sigmas=given, output_type="latent", latents=x,
+        ).images  # fmt: skip
+
+    ours, denoise, levels = x / (1 - t[0].float()), guided(denoiser, labels, 5.0, none=CAPTIONS), (t / (1 - t)).tolist()
+    with torch.no_grad():
+        for sigma, lower in pairwise(levels):
+            ours = ours + (lower - sigma) / sigma * (ours - denoise(ours, ours.new_full((2,), sigma)))
+    untouched = theirs()
+    pipeline.load_lora_weights(folder)
+    torch.testing.assert_close(ours, theirs(), rtol=1e-4, atol=1e-4)
+    assert (untouched - ours).abs().max() > 0.1
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
