@@ -64,7 +64,7 @@ def captions_of(store: Store, caption: str | None, file: Path | None) -> list[st
     for name in names:
         if not isinstance(text := found.get(name), str | None):
             raise UserError(
-                f"{where}: the caption of {printable(name)} is {str(text)[:40]!r}, not text; write one text there"
+                f"{where}: the caption of {printable(name)} is {repr(text)[:40]}, not text; write one text there"
             )
     missing = [printable(name) for name in names if not (found.get(name) or "").strip()]
     if missing:

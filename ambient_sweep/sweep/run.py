@@ -119,6 +119,7 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     finished sweep only gets its tables and report again. Raises as `run_sweep`.
     """
     from ambient_sweep.sweep.running.cluster import only_driver
+    from ambient_sweep.trial.setup import check_trials
 
     root = sweep_folder(lasting_path("FOLDER", root))
     check_within(root)
@@ -132,6 +133,8 @@ def resume_sweep(root: Path, changes: Mapping[str, Any] | None = None, *, echo: 
     check_unchanged(sweep, root)
     if changes:
         try_sampler(sweep.space, sweep.search)
+    if "model.base" in (changes or {}):
+        check_trials([sweep.some_config()])
     with only_driver(root):
         return _run(sweep, root, echo)
 

@@ -1,6 +1,7 @@
 """Trials of LoRA on latents: encoded and embedded once, sampled without clipping, decoded, and measured as pixels."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.report import pictures
 from ambient_sweep.stages.keys import prefix_of
 from ambient_sweep.sweep.folder import check_unchanged, note_begun
+from ambient_sweep.sweep.running.preflight import Node, preflight
 from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.training.files import read_notes, write_notes
 from ambient_sweep.training.state import TrainState, load_model, read_state, saved_states
 from ambient_sweep.trial import setup
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-from ambient_sweep.trial.records import checkpoint_folder, evaluation_path, read_trial_evaluations
+from ambient_sweep.trial.records import checkpoint_folder, evaluation_path, read_trial, read_trial_evaluations
 from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.run import run_trial
 from ambient_sweep.trial.samples import class_counts, generate
@@ -278,6 +280,10 @@ def test_a_run_goes_on_where_its_base_lies_now_and_with_no_other(
     sweep, other = (Sweep("s", dump(each), {}) for each in (config, there))
     note_begun(sweep, tmp_path)
     check_unchanged(other, tmp_path)
+    ended = replace(
+        read_trial(root, "one"), role="control", config=dump(config) | {"model.base": str(tmp_path / "gone")}
+    )
+    assert preflight(other, [Node(2, 0)], tmp_path, [ended]).trials > 1
     with pytest.raises(UserError, match=r"data\.seed|base\.seed: is 1 now"):
         check_unchanged(Sweep("s", dump(there) | {"seed": 1}, {}), tmp_path)
     with pytest.raises(UserError, match=r"^model\.base: .* has another VAE than the latents of data\.path"):

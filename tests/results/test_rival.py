@@ -93,7 +93,7 @@ def test_the_untouched_base_is_a_reference_and_no_rival(tmp_path: Path) -> None:
     assert {each.trial_id for each in again} == {"base", "noisy"}
     (record,) = [each for each in read_evaluations(tmp_path) if each.trial_id == "base"]
     write_remeasurement(tmp_path, replace(record, seed=1, samples=2000))
-    assert " on 2,000 samples; fine-tuning copied what exceeds this." in untouched_line(
+    assert " on 2,000 samples; memorization beyond this is what fine" in untouched_line(
         build_tables(tmp_path).evaluations
     )
 

@@ -109,7 +109,7 @@ def test_states_are_stored_where_consistency_and_a_tail_begin_and_at_the_end():
 # -- every knob -------------------------------------------------------------------------------------------------------
 
 NEVER = {  # act on no state of training
-    "data.path", "data.on_corrupt", "model.preset", "ema.length", "ema.snapshots", "ema.tracked",
+    "data.path", "data.on_corrupt", "model.preset", "model.base", "ema.length", "ema.snapshots", "ema.tracked",
     "training.stop", "training.checkpoints", "compute.prefetch", "optimizer.decay",
 }  # fmt: skip
 LATE = {"optimizer.schedule", "objective.kind"}
@@ -119,7 +119,7 @@ OTHERS = {
     "data.split_seed": 1, "data.flip": True,
     "data.split.train": "x", "data.split.heldout": "y", "data.group_column": "x", "data.group_pattern": "(x)",
     "observed.sigma": 0.4, "observed.base_sigma": 0.1, "observed.clean_fraction": 0.5, "observed.seed": 1, "seed": 1,
-    "noise.law": "timesteps", "model.base": "b", "model.rank": 8, "model.targets": ("to_q",),
+    "noise.law": "timesteps", "model.rank": 8, "model.targets": ("to_q",),
     "noise.mean": 0.0, "noise.std": 1.0, "model.kind": "unet", "model.width": 24, "model.blocks": 2, "model.levels": 3,
     "model.multipliers": (1, 1), "model.attention": (4,), "model.head_width": 32, "model.patch": 4,
     "model.conditional": True, "model.label_dropout": 0.2, "model.sigma_data": 0.4, "optimizer.lr": 0.1,

@@ -190,7 +190,8 @@ def untouched_line(table: pa.Table) -> str:
     if not rows.num_rows:
         return ""
     row = rows.sort_by([(schema.SAMPLES, "descending"), *BY_MEMORIZATION]).slice(0, 1).to_pylist()[0]
-    return f"Untouched base: {_values(row)} on {row[schema.SAMPLES]:,} samples; fine-tuning copied what exceeds this."
+    what = f"Untouched base: {_values(row)} on {row[schema.SAMPLES]:,} samples"
+    return f"{what}; memorization beyond this is what fine-tuning copied."
 
 
 def _values(row: Row) -> str:

@@ -135,7 +135,8 @@ def preflight(sweep: Sweep, nodes: Sequence[Node], storage: Path, ended: Sequenc
     images = sum(c.length for c in fixed) + min(
         searched * max(c.length for c in sizes), sweep.search.images or math.inf
     )
-    done = [build_config(trial.config) for trial in ended if trial.role in ("baseline", "control")]
+    now = {"model.base": sweep.base.get("model.base")}  # it may lie elsewhere than when they trained
+    done = [build_config(trial.config, now) for trial in ended if trial.role in ("baseline", "control")]
     more = max(0, searched - sum(trial.role == "search" for trial in ended))
 
     def left(size: Callable[[Config], int]) -> int:
