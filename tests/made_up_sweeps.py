@@ -47,7 +47,8 @@ def make_evaluation(
     images = config.images_at(fraction)
     fields: dict[str, Any] = {
         "trial_id": trial_id, "images": images, "fraction": fraction, "endpoint": endpoint,
-        "main_endpoint": endpoint == config.main_endpoint(), "samples": n, "seed": config.evaluation.seed, "seconds": 2.5,
+        "main_endpoint": endpoint == config.main_endpoint(images), "samples": n, "seed": config.evaluation.seed,
+        "seconds": 2.5,
         "measures": {
             config.evaluation.fidelity: Measure(fidelity, fidelity * 0.93, fidelity * 1.07, n),
             "mem_excess": Measure(memorization, max(memorization - 0.015, -0.01), memorization + 0.02, n),

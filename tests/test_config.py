@@ -138,11 +138,11 @@ def test_lengths_fall_on_steps():
 
 
 def test_endpoints_are_those_that_differ():
-    assert build_config({}).endpoints() == ("zero", "observed")
-    assert build_config({"objective.kind": "denoising", "observed.sigma": 0}).endpoints() == ("zero",)
-    assert build_config({"objective.kind": "ambient"}).main_endpoint() == "observed"
-    assert build_config({"objective.kind": "ambient", "evaluation.endpoints": ["zero"]}).main_endpoint() == "zero"
-    assert build_config({"evaluation.endpoints": ["observed"]}).main_endpoint() == "observed"
+    assert build_config({}).endpoints(64) == ("zero", "observed")
+    assert build_config({"objective.kind": "denoising", "observed.sigma": 0}).endpoints(64) == ("zero",)
+    assert build_config({"objective.kind": "ambient"}).main_endpoint(64) == "observed"
+    assert build_config({"objective.kind": "ambient", "evaluation.endpoints": ["zero"]}).main_endpoint(64) == "zero"
+    assert build_config({"evaluation.endpoints": ["observed"]}).main_endpoint(64) == "observed"
 
 
 SEARCH_SPACES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))

@@ -135,13 +135,13 @@ def evaluate(
     config = build_config(dump(config), {"evaluation.samples": samples}, changes, where=str(checkpoint))
     with terminal(as_json):
         found = evaluate_checkpoint(
-            model, config, meta["data_fingerprint"],
+            model, config, meta["images"], meta["data_fingerprint"],
             without=without, attack_folder=attack, attack_images=attack_images,
         )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     for endpoint, report in found.samples.items():
         lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(report.rows)]
-    lines += ["of the model itself:", *_table(found.model)]
+    lines += ["of the model itself:", *_table(found.model)] if found.model else []
     lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]
     document = {

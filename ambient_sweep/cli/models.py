@@ -52,7 +52,11 @@ def train(file: Path, overrides: tuple[str, ...], storage: Path, name: str | Non
 @overrides_argument
 @click.option("--count", type=click.IntRange(1, 1_000_000), default=64, help="Number of images.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Seed of the samples.")
-@click.option("--endpoint", type=click.Choice(["zero", "observed"]), help="By default the one the model was made for.")
+@click.option(
+    "--endpoint",
+    type=click.Choice(["zero", "observed", "distilled"]),
+    help="By default the one the model was made for.",
+)
 @new_folder_option("--out", required=True, help="New or empty folder for the PNG files.")
 @as_json
 def sample(
@@ -71,13 +75,13 @@ def sample(
 
     checkpoint, picked = find_checkpoint(checkpoint, terminal(as_json).line)
     model, config, meta = load_model(checkpoint, moved=parse_overrides(overrides, MOVED))
-    chosen = endpoint or picked or config.main_endpoint()
-    if chosen not in config.endpoints():
-        raise UserError(f"--endpoint: this model has {', '.join(config.endpoints())} only")
+    chosen, endpoints = endpoint or picked or config.main_endpoint(meta["images"]), config.endpoints(meta["images"])
+    if chosen not in endpoints:
+        raise UserError(f"--endpoint: this model has {', '.join(endpoints)} only")
     device, shape, counts = use_device(config), tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     with terminal(as_json):
-        images = generate(config, model.to(device), shape, count, seed, device=device, counts=counts)[chosen]
-    write_images(coding(config, device)[1](images), out)
+        made = generate(config, model.to(device), shape, count, seed, device=device, endpoints=endpoints, counts=counts)
+    write_images(coding(config, device)[1](made[chosen]), out)
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
     tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
 

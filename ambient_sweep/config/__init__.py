@@ -18,7 +18,9 @@ from ambient_sweep.config.sections import Config as Config
 from ambient_sweep.config.sections import ConsistencyConfig as ConsistencyConfig
 from ambient_sweep.config.sections import DataConfig as DataConfig
 from ambient_sweep.config.sections import Distance as Distance
+from ambient_sweep.config.sections import DistillationConfig as DistillationConfig
 from ambient_sweep.config.sections import EmaConfig as EmaConfig
+from ambient_sweep.config.sections import Endpoint as Endpoint
 from ambient_sweep.config.sections import EvaluationConfig as EvaluationConfig
 from ambient_sweep.config.sections import ModelConfig as ModelConfig
 from ambient_sweep.config.sections import ObservedConfig as ObservedConfig

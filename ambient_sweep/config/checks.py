@@ -100,6 +100,13 @@ def _of_training(c: Config) -> Iterator[str]:
         yield f"compute.accumulate: {c.compute.accumulate} parts do not divide training.batch_size per worker, {batch}"
     if c.compute.channels_last and c.model.kind != "unet":
         yield f"compute.channels_last: model.kind={c.model.kind} has no convolutions to train; use false"
+    if c.objective.kind == "ambient_distilled":
+        if c.images_at(c.distillation.start) >= c.steps * c.training.batch_size:
+            yield f"distillation.start: {c.distillation.start} leaves none of {c.steps} steps; lower it, or train longer"
+        if c.ema.kind == "power":
+            yield "ema.kind: power averages are over a whole run, and a generator begins at distillation.start; use halflife"
+        if c.sampling.guidance > 1:
+            yield "sampling.guidance: a generator (objective.kind=ambient_distilled) has one pass, without guidance; use 1"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:
         yield "ema.tracked: the two lengths must rise, as in [0.05, 0.1]"
 

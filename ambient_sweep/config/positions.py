@@ -4,9 +4,14 @@ from ambient_sweep.config.sections import Config
 
 
 def evaluated_lengths(config: Config) -> dict[int, float]:
-    """Images -> fraction of the run at which a trial is evaluated: the config's lengths up to its stop, and the stop."""
-    stop = config.training.stop
-    return {config.images_at(f): f for f in (*(f for f in config.evaluation.lengths if f < stop), stop)}
+    """Images -> fraction of the run at which a trial is evaluated: the config's lengths up to its stop, and the stop.
+
+    Rising. A teacher is also evaluated at distillation.start, where it ends.
+    """
+    stop, teacher = config.training.stop, config.distillation.start
+    starts = (teacher,) if config.objective.kind == "ambient_distilled" else ()
+    lengths = {config.images_at(f): f for f in (*(f for f in (*starts, *config.evaluation.lengths) if f < stop), stop)}
+    return dict(sorted(lengths.items()))
 
 
 def snapshot_images(config: Config) -> tuple[int, ...]:

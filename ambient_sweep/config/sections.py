@@ -20,7 +20,7 @@ Extra = Literal["kid", "precision", "recall", "density", "coverage"]
 Memorization = Literal[
     "mem_excess", "mem_local_excess", "mem_ratio", "mem_excess_flips", "mem_ratio_flips", "sim_excess"
 ]
-Endpoint = Literal["zero", "observed"]
+Endpoint = Literal["zero", "observed", "distilled"]
 
 
 class UnknownKey(ValueError):
@@ -91,7 +91,7 @@ class ObservedConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    kind: Literal["ambient_consistency", "ambient", "ambient_high_clean_low", "denoising"] = Field(
+    kind: Literal["ambient_consistency", "ambient", "ambient_distilled", "ambient_high_clean_low", "denoising"] = Field(
         "ambient_consistency", description="training objective: docs/math.md"
     )
 
@@ -113,6 +113,14 @@ class ConsistencyConfig(Section):
     chain_steps: int = Field(2, ge=1, le=64, description="reverse steps from the observed level to the last level")
     lowest: float = Field(0.02, gt=0, lt=1, description="lowest last level, as a share of the observed level")
     draws: int = Field(2, ge=2, le=16, description="independent chains per image")
+
+
+class DistillationConfig(Section):
+    start: float = Field(0.5, gt=0, lt=1, description="fraction of training that the teacher gets; then it is frozen")
+    sigma: float = Field(2.5, gt=0, le=100, description="noise level that the generator makes an image of, in one pass")
+    alpha: float = Field(1.2, ge=0, le=2, description="weight of the squared difference of teacher and fake denoiser")
+    lr: float = Field(1e-4, gt=0, le=1, description="learning rate of generator and fake denoiser, without a schedule")
+    ratio: int = Field(1, ge=1, le=16, description="steps of the fake denoiser per step of the generator")
 
 
 class ModelConfig(Section):
@@ -207,7 +215,7 @@ class EvaluationConfig(Section):
     samples: int = Field(1000, ge=8, le=1_000_000, description="images generated per evaluation")
     batch_size: int = Field(500, ge=1, le=65536, description="images per batch in encoding")
     seed: Seed = Field(0, description="seed of the samples")
-    endpoints: tuple[Endpoint, ...] = Field(
+    endpoints: tuple[Literal["zero", "observed"], ...] = Field(
         ("zero", "observed"), min_length=1, description="sampling down to 0, and stopped at the observed level"
     )
     distances: tuple[Distance, ...] = Field(("fd_pixels",), min_length=1, description="Frechet distances to measure")
@@ -240,6 +248,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     noise: NoiseConfig = NoiseConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
+    distillation: DistillationConfig = DistillationConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
@@ -269,11 +278,18 @@ class Config(Section):
         """Images after which training stops."""
         return self.images_at(self.training.stop)
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """The endpoints of sampling that differ for this config: at observed.sigma = 0 there is only one."""
+    def is_distilled(self, images: int) -> bool:
+        """Whether the model after so many images is a one-step generator: before, it is the teacher on its way."""
+        return self.objective.kind == "ambient_distilled" and images > self.images_at(self.distillation.start)
+
+    def endpoints(self, images: int) -> tuple[Endpoint, ...]:
+        """The endpoints of sampling that differ after so many images: at observed.sigma = 0 there is only one."""
+        if self.is_distilled(images):
+            return ("distilled",)
         return self.evaluation.endpoints if self.observed.sigma > 0 else ("zero",)
 
-    def main_endpoint(self) -> Endpoint:
-        """The endpoint the objective is made for: `ambient` trains nothing below the observed level."""
-        wanted: Endpoint = "observed" if self.objective.kind == "ambient" else "zero"
-        return wanted if wanted in self.endpoints() else self.endpoints()[0]
+    def main_endpoint(self, images: int) -> Endpoint:
+        """The endpoint the objective is made for: `ambient` and a teacher train nothing below the observed level."""
+        wanted: Endpoint = "observed" if self.objective.kind in ("ambient", "ambient_distilled") else "zero"
+        endpoints = self.endpoints(images)
+        return wanted if wanted in endpoints else endpoints[0]

@@ -33,9 +33,12 @@ def takes_numbers(kind: Any) -> bool:
     return kind in (int, float) or isinstance(kind, int) or any(map(takes_numbers, get_args(kind)))
 
 
+ACT_WITH = {"consistency": "ambient_consistency", "distillation": "ambient_distilled"}  # one objective.kind alone
+
+
 def is_acting(key: str, kind: str) -> bool:
     """Whether a key acts on training with this objective.kind."""
-    return kind == "ambient_consistency" or not key.startswith("consistency.")
+    return ACT_WITH.get(key.partition(".")[0], kind) == kind
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str) -> str:

@@ -91,3 +91,20 @@ def consistency_loss(
     error = denoiser(ends, lower[:, -1]).view(draws, *x.shape) - target
     pairs = error.sum(0) ** 2 - (error**2).sum(0)  # the sum of d_i d_j over all pairs i != j
     return weight * mean_over_pixels(pairs) / (draws * (draws - 1))
+
+
+def distillation_loss(
+    teacher: DenoiserFn, fake: DenoiserFn, x: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    """< a - b, a - x - alpha (a - b) > / sg[mean |x - a|] with a = teacher(x_t, sigma), b = fake(x_t, sigma).
+
+    Score identity distillation (arXiv 2404.04057, section 4; of a teacher of noisy data: 2503.07578). x [N,C,H,W] is what a
+    generator made, with gradient, and x_t = x + sigma n; the weights of both denoisers have none. Where b = E[x | x_t],
+    the denoiser of the generator's own images, E < a - b, a - x > = E || a - b ||^2, sigma^4 times the squared difference of
+    both scores: 0 where generated images, noised to sigma, are distributed as the teacher's. alpha: how often the square
+    itself, which treats a lagging b as exact, is taken off.
+    """
+    xt = x + expand(sigma) * noise
+    a, b = teacher(xt, sigma), fake(xt, sigma)
+    size = mean_over_pixels((x - a).detach().abs())
+    return mean_over_pixels((a - b) * (a - x - alpha * (a - b))) / size

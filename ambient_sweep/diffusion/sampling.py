@@ -34,6 +34,11 @@ def heun(denoiser: DenoiserFn, x: torch.Tensor, levels: torch.Tensor) -> torch.T
     return x
 
 
+def one_step(generator: DenoiserFn, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Samples G(sigma z, sigma) of a one-step generator from standard normal noise z [N,C,H,W]."""
+    return generator(noise * sigma, noise.new_full((len(noise),), sigma))
+
+
 @torch.no_grad()
 def sample(
     denoiser: DenoiserFn, noise: torch.Tensor, levels: torch.Tensor, stop: float

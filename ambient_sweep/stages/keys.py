@@ -1,9 +1,9 @@
 """The names of what is stored: states of training, by the hash of all that determines them, and evaluations made of these.
 
-A knob acts on a run always, never, or from some image on: consistency from its first step with a weight, a learning-rate
-tail from its start. Up to there a run is the same, to the bit, whatever that knob says (Hippo's stage trees, arXiv
-2006.11972). Where it is not certain that a knob does not act, it counts as acting always. Sampling, evaluation, saving,
-stopping and `ema.length` of power averages never act on the state.
+A knob acts on a run always, never, or from some image on: consistency from its first step with a weight, distillation and
+a learning-rate tail from their start. Up to there a run is the same, to the bit, whatever that knob says (Hippo's stage
+trees, arXiv 2006.11972). Where it is not certain that a knob does not act, it counts as acting always. Sampling (but for a
+generator's levels), evaluation, saving, stopping and `ema.length` of power averages never act on the state.
 """
 
 import functools
@@ -22,8 +22,8 @@ from ambient_sweep.training.schedules import consistency_weight, decay_start
 
 FOLDER = "stages"  # in the folder of a sweep
 TRAINED_ON = "data.json"  # fingerprints of the training data, in the folder of a sweep
-FORMAT = 3  # raised whenever the same config comes to train other bits
-CONSISTENCY, SCHEDULE = "consistency", "optimizer.schedule"
+FORMAT = 4  # raised whenever the same config comes to train other bits
+CONSISTENCY, DISTILLATION, SCHEDULE = "consistency", "distillation", "optimizer.schedule"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {
     "data": {"path", "on_corrupt"},  # the fingerprint tells what was read
@@ -73,12 +73,14 @@ def prefix_of(config: Config) -> Prefix:
     tree = config.model_dump(mode="json", include=set(SECTIONS), exclude=EXCEPTIONS)
     t, resources = config.training, config.resources
     always: dict[str, Any] = tree | {
-        "kind": "ambient" if config.objective.kind == "ambient_consistency" else config.objective.kind,
+        "kind": "ambient"
+        if config.objective.kind in ("ambient_consistency", "ambient_distilled")
+        else config.objective.kind,
         "ema": [config.ema.halflife, config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
         "training": [config.steps, t.batch_size, t.records],  # the sums of a record under way are part of the state
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads
     }
-    late = [each for knob in (_consistency, _schedule) if (each := knob(config)) is not None]
+    late = [each for knob in (_consistency, _distillation, _schedule) if (each := knob(config)) is not None]
     return Prefix(digest(always), tuple(sorted(late, key=lambda each: each.images)), config.length)
 
 
@@ -106,11 +108,11 @@ def images_of(key: str) -> int:
 def fork_points(config: Config, every_length: bool = False) -> tuple[int, ...]:
     """The positions, rising, at which a trial stores its state.
 
-    Where it stops; the start of each phase of its own, consistency or a learning-rate tail (schedule wsd), up to which
-    others may be the same run; and the evaluated lengths up to the last of these starts. `every_length`: all evaluated
-    lengths, for trials that share their training to the end and are measured differently.
+    Where it stops; the start of each phase of its own, consistency, distillation or a learning-rate tail (schedule wsd), up
+    to which others may be the same run; and the evaluated lengths up to the last of these starts. `every_length`: all
+    evaluated lengths, for trials that share their training to the end and are measured differently.
     """
-    phases = (CONSISTENCY, SCHEDULE) if config.optimizer.schedule == "wsd" else (CONSISTENCY,)
+    phases = (CONSISTENCY, DISTILLATION, *((SCHEDULE,) if config.optimizer.schedule == "wsd" else ()))
     last, late = config.length, prefix_of(config).late
     starts = {each.images for each in late if each.what in phases and 0 < each.images < last}
     before = last if every_length else max(starts, default=last)
@@ -121,7 +123,7 @@ def evaluation_part(config: Config, images: int, reference_key: str) -> str:
     """The name of an evaluation of a state: a hash of all that it depends on beside the state."""
     settings: list[Any] = [
         reference_key,
-        list(config.endpoints()),
+        list(config.endpoints(images)),
         config.evaluation.model_dump(mode="json", exclude={"lengths", "endpoints"}),
         config.sampling.model_dump(mode="json"),
     ]
@@ -145,6 +147,16 @@ def _consistency(config: Config) -> Late | None:
     sudden = c.ramp == "step" or c.ramp_fraction == 0
     settings["rise"] = step if sudden else [c.start, c.ramp, c.ramp_fraction]
     return _late(config, step, CONSISTENCY, settings)
+
+
+def _distillation(config: Config) -> Late | None:
+    """From the first distilled step, whose levels are those of sampling."""
+    if config.objective.kind != "ambient_distilled":
+        return None
+    step = config.images_at(config.distillation.start) // config.training.batch_size
+    settings = config.distillation.model_dump(mode="json", exclude={"start"})
+    settings |= config.sampling.model_dump(mode="json", include={"sigma_min", "sigma_max", "rho"})
+    return _late(config, step, DISTILLATION, settings)
 
 
 def _schedule(config: Config) -> Late | None:

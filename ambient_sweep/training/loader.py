@@ -1,7 +1,7 @@
 """What each step trains on, prepared by a thread while the step before it is computed."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,13 +9,14 @@ import torch
 
 from ambient_sweep.config import Config
 from ambient_sweep.data.observed import ObservedImages
-from ambient_sweep.training import objective
+from ambient_sweep.training import distillation, objective
+from ambient_sweep.training.distillation import DistillationDraws
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.objective import Draws, Stream
 from ambient_sweep.training.schedules import consistency_weight
 
 T = TypeVar("T")
-Pieces = list[Draws]  # a worker's share of a step, in the parts it is computed in
+Pieces = Sequence[Draws | DistillationDraws]  # a worker's share of a step, in the parts it is computed in
 THREAD = "batches"  # name of the thread
 
 
@@ -40,12 +41,11 @@ def batches(
 
     def make(step: int) -> Pieces:
         begin = step * batch_size
+        parts = [stream.batch(begin + start, size) for start in range(share.start, share.stop, size)]
+        if config.is_distilled(begin + batch_size):
+            return [distillation.draw(config, part).to(device) for part in parts]
         with_chains = weight_at(config, step) > 0
-        pieces = [
-            objective.draw(config, stream.batch(begin + start, size), with_chains)
-            for start in range(share.start, share.stop, size)
-        ]
-        return pieces if device.type == "cpu" else [piece.to(device) for piece in pieces]
+        return [objective.draw(config, part, with_chains).to(device) for part in parts]
 
     yield from ahead(make, steps, config.compute.prefetch)
 

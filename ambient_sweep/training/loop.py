@@ -14,7 +14,16 @@ from ambient_sweep.errors import TrainingDiverged
 from ambient_sweep.training.group import Group
 from ambient_sweep.training.loader import batches, weight_at
 from ambient_sweep.training.state import TrainState
-from ambient_sweep.training.step import BELOW, CONSISTENCY, MAIN, NORM, SHARE, Stepper
+from ambient_sweep.training.step import (
+    BELOW,
+    CONSISTENCY,
+    GENERATOR,
+    MAIN,
+    NORM,
+    SHARE,
+    DistillationStepper,
+    Stepper,
+)
 
 AGREE_SECONDS = 2.0  # between the workers' agreements on whether to stop
 
@@ -29,6 +38,7 @@ class Record:
     loss_below: float | None
     consistency: float  # an unbiased estimate that may be negative; 0 while it is not trained
     consistency_weight: float
+    distillation: float  # the generator's loss; 0 before. The other losses are then those of its fake denoiser
     gradient_norm: float
     lr: float
     images_per_second: float
@@ -56,12 +66,14 @@ def train(
     if not ahead:
         return
     every = max(1, steps // config.training.records)
-    stepper = Stepper(state)
+    stepper: Stepper | None = None
     stop = _Stop(state.group, state.device, interrupted)
     began, counted = time.perf_counter(), 0
     with closing(batches(config, observed, ahead, state.group, state.device)) as source:
         for step, pieces in zip(ahead, source, strict=True):
             weight = weight_at(config, step)
+            kind = DistillationStepper if config.is_distilled((step + 1) * batch_size) else Stepper
+            stepper = stepper if type(stepper) is kind else kind(state)
             lr = stepper.step(step, pieces, weight)
             counted += batch_size
             stopping = stop()
@@ -75,7 +87,8 @@ def train(
             loss, below, share = mean[MAIN], mean[BELOW], mean[SHARE]
             above = (loss - below) / (1 - share) if share < 1 else None
             parts = above, below / share if share > 0 else None
-            yield Record(state.images, loss, *parts, mean[CONSISTENCY], weight, mean[NORM], lr, pace)
+            losses = (loss, *parts, mean[CONSISTENCY], weight, mean[GENERATOR])
+            yield Record(state.images, *losses, mean[NORM], lr, pace)
             began, counted = time.perf_counter(), 0
             if stopping:
                 return
@@ -89,11 +102,12 @@ def _means(state: TrainState, steps: int) -> list[float]:
     total = state.group.sum(state.sums.clone())
     state.sums.copy_(total if state.group.rank == 0 else torch.zeros_like(total))
     means: list[float] = (total / steps).tolist()
-    for name, place in (("loss", MAIN), ("consistency loss", CONSISTENCY), ("gradient norm", NORM)):
+    places = {"loss": MAIN, "consistency loss": CONSISTENCY, "generator's loss": GENERATOR, "gradient norm": NORM}
+    for name, place in places.items():
         if not math.isfinite(means[place]):
             raise TrainingDiverged(
                 f"the {name} is not finite at {state.images} images ({means[place]}); "
-                "lower optimizer.lr or consistency.weight"
+                "lower optimizer.lr, consistency.weight or distillation.lr"
             )
     return means
 

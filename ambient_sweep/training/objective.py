@@ -58,7 +58,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class _OnDevice:
+class OnDevice:
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
@@ -66,7 +66,7 @@ class _OnDevice:
 
 
 @dataclass(frozen=True)
-class ConsistencyDraws(_OnDevice):
+class ConsistencyDraws(OnDevice):
     """The inputs of `consistency_term` for the M images that take part."""
 
     x: torch.Tensor  # [M,C,H,W], at levels[:, 0]
@@ -77,7 +77,7 @@ class ConsistencyDraws(_OnDevice):
 
 
 @dataclass(frozen=True)
-class Draws(_OnDevice):
+class Draws(OnDevice):
     """The inputs of the losses at some positions of the training stream, besides the denoiser."""
 
     y: torch.Tensor  # [N,C,H,W], observed or, where known is 0, taken for clean
@@ -90,16 +90,18 @@ class Draws(_OnDevice):
     consistency: ConsistencyDraws | None
 
 
-def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
+def draw(config: Config, batch: Batch, consistency: bool, purpose: str = "train") -> Draws:
     """The random draws for `batch`, functions of the config and the positions alone; with `consistency` its draws too.
+
+    purpose: begins the keys of level, noise and hidden labels.
 
     denoising takes y for x_0; ambient draws sigma above sigma_n; ambient_high_clean_low draws it anywhere and takes the
     clean image below. All are `ambient_loss`, whose sigma_n is 0 where an image is taken for clean.
     """
     count, kind = len(batch), config.objective.kind
-    u = rng.uniform("train.sigma", config.seed, batch.start, count)[:, 0]
+    u = rng.uniform(f"{purpose}.sigma", config.seed, batch.start, count)[:, 0]
     sigma_n = batch.sigma_n.double().numpy()
-    above = sigma_n if kind in ("ambient", "ambient_consistency") else 0.0
+    above = sigma_n if kind in ("ambient", "ambient_consistency", "ambient_distilled") else 0.0
     if config.noise.law == "timesteps":
         drawn = table_levels(u, base_of(config.model).sigmas, above=above)
     else:
@@ -116,14 +118,19 @@ def draw(config: Config, batch: Batch, consistency: bool) -> Draws:
         y = torch.where(below[:, None, None, None], batch.clean, y)
         known = torch.where(below, torch.zeros_like(known), known)
     sigma = torch.maximum(sigma, known)
-    noise = rng.normal("train.noise", config.seed, range(batch.start, batch.start + count), y.shape[1:])
+    noise = rng.normal(f"{purpose}.noise", config.seed, range(batch.start, batch.start + count), y.shape[1:])
     weight = scaling_of(config.model).weight(sigma)
-    labels = None
-    if batch.labels is not None and config.model.conditional:
-        hidden = rng.uniform("train.label", config.seed, batch.start, count)[:, 0] < config.model.label_dropout
-        labels = batch.labels.masked_fill(torch.from_numpy(hidden), batch.classes)  # which stands for "no label"
+    labels = shown_labels(config, batch, purpose)
     chains = _consistency_draws(config, batch, labels) if consistency else None
     return Draws(y, known, sigma, sigma < batch.sigma_n, noise, weight, labels, chains)
+
+
+def shown_labels(config: Config, batch: Batch, purpose: str) -> torch.Tensor | None:
+    """The labels that the network is given, some of them hidden, int64 [N]; None where it is given none."""
+    if batch.labels is None or not config.model.conditional:
+        return None
+    hidden = rng.uniform(f"{purpose}.label", config.seed, batch.start, len(batch))[:, 0] < config.model.label_dropout
+    return batch.labels.masked_fill(torch.from_numpy(hidden), batch.classes)  # which stands for "no label"
 
 
 def main_loss(denoiser: Callable[..., torch.Tensor], draws: Draws) -> torch.Tensor:
@@ -165,10 +172,14 @@ def consistency_term(config: Config, denoiser: Callable[..., torch.Tensor], draw
 
 
 def step_cost(config: Config) -> float:
-    """Network passes of a step with consistency over those of one without.
+    """Network passes of a step with consistency, or of a distilled step, over those of a plain one.
 
-    A backward pass counts as two forward ones; through a frozen base, whose weights get no gradient, as one.
+    A backward pass counts as two forward ones; through frozen weights, which get no gradient, as one.
     """
     c, trained = config.consistency, 2 if config.model.kind == "lora" else 3
+    if (
+        config.objective.kind == "ambient_distilled"
+    ):  # the generator's pass, fake trained; generator trained, two frozen
+        return (config.distillation.ratio * (1 + trained) + trained + 2 * 2) / trained
     per_image = 1 + c.draws * (c.chain_steps - 1) + trained * c.draws
     return 1 + c.batch_share * per_image / trained

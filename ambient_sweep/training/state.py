@@ -16,11 +16,12 @@ from ambient_sweep.models import Shape, base_of, build_model
 from ambient_sweep.storage import remove, remove_leftovers
 from ambient_sweep.training.averages import Averages, part
 from ambient_sweep.training.compute import prepare_network
+from ambient_sweep.training.distillation import Distillation, adam
 from ambient_sweep.training.files import DamagedFile, read_tensors, write_tensors
 from ambient_sweep.training.group import SINGLE, Group
 
 Tensors = dict[str, torch.Tensor]
-SUMS = 5  # numbers that a record is made from, see step.py
+SUMS = 6  # numbers that a record is made from, see step.py
 KEPT = 2  # states of a run: if the newest is damaged, the one before it is used
 BEGIN_AGAIN = "and the run begins again"
 OTHER = {  # by a note of a checkpoint: what is wrong where it is not the same now
@@ -34,6 +35,8 @@ OTHER = {  # by a note of a checkpoint: what is wrong where it is not the same n
 class TrainState:
     """The live weights, their averages, the optimizer, the position in images, and the sums of the record under way.
 
+    Once a run is distilled, these are the generator's, and `distillation` holds what else there is.
+
     There is no generator state: all randomness is a function of the seed and the position.
     """
 
@@ -46,6 +49,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     sums: torch.Tensor  # since the last record
     images: int = 0
+    distillation: Distillation | None = None
 
     @classmethod
     def create(
@@ -66,6 +70,19 @@ class TrainState:
     def device(self) -> torch.device:
         return self.sums.device
 
+    def distill(self) -> Distillation:
+        """What a distilled run has besides its generator; at the first call all begins as the averaged weights.
+
+        The generator's average is the teacher's already.
+        """
+        if self.distillation is None:
+            weights = self.averages.main()
+            self.distillation = Distillation.create(self.config, self.with_weights(weights), self.with_weights(weights))
+            with torch.no_grad():
+                _load(self.denoiser, weights)
+            self.optimizer = adam(self.config, self.denoiser)
+        return self.distillation
+
     # -- weights to evaluate ----------------------------------------------------------------------------------------
 
     @property
@@ -78,8 +95,7 @@ class TrainState:
         c = self.config
         denoiser = build_model(c.model, self.shape, c.seed, self.classes, c.data.path).to(self.device)
         with torch.no_grad():
-            for name, parameter in denoiser.named_parameters():
-                parameter.copy_(weights[name])
+            _load(denoiser, weights)
         return denoiser.requires_grad_(False).eval()
 
     # -- files ------------------------------------------------------------------------------------------------------
@@ -88,9 +104,11 @@ class TrainState:
         """Everything but numbers: the live tensors themselves, which the next step changes."""
         named = {f"model.{name}": parameter.detach() for name, parameter in self.denoiser.named_parameters()}
         named |= {f"average.{name}": tensor for name, tensor in self.averages.tensors().items()}
-        for name, parameter in self.denoiser.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                named[f"optimizer.{key}.{name}"] = value
+        named |= _moments(self.optimizer, self.denoiser, "optimizer")
+        if (d := self.distillation) is not None:
+            for prefix, denoiser in (("teacher", d.teacher), ("fake", d.fake)):
+                named |= {f"{prefix}.{name}": parameter.detach() for name, parameter in denoiser.named_parameters()}
+            named |= _moments(d.optimizer, d.fake, "fake_optimizer")
         return named | {"sums": self.sums}
 
     def save(self, folder: Path) -> None:
@@ -108,16 +126,39 @@ class TrainState:
         if trained_config(meta["config"]) != trained_config(self.config.model_dump(mode="json")):
             raise UserError(f"{folder}: saved by another config; use that config or another folder")
         self.averages.load(part(tensors, "average"))
-        for name, parameter in self.denoiser.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-            slots = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {
-                key: value.to(self.device) if key == "step" else torch.empty_like(parameter).copy_(value)
-                for key, value in slots.items()
-                if value is not None
-            }
+        if self.config.is_distilled(meta["images"]):
+            d = self.distill()
+            _load(d.teacher, part(tensors, "teacher"))
+            _load(d.fake, part(tensors, "fake"))
+            _load_moments(d.optimizer, d.fake, part(tensors, "fake_optimizer"))
+        _load(self.denoiser, part(tensors, "model"))
+        _load_moments(self.optimizer, self.denoiser, part(tensors, "optimizer"))
         self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
         self.images = meta["images"]
+
+
+def _moments(optimizer: torch.optim.Optimizer, denoiser: Denoiser, prefix: str) -> Tensors:
+    """An optimizer's tensors by slot and parameter."""
+    return {
+        f"{prefix}.{slot}.{name}": value
+        for name, parameter in denoiser.named_parameters()
+        for slot, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load(denoiser: Denoiser, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in denoiser.named_parameters():
+        parameter.copy_(tensors[name])
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, denoiser: Denoiser, tensors: Tensors) -> None:
+    for name, parameter in denoiser.named_parameters():
+        slots = {slot: tensors.get(f"{slot}.{name}") for slot in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {
+            slot: value.to(parameter.device) if slot == "step" else torch.empty_like(parameter).copy_(value)
+            for slot, value in slots.items()
+            if value is not None
+        }
 
 
 def read_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:

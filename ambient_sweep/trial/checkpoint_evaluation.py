@@ -23,6 +23,7 @@ from ambient_sweep.evaluation.evaluator import FullEvaluation, Report, Row, eigh
 from ambient_sweep.evaluation.reference import RealImages
 from ambient_sweep.evaluation.required_images import all_measures, with_similarity
 from ambient_sweep.models import base_of
+from ambient_sweep.training.state import state_name
 from ambient_sweep.trial.retention import is_of_trial
 from ambient_sweep.trial.samples import as_sampled, class_counts, generate
 from ambient_sweep.trial.setup import cached_data, use_device
@@ -45,20 +46,26 @@ class CheckpointReport:
 def evaluate_checkpoint(
     denoiser: Denoiser,
     config: Config,
+    images: int,
     data_fingerprint: str,
     *,
     without: Sequence[str] = (),
     attack_folder: Path | None = None,
     attack_images: int = 200,
 ) -> CheckpointReport:
-    """Everything about a trained model, against the images of `config`.
+    """Everything about a model trained for so many images, against those of `config`.
 
-    `without` names measures to leave out. With an `attack_folder`, `attack_images` training images are attacked, and
-    pictures of it go there. Raises UserError where the images are too few or not those of its training
-    (`data_fingerprint`), and AmbientSweepError where samples are not finite.
+    A one-step generator denoises nothing: it has no denoising gap, and cannot be attacked. `without` names measures to leave
+    out. With an `attack_folder`, `attack_images` training images are attacked, and pictures of it go there. Raises UserError
+    where the images are too few or not those of its training (`data_fingerprint`) or an attack has no meaning, and
+    AmbientSweepError where samples are not finite.
     """
     device, data, clean = use_device(config), cached_data(config.data), load_clean(config, cached_data)
     encode, decode = coding(config, device)
+    distilled = config.is_distilled(images)
+    if distilled and attack_folder is not None:
+        teacher = state_name(config.images_at(config.distillation.start))
+        raise UserError(f"--attack: a one-step generator restores no image; attack its teacher, checkpoint {teacher}")
     if clean.fingerprint != data_fingerprint:
         source = config.evaluation.path or config.data.path or config.data.source
         raise UserError(f"{source}: not the images this model was trained with")
@@ -71,19 +78,21 @@ def evaluate_checkpoint(
         raise UserError(f"--attack: needs at least {LEAST} held-out images, there are {len(real.kept)}")
     full = FullEvaluation(real, evaluation, names, device)
     count, seed = config.evaluation.samples, config.evaluation.seed
-    made = generate(config, denoiser, data.shape, count, seed, device=device, counts=class_counts(config, data))
+    endpoints, counts = config.endpoints(images), class_counts(config, data)
+    made = generate(config, denoiser, data.shape, count, seed, device=device, endpoints=endpoints, counts=counts)
     reports = {
         endpoint: full.report(ImageSet.of(f"samples ({endpoint})", eight_bits(samples, decode).numpy()))
         for endpoint, samples in made.items()
     }
-    subjects = _subjects(config, clean, real.kept, GAP_IMAGES, encode)
-    computed = as_sampled(denoiser, config)
-    gap = denoising_gap(computed, *subjects, seed=seed, device=device)
-    model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
-    lines: list[str] = []
+    computed, model, lines = as_sampled(denoiser, config), list[Row](), list[str]()
+    if not distilled:
+        subjects = _subjects(config, clean, real.kept, GAP_IMAGES, encode)
+        gap = denoising_gap(computed, *subjects, seed=seed, device=device)
+        model = [Row(f"denoising_gap_{sigma:g}", "memorization", measure) for sigma, measure in gap.items()]
     if attack_folder is not None:
         subjects = _subjects(config, clean, real.kept, attack_images, encode)
-        attacked, lines = _attacked(computed, config, subjects, attack_folder, device)
+        stop = config.observed.sigma if config.main_endpoint(images) == "observed" else 0.0
+        attacked, lines = _attacked(computed, config, stop, subjects, attack_folder, device)
         model += attacked
     warnings += [line for report in reports.values() for line in report.warnings]
     return CheckpointReport(
@@ -117,12 +126,12 @@ def _subjects(
 def _attacked(
     denoiser: Callable[..., torch.Tensor],
     config: Config,
+    stop: float,
     subjects: tuple[Subjects, Subjects],
     folder: Path,
     device: str,
 ) -> tuple[list[Row], list[str]]:
-    """Rows and lines of the attack, at the endpoint that the objective is made for; its pictures go to `folder`."""
-    stop = config.observed.sigma if config.main_endpoint() == "observed" else 0.0
+    """Rows and lines of the attack, down to the noise level `stop`; its pictures go to `folder`."""
     settings = Attack(config.sampling, stop, config.evaluation.seed)
     if config.model.kind == "lora":
         noise = tuple(float(f"{base_of(config.model).level(t):.3g}") for t in RESTORED)

@@ -58,7 +58,7 @@ class Evaluator:
         config, group, recorder, images = state.config, state.group, self.recorder, state.images
         root, trial_id = recorder.root, recorder.trial_id
         checkpoint = checkpoint_folder(root, trial_id, images)
-        paths = [evaluation_path(root, trial_id, images, endpoint) for endpoint in config.endpoints()]
+        paths = [evaluation_path(root, trial_id, images, endpoint) for endpoint in config.endpoints(images)]
         done, saved = group.broadcast((all(path.exists() for path in paths), checkpoint.exists()))
         save = partial(save_model, checkpoint, config=config, images=images, shape=state.shape, extra=self.notes)
         if done:
@@ -73,7 +73,8 @@ class Evaluator:
         ):  # fmt: skip
             if not records:
                 save(denoiser.state_dict())
-                self._show_denoising(denoiser, images, state.device)
+                if not config.is_distilled(images):
+                    self._show_denoising(denoiser, images, state.device)
             shown = coding(config, str(state.device))[1](samples[:GRID_SAMPLES])
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
             pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
@@ -133,7 +134,10 @@ def measured(
 ) -> Iterator[tuple[torch.Tensor, EvaluationRecord]]:
     """Samples of a trial's model after `images` at each endpoint, and their record, on rank 0; every worker calls it."""
     device, count, begun = use_device(config), config.evaluation.samples, time.perf_counter()
-    made = generate(config, denoiser, shape, count, seed, group, device, counts=counts, before_batch=before_batch)
+    made = generate(
+        config, denoiser, shape, count, seed, group, device,
+        endpoints=config.endpoints(images), counts=counts, before_batch=before_batch,
+    )  # fmt: skip
     sampling = (time.perf_counter() - begun) / len(made)
     for endpoint, samples in made.items():
         if group.rank != 0:
@@ -161,6 +165,6 @@ def _place(config: Config, trial_id: str, images: int, endpoint: str) -> dict[st
     return {
         "trial_id": trial_id,
         "fraction": evaluated_lengths(config).get(images, images / config.images_at(1.0)),
-        "main_endpoint": endpoint == config.main_endpoint(),
+        "main_endpoint": endpoint == config.main_endpoint(images),
         "checkpoint": checkpoint_folder(Path(), trial_id, images).as_posix(),
     }

@@ -79,7 +79,7 @@ class EvaluationRecord:
     trial_id: str
     images: int
     fraction: float
-    endpoint: Annotated[str, Field(pattern="^(zero|observed)$")]
+    endpoint: Annotated[str, Field(pattern="^(zero|observed|distilled)$")]
     main_endpoint: bool  # whether the objective was made for this endpoint
     samples: int
     seed: int

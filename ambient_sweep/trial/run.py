@@ -66,6 +66,8 @@ def run_trial(
     lines = [describe(config.model, data.shape, classes)]
     if config.objective.kind == "ambient_consistency":
         lines[0] += f"; a step with consistency costs {step_cost(config):.2f} plain steps"
+    if config.objective.kind == "ambient_distilled":
+        lines[0] += f"; a step of distillation costs {step_cost(config):.2f} plain steps"
     found = restore_newest(folder / "state", state, lines.append)
     with naming(folder, unnamed=True):
         recorder = TrialRecorder(

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from ambient_sweep import rng
-from ambient_sweep.config import ComputeConfig, Config
+from ambient_sweep.config import ComputeConfig, Config, Endpoint
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.pixels import to_uint8
 from ambient_sweep.diffusion.denoiser import Denoiser, guided
 from ambient_sweep.diffusion.loss import DenoiserFn
-from ambient_sweep.diffusion.sampling import sample, sampling_levels
+from ambient_sweep.diffusion.sampling import one_step, sample, sampling_levels
 from ambient_sweep.models import Shape
 from ambient_sweep.terminal import advance
 from ambient_sweep.training.compute import WrappedDenoiser, exact_float32
@@ -39,10 +39,14 @@ def generate(
     group: Group = SINGLE,
     device: str = "cpu",
     *,
+    endpoints: Sequence[Endpoint],
     counts: Sequence[int] = (),
     before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor]:
     """`count` samples [N,C,H,W] per endpoint, on the CPU and on every worker, each worker having made a part.
+
+    endpoints: some of `config.endpoints` of the images that the model was trained for. Those of a one-step generator,
+    "distilled", take one pass of the network each.
 
     Sample i starts from noise keyed by (seed, i). A conditional model needs the `counts` of its classes: the class of
     sample i is keyed by (seed, i) too, drawn with the frequencies of training, and guided by sampling.guidance.
@@ -53,21 +57,23 @@ def generate(
     """
     s, stop, exact = config.sampling, config.observed.sigma, config.sampling.mode == "exact"
     levels = sampling_levels(s.sigma_max, s.sigma_min, s.steps, s.rho, stop)
-    if "zero" not in config.endpoints():
+    if "zero" not in endpoints:
         levels = levels[levels >= stop]
-    denoiser = as_sampled(denoiser, config)
+    denoiser, distilled = as_sampled(denoiser, config), "distilled" in endpoints
 
-    def batch(start: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(start: int, size: int) -> tuple[torch.Tensor, ...]:
         noise = rng.normal("sample", seed, range(start, start + size), shape).to(device)
         bound: DenoiserFn = denoiser
         if counts:
             labels = sampled_labels(counts, seed, start, size).to(device)
             bound = guided(denoiser, labels, s.guidance, none=len(counts))
+        if distilled:
+            return (one_step(bound, noise, config.distillation.sigma),)
         return sample(bound, noise, levels, stop)
 
     size = CHUNK if exact else min(s.batch_size, -(-count // group.size))
     batches = -(-count // size)
-    pieces: dict[str, list[torch.Tensor]] = {"zero": [], "observed": []}
+    pieces: dict[str, list[torch.Tensor]] = {"distilled": []} if distilled else {"zero": [], "observed": []}
     with exact_float32() if exact else contextlib.nullcontext():
         for index in group.share(batches):
             before_batch()
@@ -75,7 +81,7 @@ def generate(
                 pieces[endpoint].append(images)
             advance("sampling", min(count, (index + 1) * size), count)
     found: dict[str, torch.Tensor] = {}
-    for endpoint in config.endpoints():
+    for endpoint in endpoints:
         own = torch.stack([torch.zeros(size, *shape, device=device), *pieces[endpoint]])[1:]
         found[endpoint] = group.gather(own).flatten(0, 1)[:count]
     return found

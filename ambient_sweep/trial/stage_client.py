@@ -126,7 +126,7 @@ class StageClient:
                 if not (self._evaluated(n) or self.take_evaluation(n)):
                     return False
                 self.recorder.stands(n, self.key(n), n)
-                for endpoint in self.config.endpoints():
+                for endpoint in self.config.endpoints(n):
                     self.recorder.evaluated(read_evaluation(self._file(n, endpoint), self.recorder.trial_id))
         return True
 
@@ -140,7 +140,7 @@ class StageClient:
 
         def read(folder: Path) -> tuple[Tensors, list[EvaluationRecord], list[bytes]]:
             tensors = read_tensors(folder, "model", "cpu", meta_name="checkpoint")[0]
-            endpoints = self.config.endpoints()
+            endpoints = self.config.endpoints(images)
             records = [read_evaluation(folder / f"{endpoint}.json") for endpoint in endpoints]
             return tensors, records, [(folder / f"{endpoint}.png").read_bytes() for endpoint in endpoints]
 
@@ -212,7 +212,7 @@ class StageClient:
 
     def _evaluation_files(self, images: int) -> dict[str, Path]:
         files = _files(self._checkpoint(images), "model.safetensors", "checkpoint.json")
-        for endpoint in self.config.endpoints():
+        for endpoint in self.config.endpoints(images):
             for suffix in (".json", ".png"):
                 files[f"{endpoint}{suffix}"] = self._file(images, endpoint, suffix)
         return files
@@ -229,7 +229,7 @@ class StageClient:
         return checkpoint_folder(self.recorder.root, self.recorder.trial_id, images)
 
     def _evaluated(self, images: int) -> bool:
-        files = [self._file(images, endpoint) for endpoint in self.config.endpoints()]
+        files = [self._file(images, endpoint) for endpoint in self.config.endpoints(images)]
         return all(path.exists() for path in (*files, self._checkpoint(images)))
 
     def _kept(self, images: int) -> bool:

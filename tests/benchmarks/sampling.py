@@ -40,7 +40,7 @@ COMPILED = {
 def sampler(config: Config, shape: Shape, count: int, device: str) -> Callable[[], object]:
     """Draws `count` images on the device; ends with a copy to the CPU."""
     denoiser = build_model(config.model, shape, 0).requires_grad_(False).to(device)
-    return lambda: generate(config, denoiser, shape, count, 0, device=device)
+    return lambda: generate(config, denoiser, shape, count, 0, endpoints=config.endpoints(0), device=device)
 
 
 def main(words: list[str] | None = None) -> None:

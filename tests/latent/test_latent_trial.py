@@ -91,7 +91,9 @@ def test_samples_are_decoded_as_they_are_and_measured_as_pixels(
     model, _, notes = load_model(checkpoint_folder(root, "one", 16))
     data, clean = setup.cached_data(config.data), load_clean(config, setup.cached_data)
     assert notes["shape"] == [4, 8, 8]
-    latents = generate(config, model, data.shape, 12, 0, counts=class_counts(config, data))
+    latents = generate(
+        config, model, data.shape, 12, 0, endpoints=config.endpoints(0), counts=class_counts(config, data)
+    )
     codec, reference = Codec(open_base(sdxl)), setup.shared_reference(config, root)
     assert reference.train.shape[1:] == clean.shape
     for record in read_trial_evaluations(root, "one"):
@@ -108,7 +110,7 @@ def test_the_attack_restores_latents_from_the_levels_of_the_base_and_shows_pixel
     monkeypatch.setattr("ambient_sweep.trial.checkpoint_evaluation.GAP_IMAGES", 4)
     model, _, notes = load_model(checkpoint_folder(trained[0], "one", 16))
     found = evaluate_checkpoint(
-        model, config, notes["data_fingerprint"], attack_folder=tmp_path / "attack", attack_images=6
+        model, config, notes["images"], notes["data_fingerprint"], attack_folder=tmp_path / "attack", attack_images=6
     )
     rows = {row.name: row for row in found.model}
     levels = {name.split("_")[2] for name in rows if name.startswith("attack_mean_")}

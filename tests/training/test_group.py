@@ -22,10 +22,13 @@ WORKERS = 2
 IMAGES, HALF = 960, 480  # 60 steps
 RARE = {"consistency.batch_share": 0.1}  # most shares have no image with chains
 POWER = {"ema.kind": "power", "ema.tracked": [0.05, 0.1], "ema.length": 0.05}
+DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5}
+DISTILLED_RUN = "unet, labels, distilled"
 SCENARIOS = {
     "mlp": (BASE, {}),
     "mlp, rare consistency, power averages": (BASE, RARE | POWER),
     "unet, labels": (UNET, CONDITIONAL | {"training.images": 240}),
+    DISTILLED_RUN: (UNET, CONDITIONAL | DISTILLED | {"training.images": 240, "distillation.ratio": 2}),
 }
 
 
@@ -43,6 +46,7 @@ def worker(rank, folder):
         for name in SCENARIOS:
             trained_together(name, group, folder)
         going_on(group, folder)
+        distilled_again(group, folder)
         reductions(group)
         told_to_stop(group, folder)
 
@@ -69,6 +73,20 @@ def going_on(group, folder):
     with closing(train(config, observed, half, stops=frozenset({HALF}))) as records:
         next(record for record in records if record.images == HALF)
     save_newest(folder / "half", half)
+
+
+def distilled_again(group, folder):
+    """A distilled run that is cut off a few steps after its start."""
+    config, observed = scenario(DISTILLED_RUN, WORKERS)
+    first = new_state(config, observed, group=group)
+    with closing(train(config, observed, first, stops=frozenset({160}))) as records:
+        next(record for record in records if record.images == 160)
+    first.save(folder / "distilled half")
+    group.broadcast(None)
+    second = new_state(config, observed, group=group)
+    second.restore(folder / "distilled half", *read_state(folder / "distilled half"))
+    run(config, observed, second)
+    second.save(folder / "distilled again")
 
 
 def reductions(group):
@@ -130,7 +148,12 @@ def test_two_workers_train_what_one_trains(folder, name):
     mine = state.tensors()
     assert meta["images"] == state.images
     assert tensors.keys() == mine.keys()
-    for prefix in ("model.", "average.", "optimizer.exp_avg."):
+    for prefix in (
+        "model.",
+        "average.",
+        "optimizer.exp_avg_sq.",
+        *(("fake.", "teacher.") if state.distillation else ()),
+    ):
         assert apart(part(tensors, prefix), part(mine, prefix)) < 1e-5
     assert all(torch.equal(tensors[name], mine[name]) for name in part(mine, "optimizer.step."))
     for rank in range(WORKERS):
@@ -139,6 +162,13 @@ def test_two_workers_train_what_one_trains(folder, name):
         expected = torch.tensor([[r.loss, r.consistency, r.gradient_norm] for r in records], dtype=torch.float64)
         torch.testing.assert_close(numbers, expected, rtol=1e-4, atol=1e-6)
         assert apart(saved, state.average.state_dict()) < 1e-5
+
+
+def test_a_distilled_run_of_two_workers_resumes_to_the_bit(folder):
+    tensors, again = read_state(folder / DISTILLED_RUN)[0], read_state(folder / "distilled again")[0]
+    assert tensors.keys() == again.keys()
+    assert {"teacher", "fake", "fake_optimizer"} < {name.partition(".")[0] for name in tensors}
+    assert [name for name in tensors if not torch.equal(tensors[name], again[name])] == []
 
 
 def test_a_state_fits_any_number_of_workers(folder):

@@ -36,9 +36,9 @@ def trained():
 
 def test_rows_are_what_a_sweep_measures_and_more(trained):
     model, config, fingerprint = trained
-    found = evaluate_checkpoint(model, config, fingerprint)
+    found = evaluate_checkpoint(model, config, 0, fingerprint)
     assert list(found.samples) == ["zero", "observed"]
-    samples = generate(config, model, (1, 8, 8), 60, 0)
+    samples = generate(config, model, (1, 8, 8), 60, 0, endpoints=config.endpoints(0))
     reference = Reference.build(load_data(config.data), config.evaluation)
     for endpoint, report in found.samples.items():
         values = {row.name: row.measure.value for row in report.rows}
@@ -54,7 +54,7 @@ def test_an_attack_leaves_a_picture_of_each_of_its_ways(trained, tmp_path, monke
     model, config, fingerprint = trained
     said = []
     with Screen(said.append):
-        found = evaluate_checkpoint(model, config, fingerprint, attack_folder=tmp_path / "attack", attack_images=120)
+        found = evaluate_checkpoint(model, config, 0, fingerprint, attack_folder=tmp_path / "attack", attack_images=120)
     assert {"sampling: 32 of 60", "encoding by fd_pixels: 60 of 60", "denoising images: 64 of 120"} <= set(said)
     names = [path.name for path in sorted((tmp_path / "attack").iterdir())]
     assert names == sorted(f"{name}.png" for name in {row.name.rpartition("_")[0] for row in found.model[6:]})
@@ -66,7 +66,7 @@ def test_an_attack_that_needs_more_held_out_images_is_refused_before_sampling(tr
     said = []
     refused = pytest.raises(UserError, match=r"^--attack: needs at least 99 held-out images, there are 98$")
     with Screen(said.append), refused:
-        evaluate_checkpoint(trained[0], few, load_data(few.data).fingerprint, attack_folder=tmp_path / "attack")
+        evaluate_checkpoint(trained[0], few, 0, load_data(few.data).fingerprint, attack_folder=tmp_path / "attack")
     assert {line.partition(":")[0] for line in said} == {"reading images"}
     (option,) = (each for each in commands.commands["evaluate"].params if each.name == "attack_images")
     assert option.type.min == LEAST
@@ -76,7 +76,9 @@ def test_a_conditional_model_is_attacked_with_its_classes(tmp_path):
     config = build_config(SMALL, {"model.conditional": True})
     data = load_data(config.data)
     model = build_model(config.model, (1, 8, 8), 0, classes=10)
-    found = evaluate_checkpoint(model, config, data.fingerprint, attack_folder=tmp_path / "attack", attack_images=100)
+    found = evaluate_checkpoint(
+        model, config, 0, data.fingerprint, attack_folder=tmp_path / "attack", attack_images=100
+    )
     assert found.attack
 
 
@@ -88,16 +90,16 @@ def test_held_out_images_that_are_training_images_are_left_out_and_told(trained,
     dirty = dataclasses.replace(data, heldout=twice, heldout_labels=labels)
     module = sys.modules["ambient_sweep.trial.checkpoint_evaluation"]
     monkeypatch.setattr(module, "load_clean", lambda *_: dirty)
-    clean = evaluate_checkpoint(model, config, fingerprint)
+    clean = evaluate_checkpoint(model, config, 0, fingerprint)
     assert "5 held-out images are training images too and were left out" in clean.warnings
 
 
 def test_other_images_and_a_model_that_diverged(trained):
     model, config, _ = trained
     with pytest.raises(UserError, match="not the images this model was trained with"):
-        evaluate_checkpoint(model, config, "other")
+        evaluate_checkpoint(model, config, 0, "other")
     broken = build_model(config.model, (1, 8, 8), 0)
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(AmbientSweepError, match="60 of 60 samples are not finite"):
-        evaluate_checkpoint(broken, config, load_data(config.data).fingerprint)
+        evaluate_checkpoint(broken, config, 0, load_data(config.data).fingerprint)

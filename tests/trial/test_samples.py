@@ -43,7 +43,7 @@ def made(name, count=COUNT, group=SINGLE, *, denoiser=None, **changes):
         generator = torch.Generator().manual_seed(1)
         for weight in denoiser.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator)
-    return generate(config, denoiser, shape, count, SEED, group, counts=counts)
+    return generate(config, denoiser, shape, count, SEED, group, endpoints=config.endpoints(0), counts=counts)
 
 
 def assert_equal(found, expected):

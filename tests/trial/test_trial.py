@@ -64,7 +64,7 @@ def values(root, name="t"):
 
 def measured(model, config, fingerprint):
     """What `evaluate` says of a model, of all that a trial measures."""
-    rows = evaluate_checkpoint(model, config, fingerprint).samples["zero"].rows
+    rows = evaluate_checkpoint(model, config, config.length, fingerprint).samples["zero"].rows
     return {row.name: row.measure.value for row in rows if row.name != "sim_excess"}
 
 

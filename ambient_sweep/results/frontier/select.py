@@ -165,13 +165,14 @@ def complete(choice: Choice, path: Path) -> Choice:
 def best_config(choice: Choice) -> Config:
     """The config that trains and measures the chosen model again, to the values that the table states.
 
-    It is the row's own, stopped at its length, with its endpoint alone, on the row's samples. The schedules keep their
-    horizon, so that training ends at the chosen checkpoint.
+    It is the row's own, stopped at its length, with its endpoint alone (a generator has no other), on the row's samples.
+    The schedules keep their horizon, so that training ends at the chosen checkpoint.
     """
     row = choice.row
     values = {key: row[key] for key in knobs()}
     values["training.stop"] = row[schema.FRACTION]
-    values["evaluation.endpoints"] = [row[schema.ENDPOINT]]
+    if row[schema.ENDPOINT] != "distilled":
+        values["evaluation.endpoints"] = [row[schema.ENDPOINT]]
     values[schema.SAMPLES_ASKED], values[schema.SAMPLES_SEED] = row[schema.SAMPLES], row[schema.EVALUATION_SEED]
     return build_config(values, where=f"trial {row[schema.TRIAL_ID]}")
 

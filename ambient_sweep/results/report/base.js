@@ -52,7 +52,8 @@ function measured(value) {
 
 const percent = (share) => `${number(Math.round(1000 * share) / 10)}\u00a0%`;
 const interval = (low, high) => (low === null || high === null ? "–" : `${measured(low)} to ${measured(high)}`);
-const endpointText = (endpoint) => (endpoint === "zero" ? "sampled down to 0" : "sampling stopped at the noise level");
+const ENDPOINTS = { zero: "sampled down to 0", observed: "sampling stopped at the noise level", distilled: "sampled in one step" };
+const endpointText = (endpoint) => ENDPOINTS[endpoint];
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 /** A word for the shell. */

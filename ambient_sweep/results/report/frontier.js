@@ -39,7 +39,7 @@ function hoverText(p) {
 points.forEach((p, index) => {
   const arm = (scale, name, end) => Math.abs(scale(p[`${name}_${end}`] ?? p[name]) - scale(p[name]));
   const arms = (end) => [arm(across, "memorization", end), arm((value) => value, "fidelity", end)];
-  const symbol = p.role === "baseline" ? "diamond" : p.endpoint === "zero" ? "circle" : "triangle-up";
+  const symbol = p.role === "baseline" ? "diamond" : { zero: "circle", observed: "triangle-up", distilled: "square" }[p.endpoint];
   Object.assign(p, { index, symbol, x: across(p.memorization), y: p.fidelity, low: arms("low"), high: arms("high") });
   Object.assign(p, { sigma: p["observed.sigma"], text: hoverText(p) });
 });
@@ -187,7 +187,8 @@ function measureTable(measures) {
 function select(p) {
   selected = p;
   const trial = trials.find((each) => each.trial_id === p.trial_id), folder = `${data.root}/${trial.folder}`;
-  const words = ["ambient-sweep", "train", `${folder}/config.yaml`, `evaluation.endpoints=[${p.endpoint}]`];
+  const words = ["ambient-sweep", "train", `${folder}/config.yaml`];
+  if (p.endpoint !== "distilled") words.push(`evaluation.endpoints=[${p.endpoint}]`);
   if (p.fraction < 1) words.push(`training.stop=${p.fraction}`);
   words.push(`evaluation.samples=${p.samples}`, `evaluation.seed=${p.evaluation_seed}`);
   words.push("--name", `${p.trial_id}-${p.images}-${p.endpoint}-seed-${p.evaluation_seed}`);

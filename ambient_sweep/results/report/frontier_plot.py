@@ -25,7 +25,11 @@ from ambient_sweep.results.report.window import LINEAR_BELOW, TICKS, Window, cle
 from ambient_sweep.results.tables import schema
 from ambient_sweep.text import counted
 
-ENDPOINTS = {"zero": ("o", "sampled down to 0"), "observed": ("^", "stopped at the observed level")}
+ENDPOINTS = {
+    "zero": ("o", "sampled down to 0"),
+    "observed": ("^", "stopped at the observed level"),
+    "distilled": ("s", "sampled in one step"),
+}
 BASELINE = "#c2410c"
 PALE = 0.35  # opacity of points by whose values the frontier was chosen
 MANY = 1000  # points beyond which an SVG holds them as pixels

@@ -148,7 +148,7 @@ COLUMNS = {  # name -> type, nullable, meaning; of those that are no measures an
     "stage": (TEXT, True, "key of the last stage that the trial forked from"),
     IMAGES: (WHOLE, False, "training length of the checkpoint"),
     FRACTION: (REAL, False, "training length as a fraction of the horizon"),
-    ENDPOINT: (TEXT, False, "noise level at which sampling ends: zero or observed"),
+    ENDPOINT: (TEXT, False, "noise level at which sampling ends, zero or observed; distilled: one step of a generator"),
     "main_endpoint": (TRUTH, False, "whether the objective was designed for this endpoint"),
     ON_FRONT: (TRUTH, False, "whether the row states the values of a checkpoint on the frontier"),
     RUNS: (WHOLE, True, "training runs of the row's recipe at this length; replicates alone where there are any"),

@@ -39,15 +39,16 @@ class Pace:
 
     def training(self, config: Config) -> float:
         """Seconds for an image, as a mean over a whole training."""
-        cost = 1.0
-        if config.objective.kind == "ambient_consistency":
-            cost += (1 - config.consistency.start) * (step_cost(config) - 1)
-        return cost / self.trained
+        starts = {"ambient_consistency": config.consistency.start, "ambient_distilled": config.distillation.start}
+        dearer = 1 - starts.get(config.objective.kind, 1.0)
+        return (1 + dearer * (step_cost(config) - 1)) / self.trained
 
     def evaluation(self, config: Config) -> float:
-        """Seconds for one evaluation at all endpoints."""
+        """Seconds for one evaluation at all endpoints of the longest training."""
+        endpoints = config.endpoints(config.length)
         passes = (2 * config.sampling.steps - 1) * (2 if config.sampling.guidance > 1 else 1)
-        return config.evaluation.samples * (passes / self.passed + len(config.endpoints()) / ENCODED)
+        passes = 1 if endpoints == ("distilled",) else passes
+        return config.evaluation.samples * (passes / self.passed + len(endpoints) / ENCODED)
 
 
 def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 
 from ambient_sweep import models
 from ambient_sweep.config import Config, ResourcesConfig, build_config
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.required_images import unresolved
 from ambient_sweep.object_store import copy_of
@@ -167,20 +168,21 @@ def size_text(count: float) -> str:
 
 def trial_bytes(config: Config) -> int:
     """Bytes that a trial leaves on disk, at most: averaged weights per evaluated length, states, snapshots, records."""
-    weights, lengths = 4 * parameters(config), len(config.evaluation.lengths)
-    snapshots = 2 * (config.ema.snapshots + lengths + 1) if config.ema.kind == "power" else 0
-    pictures = PICTURE_BYTES * lengths * len(config.endpoints())
-    return weights * (lengths + snapshots) + STATE_COPIES * _state_bytes(config) + pictures
+    weights, lengths = 4 * parameters(config), evaluated_lengths(config)
+    snapshots = 2 * (config.ema.snapshots + len(lengths) + 1) if config.ema.kind == "power" else 0
+    pictures = PICTURE_BYTES * sum(len(config.endpoints(images)) for images in lengths)
+    return weights * (len(lengths) + snapshots) + STATE_COPIES * _state_bytes(config) + pictures
 
 
 def stage_bytes(config: Config) -> int:
     """Bytes of the states that a trial stores for others, at most; the rest of what it stores are links to its own files."""
-    return (len(config.evaluation.lengths) + 2) * _state_bytes(config)
+    return (len(evaluated_lengths(config)) + 2) * _state_bytes(config)
 
 
 def _state_bytes(config: Config) -> int:
-    """Of weights, two moments and averages."""
-    return (5 if config.ema.kind == "power" else 4) * 4 * parameters(config)
+    """Of weights, two moments and averages; of a distilled run also of the teacher, the fake denoiser and its moments."""
+    more = 4 * (config.objective.kind == "ambient_distilled") + (config.ema.kind == "power")
+    return (4 + more) * 4 * parameters(config)
 
 
 def parameters(config: Config) -> int:

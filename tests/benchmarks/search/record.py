@@ -110,7 +110,9 @@ class Recorder:
         e, shape = config.evaluation, self.data.shape
         for length in POST["ema.length"]:
             weights = dict(zip(state.averages.names, state.averages.models[repr(length)], strict=True))
-            samples = generate(config, state.with_weights(weights), shape, e.samples, e.seed)
+            samples = generate(
+                config, state.with_weights(weights), shape, e.samples, e.seed, endpoints=config.endpoints(0)
+            )
             for endpoint, images in samples.items():
                 measures = evaluate(images, self.reference)
                 rows.append(
