@@ -154,7 +154,7 @@ def _distillation(config: Config) -> Late | None:
     if config.objective.kind != "ambient_distilled":
         return None
     step = config.images_at(config.distillation.start) // config.training.batch_size
-    settings = config.distillation.model_dump(mode="json", exclude={"start"})
+    settings = config.distillation.model_dump(mode="json", exclude={"start"}) | {"begin": step}
     settings |= config.sampling.model_dump(mode="json", include={"sigma_min", "sigma_max", "rho"})
     return _late(config, step, DISTILLATION, settings)
 

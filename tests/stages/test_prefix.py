@@ -50,6 +50,8 @@ def trajectory(config, images):
         row = [every, record, weight, learning_rate(config.optimizer, (step + 1) / steps)]
         if weight > 0:
             row += [c.draws]
+        if config.is_distilled((step + 1) * batch):
+            row += [config.distillation.alpha]
         rows.append(row)
     return rows
 
@@ -59,12 +61,14 @@ def drawn(rng):
     return build_config(
         BASE,
         {
-            "objective.kind": str(rng.choice(["ambient", "ambient_consistency"])),
+            "objective.kind": str(rng.choice(["ambient", "ambient_consistency", "ambient_distilled"])),
             "consistency.start": float(rng.choice([0.0, 0.3, 0.33, 0.5, 0.95, 1.0])),
             "consistency.weight": float(rng.choice([0.0, 1.0, 2.0])),
             "consistency.ramp": str(rng.choice(["step", "linear", "cosine"])),
             "consistency.ramp_fraction": float(rng.choice([0.0, 0.1, 0.3])),
             "consistency.draws": int(rng.choice([2, 3])),
+            "distillation.start": float(rng.choice([0.1, 0.3, 0.33, 0.5])),
+            "distillation.alpha": float(rng.choice([1.0, 1.2])),
             "optimizer.schedule": str(rng.choice(["cosine", "constant", "wsd"])),
             "optimizer.warmup": float(rng.choice([0.0, 0.05, 0.1, 0.25])),
             "optimizer.decay": float(rng.choice([0.0, 0.2, 0.5, 1.0])),
@@ -99,11 +103,15 @@ def test_two_runs_are_the_same_exactly_as_far_as_training_is_given_the_same():
     assert len(found) > 8
 
 
-def test_states_are_stored_where_consistency_and_a_tail_begin_and_at_the_end():
+def test_states_are_stored_where_consistency_distillation_and_a_tail_begin_and_at_the_end():
     tail = {"consistency.start": 0.5, "optimizer.schedule": "wsd", "optimizer.decay": 0.25}
     assert fork_points(small(tail)) == (160, 240, 320)
     assert fork_points(small({"consistency.start": 0.5, "training.stop": 0.5})) == (160,)
     assert fork_points(small({"objective.kind": "ambient"})) == (320,)
+    assert fork_points(small(DISTILLED)) == (160, 320)
+
+
+DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5}
 
 
 # -- every knob -------------------------------------------------------------------------------------------------------
@@ -145,7 +153,8 @@ def test_every_knob_either_changes_the_key_or_is_named_as_one_that_does_not():
     untold = {
         key
         for key in knobs()
-        if key not in NEVER | LATE | OTHERS.keys() and not key.startswith(("consistency.", "sampling.", "evaluation."))
+        if key not in NEVER | LATE | OTHERS.keys()
+        and not key.startswith(("consistency.", "distillation.", "sampling.", "evaluation."))
     }
     assert untold == set()
     for key, value in OTHERS.items():
@@ -162,6 +171,14 @@ def test_every_knob_either_changes_the_key_or_is_named_as_one_that_does_not():
             changed = with_value(key, value, base)
             assert prefix_key(changed, 160, "d") == prefix_key(base, 160, "d"), key
             assert prefix_key(changed, 192, "d") != prefix_key(base, 192, "d"), key
+    distilled = small(DISTILLED)
+    levels = {"sampling.sigma_min", "sampling.sigma_max", "sampling.rho"}  # those that a generator is trained at
+    for key in knobs():
+        if key in levels or key.startswith("distillation."):
+            changed = with_value(key, {"distillation.start": 0.6}.get(key, 6.5), distilled)
+            assert prefix_key(changed, 160, "d") == prefix_key(distilled, 160, "d"), key
+            assert prefix_key(changed, 192, "d") != prefix_key(distilled, 192, "d"), key
+            assert prefix_key(with_value(key, 0.7, base), 320, "d") == prefix_key(base, 320, "d"), key
     assert prefix_key(base, 32, "d") != prefix_key(base, 32, "e")
     assert prefix_key(base, 32, "d") != prefix_key(base, 48, "d")
     assert prefix_key(base, 32, "d").startswith("000000032-")
@@ -198,6 +215,9 @@ FAMILY = [
     {"objective.kind": "ambient", "optimizer.schedule": "wsd", "optimizer.decay": 0.4},
     {"objective.kind": "ambient", "optimizer.schedule": "wsd", "optimizer.decay": 0.3},
     {"objective.kind": "ambient", "optimizer.schedule": "cosine", "optimizer.warmup": 0.25},
+    DISTILLED,
+    DISTILLED | {"distillation.ratio": 2},
+    {"objective.kind": "ambient_distilled", "distillation.start": 0.7},
 ]
 
 

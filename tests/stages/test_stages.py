@@ -39,6 +39,7 @@ WSD = {"optimizer.schedule": "wsd"}
 CLEAN_LOW = {"objective.kind": "ambient_high_clean_low", "data.flip": True}
 UNET = {"model.kind": "unet", "model.levels": 2, "model.width": 8, "sampling.steps": 2, "evaluation.samples": 8}
 BETWEEN = {"training.records": 7}  # a record every 7 of 50 steps
+DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5}
 CONDITIONAL = {"model.conditional": True}
 CASES = {  # what is trained first, what then, where it goes on, and what it trains itself
     "another weight": ({}, SECOND, 960, 640),
@@ -46,11 +47,14 @@ CASES = {  # what is trained first, what then, where it goes on, and what it tra
     "another tail": (WSD, WSD | {"optimizer.decay": 0.1}, 1280, 320),
     "other samples of all": (DENOISING, DENOISING | {"sampling.steps": 4}, 1600, 0),
     "to a longer one, from between two records": (BETWEEN | {"training.stop": 0.62}, BETWEEN, 992, 608),
+    "another distillation of one teacher": (DISTILLED, DISTILLED | {"distillation.alpha": 1.0}, 800, 800),
     "power averages, another tail": (POWER | WSD, POWER | WSD | {"optimizer.decay": 0.1}, 1280, 320),
     "power averages, another length": (POWER, POWER | {"ema.length": 0.08}, 1600, 160),
 }
 MORE = {
     "after a run without consistency": (AMBIENT, {"consistency.ramp": "cosine"}, 640, 960),
+    "a generator after a run without one": (AMBIENT, DISTILLED, 640, 960),
+    "from the teacher of a generator": (DISTILLED, {"consistency.start": 0.5}, 800, 800),
     "clean below the level": (CLEAN_LOW | WSD, CLEAN_LOW | WSD | {"optimizer.decay": 0.1}, 1280, 320),
     "other lengths": (AMBIENT, AMBIENT | {"evaluation.lengths": [0.1, 0.4, 1.0]}, 1600, 160),
     "to a longer one, from one step after a record": (BETWEEN | {"training.stop": 0.3}, BETWEEN, 480, 1120),
