@@ -1,0 +1,140 @@
+"""A distilled trial: the teacher's endpoints up to its start, one step of a generator from there on, everywhere."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_trials import assert_same, small
+
+from ambient_sweep import rng
+from ambient_sweep.cli import commands
+from ambient_sweep.config import build_config, dump
+from ambient_sweep.errors import UserError
+from ambient_sweep.results.export import build_tables
+from ambient_sweep.results.frontier.select import best_config, select
+from ambient_sweep.results.report.frontier_plot import frontier_pictures
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.training.state import load_model
+from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
+from ambient_sweep.trial.records import checkpoint_folder, read_trial_evaluations
+from ambient_sweep.trial.remeasure import remeasure
+from ambient_sweep.trial.run import Interrupted, run_trial
+from ambient_sweep.trial.samples import generate
+
+DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5}
+TEACHER, LAST = 800, 1600  # images
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """A sweep's folder with one finished distilled trial, to be read."""
+    root = shutil.copytree(prepared, tmp_path_factory.mktemp("distilled") / "sweep")
+    run_trial(small(DISTILLED), root, "t")
+    return root
+
+
+@pytest.fixture(scope="module")
+def generator(whole):
+    return load_model(checkpoint_folder(whole, "t", LAST))
+
+
+def test_a_teacher_is_measured_as_such_up_to_its_end_and_then_only_its_generator(whole):
+    found = [(e.images, e.fraction, e.endpoint, e.main_endpoint) for e in read_trial_evaluations(whole, "t")]
+    teacher = [
+        (images, images / LAST, endpoint, endpoint == "observed")
+        for images in (320, 640, TEACHER)
+        for endpoint in ("observed", "zero")
+    ]
+    assert found == [*teacher, (1120, 0.7, "distilled", True), (LAST, 1.0, "distilled", True)]
+    first, *lines = (whole / "trials" / "t" / "log.txt").read_text().splitlines()
+    assert first.endswith("a step of distillation costs 3.67 plain steps")
+    assert "sampled to distilled" in lines[-1]
+    assert (whole / "trials/t/evaluations/images-000001600-distilled.png").exists()
+
+
+def test_a_sample_is_one_pass_from_the_noise_of_all_samples(generator):
+    model, config, meta = generator
+    sizes = []
+
+    def counted(x, sigma, labels=None):
+        sizes.append(len(x))
+        assert (sigma == 2.5).all()
+        return model(x, sigma, labels)
+
+    samples = generate(config, counted, meta["shape"], 40, 7, endpoints=config.endpoints(LAST))
+    assert sizes == [32, 32]
+    noise = rng.normal("sample", 7, range(40), meta["shape"])
+    torch.testing.assert_close(samples["distilled"], model(2.5 * noise, torch.full((40,), 2.5)))
+
+
+def test_an_interrupted_trial_goes_on_to_the_same_bits(whole, root):
+    for images in (TEACHER, TEACHER + 32):
+        reached = []
+
+        def stop(images=images, reached=reached):
+            reached.append(1)
+            return len(reached) * 32 >= images
+
+        with pytest.raises(Interrupted):
+            run_trial(small(DISTILLED), root, f"t{images}", interrupted=stop)
+        run_trial(small(DISTILLED), root, f"t{images}")
+        assert_same(root, f"t{images}", whole)
+
+
+def test_the_teacher_is_one_stage_for_all(root):
+    """Ambient training, consistency and a generator: what each trains itself, and whose evaluations it has."""
+    stages, executed = Stages(root), []
+    for name, changes in {"g": DISTILLED, "other": DISTILLED | {"distillation.lr": 1e-3}, "c": {"consistency.start": 0.5},
+                          "a": {"objective.kind": "ambient"}}.items():  # fmt: skip
+        executed.append(run_trial(small(changes), root, name, stages=stages).images_executed)
+    assert executed == [LAST, LAST - TEACHER, LAST - TEACHER, LAST - TEACHER]
+    first, second = (
+        {(e.images, e.endpoint): e.measures for e in read_trial_evaluations(root, n) if e.images <= 640} for n in "gc"
+    )
+    assert first == second
+
+
+def test_a_checkpoint_is_measured_without_what_a_generator_cannot_do(generator, whole, tmp_path):
+    model, config, meta = generator
+    found = evaluate_checkpoint(model, config, LAST, meta["data_fingerprint"])
+    values = {row.name: row.measure.value for row in found.samples["distilled"].rows}
+    recorded = read_trial_evaluations(whole, "t")[-1]
+    assert recorded.endpoint == "distilled"
+    assert {name: values[name] for name in recorded.measures} == {n: m.value for n, m in recorded.measures.items()}
+    assert found.model == ()
+    with pytest.raises(UserError, match="attack its teacher, checkpoint images-000000800"):
+        evaluate_checkpoint(model, config, LAST, meta["data_fingerprint"], attack_folder=tmp_path)
+    teacher = load_model(checkpoint_folder(whole, "t", TEACHER))[0]
+    assert list(evaluate_checkpoint(teacher, config, TEACHER, meta["data_fingerprint"]).samples) == ["zero", "observed"]
+
+
+def test_a_checkpoint_is_measured_again_on_fresh_samples(whole, root):
+    shutil.copytree(whole / "trials", root / "trials")
+    (record,) = remeasure(root, "t", LAST, checkpoint_folder(root, "t", LAST), 5, 24)
+    assert (record.endpoint, record.main_endpoint, record.samples) == ("distilled", True, 24)
+
+
+def test_sample_draws_from_it(whole, tmp_path, capsys):
+    folder, command = str(checkpoint_folder(whole, "t", LAST)), commands.commands["sample"]
+    command.main([folder, "--count", "3", "--out", str(tmp_path / "a")], standalone_mode=False)
+    assert len(list((tmp_path / "a").iterdir())) == 3
+    assert "sampled to distilled" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--endpoint: this model has distilled only"):
+        command.main([folder, "--endpoint", "zero", "--out", str(tmp_path / "b")], standalone_mode=False)
+
+
+def test_the_table_picks_it_and_its_config_trains_it_again(whole, root):
+    tables = build_tables(whole)
+    assert set(tables.evaluations["endpoint"].to_pylist()) == {"zero", "observed", "distilled"}
+    assert frontier_pictures(tables.evaluations)["png"]
+    only = tables.evaluations.filter(np.array(tables.evaluations["images"]) == 1120)
+    choice = select(only, "knee")
+    config = best_config(choice)
+    assert config.training.stop == 0.7
+    assert dump(build_config(dump(config), {"training.stop": 1.0})) == dump(small(DISTILLED))
+    run_trial(config, root, "again")
+    before, after = (read_trial_evaluations(place, name) for place, name in ((whole, "t"), (root, "again")))
+    assert after[-1].measures == next(e.measures for e in before if e.images == 1120)
+    assert dataclasses.replace(after[-1], seconds=0).endpoint == "distilled"
