@@ -56,3 +56,14 @@ def gaussian(std: float = 0.5) -> Mixture:
 def standard_errors(values: torch.Tensor) -> float:
     """How many standard errors the mean of independent values [N] is from 0."""
     return float(values.mean().abs() / (values.std() / len(values) ** 0.5))
+
+
+def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of two samples [N,...] (Szekely and Rizzo), unbiased: 0 for equal distributions."""
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        return apart.sum() / (len(a) * (len(b) - (a is b)))
+
+    x, y = x.double().flatten(1), y.double().flatten(1)
+    return float(2 * distance(x, y) - distance(x, x) - distance(y, y))

@@ -36,10 +36,10 @@ def table_levels(uniform: ArrayLike, table: ArrayLike, above: ArrayLike = 0.0) -
     return np.asarray(levels[place])
 
 
-def sampling_level(uniform: ArrayLike, sigma_min: float, sigma_max: float, rho: float) -> NDArray[np.float64]:
-    """EDM's sampling grid (equation 5) as a function of u from 0, sigma_min, to 1, sigma_max; any shape."""
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return np.asarray((low + np.asarray(uniform, dtype=np.float64) * (high - low)) ** rho)
+def sampling_level(uniform: ArrayLike, low: ArrayLike, high: ArrayLike, rho: float) -> NDArray[np.float64]:
+    """EDM's sampling grid (equation 5) as a function of u from 0, the level `low`, to 1, `high`; shapes broadcast."""
+    a, b = np.asarray(low, dtype=np.float64) ** (1 / rho), np.asarray(high, dtype=np.float64) ** (1 / rho)
+    return np.asarray((a + np.asarray(uniform, dtype=np.float64) * (b - a)) ** rho)
 
 
 def karras(start: torch.Tensor, end: torch.Tensor, steps: int, rho: float = 7.0) -> torch.Tensor:

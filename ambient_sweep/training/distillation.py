@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ambient_sweep import rng
@@ -21,7 +22,7 @@ from ambient_sweep.training import objective
 from ambient_sweep.training.compute import prepare_network
 from ambient_sweep.training.objective import Batch, Draws, OnDevice
 
-HIGHEST = 0.8  # of EDM's sampling grid, from which the levels of the generator's loss are drawn
+HIGHEST = 0.8  # of EDM's sampling grid: the highest level of the generator's loss
 Network = Callable[..., torch.Tensor]
 
 
@@ -95,8 +96,10 @@ def draw(config: Config, batch: Batch) -> DistillationDraws:
         noisy = dataclasses.replace(batch, y=expand(batch.sigma_n) * normal(f"{purpose}.observed"))
         fake.append(FakeDraws(normal(f"{purpose}.z"), objective.draw(config, noisy, False, purpose)))
     s, purpose = config.sampling, "train.generator"
-    u = HIGHEST * rng.uniform(f"{purpose}.sigma", config.seed, batch.start, len(batch))[:, 0]
-    sigma = torch.from_numpy(sampling_level(u, s.sigma_min, s.sigma_max, s.rho)).float()
+    u = rng.uniform(f"{purpose}.sigma", config.seed, batch.start, len(batch))[:, 0]
+    highest = sampling_level(HIGHEST, s.sigma_min, s.sigma_max, s.rho)
+    lowest = np.maximum(batch.sigma_n.double().numpy(), s.sigma_min)  # below, neither denoiser is trained
+    sigma = torch.from_numpy(sampling_level(u, lowest, highest, s.rho)).float()
     labels = objective.shown_labels(config, batch, purpose)
     return DistillationDraws(
         tuple(fake), GeneratorDraws(normal(f"{purpose}.z"), sigma, normal(f"{purpose}.noise"), labels)

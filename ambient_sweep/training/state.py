@@ -73,7 +73,7 @@ class TrainState:
     def distill(self) -> Distillation:
         """What a distilled run has besides its generator; at the first call all begins as the averaged weights.
 
-        The generator's average is the teacher's already.
+        The average is the teacher's already; it begins anew, as its share of the images since then says.
         """
         if self.distillation is None:
             weights = self.averages.main()

@@ -37,6 +37,8 @@ class Stepper:
     workers nor that of parts changes what is trained. Nothing here waits for the device.
     """
 
+    begun = 0  # images after which the averaged weights began
+
     def __init__(self, state: TrainState) -> None:
         self.state, self.config, self.group = state, state.config, state.group
         self.parameters = list(state.denoiser.parameters())
@@ -87,7 +89,7 @@ class Stepper:
         if self.group.rank == 0:
             state.sums[NORM] += norm
         state.images = (step + 1) * batch_size
-        state.averages.update(self.parameters, step * batch_size, state.images)
+        state.averages.update(self.parameters, step * batch_size - self.begun, state.images - self.begun)
 
     def _tasks(self, step: int, pieces: Pieces, weight: float) -> list[Task]:
         batch_size, c, denoiser = self.config.training.batch_size, self.config.consistency, self.wrapped.denoiser
@@ -108,6 +110,7 @@ class DistillationStepper(Stepper):
     def __init__(self, state: TrainState) -> None:
         self.distillation = d = state.distill()
         super().__init__(state)
+        self.begun = self.config.images_at(self.config.distillation.start)
         d.fake.train()
         self.fake = WrappedDenoiser(d.fake, self.config.compute, state.group)
         alone = (WrappedDenoiser(each, self.config.compute) for each in (state.denoiser, d.teacher, d.fake))

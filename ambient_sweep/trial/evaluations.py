@@ -26,6 +26,7 @@ from ambient_sweep.training.posthoc_ema import POOR, reconstruct
 from ambient_sweep.training.state import TrainState, save_model
 from ambient_sweep.trial.recorder import TrialRecorder
 from ambient_sweep.trial.records import (
+    UNUSABLE,
     EvaluationRecord,
     checkpoint_folder,
     evaluation_path,
@@ -37,6 +38,7 @@ from ambient_sweep.trial.setup import use_device
 
 GRID_SAMPLES = 32
 DENOISED = 8  # observations in the picture of denoising
+COLLAPSED, OBSERVED = 0.5, 2000  # `misfit` beyond which a generator is unusable, by so many observations
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Evaluator:
         ):  # fmt: skip
             if not records:
                 save(denoiser.state_dict())
-                if not config.is_distilled(images):
+                if config.is_distilled(images):
+                    self._judge(samples, images)
+                else:
                     self._show_denoising(denoiser, images, state.device)
             shown = coding(config, str(state.device))[1](samples[:GRID_SAMPLES])
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
@@ -90,6 +94,17 @@ class Evaluator:
         bound = given(computed, labels.to(device) if self.counts and labels is not None else None)
         decode = coding(self.recorder.config, str(device))[1]
         self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device), decode))
+
+    def _judge(self, samples: torch.Tensor, images: int) -> None:
+        """Tells of a generator that has collapsed, diverged or not yet learnt."""
+        y, sigma_n, _, _ = self.observed.read(np.arange(min(OBSERVED, len(self.observed))))
+        off = misfit(samples, y, sigma_n)
+        self.recorder.judged(
+            f"{UNUSABLE} after {images:,} images: mean and variance of its samples are {off:.0%} off what the observations "
+            "imply; train on if that falls, else lower distillation.lr or observed.sigma, or use more training images"
+            if off > COLLAPSED
+            else None
+        )
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""
@@ -117,6 +132,17 @@ class Evaluator:
                 f"(relative error {found.residual:.0%} of its profile)"
             )
         return state.with_weights(weights)
+
+
+def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor) -> float:
+    """How far samples [N,C,H,W] are from the mean and variance that observations y [M,C,H,W] of noise sigma_n [M] imply.
+
+    Of clean images these are E y and Var y - sigma_n^2, summed over pixels: the squared distance of the means and the
+    difference of the variances, over that variance.
+    """
+    variance = float(y.var(0).sum()) - y[0].numel() * float((sigma_n**2).mean())
+    means = float(((samples.mean(0) - y.mean(0)) ** 2).sum())
+    return (means + abs(float(samples.var(0).sum()) - variance)) / variance
 
 
 def measured(

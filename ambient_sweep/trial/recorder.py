@@ -17,6 +17,7 @@ from ambient_sweep.storage import write_atomic
 from ambient_sweep.training.loop import Record
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.trial.records import (
+    UNUSABLE,
     EvaluationRecord,
     TrialRecord,
     evaluation_path,
@@ -78,6 +79,7 @@ class TrialRecorder:
         )
         if before is not None:
             kept = ["images_executed", "device_seconds", "started", "discarded"]
+            kept += ["reason"] if (before.reason or "").startswith(UNUSABLE) else []
             kept += ["stage", "forked_at"] if before.forked_at <= state.images else []
             taken = _until(before.taken, state.images)
             self.record = dataclasses.replace(
@@ -95,6 +97,12 @@ class TrialRecorder:
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
                 log.write(f"{_now()} {line}\n")
             self._echo(line)
+
+    def judged(self, problem: str | None) -> None:
+        """What is wrong with the trial's model as it stands, if anything, for its log and record."""
+        if problem is not None:
+            self.note(problem)
+        self._update(reason=problem)
 
     def reached(self, images: int) -> None:
         self._update(images_done=images)

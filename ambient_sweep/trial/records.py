@@ -20,6 +20,7 @@ Time = Annotated[
     str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:\d\d)$")
 ]  # ISO 8601 with a time zone
 INTERRUPTED, LOST = "interrupted", "worker failed"  # how the reasons of trials begin that `resume` goes on with
+UNUSABLE = "unusable generator"  # and that of one that ends all the same
 UNREADABLE_STATE = "and the run begins again"  # in the reason of one that does so once its states are removed
 
 
@@ -32,7 +33,7 @@ class TrialRecord:
     trial_id: str
     role: Annotated[str, Field(pattern="^(search|baseline|control|replicate)$")]
     status: Annotated[str, Field(pattern="^(running|completed|stopped|failed)$")]
-    reason: str | None  # why it failed or was stopped
+    reason: str | None  # why it failed or was stopped, or what is wrong with its model
     config: dict[str, Any]  # dotted keys, as config.dump gives them
     images_asked: int
     images_done: int  # logical training position

@@ -94,7 +94,7 @@ def run_trial(
     except KeyboardInterrupt:
         recorder.end("stopped", INTERRUPTED)
         raise
-    return recorder.end("completed", None)
+    return recorder.end("completed", recorder.record.reason)
 
 
 @dataclass

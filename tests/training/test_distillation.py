@@ -98,7 +98,8 @@ def written_step(config, observed, state):
         losses.append(moved(fake, adams[0], loss)[0])
     u = torch.from_numpy(rng.uniform("train.generator.sigma", config.seed, START, 16)[:, 0])
     s = config.sampling
-    sigma = ((0.8 * u) * (s.sigma_max ** (1 / 7) - s.sigma_min ** (1 / 7)) + s.sigma_min ** (1 / 7)) ** 7
+    highest = 0.2 * s.sigma_min ** (1 / 7) + 0.8 * s.sigma_max ** (1 / 7)  # no level is below that of the observations
+    sigma = ((1 - u) * 0.3 ** (1 / 7) + u * highest) ** 7
     x = made(normal("train.generator.z"))
     xt = x + sigma.float()[:, None, None, None] * normal("train.generator.noise")
     frozen = state.with_weights(dict(fake.named_parameters()))
@@ -129,6 +130,10 @@ def test_a_distilled_step_is_what_its_equations_say(changes):
     assert same(state.distillation.fake, fake)
     assert same(state.denoiser, generator)
     assert not same(state.denoiser, teacher)
+    kept = 0.5 ** (16 / (16 * config.ema.rampup))  # the average begins anew with the generator
+    for name, weight in state.average.named_parameters():
+        expected = kept * teacher.get_parameter(name) + (1 - kept) * generator.get_parameter(name)
+        torch.testing.assert_close(weight, expected, rtol=0, atol=2e-6)
     assert not same(state.distillation.fake, teacher)
     assert all(p.grad is None for p in state.distillation.teacher.parameters())
 

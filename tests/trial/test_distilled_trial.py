@@ -18,6 +18,7 @@ from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
+from ambient_sweep.trial.evaluations import COLLAPSED, misfit
 from ambient_sweep.trial.records import checkpoint_folder, read_trial_evaluations
 from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.run import Interrupted, run_trial
@@ -138,3 +139,31 @@ def test_the_table_picks_it_and_its_config_trains_it_again(whole, root):
     before, after = (read_trial_evaluations(place, name) for place, name in ((whole, "t"), (root, "again")))
     assert after[-1].measures == next(e.measures for e in before if e.images == 1120)
     assert dataclasses.replace(after[-1], seconds=0).endpoint == "distilled"
+
+
+def test_the_misfit_is_that_of_the_clean_images_mean_and_variance():
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.5 + torch.tensor([0.2, 0.4])[:, None] * torch.randn(2, 40_000, generator=generator)
+    clean = clean.T[:, None, None, :]  # of variance 0.2 in all
+    sigma = torch.where(torch.arange(40_000) % 4 == 0, 0.0, 0.6)
+    y = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=generator)
+    assert misfit(clean.flip(0), y, sigma) == pytest.approx(0, abs=0.03)
+    assert misfit(y, y, sigma) == pytest.approx(2 * 0.75 * 0.36 / 0.2, rel=0.03)  # the noise that is left
+    assert misfit(clean + 0.1, y, sigma) == pytest.approx(2 * 0.01 / 0.2, abs=0.03)
+    assert misfit(clean[:1].expand(40_000, -1, -1, -1), y, sigma) > COLLAPSED
+
+
+@pytest.mark.parametrize("usable", [False, True])
+def test_an_unusable_generator_is_told_in_the_log_and_the_table(root, monkeypatch, usable):
+    monkeypatch.setattr("ambient_sweep.trial.evaluations.COLLAPSED", np.inf if usable else -1.0)
+    for _ in range(2):  # the second time, what was measured is read
+        record = run_trial(small(DISTILLED), root, "t")
+        assert (record.status, record.ended) == ("completed", True)
+    log = (root / "trials" / "t" / "log.txt").read_text()
+    assert build_tables(root).trials["reason"].to_pylist() == [record.reason]
+    if usable:
+        assert record.reason is None
+        assert "unusable" not in log
+    else:
+        assert record.reason.startswith("unusable generator after 1,600 images: mean and variance of its samples are ")
+        assert log.count("unusable generator after 1,120 images") == log.count(record.reason) == 1

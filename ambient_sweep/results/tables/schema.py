@@ -127,7 +127,7 @@ COLUMNS = {  # name -> type, nullable, meaning; of those that are no measures an
     STATUS: (TEXT, False, "running, completed, stopped or failed"),
     TRIAL_STATUS: (TEXT, False, "the trial's status: running, completed, stopped or failed"),
     "replicate_of": (TEXT, True, "the trial that a replicate trains again with another seed"),
-    "reason": (TEXT, True, "why the trial failed or was stopped"),
+    "reason": (TEXT, True, "why the trial failed or was stopped, or what is wrong with its model"),
     FIDELITY_MEASURE: (TEXT, False, "the measure used as fidelity"),
     MEMORIZATION_MEASURE: (TEXT, False, "the measure used as memorization"),
     "images_asked": (WHOLE, False, "full length of the trial"),

@@ -1,0 +1,172 @@
+"""What carries a model below the noise level: `python tests/benchmarks/below_the_noise.py --to FOLDER [--seeds N]`.
+
+Problems: the mixture of six modes in 8 dimensions (20,000 points, sigma_n = 0.3), judged by the energy distance of samples
+to clean points, and scikit-learn's digits, judged as a sweep judges them. Ways: sampling stopped at sigma_n or taken on to
+0 without training there, consistency, distillation, and clean training stopped early. Consistency and distillation are run
+over as many images as plain ambient training, and over as many network passes (`training.objective.step_cost`).
+
+FOLDER keeps every trial and every figure: called again, the script measures what is missing, and prints all.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from closed_forms import energy_distance, six_modes
+
+from ambient_sweep.config import Config, build_config
+from ambient_sweep.data.observed import ObservedImages
+from ambient_sweep.stages.stages import Stages
+from ambient_sweep.training.loop import train
+from ambient_sweep.training.objective import step_cost
+from ambient_sweep.training.state import TrainState
+from ambient_sweep.trial.records import known_trial, read_trial_evaluations
+from ambient_sweep.trial.retention import discard
+from ambient_sweep.trial.run import run_trial
+from ambient_sweep.trial.samples import generate
+from ambient_sweep.trial.setup import prepare
+
+MIXTURE: dict[str, Any] = {
+    "observed.sigma": 0.3,
+    "noise": {"mean": -0.5, "std": 1.0},
+    "model": {"kind": "mlp", "width": 64, "blocks": 2},
+    "optimizer": {"lr": 3e-3, "warmup": 0.08},
+    "ema": {"halflife": 20_000, "rampup": 0.2},
+    "training": {"images": 384_000, "batch_size": 128},
+    "sampling.sigma_max": 20.0,
+    "evaluation": {"lengths": [1.0], "samples": 4000},
+}
+DIGITS: dict[str, Any] = {
+    "data.heldout_size": 797,
+    "model": {"kind": "mlp", "width": 256, "blocks": 2, "sigma_data": 0.6},
+    "noise": {"mean": -0.5, "std": 1.0},
+    "optimizer": {"lr": 0.003, "warmup": 0.08},
+    "ema": {"halflife": 9000, "rampup": 1.0},
+    "training": {"images": 307_200, "batch_size": 64},
+    "sampling.sigma_max": 20.0,
+    "evaluation": {
+        "lengths": [0.5, 1.0],
+        "samples": 2000,
+        "distances": ["fd_classifier", "fd_lite0@32", "fd_pixels"],
+        "fidelity": "fd_classifier",
+        "extras": ["precision", "recall"],
+    },
+}
+SHOWN = ("fd_classifier", "fd_lite0@32", "fd_pixels", "precision", "recall", "mem_excess")
+WAYS: dict[str, dict[str, Any]] = {
+    "ambient": {"objective.kind": "ambient"},
+    "consistency": {},
+    "consistency, early": {"consistency.start": 0.1, "consistency.weight": 0.3},
+    "distilled": {"objective.kind": "ambient_distilled"},
+}
+CLEAN = {"objective.kind": "denoising", "observed.sigma": 0.0, "evaluation.lengths": [0.125, 0.25, 0.5, 1.0]}
+
+
+def relative_cost(config: Config) -> float:
+    """Network passes of a whole run over those of ambient training of the same images."""
+    starts = {"ambient_consistency": config.consistency.start, "ambient_distilled": config.distillation.start}
+    return 1 + (1 - starts.get(config.objective.kind, 1.0)) * (step_cost(config) - 1)
+
+
+def runs(base: dict[str, Any], *changes: dict[str, Any]) -> Iterator[tuple[str, Config]]:
+    """Every way by its name, over equal images and, where it costs more, over equal passes."""
+    for name, way in WAYS.items():
+        config = build_config(base, *changes, way)
+        yield f"{name}", config
+        if (cost := relative_cost(config)) > 1:
+            fewer = {"training.images": round(config.training.images / cost)}
+            yield f"{name}, equal passes", build_config(base, *changes, way, fewer)
+
+
+# -- the mixture ------------------------------------------------------------------------------------------------------
+
+
+def mixture(folder: Path, seeds: int, length: float) -> None:
+    print("| mixture, 8-D | endpoint | energy distance by seed |\n|---|---|---|")
+    rows: dict[tuple[str, str], list[float]] = {}
+    for seed in range(seeds):
+        images = {"seed": seed, "training.images": int(length * MIXTURE["training"]["images"])}
+        for name, config in runs(MIXTURE, images):
+            file = folder / f"mixture {name} {seed}.json"
+            if not file.exists():
+                file.write_text(json.dumps(_energies(config)))
+            for endpoint, value in json.loads(file.read_text()).items():
+                rows.setdefault((name, endpoint), []).append(value)
+    for (name, endpoint), values in rows.items():
+        print(f"| {name} | {endpoint} | {' / '.join(f'{value:.4f}' for value in values)} |", flush=True)
+
+
+def _energies(config: Config) -> dict[str, float]:
+    """The energy distance of samples to clean points, by endpoint."""
+    generator = torch.Generator().manual_seed(config.seed)
+    x0 = six_modes().draw(20_000, generator).float()
+    sigma = config.observed.sigma
+    y = x0 + sigma * torch.randn(x0.shape, generator=generator)
+    state = TrainState.create(config, (1, 1, x0.shape[-1]))
+    for _ in train(config, ObservedImages(y, torch.full((len(y),), sigma)), state):
+        pass
+    clean = six_modes().draw(4000, torch.Generator().manual_seed(-1 - config.seed))
+    endpoints, count = config.endpoints(state.images), config.evaluation.samples
+    made = generate(config, state.average, state.shape, count, 0, endpoints=endpoints)
+    return {endpoint: energy_distance(samples, clean) for endpoint, samples in made.items()}
+
+
+# -- digits -----------------------------------------------------------------------------------------------------------
+
+
+def digits(folder: Path, size: int, sigma: float, seeds: int, length: float, samples: int) -> None:
+    base = build_config(DIGITS, {"data.train_size": size, "evaluation.samples": samples})
+    root, images = folder / f"digits-{size}", int(length * base.training.images)
+    changes = {"data.train_size": size, "evaluation.samples": samples, "training.images": images}
+    prepare(base, root)
+    print(
+        f"| {size} digits, sigma {sigma:g} | images | sampled to | {' | '.join(SHOWN)} |\n|{'---|' * (3 + len(SHOWN))}"
+    )
+    rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
+    for seed in range(seeds):
+        clean = build_config(DIGITS, changes, CLEAN, {"seed": seed})
+        noisy = runs(DIGITS, changes, {"seed": seed, "observed.sigma": sigma})
+        for name, config in (("clean", clean), *noisy):
+            trial = f"{name} {'' if name == 'clean' else f'{sigma:g} '}{seed}".replace(", ", "-").replace(" ", "-")
+            record = known_trial(root, trial)
+            if record is None or not record.ended:
+                run_trial(config, root, trial, stages=Stages(root))
+            for each in read_trial_evaluations(root, trial):
+                measures = {key: each.measures[key].value for key in SHOWN}
+                rows.setdefault((name, each.images, each.endpoint), []).append(measures)
+        discard(root, ())
+    for place, found in rows.items():
+        means = (f"{mean(each[key] for each in found):.4g}" for key in SHOWN)
+        print(f"| {' | '.join(map(str, place))} | {' | '.join(means)} |", flush=True)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", type=Path, required=True, help="folder of trials and figures")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[1000, 500, 150], help="training digits; none: no digits"
+    )
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--length", type=float, default=1.0, help="of a run, as a share of the one documented")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--no-mixture", action="store_true")
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)
+    asked.to.mkdir(parents=True, exist_ok=True)
+    if not asked.no_mixture:
+        mixture(asked.to, asked.seeds, asked.length)
+    for size in asked.sizes:
+        for sigma in asked.sigmas:
+            digits(asked.to, size, sigma, asked.seeds, asked.length, asked.samples)
+
+
+if __name__ == "__main__":
+    main()
