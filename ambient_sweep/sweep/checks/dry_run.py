@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -67,7 +68,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     expected = min(Forecast.of(sweep).images_left(()), plan.images)
     expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, cached_data(config.data))
-    return [*images, *plan.lines()[1:], _time(config, pace, expected, plan.concurrent)]
+    return [*images, *plan.lines()[1:], _time(configs, pace, expected, plan.concurrent)]
 
 
 def check_single(config: Config) -> list[str]:
@@ -76,7 +77,7 @@ def check_single(config: Config) -> list[str]:
     use_device(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
-    return [*images, _time(config, measure_pace(config, cached_data(config.data)), config.length)]
+    return [*images, _time([config], measure_pace(config, cached_data(config.data)), config.length)]
 
 
 def _check_images(configs: Sequence[Config]) -> list[str]:
@@ -128,10 +129,12 @@ def _own_seconds() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def _time(config: Config, pace: Pace, images: float, concurrent: int = 1) -> str:
-    """How long it takes to train so many images, as a warning where a CPU needs more than a night."""
+def _time(configs: Sequence[Config], pace: Pace, images: float, concurrent: int = 1) -> str:
+    """How long it takes to train so many images by these configs alike, as a warning where a CPU needs more than a night."""
+    config = configs[0]
     evaluations = images / config.length * len(config.evaluation.lengths)
-    seconds = (images * pace.training(config) + evaluations * pace.evaluation(config)) / concurrent
+    training, evaluation = (fmean(map(cost, configs)) for cost in (pace.training, pace.evaluation))
+    seconds = (images * training + evaluations * evaluation) / concurrent
     line = (
         f"expected time on this machine: about {duration(seconds)}, at {pace.trained:.3g} images per second in training"
         + (f", {concurrent} trials at once" if concurrent > 1 else "")
