@@ -38,7 +38,9 @@ class Record:
     loss_below: float | None
     consistency: float  # an unbiased estimate that may be negative; 0 while it is not trained
     consistency_weight: float
-    distillation: float  # the generator's loss; 0 before. The other losses are then those of its fake denoiser
+    distillation: (
+        float | None
+    )  # the generator's loss, beside which `loss` is its fake denoiser's; None: there is none yet
     gradient_norm: float
     lr: float
     images_per_second: float
@@ -87,8 +89,8 @@ def train(
             loss, below, share = mean[MAIN], mean[BELOW], mean[SHARE]
             above = (loss - below) / (1 - share) if share < 1 else None
             parts = above, below / share if share > 0 else None
-            losses = (loss, *parts, mean[CONSISTENCY], weight, mean[GENERATOR])
-            yield Record(state.images, *losses, mean[NORM], lr, pace)
+            distilled = mean[GENERATOR] if kind is DistillationStepper else None
+            yield Record(state.images, loss, *parts, mean[CONSISTENCY], weight, distilled, mean[NORM], lr, pace)
             began, counted = time.perf_counter(), 0
             if stopping:
                 return
