@@ -9,6 +9,21 @@ import pytest
 
 FOLDER = Path(__file__).parent
 RUNS = [
+    (
+        "below_the_noise.py",
+        "--to",
+        "out",
+        "--seeds",
+        "1",
+        "--length",
+        "0.002",
+        "--samples",
+        "100",
+        "--sizes",
+        "150",
+        "--sigmas",
+        "0.3",
+    ),
     ("consistency.py", "--seeds", "1", "--length", "0.002", "--variants", "default", "draws 3"),
     ("sampling.py", "--images", "2", "--repeats", "1"),
     ("step.py", "--repeats", "1"),
@@ -31,8 +46,9 @@ WITH_RAY = [("search/overhead.py", "--workers", "1", "--trials", "1")]
         *(pytest.param(script, words, marks=pytest.mark.xdist_group("ray")) for script, *words in WITH_RAY),
     ],
 )
-def test_a_benchmark_runs(script, words, monkeypatch, capsys):
+def test_a_benchmark_runs(script, words, monkeypatch, capsys, tmp_path):
     path = FOLDER / script
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(path.parent))
     monkeypatch.setattr(sys, "argv", [script, *words])
     with contextlib.suppress(SystemExit):  # of --help
