@@ -22,7 +22,7 @@ from ambient_sweep.training.schedules import consistency_weight, decay_start
 
 FOLDER = "stages"  # in the folder of a sweep
 TRAINED_ON = "data.json"  # fingerprints of the training data, in the folder of a sweep
-FORMAT = 4  # raised whenever the same config comes to train other bits
+FORMAT = 3  # raised whenever the same config comes to train other bits
 CONSISTENCY, DISTILLATION, SCHEDULE = "consistency", "distillation", "optimizer.schedule"
 SECTIONS = ("seed", "data", "observed", "noise", "model", "optimizer", "compute")  # that act always, but for
 EXCEPTIONS = {

@@ -133,7 +133,9 @@ class TrainState:
             _load_moments(d.optimizer, d.fake, part(tensors, "fake_optimizer"))
         _load(self.denoiser, part(tensors, "model"))
         _load_moments(self.optimizer, self.denoiser, part(tensors, "optimizer"))
-        self.sums.copy_(tensors["sums"] if self.group.rank == 0 else torch.zeros_like(tensors["sums"]))
+        self.sums.zero_()
+        if self.group.rank == 0:
+            self.sums[: len(tensors["sums"])] = tensors["sums"]  # one saved before distillation existed is shorter
         self.images = meta["images"]
 
 
@@ -171,7 +173,8 @@ def trained_config(config: dict[str, Any]) -> dict[str, Any]:
 
     So may where a base lies; whether it is the same is checked against the data (`check_latents`).
     """
-    kept = {section: values for section, values in config.items() if section not in ("compute", "resources")}
+    others = {"compute", "resources"} | ({"distillation"} if config["objective"]["kind"] != "ambient_distilled" else set())
+    kept = {section: values for section, values in config.items() if section not in others}
     return kept | {"model": {key: value for key, value in kept["model"].items() if key != "base"}}
 
 

@@ -4,11 +4,12 @@ import resource
 
 import pytest
 import torch
-from small_runs import BASE, CONDITIONAL, UNET, assert_same_bits, loaded, observations, pictures, run
+from small_runs import BASE, CONDITIONAL, UNET, assert_same_bits, loaded, new_state, observations, pictures, run
 
 from ambient_sweep.config import build_config
 from ambient_sweep.errors import UserError
 from ambient_sweep.training.files import DamagedFile
+from ambient_sweep.training.loop import train
 from ambient_sweep.training.state import load_model, read_state, save_model
 
 
@@ -27,6 +28,23 @@ def test_a_state_of_another_config_is_refused_but_not_one_computed_otherwise(sav
     elsewhere = {"compute.accumulate": 4, "compute.prefetch": 0, "resources.cpus": 2}
     other = loaded(folder, build_config(BASE, {"training.images": 320}, elsewhere), observations())
     assert_same_bits(state, other)
+
+
+def test_a_state_of_before_distillation_goes_on_to_the_same_bits(tmp_path):
+    """Its config lacks the section, and its record under way the generator's loss."""
+    config = build_config(BASE, {"training.images": 640})
+    whole, _ = run(config, observations())
+    half = new_state(config, observations())
+    for _ in train(config, observations(), half, interrupted=lambda: half.images >= 336):
+        pass
+    half.save(tmp_path)
+    tensors, meta = read_state(tmp_path)
+    del meta["config"]["distillation"]
+    assert tensors["sums"][:3].all()
+    old = new_state(config, observations())
+    old.restore(tmp_path, tensors | {"sums": tensors["sums"][:-1]}, meta)
+    run(config, observations(), old)
+    assert_same_bits(whole, old)
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
