@@ -105,6 +105,11 @@ def _of_training(c: Config) -> Iterator[str]:
             yield f"distillation.start: {c.distillation.start} leaves none of {c.steps} steps; lower it, or train longer"
         if c.ema.kind == "power":
             yield "ema.kind: power averages are over a whole run, and a generator begins at distillation.start; use halflife"
+        if not c.observed.sigma < c.distillation.sigma <= c.sampling.sigma_max:
+            levels = f"observed.sigma={c.observed.sigma} and at most at sampling.sigma_max={c.sampling.sigma_max}"
+            yield f"distillation.sigma: {c.distillation.sigma} does not lie above {levels}, where the teacher samples"
+        if c.model.kind == "lora":
+            yield "objective.kind: ambient_distilled would hold the base of model.kind=lora three times; use ambient"
         if c.sampling.guidance > 1:
             yield "sampling.guidance: a generator (objective.kind=ambient_distilled) has one pass, without guidance; use 1"
     if c.ema.kind == "power" and c.ema.tracked[0] >= c.ema.tracked[1]:

@@ -71,11 +71,9 @@ class Prefix:
 @functools.lru_cache(maxsize=16384)
 def prefix_of(config: Config) -> Prefix:
     tree = config.model_dump(mode="json", include=set(SECTIONS), exclude=EXCEPTIONS)
-    t, resources = config.training, config.resources
+    t, resources, kind = config.training, config.resources, config.objective.kind
     always: dict[str, Any] = tree | {
-        "kind": "ambient"
-        if config.objective.kind in ("ambient_consistency", "ambient_distilled")
-        else config.objective.kind,
+        "kind": "ambient" if kind in ("ambient_consistency", "ambient_distilled") else kind,
         "ema": [config.ema.halflife, config.ema.rampup] if config.ema.kind == "halflife" else list(config.ema.tracked),
         "training": [config.steps, t.batch_size, t.records],  # the sums of a record under way are part of the state
         "machine": [resources.workers, max(1, int(resources.cpus)), resources.gpus > 0],  # sums depend on the threads

@@ -97,8 +97,8 @@ def draw(config: Config, batch: Batch) -> DistillationDraws:
         fake.append(FakeDraws(normal(f"{purpose}.z"), objective.draw(config, noisy, False, purpose)))
     s, purpose = config.sampling, "train.generator"
     u = rng.uniform(f"{purpose}.sigma", config.seed, batch.start, len(batch))[:, 0]
-    highest = sampling_level(HIGHEST, s.sigma_min, s.sigma_max, s.rho)
     lowest = np.maximum(batch.sigma_n.double().numpy(), s.sigma_min)  # below, neither denoiser is trained
+    highest = np.maximum(sampling_level(HIGHEST, s.sigma_min, s.sigma_max, s.rho), lowest)
     sigma = torch.from_numpy(sampling_level(u, lowest, highest, s.rho)).float()
     labels = objective.shown_labels(config, batch, purpose)
     return DistillationDraws(

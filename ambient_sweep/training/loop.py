@@ -38,9 +38,7 @@ class Record:
     loss_below: float | None
     consistency: float  # an unbiased estimate that may be negative; 0 while it is not trained
     consistency_weight: float
-    distillation: (
-        float | None
-    )  # the generator's loss, beside which `loss` is its fake denoiser's; None: there is none yet
+    distillation: float | None  # the generator's loss, while `loss` is its fake denoiser's; None: there is none yet
     gradient_norm: float
     lr: float
     images_per_second: float

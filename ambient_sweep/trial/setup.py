@@ -87,10 +87,10 @@ def _check_model(config: Config, data: ImageData) -> None:
         base = base_of(config.model)
         check_latents(data.store.info, base)
         parameters(config.model, data.shape)  # which builds it: its targets and blocks are known
-        levels = {"observed.sigma": config.observed.sigma, "sampling.sigma_max": config.sampling.sigma_max}
-        if config.objective.kind == "ambient_distilled":
-            levels["distillation.sigma"] = config.distillation.sigma
-        for key, sigma in levels.items():
+        for key, sigma in (
+            ("observed.sigma", config.observed.sigma),
+            ("sampling.sigma_max", config.sampling.sigma_max),
+        ):
             if sigma > base.sigmas[-1]:
                 raise UserError(
                     f"{key}: {sigma:g} is above the noise levels of {base.folder}; use {base.highest:g} at most"

@@ -14,13 +14,8 @@ from ambient_sweep.sweep.space import conditions
 if TYPE_CHECKING:
     from ambient_sweep.sweep.space.definition import Sweep
 
-OTHERS = (
-    "observed.",
-    "objective.",
-    "consistency.",
-    "distillation.",
-    "seed",
-)  # keys that clean training does not know or has its own of
+# keys that clean training does not know or has its own of
+OTHERS = ("observed.", "objective.", "consistency.", "distillation.", "seed")
 SHARE = 4
 UNTOUCHED = "untouched base"  # label of the trial of `untouched_values`
 
