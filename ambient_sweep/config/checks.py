@@ -106,8 +106,8 @@ def _of_training(c: Config) -> Iterator[str]:
         if c.ema.kind == "power":
             yield "ema.kind: power averages are over a whole run, and a generator begins at distillation.start; use halflife"
         if not c.observed.sigma < c.distillation.sigma <= c.sampling.sigma_max:
-            levels = f"observed.sigma={c.observed.sigma} and at most at sampling.sigma_max={c.sampling.sigma_max}"
-            yield f"distillation.sigma: {c.distillation.sigma} does not lie above {levels}, where the teacher samples"
+            levels = f"observed.sigma={c.observed.sigma} and at most sampling.sigma_max={c.sampling.sigma_max}"
+            yield f"distillation.sigma: {c.distillation.sigma} must be above {levels}"
         if c.model.kind == "lora":
             yield "objective.kind: ambient_distilled would hold the base of model.kind=lora three times; use ambient"
         if c.sampling.guidance > 1:

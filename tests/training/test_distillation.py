@@ -194,8 +194,8 @@ def test_activations_computed_again_change_no_bit():
         ({"distillation.start": 0.99}, "distillation.start: 0.99 leaves none of 40 steps"),
         ({"distillation.start": 0.0}, "distillation.start"),
         ({"distillation.start": 1.0}, "distillation.start"),
-        ({"distillation.sigma": 90.0}, "distillation.sigma: 90.0 does not lie above"),
-        ({"distillation.sigma": 0.2}, "distillation.sigma: 0.2 does not lie above observed.sigma=0.3"),
+        ({"distillation.sigma": 90.0}, "distillation.sigma: 90.0 must be above"),
+        ({"distillation.sigma": 0.2}, "distillation.sigma: 0.2 must be above observed.sigma=0.3"),
         (
             {"model.kind": "lora", "model.base": "base", "data.source": "store", "data.path": "s"},
             "ambient_distilled would",
