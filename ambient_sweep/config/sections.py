@@ -92,7 +92,8 @@ class ObservedConfig(Section):
 
 class ObjectiveConfig(Section):
     kind: Literal["ambient_consistency", "ambient", "ambient_distilled", "ambient_high_clean_low", "denoising"] = Field(
-        "ambient_consistency", description="training objective: docs/math.md; ambient_distilled has not paid on small image sets"
+        "ambient_consistency",
+        description="training objective: docs/math.md; ambient_distilled has not paid on small image sets",
     )
 
 

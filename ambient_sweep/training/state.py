@@ -173,7 +173,9 @@ def trained_config(config: dict[str, Any]) -> dict[str, Any]:
 
     So may where a base lies; whether it is the same is checked against the data (`check_latents`).
     """
-    others = {"compute", "resources"} | ({"distillation"} if config["objective"]["kind"] != "ambient_distilled" else set())
+    others = {"compute", "resources"} | (
+        {"distillation"} if config["objective"]["kind"] != "ambient_distilled" else set()
+    )
     kept = {section: values for section, values in config.items() if section not in others}
     return kept | {"model": {key: value for key, value in kept["model"].items() if key != "base"}}
 
