@@ -213,6 +213,7 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
 
 @commands.command()
 @click.argument("folder", type=RUN)
+@trust_option
 @as_json
 def report(folder: Path, as_json: bool) -> None:
     """Write tables, pictures, best.yaml and report.html of the run in FOLDER again, from its trials' records."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from command_line import bad
+from command_line import bad, good
 from made_up_sweeps import make_trial
 from small_sweeps import small_sweep, study_of
 
@@ -45,7 +45,7 @@ def test_nothing_is_written_or_removed_behind_a_link(
         resume_sweep(tmp_path / "run")
 
 
-def test_a_report_is_not_written_behind_a_link(tmp_path: Path) -> None:
+def test_a_report_is_not_written_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_trial(tmp_path / "run", make_trial("a", build_config({})))
     (tmp_path / "mine").mkdir()
     (tmp_path / "run" / "sweep").symlink_to(tmp_path / "mine")
@@ -53,6 +53,9 @@ def test_a_report_is_not_written_behind_a_link(tmp_path: Path) -> None:
         f"error: {tmp_path / 'run' / 'sweep'}: is a symbolic link, behind"
     )
     assert not any((tmp_path / "mine").iterdir())
+    monkeypatch.setenv(trust.VARIABLE, "")  # undone at the end, whatever --trust sets
+    monkeypatch.delenv(trust.VARIABLE)
+    assert "nothing was measured yet" in good("report", tmp_path / "run", "--trust")
 
 
 @pytest.mark.parametrize(
