@@ -216,7 +216,7 @@ def _check_numbers(folder: Path, family: Family, network: Json, vae: Json, sched
     whole, real = (int,), (int, float)
     blocks = [len(each["block_out_channels"]) for each in (vae, network) if each is vae or family == "sdxl"]
     for name, value, kinds, least, most in (
-        ("num_train_timesteps", scheduler.get("num_train_timesteps", 1000), whole, 2, 10**6),
+        ("num_train_timesteps", scheduler.get("num_train_timesteps", 1000), whole, 2, 10**5),
         ("shift", scheduler.get("shift", 1.0), real, 1e-3, 1e3),
         ("latent_channels", vae["latent_channels"], whole, 1, 10**3),
         ("scaling_factor", vae["scaling_factor"], real, 1e-3, 1e3),

@@ -200,7 +200,7 @@ def test_captions_that_are_none_are_refused_by_name(opened: Store, tmp_path: Pat
             "".join(f'{{"file_name": "{way.format(n)}", "text": "a"}}\n' for n in opened.names)
         )
         assert captions_of(opened, None, tmp_path / "ways.jsonl") == ["a"] * len(all_)
-    for wrong, shown in ((7, "'7'"), (["a", "b"], "\"['a', 'b']\"")):
+    for wrong, shown in ((7, "7"), (["a", "b"], "['a', 'b']")):
         assert f"the caption of {name} is {shown}, not text" in refused(
             None, {"file_name": name, "text": wrong}, *all_[1:]
         )
