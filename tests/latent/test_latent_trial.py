@@ -137,9 +137,7 @@ def test_samples_of_observed_latents_are_decoded_and_measured_against_the_clean_
     run_trial(noisy, tmp_path / "run", "one")
     model, _, _ = load_model(checkpoint_folder(tmp_path / "run", "one", 16))
     data = setup.cached_data(noisy.data)
-    latents = generate(
-        noisy, model, data.shape, 12, 0, endpoints=noisy.endpoints(0), counts=class_counts(noisy, data)
-    )
+    latents = generate(noisy, model, data.shape, 12, 0, endpoints=noisy.endpoints(0), counts=class_counts(noisy, data))
     clean = Reference.build(load_data(build_config(store_keys(pixels, read_info(pixels))).data), noisy.evaluation)
     records = read_trial_evaluations(tmp_path / "run", "one")
     assert {record.endpoint for record in records} == {"zero", "observed"}

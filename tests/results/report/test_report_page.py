@@ -215,8 +215,8 @@ EVIL = (
 
 
 def with_ids(table: pa.Table) -> pa.Table:
-    """The table with hostile trial ids."""
-    ids = pa.array([EVIL[:200] + trial_id for trial_id in table["trial_id"].to_pylist()])
+    """The table with hostile trial ids, which are names of folders."""
+    ids = pa.array([EVIL[:200].replace("/", "\\") + trial_id for trial_id in table["trial_id"].to_pylist()])
     return table.set_column(table.schema.get_field_index("trial_id"), table.schema.field("trial_id"), ids)
 
 
