@@ -276,8 +276,8 @@ def _follow(address: str, job: str) -> None:
             click.echo(text, nl=False)
 
     with _client(address) as client:
+        run = (client.get_job_info(job).metadata or {})[RUN]
         try:
-            run = (client.get_job_info(job).metadata or {})[RUN]
             asyncio.run(tail())
         except KeyboardInterrupt:
             raise AmbientSweepError(f"job {job} goes on; `{command('stop', job)}` stops it") from None

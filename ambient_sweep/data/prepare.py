@@ -216,9 +216,7 @@ class _Preparation:
         return info
 
 
-def summary(
-    out: Path, info: store.StoreInfo, *, origin: Path | None = None, base: Path | None = None
-) -> list[str]:  # fmt: skip
+def summary(out: Path, info: store.StoreInfo, origin: Path | None = None, base: Path | None = None) -> list[str]:
     """What the store at `out` holds and how to train with it, for people.
 
     origin: the store that it was made from; base: that of latents.

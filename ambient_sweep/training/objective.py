@@ -177,9 +177,7 @@ def step_cost(config: Config) -> float:
     A backward pass counts as two forward ones; through frozen weights, which get no gradient, as one.
     """
     c, trained = config.consistency, 2 if config.model.kind == "lora" else 3
-    if (
-        config.objective.kind == "ambient_distilled"
-    ):  # a pass of the generator, fake trained; generator trained, two frozen
+    if config.objective.kind == "ambient_distilled":  # generator, fake trained; generator trained, two frozen
         return (config.distillation.ratio * (1 + 3) + 3 + 2 * 2) / 3
     per_image = 1 + c.draws * (c.chain_steps - 1) + trained * c.draws
     return 1 + c.batch_share * per_image / trained

@@ -282,7 +282,7 @@ def load_model(
         if not Path(str(config.model.base)).exists():
             raise UserError(f"model.base: {config.model.base} is gone; say where the base is now, model.base=FOLDER")
         for name, now in latent_notes(config).items():
-            if meta.get(name, now) != now:  # which checkpoints of before lack
+            if meta.get(name) != now:
                 raise UserError(OTHER[name].format(base=config.model.base, data=config.data.path, folder=folder))
     channels, height, width = meta["shape"]
     shape, classes = (channels, height, width), meta.get("classes", 0)

@@ -1,9 +1,11 @@
 """What does not answer as a Ray dashboard does, and what cannot be a sweep: one line each, within seconds."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import bad
@@ -57,6 +59,25 @@ def test_what_is_no_dashboard_is_named(server: str, answer: str, monkeypatch: py
     for words in (("logs", "x-0a1b2c"), ("submit", ROOT / "search_spaces" / "digits.yaml", "--storage", "/runs")):
         line = bad(*words, "--address", address)
         assert line.startswith(f"error: --address: no Ray dashboard answers at {address}; start a head")
+
+
+class Lost:
+    """A job's client whose cluster is lost while its log is read."""
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        return SimpleNamespace(submission_id=job, metadata={jobs.RUN: "/runs/x"})
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "a line\n"
+        raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+
+def test_a_head_lost_under_logs_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_client", lambda address: nullcontext(Lost()))
+    monkeypatch.setattr(jobs, "_find", lambda client, which: client.get_job_info(which))
+    line = bad("logs", "x-0a1b2c", "--address", "http://127.0.0.1:1", code=1)
+    assert line.startswith("error: job x-0a1b2c: the cluster at http://127.0.0.1:1 answers no more; once it does, `")
+    assert line.endswith("submit /runs/x` resumes it")
 
 
 @pytest.mark.parametrize("base", ["3", "hello", "[1]"])

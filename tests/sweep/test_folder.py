@@ -58,6 +58,16 @@ def test_a_report_is_not_written_behind_a_link(tmp_path: Path, monkeypatch: pyte
     assert "nothing was measured yet" in good("report", tmp_path / "run", "--trust")
 
 
+def test_an_attack_is_not_written_behind_a_link(tmp_path: Path) -> None:
+    write_trial(tmp_path / "run", make_trial("a", build_config({})))
+    trial = tmp_path / "run" / "trials" / "a"
+    (trial / "checkpoints" / "images-000000064").mkdir(parents=True)
+    (trial / "checkpoints" / "images-000000064" / "checkpoint.json").write_text("{}")
+    (trial / "attack").symlink_to(tmp_path)
+    line = bad("evaluate", trial / "checkpoints" / "images-000000064", "--attack", tmp_path / "pictures")
+    assert line.startswith(f"error: {trial / 'attack'}: is a symbolic link, behind")
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -39,8 +39,7 @@ def write_report(
     """Writes the page to `path`, in the sweep's folder, atomically.
 
     choice: None where nothing was measured; best_file: its config; sentence: what the page opens with; untouched: what the
-    untouched base measures, in a sentence; searched: the keys
-    of the search space.
+    untouched base measures, in a sentence; searched: the keys of the search space.
     """
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     templates.filters |= {"number": number, "setting": setting}

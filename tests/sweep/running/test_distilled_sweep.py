@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_sweeps import SMALL
 
 from ambient_sweep.config import load_config
 from ambient_sweep.sweep.run import run_sweep
@@ -11,18 +12,16 @@ from ambient_sweep.sweep.space.file import load_sweep
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("ray_head")]
 
-SWEEP = """
-base:
-  model: {kind: mlp, width: 32, blocks: 1}
-  training: {images: 3200, batch_size: 64, checkpoints: 10, records: 5}
-  evaluation: {lengths: [0.5, 1.0], samples: 64}
-  sampling.steps: 5
+SWEEP = (
+    SMALL.partition("space:")[0]
+    + """
 space:
   objective.kind: {choice: [ambient, ambient_consistency, ambient_distilled]}
   distillation.start: {choice: [0.26, 0.6], when: {objective.kind: ambient_distilled}}
 search: {trials: 4, sampler: grid, stopping: {rule: none}, max_concurrent: 1}
 confirm: {samples: 2x}
 """
+)
 
 
 def test_objectives_compete_and_share_the_teacher(tmp_path: Path) -> None:
