@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.xdist_group("cluster")
+@pytest.mark.xdist_group("ray")
 def test_kills_lose_nothing() -> None:
     command = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--kills", "6", "--stops", "1", "--short"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
