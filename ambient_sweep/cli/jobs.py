@@ -40,6 +40,7 @@ from ambient_sweep.config.files import PATH_KEYS, flatten, lasting_path
 from ambient_sweep.errors import AmbientSweepError, UserError
 from ambient_sweep.object_client import is_url, refuse_keys
 from ambient_sweep.provenance import REVISION, code_revision
+from ambient_sweep.sweep.running.machine import check_token
 from ambient_sweep.sweep.space.file import SWEEP_FILE, load_sweep, write_sweep
 from ambient_sweep.sweep.space.validation import check_space
 from ambient_sweep.text import command, counted
@@ -195,11 +196,13 @@ def doctor(file: Path | None, overrides: tuple[str, ...], storage: Path, address
 
 
 def _use_token() -> None:
-    """Sets the environment from which Ray, when it is imported, takes the token of a cluster."""
+    """Sets the environment from which Ray, when it is imported, takes the token of a cluster. Raises UserError for a file
+    without one."""
     if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} and TOKEN_FILE.expanduser().exists():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(TOKEN_FILE.expanduser())
     if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    check_token()
 
 
 @contextmanager

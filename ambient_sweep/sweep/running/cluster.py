@@ -28,7 +28,7 @@ from ambient_sweep.errors import AmbientSweepError, Resumable, UserError
 from ambient_sweep.storage import keep_private, locked
 from ambient_sweep.sweep.folder import DRIVER_LOCK
 from ambient_sweep.sweep.running.faults import describe, expect_all_deaths
-from ambient_sweep.sweep.running.machine import cores, ray_files
+from ambient_sweep.sweep.running.machine import check_token, cores, ray_files
 from ambient_sweep.sweep.running.signals import CHECK_SECONDS, WARNINGS, Stopped, StopRequest, say
 from ambient_sweep.text import duration
 
@@ -196,7 +196,8 @@ def watch_head(
 
 def check_address() -> None:
     """Raises UserError, within seconds, where RAY_ADDRESS names no cluster that answers: Ray itself tries for minutes, and
-    prints. It is asked by the first bytes of HTTP/2, which Ray's servers speak."""
+    prints. It is asked by the first bytes of HTTP/2, which Ray's servers speak. Without the token it is not asked."""
+    check_token()
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         target = urlsplit(address if "//" in address else f"//{address}")

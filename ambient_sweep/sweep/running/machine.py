@@ -24,6 +24,22 @@ NO_METRICS = {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "-1
 TOKEN = secrets.token_hex(32)  # one for all Rays of this process: the first is the one that Ray remembers
 
 
+def check_token() -> None:
+    """Raises UserError where RAY_AUTH_TOKEN_PATH, which Ray reads without RAY_AUTH_TOKEN, names no file with a token."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if file is None or "RAY_AUTH_TOKEN" in os.environ or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    try:
+        found = Path(file).read_bytes().strip()
+    except OSError:
+        found = b""
+    if not found:
+        raise UserError(
+            f"Ray's token cannot be opened or is empty: {file}; set RAY_AUTH_TOKEN_PATH to the file of the token that "
+            "the head was started with, or unset it where none is needed"
+        )
+
+
 def cores(process: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """The cores that affinity, cgroups and the batch system leave to this process; at least one."""
     counts = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]

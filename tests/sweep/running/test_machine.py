@@ -10,7 +10,7 @@ import pytest
 
 from ambient_sweep.errors import UserError
 from ambient_sweep.sweep.running import machine
-from ambient_sweep.sweep.running.machine import cores, ray_files
+from ambient_sweep.sweep.running.machine import check_token, cores, ray_files
 
 HERE = len(os.sched_getaffinity(0))
 
@@ -112,3 +112,23 @@ def test_ray_gets_a_token_unless_one_is_set_and_nothing_is_written_at_home(
     assert len(tokens[0]) == 64
     assert tokens[0] == tokens[1], "Ray remembers the first"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n"])
+def test_a_file_without_a_token_is_named(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    with pytest.raises(
+        UserError, match=f"^Ray's token cannot be opened or is empty: {file}; set RAY_AUTH_TOKEN_PATH to"
+    ):
+        check_token()
+    file.write_bytes(b"0" * 64)
+    check_token()
+    file.unlink()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # goes first
+    check_token()
