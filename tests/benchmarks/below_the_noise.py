@@ -1,9 +1,10 @@
 """What carries a model below the noise level: `python tests/benchmarks/below_the_noise.py --to FOLDER [--seeds N]`.
 
 Problems: the mixture of six modes in 8 dimensions (20,000 points, sigma_n = 0.3), judged by the energy distance of samples
-to clean points, and scikit-learn's digits, judged as a sweep judges them. Ways: sampling stopped at sigma_n or taken on to
-0 without training there, consistency, distillation, and clean training stopped early. Consistency and distillation are run
-over as many images as plain ambient training, and over as many network passes (`training.objective.step_cost`).
+to clean points, and two sets of images, judged as a sweep judges them: scikit-learn's digits, and colour patches of its two
+photographs. Ways: sampling stopped at sigma_n or taken on to 0 without training there, consistency, distillation, and clean
+training stopped early. Consistency and distillation are run over as many images as plain ambient training, and over as many
+network passes (`training.objective.step_cost`).
 
 FOLDER keeps every trial and every figure: called again, the script measures what is missing, and prints all.
 """
@@ -16,7 +17,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from closed_forms import energy_distance, six_modes
@@ -59,14 +62,23 @@ DIGITS: dict[str, Any] = {
         "extras": ["precision", "recall"],
     },
 }
+PATCHES: dict[str, Any] = {
+    **DIGITS,
+    "data.heldout_size": 1000,
+    "data.source": "array",
+    "data.channels": 3,
+    "data.label_column": "label",
+}
+PROBLEMS = ("mixture", "digits", "patches")
 SHOWN = ("fd_classifier", "fd_lite0@32", "fd_pixels", "precision", "recall", "mem_excess")
+CLEAN = {"objective.kind": "denoising", "observed.sigma": 0.0, "evaluation.lengths": [0.125, 0.25, 0.5, 1.0]}
 WAYS: dict[str, dict[str, Any]] = {
+    "clean": CLEAN,
     "ambient": {"objective.kind": "ambient"},
     "consistency": {},
     "consistency, early": {"consistency.start": 0.1, "consistency.weight": 0.3},
     "distilled": {"objective.kind": "ambient_distilled"},
 }
-CLEAN = {"objective.kind": "denoising", "observed.sigma": 0.0, "evaluation.lengths": [0.125, 0.25, 0.5, 1.0]}
 
 
 def relative_cost(config: Config) -> float:
@@ -75,9 +87,10 @@ def relative_cost(config: Config) -> float:
     return 1 + (1 - starts.get(config.objective.kind, 1.0)) * (step_cost(config) - 1)
 
 
-def runs(base: dict[str, Any], *changes: dict[str, Any]) -> Iterator[tuple[str, Config]]:
-    """Every way by its name, over equal images and, where it costs more, over equal passes."""
-    for name, way in WAYS.items():
+def runs(ways: list[str], base: dict[str, Any], *changes: dict[str, Any]) -> Iterator[tuple[str, Config]]:
+    """Each way by its name, over equal images and, where it costs more, over equal passes."""
+    for name in ways:
+        way = WAYS[name]
         config = build_config(base, *changes, way)
         yield f"{name}", config
         if (cost := relative_cost(config)) > 1:
@@ -93,7 +106,7 @@ def mixture(folder: Path, seeds: int, length: float) -> None:
     rows: dict[tuple[str, str], list[float]] = {}
     for seed in range(seeds):
         images = {"seed": seed, "training.images": int(length * MIXTURE["training"]["images"])}
-        for name, config in runs(MIXTURE, images):
+        for name, config in runs(list(WAYS)[1:], MIXTURE, images):
             file = folder / f"mixture {name} {seed}.json"
             if not file.exists():
                 file.write_text(json.dumps(_energies(config)))
@@ -118,22 +131,26 @@ def _energies(config: Config) -> dict[str, float]:
     return {endpoint: energy_distance(samples, clean) for endpoint, samples in made.items()}
 
 
-# -- digits -----------------------------------------------------------------------------------------------------------
+# -- images -----------------------------------------------------------------------------------------------------------
 
 
-def digits(folder: Path, size: int, sigma: float, seeds: int, length: float, samples: int) -> None:
-    base = build_config(DIGITS, {"data.train_size": size, "evaluation.samples": samples})
-    root, images = folder / f"digits-{size}", int(length * base.training.images)
-    changes = {"data.train_size": size, "evaluation.samples": samples, "training.images": images}
-    prepare(base, root)
-    print(
-        f"| {size} digits, sigma {sigma:g} | images | sampled to | {' | '.join(SHOWN)} |\n|{'---|' * (3 + len(SHOWN))}"
-    )
+def patches(file: Path) -> None:
+    """Writes scikit-learn's two photographs, halved by area, as 2,080 patches of 8 x 8 pixels, each with its photograph."""
+    found, labels = [], []
+    for label, photo in enumerate(load_sample_images().images):
+        rows, columns = photo.shape[0] // 16, photo.shape[1] // 16
+        cut = photo[: rows * 16, : columns * 16].reshape(rows, 8, 2, columns, 8, 2, 3).mean((2, 5))
+        found.append(cut.transpose(0, 2, 1, 3, 4).reshape(-1, 8, 8, 3))
+        labels += [label] * len(found[-1])
+    np.savez(file, image=np.rint(np.concatenate(found)).astype(np.uint8), label=labels)
+
+
+def images(root: Path, problem: Config, what: str, sigma: float, seeds: int, ways: list[str]) -> None:
+    prepare(problem, root)
+    print(f"| {what}, sigma {sigma:g} | images | sampled to | {' | '.join(SHOWN)} |\n|{'---|' * (3 + len(SHOWN))}")
     rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
     for seed in range(seeds):
-        clean = build_config(DIGITS, changes, CLEAN, {"seed": seed})
-        noisy = runs(DIGITS, changes, {"seed": seed, "observed.sigma": sigma})
-        for name, config in (("clean", clean), *noisy):
+        for name, config in runs(ways, problem.model_dump(), {"observed.sigma": sigma, "seed": seed}):
             trial = f"{name} {'' if name == 'clean' else f'{sigma:g} '}{seed}".replace(", ", "-").replace(" ", "-")
             record = known_trial(root, trial)
             if record is None or not record.ended:
@@ -151,21 +168,25 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, help="folder of trials and figures")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[1000, 500, 150], help="training digits; none: no digits"
-    )
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 500, 150], help="training images")
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.5])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="for images")
     parser.add_argument("--length", type=float, default=1.0, help="of a run, as a share of the one documented")
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--no-mixture", action="store_true")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     asked.to.mkdir(parents=True, exist_ok=True)
-    if not asked.no_mixture:
+    if "mixture" in asked.problems:
         mixture(asked.to, asked.seeds, asked.length)
-    for size in asked.sizes:
-        for sigma in asked.sigmas:
-            digits(asked.to, size, sigma, asked.seeds, asked.length, asked.samples)
+    file = asked.to / "patches.npz"
+    patches(file)
+    for name, base in (("digits", DIGITS), ("patches", {**PATCHES, "data.path": str(file)})):
+        for size in asked.sizes if name in asked.problems else ():
+            length = {"training.images": int(asked.length * base["training"]["images"])}
+            problem = build_config(base, {"data.train_size": size, "evaluation.samples": asked.samples}, length)
+            for sigma in asked.sigmas:
+                images(asked.to / f"{name}-{size}", problem, f"{size} {name}", sigma, asked.seeds, asked.ways)
 
 
 if __name__ == "__main__":
