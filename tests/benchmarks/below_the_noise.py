@@ -1,10 +1,10 @@
 """What carries a model below the noise level: `python tests/benchmarks/below_the_noise.py --to FOLDER [--seeds N]`.
 
 Problems: the mixture of six modes in 8 dimensions (20,000 points, sigma_n = 0.3), judged by the energy distance of samples
-to clean points, and two sets of images, judged as a sweep judges them: scikit-learn's digits, and colour patches of its two
-photographs. Ways: sampling stopped at sigma_n or taken on to 0 without training there, consistency, distillation, and clean
-training stopped early. Consistency and distillation are run over as many images as plain ambient training, and over as many
-network passes (`training.objective.step_cost`).
+to clean points, and two sets of images, judged as a sweep judges them: scikit-learn's digits (by an MLP, and by a U-Net),
+and colour patches of its two photographs. Ways: sampling stopped at sigma_n or taken on to 0 without training there,
+consistency, distillation, and clean training stopped early. Consistency and distillation are run over as many images as
+plain ambient training, and over as many network passes (`training.objective.step_cost`).
 
 FOLDER keeps every trial and every figure: called again, the script measures what is missing, and prints all.
 """
@@ -62,6 +62,7 @@ DIGITS: dict[str, Any] = {
         "extras": ["precision", "recall"],
     },
 }
+UNET: dict[str, Any] = {**DIGITS, "model": {"kind": "unet", "width": 16, "blocks": 1, "levels": 2, "sigma_data": 0.6}}
 PATCHES: dict[str, Any] = {
     **DIGITS,
     "data.heldout_size": 1000,
@@ -69,7 +70,7 @@ PATCHES: dict[str, Any] = {
     "data.channels": 3,
     "data.label_column": "label",
 }
-PROBLEMS = ("mixture", "digits", "patches")
+PROBLEMS = ("mixture", "digits", "unet", "patches")
 SHOWN = ("fd_classifier", "fd_lite0@32", "fd_pixels", "precision", "recall", "mem_excess")
 CLEAN = {"objective.kind": "denoising", "observed.sigma": 0.0, "evaluation.lengths": [0.125, 0.25, 0.5, 1.0]}
 WAYS: dict[str, dict[str, Any]] = {
@@ -181,7 +182,7 @@ def main(words: list[str] | None = None) -> None:
         mixture(asked.to, asked.seeds, asked.length)
     file = asked.to / "patches.npz"
     patches(file)
-    for name, base in (("digits", DIGITS), ("patches", {**PATCHES, "data.path": str(file)})):
+    for name, base in (("digits", DIGITS), ("unet", UNET), ("patches", {**PATCHES, "data.path": str(file)})):
         for size in asked.sizes if name in asked.problems else ():
             length = {"training.images": int(asked.length * base["training"]["images"])}
             problem = build_config(base, {"data.train_size": size, "evaluation.samples": asked.samples}, length)
