@@ -1,4 +1,4 @@
-"""Numbers and commands in the words of messages."""
+"""Numbers, endpoints and commands in the words of messages."""
 
 import shlex
 
@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return counted(round(seconds / 60), "minute")
     return f"{seconds / 3600:.1f} hours" if seconds < 36_000 else f"{seconds / 3600:,.0f} hours"
+
+
+def sampled(endpoint: str) -> str:
+    """How samples of an endpoint were made: `sampled to zero`, `sampled to observed`, `sampled in one step`."""
+    return "sampled in one step" if endpoint == "distilled" else f"sampled to {endpoint}"
 
 
 def command(*words: object) -> str:

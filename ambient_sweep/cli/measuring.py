@@ -19,6 +19,7 @@ from ambient_sweep.cli.printing import (
     trust_option,
 )
 from ambient_sweep.config import build_config, dump, parse_overrides
+from ambient_sweep.text import sampled
 
 if TYPE_CHECKING:
     from ambient_sweep.config import DataConfig, EvaluationConfig
@@ -140,7 +141,7 @@ def evaluate(
         )  # fmt: skip
     lines = [f"{checkpoint}: {meta['images']:,} images trained"]
     for endpoint, report in found.samples.items():
-        lines += [f"sampled to {endpoint}, seed {config.evaluation.seed}:", *_table(report.rows)]
+        lines += [f"{sampled(endpoint)}, seed {config.evaluation.seed}:", *_table(report.rows)]
     lines += ["of the model itself:", *_table(found.model)] if found.model else []
     lines += [f"attack: {line}" for line in found.attack]
     lines += [f"warning: {line}" for line in found.warnings]

@@ -23,6 +23,7 @@ from ambient_sweep.cli.printing import (
 from ambient_sweep.config import load_config, parse_overrides
 from ambient_sweep.config.files import lasting_path
 from ambient_sweep.errors import UserError
+from ambient_sweep.text import sampled
 
 
 @commands.command()
@@ -77,13 +78,13 @@ def sample(
     model, config, meta = load_model(checkpoint, moved=parse_overrides(overrides, MOVED))
     chosen, endpoints = endpoint or picked or config.main_endpoint(meta["images"]), config.endpoints(meta["images"])
     if chosen not in endpoints:
-        raise UserError(f"--endpoint: this model has {', '.join(endpoints)} only")
+        raise UserError(f"--endpoint: {chosen} is not one of this model; use {' or '.join(endpoints)}")
     device, shape, counts = use_device(config), tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     with terminal(as_json):
         made = generate(config, model.to(device), shape, count, seed, device=device, endpoints=endpoints, counts=counts)
     write_images(coding(config, device)[1](made[chosen]), out)
     result = {"checkpoint": str(checkpoint), "endpoint": chosen, "seed": seed, "count": count, "out": str(out)}
-    tell(result, [f"{count} images in {out}, sampled to {chosen}, seed {seed}"], as_json)
+    tell(result, [f"{count} images in {out}, {sampled(chosen)}, seed {seed}"], as_json)
 
 
 @commands.command()

@@ -27,7 +27,7 @@ from ambient_sweep.config import dump, load_config, parse_overrides, read_yaml
 from ambient_sweep.errors import UserError, errors_of
 from ambient_sweep.sweep.space import file as sweep_file
 from ambient_sweep.sweep.space.validation import check_space
-from ambient_sweep.text import command, counted
+from ambient_sweep.text import command, counted, sampled
 
 OTHERS = 5  # of the frontier, that `best` says why it did not pick
 SHAPE = "\n\n".join(f"\b\n{part}" for part in (sweep_file.__doc__ or "").split("\n\n"))  # of a sweep file, unwrapped
@@ -189,15 +189,14 @@ def best(source: Path, rule: str, out: Path | None, as_json: bool) -> None:
         else f"           measured on {row['samples']:,} samples, by which it was chosen: luck makes it look better",
         recipe,
         *(
-            f"not trial {other['trial_id']} after {other['images']:,} images, sampled to {other['endpoint']}: {why}"
+            f"not trial {other['trial_id']} after {other['images']:,} images, {sampled(other['endpoint'])}: {why}"
             for other, why in choice.others[:OTHERS]
         ),
         *filter(None, (what_noise_buys(table, choice), untouched_line(table))),
         f"training length: {row['images']:,} of {config.training.images:,} images (training.stop={row['fraction']:g})",
         f"checkpoint: {checkpoint if checkpoint.exists() else missing}",
     ]
-    if choice.warning:
-        lines.insert(0, f"warning: {choice.warning}")
+    lines[:0] = [f"warning: {text}" for text in (choice.warning, row["problem"]) if text]
     if checkpoint.exists():
         lines.append(f"samples like these: `{command('sample', checkpoint, '--endpoint', row['endpoint'])}`")
     if out is not None:

@@ -118,7 +118,7 @@ class ConsistencyConfig(Section):
 
 class DistillationConfig(Section):
     start: float = Field(0.5, gt=0, lt=1, description="fraction of training that the teacher gets; then it is frozen")
-    sigma: float = Field(2.5, gt=0, le=100, description="noise level that the generator makes an image of, in one pass")
+    sigma: float = Field(2.5, gt=0, le=100, description="noise level of the generator's input")
     alpha: float = Field(1.2, ge=0, le=2, description="weight of the squared difference of teacher and fake denoiser")
     lr: float = Field(5e-4, gt=0, le=1, description="learning rate of generator and fake denoiser, without a schedule")
     ratio: int = Field(1, ge=1, le=16, description="steps of the fake denoiser per step of the generator")

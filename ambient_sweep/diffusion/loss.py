@@ -101,8 +101,8 @@ def distillation_loss(
     Score identity distillation (arXiv 2404.04057, section 4; of a teacher of noisy data: 2503.07578). x [N,C,H,W] is what a
     generator made, with gradient, and x_t = x + sigma n; the weights of both denoisers have none. Where b = E[x | x_t],
     the denoiser of the generator's own images, E < a - b, a - x > = E || a - b ||^2, sigma^4 times the squared difference of
-    both scores: 0 where generated images, noised to sigma, are distributed as the teacher's. alpha: how often the square
-    itself, which treats a lagging b as exact, is taken off.
+    both scores: 0 where generated images, noised to sigma, are distributed as the teacher's. alpha: the weight
+    of the square itself, subtracted; both estimate it, with different errors where b lags.
     """
     xt = x + expand(sigma) * noise
     a, b = teacher(xt, sigma), fake(xt, sigma)

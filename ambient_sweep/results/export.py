@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ambient_sweep.config import build_config, dump, knobs
+from ambient_sweep.config import Config, build_config, dump, knobs
+from ambient_sweep.config.cost import plain_images
 from ambient_sweep.errors import UserError
 from ambient_sweep.evaluation.measure import Measure
 from ambient_sweep.results.frontier.candidates import Row
@@ -53,22 +54,25 @@ def build_tables(root: Path) -> Tables:
         by_trial[evaluation.trial_id].append(evaluation)
     trial_rows, evaluation_rows = [], []
     for trial in trials:
-        config, measured = _config_columns(root, trial), by_trial[trial.trial_id]
-        trial_rows.append(_trial_row(root, trial, measured, config))
-        evaluation_rows += [_evaluation_row(trial, evaluation, config) for evaluation in measured]
+        config, measured = _config(root, trial), by_trial[trial.trial_id]
+        columns = dump(config)
+        trial_rows.append(_trial_row(root, trial, measured, columns))
+        for evaluation in measured:
+            row = _evaluation_row(trial, evaluation, columns)
+            evaluation_rows.append(row | {schema.IMAGES_PLAIN: plain_images(config, evaluation.images)})
     return Tables(
         pa.Table.from_pylist(trial_rows, schema.TRIALS),
         with_standings(pa.Table.from_pylist(evaluation_rows, schema.EVALUATIONS)),
     )
 
 
-def _config_columns(root: Path, trial: TrialRecord) -> Row:
-    """A trial's config under dotted keys. Raises UserError naming the record where it is not a config of this version."""
+def _config(root: Path, trial: TrialRecord) -> Config:
+    """A trial's config. Raises UserError naming the record where it is not a config of this version."""
     path = str(trial_path(root, trial.trial_id))
     missing = [key for key in knobs() if key not in trial.config]
     if missing:
         raise UserError(f"{path}: its config lacks {missing[0]}; it was written by another version of ambient-sweep")
-    return dump(build_config(trial.config, where=path))
+    return build_config(trial.config, where=path)
 
 
 def _trial_row(root: Path, trial: TrialRecord, measured: list[EvaluationRecord], config: Row) -> Row:

@@ -10,6 +10,7 @@ from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.search.search import History
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.trial.records import (
+    UNUSABLE,
     EvaluationRecord,
     TrialRecord,
     known_trial,
@@ -50,13 +51,15 @@ def note_rung(root: Path, trial_id: str, rung: int) -> None:
 def mark(root: Path, trial: SweepTrial, config: Config, status: str, reason: str) -> None:
     """Writes into a trial's record and events how it ended; makes them if the trial ended before it wrote any.
 
-    A record that says completed or failed keeps what it says.
+    A record that says completed or failed keeps what it says, and every record what is wrong with its model.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record, reason = known_trial(root, trial.trial_id), with_urls(reason)
     if record is not None:
         if record.status in ("completed", "failed"):
             return
+        if (record.reason or "").startswith(UNUSABLE):
+            reason = f"{reason}; {record.reason}"
         record = replace(record, status=status, reason=reason, finished=now)
     else:
         record = TrialRecord(

@@ -19,6 +19,7 @@ class Report:
     fidelity: float = math.nan
     memorization: float = math.nan
     images_left: int = 0
+    teacher: bool = False  # of a generator that does not exist yet: no rung compares it, no sampler learns from it
     images_executed: int | None = None
     parameters: int | None = None
     device_seconds: float | None = None
@@ -37,12 +38,17 @@ class Report:
     def of(cls, evaluation: EvaluationRecord, trial: TrialRecord) -> "Report":
         """The report of one evaluation."""
         fidelity, memorization = objectives(evaluation)
+        distilled, left = (
+            trial.config.get("objective.kind") == "ambient_distilled",
+            trial.images_asked - evaluation.images,
+        )
         return cls(
             images=evaluation.images,
             fraction=evaluation.fraction,
             fidelity=fidelity,
             memorization=memorization,
-            images_left=trial.images_asked - evaluation.images,
+            images_left=left,
+            teacher=distilled and evaluation.endpoint != "distilled" and left > 0,
             images_executed=trial.images_executed,
             parameters=trial.parameters,
             device_seconds=trial.device_seconds,

@@ -66,6 +66,8 @@ def train(
     if not ahead:
         return
     every = max(1, steps // config.training.records)
+    teacher = config.images_at(config.distillation.start) // batch_size  # steps, whose losses are of other networks
+    teacher = teacher if config.objective.kind == "ambient_distilled" else steps
     stepper: Stepper | None = None
     stop = _Stop(state.group, state.device, interrupted)
     began, counted = time.perf_counter(), 0
@@ -74,13 +76,16 @@ def train(
             weight = weight_at(config, step)
             kind = DistillationStepper if config.is_distilled((step + 1) * batch_size) else Stepper
             stepper = stepper if type(stepper) is kind else kind(state)
+            if step == teacher:
+                state.sums.zero_()
             lr = stepper.step(step, pieces, weight)
             counted += batch_size
             stopping = stop()
             regular = (step + 1) % every == 0 or step + 1 == steps
             if not (stopping or step + 1 == ahead.stop or regular or state.images in stops):
                 continue
-            mean = _means(state, step % every + 1)
+            since = max(step // every * every, teacher if teacher <= step else 0)
+            mean = _means(state, step + 1 - since)
             if regular:
                 state.sums.zero_()
             pace = counted / max(time.perf_counter() - began, 1e-9)

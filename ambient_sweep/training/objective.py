@@ -169,15 +169,3 @@ def _consistency_draws(config: Config, batch: Batch, labels: torch.Tensor | None
 def consistency_term(config: Config, denoiser: Callable[..., torch.Tensor], draws: ConsistencyDraws) -> torch.Tensor:
     bound, count = given(denoiser, draws.labels), config.consistency.draws
     return consistency_loss(bound, draws.x, draws.levels, draws.noise, draws.weight, draws=count)
-
-
-def step_cost(config: Config) -> float:
-    """Network passes of a step with consistency, or of a distilled step, over those of a plain one.
-
-    A backward pass counts as two forward ones; through frozen weights, which get no gradient, as one.
-    """
-    c, trained = config.consistency, 2 if config.model.kind == "lora" else 3
-    if config.objective.kind == "ambient_distilled":  # generator, fake trained; generator trained, two frozen
-        return (config.distillation.ratio * (1 + 3) + 3 + 2 * 2) / 3
-    per_image = 1 + c.draws * (c.chain_steps - 1) + trained * c.draws
-    return 1 + c.batch_share * per_image / trained

@@ -38,7 +38,8 @@ from ambient_sweep.trial.setup import use_device
 
 GRID_SAMPLES = 32
 DENOISED = 8  # observations in the picture of denoising
-COLLAPSED, OBSERVED = 0.5, 2000  # `misfit` beyond which a generator is unusable, by so many observations
+MOST_MISFIT, OBSERVED = 0.5, 2000  # of samples of a usable generator, by so many observations
+LEAST_RECALL = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Evaluator:
         ):  # fmt: skip
             if not records:
                 save(denoiser.state_dict())
-                if config.is_distilled(images):
-                    self._judge(samples, images)
-                else:
+                if not config.is_distilled(images):
                     self._show_denoising(denoiser, images, state.device)
+            if config.is_distilled(images):
+                record = replace(record, problem=self._problem(samples, record))
             shown = coding(config, str(state.device))[1](samples[:GRID_SAMPLES])
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
             pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
@@ -95,16 +96,18 @@ class Evaluator:
         decode = coding(self.recorder.config, str(device))[1]
         self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device), decode))
 
-    def _judge(self, samples: torch.Tensor, images: int) -> None:
-        """Tells of a generator that has collapsed, diverged or not yet learnt."""
+    def _problem(self, samples: torch.Tensor, record: EvaluationRecord) -> str | None:
+        """What tells that a generator has collapsed, diverged or not yet learnt."""
         y, sigma_n, _, _ = self.observed.read(np.arange(min(OBSERVED, len(self.observed))))
-        off = misfit(samples, y, sigma_n)
-        self.recorder.judged(
-            f"{UNUSABLE} after {images:,} images: mean and variance of its samples are {off:.0%} off what the observations "
-            "imply; train on if that falls, else lower distillation.lr or observed.sigma, or use more training images"
-            if off > COLLAPSED
-            else None
-        )
+        off, recall = misfit(samples, y, sigma_n), record.measures.get("recall")
+        if off > MOST_MISFIT:
+            text = f"mean and variance of its samples are {off:.2g} times the variance off what the observations imply"
+        elif recall is not None and recall.value < LEAST_RECALL:
+            text = f"its samples resemble {recall.value:.1%} of the held-out images (recall)"
+        else:
+            return None
+        cure = "train on if that improves, else lower distillation.lr or observed.sigma, or use more training images"
+        return f"{UNUSABLE} after {record.images:,} images: {text}; {cure}"
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""
@@ -137,12 +140,19 @@ class Evaluator:
 def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor) -> float:
     """How far samples [N,C,H,W] are from the mean and variance that observations y [M,C,H,W] of noise sigma_n [M] imply.
 
-    Of clean images these are E y and Var y - sigma_n^2, summed over pixels: the squared distance of the means and the
-    difference of the variances, over that variance.
+    Of clean images these are E y and Var y - sigma_n^2, summed over pixels. The squared distance of the means, less what
+    chance adds to it, and the difference of the variances, over that variance, or over six of its standard errors where
+    noise hides it. Of mixed noise levels, the lower half counts.
     """
-    variance = float(y.var(0).sum()) - y[0].numel() * float((sigma_n**2).mean())
-    means = float(((samples.mean(0) - y.mean(0)) ** 2).sum())
-    return (means + abs(float(samples.var(0).sum()) - variance)) / variance
+    lower = sigma_n <= sigma_n.median()
+    y, sigma_n = y[lower], sigma_n[lower]
+    power = sigma_n.double() ** 2 * y[0].numel()  # of an image's noise
+    error = (2 * (power**2).mean() / y.numel()).sqrt()
+    total, made = y.double().var(0).sum(), samples.double().var(0).sum()
+    chance = total / len(y) + made / len(samples)
+    means = ((samples.double().mean(0) - y.double().mean(0)) ** 2).sum()
+    variance = total - power.mean()
+    return float(((means - chance).clamp_min(0) + (made - variance).abs()) / torch.maximum(variance, 6 * error))
 
 
 def measured(

@@ -14,6 +14,7 @@ from ambient_sweep.models import count_parameters
 from ambient_sweep.object_store import put, with_urls
 from ambient_sweep.provenance import code_revision, versions
 from ambient_sweep.storage import write_atomic
+from ambient_sweep.text import sampled
 from ambient_sweep.training.loop import Record
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.trial.records import (
@@ -98,12 +99,6 @@ class TrialRecorder:
                 log.write(f"{_now()} {line}\n")
             self._echo(line)
 
-    def judged(self, problem: str | None) -> None:
-        """What is wrong with the trial's model as it stands, if anything, for its log and record."""
-        if problem is not None:
-            self.note(problem)
-        self._update(reason=problem)
-
     def reached(self, images: int) -> None:
         self._update(images_done=images)
 
@@ -137,8 +132,11 @@ class TrialRecorder:
         self._board.scalars(evaluation.images, values)
         if evaluation.images > self.record.discarded:
             measures = ", ".join(f"{name} {measure.value:.4g}" for name, measure in evaluation.measures.items())
-            self.note(f"{evaluation.images:,} images, sampled to {evaluation.endpoint}: {measures}")
+            self.note(f"{evaluation.images:,} images, {sampled(evaluation.endpoint)}: {measures}")
             self._board.save()
+            if evaluation.problem is not None:
+                self.note(evaluation.problem)
+            self._update(reason=evaluation.problem)
             put(self.folder / LOG)
             self._on_report(evaluation.images, evaluation)
 

@@ -90,6 +90,7 @@ class EvaluationRecord:
     memorization: str  # which measure is the second objective
     checkpoint: str  # relative to root
     similarities: dict[str, list[float]] | None = None  # histograms, of samples and held-out images
+    problem: str | None = None  # what makes the model, a generator, unusable
 
     def __post_init__(self) -> None:
         for name in (self.fidelity, self.memorization):

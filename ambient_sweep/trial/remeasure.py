@@ -11,6 +11,8 @@ from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.evaluations import measured
 from ambient_sweep.trial.records import (
     EvaluationRecord,
+    evaluation_path,
+    read_evaluation,
     read_trial,
     trial_folder,
     write_remeasurement,
@@ -42,6 +44,9 @@ def remeasure(
     for _, record in measured(
         config, trial_id, images, denoiser, tuple(notes["shape"]), reference, counts, seed=seed
     ):  # fmt: skip
+        if config.is_distilled(images):  # what is wrong with a generator was told by the observations
+            first = read_evaluation(evaluation_path(root, trial_id, images, record.endpoint))
+            record = replace(record, problem=first.problem)
         write_remeasurement(root, record)
         records.append(record)
     return records

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ambient_sweep.config import Config
+from ambient_sweep.config.cost import step_cost
 from ambient_sweep.config.positions import evaluated_lengths, snapshot_images
 from ambient_sweep.data.dataset import load_clean
 from ambient_sweep.data.observed import ObservedImages, observe
@@ -16,7 +17,6 @@ from ambient_sweep.stages.stages import Stages
 from ambient_sweep.storage import naming, remove_leftovers
 from ambient_sweep.training.group import SINGLE, Group
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.posthoc_ema import SNAPSHOTS, save_snapshot
 from ambient_sweep.training.state import TrainState, restore_newest, save_newest
 from ambient_sweep.trial.evaluations import Evaluator

@@ -57,7 +57,9 @@ def check_trials(configs: Iterable[Config]) -> ImageData:
     """The clean images of a sweep's configs. Raises UserError for bad ones, and for settings that do not go with them."""
     first, *_ = configs = list(configs)
     data, clean = cached_data(first.data), load_clean(first, cached_data)
-    for config in {(c.observed, keeps_clean(c), c.model, c.sampling.sigma_max): c for c in configs}.values():
+    for config in {
+        (c.observed, c.objective, c.model, c.sampling.sigma_max, c.distillation): c for c in configs
+    }.values():
         levels(data, config.observed, keeps_clean(config))
         _check_model(config, data)
     return clean
@@ -95,6 +97,10 @@ def _check_model(config: Config, data: ImageData) -> None:
                 raise UserError(
                     f"{key}: {sigma:g} is above the noise levels of {base.folder}; use {base.highest:g} at most"
                 )
+    if config.objective.kind == "ambient_distilled":
+        highest, sigma = levels(data, config.observed).max(), config.distillation.sigma
+        if highest >= sigma:
+            raise UserError(f"distillation.sigma: {sigma:g} must be above the images' noise levels, up to {highest:g}")
     if config.model.conditional and not data.classes:
         reason = data.unlabelled or "the images have no class labels; use model.conditional=false or images with labels"
         raise UserError(f"model.conditional: {reason}")

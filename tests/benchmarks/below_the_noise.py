@@ -4,7 +4,7 @@ Problems: the mixture of six modes in 8 dimensions (20,000 points, sigma_n = 0.3
 to clean points, and two sets of images, judged as a sweep judges them: scikit-learn's digits (by an MLP, and by a U-Net),
 and colour patches of its two photographs. Ways: sampling stopped at sigma_n or taken on to 0 without training there,
 consistency, distillation, and clean training stopped early. Consistency and distillation are run over as many images as
-plain ambient training, and over as many network passes (`training.objective.step_cost`).
+plain ambient training, and over as many network passes (`config.cost`).
 
 FOLDER keeps every trial and every figure: called again, the script measures what is missing, and prints all.
 """
@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from closed_forms import energy_distance, six_modes
 
 from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.cost import plain_images
 from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.trial.records import known_trial, read_trial_evaluations
 from ambient_sweep.trial.retention import discard
@@ -84,8 +84,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def relative_cost(config: Config) -> float:
     """Network passes of a whole run over those of ambient training of the same images."""
-    starts = {"ambient_consistency": config.consistency.start, "ambient_distilled": config.distillation.start}
-    return 1 + (1 - starts.get(config.objective.kind, 1.0)) * (step_cost(config) - 1)
+    return plain_images(config, config.length) / config.length
 
 
 def runs(ways: list[str], base: dict[str, Any], *changes: dict[str, Any]) -> Iterator[tuple[str, Config]]:

@@ -3,7 +3,7 @@
 Problems: mixtures of Gaussians in 2 and 8 dimensions, whose E[x_0 | x_t] is known, and scikit-learn's digits, all
 observed at sigma_n = 0.3. Error: geometric mean over the levels sigma_n/6, sigma_n/3 and 2 sigma_n/3, all below the
 observed one, and over the seeds; on mixtures relative to the posterior variance, on digits that of held-out images over
-sigma^2. Cost: network passes, in plain steps (`training.objective.step_cost`), which do not depend on the machine.
+sigma^2. Cost: network passes, in plain steps (`config.cost`), which do not depend on the machine.
 
 One setting is changed at a time, with the share of the batch at which the whole run costs the same; beside them a run
 without consistency.
@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from closed_forms import denoising_error, six_modes, two_modes
 
 from ambient_sweep.config import Config, build_config
+from ambient_sweep.config.cost import plain_images, step_cost
 from ambient_sweep.data.dataset import load_data
 from ambient_sweep.data.observed import ObservedImages, observe
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
 
 SIGMA_N = 0.3
@@ -63,11 +63,8 @@ def error_of(problem: str, seed: int, changes: dict[str, Any]) -> float:
 
 
 def relative_cost(config: Config) -> float:
-    """Of a whole run, over that of one without consistency."""
-    if config.objective.kind != "ambient_consistency":
-        return 1.0
-    start = config.consistency.start
-    return start + (1 - start) * step_cost(config)
+    """Network passes of a whole run over those of ambient training of the same images."""
+    return plain_images(config, config.length) / config.length
 
 
 def _problem(problem: str, config: Config) -> tuple[Any, tuple[int, int, int], Any]:

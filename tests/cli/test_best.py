@@ -8,7 +8,7 @@ from command_line import good
 from made_up_sweeps import CLASSIFIER, add
 
 from ambient_sweep.evaluation.measure import Measure
-from ambient_sweep.trial.records import read_evaluations, write_remeasurement
+from ambient_sweep.trial.records import read_evaluations, write_evaluation, write_remeasurement
 
 POINTS = {
     "a": (0.2, [(10.0, 0.3, 1.0, "zero"), (8.0, 0.4, 1.0, "observed")]),
@@ -39,6 +39,14 @@ def test_best_says_why_not_the_other_endpoint_and_by_which_samples(run: Path) ->
     knee = [line for line in good("best", run).splitlines() if line.startswith("not trial")]
     assert len({line.partition(":")[0] for line in knee}) == len(knee) == 2
     assert all(line.endswith(by) for line in knee)
+
+
+def test_a_generator_that_is_unusable_is_picked_with_a_warning(tmp_path: Path) -> None:
+    add(tmp_path, "a", {"observed.sigma": 0.2}, [(10.0, 0.3)])
+    (record,) = read_evaluations(tmp_path)
+    write_evaluation(tmp_path, replace(record, problem="unusable generator after 9 images: why; cure"))
+    good("report", tmp_path)
+    assert good("best", tmp_path).startswith("warning: unusable generator after 9 images: why; cure\n")
 
 
 def test_without_a_confirmation_there_is_one_kind_of_values(tmp_path: Path) -> None:

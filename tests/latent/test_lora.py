@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from small_latents import CAPTIONS, SHAPES, embeddings, latents, lora_config, new_state
 from tiny_bases import ONE_PROCESS
 
+from ambient_sweep.config.cost import step_cost
 from ambient_sweep.errors import UserError
 from ambient_sweep.latent.base import open_base
 from ambient_sweep.models import build_model, checkpoint_activations, count_parameters, parameters
 from ambient_sweep.training.files import read_tensors
 from ambient_sweep.training.group import SINGLE
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState, load_model, read_state, save_model
 
 pytestmark = ONE_PROCESS

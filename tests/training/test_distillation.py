@@ -20,12 +20,13 @@ from small_runs import (
 
 from ambient_sweep import rng
 from ambient_sweep.config import build_config
+from ambient_sweep.config.cost import plain_images, step_cost
 from ambient_sweep.diffusion.loss import ambient_loss, distillation_loss
 from ambient_sweep.diffusion.noise import karras, sampling_level
 from ambient_sweep.errors import UserError
 from ambient_sweep.training import distillation
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import Stream, step_cost
+from ambient_sweep.training.objective import Stream
 
 START = 320
 DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5, "distillation.lr": 1e-3}
@@ -206,6 +207,33 @@ def test_activations_computed_again_change_no_bit():
 def test_what_a_generator_cannot_be_asked_for_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         small(DISTILLED, changes)
+
+
+@pytest.mark.parametrize("records", [40, 4, 3, 1])
+def test_no_record_mixes_the_teacher_with_its_generator(records):
+    """Of every record after the start, the generator's loss is the mean over distilled steps alone."""
+    observed = observations()
+    fine, coarse = (
+        {record.images: record for record in run(small(DISTILLED, {"training.records": n}), observed)[1]}
+        for n in (40, records)
+    )
+    begun = START
+    for images, record in sorted(coarse.items()):
+        if images > START:
+            steps = range(begun + 16, images + 1, 16)
+            mean = sum(fine[step].distillation for step in steps) / len(steps)
+            assert record.distillation == pytest.approx(mean, rel=1e-4)
+            assert record.loss == pytest.approx(sum(fine[step].loss for step in steps) / len(steps), rel=1e-4)
+            begun = images
+
+
+def test_the_images_of_plain_training_are_those_of_as_many_passes():
+    config = small(DISTILLED)
+    assert [plain_images(config, images) for images in (160, START, 336, 640)] == [160, START, START + 59, START + 1173]
+    assert plain_images(small({"objective.kind": "ambient"}), 640) == 640
+    late = small({"consistency.start": 0.5})
+    assert plain_images(late, 640) == round(START + START * step_cost(late))
+    assert plain_images(small({"consistency.start": 0.0}), 640) == round(640 * step_cost(late))
 
 
 def test_the_cost_of_a_distilled_step_counts_passes():

@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 
 from ambient_sweep.config import build_config
-from ambient_sweep.training.objective import Batch, consistency_term, draw, main_loss, step_cost, takes_part
+from ambient_sweep.config.cost import step_cost
+from ambient_sweep.training.objective import Batch, consistency_term, draw, main_loss, takes_part
 
 COUNT = 4000
 

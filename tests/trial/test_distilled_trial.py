@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from small_trials import assert_same, small
 
 from ambient_sweep import rng
@@ -16,13 +17,16 @@ from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.select import best_config, select
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.stages.stages import Stages
+from ambient_sweep.sweep.outcomes import mark
+from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-from ambient_sweep.trial.evaluations import COLLAPSED, misfit
-from ambient_sweep.trial.records import checkpoint_folder, read_trial_evaluations
+from ambient_sweep.trial.evaluations import MOST_MISFIT, misfit
+from ambient_sweep.trial.records import checkpoint_folder, read_trial, read_trial_evaluations, write_trial
 from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.run import Interrupted, run_trial
 from ambient_sweep.trial.samples import generate
+from ambient_sweep.trial.setup import check_trials, prepare
 
 DISTILLED = {"objective.kind": "ambient_distilled", "distillation.start": 0.5}
 TEACHER, LAST = 800, 1600  # images
@@ -51,7 +55,7 @@ def test_a_teacher_is_measured_as_such_up_to_its_end_and_then_only_its_generator
     assert found == [*teacher, (1120, 0.7, "distilled", True), (LAST, 1.0, "distilled", True)]
     first, *lines = (whole / "trials" / "t" / "log.txt").read_text().splitlines()
     assert first.endswith("a step of distillation costs 3.67 plain steps")
-    assert "sampled to distilled" in lines[-1]
+    assert f"{LAST:,} images, sampled in one step: " in [line for line in lines if "sampled" in line][-1]
     assert (whole / "trials/t/evaluations/images-000001600-distilled.png").exists()
 
 
@@ -121,8 +125,9 @@ def test_sample_draws_from_it(whole, tmp_path, capsys):
     folder, command = str(checkpoint_folder(whole, "t", LAST)), commands.commands["sample"]
     command.main([folder, "--count", "3", "--out", str(tmp_path / "a")], standalone_mode=False)
     assert len(list((tmp_path / "a").iterdir())) == 3
-    assert "sampled to distilled" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--endpoint: this model has distilled only"):
+    assert "3 images in" in (out := capsys.readouterr().out)
+    assert "sampled in one step, seed 1" in out
+    with pytest.raises(UserError, match="--endpoint: zero is not one of this model; use distilled"):
         command.main([folder, "--endpoint", "zero", "--out", str(tmp_path / "b")], standalone_mode=False)
 
 
@@ -150,20 +155,65 @@ def test_the_misfit_is_that_of_the_clean_images_mean_and_variance():
     assert misfit(clean.flip(0), y, sigma) == pytest.approx(0, abs=0.03)
     assert misfit(y, y, sigma) == pytest.approx(2 * 0.75 * 0.36 / 0.2, rel=0.03)  # the noise that is left
     assert misfit(clean + 0.1, y, sigma) == pytest.approx(2 * 0.01 / 0.2, abs=0.03)
-    assert misfit(clean[:1].expand(40_000, -1, -1, -1), y, sigma) > COLLAPSED
+    assert misfit(clean[:1].expand(40_000, -1, -1, -1), y, sigma) > MOST_MISFIT
+    sigma[:20_000] = 30.0  # half of the observations say next to nothing
+    y[:20_000] += 30.0 * torch.randn(y[:20_000].shape, generator=generator)
+    assert misfit(clean, y, sigma) < 0.1
+    assert misfit(clean[:1].expand(40_000, -1, -1, -1), y, sigma) > MOST_MISFIT
 
 
-@pytest.mark.parametrize("usable", [False, True])
-def test_an_unusable_generator_is_told_in_the_log_and_the_table(root, monkeypatch, usable):
-    monkeypatch.setattr("ambient_sweep.trial.evaluations.COLLAPSED", np.inf if usable else -1.0)
+@pytest.mark.parametrize(("count", "level"), [(20, 1.5), (50, 2.0), (100, 5.0), (20, 0.5)])
+def test_noise_that_hides_the_images_is_no_misfit(count, level):
+    """Real digits as samples of a perfect generator, and one far off, against few and noisy observations."""
+    digits = torch.from_numpy(load_digits().images / 8 - 1).float()[:, None]
+    alarms = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(digits), generator=generator)
+        seen, samples = digits[order[:count]], digits[order[-500:]]
+        y = seen + level * torch.randn(seen.shape, generator=generator)
+        alarms += misfit(samples, y, torch.full((count,), level)) > MOST_MISFIT
+        assert misfit(10 * samples, y, torch.full((count,), level)) > MOST_MISFIT
+    assert alarms <= 2
+
+
+@pytest.mark.parametrize("cause", ["misfit", "recall", None])
+def test_an_unusable_generator_is_told_wherever_it_is_recorded(tmp_path, monkeypatch, cause):
+    place, whys = (
+        "ambient_sweep.trial.evaluations",
+        {"misfit": "mean and variance of ", "recall": "its samples resemble "},
+    )
+    monkeypatch.setattr(f"{place}.MOST_MISFIT", -1.0 if cause == "misfit" else np.inf)
+    monkeypatch.setattr(f"{place}.LEAST_RECALL", 2.0 if cause == "recall" else 0.0)
+    root, config = tmp_path, small(DISTILLED, {"evaluation.extras": ["recall"]})
+    prepare(config, root)
+    stages = Stages(root)
     for _ in range(2):  # the second time, what was measured is read
-        record = run_trial(small(DISTILLED), root, "t")
+        record = run_trial(config, root, "t", stages=stages)
         assert (record.status, record.ended) == ("completed", True)
-    log = (root / "trials" / "t" / "log.txt").read_text()
-    assert build_tables(root).trials["reason"].to_pylist() == [record.reason]
-    if usable:
-        assert record.reason is None
+    taken = run_trial(build_config(dump(config), {"training.stop": 0.7}), root, "other", stages=stages)
+    stopped = dataclasses.replace(record, trial_id="s", status="running")
+    write_trial(root, stopped)
+    mark(root, SweepTrial("search", {}, trial_id="s"), config, "stopped", "by a rung")
+    log, tables = (root / "trials" / "t" / "log.txt").read_text(), build_tables(root)
+    problems = tables.evaluations["problem"].to_pylist()
+    if cause is None:
+        assert {record.reason, taken.reason, *problems} == {None}
         assert "unusable" not in log
-    else:
-        assert record.reason.startswith("unusable generator after 1,600 images: mean and variance of its samples are ")
-        assert log.count("unusable generator after 1,120 images") == log.count(record.reason) == 1
+        return
+    assert record.reason.startswith(f"unusable generator after 1,600 images: {whys[cause]}")
+    assert log.count("unusable generator after 1,120 images") == log.count(record.reason) == 1
+    assert taken.reason.startswith("unusable generator after 1,120 images: ")
+    assert sorted(filter(None, problems)) == sorted([record.reason, taken.reason, taken.reason])
+    assert read_trial(root, "s").reason == f"by a rung; {record.reason}"
+    (again,) = remeasure(root, "t", LAST, checkpoint_folder(root, "t", LAST), 5, 24)
+    assert again.problem == record.reason
+
+
+def test_a_noise_level_of_an_image_above_the_generators_is_refused(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", image=images, sigma=np.where(np.arange(60) % 2, 0.2, 4.0))
+    data = {"data.source": "array", "data.path": str(tmp_path / "a.npz"), "data.sigma_column": "sigma"}
+    config = small(DISTILLED, data, {"data.train_size": 40})
+    with pytest.raises(UserError, match=r"distillation\.sigma: 2\.5 must be above the images' noise levels, up to 4"):
+        check_trials([config])

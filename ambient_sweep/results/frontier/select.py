@@ -38,7 +38,7 @@ from ambient_sweep.results.frontier.candidates import (
 )
 from ambient_sweep.results.tables import schema
 from ambient_sweep.results.tables.parquet import read_rows, read_table
-from ambient_sweep.text import counted
+from ambient_sweep.text import counted, sampled
 
 NEEDED = (
     *COMPARABLE, *PLACE, schema.ROLE, schema.SAMPLES, schema.EVALUATION_SEED, schema.SAMPLES_ASKED, schema.SAMPLES_SEED,
@@ -181,7 +181,7 @@ def point(row: Row) -> str:
     """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
     return (
         f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
-        f"{row['images']:,} images, sampled to {row['endpoint']}: {_values(row)}"
+        f"{row['images']:,} images, {sampled(row['endpoint'])}: {_values(row)}"
     )
 
 

@@ -238,7 +238,7 @@ whenOpen("numbers", (section) => pagedTable(section.querySelector(".table"), fro
   { name: "noise level", value: (p) => p.sigma },
   { name: "objective", value: (p) => p["objective.kind"] },
   { name: "images", value: (p) => p.images },
-  { name: "sampled to", value: (p) => p.endpoint },
+  { name: "endpoint", value: (p) => p.endpoint },
   ...["fidelity", "memorization"].flatMap((name) => [
     { name: names[name], value: (p) => p[name], text: (p) => measured(p[name]) },
     { name: "95\u00a0% interval", value: (p) => p[`${name}_low`],

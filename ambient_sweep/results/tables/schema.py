@@ -36,6 +36,7 @@ FOLDER = "folder"
 # -- evaluations
 TRIAL_STATUS = "trial_status"
 IMAGES = "images"
+IMAGES_PLAIN = "images_plain"
 FRACTION = "fraction"
 ENDPOINT = "endpoint"
 SAMPLES = "samples"
@@ -147,6 +148,7 @@ COLUMNS = {  # name -> type, nullable, meaning; of those that are no measures an
     "rung": (WHOLE, True, "last rung at which the trial was compared with others, from 0"),
     "stage": (TEXT, True, "key of the last stage that the trial forked from"),
     IMAGES: (WHOLE, False, "training length of the checkpoint"),
+    IMAGES_PLAIN: (WHOLE, False, "images of plain training that need as many network passes as those up to here"),
     FRACTION: (REAL, False, "training length as a fraction of the horizon"),
     ENDPOINT: (TEXT, False, "noise level at which sampling ends, zero or observed; distilled: one step of a generator"),
     "main_endpoint": (TRUTH, False, "whether the objective was designed for this endpoint"),
@@ -156,6 +158,7 @@ COLUMNS = {  # name -> type, nullable, meaning; of those that are no measures an
     **dict.fromkeys(ERRORS, (REAL, True, "standard error of the mean; null for a single run")),
     SAMPLES: (WHOLE, False, "number of samples"),
     EVALUATION_SEED: (WHOLE, False, "seed of the samples; not evaluation.seed where a checkpoint was measured again"),
+    "problem": (TEXT, True, "what makes a generator unusable; null where nothing does"),
     "seconds": (REAL, False, "duration of the evaluation"),
     CHECKPOINT: (TEXT, False, "the checkpoint's folder, relative to the run's"),
 }
@@ -171,8 +174,8 @@ TRIALS: pa.Schema = _schema(
 )  # fmt: skip
 
 EVALUATIONS: pa.Schema = _schema(
-    "evaluations", TRIAL_ID, ROLE, TRIAL_STATUS, "replicate_of", IMAGES, IMAGES_EXECUTED, FRACTION, "images_asked", ENDPOINT,
-    "main_endpoint", ON_FRONT, RUNS, *MEANS, *ERRORS, OBJECTIVES, FIDELITY_MEASURE, MEMORIZATION_MEASURE, SAMPLES,
-    EVALUATION_SEED, "seconds", CHECKPOINT, "data_fingerprint", REFERENCE_KEY,
+    "evaluations", TRIAL_ID, ROLE, TRIAL_STATUS, "replicate_of", IMAGES, IMAGES_EXECUTED, IMAGES_PLAIN, FRACTION,
+    "images_asked", ENDPOINT, "main_endpoint", ON_FRONT, RUNS, *MEANS, *ERRORS, OBJECTIVES, FIDELITY_MEASURE,
+    MEMORIZATION_MEASURE, SAMPLES, EVALUATION_SEED, "problem", "seconds", CHECKPOINT, "data_fingerprint", REFERENCE_KEY,
     *(_measure(name, meaning) for name, meaning in MEASURES.items()),
 )  # fmt: skip

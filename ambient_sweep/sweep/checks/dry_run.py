@@ -11,6 +11,8 @@ from statistics import fmean
 import torch
 
 from ambient_sweep.config import Config
+from ambient_sweep.config.cost import plain_images
+from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
 from ambient_sweep.data.observed import observe
 from ambient_sweep.errors import UserError
@@ -22,7 +24,6 @@ from ambient_sweep.sweep.space.definition import Sweep
 from ambient_sweep.text import duration
 from ambient_sweep.training.compute import check_compiler
 from ambient_sweep.training.loop import train
-from ambient_sweep.training.objective import step_cost
 from ambient_sweep.training.state import TrainState
 from ambient_sweep.trial.setup import cached_data, check_evaluation, check_trials, keeps_clean, use_device
 
@@ -40,13 +41,13 @@ class Pace:
 
     def training(self, config: Config) -> float:
         """Seconds for an image, as a mean over a whole training."""
-        starts = {"ambient_consistency": config.consistency.start, "ambient_distilled": config.distillation.start}
-        dearer = 1 - starts.get(config.objective.kind, 1.0)
-        return (1 + dearer * (step_cost(config) - 1)) / self.trained
+        return plain_images(config, config.length) / config.length / self.trained
 
     def evaluation(self, config: Config) -> float:
-        """Seconds for one evaluation at all endpoints of the longest training."""
-        endpoints = config.endpoints(config.length)
+        """Seconds for one evaluation at all endpoints, as a mean over the evaluated lengths."""
+        return fmean(self._evaluated(config, config.endpoints(images)) for images in evaluated_lengths(config))
+
+    def _evaluated(self, config: Config, endpoints: tuple[str, ...]) -> float:
         passes = (2 * config.sampling.steps - 1) * (2 if config.sampling.guidance > 1 else 1)
         passes = 1 if endpoints == ("distilled",) else passes
         return config.evaluation.samples * (passes / self.passed + len(endpoints) / ENCODED)

@@ -107,7 +107,7 @@ class SweepSearch:
                     at_rungs.add(trial_id)
             elif state in (TrialState.RUNNING, TrialState.FAIL):
                 self._end_earlier(trial, history)
-        entries = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports]
+        entries = [(t, r.fraction, self._entry(r)) for t, h in histories.items() for r in h.reports if not r.teacher]
         self.rungs.recall(entries, at_rungs, decided)
         self._waiting += [trial for trial in self.trials.values() if not self.is_paused(trial.trial_id)]
         for values in earlier.held:
@@ -212,7 +212,9 @@ class SweepSearch:
             return Decision.CONTINUE
         self._spend(trial, report)
         to_its_end = trial.role != "search" or report.images_left <= 0
-        decision = self.rungs.report(trial_id, report.fraction, self._entry(report), last=to_its_end)
+        decision = Decision.CONTINUE
+        if not report.teacher:
+            decision = self.rungs.report(trial_id, report.fraction, self._entry(report), last=to_its_end)
         if trial.role == "search":
             self._observe(trial, report)
         if decision == Decision.PAUSE:
@@ -275,7 +277,7 @@ class SweepSearch:
     def _observe(self, trial: SweepTrial, report: Report) -> None:
         """Records each length of a trial before its full one once."""
         lengths = self._observed.setdefault(trial.trial_id, set())
-        if report.images_left > 0 and report.finite and report.fraction not in lengths:
+        if report.images_left > 0 and not report.teacher and report.finite and report.fraction not in lengths:
             lengths.add(report.fraction)
             self._record.observe(trial, report, self._violations(report))
 

@@ -295,6 +295,18 @@ def test_promoted_trials_come_first_and_paused_ones_end_once_nothing_is_left(tmp
     assert [search.rungs.reached(name) for name in ("b", "s0", "s1")] == [1, 0, 1]
 
 
+def test_a_teacher_is_not_compared_and_its_generator_is(tmp_path: Path) -> None:
+    search = search_of(sweep_of(tmp_path, RUNGS), tmp_path / "j")
+    assert begin(search, "b", "s0") == ["b", "s0"]
+    assert quality(search, "s0", 0.25, 99.0, teacher=True) == Decision.CONTINUE
+    assert search.rungs.reached("s0") is None
+    assert searched(search._record.study)["s0"].intermediate_values == {}
+    assert quality(search, "s0", 0.5, 1.0) == Decision.PAUSE
+    teacher = History(False, (at(0.25, 99.0, teacher=True),), images=at(0.25).images)
+    again = search_of(sweep_of(tmp_path, RUNGS), tmp_path / "j", histories={"b": teacher, "s0": teacher})
+    assert [again.rungs.reached(name) for name in ("b", "s0")] == [None, None]
+
+
 def test_the_last_to_go_on_train_side_by_side_and_once(tmp_path: Path) -> None:
     text = RUNGS.replace("space", "baseline: {seeds: [0]}\nspace")
     search = search_of(sweep_of(tmp_path, text, search__trials=3, search__stopping__eta=9), concurrent=2)
