@@ -78,7 +78,7 @@ def sample(
     model, config, meta = load_model(checkpoint, moved=parse_overrides(overrides, MOVED))
     chosen, endpoints = endpoint or picked or config.main_endpoint(meta["images"]), config.endpoints(meta["images"])
     if chosen not in endpoints:
-        raise UserError(f"--endpoint: {chosen} is not one of this model; use {' or '.join(endpoints)}")
+        raise UserError(f"--endpoint: this model has no endpoint {chosen}; use {' or '.join(endpoints)}")
     device, shape, counts = use_device(config), tuple(meta["shape"]), tuple(meta.get("class_counts", ()))
     with terminal(as_json):
         made = generate(config, model.to(device), shape, count, seed, device=device, endpoints=endpoints, counts=counts)

@@ -19,5 +19,7 @@ def plain_images(config: Config, images: int) -> int:
     """How many images of ambient training need as many network passes as the first `images` of this training."""
     starts = {"ambient_consistency": config.consistency.start, "ambient_distilled": config.distillation.start}
     start = starts.get(config.objective.kind, 1.0)
+    if config.objective.kind == "ambient_consistency" and config.consistency.weight == 0:
+        start = 1.0
     dearer = max(0, images - (config.images_at(start) if start > 0 else 0))
     return round(images + dearer * (step_cost(config) - 1))

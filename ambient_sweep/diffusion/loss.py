@@ -102,7 +102,7 @@ def distillation_loss(
     generator made, with gradient, and x_t = x + sigma n; the weights of both denoisers have none. Where b = E[x | x_t],
     the denoiser of the generator's own images, E < a - b, a - x > = E || a - b ||^2, sigma^4 times the squared difference of
     both scores: 0 where generated images, noised to sigma, are distributed as the teacher's. alpha: the weight
-    of the square itself, subtracted; both estimate it, with different errors where b lags.
+    of || a - b ||^2 itself, which is subtracted: where b lags, it is off otherwise than < a - b, a - x >.
     """
     xt = x + expand(sigma) * noise
     a, b = teacher(xt, sigma), fake(xt, sigma)

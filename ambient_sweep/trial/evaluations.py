@@ -101,7 +101,7 @@ class Evaluator:
         y, sigma_n, _, _ = self.observed.read(np.arange(min(OBSERVED, len(self.observed))))
         off, recall = misfit(samples, y, sigma_n), record.measures.get("recall")
         if off > MOST_MISFIT:
-            text = f"mean and variance of its samples are {off:.2g} times the variance off what the observations imply"
+            text = f"mean and variance of its samples differ by {off:.2g} variances from what the observations imply"
         elif recall is not None and recall.value < LEAST_RECALL:
             text = f"its samples resemble {recall.value:.1%} of the held-out images (recall)"
         else:
@@ -142,17 +142,23 @@ def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor) -> flo
 
     Of clean images these are E y and Var y - sigma_n^2, summed over pixels. The squared distance of the means, less what
     chance adds to it, and the difference of the variances, over that variance, or over six of its standard errors where
-    noise hides it. Of mixed noise levels, the lower half counts.
+    noise hides it; then only the lower half of mixed noise levels counts.
     """
-    lower = sigma_n <= sigma_n.median()
-    y, sigma_n = y[lower], sigma_n[lower]
-    power = sigma_n.double() ** 2 * y[0].numel()  # of an image's noise
-    error = (2 * (power**2).mean() / y.numel()).sqrt()
-    total, made = y.double().var(0).sum(), samples.double().var(0).sum()
-    chance = total / len(y) + made / len(samples)
+    variance, error = _clean_variance(y, sigma_n)
+    if variance < 6 * error:
+        lower = sigma_n <= sigma_n.median()
+        y, sigma_n = y[lower], sigma_n[lower]
+        variance, error = _clean_variance(y, sigma_n)
+    made = samples.double().var(0).sum()
+    chance = y.double().var(0).sum() / len(y) + made / len(samples)
     means = ((samples.double().mean(0) - y.double().mean(0)) ** 2).sum()
-    variance = total - power.mean()
     return float(((means - chance).clamp_min(0) + (made - variance).abs()) / torch.maximum(variance, 6 * error))
+
+
+def _clean_variance(y: torch.Tensor, sigma_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Var y - sigma_n^2, summed over pixels, and the standard error that the noise gives it."""
+    power = sigma_n.double() ** 2 * y[0].numel()  # of an image's noise
+    return y.double().var(0).sum() - power.mean(), (2 * (power**2).mean() / y.numel()).sqrt()
 
 
 def measured(

@@ -46,7 +46,9 @@ def test_a_generator_that_is_unusable_is_picked_with_a_warning(tmp_path: Path) -
     (record,) = read_evaluations(tmp_path)
     write_evaluation(tmp_path, replace(record, problem="unusable generator after 9 images: why; cure"))
     good("report", tmp_path)
-    assert good("best", tmp_path).startswith("warning: unusable generator after 9 images: why; cure\n")
+    said = good("best", tmp_path)
+    assert said.startswith("warning: unusable generator after 9 images: why; cure\n")
+    assert ", unusable\n" in next(line + "\n" for line in said.splitlines() if line.startswith("best  "))
 
 
 def test_without_a_confirmation_there_is_one_kind_of_values(tmp_path: Path) -> None:

@@ -233,6 +233,7 @@ def test_the_images_of_plain_training_are_those_of_as_many_passes():
     assert plain_images(small({"objective.kind": "ambient"}), 640) == 640
     late = small({"consistency.start": 0.5})
     assert plain_images(late, 640) == round(START + START * step_cost(late))
+    assert plain_images(small({"consistency.start": 0.5, "consistency.weight": 0.0}), 640) == 640
     assert plain_images(small({"consistency.start": 0.0}), 640) == round(640 * step_cost(late))
 
 

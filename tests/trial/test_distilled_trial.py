@@ -15,9 +15,11 @@ from ambient_sweep.config import build_config, dump
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.select import best_config, select
+from ambient_sweep.results.model_card import export_model
 from ambient_sweep.results.report.frontier_plot import frontier_pictures
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.sweep.outcomes import mark
+from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
@@ -57,6 +59,18 @@ def test_a_teacher_is_measured_as_such_up_to_its_end_and_then_only_its_generator
     assert first.endswith("a step of distillation costs 3.67 plain steps")
     assert f"{LAST:,} images, sampled in one step: " in [line for line in lines if "sampled" in line][-1]
     assert (whole / "trials/t/evaluations/images-000001600-distilled.png").exists()
+
+
+def test_a_report_tells_the_teacher_of_a_generator_to_come(whole, root):
+    def found(folder, name):
+        trial = read_trial(folder, name)
+        return [Report.of(e, trial).teacher for e in read_trial_evaluations(folder, name) if e.main_endpoint]
+
+    run_trial(small(DISTILLED, {"training.stop": 0.5}), root, "short")  # whose last model is the teacher
+    run_trial(small({"objective.kind": "ambient"}), root, "ambient")
+    assert found(whole, "t") == [True, True, True, False, False]
+    assert found(root, "short") == [True, True, False]
+    assert found(root, "ambient") == [False] * 4
 
 
 def test_a_sample_is_one_pass_from_the_noise_of_all_samples(generator):
@@ -127,7 +141,7 @@ def test_sample_draws_from_it(whole, tmp_path, capsys):
     assert len(list((tmp_path / "a").iterdir())) == 3
     assert "3 images in" in (out := capsys.readouterr().out)
     assert "sampled in one step, seed 1" in out
-    with pytest.raises(UserError, match="--endpoint: zero is not one of this model; use distilled"):
+    with pytest.raises(UserError, match="--endpoint: this model has no endpoint zero; use distilled"):
         command.main([folder, "--endpoint", "zero", "--out", str(tmp_path / "b")], standalone_mode=False)
 
 
@@ -156,6 +170,8 @@ def test_the_misfit_is_that_of_the_clean_images_mean_and_variance():
     assert misfit(y, y, sigma) == pytest.approx(2 * 0.75 * 0.36 / 0.2, rel=0.03)  # the noise that is left
     assert misfit(clean + 0.1, y, sigma) == pytest.approx(2 * 0.01 / 0.2, abs=0.03)
     assert misfit(clean[:1].expand(40_000, -1, -1, -1), y, sigma) > MOST_MISFIT
+    apart = clean + torch.where(sigma > 0, 0.6, -0.6)[:, None, None, None]  # noise levels that follow the content
+    assert misfit(apart.flip(0), apart + y - clean, sigma) < 0.03
     sigma[:20_000] = 30.0  # half of the observations say next to nothing
     y[:20_000] += 30.0 * torch.randn(y[:20_000].shape, generator=generator)
     assert misfit(clean, y, sigma) < 0.1
@@ -208,6 +224,8 @@ def test_an_unusable_generator_is_told_wherever_it_is_recorded(tmp_path, monkeyp
     assert read_trial(root, "s").reason == f"by a rung; {record.reason}"
     (again,) = remeasure(root, "t", LAST, checkpoint_folder(root, "t", LAST), 5, 24)
     assert again.problem == record.reason
+    export_model(checkpoint_folder(root, "t", LAST), tmp_path / "model", {})
+    assert f"Warning: {record.reason}.\n\nA low value" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_noise_level_of_an_image_above_the_generators_is_refused(tmp_path):
@@ -215,5 +233,7 @@ def test_a_noise_level_of_an_image_above_the_generators_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", image=images, sigma=np.where(np.arange(60) % 2, 0.2, 4.0))
     data = {"data.source": "array", "data.path": str(tmp_path / "a.npz"), "data.sigma_column": "sigma"}
     config = small(DISTILLED, data, {"data.train_size": 40})
+    check_trials([high := build_config(dump(config), {"distillation.sigma": 5.0})])
+    check_trials([high, build_config(dump(config), {"objective.kind": "ambient"})])
     with pytest.raises(UserError, match=r"distillation\.sigma: 2\.5 must be above the images' noise levels, up to 4"):
-        check_trials([config])
+        check_trials([high, config])

@@ -179,9 +179,10 @@ def best_config(choice: Choice) -> Config:
 
 def point(row: Row) -> str:
     """A row of the evaluations table: what it is, and its objectives with their 95 % intervals."""
+    teacher = "teacher of " * (row["objective.kind"] == "ambient_distilled" and row["endpoint"] != "distilled")
     return (
-        f"trial {row['trial_id']} ({row['role']}), {row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
-        f"{row['images']:,} images, {sampled(row['endpoint'])}: {_values(row)}"
+        f"trial {row['trial_id']} ({row['role']}), {teacher}{row['objective.kind']} at sigma {row['observed.sigma']:.3g}, "
+        f"{row['images']:,} images, {sampled(row['endpoint'])}: {_values(row)}{', unusable' * bool(row['problem'])}"
     )
 
 

@@ -300,7 +300,7 @@ def test_a_teacher_is_not_compared_and_its_generator_is(tmp_path: Path) -> None:
     assert begin(search, "b", "s0") == ["b", "s0"]
     assert quality(search, "s0", 0.25, 99.0, teacher=True) == Decision.CONTINUE
     assert search.rungs.reached("s0") is None
-    assert searched(search._record.study)["s0"].intermediate_values == {}
+    assert observations(search._record.study) == []
     assert quality(search, "s0", 0.5, 1.0) == Decision.PAUSE
     teacher = History(False, (at(0.25, 99.0, teacher=True),), images=at(0.25).images)
     again = search_of(sweep_of(tmp_path, RUNGS), tmp_path / "j", histories={"b": teacher, "s0": teacher})
