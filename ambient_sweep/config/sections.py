@@ -93,7 +93,7 @@ class ObservedConfig(Section):
 class ObjectiveConfig(Section):
     kind: Literal["ambient_consistency", "ambient", "ambient_distilled", "ambient_high_clean_low", "denoising"] = Field(
         "ambient_consistency",
-        description="training objective: docs/math.md; ambient_distilled has not paid on small image sets",
+        description="training objective: docs/math.md; ambient_distilled trains a one-step generator",
     )
 
 
