@@ -73,8 +73,8 @@ def _evaluation(
     copies = float(max(0.6 * f**1.5 * np.exp(-9 * sigma**1.4) + rng.normal(0, 0.01), -0.01))
     images = int(153600 * f)
     row: dict[str, Any] = {
-        **config, **ids, "trial_status": status, "images": images, "images_executed": images, "fraction": f,
-        "images_asked": 153600, "endpoint": "zero", "main_endpoint": True, "on_front": False,
+        **config, **ids, "trial_status": status, "images": images, "images_executed": images, "images_plain": images,
+        "fraction": f, "images_asked": 153600, "endpoint": "zero", "main_endpoint": True, "on_front": False,
         "fidelity_measure": "fd_classifier", "memorization_measure": "mem_excess", "samples": 500, "evaluation_seed": 0,
         "seconds": 2.5, "checkpoint": f"trials/{ids['trial_id']}/checkpoints/images-{images:09d}",
         "data_fingerprint": "d0d0", "reference_key": "4ef4", "mem_ratio": max(copies, 0.0) / 3, "mem_ratio_low": 0.0,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from small_trials import POWER, assert_same, opened, small
@@ -56,10 +57,18 @@ def test_trials_on_two_machines_share_their_stages(place, alone):
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(place, alone, s3, seconds, monkeypatch, caplog):
     monkeypatch.setattr(object_client, "TOLD_SECONDS", 2)
-    back = threading.Timer(seconds, s3.thaw)
+    told = threading.Event()
+    back = threading.Thread(target=lambda: (told.wait(60), time.sleep(seconds - 2), s3.thaw()))
+
+    def heard(record):
+        if "no answer" in record.getMessage():  # however long it took to the first request
+            told.set()
+        return True
+
+    caplog.handler.addFilter(heard)
 
     def away(images, evaluation):
-        if images >= 640 and not back.is_alive() and not back.finished.is_set():
+        if images >= 640 and back.ident is None:
             s3.freeze()
             back.start()
 
