@@ -38,10 +38,8 @@ class Report:
     def of(cls, evaluation: EvaluationRecord, trial: TrialRecord) -> "Report":
         """The report of one evaluation."""
         fidelity, memorization = objectives(evaluation)
-        distilled, left = (
-            trial.config.get("objective.kind") == "ambient_distilled",
-            trial.images_asked - evaluation.images,
-        )
+        distilled = trial.config.get("objective.kind") == "ambient_distilled"
+        left = trial.images_asked - evaluation.images
         return cls(
             images=evaluation.images,
             fraction=evaluation.fraction,

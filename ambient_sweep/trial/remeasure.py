@@ -44,7 +44,7 @@ def remeasure(
     for _, record in measured(
         config, trial_id, images, denoiser, tuple(notes["shape"]), reference, counts, seed=seed
     ):  # fmt: skip
-        if config.is_distilled(images):  # what is wrong with a generator was told by the observations
+        if config.is_distilled(images):  # only observations show what is wrong with one
             first = read_evaluation(evaluation_path(root, trial_id, images, record.endpoint))
             record = replace(record, problem=first.problem)
         write_remeasurement(root, record)
