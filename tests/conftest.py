@@ -27,6 +27,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def level_of_captured_lines(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Commands silence all handlers of Ray's logger, to which pytest adds its own: later tests would miss warnings."""
+    kept = caplog.handler.level
+    yield
+    caplog.handler.setLevel(kept)
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
     """A server for this process, with credentials in the environment."""

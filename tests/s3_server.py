@@ -55,10 +55,6 @@ class S3Server:
     def requests(self) -> list[str]:
         return [line.split('"')[1] for line in self.log.read_text().splitlines() if '"' in line]
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def freeze(self) -> None:
         """From now on nothing is answered, until `thaw`."""
         os.kill(self._process.pid, signal.SIGSTOP)

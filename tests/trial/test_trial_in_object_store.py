@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from small_trials import POWER, assert_same, opened, small
 
+from ambient_sweep import object_client
 from ambient_sweep.stages.stages import Stages
 from ambient_sweep.trial.records import read_trial
 from ambient_sweep.trial.retention import discard
@@ -50,34 +53,29 @@ def test_trials_on_two_machines_share_their_stages(place, alone):
     assert Stages(opened(place)).states() == set()
 
 
-AWAY = """
-import os, signal, sys, threading
-from ambient_sweep import object_client
-from ambient_sweep.trial.run import run_trial
-from small_trials import opened, small
-object_client.TOLD_SECONDS = 2
-server, seconds = int(sys.argv[2]), int(sys.argv[3])
-back = threading.Timer(seconds, os.kill, (server, signal.SIGCONT))
-def away(images, evaluation):
-    if images >= 640 and back.ident is None:
-        os.kill(server, signal.SIGSTOP)
-        back.start()
-run_trial(small(), opened(sys.argv[1]), "a", on_report=away)
-back.join()
-"""
-
-
 @pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(place, alone, s3, seconds):
-    """In a process of its own, whose lines are those that a user sees."""
-    words = [sys.executable, "-c", AWAY, place, str(s3.pid), str(seconds)]
-    done = subprocess.run(
-        words, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, stderr=subprocess.PIPE, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_server_that_is_away_for_a_while_costs_nothing_but_time(place, alone, s3, seconds, monkeypatch, caplog):
+    monkeypatch.setattr(object_client, "TOLD_SECONDS", 2)
+    told = threading.Event()
+    back = threading.Thread(target=lambda: (told.wait(60), time.sleep(seconds - 2), s3.thaw()))
+
+    def heard(record):
+        if "no answer" in record.getMessage():  # however long it took to the first request
+            told.set()
+        return True
+
+    caplog.handler.addFilter(heard)
+
+    def away(images, evaluation):
+        if images >= 640 and back.ident is None:
+            s3.freeze()
+            back.start()
+
+    run_trial(small(), opened(place), "a", on_report=away)
+    back.join()
     assert_same(opened(place), "a", alone(small()))
-    lines = [line for line in done.stderr.splitlines() if place in line]
+    lines = [record.getMessage() for record in caplog.records if place in record.getMessage()]
     assert lines == [f"{place}: no answer for 2 seconds; waiting, for 15 minutes at most", f"{place}: answers again"]
 
 
