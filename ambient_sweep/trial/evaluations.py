@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ambient_sweep import rng
 from ambient_sweep.config import Config
 from ambient_sweep.config.positions import evaluated_lengths
 from ambient_sweep.data.dataset import ImageData
@@ -79,7 +80,7 @@ class Evaluator:
                 if not config.is_distilled(images):
                     self._show_denoising(denoiser, images, state.device)
             if config.is_distilled(images):
-                record = replace(record, problem=self._problem(samples, record))
+                record = replace(record, problem=problem_of(samples, record, self.observed, config))
             shown = coding(config, str(state.device))[1](samples[:GRID_SAMPLES])
             distances, nearest = self.reference.nearest_train(to_uint8(shown), str(state.device))
             pairs = torch.cat([shown, self.clean.train[nearest[:, 0].cpu().numpy().astype(np.int64)]], dim=2)
@@ -95,19 +96,6 @@ class Evaluator:
         bound = given(computed, labels.to(device) if self.counts and labels is not None else None)
         decode = coding(self.recorder.config, str(device))[1]
         self.recorder.denoised(images, denoising_grid(bound, y.to(device), sigma_n.to(device), decode))
-
-    def _problem(self, samples: torch.Tensor, record: EvaluationRecord) -> str | None:
-        """What tells that a generator has collapsed, diverged or not yet learnt."""
-        y, sigma_n, _, _ = self.observed.read(np.arange(min(OBSERVED, len(self.observed))))
-        off, recall = misfit(samples, y, sigma_n), record.measures.get("recall")
-        if off > MOST_MISFIT:
-            text = f"mean and variance of its samples differ by {off:.2g} variances from what the observations imply"
-        elif recall is not None and recall.value < LEAST_RECALL:
-            text = f"its samples resemble {recall.value:.1%} of the held-out images (recall)"
-        else:
-            return None
-        cure = "train on if that improves, else lower distillation.lr or observed.sigma, or use more training images"
-        return f"{UNUSABLE} after {record.images:,} images: {text}; {cure}"
 
     def own(self, record: EvaluationRecord) -> EvaluationRecord:
         """The evaluation that another trial made of the same weights and samples, as this trial would record it."""
@@ -137,28 +125,52 @@ class Evaluator:
         return state.with_weights(weights)
 
 
-def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor) -> float:
+def problem_of(samples: torch.Tensor, record: EvaluationRecord, observed: ObservedImages, config: Config) -> str | None:
+    """What tells that a generator has collapsed, diverged or not yet learnt."""
+    rows = rng.permutation("evaluation.misfit", config.seed, 0, len(observed))[:OBSERVED]  # of all groups
+    y, sigma_n, _, _ = observed.read(rows)
+    off, recall = misfit(samples, y, sigma_n, config.data.flip), record.measures.get("recall")
+    if off > MOST_MISFIT:
+        text = f"mean and variance of its samples differ by {off:.2g} variances from what the observations imply"
+    elif recall is not None and recall.value < LEAST_RECALL:
+        text = f"its samples resemble {recall.value:.1%} of the held-out images (recall)"
+    else:
+        return None
+    cure = "train on if that improves, else lower distillation.lr or observed.sigma, or use more training images"
+    return f"{UNUSABLE} after {record.images:,} images: {text}; {cure}"
+
+
+def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor, flip: bool = False) -> float:
     """How far samples [N,C,H,W] are from the mean and variance that observations y [M,C,H,W] of noise sigma_n [M] imply.
 
-    Of clean images these are E y and Var y - sigma_n^2, summed over pixels. The squared distance of the means, less what
-    chance adds to it, and the difference of the variances, over that variance, or over six of its standard errors where
-    noise hides it; then only the lower half of mixed noise levels counts.
+    Of clean images these are E y and Var y - sigma_n^2, summed over pixels; with `flip`, of the images and their mirror
+    images. The squared distance of the means and the difference of the variances, each less what chance adds to it, over
+    that variance, or over six of its standard errors where noise hides it; then only the lower half of mixed noise levels
+    counts.
     """
-    variance, error = _clean_variance(y, sigma_n)
+    mean, variance, error, spread = _clean_moments(y, sigma_n, flip)
     if variance < 6 * error:
         lower = sigma_n <= sigma_n.median()
         y, sigma_n = y[lower], sigma_n[lower]
-        variance, error = _clean_variance(y, sigma_n)
-    made = samples.double().var(0).sum()
-    chance = y.double().var(0).sum() / len(y) + made / len(samples)
-    means = ((samples.double().mean(0) - y.double().mean(0)) ** 2).sum()
-    return float(((means - chance).clamp_min(0) + (made - variance).abs()) / torch.maximum(variance, 6 * error))
+        mean, variance, error, spread = _clean_moments(y, sigma_n, flip)
+    made = samples.double()
+    found = made.var(0).sum()
+    chance = y.double().var(0).sum() / len(y) + found / len(made)
+    means = ((made.mean(0) - mean) ** 2).sum() - chance
+    variances = (found - variance).abs() - 3 * spread / len(made) ** 0.5
+    return float((means.clamp_min(0) + variances.clamp_min(0)) / torch.maximum(variance, 6 * error))
 
 
-def _clean_variance(y: torch.Tensor, sigma_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Var y - sigma_n^2, summed over pixels, and the standard error that the noise gives it."""
-    power = sigma_n.double() ** 2 * y[0].numel()  # of an image's noise
-    return y.double().var(0).sum() - power.mean(), (2 * (power**2).mean() / y.numel()).sqrt()
+def _clean_moments(y: torch.Tensor, sigma_n: torch.Tensor, flip: bool) -> tuple[torch.Tensor, ...]:
+    """E y; Var y - sigma_n^2, summed over pixels; the standard error that the noise gives it; the standard deviation of
+    the squared distances from E y."""
+    power = sigma_n.double() ** 2  # of a pixel's noise
+    mean = y.double().mean(0)
+    mean = (mean + mean.flip(-1)) / 2 if flip else mean  # an image and its mirror image are as far from it
+    distances = ((y - mean) ** 2).sum((1, 2, 3))
+    variance = distances.sum() / (len(y) - 1) - mean.numel() * power.mean()
+    error = (2 * mean.numel() * (power**2).mean() + 4 * variance.clamp_min(0) * power.mean()) / len(y)
+    return mean, variance, error.sqrt(), distances.std()
 
 
 def measured(

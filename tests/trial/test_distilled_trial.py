@@ -12,6 +12,7 @@ from small_trials import assert_same, small
 from ambient_sweep import rng
 from ambient_sweep.cli import commands
 from ambient_sweep.config import build_config, dump
+from ambient_sweep.data.observed import ObservedImages
 from ambient_sweep.errors import UserError
 from ambient_sweep.results.export import build_tables
 from ambient_sweep.results.frontier.select import best_config, select
@@ -23,7 +24,7 @@ from ambient_sweep.sweep.report import Report
 from ambient_sweep.sweep.space.definition import SweepTrial
 from ambient_sweep.training.state import load_model
 from ambient_sweep.trial.checkpoint_evaluation import evaluate_checkpoint
-from ambient_sweep.trial.evaluations import MOST_MISFIT, misfit
+from ambient_sweep.trial.evaluations import MOST_MISFIT, misfit, problem_of
 from ambient_sweep.trial.records import checkpoint_folder, read_trial, read_trial_evaluations, write_trial
 from ambient_sweep.trial.remeasure import remeasure
 from ambient_sweep.trial.run import Interrupted, run_trial
@@ -191,6 +192,50 @@ def test_noise_that_hides_the_images_is_no_misfit(count, level):
         alarms += misfit(samples, y, torch.full((count,), level)) > MOST_MISFIT
         assert misfit(10 * samples, y, torch.full((count,), level)) > MOST_MISFIT
     assert alarms <= 2
+
+
+def test_what_noise_does_to_five_images_and_their_mirror_images_is_no_misfit():
+    digits = torch.from_numpy(load_digits().images / 8 - 1).float()[:, None]
+    alarms = 0
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        seen = digits[torch.randperm(len(digits), generator=generator)[:5]]
+        samples = torch.cat([seen, seen.flip(3)]).repeat(100, 1, 1, 1)
+        y = seen + 1.5 * torch.randn(seen.shape, generator=generator)
+        alarms += misfit(samples, y, torch.full((5,), 1.5), flip=True) > MOST_MISFIT
+    assert alarms <= 10
+
+
+@pytest.mark.parametrize("count", [16, 100, 1000])
+@pytest.mark.parametrize("case", ["plain", "mirrored", "in groups", "one in twenty is bright"])
+def test_a_perfect_generator_has_no_problem(whole, case, count):
+    """Observations of images whose left half is dark; in groups of another brightness each, one after another, as a split
+    by group leaves them; samples are the clean images, drawn at random."""
+    record, generator = read_trial_evaluations(whole, "t")[-1], torch.Generator().manual_seed(0)
+    clean = 0.1 * torch.randn(4000, 1, 4, 4, generator=generator)
+    clean[..., :2] -= 0.6
+    if case == "in groups":
+        clean += torch.linspace(-0.5, 0.5, 4).repeat_interleave(1000)[:, None, None, None]
+    if case == "one in twenty is bright":
+        clean[::20] += 1.5
+    y = clean + 0.2 * torch.randn(clean.shape, generator=generator)
+    config = small(DISTILLED, {"data.flip": case == "mirrored"})
+
+    def problem(samples):
+        return problem_of(samples, record, ObservedImages(y, torch.full((4000,), 0.2)), config)
+
+    alarms = 0
+    for seed in range(40):
+        generator.manual_seed(seed)
+        samples = clean[torch.randint(4000, (count,), generator=generator)]
+        if case == "mirrored":
+            turned = torch.rand(count, generator=generator) < 0.5
+            samples = torch.where(turned[:, None, None, None], samples.flip(3), samples)
+        alarms += problem(samples) is not None
+    assert alarms <= (1 if count < 100 else 0)
+    assert "mean and variance of its samples differ by " in problem(3 * samples)
+    if case != "one in twenty is bright" or count > 100:
+        assert problem(samples[:1].expand(count, -1, -1, -1)) is not None
 
 
 @pytest.mark.parametrize("cause", ["misfit", "recall", None])
