@@ -57,12 +57,12 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
     config = _with_preset(keys | settings | MEASURES, PRESETS[kind])
     check_evaluation(data, config.evaluation)
     trials, pace = concurrent_trials([node], config.resources), measure_pace(config, data)
-    evaluations = len(config.evaluation.lengths) * pace.evaluation(config)
-    affordable = (NIGHT * trials / TRAININGS - evaluations) / pace.training(config)
+    evaluations, speed = pace.evaluation(config), config.length / pace.training(config)
+    affordable = (NIGHT * trials / TRAININGS - evaluations) * speed
     batch = config.training.batch_size
     most = min(max(affordable, 100 * batch), max(EPOCHS * len(data.train), 1000 * batch))
     length = int(float(f"{most:.1e}"))  # two digits, then zeros
-    seconds = TRAININGS * (length * pace.training(config) + evaluations) / trials
+    seconds = TRAININGS * (length / speed + evaluations) / trials
     room = shutil.disk_usage(Path.cwd()).free / 2 / (trial_bytes(config) + stage_bytes(config))
     device = f"{counted(int(node.cpus), 'CPU core')}, {counted(int(node.gpus), 'GPU') if node.gpus else 'no GPU'}"
     sigma_data = max(0.05, round(float(next(data.train.blocks(1000)).std()), 2))
@@ -71,7 +71,7 @@ def init(images: Path, out: Path | None, as_json: bool) -> None:
         command="\n# ".join(command("run", out).splitlines()),
         name=name, keys=keys, data=data, config=config, sigma_data=sigma_data, images=length,
         budget=(TRAININGS - 1) * length, searched=int(min(TRIALS, max(TRAININGS, room))),
-        time=duration(seconds), device=device, pace=pace, trials=counted(trials, "trial"),
+        time=duration(seconds), device=device, speed=speed, trials=counted(trials, "trial"),
     )  # fmt: skip
     write_atomic(out, f"{text}\n".encode())
     lines = [

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import torch
 
@@ -40,12 +39,12 @@ class Pace:
     passed: float
 
     def training(self, config: Config) -> float:
-        """Seconds for an image, as a mean over a whole training."""
-        return plain_images(config, config.length) / config.length / self.trained
+        """Seconds for a whole training."""
+        return plain_images(config, config.length) / self.trained
 
     def evaluation(self, config: Config) -> float:
-        """Seconds for one evaluation at all endpoints, as a mean over the evaluated lengths."""
-        return fmean(self._evaluated(config, config.endpoints(images)) for images in evaluated_lengths(config))
+        """Seconds for all its evaluations, at all endpoints."""
+        return sum(self._evaluated(config, config.endpoints(images)) for images in evaluated_lengths(config))
 
     def _evaluated(self, config: Config, endpoints: tuple[str, ...]) -> float:
         passes = (2 * config.sampling.steps - 1) * (2 if config.sampling.guidance > 1 else 1)
@@ -69,7 +68,7 @@ def check_sweep(sweep: Sweep, configs: Sequence[Config]) -> list[str]:
     expected = min(Forecast.of(sweep).images_left(()), plan.images)
     expected += sweep.confirm.top * sweep.confirm.seeds * config.length
     pace = measure_pace(config, cached_data(config.data))
-    return [*images, *plan.lines()[1:], _time(configs, pace, expected, plan.concurrent)]
+    return [*images, *plan.lines()[1:], expected_time(configs, pace, expected, plan.concurrent)]
 
 
 def check_single(config: Config) -> list[str]:
@@ -78,7 +77,7 @@ def check_single(config: Config) -> list[str]:
     use_device(config)
     if config.resources.workers > 1 and "RAY_ADDRESS" not in os.environ:
         concurrent_trials(this_machine(), config.resources)
-    return [*images, _time([config], measure_pace(config, cached_data(config.data)), config.length)]
+    return [*images, expected_time([config], measure_pace(config, cached_data(config.data)), config.length)]
 
 
 def _check_images(configs: Sequence[Config]) -> list[str]:
@@ -130,17 +129,16 @@ def _own_seconds() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def _time(configs: Sequence[Config], pace: Pace, images: float, concurrent: int = 1) -> str:
+def expected_time(configs: Sequence[Config], pace: Pace, images: float, concurrent: int = 1) -> str:
     """How long it takes to train so many images by these configs alike, as a warning where a CPU needs more than a night."""
-    config = configs[0]
-    evaluations = images / config.length * len(config.evaluation.lengths)
-    training, evaluation = (fmean(map(cost, configs)) for cost in (pace.training, pace.evaluation))
-    seconds = (images * training + evaluations * evaluation) / concurrent
+    length = sum(config.length for config in configs)
+    training, evaluation = (sum(map(of, configs)) for of in (pace.training, pace.evaluation))
+    seconds = images / length * (training + evaluation) / concurrent
     line = (
-        f"expected time on this machine: about {duration(seconds)}, at {pace.trained:.3g} images per second in training"
+        f"expected time on this machine: about {duration(seconds)}, at {length / training:.3g} images per second in training"
         + (f", {concurrent} trials at once" if concurrent > 1 else "")
     )
-    if config.resources.gpus or seconds < OVERNIGHT:
+    if configs[0].resources.gpus or seconds < OVERNIGHT:
         return line
     cure = (
         "a smaller model.preset (unet-32-small, unet-64-small), fewer images to train or a GPU (resources.gpus=1) help"

@@ -5,6 +5,7 @@ worker. The driver asks for a little memory and for no CPU: with a CPU of its ow
 ever on two CPUs.
 """
 
+import itertools
 import math
 import shutil
 import time
@@ -210,11 +211,15 @@ def this_machine() -> list[Node]:
 
 
 def largest(sweep: Sweep) -> list[Config]:
-    """The configs among which the largest and longest trial of the search lies: each size at either end."""
-    lowest: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
-    highest = {
-        key: max(d.values)
-        for key, d in sweep.space.items()
-        if key.startswith(("model.", "training.")) and all(isinstance(value, int | float) for value in d.values)
-    }
-    return [sweep.config_for(sweep.active(values)) for values in (lowest, lowest | highest)]
+    """The configs among which the largest and longest trial of the search lies: each size at either end, beside each choice
+    of objective, averages and kind of network."""
+    ends: dict[str, Any] = {key: d.values[0] for key, d in sweep.space.items()}
+    sizes, kinds = {}, {}
+    for key, d in sweep.space.items():
+        if key.startswith(("model.", "training.", "distillation.", "objective.", "ema.")):
+            if all(isinstance(value, int | float) for value in d.values):
+                sizes[key] = max(d.values)
+            else:
+                kinds[key] = d.values
+    chosen = [ends | dict(zip(kinds, each, strict=True)) for each in itertools.product(*kinds.values())]
+    return [sweep.config_for(sweep.active(values)) for each in chosen for values in (each, each | sizes)]

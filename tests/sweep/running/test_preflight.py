@@ -21,6 +21,7 @@ from ambient_sweep.sweep.running.preflight import (
     parameters,
     preflight,
     ray_nodes,
+    stage_bytes,
     trial_bytes,
 )
 from ambient_sweep.sweep.space.file import load_sweep
@@ -120,6 +121,24 @@ def test_the_plan_counts_trials_images_and_bytes(tmp_path: Path) -> None:
     assert preflight(bounded, [Node(2, 0)], tmp_path).disk_bytes == clean + small + 3 * large
     assert any("5 (3 searched, 2 fixed), 2 at once" in line for line in plan.lines())
     assert any("26,240 images" in line for line in plan.lines())
+
+
+@pytest.mark.parametrize("kinds", ["[ambient, ambient_distilled]", "[ambient_distilled, ambient]"])
+def test_the_largest_trial_is_found_wherever_its_kinds_stand(tmp_path: Path, kinds: str) -> None:
+    space = f"""{{objective.kind: {{choice: {kinds}}}, model.kind: {{choice: [mlp, unet]}}, model.width: {{int: [16, 32]}},
+      distillation.start: {{uniform: [0.25, 0.6], when: {{objective.kind: ambient_distilled}}}}}}"""
+    (tmp_path / "s.yaml").write_text(
+        f"base: {{model: {{blocks: 1}}, observed.base_sigma: 0.1}}\nspace: {space}\nsearch: {{trials: 3}}"
+    )
+    sweep = load_sweep(tmp_path / "s.yaml")
+    largest = {
+        "objective.kind": "ambient_distilled",
+        "model.kind": "unet",
+        "model.width": 32,
+        "distillation.start": 0.6,
+    }
+    config = sweep.config_for(largest | {"observed.sigma": 0.2})
+    assert preflight(sweep, [Node(2, 0)], tmp_path).disk_bytes == 3 * (trial_bytes(config) + stage_bytes(config))
 
 
 def test_a_plan_trains_no_more_than_the_search_may(tmp_path: Path) -> None:
