@@ -18,14 +18,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-images", type=Path, metavar="RUN", help=run)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` the tests of a file share a process, and so what its fixtures make once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features that commands keep go to a folder of these tests; Ray's workers run at the priority of other processes;
