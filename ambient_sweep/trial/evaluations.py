@@ -149,7 +149,7 @@ def misfit(samples: torch.Tensor, y: torch.Tensor, sigma_n: torch.Tensor, flip: 
     counts.
     """
     mean, variance, error, spread = _clean_moments(y, sigma_n, flip)
-    if variance < 6 * error:
+    if variance < 6 * error and len(y) > 2:
         lower = sigma_n <= sigma_n.median()
         y, sigma_n = y[lower], sigma_n[lower]
         mean, variance, error, spread = _clean_moments(y, sigma_n, flip)

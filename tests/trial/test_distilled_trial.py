@@ -206,6 +206,14 @@ def test_what_noise_does_to_five_images_and_their_mirror_images_is_no_misfit():
     assert alarms <= 10
 
 
+@pytest.mark.filterwarnings("error")
+def test_two_images_of_two_noise_levels_are_enough():
+    y = torch.zeros(2, 1, 4, 4)
+    y[1] = 5.0
+    assert misfit(torch.zeros(8, 1, 4, 4), y, torch.tensor([0.2, 5.0])) < MOST_MISFIT
+    assert misfit(1000 * y.repeat(4, 1, 1, 1), y, torch.tensor([0.2, 5.0])) > MOST_MISFIT
+
+
 @pytest.mark.parametrize("count", [16, 100, 1000])
 @pytest.mark.parametrize("case", ["plain", "mirrored", "in groups", "one in twenty is bright"])
 def test_a_perfect_generator_has_no_problem(whole, case, count):
