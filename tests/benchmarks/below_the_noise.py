@@ -106,7 +106,8 @@ def mixture(folder: Path, seeds: int, length: float) -> None:
     rows: dict[tuple[str, str], list[float]] = {}
     for seed in range(seeds):
         images = {"seed": seed, "training.images": int(length * MIXTURE["training"]["images"])}
-        for name, config in runs(list(WAYS)[1:], MIXTURE, images):
+        ways = runs(list(WAYS)[1:], MIXTURE, images)
+        for name, config in (*_clean(images), *ways):
             file = folder / f"mixture {name} {seed}.json"
             if not file.exists():
                 file.write_text(json.dumps(_energies(config)))
@@ -114,6 +115,13 @@ def mixture(folder: Path, seeds: int, length: float) -> None:
                 rows.setdefault((name, endpoint), []).append(value)
     for (name, endpoint), values in rows.items():
         print(f"| {name} | {endpoint} | {' / '.join(f'{value:.4f}' for value in values)} |", flush=True)
+
+
+def _clean(images: dict[str, Any]) -> Iterator[tuple[str, Config]]:
+    """Clean training, stopped at the lengths at which that of images is evaluated."""
+    for stop in CLEAN["evaluation.lengths"]:
+        changes = {**CLEAN, "evaluation.lengths": [1.0], "training.stop": stop}
+        yield f"clean, {stop:g} of the run", build_config(MIXTURE, images, changes)
 
 
 def _energies(config: Config) -> dict[str, float]:
